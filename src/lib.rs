@@ -1,0 +1,2 @@
+//! edge keeps a Kubernetes gateway working when the cloud is gone.
+pub mod sys;

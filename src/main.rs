@@ -1,0 +1,3 @@
+//! The `edge` binary: parse, run, exit code.
+
+fn main() {}

@@ -1,0 +1,32 @@
+//! The one clock of edge: wall time that never reads below the time floor.
+//!
+//! A gateway without a battery boots in 1970. The floor is the latest time known to have passed
+//! (a signed bundle's date, the last time seen while running); it only ever rises.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Seconds since 1970 below which no part of edge trusts the clock.
+static FLOOR: AtomicI64 = AtomicI64::new(0);
+
+/// The time now, or the floor if the machine's clock lies below it.
+pub fn now() -> jiff::Timestamp {
+    let machine = machine();
+    let floor = floor();
+    if machine < floor { floor } else { machine }
+}
+
+/// What the machine's clock says, believed or not.
+#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+pub fn machine() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+/// The floor in force.
+pub fn floor() -> jiff::Timestamp {
+    jiff::Timestamp::from_second(FLOOR.load(Ordering::Relaxed)).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+/// Raises the floor to `to`; a lower value changes nothing.
+pub fn raise_floor(to: jiff::Timestamp) {
+    FLOOR.fetch_max(to.as_second(), Ordering::Relaxed);
+}
