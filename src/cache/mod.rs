@@ -1,0 +1,1 @@
+//! Kubernetes objects on disk (cache.db): one writer, many readers.

@@ -1,0 +1,1 @@
+//! The only code that prints; one file per command.

@@ -1,0 +1,1 @@
+//! edge.toml and snap keys to Config.

@@ -1,0 +1,1 @@
+//! References, manifests, the upstream registry client.

@@ -1,0 +1,1 @@
+//! Merged view of pods, restart, self-heal, image pins.

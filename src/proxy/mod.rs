@@ -1,0 +1,1 @@
+//! Kubelet's door to the cloud: classify, decide, forward and record, replay.

@@ -1,0 +1,1 @@
+//! The OCI registry and chart repository on one listener.

@@ -1,0 +1,1 @@
+//! Blobs by digest, refs, generations, gc (store.db).

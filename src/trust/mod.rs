@@ -1,0 +1,1 @@
+//! Keys, the local certificate authority, what was verified.
