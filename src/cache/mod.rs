@@ -1,1 +1,253 @@
-//! Kubernetes objects on disk (cache.db): one writer, many readers.
+//! Kubernetes objects on disk (`cache.db`): one writer thread, many readers.
+//!
+//! Owns what was read from the cloud while it was there, what changed on this node while it was
+//! not, and nothing of HTTP or of Kubernetes' encodings: bodies come and go as JSON text.
+//!
+//! An object is stored once. Who may read it back is decided by *scopes*: a scope is one list
+//! (identity, resource, namespace, selectors) that an identity has read, and members tie objects to
+//! it. So "synced, and empty" is a scope without members, "never synced" is no scope, and an
+//! identity never sees what only another one has read.
+//!
+//! Writing goes through [`Cache::record`] (soon, in batches, spares flash) or [`Cache::commit`]
+//! (on disk when it returns).
+
+mod change;
+mod object;
+mod open;
+mod reader;
+mod schema;
+mod scope;
+mod secret;
+mod writer;
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::{Semaphore, oneshot, watch};
+
+pub use change::{Change, ChangeKind, NewChange};
+pub use object::{Object, ObjectKey};
+pub use open::Opened;
+pub use reader::{Count, Reader};
+pub use scope::{ListRecord, Scope, ScopeId, ScopeKey};
+pub use secret::{Document, TokenKey};
+pub use writer::Writer;
+
+use writer::{Job, Outcome};
+
+/// Bytes of records that may wait for the writer before further ones are turned away. More than a
+/// slow card ever falls behind by, and little enough for a gateway of 512 MB.
+const QUEUE_LIMIT: usize = 16 << 20;
+
+/// What went wrong in the cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The folder or file cannot be made or opened.
+    #[error("cannot open `{path}`: {source}")]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// SQLite refused.
+    #[error("cannot {operation} `{path}`: {source}")]
+    Database {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A statement inside a job failed.
+    #[error(transparent)]
+    Statement(#[from] rusqlite::Error),
+    /// A stored body is not JSON any more.
+    #[error("`{key}` in the cache is not JSON: {source}")]
+    Body {
+        /// Which object.
+        key: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The caller's own reason to leave everything as it was.
+    #[error("{0}")]
+    Refused(String),
+    /// The writer thread has ended.
+    #[error("the cache is closed")]
+    Closed,
+}
+
+/// A handle on the cache; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    jobs: std::sync::mpsc::Sender<Job>,
+    /// Bytes waiting in `jobs`.
+    waiting: Arc<AtomicUsize>,
+    /// Raised each time records were lost: what is being watched must be read anew.
+    lost: watch::Sender<u64>,
+    /// Why the last batch was not written, while that is so.
+    trouble: watch::Receiver<Option<String>>,
+    readers: std::sync::Mutex<Vec<Reader>>,
+    reading: Semaphore,
+    /// Batches written since the start, for the curious and for tests.
+    batches: Arc<AtomicU64>,
+}
+
+impl Cache {
+    /// Opens or makes `folder/cache.db`. A damaged database is set aside under a name of its own and
+    /// a new one is begun; [`Opened::damaged`] says so.
+    ///
+    /// # Errors
+    /// [`CacheError::Open`] and [`CacheError::Database`] when not even a new one can be made.
+    pub fn open(folder: &Path) -> Result<Opened, CacheError> {
+        open::open(folder)
+    }
+
+    fn start(path: PathBuf, connection: rusqlite::Connection) -> Result<Self, CacheError> {
+        let (jobs, inbox) = std::sync::mpsc::channel();
+        let (lost, _) = watch::channel(0);
+        let (trouble_sender, trouble) = watch::channel(None);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let batches = Arc::new(AtomicU64::new(0));
+        let thread = writer::Thread {
+            writer: Writer::new(connection),
+            inbox,
+            waiting: waiting.clone(),
+            lost: lost.clone(),
+            trouble: trouble_sender,
+            batches: batches.clone(),
+            path: path.clone(),
+        };
+        std::thread::Builder::new()
+            .name("cache".into())
+            .spawn(move || thread.run())
+            .map_err(|source| CacheError::Open { path: path.clone(), source })?;
+        let shared = Shared {
+            path,
+            jobs,
+            waiting,
+            lost,
+            trouble,
+            readers: std::sync::Mutex::default(),
+            reading: Semaphore::new(READERS),
+            batches,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Hands over something to be on disk within a second. `size` is what it holds in bytes. Returns
+    /// false, and counts it as lost, when the writer is too far behind; nobody waits for it.
+    pub fn record(
+        &self,
+        size: usize,
+        job: impl FnOnce(&mut Writer) -> Result<(), CacheError> + Send + 'static,
+    ) -> bool {
+        if self.shared.waiting.fetch_add(size, Ordering::Relaxed) + size > QUEUE_LIMIT {
+            self.shared.waiting.fetch_sub(size, Ordering::Relaxed);
+            self.shared.lost.send_modify(|n| *n += 1);
+            return false;
+        }
+        self.shared.jobs.send(Job::Record { size, run: Box::new(job) }).is_ok()
+    }
+
+    /// Runs `job` in a transaction of its own batch and returns when it is on disk.
+    ///
+    /// # Errors
+    /// The job's own, or why the commit failed; nothing was changed then.
+    pub async fn commit<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Writer) -> Result<T, CacheError> + Send + 'static,
+    ) -> Result<T, CacheError> {
+        let (reply, answer) = oneshot::channel();
+        let run = Box::new(move |writer: &mut Writer| {
+            let done = job(writer);
+            let keep = done.is_ok();
+            let finish = Box::new(move |committed: Outcome| {
+                let result = match committed {
+                    Outcome::Committed => done,
+                    Outcome::Failed(why) => done.and(Err(CacheError::Refused(why))),
+                };
+                // Whoever asked may have gone; what was done stays done.
+                let _ = reply.send(result);
+            });
+            (keep, finish as Box<dyn FnOnce(Outcome) + Send>)
+        });
+        self.shared.jobs.send(Job::Commit { run }).map_err(|_| CacheError::Closed)?;
+        answer.await.map_err(|_| CacheError::Closed)?
+    }
+
+    /// Runs `job` on a reader, on a thread that may block.
+    ///
+    /// # Errors
+    /// The job's own, or [`CacheError::Database`] when no reader can be opened.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Reader) -> Result<T, CacheError> + Send + 'static,
+    ) -> Result<T, CacheError> {
+        let _place = self.shared.reading.acquire().await.map_err(|_| CacheError::Closed)?;
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || {
+            let kept = shared.readers.lock().map_err(|_| CacheError::Closed)?.pop();
+            let reader = match kept {
+                Some(reader) => reader,
+                None => Reader::open(&shared.path)?,
+            };
+            let result = job(&reader);
+            if let Ok(mut readers) = shared.readers.lock() {
+                readers.push(reader);
+            }
+            result
+        })
+        .await
+        .map_err(|_| CacheError::Closed)?
+    }
+
+    /// Changes whenever records were lost, so that open watches can be ended and read anew.
+    pub fn lost(&self) -> watch::Receiver<u64> {
+        self.shared.lost.subscribe()
+    }
+
+    /// Why nothing can be written at the moment, such as a full disk; `None` when all is well.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.borrow().clone()
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Batches written since the start.
+    pub fn batches(&self) -> u64 {
+        self.shared.batches.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all that was recorded so far is on disk.
+    ///
+    /// # Errors
+    /// Why the last batch could not be written.
+    pub async fn flush(&self) -> Result<(), CacheError> {
+        self.commit(|_| Ok(())).await
+    }
+}
+
+/// Readers open at once: enough for both cores, few enough for little memory.
+const READERS: usize = 2;
+
+/// Seconds since 1970, as the cache keeps times.
+pub(crate) fn seconds() -> i64 {
+    crate::sys::clock::now().as_second()
+}

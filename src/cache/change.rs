@@ -1,0 +1,205 @@
+//! What changed on this node while the cloud was away, waiting to be told to it.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{CacheError, ObjectKey, Writer, seconds};
+
+/// What is to be done in the cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// The subresource's part of the object differs from `base`: patch the difference.
+    Patch,
+    /// POST `body`.
+    Create,
+    /// PUT `body`.
+    Update,
+    /// DELETE with `body` as its options.
+    Delete,
+}
+
+impl ChangeKind {
+    /// As it stands in the file and in `edge status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Patch => "patch",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        match text {
+            "create" => Self::Create,
+            "update" => Self::Update,
+            "delete" => Self::Delete,
+            _ => Self::Patch,
+        }
+    }
+}
+
+/// A change that is to be kept.
+#[derive(Clone, Debug)]
+pub struct NewChange {
+    /// What to do.
+    pub kind: ChangeKind,
+    /// To which object.
+    pub key: ObjectKey,
+    /// Of which uid; empty when it has none yet.
+    pub uid: String,
+    /// Such as `status`; empty for the object itself.
+    pub subresource: String,
+    /// The cloud's object before the first local edit, as JSON.
+    pub base: Option<Vec<u8>>,
+    /// What to send, as JSON; for [`ChangeKind::Patch`] the cached object is compared with `base`.
+    pub body: Option<Vec<u8>>,
+}
+
+/// A change that waits.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Its row; changes are replayed in this order.
+    pub id: i64,
+    /// What waits.
+    pub what: NewChange,
+    /// Seconds since 1970 of the first edit.
+    pub at: i64,
+    /// How often the cloud was asked already.
+    pub attempts: u32,
+    /// What it said last; empty if it was not asked.
+    pub error: String,
+}
+
+const COLUMNS: &str =
+    "id, kind, resource, namespace, name, uid, subresource, at, attempts, error, base, body";
+
+impl Change {
+    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let kind: String = row.get(1)?;
+        let key = ObjectKey { resource: row.get(2)?, namespace: row.get(3)?, name: row.get(4)? };
+        Ok(Self {
+            id: row.get(0)?,
+            what: NewChange {
+                kind: ChangeKind::parse(&kind),
+                key,
+                uid: row.get(5)?,
+                subresource: row.get(6)?,
+                base: row.get(10)?,
+                body: row.get(11)?,
+            },
+            at: row.get(7)?,
+            attempts: row.get(8)?,
+            error: row.get(9)?,
+        })
+    }
+
+    pub(super) fn select(order: &str) -> String {
+        format!("SELECT {COLUMNS} FROM change {order}")
+    }
+}
+
+impl Writer {
+    /// The change of this kind that waits for the object, so that edits add up in one.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn waiting(
+        &self,
+        kind: ChangeKind,
+        key: &ObjectKey,
+        subresource: &str,
+    ) -> Result<Option<Change>, CacheError> {
+        let sql = Change::select(
+            "WHERE kind = ? AND resource = ? AND namespace = ? AND name = ? AND subresource = ? ORDER BY id DESC LIMIT 1",
+        );
+        Ok(self
+            .db()
+            .prepare_cached(&sql)?
+            .query_row(
+                params![kind.as_str(), key.resource, key.namespace, key.name, subresource],
+                Change::from_row,
+            )
+            .optional()?)
+    }
+
+    /// Keeps a change for later.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn push_change(&self, change: &NewChange) -> Result<i64, CacheError> {
+        self.db()
+            .prepare_cached(
+                "INSERT INTO change (kind, resource, namespace, name, uid, subresource, at, base, body)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                change.kind.as_str(),
+                change.key.resource,
+                change.key.namespace,
+                change.key.name,
+                change.uid,
+                change.subresource,
+                seconds(),
+                change.base,
+                change.body
+            ])?;
+        Ok(self.db().last_insert_rowid())
+    }
+
+    /// Replaces what a waiting change will send.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn rewrite_change(&self, id: i64, body: &[u8]) -> Result<(), CacheError> {
+        self.db().prepare_cached("UPDATE change SET body = ? WHERE id = ?")?.execute(params![body, id])?;
+        Ok(())
+    }
+
+    /// The cloud has it, or will never take it.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn drop_change(&self, id: i64) -> Result<(), CacheError> {
+        self.db().prepare_cached("DELETE FROM change WHERE id = ?")?.execute([id])?;
+        Ok(())
+    }
+
+    /// Every change to an object that is gone.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn drop_changes_of(&self, key: &ObjectKey, uid: &str) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached(
+                "DELETE FROM change WHERE resource = ? AND namespace = ? AND name = ? AND uid = ?",
+            )?
+            .execute([&key.resource, &key.namespace, &key.name, uid])?;
+        Ok(())
+    }
+
+    /// The cloud was asked and said no for now.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn fail_change(&self, id: i64, error: &str) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached("UPDATE change SET attempts = attempts + 1, error = ? WHERE id = ?")?
+            .execute(params![error, id])?;
+        Ok(())
+    }
+
+    /// Keeps at most `most` waiting creations of `resource`, the newest.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn bound_creations(&self, resource: &str, most: usize) -> Result<usize, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached(
+                "DELETE FROM change WHERE kind = 'create' AND resource = ?1 AND id <=
+                 (SELECT id FROM change WHERE kind = 'create' AND resource = ?1
+                  ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            )?
+            .execute(params![resource, i64::try_from(most).unwrap_or(i64::MAX)])?)
+    }
+}

@@ -1,0 +1,157 @@
+//! One object as the cache keeps it.
+
+use rusqlite::{OptionalExtension, Row, params};
+use serde_json::Value;
+
+use super::{CacheError, Writer, seconds};
+
+/// Which object: resource is group/version/resource, namespace is empty for cluster-scoped ones.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Such as `v1/pods` or `apps/v1/deployments`.
+    pub resource: String,
+    /// Empty for cluster-scoped objects.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            return write!(f, "{} {}", self.resource, self.name);
+        }
+        write!(f, "{} {}/{}", self.resource, self.namespace, self.name)
+    }
+}
+
+/// An object and the few facts of it that the cache must know.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Which one.
+    pub key: ObjectKey,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub version: String,
+    /// The whole object, without `metadata.managedFields`.
+    pub body: Value,
+}
+
+impl Object {
+    /// Takes an object of `resource` as it came; `managedFields` are dropped, for nobody on a gateway
+    /// reads them and they are a third of every object. `None` when it has no name.
+    pub fn new(resource: &str, mut body: Value) -> Option<Self> {
+        let meta = body.get_mut("metadata")?.as_object_mut()?;
+        meta.remove("managedFields");
+        let text = |key: &str| meta.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let key = ObjectKey { resource: resource.into(), namespace: text("namespace"), name: text("name") };
+        let (uid, version) = (text("uid"), text("resourceVersion"));
+        if key.name.is_empty() {
+            return None;
+        }
+        Some(Self { key, uid, version, body })
+    }
+
+    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<(i64, Self)> {
+        let key = ObjectKey { resource: row.get(1)?, namespace: row.get(2)?, name: row.get(3)? };
+        let body: Vec<u8> = row.get(6)?;
+        let body = serde_json::from_slice(&body).map_err(|e| {
+            rusqlite::Error::FromSqlConversionFailure(6, rusqlite::types::Type::Blob, Box::new(e))
+        })?;
+        Ok((row.get(0)?, Self { key, uid: row.get(4)?, version: row.get(5)?, body }))
+    }
+}
+
+/// The columns that [`Object::from_row`] reads.
+pub(super) const COLUMNS: &str =
+    "object.id, object.resource, object.namespace, object.name, object.uid, object.version, object.body";
+
+const LEASES: &str = "coordination.k8s.io/v1/leases";
+
+/// How long a change that is nothing but a heartbeat may stay out of the file, in seconds.
+const HEARTBEAT: i64 = 3600;
+
+impl Writer {
+    /// The object under `key`, and its row.
+    pub fn object(&self, key: &ObjectKey) -> Result<Option<(i64, Object)>, CacheError> {
+        let sql = format!("SELECT {COLUMNS} FROM object WHERE resource = ? AND namespace = ? AND name = ?");
+        let mut statement = self.db().prepare_cached(&sql)?;
+        Ok(statement
+            .query_row(params![key.resource, key.namespace, key.name], Object::from_row)
+            .optional()?)
+    }
+
+    /// Writes the object unless the file holds just this already; gives its row. A node or
+    /// lease whose only news are its heartbeat times is left as it is for an hour, because flash wears out.
+    pub(super) fn store(&self, object: &Object) -> Result<i64, CacheError> {
+        let known: Option<(i64, String, String, i64)> = self
+            .db()
+            .prepare_cached(
+                "SELECT id, uid, version, at FROM object WHERE resource = ? AND namespace = ? AND name = ?",
+            )?
+            .query_row(params![object.key.resource, object.key.namespace, object.key.name], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })
+            .optional()?;
+        if let Some((id, uid, version, at)) = &known {
+            let same = *uid == object.uid && *version == object.version && !version.is_empty();
+            if same || (seconds() - at < HEARTBEAT && self.only_heartbeat(object)?) {
+                return Ok(*id);
+            }
+        }
+        self.overwrite(object)
+    }
+
+    /// Writes the object whatever the file holds; gives its row.
+    pub(super) fn overwrite(&self, object: &Object) -> Result<i64, CacheError> {
+        let body = serde_json::to_vec(&object.body)
+            .map_err(|source| CacheError::Body { key: object.key.to_string(), source })?;
+        let id = self
+            .db()
+            .prepare_cached(
+                "INSERT INTO object (resource, namespace, name, uid, version, at, body)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)
+                 ON CONFLICT (resource, namespace, name) DO UPDATE
+                 SET uid = excluded.uid, version = excluded.version, at = excluded.at, body = excluded.body
+                 RETURNING id",
+            )?
+            .query_row(
+                params![
+                    object.key.resource,
+                    object.key.namespace,
+                    object.key.name,
+                    object.uid,
+                    object.version,
+                    seconds(),
+                    body
+                ],
+                |row| row.get(0),
+            )?;
+        Ok(id)
+    }
+
+    fn only_heartbeat(&self, object: &Object) -> Result<bool, CacheError> {
+        if object.key.resource != "v1/nodes" && object.key.resource != LEASES {
+            return Ok(false);
+        }
+        let Some((_, known)) = self.object(&object.key)? else { return Ok(false) };
+        Ok(without_heartbeat(&known.body) == without_heartbeat(&object.body))
+    }
+}
+
+fn without_heartbeat(object: &Value) -> Value {
+    let mut node = object.clone();
+    if let Some(meta) = node.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("resourceVersion");
+    }
+    if let Some(spec) = node.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("renewTime");
+    }
+    if let Some(conditions) = node.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
+        for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+            condition.remove("lastHeartbeatTime");
+        }
+    }
+    node
+}

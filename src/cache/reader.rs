@@ -1,0 +1,153 @@
+//! Reading back: what is on disk and nothing else.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value;
+
+use super::object::COLUMNS;
+use super::scope::SCOPE_SELECT;
+use super::{CacheError, Change, Object, ObjectKey, Scope, ScopeId, open};
+
+/// A connection that only reads.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+}
+
+/// How much of one resource is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Such as `v1/pods`.
+    pub resource: String,
+    /// Objects.
+    pub objects: i64,
+    /// Bytes of their bodies.
+    pub bytes: i64,
+    /// Seconds since 1970 of the newest complete reading of any of its scopes.
+    pub synced: Option<i64>,
+}
+
+impl Reader {
+    /// Opens the database at `path` for reading.
+    ///
+    /// # Errors
+    /// [`CacheError::Database`].
+    pub fn open(path: &Path) -> Result<Self, CacheError> {
+        let connection = open::connect_reader(path).map_err(|source| CacheError::Database {
+            operation: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self { connection })
+    }
+
+    pub(super) fn db(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Every synced scope of the identity that a list of `resource` in `namespace` could be part of:
+    /// of that namespace or of all. The caller chooses by selectors.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn scopes(&self, identity: &str, resource: &str, namespace: &str) -> Result<Vec<Scope>, CacheError> {
+        let sql = format!(
+            "{SCOPE_SELECT} WHERE identity.name = ? AND scope.resource = ? AND scope.namespace IN ('', ?)
+             AND scope.synced NOT NULL"
+        );
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let rows = statement.query_map([identity, resource, namespace], Scope::from_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Up to `limit` objects of the scope in the order of namespace and name, after `after`.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn page(
+        &self,
+        scope: ScopeId,
+        after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<Object>, CacheError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM member JOIN object ON object.id = member.object
+             WHERE member.scope = ?1 AND (object.namespace, object.name) > (?2, ?3)
+             ORDER BY object.namespace, object.name LIMIT ?4"
+        );
+        let (namespace, name) = after.map_or(("", ""), |k| (k.namespace.as_str(), k.name.as_str()));
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![scope.0, namespace, name, limit], Object::from_row)?;
+        Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
+    }
+
+    /// One object, if the identity has read it.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn get(&self, identity: &str, key: &ObjectKey) -> Result<Option<Object>, CacheError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM object WHERE resource = ?1 AND namespace = ?2 AND name = ?3
+             AND EXISTS (SELECT 1 FROM member JOIN scope ON scope.id = member.scope
+                         JOIN identity ON identity.id = scope.identity
+                         WHERE member.object = object.id AND identity.name = ?4)"
+        );
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let found = statement
+            .query_row(params![key.resource, key.namespace, key.name, identity], Object::from_row)
+            .optional()?;
+        Ok(found.map(|(_, object)| object))
+    }
+
+    /// Every object of a resource, whoever read it: for edge's own views, never for a client.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn all(&self, resource: &str) -> Result<Vec<Value>, CacheError> {
+        let sql = format!("SELECT {COLUMNS} FROM object WHERE resource = ? ORDER BY namespace, name");
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let rows = statement.query_map([resource], Object::from_row)?;
+        Ok(rows.map(|row| row.map(|(_, object)| object.body)).collect::<Result<_, _>>()?)
+    }
+
+    /// How much is kept of each resource.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn counts(&self) -> Result<Vec<Count>, CacheError> {
+        let mut statement = self.db().prepare_cached(
+            "SELECT scope.resource, MAX(scope.synced),
+                    (SELECT COUNT(*) FROM object WHERE object.resource = scope.resource),
+                    (SELECT COALESCE(SUM(LENGTH(body)), 0) FROM object WHERE object.resource = scope.resource)
+             FROM scope GROUP BY scope.resource ORDER BY scope.resource",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(Count { resource: row.get(0)?, synced: row.get(1)?, objects: row.get(2)?, bytes: row.get(3)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What waits to be replayed, oldest first.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn changes(&self) -> Result<Vec<Change>, CacheError> {
+        let mut statement = self.db().prepare_cached(&Change::select("ORDER BY id"))?;
+        let rows = statement.query_map([], Change::from_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// A small fact.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn meta(&self, key: &str) -> Result<Option<String>, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached("SELECT value FROM meta WHERE key = ?")?
+            .query_row([key], |row| row.get(0))
+            .optional()?)
+    }
+}

@@ -1,0 +1,90 @@
+//! The tables of `cache.db`, and how an older file becomes one of today.
+//!
+//! Migrations only add, so that the release before this one opens the file too.
+
+use rusqlite::Connection;
+
+/// One step a version; step N brings a file of version N to N + 1.
+const STEPS: [&str; 1] = ["
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+    CREATE TABLE identity (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE object (
+        id INTEGER PRIMARY KEY,
+        resource TEXT NOT NULL,     -- group/version/resource, such as v1/pods
+        namespace TEXT NOT NULL,    -- empty for cluster-scoped ones
+        name TEXT NOT NULL,
+        uid TEXT NOT NULL,
+        version TEXT NOT NULL,      -- metadata.resourceVersion
+        at INTEGER NOT NULL,        -- seconds since 1970 of the last write
+        body BLOB NOT NULL,         -- JSON without metadata.managedFields
+        UNIQUE (resource, namespace, name));
+    CREATE TABLE scope (
+        id INTEGER PRIMARY KEY,
+        identity INTEGER NOT NULL REFERENCES identity (id),
+        resource TEXT NOT NULL,
+        namespace TEXT NOT NULL,    -- empty for all
+        labels TEXT NOT NULL,       -- canonical selectors, empty for none
+        fields TEXT NOT NULL,
+        kind TEXT NOT NULL,         -- of the list, such as PodList
+        version TEXT NOT NULL,      -- of the list; empty until synced
+        synced INTEGER,             -- seconds since 1970; NULL is never
+        used INTEGER NOT NULL,      -- day on which it was last asked for
+        UNIQUE (identity, resource, namespace, labels, fields));
+    CREATE TABLE member (
+        scope INTEGER NOT NULL REFERENCES scope (id),
+        object INTEGER NOT NULL REFERENCES object (id),
+        PRIMARY KEY (scope, object)) WITHOUT ROWID;
+    CREATE INDEX member_object ON member (object);
+    CREATE TABLE document (
+        identity INTEGER NOT NULL REFERENCES identity (id),
+        path TEXT NOT NULL,
+        variant TEXT NOT NULL,      -- the Accept header it answered
+        type TEXT NOT NULL,
+        etag TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (identity, path, variant));
+    CREATE TABLE token (
+        namespace TEXT NOT NULL,
+        account TEXT NOT NULL,
+        audiences TEXT NOT NULL,
+        expiration INTEGER NOT NULL, -- seconds asked for
+        bound TEXT NOT NULL,        -- kind/uid of what it is bound to
+        at INTEGER NOT NULL,
+        body BLOB NOT NULL,         -- the TokenRequest as answered
+        PRIMARY KEY (namespace, account, audiences, expiration, bound));
+    CREATE TABLE caller (
+        digest TEXT PRIMARY KEY,    -- SHA-256 of a bearer token the cloud accepted
+        identity TEXT NOT NULL,
+        at INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE verifier (
+        kid TEXT PRIMARY KEY,       -- a public key of the cloud's token issuer
+        jwk TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE change (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL,
+        resource TEXT NOT NULL,
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        uid TEXT NOT NULL,
+        subresource TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        error TEXT NOT NULL DEFAULT '',
+        base BLOB,                  -- the cloud's object before the first local edit
+        body BLOB);
+    CREATE INDEX change_object ON change (resource, namespace, name);
+"];
+
+/// Brings `connection` to today's tables. A file of a later version is taken as it is: later
+/// versions only add.
+pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for (number, step) in (1_i64..).zip(STEPS).skip(usize::try_from(version).unwrap_or(0)) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", number)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! What an identity has read: lists, and which objects were in them.
+
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{CacheError, Object, ObjectKey, Writer, seconds};
+
+/// The row of a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ScopeId(pub(super) i64);
+
+/// One list as one identity asks for it. Selectors are in canonical form, empty for none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ScopeKey {
+    /// Who reads, such as `node` or `system:serviceaccount:ns:name/UID`.
+    pub identity: String,
+    /// Such as `v1/pods`.
+    pub resource: String,
+    /// Empty for all namespaces, and for cluster-scoped resources.
+    pub namespace: String,
+    /// Label selector.
+    pub labels: String,
+    /// Field selector; a single object that was read by name is the scope `metadata.name=NAME`.
+    pub fields: String,
+}
+
+/// A scope that was read in full at least once.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Its row.
+    pub id: ScopeId,
+    /// What was asked.
+    pub key: ScopeKey,
+    /// The kind of the list, such as `PodList`; empty where only single objects were read.
+    pub kind: String,
+    /// The list's resourceVersion.
+    pub version: String,
+    /// Seconds since 1970 when it was last known to be complete.
+    pub synced: i64,
+}
+
+/// A list on its way in: which objects it held so far.
+#[derive(Debug, Default)]
+pub struct ListRecord {
+    seen: HashSet<i64>,
+}
+
+/// The rows of identities and scopes that were used lately, to spare look-ups.
+#[derive(Debug, Default)]
+pub(super) struct Interned {
+    scopes: HashMap<ScopeKey, ScopeId>,
+}
+
+impl Interned {
+    pub(super) fn forget(&mut self) {
+        self.scopes.clear();
+    }
+}
+
+const SECONDS_A_DAY: i64 = 86_400;
+
+impl Writer {
+    /// The row of `key`, made if it is not there; notes that it was used today.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn scope(&mut self, key: &ScopeKey) -> Result<ScopeId, CacheError> {
+        if let Some(id) = self.interned.scopes.get(key) {
+            return Ok(*id);
+        }
+        let identity = self.identity(&key.identity)?;
+        let today = seconds() / SECONDS_A_DAY;
+        let known: Option<(i64, i64)> = self
+            .db()
+            .prepare_cached(
+                "SELECT id, used FROM scope
+                 WHERE identity = ? AND resource = ? AND namespace = ? AND labels = ? AND fields = ?",
+            )?
+            .query_row(params![identity, key.resource, key.namespace, key.labels, key.fields], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        let id = match known {
+            Some((id, used)) => {
+                if used != today {
+                    self.db()
+                        .prepare_cached("UPDATE scope SET used = ? WHERE id = ?")?
+                        .execute([today, id])?;
+                }
+                id
+            }
+            None => self
+                .db()
+                .prepare_cached(
+                    "INSERT INTO scope (identity, resource, namespace, labels, fields, kind, version, used)
+                     VALUES (?, ?, ?, ?, ?, '', '', ?) RETURNING id",
+                )?
+                .query_row(
+                    params![identity, key.resource, key.namespace, key.labels, key.fields, today],
+                    |row| row.get(0),
+                )?,
+        };
+        if self.interned.scopes.len() > 4096 {
+            self.interned.forget();
+        }
+        self.interned.scopes.insert(key.clone(), ScopeId(id));
+        Ok(ScopeId(id))
+    }
+
+    fn identity(&self, name: &str) -> Result<i64, CacheError> {
+        let known = self
+            .db()
+            .prepare_cached("SELECT id FROM identity WHERE name = ?")?
+            .query_row([name], |row| row.get(0))
+            .optional()?;
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        Ok(self
+            .db()
+            .prepare_cached("INSERT INTO identity (name) VALUES (?) RETURNING id")?
+            .query_row([name], |row| row.get(0))?)
+    }
+
+    pub(super) fn identity_row(&self, name: &str) -> Result<i64, CacheError> {
+        self.identity(name)
+    }
+
+    /// An object that is in the scope now.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn put(&mut self, scope: ScopeId, object: &Object) -> Result<(), CacheError> {
+        let id = self.store(object)?;
+        self.join(scope, id)
+    }
+
+    /// An object of a list that is still arriving.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn put_listed(
+        &mut self,
+        scope: ScopeId,
+        list: &mut ListRecord,
+        object: &Object,
+    ) -> Result<(), CacheError> {
+        let id = self.store(object)?;
+        list.seen.insert(id);
+        self.join(scope, id)
+    }
+
+    /// Writes an object that was changed here, whatever version it has, into every scope given.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn put_local(&mut self, scopes: &[ScopeId], object: &Object) -> Result<(), CacheError> {
+        let id = self.overwrite(object)?;
+        scopes.iter().try_for_each(|scope| self.join(*scope, id))
+    }
+
+    /// Refreshes an object if somebody has read it; one that nobody reads is not kept.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn refresh(&mut self, object: &Object) -> Result<(), CacheError> {
+        if self.object(&object.key)?.is_some() {
+            self.store(object)?;
+        }
+        Ok(())
+    }
+
+    /// Takes an object out of the scope; out of the file once no scope holds it.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn take(&mut self, scope: ScopeId, key: &ObjectKey) -> Result<(), CacheError> {
+        let Some((id, _)) = self.object(key)? else { return Ok(()) };
+        self.db()
+            .prepare_cached("DELETE FROM member WHERE scope = ? AND object = ?")?
+            .execute([scope.0, id])?;
+        self.drop_if_unread(id)
+    }
+
+    /// Takes an object out of every scope of `identity`, because the cloud says it is not there.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn take_everywhere(&mut self, identity: &str, key: &ObjectKey) -> Result<(), CacheError> {
+        let Some((id, _)) = self.object(key)? else { return Ok(()) };
+        self.db()
+            .prepare_cached(
+                "DELETE FROM member WHERE object = ?1 AND scope IN
+                 (SELECT scope.id FROM scope JOIN identity ON identity.id = scope.identity
+                  WHERE identity.name = ?2)",
+            )?
+            .execute(params![id, identity])?;
+        self.drop_if_unread(id)
+    }
+
+    /// Removes an object for everybody, as after a deletion on this node.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn remove(&mut self, key: &ObjectKey) -> Result<(), CacheError> {
+        let Some((id, _)) = self.object(key)? else { return Ok(()) };
+        self.db().prepare_cached("DELETE FROM member WHERE object = ?")?.execute([id])?;
+        self.drop_if_unread(id)
+    }
+
+    /// The list is complete: what it did not hold is no longer in the scope, and the scope counts as
+    /// synced. Only a list that arrived whole may end here.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn finish(
+        &mut self,
+        scope: ScopeId,
+        list: &ListRecord,
+        kind: &str,
+        version: &str,
+    ) -> Result<(), CacheError> {
+        let members: Vec<i64> = self
+            .db()
+            .prepare_cached("SELECT object FROM member WHERE scope = ?")?
+            .query_map([scope.0], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for gone in members.into_iter().filter(|id| !list.seen.contains(id)) {
+            self.db()
+                .prepare_cached("DELETE FROM member WHERE scope = ? AND object = ?")?
+                .execute([scope.0, gone])?;
+            self.drop_if_unread(gone)?;
+        }
+        self.mark_synced(scope, kind, version)
+    }
+
+    /// The scope was read in full at `version`. Written only when it tells something new: a list that
+    /// was the same an hour ago costs no flash.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn mark_synced(&mut self, scope: ScopeId, kind: &str, version: &str) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached(
+                "UPDATE scope SET kind = ?2, version = ?3, synced = ?4 WHERE id = ?1
+                 AND (synced IS NULL OR kind <> ?2 OR (version <> ?3 AND synced < ?4 - 60))",
+            )?
+            .execute(params![scope.0, kind, version, seconds()])?;
+        Ok(())
+    }
+
+    fn join(&self, scope: ScopeId, object: i64) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached("INSERT OR IGNORE INTO member (scope, object) VALUES (?, ?)")?
+            .execute([scope.0, object])?;
+        Ok(())
+    }
+
+    fn drop_if_unread(&self, object: i64) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached(
+                "DELETE FROM object WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM member WHERE object = ?1)",
+            )?
+            .execute([object])?;
+        Ok(())
+    }
+
+    /// Every synced scope of `resource` that an object in `namespace` could be in, for the caller to
+    /// match its selectors.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn scopes_over(&self, resource: &str, namespace: &str) -> Result<Vec<Scope>, CacheError> {
+        let sql = format!(
+            "{SCOPE_SELECT} WHERE scope.resource = ? AND scope.namespace IN ('', ?) AND synced NOT NULL"
+        );
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let rows = statement.query_map([resource, namespace], Scope::from_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Forgets scopes that nobody asked for since `day` (days since 1970), with what only they held.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn forget_unused(&mut self, day: i64) -> Result<usize, CacheError> {
+        let stale = "SELECT id FROM scope WHERE used < ?";
+        self.db().execute(&format!("DELETE FROM member WHERE scope IN ({stale})"), [day])?;
+        let scopes = self.db().execute("DELETE FROM scope WHERE used < ?", [day])?;
+        if scopes > 0 {
+            self.db().execute(
+                "DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM member WHERE object = object.id)",
+                [],
+            )?;
+            self.interned.forget();
+        }
+        Ok(scopes)
+    }
+
+    /// Notes that these scopes are in use today.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn touch(&mut self, keys: &[ScopeKey]) -> Result<(), CacheError> {
+        self.interned.forget();
+        keys.iter().try_for_each(|key| self.scope(key).map(|_| ()))
+    }
+}
+
+/// Reads what [`Scope::from_row`] takes.
+pub(super) const SCOPE_SELECT: &str =
+    "SELECT scope.id, identity.name, scope.resource, scope.namespace, scope.labels, scope.fields,
+            scope.kind, scope.version, scope.synced
+     FROM scope JOIN identity ON identity.id = scope.identity";
+
+impl Scope {
+    pub(super) fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let key = ScopeKey {
+            identity: row.get(1)?,
+            resource: row.get(2)?,
+            namespace: row.get(3)?,
+            labels: row.get(4)?,
+            fields: row.get(5)?,
+        };
+        Ok(Self {
+            id: ScopeId(row.get(0)?),
+            key,
+            kind: row.get(6)?,
+            version: row.get(7)?,
+            synced: row.get(8)?,
+        })
+    }
+}

@@ -1,0 +1,190 @@
+//! Tokens, accepted callers, the issuer's public keys, and documents that are not objects.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{CacheError, Reader, Writer, seconds};
+
+/// A TokenRequest, by what was asked: never by what was answered, which changes with each cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenKey {
+    /// Of the service account.
+    pub namespace: String,
+    /// The service account.
+    pub account: String,
+    /// As asked, in order, separated by a newline; empty for the default.
+    pub audiences: String,
+    /// `spec.expirationSeconds` as asked.
+    pub expiration: i64,
+    /// `Pod/UID` of what it is bound to; empty for none.
+    pub bound: String,
+}
+
+/// A body that is no Kubernetes object, such as `/apis` or `/version`.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Content-Type.
+    pub kind: String,
+    /// ETag, or empty.
+    pub etag: String,
+    /// The bytes as they came, not compressed.
+    pub body: Vec<u8>,
+}
+
+impl Writer {
+    /// Keeps the answer to a TokenRequest.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn put_token(&self, key: &TokenKey, body: &[u8]) -> Result<(), CacheError> {
+        self.db().prepare_cached("INSERT OR REPLACE INTO token VALUES (?, ?, ?, ?, ?, ?, ?)")?.execute(
+            params![key.namespace, key.account, key.audiences, key.expiration, key.bound, seconds(), body],
+        )?;
+        Ok(())
+    }
+
+    /// Forgets the tokens that were bound to something, as when a pod is gone.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn drop_tokens_of(&self, bound: &str) -> Result<(), CacheError> {
+        self.db().prepare_cached("DELETE FROM token WHERE bound = ?")?.execute([bound])?;
+        Ok(())
+    }
+
+    /// The cloud accepted this bearer token (its SHA-256 in hex) as that identity.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn accept_caller(&self, digest: &str, identity: &str) -> Result<(), CacheError> {
+        self.db().prepare_cached("INSERT OR REPLACE INTO caller VALUES (?, ?, ?)")?.execute(params![
+            digest,
+            identity,
+            seconds()
+        ])?;
+        Ok(())
+    }
+
+    /// The cloud refused this bearer token.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn refuse_caller(&self, digest: &str) -> Result<(), CacheError> {
+        self.db().prepare_cached("DELETE FROM caller WHERE digest = ?")?.execute([digest])?;
+        Ok(())
+    }
+
+    /// Keeps the issuer's public keys, as JSON web keys by key id, instead of those before.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn replace_verifiers(&self, keys: &[(String, String)]) -> Result<(), CacheError> {
+        self.db().execute("DELETE FROM verifier", [])?;
+        for (kid, jwk) in keys {
+            self.db().prepare_cached("INSERT OR REPLACE INTO verifier VALUES (?, ?)")?.execute([kid, jwk])?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a document for an identity, unless the file holds just this.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn put_document(
+        &self,
+        identity: &str,
+        path: &str,
+        variant: &str,
+        document: &Document,
+    ) -> Result<(), CacheError> {
+        let identity = self.identity_row(identity)?;
+        self.db()
+            .prepare_cached(
+                "INSERT INTO document VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (identity, path, variant) DO UPDATE
+                 SET type = ?4, etag = ?5, at = ?6, body = ?7 WHERE body <> ?7 OR type <> ?4",
+            )?
+            .execute(params![
+                identity,
+                path,
+                variant,
+                document.kind,
+                document.etag,
+                seconds(),
+                document.body
+            ])?;
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// The last real answer to the same TokenRequest.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn token(&self, key: &TokenKey) -> Result<Option<Vec<u8>>, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached(
+                "SELECT body FROM token
+                 WHERE namespace = ? AND account = ? AND audiences = ? AND expiration = ? AND bound = ?",
+            )?
+            .query_row(params![key.namespace, key.account, key.audiences, key.expiration, key.bound], |row| {
+                row.get(0)
+            })
+            .optional()?)
+    }
+
+    /// Whom the cloud took the bearer of this token (its SHA-256 in hex) for.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn caller(&self, digest: &str) -> Result<Option<String>, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached("SELECT identity FROM caller WHERE digest = ?")?
+            .query_row([digest], |row| row.get(0))
+            .optional()?)
+    }
+
+    /// Whether the cloud ever accepted somebody as `identity`.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn is_accepted(&self, identity: &str) -> Result<bool, CacheError> {
+        Ok(self.db().prepare_cached("SELECT 1 FROM caller WHERE identity = ?")?.exists([identity])?)
+    }
+
+    /// The public key `kid` of the token issuer, as a JSON web key.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn verifier(&self, kid: &str) -> Result<Option<String>, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached("SELECT jwk FROM verifier WHERE kid = ?")?
+            .query_row([kid], |row| row.get(0))
+            .optional()?)
+    }
+
+    /// A document as `identity` has read it.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn document(
+        &self,
+        identity: &str,
+        path: &str,
+        variant: &str,
+    ) -> Result<Option<Document>, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached(
+                "SELECT type, etag, body FROM document JOIN identity ON identity.id = document.identity
+                 WHERE identity.name = ? AND path = ? AND variant = ?",
+            )?
+            .query_row([identity, path, variant], |row| {
+                Ok(Document { kind: row.get(0)?, etag: row.get(1)?, body: row.get(2)? })
+            })
+            .optional()?)
+    }
+}

@@ -1,0 +1,179 @@
+use serde_json::json;
+
+use super::*;
+
+fn pod(name: &str, version: &str) -> Object {
+    let body = json!({"metadata": {"name": name, "namespace": "ns", "uid": format!("uid-{name}"),
+        "resourceVersion": version, "managedFields": [{"manager": "m"}]}, "spec": {"nodeName": "n"}});
+    Object::new("v1/pods", body).unwrap()
+}
+
+fn scope(identity: &str, fields: &str) -> ScopeKey {
+    ScopeKey {
+        identity: identity.into(),
+        resource: "v1/pods".into(),
+        namespace: String::new(),
+        labels: String::new(),
+        fields: fields.into(),
+    }
+}
+
+async fn list(cache: &Cache, key: ScopeKey, objects: Vec<Object>) {
+    cache
+        .commit(move |w| {
+            let id = w.scope(&key)?;
+            let mut list = ListRecord::default();
+            for object in &objects {
+                w.put_listed(id, &mut list, object)?;
+            }
+            w.finish(id, &list, "PodList", "7")
+        })
+        .await
+        .unwrap();
+}
+
+async fn names(cache: &Cache, identity: &'static str) -> Option<Vec<String>> {
+    cache
+        .read(move |r| {
+            let Some(scope) = r.scopes(identity, "v1/pods", "")?.into_iter().next() else { return Ok(None) };
+            Ok(Some(r.page(scope.id, None, 10)?.into_iter().map(|o| o.key.name).collect()))
+        })
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn empty_and_never_synced_are_two_things() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap().cache;
+    assert_eq!(names(&cache, "node").await, None);
+    list(&cache, scope("node", ""), vec![]).await;
+    assert_eq!(names(&cache, "node").await, Some(vec![]));
+}
+
+#[tokio::test]
+async fn a_complete_list_prunes_and_an_unfinished_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap().cache;
+    list(&cache, scope("node", ""), vec![pod("a", "1"), pod("b", "1")]).await;
+    cache
+        .commit(|w| {
+            let id = w.scope(&scope("node", ""))?;
+            w.put_listed(id, &mut ListRecord::default(), &pod("c", "1"))
+        })
+        .await
+        .unwrap();
+    assert_eq!(names(&cache, "node").await.unwrap(), ["a", "b", "c"]);
+    list(&cache, scope("node", ""), vec![pod("b", "1")]).await;
+    assert_eq!(names(&cache, "node").await.unwrap(), ["b"]);
+    assert_eq!(cache.read(|r| r.all("v1/pods")).await.unwrap().len(), 1, "what nobody reads is gone");
+}
+
+#[tokio::test]
+async fn an_identity_reads_only_what_it_has_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap().cache;
+    list(&cache, scope("node", ""), vec![pod("a", "1")]).await;
+    let key = pod("a", "1").key;
+    let (mine, other) = cache.read(move |r| Ok((r.get("node", &key)?, r.get("other", &key)?))).await.unwrap();
+    assert!(mine.is_some() && other.is_none());
+    assert_eq!(mine.unwrap().body["metadata"].get("managedFields"), None);
+}
+
+#[tokio::test]
+async fn leaving_one_scope_keeps_it_in_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap().cache;
+    list(&cache, scope("node", ""), vec![pod("a", "1")]).await;
+    list(&cache, scope("other", "x=y"), vec![pod("a", "1")]).await;
+    let take = |identity: &'static str, fields: &'static str| {
+        cache.commit(move |w| {
+            let id = w.scope(&scope(identity, fields))?;
+            w.take(id, &pod("a", "1").key)
+        })
+    };
+    take("other", "x=y").await.unwrap();
+    assert_eq!(names(&cache, "node").await.unwrap(), ["a"]);
+    take("node", "").await.unwrap();
+    assert!(cache.read(|r| r.all("v1/pods")).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_refused_commit_leaves_nothing_and_spoils_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap().cache;
+    let (kept, refused) = tokio::join!(
+        cache.commit(|w| w.set_meta("kept", "1")),
+        cache.commit(|w| {
+            w.set_meta("refused", "1")?;
+            Err::<(), _>(CacheError::Refused("no".into()))
+        })
+    );
+    kept.unwrap();
+    assert_eq!(refused.unwrap_err().to_string(), "no");
+    let (kept, refused) = cache.read(|r| Ok((r.meta("kept")?, r.meta("refused")?))).await.unwrap();
+    assert_eq!((kept.as_deref(), refused), (Some("1"), None));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_set_aside_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("cache.db"), vec![7; 9000]).unwrap();
+    let opened = Cache::open(folder.path()).unwrap();
+    let (aside, why) = opened.damaged.unwrap();
+    assert!(aside.exists() && !why.is_empty());
+    opened.cache.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_heartbeat_alone_is_not_written_but_a_condition_is() {
+    let node = |version: &str, beat: &str, ready: &str| {
+        let body = json!({"metadata": {"name": "n", "uid": "u", "resourceVersion": version},
+            "status": {"conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": beat}]}});
+        Object::new("v1/nodes", body).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap().cache;
+    for (version, beat, ready, stored) in
+        [("1", "t1", "True", "1"), ("2", "t2", "True", "1"), ("3", "t3", "False", "3")]
+    {
+        let object = node(version, beat, ready);
+        let key = ScopeKey { resource: "v1/nodes".into(), ..scope("node", "") };
+        let key_of = object.key.clone();
+        cache
+            .commit(move |w| {
+                let id = w.scope(&key)?;
+                w.put(id, &object)
+            })
+            .await
+            .unwrap();
+        let found = cache.read(move |r| r.get("node", &key_of)).await.unwrap().unwrap();
+        assert_eq!(found.version, stored);
+    }
+}
+
+#[tokio::test]
+async fn clearing_keeps_what_waits_for_the_cloud() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap().cache;
+    list(&cache, scope("node", ""), vec![pod("a", "1"), pod("b", "1")]).await;
+    cache
+        .commit(|w| {
+            w.push_change(&NewChange {
+                kind: ChangeKind::Patch,
+                key: pod("a", "1").key,
+                uid: "uid-a".into(),
+                subresource: "status".into(),
+                base: Some(b"{}".to_vec()),
+                body: None,
+            })?;
+            w.clear()
+        })
+        .await
+        .unwrap();
+    cache.compact().await.unwrap();
+    let left = cache.read(|r| Ok((r.all("v1/pods")?, r.changes()?))).await.unwrap();
+    assert_eq!((left.0.len(), left.1.len()), (1, 1));
+    let text = std::fs::read(folder.path().join("cache.db")).unwrap();
+    assert!(!text.windows(5).any(|w| w == b"uid-b"), "what was cleared is not on the disk");
+}

@@ -1,0 +1,257 @@
+//! The one thread that writes: jobs in, batches of them on disk.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::{oneshot, watch};
+
+use super::CacheError;
+use super::scope::Interned;
+
+/// How long a record may wait for others, so that one sync serves them all.
+const GATHER: Duration = Duration::from_millis(250);
+/// Jobs in one transaction at the most.
+const BATCH: usize = 2048;
+
+/// What jobs write with: the one connection that may.
+#[derive(Debug)]
+pub struct Writer {
+    connection: Connection,
+    pub(super) interned: Interned,
+}
+
+/// How the batch of a committing job ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// On disk.
+    Committed,
+    /// Nothing of it is.
+    Failed(String),
+}
+
+pub(super) type Record = Box<dyn FnOnce(&mut Writer) -> Result<(), CacheError> + Send>;
+pub(super) type Finish = Box<dyn FnOnce(Outcome) + Send>;
+pub(super) type Commit = Box<dyn FnOnce(&mut Writer) -> (bool, Finish) + Send>;
+
+pub(super) enum Job {
+    Record { size: usize, run: Record },
+    Commit { run: Commit },
+    Compact { reply: oneshot::Sender<Result<(), rusqlite::Error>> },
+}
+
+pub(super) struct Thread {
+    pub writer: Writer,
+    pub inbox: Receiver<Job>,
+    pub waiting: Arc<AtomicUsize>,
+    pub lost: watch::Sender<u64>,
+    pub trouble: watch::Sender<Option<String>>,
+    pub batches: Arc<AtomicU64>,
+    pub path: PathBuf,
+}
+
+impl Thread {
+    /// Runs until every handle is gone, then leaves the file whole and without a journal.
+    pub fn run(mut self) {
+        while let Ok(first) = self.inbox.recv() {
+            let jobs = self.gather(first);
+            self.write(jobs);
+        }
+        if let Err(error) = self.writer.connection.execute_batch("PRAGMA optimize") {
+            tracing::debug!(%error, "cache closed without tidying");
+        }
+    }
+
+    /// Collects what one sync may serve. A commit has somebody waiting and is not kept.
+    fn gather(&self, first: Job) -> Vec<Job> {
+        let until = Instant::now() + GATHER;
+        let mut urgent = !matches!(first, Job::Record { .. });
+        let mut jobs = vec![first];
+        while jobs.len() < BATCH {
+            let patience =
+                if urgent { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+            match self.inbox.recv_timeout(patience) {
+                Ok(job) => {
+                    urgent |= !matches!(job, Job::Record { .. });
+                    jobs.push(job);
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        jobs
+    }
+
+    fn write(&mut self, jobs: Vec<Job>) {
+        let mut finishes = Vec::new();
+        let mut compacts = Vec::new();
+        let mut records = 0;
+        let mut failed = self.writer.connection.execute_batch("BEGIN IMMEDIATE").err();
+        for job in jobs {
+            match job {
+                Job::Record { size, run } => {
+                    self.waiting.fetch_sub(size, Ordering::Relaxed);
+                    records += 1;
+                    if failed.is_none() {
+                        failed = self.run_record(run);
+                    }
+                }
+                Job::Compact { reply } => compacts.push(reply),
+                Job::Commit { run } => {
+                    if let Some(finish) = self.run_commit(run, &mut failed) {
+                        finishes.push(finish);
+                    }
+                }
+            }
+        }
+        if failed.is_none() {
+            failed = self.writer.connection.execute_batch("COMMIT").err();
+        }
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        let why = failed.map(|source| {
+            let _ = self.writer.connection.execute_batch("ROLLBACK");
+            self.writer.interned.forget();
+            CacheError::Database { operation: "write", path: self.path.clone(), source }.to_string()
+        });
+        self.report(why.as_deref(), records);
+        for finish in finishes {
+            finish(why.clone().map_or(Outcome::Committed, Outcome::Failed));
+        }
+        for reply in compacts {
+            let _ =
+                reply.send(self.writer.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)"));
+        }
+    }
+
+    /// A record that fails by itself is left out; gives the error that ends the whole batch, if any.
+    fn run_record(&mut self, run: Record) -> Option<rusqlite::Error> {
+        if let Err(e) = self.writer.connection.execute_batch("SAVEPOINT job") {
+            return Some(e);
+        }
+        let end = match run(&mut self.writer) {
+            Ok(()) => "RELEASE job",
+            Err(CacheError::Statement(e)) if ends_batch(&e) => return Some(e),
+            Err(error) => {
+                tracing::warn!(%error, "an object was not recorded");
+                self.writer.interned.forget();
+                "ROLLBACK TO job; RELEASE job"
+            }
+        };
+        self.writer.connection.execute_batch(end).err()
+    }
+
+    fn run_commit(&mut self, run: Commit, failed: &mut Option<rusqlite::Error>) -> Option<Finish> {
+        if failed.is_none() {
+            *failed = self.writer.connection.execute_batch("SAVEPOINT job").err();
+        }
+        // Run even in a batch that has failed: its statements fail too, and its caller is told why.
+        let (keep, finish) = run(&mut self.writer);
+        if failed.is_none() {
+            let end = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+            if !keep {
+                self.writer.interned.forget();
+            }
+            *failed = self.writer.connection.execute_batch(end).err();
+        }
+        Some(finish)
+    }
+
+    /// Says once when writing fails, and once when it works again.
+    fn report(&self, why: Option<&str>, records: usize) {
+        let before = self.trouble.borrow().clone();
+        match (why, before) {
+            (Some(why), before) => {
+                if records > 0 {
+                    self.lost.send_modify(|n| *n += 1);
+                }
+                if before.as_deref() != Some(why) {
+                    tracing::error!(error = why, "the cache cannot be written");
+                    self.trouble.send_replace(Some(why.to_owned()));
+                }
+            }
+            (None, Some(_)) => {
+                tracing::info!("the cache can be written again");
+                self.trouble.send_replace(None);
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+/// Errors of the file and the disk rather than of one statement.
+fn ends_batch(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
+    };
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            CannotOpen
+                | DatabaseBusy
+                | DatabaseCorrupt
+                | DiskFull
+                | NotADatabase
+                | ReadOnly
+                | SystemIoFailure
+        )
+    )
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection) -> Self {
+        connection.set_prepared_statement_cache_capacity(64);
+        Self { connection, interned: Interned::default() }
+    }
+
+    pub(super) fn db(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Keeps a small fact under a name.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn set_meta(&self, key: &str, value: &str) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached(
+                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            )?
+            .execute([key, value])?;
+        Ok(())
+    }
+
+    /// Removes everything that was read from the cloud, Secrets and tokens with it, and keeps only the
+    /// changes that wait to be replayed.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn clear(&mut self) -> Result<(), CacheError> {
+        self.interned.forget();
+        self.db().execute_batch(
+            "DELETE FROM member; DELETE FROM scope; DELETE FROM document; DELETE FROM token;
+             DELETE FROM caller; DELETE FROM verifier;
+             DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM change
+                 WHERE change.resource = object.resource AND change.namespace = object.namespace
+                   AND change.name = object.name);
+             DELETE FROM identity; DELETE FROM meta;",
+        )?;
+        Ok(())
+    }
+}
+
+impl super::Cache {
+    /// After [`Writer::clear`]: gives the freed pages back and empties the journal, so that what was
+    /// removed is not on the disk any more. (Removed rows are overwritten by `secure_delete`.)
+    ///
+    /// # Errors
+    /// [`CacheError::Database`].
+    pub async fn compact(&self) -> Result<(), CacheError> {
+        let failed =
+            |source| CacheError::Database { operation: "compact", path: self.shared.path.clone(), source };
+        let (reply, answer) = oneshot::channel();
+        self.shared.jobs.send(Job::Compact { reply }).map_err(|_| CacheError::Closed)?;
+        answer.await.map_err(|_| CacheError::Closed)?.map_err(failed)
+    }
+}
