@@ -1,1 +1,0 @@
-//! The one owner of Online and Offline.

@@ -1,0 +1,198 @@
+//! The one owner of Online and Offline.
+//!
+//! Every request that is answered is evidence, so an idle link costs nothing: a probe is sent only
+//! after something failed, or while the link is down. The rules are in `machine`; this is the task
+//! that runs them.
+
+mod machine;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use machine::{Belief, Evidence, Machine};
+
+/// What the link is, for everybody to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Since when, as wall time.
+    pub since: jiff::Timestamp,
+}
+
+/// Where the link stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not known yet: the first probe is on its way.
+    Starting,
+    /// The cloud answers.
+    Online,
+    /// The cloud answers again; what changed here is being told to it first.
+    Replaying,
+    /// The cloud does not answer, for this reason.
+    Offline(String),
+}
+
+impl Phase {
+    /// Whether clients are answered from the cache.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Offline(_) | Self::Replaying)
+    }
+}
+
+impl LinkState {
+    /// Whether requests go to the cloud.
+    pub fn is_online(&self) -> bool {
+        self.phase == Phase::Online
+    }
+}
+
+/// Asks the cloud for a sign of life; the error says why there was none.
+pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// What has to be done between the cloud's return and everybody's use of it.
+pub type Replay = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// A handle on the link; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Link {
+    state: watch::Receiver<LinkState>,
+    evidence: mpsc::Sender<String>,
+}
+
+impl Link {
+    /// The link, and the task that owns it. `was_offline` is the reason of an outage that lasted
+    /// when the daemon last ran: then nobody waits for the first probe.
+    pub fn new(
+        interval: Duration,
+        was_offline: Option<String>,
+        probe: Probe,
+        replay: Replay,
+    ) -> (Self, Owner) {
+        let machine = Machine::new(interval, was_offline, Instant::now());
+        let (state, watched) =
+            watch::channel(LinkState { phase: phase_of(&machine.belief), since: crate::sys::clock::now() });
+        let (evidence, inbox) = mpsc::channel(16);
+        (Self { state: watched, evidence }, Owner { machine, state, inbox, probe, replay })
+    }
+
+    /// The state now.
+    pub fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    /// To follow the state.
+    pub fn follow(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// A request failed in a way that may mean an outage. Never waits.
+    pub fn suspect(&self, why: String) {
+        // A full inbox holds enough suspicion already.
+        let _ = self.evidence.try_send(why);
+    }
+
+    /// Waits until the link is not what it was at `seen`, or for `patience`.
+    pub async fn changed_from(&self, seen: &LinkState, patience: Duration) -> LinkState {
+        let mut follow = self.state.clone();
+        let _ = tokio::time::timeout(patience, follow.wait_for(|now| now != seen)).await;
+        self.state()
+    }
+}
+
+/// The task behind a [`Link`].
+pub struct Owner {
+    machine: Machine,
+    state: watch::Sender<LinkState>,
+    inbox: mpsc::Receiver<String>,
+    probe: Probe,
+    replay: Replay,
+}
+
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Owner").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+impl Owner {
+    /// Runs until every handle is gone.
+    pub async fn run(mut self) {
+        loop {
+            let evidence = match self.machine.next {
+                Some(at) => tokio::select! {
+                    why = self.inbox.recv() => match why {
+                        Some(why) => Evidence::Suspicion(why),
+                        None => return,
+                    },
+                    () = tokio::time::sleep_until(at) => self.ask().await,
+                },
+                None => match self.inbox.recv().await {
+                    Some(why) => Evidence::Suspicion(why),
+                    None => return,
+                },
+            };
+            if let Evidence::Suspicion(why) = &evidence {
+                tracing::debug!(why, "is the cloud still there?");
+            }
+            if self.machine.take(evidence, Instant::now()) {
+                self.enter().await;
+            }
+            self.tell();
+        }
+    }
+
+    async fn ask(&self) -> Evidence {
+        match (self.probe)().await {
+            Ok(()) => Evidence::Answered,
+            Err(why) => Evidence::Failed(why),
+        }
+    }
+
+    /// The belief changed: on the way to Online, what changed here is replayed first.
+    async fn enter(&mut self) {
+        match &self.machine.belief {
+            Belief::Online => {
+                self.set(Phase::Replaying);
+                if let Err(why) = (self.replay)().await {
+                    tracing::warn!(why, "the cloud went away again before it was told what changed");
+                    self.machine.take(Evidence::Failed(why.clone()), Instant::now());
+                    self.machine.take(Evidence::Failed(why), Instant::now());
+                } else {
+                    tracing::info!("online");
+                }
+            }
+            Belief::Offline(why) => tracing::warn!(why, "offline"),
+            Belief::Starting => {}
+        }
+    }
+
+    fn tell(&self) {
+        self.set(phase_of(&self.machine.belief));
+    }
+
+    fn set(&self, phase: Phase) {
+        self.state.send_if_modified(|state| {
+            if state.phase == phase {
+                return false;
+            }
+            if state.phase.is_outage() != phase.is_outage() || state.phase == Phase::Starting {
+                state.since = crate::sys::clock::now();
+            }
+            state.phase = phase;
+            true
+        });
+    }
+}
+
+fn phase_of(belief: &Belief) -> Phase {
+    match belief {
+        Belief::Starting => Phase::Starting,
+        Belief::Online => Phase::Online,
+        Belief::Offline(why) => Phase::Offline(why.clone()),
+    }
+}
