@@ -1,1 +1,9 @@
 //! The few Kubernetes facts edge needs: paths, the protobuf encoding, selectors, patches, tables. Pure: no socket, no file.
+
+mod error;
+mod path;
+mod query;
+
+pub use error::Error;
+pub use path::{GroupVersionResource, Request, ResourceRequest, Verb};
+pub use query::Query;

@@ -1,0 +1,12 @@
+//! What can be wrong with Kubernetes input.
+
+/// Why a text or a body is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not `version/resource` or `group/version/resource`.
+    #[error("`{text}` names no resource hint: write `v1/pods` or `apps/v1/deployments`")]
+    ParseResource {
+        /// What was given.
+        text: String,
+    },
+}
