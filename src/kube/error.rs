@@ -9,4 +9,12 @@ pub enum Error {
         /// What was given.
         text: String,
     },
+    /// A label or field selector that the API server would refuse.
+    #[error("selector `{selector}` cannot be parsed: {reason}")]
+    ParseSelector {
+        /// What was given.
+        selector: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
