@@ -11,8 +11,6 @@ pub enum ChangeKind {
     Patch,
     /// POST `body`.
     Create,
-    /// PUT `body`.
-    Update,
     /// DELETE with `body` as its options.
     Delete,
 }
@@ -23,7 +21,6 @@ impl ChangeKind {
         match self {
             Self::Patch => "patch",
             Self::Create => "create",
-            Self::Update => "update",
             Self::Delete => "delete",
         }
     }
@@ -31,7 +28,6 @@ impl ChangeKind {
     fn parse(text: &str) -> Self {
         match text {
             "create" => Self::Create,
-            "update" => Self::Update,
             "delete" => Self::Delete,
             _ => Self::Patch,
         }
@@ -152,6 +148,15 @@ impl Writer {
     /// The statement's.
     pub fn rewrite_change(&self, id: i64, body: &[u8]) -> Result<(), CacheError> {
         self.db().prepare_cached("UPDATE change SET body = ? WHERE id = ?")?.execute(params![body, id])?;
+        Ok(())
+    }
+
+    /// The cloud has part of it: the rest is the difference from `base`, what the cloud has now.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn rebase_change(&self, id: i64, base: &[u8]) -> Result<(), CacheError> {
+        self.db().prepare_cached("UPDATE change SET base = ? WHERE id = ?")?.execute(params![base, id])?;
         Ok(())
     }
 

@@ -101,6 +101,19 @@ impl Reader {
         Ok(found.map(|(_, object)| object))
     }
 
+    /// One object, whoever read it: for edge's own use, never for a client.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn object(&self, key: &ObjectKey) -> Result<Option<Object>, CacheError> {
+        let sql = format!("SELECT {COLUMNS} FROM object WHERE resource = ? AND namespace = ? AND name = ?");
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let found = statement
+            .query_row(params![key.resource, key.namespace, key.name], Object::from_row)
+            .optional()?;
+        Ok(found.map(|(_, object)| object))
+    }
+
     /// Every object of a resource, whoever read it: for edge's own views, never for a client.
     ///
     /// # Errors

@@ -25,6 +25,19 @@ pub struct ScopeKey {
     pub fields: String,
 }
 
+impl ScopeKey {
+    /// The list of one that a reading by name is.
+    pub fn of_one(identity: &str, key: &ObjectKey) -> Self {
+        Self {
+            identity: identity.to_owned(),
+            resource: key.resource.clone(),
+            namespace: key.namespace.clone(),
+            labels: String::new(),
+            fields: format!("metadata.name={}", key.name),
+        }
+    }
+}
+
 /// A scope that was read in full at least once.
 #[derive(Clone, Debug)]
 pub struct Scope {
@@ -160,6 +173,42 @@ impl Writer {
         scopes.iter().try_for_each(|scope| self.join(*scope, id))
     }
 
+    /// An object that `identity` has read by its name. If it is in no list of this identity, it becomes
+    /// one of its own, `metadata.name=NAME`.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn put_single(&mut self, identity: &str, object: &Object) -> Result<(), CacheError> {
+        if self.has_read(identity, &object.key)? {
+            self.store(object)?;
+            return Ok(());
+        }
+        let scope = self.scope(&ScopeKey::of_one(identity, &object.key))?;
+        self.put(scope, object)?;
+        self.mark_synced(scope, "", &object.version)
+    }
+
+    /// The cloud told `identity` that there is no such object: a list of one, synced and empty.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn put_absent(&mut self, identity: &str, key: &ObjectKey) -> Result<(), CacheError> {
+        self.take_everywhere(identity, key)?;
+        let scope = self.scope(&ScopeKey::of_one(identity, key))?;
+        self.mark_synced(scope, "", "")
+    }
+
+    fn has_read(&self, identity: &str, key: &ObjectKey) -> Result<bool, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached(
+                "SELECT 1 FROM object JOIN member ON member.object = object.id
+                 JOIN scope ON scope.id = member.scope JOIN identity ON identity.id = scope.identity
+                 WHERE object.resource = ? AND object.namespace = ? AND object.name = ? AND identity.name = ?",
+            )?
+            .exists(params![key.resource, key.namespace, key.name, identity])?)
+    }
+
     /// Refreshes an object if somebody has read it; one that nobody reads is not kept.
     ///
     /// # Errors
@@ -247,6 +296,22 @@ impl Writer {
                  AND (synced IS NULL OR kind <> ?2 OR (version <> ?3 AND synced < ?4 - 60))",
             )?
             .execute(params![scope.0, kind, version, seconds()])?;
+        Ok(())
+    }
+
+    /// Keeps at most `most` objects of `resource`, those written last.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn bound_objects(&self, resource: &str, most: usize) -> Result<(), CacheError> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let old = "SELECT id FROM object WHERE resource = ?1 ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?2";
+        self.db()
+            .prepare_cached(&format!("DELETE FROM member WHERE object IN ({old})"))?
+            .execute(params![resource, most])?;
+        self.db()
+            .prepare_cached(&format!("DELETE FROM object WHERE id IN ({old})"))?
+            .execute(params![resource, most])?;
         Ok(())
     }
 

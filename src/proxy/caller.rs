@@ -1,0 +1,155 @@
+//! Who is calling: the kubelet by its local certificate, others by their bearer token.
+//!
+//! Other users of the host and pods on its network reach 127.0.0.1 too, so nobody is served
+//! without either. Online the cloud judges a token; offline only those are known that it accepted.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::signature;
+use crate::cache::{Cache, CacheError};
+
+/// Who is calling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Holds a client certificate of the local authority: the kubelet of this node.
+    Kubelet,
+    /// Holds a bearer token.
+    Bearer(Bearer),
+}
+
+/// A bearer token, known by what it says of itself and by its hash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bearer {
+    token: String,
+}
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer(..)")
+    }
+}
+
+/// The identity under which the kubelet's readings are kept.
+pub const NODE: &str = "node";
+
+impl Caller {
+    /// Reads the caller off the connection and the headers; `None` is nobody, to be answered 401.
+    pub fn of(has_certificate: bool, headers: &HeaderMap) -> Option<Self> {
+        if has_certificate {
+            return Some(Self::Kubelet);
+        }
+        let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        let token = token.trim();
+        if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+            return None;
+        }
+        Some(Self::Bearer(Bearer { token: token.to_owned() }))
+    }
+
+    /// The name under which what this caller reads is kept.
+    pub fn identity(&self) -> String {
+        match self {
+            Self::Kubelet => NODE.to_owned(),
+            Self::Bearer(bearer) => bearer.identity(),
+        }
+    }
+}
+
+impl Bearer {
+    /// SHA-256 of the token in hexadecimal: all that is kept of it.
+    pub fn digest(&self) -> String {
+        Sha256::digest(self.token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The subject and pod of a service account's token, so that its successor reads what it read;
+    /// the hash of any other token. What a token says of itself counts only once the cloud has
+    /// accepted it ([`accepted`]).
+    pub fn identity(&self) -> String {
+        let claims = self.claims();
+        let subject = claims.as_ref().and_then(|c| c.get("sub")).and_then(Value::as_str);
+        match subject {
+            Some(subject) if subject.starts_with("system:serviceaccount:") => {
+                let pod = claims.as_ref().and_then(|c| c.pointer("/kubernetes.io/pod/uid"));
+                let pod = pod.and_then(Value::as_str).unwrap_or_default();
+                format!("{subject}/{pod}")
+            }
+            _ => format!("token:{}", self.digest()),
+        }
+    }
+
+    /// The raw token, for asking the cloud in its name.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    fn claims(&self) -> Option<Value> {
+        let mut parts = self.token.split('.');
+        let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+    }
+
+    /// The id of the key that signed it.
+    pub fn key_id(&self) -> Option<String> {
+        signature::key_id(&self.token)
+    }
+}
+
+/// Whether the cloud accepted this caller while it was there: this very token, or another one of the
+/// same identity whose signature holds against the issuer's keys that were seen. Expiry is not looked
+/// at: a gateway in an outage cannot get a new token.
+///
+/// # Errors
+/// When the cache cannot be read.
+pub async fn accepted(cache: &Cache, bearer: &Bearer) -> Result<bool, CacheError> {
+    let (digest, identity, kid) = (bearer.digest(), bearer.identity(), bearer.key_id());
+    let (known, jwk) = cache
+        .read(move |r| {
+            if r.caller(&digest)?.is_some() {
+                return Ok((true, None));
+            }
+            if !r.is_accepted(&identity)? {
+                return Ok((false, None));
+            }
+            Ok((false, kid.map(|kid| r.verifier(&kid)).transpose()?.flatten()))
+        })
+        .await?;
+    Ok(known || jwk.is_some_and(|jwk| signature::holds(&bearer.token, &jwk)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(authorization: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::AUTHORIZATION, authorization.parse().unwrap());
+        headers
+    }
+
+    fn jwt(claims: &str) -> Caller {
+        let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+        Caller::of(false, &headers(&format!("Bearer {token}"))).unwrap()
+    }
+
+    #[test]
+    fn nobody_without_certificate_or_bearer_token() {
+        assert_eq!(Caller::of(false, &HeaderMap::new()), None);
+        for bad in ["Basic YTpi", "Bearer", "Bearer ", "Bearer  "] {
+            assert_eq!(Caller::of(false, &headers(bad)), None, "{bad:?}");
+        }
+        assert_eq!(Caller::of(true, &HeaderMap::new()), Some(Caller::Kubelet));
+    }
+
+    #[test]
+    fn a_service_account_is_known_by_subject_and_pod() {
+        let caller = jwt(r#"{"sub":"system:serviceaccount:ns:a","kubernetes.io":{"pod":{"uid":"u1"}}}"#);
+        assert_eq!(caller.identity(), "system:serviceaccount:ns:a/u1");
+        assert!(jwt(r#"{"sub":"somebody"}"#).identity().starts_with("token:"));
+        assert!(!format!("{caller:?}").contains("e30"), "a token is never shown");
+    }
+}

@@ -1,0 +1,384 @@
+//! Sends a request to the cloud and its answer back as it comes, and keeps what it tells.
+//!
+//! An answer that may mean an outage is held until the link has made up its mind; if the cloud is
+//! away, the request is decided anew instead of failing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+
+use super::answer::{self, Body};
+use super::caller::Caller;
+use super::intake::{Decoder, DocumentIntake, ListIntake, Single, SingleIntake, TokenIntake, WatchIntake};
+use super::record::{Forwarded, Intake, Recording, until_outage, until_watch_ends};
+use super::replay::{Wanted, key_of};
+use super::upstream::{As, Place, UpBody, UpstreamError};
+use super::{Shared, token};
+use crate::cache::Document;
+use crate::kube::stream::{WatchType, watch_event};
+use crate::kube::{Encoding, Request as KubeRequest, ResourceRequest, Verb, codec, negotiate, schema, status};
+use crate::link::LinkState;
+
+/// How long an answer may take before somebody asks whether the cloud is still there.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long the link may take to make up its mind.
+const VERDICT: Duration = Duration::from_secs(12);
+
+/// A request that was read off a connection.
+#[derive(Debug)]
+pub struct Call {
+    /// Method, path and headers.
+    pub head: Parts,
+    /// Who calls.
+    pub caller: Caller,
+    /// What is asked.
+    pub request: KubeRequest,
+    /// What may be answered.
+    pub accept: negotiate::Accept,
+}
+
+/// The body of a request.
+pub enum Payload {
+    /// All of it: the request can be made again.
+    Whole(Bytes),
+    /// As it comes.
+    Stream(Incoming),
+    /// Sent already.
+    Gone,
+}
+
+/// How forwarding ended.
+pub enum Outcome {
+    /// With this answer.
+    Answer(Response<Body>),
+    /// The cloud is away: decide again.
+    Outage,
+}
+
+impl Call {
+    fn who(&self) -> As {
+        match self.caller {
+            Caller::Kubelet => As::Node,
+            Caller::Bearer(_) => As::Bearer,
+        }
+    }
+
+    fn is_idempotent(&self) -> bool {
+        !matches!(self.head.method, http::Method::POST | http::Method::PATCH)
+    }
+}
+
+impl Shared {
+    /// Forwards `call`, with the link known to be online.
+    pub async fn forward(&self, call: &Call, payload: &mut Payload, record: bool) -> Outcome {
+        let mut tries = if call.is_idempotent() { 2 } else { 1 };
+        loop {
+            let before = self.link.state();
+            let result = self.send(call, payload, record).await;
+            let why = match &result {
+                Ok((answer, _)) => match suspicious(call, answer.status()) {
+                    None => return Outcome::Answer(self.pass(call, result_of(result), record)),
+                    Some(why) => why,
+                },
+                Err(error) => error.to_string(),
+            };
+            if record && self.verdict(&before, &why).await {
+                return Outcome::Outage;
+            }
+            tries -= 1;
+            match result {
+                Ok(answer) => return Outcome::Answer(self.pass(call, answer, record)),
+                Err(_) if tries > 0 && matches!(payload, Payload::Whole(_)) => {}
+                Err(error) => {
+                    let why = format!("the cloud did not answer: {error}");
+                    return Outcome::Answer(answer::unavailable(&why, call.accept.encoding));
+                }
+            }
+        }
+    }
+
+    /// Whether the link, asked about a failure, finds itself in an outage.
+    async fn verdict(&self, before: &LinkState, why: &str) -> bool {
+        if before.phase.is_outage() || self.link.state().phase.is_outage() {
+            return true;
+        }
+        self.link.examine(why.to_owned(), VERDICT).await.phase.is_outage()
+    }
+
+    async fn send(
+        &self,
+        call: &Call,
+        payload: &mut Payload,
+        record: bool,
+    ) -> Result<(Response<Incoming>, Place), UpstreamError> {
+        let request = self.upward(call, payload, record);
+        let sending = self.upstream.send(call.who(), request);
+        tokio::pin!(sending);
+        if !record {
+            return sending.await;
+        }
+        let mut link = self.link.follow();
+        let mut asked = false;
+        loop {
+            tokio::select! {
+                answer = &mut sending => return answer,
+                _ = link.wait_for(|state| state.phase.is_outage()) => return Err(UpstreamError::LinkLost),
+                () = tokio::time::sleep(PATIENCE), if !asked => {
+                    asked = true;
+                    self.link.suspect(format!("no answer within {} s", PATIENCE.as_secs()));
+                }
+            }
+        }
+    }
+
+    /// The request as it goes up: the same, but for what belongs to one connection.
+    fn upward(&self, call: &Call, payload: &mut Payload, record: bool) -> Request<UpBody> {
+        let body = match payload {
+            Payload::Whole(bytes) => Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync(),
+            Payload::Stream(_) => match std::mem::replace(payload, Payload::Gone) {
+                Payload::Stream(body) => body.map_err(Into::into).boxed_unsync(),
+                _ => answer::full(Bytes::new()),
+            },
+            Payload::Gone => answer::full(Bytes::new()),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = call.head.method.clone();
+        *request.uri_mut() = call.head.uri.path_and_query().cloned().map_or_else(Default::default, Into::into);
+        *request.headers_mut() = upward_headers(&call.head.headers, &call.caller, KeepUpgrade::No);
+        if record
+            && let Some(resource) = call.request.resource()
+            && resource.is_read()
+            && (self.unknown.contains(&resource.gvr.to_string()) || !schema::knows(&resource.gvr))
+        {
+            prefer_json(request.headers_mut());
+        }
+        request
+    }
+
+    /// The answer on its way to the client, with its recording beside it.
+    fn pass(&self, call: &Call, (answer, place): (Response<Incoming>, Place), record: bool) -> Response<Body> {
+        self.note_caller(call, answer.status());
+        let (mut head, body) = answer.into_parts();
+        remove_hop_headers(&mut head.headers, KeepUpgrade::No);
+        let recording = if record { self.recording(call, head.status, &head.headers) } else { None };
+        let is_watch = call.request.resource().is_some_and(|r| r.verb == Verb::Watch);
+        let until: Option<std::pin::Pin<Box<dyn Future<Output = _> + Send>>> = if !record {
+            None
+        } else if is_watch {
+            let expired = self.expired(&head.headers);
+            Some(Box::pin(until_watch_ends(self.link.follow(), self.cache.lost(), expired)))
+        } else {
+            Some(Box::pin(until_outage(self.link.follow())))
+        };
+        Response::from_parts(head, Forwarded::new(body, place, recording, until).boxed_unsync())
+    }
+
+    /// A watch's last word when its client must read everything anew.
+    fn expired(&self, headers: &HeaderMap) -> Bytes {
+        let encoding = encoding_of(headers);
+        watch_event(WatchType::Error, &status::expired(), encoding).map(Bytes::from).unwrap_or_default()
+    }
+
+    fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {
+        let gzip = match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+            None | Some(b"identity") => false,
+            Some(b"gzip") => true,
+            Some(_) => return None,
+        };
+        let intake = match &call.request {
+            KubeRequest::Resource(request) => self.intake(call, request, code, headers)?,
+            KubeRequest::NonResource { path, .. } => document(call, path, code, headers)?,
+        };
+        Some(Recording::new(self.cache.clone(), intake, gzip))
+    }
+
+    fn intake(
+        &self,
+        call: &Call,
+        request: &ResourceRequest,
+        code: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Box<dyn Intake>> {
+        let identity = call.caller.identity();
+        let decoder = Decoder {
+            resource: request.gvr.to_string(),
+            encoding: encoding_of(headers),
+            unknown: self.unknown.clone(),
+        };
+        let bytes = Vec::new();
+        let subresource = request.subresource.as_deref();
+        match (request.verb, subresource, code) {
+            (Verb::Create, Some("token"), StatusCode::CREATED) if call.caller == Caller::Kubelet => {
+                let key = call.head.extensions.get::<token::Asked>()?.0.clone();
+                Some(Box::new(TokenIntake { decoder, key, bytes }))
+            }
+            (Verb::Create | Verb::Patch, None, code)
+                if code.is_success() && request.gvr.resource == "events" && call.caller == Caller::Kubelet =>
+            {
+                Some(Box::new(super::intake::EventIntake { decoder, bytes }))
+            }
+            _ if !is_kept(request) || is_transformed(headers) => None,
+            (Verb::Get, None, StatusCode::OK | StatusCode::NOT_FOUND) => {
+                let single = if code == StatusCode::OK { Single::Read } else { Single::Absent };
+                Some(Box::new(SingleIntake { decoder, identity, key: key_of(request), single, bytes }))
+            }
+            (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK) => {
+                let (key, single) = (key_of(request), Single::Written);
+                Some(Box::new(SingleIntake { decoder, identity, key, single, bytes }))
+            }
+            (Verb::List, None, StatusCode::OK)
+                if request.query.resource_version_match.as_deref() != Some("Exact") =>
+            {
+                let scope = Wanted::of(&identity, request).ok()?.scope();
+                let asked = request.query.continue_token.clone();
+                Some(Box::new(ListIntake::new(decoder, scope, self.pages.clone(), asked)))
+            }
+            (Verb::Watch, None, StatusCode::OK) => {
+                let scope = Wanted::of(&identity, request).ok()?.scope();
+                let initial = request.query.wants_initial_events();
+                Some(Box::new(WatchIntake::new(decoder, scope, initial)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `result` is known to be an answer.
+fn result_of(
+    result: Result<(Response<Incoming>, Place), UpstreamError>,
+) -> (Response<Incoming>, Place) {
+    match result {
+        Ok(answer) => answer,
+        Err(_) => unreachable!("only answers are passed on"),
+    }
+}
+
+/// Why an answer may be no word of the cloud's: a load balancer's, or one about the node's own
+/// credentials, which are edge's affair and not the kubelet's.
+fn suspicious(call: &Call, code: StatusCode) -> Option<String> {
+    match code {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Some(format!("answered {code}"))
+        }
+        StatusCode::UNAUTHORIZED if call.caller == Caller::Kubelet => {
+            Some("the node's credentials were refused".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Resources whose objects nobody needs back: heartbeats have their own way, events are many, and
+/// reviews and requests are questions.
+fn is_kept(request: &ResourceRequest) -> bool {
+    !matches!(
+        (request.gvr.group.as_str(), request.gvr.resource.as_str()),
+        ("" | "events.k8s.io", "events")
+            | ("authentication.k8s.io" | "authorization.k8s.io" | "certificates.k8s.io" | "metrics.k8s.io", _)
+    )
+}
+
+/// Tables and bare metadata are views of objects, not objects.
+fn is_transformed(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    kind.contains("as=") || kind.contains("cbor") || kind.contains("yaml")
+}
+
+fn encoding_of(headers: &HeaderMap) -> Encoding {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if kind.starts_with(Encoding::Protobuf.content_type()) { Encoding::Protobuf } else { Encoding::Json }
+}
+
+fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> Option<Box<dyn Intake>> {
+    let kept = path == "/version"
+        || ["/api", "/apis"].iter().any(|top| path == *top || path.starts_with(&format!("{top}/")));
+    if !kept || code != StatusCode::OK || call.head.method != http::Method::GET {
+        return None;
+    }
+    let text = |name: HeaderName| {
+        headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    Some(Box::new(DocumentIntake {
+        identity: call.caller.identity(),
+        path: path.to_owned(),
+        variant: variant(&call.head.headers),
+        document: Document { kind: text(header::CONTENT_TYPE), etag: text(header::ETAG), body: Vec::new() },
+    }))
+}
+
+/// What makes two answers to the same path differ: the Accept header.
+pub fn variant(headers: &HeaderMap) -> String {
+    headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// Whether the headers that make an upgrade are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepUpgrade {
+    /// They belong to this connection alone.
+    No,
+    /// The connection is to be upgraded, end to end.
+    Yes,
+}
+
+/// Headers on their way up. The kubelet's certificate stands for its words; a bearer token goes as it
+/// came.
+pub fn upward_headers(headers: &HeaderMap, caller: &Caller, keep: KeepUpgrade) -> HeaderMap {
+    let mut headers = headers.clone();
+    remove_hop_headers(&mut headers, keep);
+    headers.remove(header::HOST);
+    if *caller == Caller::Kubelet {
+        headers.remove(header::AUTHORIZATION);
+    }
+    headers
+}
+
+/// Removes what belongs to one connection (RFC 9110, 7.6.1).
+pub fn remove_hop_headers(headers: &mut HeaderMap, keep: KeepUpgrade) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let always = [
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+    ];
+    let upgrade = [header::CONNECTION, header::UPGRADE];
+    for name in named.iter().chain(&always) {
+        if keep == KeepUpgrade::No || *name != header::UPGRADE {
+            headers.remove(name);
+        }
+    }
+    if keep == KeepUpgrade::No {
+        upgrade.iter().for_each(|name| {
+            headers.remove(name);
+        });
+    }
+}
+
+/// Leaves only the JSON types of an Accept header, if it has any.
+fn prefer_json(headers: &mut HeaderMap) {
+    let accept = variant(headers);
+    let json: Vec<&str> = accept.split(',').filter(|kind| !kind.contains("protobuf")).collect();
+    if let (false, Ok(value)) = (json.is_empty(), HeaderValue::from_str(json.join(",").trim())) {
+        headers.insert(header::ACCEPT, value);
+    }
+}
+
+/// The body of a TokenRequest, read for its key.
+pub fn decode_body(headers: &HeaderMap, body: &[u8]) -> Option<serde_json::Value> {
+    match encoding_of(headers) {
+        Encoding::Protobuf => codec::decode(body).ok().map(|decoded| decoded.value),
+        Encoding::Json => serde_json::from_slice(body).ok(),
+    }
+}

@@ -1,0 +1,370 @@
+//! What each kind of answer becomes in the cache.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use super::caller::NODE;
+use super::record::Intake;
+use crate::cache::{CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer};
+use crate::kube::stream::{ListPart, ListSplitter, WatchSplitter, WatchType};
+use crate::kube::{Encoding, codec, meta};
+
+/// Bytes of one object at the most; etcd takes 1.5 MiB, and what is larger is no object.
+const OBJECT_LIMIT: usize = 16 << 20;
+
+/// Resources whose protobuf holds what this edge does not know: newer than its tables. They are
+/// asked for in JSON from then on, so that nothing is lost silently.
+#[derive(Clone, Debug, Default)]
+pub struct Unknown {
+    resources: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Unknown {
+    /// Whether `resource` must be asked for in JSON.
+    pub fn contains(&self, resource: &str) -> bool {
+        self.resources.lock().is_ok_and(|set| set.contains(resource))
+    }
+
+    fn note(&self, resource: &str) {
+        if self.resources.lock().is_ok_and(|mut set| set.insert(resource.to_owned())) {
+            tracing::warn!(resource, "has fields newer than this edge: asked for in JSON from now on");
+        }
+    }
+}
+
+/// Turns an object's bytes into what the cache keeps.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    /// Such as `v1/pods`.
+    pub resource: String,
+    /// How the answer is encoded.
+    pub encoding: Encoding,
+    /// Where to note what is newer than this edge.
+    pub unknown: Unknown,
+}
+
+impl Decoder {
+    /// Decodes one object or Status.
+    ///
+    /// # Errors
+    /// [`CacheError::Refused`] when it is none.
+    pub fn value(&self, bytes: &[u8]) -> Result<Value, CacheError> {
+        let refused = |e: String| CacheError::Refused(format!("an answer of {} is unreadable: {e}", self.resource));
+        match self.encoding {
+            Encoding::Json => serde_json::from_slice(bytes).map_err(|e| refused(e.to_string())),
+            Encoding::Protobuf => {
+                let decoded = codec::decode(bytes).map_err(|e| refused(e.to_string()))?;
+                if decoded.unknown {
+                    self.unknown.note(&self.resource);
+                }
+                Ok(decoded.value)
+            }
+        }
+    }
+
+    fn object(&self, bytes: &[u8]) -> Result<Object, CacheError> {
+        self.keep(self.value(bytes)?)
+    }
+
+    fn keep(&self, value: Value) -> Result<Object, CacheError> {
+        Object::new(&self.resource, value)
+            .ok_or_else(|| CacheError::Refused(format!("an object of {} has no name", self.resource)))
+    }
+}
+
+/// A single object that was read or written by name.
+pub struct SingleIntake {
+    /// How to decode it.
+    pub decoder: Decoder,
+    /// Who asked.
+    pub identity: String,
+    /// Which object.
+    pub key: ObjectKey,
+    /// What was learnt.
+    pub single: Single,
+    /// What arrived so far.
+    pub bytes: Vec<u8>,
+}
+
+/// What the answer about a single object means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Single {
+    /// It was read: its reader may read it again.
+    Read,
+    /// It was written: news for whoever has read it.
+    Written,
+    /// There is none of this name, says a Status.
+    Absent,
+}
+
+impl Intake for SingleIntake {
+    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
+        append(&mut self.bytes, bytes)
+    }
+
+    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        if !whole {
+            return Ok(());
+        }
+        let value = self.decoder.value(&self.bytes)?;
+        match self.single {
+            Single::Absent if is_not_found(&value, &self.key.name) => {
+                writer.put_absent(&self.identity, &self.key)
+            }
+            Single::Absent => Ok(()),
+            Single::Read if meta::kind(&value) != Some("Status") => {
+                writer.put_single(&self.identity, &self.decoder.keep(value)?)
+            }
+            Single::Written if meta::kind(&value) != Some("Status") => {
+                writer.refresh(&self.decoder.keep(value)?)
+            }
+            Single::Read | Single::Written => Ok(()),
+        }
+    }
+}
+
+/// Whether this is an API server's word that the object is not there, and not a 404 of something in
+/// between.
+fn is_not_found(status: &Value, name: &str) -> bool {
+    meta::kind(status) == Some("Status")
+        && status.get("reason").and_then(Value::as_str) == Some("NotFound")
+        && status.pointer("/details/name").and_then(Value::as_str) == Some(name)
+}
+
+/// A list, or one page of it.
+pub struct ListIntake {
+    /// How to decode its objects.
+    pub decoder: Decoder,
+    /// Which list.
+    pub scope: ScopeKey,
+    /// The pages that came before, by the token that asks for the next.
+    pub pages: Pages,
+    /// The token that asked for this page; `None` for the first.
+    pub asked: Option<String>,
+    /// Cuts it into objects.
+    pub splitter: ListSplitter,
+    /// What this page and those before it held.
+    pub list: Option<ListRecord>,
+}
+
+/// Lists whose next page is yet to be asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Pages {
+    open: Arc<Mutex<Vec<(ScopeKey, String, ListRecord)>>>,
+}
+
+/// Paginated lists that may be under way at once; an older one is given up, and prunes nothing.
+const OPEN_PAGES: usize = 16;
+
+impl Pages {
+    fn take(&self, scope: &ScopeKey, token: &str) -> Option<ListRecord> {
+        let mut open = self.open.lock().ok()?;
+        let at = open.iter().position(|(s, t, _)| s == scope && t == token)?;
+        Some(open.remove(at).2)
+    }
+
+    fn put(&self, scope: ScopeKey, token: String, list: ListRecord) {
+        if let Ok(mut open) = self.open.lock() {
+            if open.len() >= OPEN_PAGES {
+                open.remove(0);
+            }
+            open.push((scope, token, list));
+        }
+    }
+}
+
+impl ListIntake {
+    /// Records a list of `scope`; `asked` is the continue token of the request, if any.
+    pub fn new(decoder: Decoder, scope: ScopeKey, pages: Pages, asked: Option<String>) -> Self {
+        let splitter = ListSplitter::with_limit(decoder.encoding, OBJECT_LIMIT);
+        let list = match &asked {
+            None => Some(ListRecord::default()),
+            Some(token) => pages.take(&scope, token),
+        };
+        Self { decoder, scope, pages, asked, splitter, list }
+    }
+}
+
+impl Intake for ListIntake {
+    fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
+        self.splitter.push(bytes).map_err(unreadable)?;
+        let id = writer.scope(&self.scope)?;
+        while let Some(item) = self.splitter.next_item() {
+            let object = self.decoder.object(&item)?;
+            match &mut self.list {
+                Some(list) => writer.put_listed(id, list, &object)?,
+                None => writer.put(id, &object)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        if !whole {
+            return Ok(());
+        }
+        let ListPart { kind, resource_version, continue_token, .. } =
+            self.splitter.finish().map_err(unreadable)?;
+        // Objects can only be dropped on the word of a list that is known to be all of it.
+        let Some(list) = self.list.take() else { return Ok(()) };
+        if !continue_token.is_empty() {
+            self.pages.put(self.scope.clone(), continue_token, list);
+            return Ok(());
+        }
+        if resource_version.is_empty() {
+            return Ok(());
+        }
+        let id = writer.scope(&self.scope)?;
+        writer.finish(id, &list, &kind, &resource_version)
+    }
+}
+
+/// A watch.
+pub struct WatchIntake {
+    decoder: Decoder,
+    scope: ScopeKey,
+    splitter: WatchSplitter,
+    /// The list that the first events make up, until its bookmark.
+    initial: Option<ListRecord>,
+    id: Option<ScopeId>,
+}
+
+impl WatchIntake {
+    /// Records a watch of `scope`. `initial` if it begins with the whole list (WatchList).
+    pub fn new(decoder: Decoder, scope: ScopeKey, initial: bool) -> Self {
+        let splitter = WatchSplitter::with_limit(decoder.encoding, OBJECT_LIMIT);
+        Self { decoder, scope, splitter, initial: initial.then(ListRecord::default), id: None }
+    }
+
+    fn event(
+        &mut self,
+        writer: &mut Writer,
+        scope: ScopeId,
+        kind: WatchType,
+        bytes: &[u8],
+    ) -> Result<(), CacheError> {
+        match kind {
+            WatchType::Added | WatchType::Modified => {
+                let object = self.decoder.object(bytes)?;
+                match &mut self.initial {
+                    Some(list) => writer.put_listed(scope, list, &object),
+                    None => writer.put(scope, &object),
+                }
+            }
+            WatchType::Deleted => self.deleted(writer, scope, &self.decoder.object(bytes)?),
+            WatchType::Bookmark => self.bookmark(writer, scope, &self.decoder.value(bytes)?),
+            WatchType::Error => Ok(()),
+        }
+    }
+
+    fn deleted(&self, writer: &mut Writer, scope: ScopeId, object: &Object) -> Result<(), CacheError> {
+        if self.scope.resource == "v1/pods" && self.scope.identity == NODE {
+            writer.drop_tokens_of(&format!("Pod/{}", object.uid))?;
+        }
+        if says_deleted(&self.scope) {
+            return writer.take_everywhere(&self.scope.identity, &object.key);
+        }
+        writer.take(scope, &object.key)
+    }
+
+    /// The bookmark that ends the first events makes the list complete; others say nothing that is
+    /// worth a write.
+    fn bookmark(&mut self, writer: &mut Writer, scope: ScopeId, object: &Value) -> Result<(), CacheError> {
+        let ends = meta::annotation(object, "k8s.io/initial-events-end") == Some("true");
+        let Some(list) = self.initial.take_if(|_| ends) else { return Ok(()) };
+        let kind = format!("{}List", meta::kind(object).unwrap_or_default());
+        writer.finish(scope, &list, &kind, meta::resource_version(object).unwrap_or_default())
+    }
+}
+
+impl Intake for WatchIntake {
+    fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
+        self.splitter.push(bytes).map_err(unreadable)?;
+        let id = match self.id {
+            Some(id) => id,
+            None => writer.scope(&self.scope)?,
+        };
+        while let Some(event) = self.splitter.next_event() {
+            self.event(writer, id, event.kind, &event.object)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, _: &mut Writer, _: bool) -> Result<(), CacheError> {
+        Ok(())
+    }
+}
+
+/// Whether DELETED in this scope means gone, and not merely that a label changed.
+fn says_deleted(scope: &ScopeKey) -> bool {
+    let fixed = |term: &str| {
+        ["metadata.name=", "metadata.namespace=", "spec.nodeName="].iter().any(|field| term.starts_with(field))
+    };
+    scope.labels.is_empty() && (scope.fields.is_empty() || scope.fields.split(',').all(fixed))
+}
+
+/// A document such as `/apis`.
+pub struct DocumentIntake {
+    /// Who read it.
+    pub identity: String,
+    /// Its path, with the query.
+    pub path: String,
+    /// The Accept header it answers.
+    pub variant: String,
+    /// What arrived so far, with its Content-Type and ETag.
+    pub document: Document,
+}
+
+impl Intake for DocumentIntake {
+    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
+        append(&mut self.document.body, bytes)
+    }
+
+    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        if !whole {
+            return Ok(());
+        }
+        writer.put_document(&self.identity, &self.path, &self.variant, &self.document)
+    }
+}
+
+/// The answer to a TokenRequest.
+pub struct TokenIntake {
+    /// How to decode it.
+    pub decoder: Decoder,
+    /// What was asked.
+    pub key: TokenKey,
+    /// What arrived so far.
+    pub bytes: Vec<u8>,
+}
+
+impl Intake for TokenIntake {
+    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
+        append(&mut self.bytes, bytes)
+    }
+
+    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        if !whole {
+            return Ok(());
+        }
+        let value = self.decoder.value(&self.bytes)?;
+        if value.pointer("/status/token").and_then(Value::as_str).is_none_or(str::is_empty) {
+            return Ok(());
+        }
+        writer.put_token(&self.key, value.to_string().as_bytes())
+    }
+}
+
+fn append(to: &mut Vec<u8>, bytes: &[u8]) -> Result<(), CacheError> {
+    if to.len() + bytes.len() > OBJECT_LIMIT {
+        return Err(CacheError::Refused(format!("an answer is larger than {OBJECT_LIMIT} bytes")));
+    }
+    to.extend_from_slice(bytes);
+    Ok(())
+}
+
+fn unreadable(error: crate::kube::Error) -> CacheError {
+    CacheError::Refused(error.to_string())
+}

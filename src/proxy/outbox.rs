@@ -1,0 +1,316 @@
+//! Tells the cloud what changed on this node while it was away: first, before anybody else writes.
+//!
+//! Changes of one object go in their order, several objects at once. What the cloud refuses for
+//! good is dropped and said; what it refuses for now stays for the next round.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use serde_json::{Value, json};
+
+use super::upstream::{As, UpBody, Upstream};
+use crate::cache::{Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
+use crate::kube::{GroupVersionResource, codec, meta, patch};
+
+/// Objects told at once.
+const AT_ONCE: usize = 8;
+/// Time for one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of an answer at the most.
+const ANSWER_LIMIT: usize = 4 << 20;
+/// Refusals-for-now of one change before the link is used without it.
+const ATTEMPTS: u32 = 5;
+/// Refusals kept for `edge status`.
+const KEPT: usize = 20;
+
+/// A change that the cloud did not take.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Dropped {
+    /// What it was about.
+    pub object: String,
+    /// What the cloud said.
+    pub why: String,
+    /// When, in seconds since 1970.
+    pub at: i64,
+}
+
+/// Replays changes; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    cache: Cache,
+    upstream: Arc<Upstream>,
+    dropped: Arc<Mutex<Vec<Dropped>>>,
+    /// One round at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Which changes a round tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// What must be told before anybody writes: everything but events.
+    First,
+    /// All that waits.
+    All,
+}
+
+/// What became of one change.
+enum Fate {
+    Done(Option<Value>),
+    Never(String),
+    Later(String),
+}
+
+/// The cloud went away during a round.
+#[derive(Debug)]
+struct Gone(String);
+
+impl Outbox {
+    /// Replays from `cache` through `upstream`.
+    pub fn new(cache: Cache, upstream: Arc<Upstream>) -> Self {
+        Self { cache, upstream, dropped: Arc::default(), turn: Arc::default() }
+    }
+
+    /// What the cloud refused for good lately.
+    pub fn dropped(&self) -> Vec<Dropped> {
+        self.dropped.lock().map(|d| d.clone()).unwrap_or_default()
+    }
+
+    /// Tells the cloud what waits, until nothing does but what it refuses for now.
+    ///
+    /// # Errors
+    /// Why the cloud is away again; what was not told still waits.
+    pub async fn replay(&self, round: Round) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
+        loop {
+            let changes = self.cache.read(|reader| reader.changes()).await.map_err(|e| e.to_string())?;
+            let changes: Vec<Change> = changes
+                .into_iter()
+                .filter(|c| round == Round::All || !c.what.key.resource.ends_with("/events"))
+                .filter(|c| round == Round::All || c.attempts < ATTEMPTS)
+                .collect();
+            if changes.is_empty() {
+                return Ok(());
+            }
+            let told = self.tell(changes).await.map_err(|Gone(why)| why)?;
+            if round == Round::All && told == 0 {
+                return Ok(());
+            }
+            if told == 0 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// Tells these changes; gives how many of them wait no longer.
+    async fn tell(&self, changes: Vec<Change>) -> Result<usize, Gone> {
+        let mut by_object: BTreeMap<ObjectKey, Vec<Change>> = BTreeMap::new();
+        for change in changes {
+            by_object.entry(change.what.key.clone()).or_default().push(change);
+        }
+        let rounds = futures_util::stream::iter(by_object.into_values().map(|changes| self.tell_object(changes)));
+        let mut ends = rounds.buffer_unordered(AT_ONCE);
+        let mut told = 0;
+        while let Some(end) = ends.next().await {
+            told += end?;
+        }
+        Ok(told)
+    }
+
+    async fn tell_object(&self, changes: Vec<Change>) -> Result<usize, Gone> {
+        let mut told = 0;
+        for change in changes {
+            let failed = |e: CacheError| Gone(e.to_string());
+            let sent = self.current(&change).await.map_err(failed)?;
+            let fate = match &sent {
+                Sent::Nothing => Fate::Done(None),
+                Sent::Body(now, request) => self.send(&change, now.as_ref(), request).await?,
+            };
+            match fate {
+                Fate::Done(answer) => self.settle(&change, sent, answer).await.map_err(failed)?,
+                Fate::Never(why) => self.drop_change(&change, why).await.map_err(failed)?,
+                Fate::Later(why) => {
+                    let id = change.id;
+                    self.cache.commit(move |w| w.fail_change(id, &why)).await.map_err(failed)?;
+                    // What follows builds on this one.
+                    return Ok(told);
+                }
+            }
+            told += 1;
+        }
+        Ok(told)
+    }
+
+    /// What to send for a change as things are now.
+    async fn current(&self, change: &Change) -> Result<Sent, CacheError> {
+        let what = change.what.clone();
+        self.cache
+            .read(move |reader| {
+                if what.kind != ChangeKind::Patch {
+                    let body = what.body.as_deref().and_then(|b| serde_json::from_slice(b).ok());
+                    return Ok(Sent::Body(None, body.unwrap_or(Value::Null)));
+                }
+                if let Some(patch) = what.body.as_deref() {
+                    let patch = serde_json::from_slice(patch).unwrap_or(Value::Null);
+                    return Ok(Sent::Body(None, patch));
+                }
+                let Some(now) = reader.object(&what.key)?.filter(|o| o.uid == what.uid) else {
+                    return Ok(Sent::Nothing);
+                };
+                let base = what.base.as_deref().and_then(|b| serde_json::from_slice(b).ok());
+                match difference(&base.unwrap_or(Value::Null), &now.body, &what.uid) {
+                    Some(patch) => Ok(Sent::Body(Some(now), patch)),
+                    None => Ok(Sent::Nothing),
+                }
+            })
+            .await
+    }
+
+    async fn send(&self, change: &Change, _now: Option<&Object>, body: &Value) -> Result<Fate, Gone> {
+        let request = match request(change, body) {
+            Ok(request) => request,
+            Err(why) => return Ok(Fate::Never(why)),
+        };
+        let exchange = async {
+            let (answer, _place) = self.upstream.send(As::Node, request).await.map_err(|e| e.to_string())?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?;
+            Ok::<_, String>((head.status, body.to_bytes()))
+        };
+        let late = || Gone(format!("no answer within {} s", PATIENCE.as_secs()));
+        let (code, bytes) =
+            tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| late())?.map_err(Gone)?;
+        Ok(fate(change, code, &bytes))
+    }
+
+    /// The cloud has it. If the object was edited again meanwhile, the rest still waits, against what
+    /// the cloud has now.
+    async fn settle(&self, change: &Change, sent: Sent, answer: Option<Value>) -> Result<(), CacheError> {
+        let (id, key) = (change.id, change.what.key.clone());
+        let kind = change.what.kind;
+        self.cache
+            .commit(move |writer| {
+                let answer = answer.and_then(|value| Object::new(&key.resource, value));
+                let Some(answer) = answer else { return writer.drop_change(id) };
+                let now = writer.object(&key)?.map(|(_, object)| object);
+                let edited = match (&sent, &now) {
+                    (Sent::Body(Some(then), _), Some(now)) => then.body != now.body,
+                    _ => false,
+                };
+                if edited {
+                    return writer.rebase_change(id, answer.body.to_string().as_bytes());
+                }
+                writer.drop_change(id)?;
+                if kind == ChangeKind::Create {
+                    // Edits of what had only a local uid are no edits of what has a real one.
+                    if let Some(local) = &now {
+                        writer.drop_changes_of(&key, &local.uid)?;
+                    }
+                }
+                writer.refresh(&answer)
+            })
+            .await
+    }
+
+    async fn drop_change(&self, change: &Change, why: String) -> Result<(), CacheError> {
+        let object = change.what.key.to_string();
+        tracing::warn!(object, why, "the cloud does not take a change made here");
+        if let Ok(mut dropped) = self.dropped.lock() {
+            if dropped.len() >= KEPT {
+                dropped.remove(0);
+            }
+            dropped.push(Dropped { object, why, at: crate::sys::clock::now().as_second() });
+        }
+        let id = change.id;
+        self.cache.commit(move |writer| writer.drop_change(id)).await
+    }
+}
+
+/// What is sent for a change, with the object it was computed from.
+enum Sent {
+    Nothing,
+    Body(Option<Object>, Value),
+}
+
+/// The patch that brings the cloud's object to where it is here, bound to its uid; `None` if there
+/// is no difference. Versions and managed fields are the cloud's alone.
+pub fn difference(base: &Value, now: &Value, uid: &str) -> Option<Value> {
+    let strip = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            for field in ["resourceVersion", "managedFields", "generation"] {
+                meta.remove(field);
+            }
+        }
+        object
+    };
+    let kind = meta::kind(now).or(meta::kind(base)).unwrap_or_default();
+    let mut patch = patch::diff(kind, &strip(base), &strip(now))?;
+    patch["metadata"]["uid"] = json!(uid);
+    Some(patch)
+}
+
+fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
+    let key = &change.what.key;
+    let mut parts = key.resource.rsplitn(3, '/');
+    let (resource, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let gvr = GroupVersionResource::new(parts.next().unwrap_or_default(), version, resource);
+    let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
+    let name = (change.what.kind != ChangeKind::Create).then_some(key.name.as_str());
+    let mut path = gvr.path(namespace, name);
+    if !change.what.subresource.is_empty() {
+        path.push('/');
+        path.push_str(&change.what.subresource);
+    }
+    let (method, kind) = match change.what.kind {
+        ChangeKind::Patch => (Method::PATCH, "application/strategic-merge-patch+json"),
+        ChangeKind::Create => (Method::POST, "application/json"),
+        ChangeKind::Delete => (Method::DELETE, "application/json"),
+    };
+    let body = if change.what.kind == ChangeKind::Create { without_local_names(body) } else { body.clone() };
+    let body = Full::new(bytes::Bytes::from(body.to_string())).map_err(|never| match never {});
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::CONTENT_TYPE, kind)
+        .header(header::ACCEPT, "application/vnd.kubernetes.protobuf,application/json")
+        .header(header::USER_AGENT, concat!("edge/", env!("CARGO_PKG_VERSION")))
+        .body(body.boxed_unsync())
+        .map_err(|e| e.to_string())
+}
+
+/// What only a server gives, and gave here for the time being.
+fn without_local_names(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in ["uid", "resourceVersion", "creationTimestamp"] {
+            meta.remove(field);
+        }
+    }
+    object
+}
+
+fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
+    let value = codec::decode(bytes)
+        .map(|decoded| decoded.value)
+        .ok()
+        .or_else(|| serde_json::from_slice(bytes).ok())
+        .unwrap_or(Value::Null);
+    if code.is_success() {
+        return Fate::Done((meta::kind(&value) != Some("Status")).then_some(value));
+    }
+    let said = value.get("message").and_then(Value::as_str).unwrap_or("no reason given");
+    let why = format!("{} {said}", code.as_u16());
+    match (change.what.kind, code) {
+        // Gone already, or there already: what was wanted is so.
+        (ChangeKind::Delete, StatusCode::NOT_FOUND) | (ChangeKind::Create, StatusCode::CONFLICT) => {
+            Fate::Done(None)
+        }
+        (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED) => Fate::Later(why),
+        (_, code) if code.is_server_error() => Fate::Later(why),
+        _ => Fate::Never(why),
+    }
+}

@@ -1,0 +1,238 @@
+//! Keeps what passes: the answer's bytes go to the client untouched, and beside it to the cache.
+//!
+//! Bytes are only cloned and queued on the client's path. Unpacking, cutting into objects, decoding
+//! and writing happen on the cache's own thread, so the client never waits for any of it.
+
+use std::io::Write as _;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use flate2::write::GzDecoder;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+
+use super::upstream::{BodyError, Place};
+use crate::cache::{Cache, CacheError, Writer};
+use crate::link::LinkState;
+
+/// Takes apart what one answer carries. Runs on the cache's thread.
+pub trait Intake: Send {
+    /// More bytes, in order, no longer compressed.
+    ///
+    /// # Errors
+    /// When they cannot be kept; nothing more is fed then.
+    fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError>;
+
+    /// The answer ended. `whole` is false if it broke off.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError>;
+}
+
+/// One answer on its way into the cache.
+pub struct Recording {
+    cache: Cache,
+    session: Arc<Mutex<Session>>,
+    /// Something could not be queued: what arrived is not whole.
+    torn: bool,
+}
+
+struct Session {
+    intake: Box<dyn Intake>,
+    unpack: Option<GzDecoder<Vec<u8>>>,
+    failed: bool,
+}
+
+impl Recording {
+    /// Records into `cache` through `intake`; `gzip` if the answer's bytes are compressed so.
+    pub fn new(cache: Cache, intake: Box<dyn Intake>, gzip: bool) -> Self {
+        let unpack = gzip.then(|| GzDecoder::new(Vec::new()));
+        let session = Session { intake, unpack, failed: false };
+        Self { cache, session: Arc::new(Mutex::new(session)), torn: false }
+    }
+
+    fn feed(&mut self, bytes: Bytes) {
+        if self.torn {
+            return;
+        }
+        let session = self.session.clone();
+        let kept = self.cache.record(bytes.len(), move |writer| match session.lock() {
+            Ok(mut session) => session.feed(writer, &bytes),
+            Err(_) => Err(CacheError::Closed),
+        });
+        self.torn = !kept;
+    }
+
+    fn end(self, whole: bool) {
+        let whole = whole && !self.torn;
+        let session = self.session;
+        self.cache.record(0, move |writer| match session.lock() {
+            Ok(mut session) => session.end(writer, whole),
+            Err(_) => Err(CacheError::Closed),
+        });
+    }
+}
+
+impl Session {
+    fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
+        if self.failed {
+            return Ok(());
+        }
+        let done = match &mut self.unpack {
+            None => self.intake.feed(writer, bytes),
+            Some(unpack) => match unpack.write_all(bytes) {
+                Ok(()) => {
+                    let plain = std::mem::take(unpack.get_mut());
+                    self.intake.feed(writer, &plain)
+                }
+                Err(e) => Err(CacheError::Refused(format!("an answer cannot be unpacked: {e}"))),
+            },
+        };
+        self.failed = done.is_err();
+        done
+    }
+
+    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        let mut whole = whole && !self.failed;
+        if let Some(mut unpack) = self.unpack.take() {
+            whole &= unpack.try_finish().is_ok();
+            let rest = std::mem::take(unpack.get_mut());
+            if whole {
+                self.intake.feed(writer, &rest)?;
+            }
+        }
+        self.intake.end(writer, whole)
+    }
+}
+
+/// The body of a forwarded answer: the cloud's bytes, a recording beside them, and an end when the
+/// link goes away or what is recorded was lost.
+pub struct Forwarded {
+    body: Incoming,
+    recording: Option<Recording>,
+    /// Ends when the link does; for a watch this is a clean end, after which clients come again.
+    link: Option<Pin<Box<dyn Future<Output = End> + Send>>>,
+    /// The connection is in use until this body has ended.
+    place: Option<Place>,
+    ended: bool,
+}
+
+/// Why a body is ended before the cloud ends it.
+pub enum End {
+    /// With these last bytes, cleanly.
+    Clean(Bytes),
+    /// Broken off, so that nobody takes it for whole.
+    Broken,
+}
+
+impl Forwarded {
+    /// Streams `body`; `until` says when and how to end it early.
+    pub fn new(
+        body: Incoming,
+        place: Place,
+        recording: Option<Recording>,
+        until: Option<Pin<Box<dyn Future<Output = End> + Send>>>,
+    ) -> Self {
+        Self { body, recording, link: until, place: Some(place), ended: false }
+    }
+
+    fn finish(&mut self, whole: bool) {
+        self.ended = true;
+        self.link = None;
+        self.place = None;
+        if let Some(recording) = self.recording.take() {
+            recording.end(whole);
+        }
+    }
+}
+
+impl Drop for Forwarded {
+    /// A client that hangs up leaves the recording unfinished, never half taken for whole.
+    fn drop(&mut self) {
+        let whole = !self.ended && self.body.is_end_stream();
+        self.finish(whole);
+    }
+}
+
+impl Body for Forwarded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(bytes), Some(recording)) = (frame.data_ref(), &mut self.recording) {
+                    recording.feed(bytes.clone());
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(Some(Err(e))) => {
+                self.finish(false);
+                return Poll::Ready(Some(Err(e.into())));
+            }
+            Poll::Ready(None) => {
+                self.finish(true);
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {}
+        }
+        let Some(link) = &mut self.link else { return Poll::Pending };
+        match link.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(end) => {
+                self.finish(false);
+                match end {
+                    End::Clean(last) if last.is_empty() => Poll::Ready(None),
+                    End::Clean(last) => Poll::Ready(Some(Ok(Frame::data(last)))),
+                    End::Broken => Poll::Ready(Some(Err("the cloud went away".into()))),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Ends a watch cleanly when the link is in an outage, or with `expired` (a watch's ERROR event of
+/// code 410) when records were lost, so that its client reads everything anew.
+pub async fn until_watch_ends(
+    mut link: watch::Receiver<LinkState>,
+    mut lost: watch::Receiver<u64>,
+    expired: Bytes,
+) -> End {
+    lost.mark_unchanged();
+    tokio::select! {
+        gone = link.wait_for(|state| state.phase.is_outage()) => match gone {
+            Ok(_) => End::Clean(Bytes::new()),
+            Err(_) => std::future::pending().await,
+        },
+        changed = lost.changed() => match changed {
+            Ok(()) => End::Clean(expired),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Breaks any other answer off when the link is in an outage.
+pub async fn until_outage(mut link: watch::Receiver<LinkState>) -> End {
+    match link.wait_for(|state| state.phase.is_outage()).await {
+        Ok(_) => End::Broken,
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,280 @@
+//! Answers reads from the cache while the cloud is away.
+//!
+//! What was never read in full is 503, never an empty list. A list with more selectors than one
+//! that was read is answered by filtering it; a list with fewer is not known here.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::sync::mpsc;
+
+use super::answer::{self, Body};
+use super::caller::Caller;
+use crate::cache::{Cache, CacheError, Object, ObjectKey, Reader, Scope, ScopeKey};
+use crate::kube::stream::ListWriter;
+use crate::kube::{
+    Encoding, FieldSelector, LabelSelector, Query, ResourceRequest, negotiate, status, table,
+};
+
+/// Objects read from the disk at once: little memory, few look-ups.
+pub(super) const PAGE: usize = 64;
+
+/// A list as a client wants it, with its selectors read.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Who asks.
+    pub identity: String,
+    /// Such as `v1/pods`.
+    pub resource: String,
+    /// Empty for all.
+    pub namespace: String,
+    /// Label selector.
+    pub labels: LabelSelector,
+    /// Field selector, with the name in the path if there is one.
+    pub fields: FieldSelector,
+}
+
+impl Wanted {
+    /// What `request` wants of its resource.
+    ///
+    /// # Errors
+    /// A selector that cannot be read.
+    pub fn of(identity: &str, request: &ResourceRequest) -> Result<Self, crate::kube::Error> {
+        let Query { label_selector, field_selector, .. } = &request.query;
+        let labels = label_selector.as_deref().unwrap_or_default().parse()?;
+        let fields = match (&request.name, field_selector) {
+            (Some(name), None) => FieldSelector::equal("metadata.name", name),
+            (_, Some(fields)) => fields.parse()?,
+            (None, None) => FieldSelector::everything(),
+        };
+        Ok(Self {
+            identity: identity.to_owned(),
+            resource: request.gvr.to_string(),
+            namespace: request.namespace.clone().unwrap_or_default(),
+            labels,
+            fields,
+        })
+    }
+
+    /// The name under which the cache keeps this list.
+    pub fn scope(&self) -> ScopeKey {
+        ScopeKey {
+            identity: self.identity.clone(),
+            resource: self.resource.clone(),
+            namespace: self.namespace.clone(),
+            labels: self.labels.to_string(),
+            fields: self.fields.to_string(),
+        }
+    }
+
+    /// Whether an object is wanted.
+    pub fn matches(&self, object: &Object) -> bool {
+        (self.namespace.is_empty() || self.namespace == object.key.namespace)
+            && self.labels.matches(&object.body)
+            && self.fields.matches(&object.body)
+    }
+
+    /// Whether all that is wanted is in `scope`.
+    fn is_in(&self, scope: &Scope) -> bool {
+        let (Ok(labels), Ok(fields)) = (scope.key.labels.parse(), scope.key.fields.parse()) else {
+            return false;
+        };
+        self.labels.narrows(&labels) && self.fields.narrows(&fields)
+    }
+
+    /// The synced scope that answers this: the very one, or the narrowest that holds it.
+    pub fn find(&self, reader: &Reader) -> Result<Option<Scope>, CacheError> {
+        let mut scopes = reader.scopes(&self.identity, &self.resource, &self.namespace)?;
+        scopes.retain(|scope| self.is_in(scope));
+        let exact = self.scope();
+        let breadth = |scope: &Scope| {
+            let terms = |text: &str| if text.is_empty() { 0 } else { 1 + text.matches(',').count() };
+            let terms = terms(&scope.key.labels) + terms(&scope.key.fields);
+            (scope.key != exact, std::cmp::Reverse(terms), scope.key.namespace.is_empty())
+        };
+        Ok(scopes.into_iter().min_by_key(breadth))
+    }
+}
+
+/// Whether some client has read all of a list that would hold this object if it were there.
+fn is_known_absent(reader: &Reader, identity: &str, key: &ObjectKey) -> Result<bool, CacheError> {
+    let wanted = Wanted {
+        identity: identity.to_owned(),
+        resource: key.resource.clone(),
+        namespace: key.namespace.clone(),
+        labels: LabelSelector::everything(),
+        fields: FieldSelector::equal("metadata.name", &key.name),
+    };
+    if wanted.find(reader)?.is_some() {
+        return Ok(true);
+    }
+    // A deletion that waits to be told to the cloud is one already, here.
+    Ok(reader.changes()?.iter().any(|change| {
+        change.what.kind == crate::cache::ChangeKind::Delete && change.what.key == *key
+    }))
+}
+
+/// GET of one object.
+pub async fn get(
+    cache: &Cache,
+    caller: &Caller,
+    request: &ResourceRequest,
+    accept: &negotiate::Accept,
+) -> Response<Body> {
+    let encoding = accept.encoding;
+    let identity = caller.identity();
+    let key = key_of(request);
+    let wanted = key.clone();
+    let found = cache
+        .read(move |reader| match reader.get(&identity, &wanted)? {
+            Some(object) => Ok(Some(object)),
+            None if is_known_absent(reader, &identity, &wanted)? => Ok(None),
+            None => Err(CacheError::Refused(format!("{wanted} was never read while the cloud was there"))),
+        })
+        .await;
+    match found {
+        Ok(Some(object)) => match table::transform(accept, &request.gvr, &request.query, vec![object.body]) {
+            table::Shape::Plain(mut objects) => match objects.pop() {
+                Some(object) => answer::object(StatusCode::OK, &object, encoding),
+                None => answer::failure(&status::not_found(&request.gvr, &key.name), encoding),
+            },
+            table::Shape::Whole(value) => answer::object(StatusCode::OK, &value, Encoding::Json),
+        },
+        Ok(None) => answer::failure(&status::not_found(&request.gvr, &key.name), encoding),
+        Err(error) => answer::unavailable(&format!("the cloud is away and {error}"), encoding),
+    }
+}
+
+/// Which object a request by name is about.
+pub fn key_of(request: &ResourceRequest) -> ObjectKey {
+    ObjectKey {
+        resource: request.gvr.to_string(),
+        namespace: request.namespace.clone().unwrap_or_default(),
+        name: request.name.clone().unwrap_or_default(),
+    }
+}
+
+/// LIST: streamed from the disk page by page, so that a long list costs no memory.
+pub async fn list(
+    cache: &Cache,
+    caller: &Caller,
+    request: &ResourceRequest,
+    accept: &negotiate::Accept,
+) -> Response<Body> {
+    let encoding = accept.encoding;
+    let wanted = match Wanted::of(&caller.identity(), request) {
+        Ok(wanted) => wanted,
+        Err(error) => return answer::failure(&status::bad_request(&error.to_string()), encoding),
+    };
+    let scope = match find(cache, &wanted).await {
+        Ok(scope) => scope,
+        Err(error) => return answer::unavailable(&error, encoding),
+    };
+    if accept.is_transformed() {
+        return whole(cache, request, accept, wanted, scope).await;
+    }
+    let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, answer::Broken>>(2);
+    let (cache, gvr) = (cache.clone(), request.gvr.clone());
+    let writer = ListWriter::new(encoding, &list_kind(&scope, &gvr.resource), &gvr.api_version(), &scope.version);
+    tokio::spawn(async move {
+        if let Err(error) = stream(&cache, &wanted, &scope, writer, &sender).await {
+            tracing::warn!(%error, "a list broke off");
+            let _ = sender.send(Err(answer::Broken)).await;
+        }
+    });
+    let body = StreamBody::new(futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|frame| (frame, receiver))
+    }));
+    answer::with_type(StatusCode::OK, encoding.content_type(), body.map_err(Into::into).boxed_unsync())
+}
+
+/// Finds the scope that answers `wanted`, or says why there is none.
+pub async fn find(cache: &Cache, wanted: &Wanted) -> Result<Scope, String> {
+    let asked = wanted.clone();
+    match cache.read(move |reader| asked.find(reader)).await {
+        Ok(Some(scope)) => Ok(scope),
+        Ok(None) => Err(format!(
+            "the cloud is away and this list of {} was never read in full while it was there",
+            wanted.resource
+        )),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The kind of the list; where only single objects were read, guessed from them later.
+fn list_kind(scope: &Scope, resource: &str) -> String {
+    if scope.kind.is_empty() { crate::kube::list_kind(&scope.key.resource, resource) } else { scope.kind.clone() }
+}
+
+async fn stream(
+    cache: &Cache,
+    wanted: &Wanted,
+    scope: &Scope,
+    mut writer: ListWriter,
+    sender: &mpsc::Sender<Result<Frame<Bytes>, answer::Broken>>,
+) -> Result<(), CacheError> {
+    let mut after: Option<ObjectKey> = None;
+    loop {
+        let (id, from) = (scope.id, after.take());
+        let page = cache.read(move |reader| reader.page(id, from.as_ref(), PAGE)).await?;
+        let last = page.len() < PAGE;
+        after = page.last().map(|object| object.key.clone());
+        for object in page.iter().filter(|object| wanted.matches(object)) {
+            writer.item(&object.body).map_err(|e| CacheError::Refused(e.to_string()))?;
+        }
+        if last {
+            writer.end();
+        }
+        let bytes = writer.take();
+        if sender.send(Ok(Frame::data(bytes.into()))).await.is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
+/// A table or a list of metadata: made of all objects at once.
+async fn whole(
+    cache: &Cache,
+    request: &ResourceRequest,
+    accept: &negotiate::Accept,
+    wanted: Wanted,
+    scope: Scope,
+) -> Response<Body> {
+    let read = cache
+        .read(move |reader| {
+            let mut objects = Vec::new();
+            let mut after: Option<ObjectKey> = None;
+            loop {
+                let page = reader.page(scope.id, after.as_ref(), PAGE)?;
+                let last = page.len() < PAGE;
+                after = page.last().map(|object| object.key.clone());
+                objects.extend(page.into_iter().filter(|o| wanted.matches(o)).map(|o| o.body));
+                if last {
+                    return Ok((objects, scope.version));
+                }
+            }
+        })
+        .await;
+    match read {
+        Ok((objects, version)) => {
+            let value = table::list(accept, &request.gvr, &request.query, objects, &version);
+            answer::object(StatusCode::OK, &value, Encoding::Json)
+        }
+        Err(error) => answer::unavailable(&error.to_string(), accept.encoding),
+    }
+}
+
+/// GET of a path that is no resource: discovery, the version.
+pub async fn document(cache: &Cache, caller: &Caller, path: &str, variant: &str) -> Response<Body> {
+    let (identity, path, variant) = (caller.identity(), path.to_owned(), variant.to_owned());
+    let named = path.clone();
+    match cache.read(move |reader| reader.document(&identity, &path, &variant)).await {
+        Ok(Some(document)) => answer::with_type(StatusCode::OK, &document.kind, answer::full(document.body)),
+        Ok(None) => {
+            let why = format!("the cloud is away and `{named}` was never read while it was there");
+            answer::unavailable(&why, Encoding::Json)
+        }
+        Err(error) => answer::unavailable(&error.to_string(), Encoding::Json),
+    }
+}

@@ -1,0 +1,96 @@
+//! Checks the signature of a JSON web token against one key of the cloud's token issuer.
+//!
+//! Of RFC 7515 only what Kubernetes signs with: RS256 and ES256. ring does the mathematics. Expiry
+//! and claims are not looked at; what they mean offline is for `caller` to say.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature;
+use serde::Deserialize;
+
+/// A public key as a JSON web key (RFC 7517).
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kty")]
+enum Key {
+    #[serde(rename = "RSA")]
+    Rsa { n: String, e: String },
+    #[serde(rename = "EC")]
+    Ec { crv: String, x: String, y: String },
+}
+
+#[derive(Debug, Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+}
+
+/// The id of the key that signed `token`, as its header says.
+pub fn key_id(token: &str) -> Option<String> {
+    header(token)?.kid
+}
+
+/// Whether `token` was signed by the key `jwk`.
+pub fn holds(token: &str, jwk: &str) -> bool {
+    verify(token, jwk).is_some()
+}
+
+fn verify(token: &str, jwk: &str) -> Option<()> {
+    let (signed, signature) = token.rsplit_once('.')?;
+    let signature = bytes(signature)?;
+    match (header(token)?.alg.as_str(), serde_json::from_str(jwk).ok()?) {
+        ("RS256", Key::Rsa { n, e }) => {
+            let key = signature::RsaPublicKeyComponents { n: bytes(&n)?, e: bytes(&e)? };
+            let algorithm = &signature::RSA_PKCS1_2048_8192_SHA256;
+            key.verify(algorithm, signed.as_bytes(), &signature).ok()
+        }
+        ("ES256", Key::Ec { crv, x, y }) if crv == "P-256" => {
+            let point = [vec![4], bytes(&x)?, bytes(&y)?].concat();
+            let key = signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point);
+            key.verify(signed.as_bytes(), &signature).ok()
+        }
+        _ => None,
+    }
+}
+
+fn header(token: &str) -> Option<Header> {
+    serde_json::from_slice(&bytes(token.split('.').next()?)?).ok()
+}
+
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::rand::SystemRandom;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+
+    use super::*;
+
+    /// A key pair's JSON web key, and a token signed by it.
+    fn signed(claims: &str) -> (String, String) {
+        let random = SystemRandom::new();
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap();
+        let point = pair.public_key().as_ref();
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let jwk = serde_json::json!({"kty": "EC", "crv": "P-256", "kid": "k",
+            "x": text(&point[1..33]), "y": text(&point[33..])});
+        let head = format!("{}.{}", text(br#"{"alg":"ES256","kid":"k"}"#), text(claims.as_bytes()));
+        let signature = pair.sign(&random, head.as_bytes()).unwrap();
+        (jwk.to_string(), format!("{head}.{}", text(signature.as_ref())))
+    }
+
+    #[test]
+    fn holds_for_the_key_and_the_very_bytes_only() {
+        let (jwk, token) = signed("{}");
+        let (other, _) = signed("{}");
+        assert_eq!(key_id(&token).as_deref(), Some("k"));
+        assert!(holds(&token, &jwk));
+        assert!(!holds(&token, &other));
+        assert!(!holds(&token.replacen("e30", "e31", 1), &jwk));
+        let none = format!("{}.e30.", URL_SAFE_NO_PAD.encode(br#"{"alg":"none","kid":"k"}"#));
+        assert!(!holds(&none, &jwk));
+    }
+}

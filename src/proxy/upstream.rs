@@ -1,0 +1,429 @@
+//! Connections to the cloud: few, shared, and gone at once when the link is.
+//!
+//! HTTP/2 carries everything on as few connections as its stream limit allows, which is what makes
+//! an idle node cheap on a link that is paid by the byte; HTTP/1.1 serves clouds without it, and
+//! upgrades.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::cloud::Credentials;
+use super::resolve::Resolver;
+
+/// A request body on its way up.
+pub type UpBody = UnsyncBoxBody<bytes::Bytes, BodyError>;
+/// Why a body broke off.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Streams on one connection; API servers allow 250 and more, load balancers often 100.
+const STREAMS: usize = 100;
+/// TCP and TLS together.
+const CONNECT: Duration = Duration::from_secs(4);
+/// A connection with unacknowledged bytes for this long is dead.
+const UNACKNOWLEDGED: u32 = 15_000;
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The name of the cloud does not resolve.
+    #[error("cannot resolve `{host}`: {source}")]
+    Resolve {
+        /// The host.
+        host: String,
+        /// Why.
+        source: super::resolve::ResolveError,
+    },
+    /// No TCP connection.
+    #[error("cannot connect to `{address}`: {source}")]
+    Connect {
+        /// Host and port.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No TLS.
+    #[error("no TLS with `{address}`: {source}")]
+    Tls {
+        /// Host and port.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Too slow.
+    #[error("no connection to `{address}` within {} s", CONNECT.as_secs())]
+    ConnectTimeout {
+        /// Host and port.
+        address: String,
+    },
+    /// HTTP broke.
+    #[error("connection to `{address}` failed: {source}")]
+    Http {
+        /// Host and port.
+        address: String,
+        /// Why.
+        source: hyper::Error,
+    },
+    /// The link went away while it was waited for.
+    #[error("the cloud went away before it answered")]
+    LinkLost,
+}
+
+/// With whose name a request goes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum As {
+    /// The node: its client certificate.
+    Node,
+    /// Whoever the request's own Authorization header names; no certificate.
+    Bearer,
+}
+
+/// The way to the cloud; one for the daemon.
+#[derive(Debug)]
+pub struct Upstream {
+    resolver: Resolver,
+    target: Mutex<Arc<Target>>,
+}
+
+/// The cloud with one set of credentials; replaced as a whole when they change.
+#[derive(Debug)]
+struct Target {
+    credentials: Arc<Credentials>,
+    node: Pool,
+    bearer: Pool,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    connections: Mutex<Vec<Connection>>,
+    /// Held while connecting, so that many requests at once make one connection.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Debug)]
+enum Connection {
+    Two { sender: http2::SendRequest<UpBody>, streams: Arc<AtomicUsize> },
+    One { sender: Arc<Mutex<Option<http1::SendRequest<UpBody>>>> },
+}
+
+/// A place on a connection, held until the answer's body has ended.
+#[derive(Debug)]
+pub struct Place(Occupied);
+
+#[derive(Debug)]
+enum Occupied {
+    Two(Arc<AtomicUsize>),
+    One { slot: Arc<Mutex<Option<http1::SendRequest<UpBody>>>>, sender: Option<http1::SendRequest<UpBody>> },
+    Own,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        match &mut self.0 {
+            Occupied::Two(streams) => {
+                streams.fetch_sub(1, Ordering::Relaxed);
+            }
+            Occupied::One { slot, sender } => {
+                // Ready again only if the answer was read to its end.
+                if let (Ok(mut slot), Some(sender)) = (slot.lock(), sender.take())
+                    && sender.is_ready()
+                {
+                    *slot = Some(sender);
+                }
+            }
+            Occupied::Own => {}
+        }
+    }
+}
+
+impl Upstream {
+    /// A way to the cloud that `credentials` name.
+    pub fn new(credentials: Arc<Credentials>, resolver: Resolver) -> Self {
+        Self { resolver, target: Mutex::new(Arc::new(Target::new(credentials))) }
+    }
+
+    /// Uses other credentials from now on; what is under way ends with the old ones.
+    pub fn replace_credentials(&self, credentials: Arc<Credentials>) {
+        if let Ok(mut target) = self.target.lock() {
+            *target = Arc::new(Target::new(credentials));
+        }
+    }
+
+    /// Gives up every connection; new requests make new ones.
+    pub fn reset(&self) {
+        if let Some(target) = self.target() {
+            target.node.clear();
+            target.bearer.clear();
+        }
+    }
+
+    /// The credentials in use.
+    pub fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.target().map(|t| t.credentials.clone())
+    }
+
+    fn target(&self) -> Option<Arc<Target>> {
+        self.target.lock().ok().map(|t| t.clone())
+    }
+
+    /// Sends a request; `request` has only a path and query, the cloud's address is added here.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; whether the cloud saw the request is not known then.
+    pub async fn send(
+        &self,
+        who: As,
+        mut request: Request<UpBody>,
+    ) -> Result<(Response<Incoming>, Place), UpstreamError> {
+        let target = self.target().ok_or(UpstreamError::LinkLost)?;
+        let address = target.address();
+        request = target.address_to(request);
+        let (connection, place) = self.connection(&target, who).await?;
+        let failed = |source| UpstreamError::Http { address, source };
+        match connection {
+            Connection::Two { mut sender, .. } => {
+                *request.version_mut() = http::Version::HTTP_2;
+                request.headers_mut().remove(http::header::HOST);
+                let answer = sender.send_request(request).await.map_err(failed)?;
+                Ok((answer, place))
+            }
+            Connection::One { .. } => {
+                let mut place = place;
+                let Occupied::One { sender: Some(sender), .. } = &mut place.0 else {
+                    return Err(UpstreamError::LinkLost);
+                };
+                let answer = sender.send_request(origin_form(request)).await.map_err(failed)?;
+                Ok((answer, place))
+            }
+        }
+    }
+
+    /// Sends a request that may turn its connection into something else, on one of its own.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn send_upgrade(
+        &self,
+        who: As,
+        request: Request<UpBody>,
+    ) -> Result<(Response<Incoming>, Place), UpstreamError> {
+        let target = self.target().ok_or(UpstreamError::LinkLost)?;
+        let request = origin_form(target.address_to(request));
+        let tls = match who {
+            As::Node => target.credentials.node_tls_http1(),
+            As::Bearer => target.credentials.bearer_tls_http1(),
+        };
+        let stream = self.dial(&target, tls).await?;
+        let failed = |source| UpstreamError::Http { address: target.address(), source };
+        let (mut sender, connection) =
+            http1::handshake::<_, UpBody>(TokioIo::new(stream)).await.map_err(failed)?;
+        tokio::spawn(connection.with_upgrades());
+        let answer = sender.send_request(request).await.map_err(failed)?;
+        Ok((answer, Place(Occupied::Own)))
+    }
+
+    async fn connection(&self, target: &Target, who: As) -> Result<(Connection, Place), UpstreamError> {
+        let pool = match who {
+            As::Node => &target.node,
+            As::Bearer => &target.bearer,
+        };
+        if let Some(found) = pool.take() {
+            return Ok(found);
+        }
+        let _turn = pool.connecting.lock().await;
+        if let Some(found) = pool.take() {
+            return Ok(found);
+        }
+        let connection = self.open(target, who).await?;
+        if let Ok(mut connections) = pool.connections.lock() {
+            connections.push(connection);
+        }
+        pool.take().ok_or(UpstreamError::LinkLost)
+    }
+
+    /// A connection that was just made, for a probe that must not trust an old one; the pool uses it
+    /// from then on, and no new request goes over those before it.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn renew(&self, who: As) -> Result<(), UpstreamError> {
+        let target = self.target().ok_or(UpstreamError::LinkLost)?;
+        let connection = self.open(&target, who).await?;
+        let pool = match who {
+            As::Node => &target.node,
+            As::Bearer => &target.bearer,
+        };
+        if let Ok(mut connections) = pool.connections.lock() {
+            *connections = vec![connection];
+        }
+        Ok(())
+    }
+
+    async fn open(&self, target: &Target, who: As) -> Result<Connection, UpstreamError> {
+        let tls = match who {
+            As::Node => target.credentials.node_tls(),
+            As::Bearer => target.credentials.bearer_tls(),
+        };
+        let stream = self.dial(target, tls).await?;
+        let failed = |source| UpstreamError::Http { address: target.address(), source };
+        let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if !two {
+            let (sender, connection) =
+                http1::handshake::<_, UpBody>(TokioIo::new(stream)).await.map_err(failed)?;
+            tokio::spawn(connection);
+            return Ok(Connection::One { sender: Arc::new(Mutex::new(Some(sender))) });
+        }
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_frame_size(1 << 16)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(false)
+            .handshake::<_, UpBody>(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        tokio::spawn(connection);
+        Ok(Connection::Two { sender, streams: Arc::default() })
+    }
+
+    async fn dial(
+        &self,
+        target: &Target,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, UpstreamError> {
+        let address = target.address();
+        let late = UpstreamError::ConnectTimeout { address: address.clone() };
+        let connect = async {
+            let tcp = self.connect(target).await?;
+            let name = target.credentials.server_name();
+            let failed = |source| UpstreamError::Tls { address: address.clone(), source };
+            TlsConnector::from(tls).connect(name, tcp).await.map_err(failed)
+        };
+        tokio::time::timeout(CONNECT, connect).await.unwrap_or(Err(late))
+    }
+
+    async fn connect(&self, target: &Target) -> Result<TcpStream, UpstreamError> {
+        let (host, port) = target.host_and_port();
+        let addresses = self
+            .resolver
+            .resolve(host)
+            .await
+            .map_err(|source| UpstreamError::Resolve { host: host.to_owned(), source })?;
+        let mut last = std::io::Error::other("the name has no address");
+        for ip in addresses {
+            match TcpStream::connect((ip, port)).await {
+                Ok(stream) => {
+                    prepare(&stream);
+                    return Ok(stream);
+                }
+                Err(e) => last = e,
+            }
+        }
+        Err(UpstreamError::Connect { address: target.address(), source: last })
+    }
+}
+
+/// Small writes go at once; a peer that is silently gone is noticed.
+fn prepare(stream: &TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    if let Err(error) = setsockopt(stream, TcpUserTimeout, &UNACKNOWLEDGED) {
+        tracing::debug!(%error, "no TCP_USER_TIMEOUT");
+    }
+}
+
+impl Target {
+    fn new(credentials: Arc<Credentials>) -> Self {
+        Self { credentials, node: Pool::default(), bearer: Pool::default() }
+    }
+
+    fn host_and_port(&self) -> (&str, u16) {
+        let server = self.credentials.server();
+        let host = server.host().unwrap_or_default();
+        (host.trim_start_matches('[').trim_end_matches(']'), server.port_u16().unwrap_or(443))
+    }
+
+    fn address(&self) -> String {
+        let (host, port) = self.host_and_port();
+        format!("{host}:{port}")
+    }
+
+    /// Puts the cloud's address, and the path it lives under, before the request's path.
+    fn address_to(&self, mut request: Request<UpBody>) -> Request<UpBody> {
+        let server = self.credentials.server();
+        let base = server.path().trim_end_matches('/');
+        let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+        let authority = server.authority().map_or_else(String::new, ToString::to_string);
+        if let Ok(uri) = format!("https://{authority}{base}{path}").parse() {
+            *request.uri_mut() = uri;
+        }
+        if let Ok(host) = authority.parse() {
+            request.headers_mut().insert(http::header::HOST, host);
+        }
+        request
+    }
+}
+
+/// HTTP/1.1 wants only the path on its request line.
+fn origin_form(mut request: Request<UpBody>) -> Request<UpBody> {
+    if let Some(path) = request.uri().path_and_query().cloned() {
+        *request.uri_mut() = path.into();
+    }
+    *request.version_mut() = http::Version::HTTP_11;
+    request
+}
+
+impl Pool {
+    fn clear(&self) {
+        if let Ok(mut connections) = self.connections.lock() {
+            connections.clear();
+        }
+    }
+
+    /// A connection with room, and the place taken on it.
+    fn take(&self) -> Option<(Connection, Place)> {
+        let mut connections = self.connections.lock().ok()?;
+        connections.retain(Connection::is_open);
+        connections.iter().find_map(|c| c.take().map(|place| (c.clone(), place)))
+    }
+}
+
+impl Connection {
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Two { sender, .. } => !sender.is_closed(),
+            Self::One { sender } => sender.lock().is_ok_and(|slot| {
+                // An empty slot is one whose sender is at work; it comes back or is never filled again.
+                slot.as_ref().map_or(Arc::strong_count(sender) > 1, |s| !s.is_closed())
+            }),
+        }
+    }
+
+    fn take(&self) -> Option<Place> {
+        match self {
+            Self::Two { streams, .. } => {
+                if streams.fetch_add(1, Ordering::Relaxed) >= STREAMS {
+                    streams.fetch_sub(1, Ordering::Relaxed);
+                    return None;
+                }
+                Some(Place(Occupied::Two(streams.clone())))
+            }
+            Self::One { sender: slot } => {
+                let sender = slot.lock().ok()?.take()?;
+                Some(Place(Occupied::One { slot: slot.clone(), sender: Some(sender) }))
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Watches answered here while the cloud is away: what is known first, then what changes on this
+//! node, until the cloud is back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::answer::{self, Body};
+use super::replay::{self, PAGE, Wanted};
+use crate::cache::{Cache, CacheError, Object, ObjectKey, Scope};
+use crate::kube::stream::{WatchType, watch_event};
+use crate::kube::{Encoding, ResourceRequest, meta, status};
+use crate::link::LinkState;
+
+/// A change made on this node, for whoever watches.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    /// Added, modified or deleted.
+    pub kind: WatchType,
+    /// The object after it; for a deletion, as it was.
+    pub object: std::sync::Arc<Object>,
+}
+
+/// Changes that a watch may fall behind by before it is ended.
+pub const BACKLOG: usize = 256;
+/// How long a watch lasts when its client does not say.
+const UNASKED: Duration = Duration::from_secs(600);
+
+/// What a local watch needs.
+pub struct LocalWatch {
+    /// The cache.
+    pub cache: Cache,
+    /// Changes on this node.
+    pub edits: broadcast::Receiver<Edit>,
+    /// The link; the watch ends when the cloud is back.
+    pub link: watch::Receiver<LinkState>,
+    /// Changes when everything that is served from here must end, as when offline mode is turned off.
+    pub stop: watch::Receiver<u64>,
+}
+
+impl LocalWatch {
+    /// WATCH, and WatchList: 200 only once it is known that the list was read in full.
+    pub async fn answer(self, identity: &str, request: &ResourceRequest, encoding: Encoding) -> Response<Body> {
+        let wanted = match Wanted::of(identity, request) {
+            Ok(wanted) => wanted,
+            Err(error) => return answer::failure(&status::bad_request(&error.to_string()), encoding),
+        };
+        let scope = match replay::find(&self.cache, &wanted).await {
+            Ok(scope) => scope,
+            Err(error) => return answer::unavailable(&error, encoding),
+        };
+        let stream = Stream {
+            begins: Begin::of(request),
+            api_version: request.gvr.api_version(),
+            kind: object_kind(&scope, &request.gvr.resource),
+            until: request.query.timeout_seconds.map_or(UNASKED, Duration::from_secs),
+            bookmarks: request.query.allow_watch_bookmarks,
+            encoding,
+            wanted,
+            scope,
+        };
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            if let Err(error) = stream.run(self, &sender).await {
+                tracing::warn!(%error, "a watch broke off");
+                let _ = sender.send(Err(answer::Broken)).await;
+            }
+        });
+        let body = StreamBody::new(futures_util::stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|frame| (frame, receiver))
+        }));
+        answer::with_type(StatusCode::OK, encoding.watch_content_type(), body.map_err(Into::into).boxed_unsync())
+    }
+}
+
+/// What a watch begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    /// Every object, then a bookmark that says so.
+    ListAndBookmark,
+    /// Every object.
+    List,
+    /// Nothing: the client has the list.
+    Nothing,
+}
+
+impl Begin {
+    fn of(request: &ResourceRequest) -> Self {
+        if request.query.wants_initial_events() {
+            return Self::ListAndBookmark;
+        }
+        match request.query.resource_version.as_deref() {
+            None | Some("" | "0") => Self::List,
+            Some(_) => Self::Nothing,
+        }
+    }
+}
+
+fn object_kind(scope: &Scope, resource: &str) -> String {
+    let list = if scope.kind.is_empty() {
+        crate::kube::list_kind(&scope.key.resource, resource)
+    } else {
+        scope.kind.clone()
+    };
+    list.strip_suffix("List").map_or(list.clone(), str::to_owned)
+}
+
+struct Stream {
+    begins: Begin,
+    api_version: String,
+    kind: String,
+    until: Duration,
+    bookmarks: bool,
+    encoding: Encoding,
+    wanted: Wanted,
+    scope: Scope,
+}
+
+type Sender = mpsc::Sender<Result<Frame<Bytes>, answer::Broken>>;
+
+/// Time between bookmarks, as kube-apiserver sends them.
+const BOOKMARK: Duration = Duration::from_secs(60);
+
+impl Stream {
+    async fn run(self, mut local: LocalWatch, sender: &Sender) -> Result<(), CacheError> {
+        if self.begins != Begin::Nothing && !self.send_all(&local.cache, sender).await? {
+            return Ok(());
+        }
+        if self.begins == Begin::ListAndBookmark && !self.bookmark(sender, true).await {
+            return Ok(());
+        }
+        let end = tokio::time::sleep(self.until);
+        tokio::pin!(end);
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
+        local.stop.mark_unchanged();
+        loop {
+            let going = tokio::select! {
+                () = &mut end => false,
+                () = sender.closed() => false,
+                _ = local.stop.changed() => false,
+                _ = local.link.wait_for(LinkState::is_online) => {
+                    self.expired(sender).await;
+                    false
+                }
+                edit = local.edits.recv() => match edit {
+                    Ok(edit) => self.edit(&edit, sender).await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.expired(sender).await;
+                        false
+                    }
+                    Err(broadcast::error::RecvError::Closed) => false,
+                },
+                _ = ticks.tick(), if self.bookmarks => self.bookmark(sender, false).await,
+            };
+            if !going {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Every object as ADDED; false if the client has gone.
+    async fn send_all(&self, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
+        let mut after: Option<ObjectKey> = None;
+        loop {
+            let (id, from) = (self.scope.id, after.take());
+            let page = cache.read(move |reader| reader.page(id, from.as_ref(), PAGE)).await?;
+            let last = page.len() < PAGE;
+            after = page.last().map(|object| object.key.clone());
+            let mut bytes = Vec::new();
+            for object in page.iter().filter(|object| self.wanted.matches(object)) {
+                bytes.extend(self.encode(WatchType::Added, &object.body));
+            }
+            if !bytes.is_empty() && sender.send(Ok(Frame::data(bytes.into()))).await.is_err() {
+                return Ok(false);
+            }
+            if last {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn edit(&self, edit: &Edit, sender: &Sender) -> bool {
+        if edit.object.key.resource != self.wanted.resource || !self.wanted.matches(&edit.object) {
+            return true;
+        }
+        self.send(edit.kind, &edit.object.body, sender).await
+    }
+
+    /// A bookmark; `initial` for the one that ends the first events.
+    async fn bookmark(&self, sender: &Sender, initial: bool) -> bool {
+        let version = if self.scope.version.is_empty() { "0" } else { &self.scope.version };
+        let mut object = json!({"apiVersion": self.api_version, "kind": self.kind,
+            "metadata": {"resourceVersion": version}});
+        if initial {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        self.send(WatchType::Bookmark, &object, sender).await
+    }
+
+    /// Tells the client to read everything anew.
+    async fn expired(&self, sender: &Sender) {
+        self.send(WatchType::Error, &status::expired(), sender).await;
+    }
+
+    async fn send(&self, kind: WatchType, object: &Value, sender: &Sender) -> bool {
+        let bytes = self.encode(kind, object);
+        sender.send(Ok(Frame::data(bytes.into()))).await.is_ok()
+    }
+
+    fn encode(&self, kind: WatchType, object: &Value) -> Vec<u8> {
+        match watch_event(kind, object, self.encoding) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let name = meta::name(object).unwrap_or_default();
+                tracing::warn!(%error, name, "an event has no such encoding");
+                Vec::new()
+            }
+        }
+    }
+}
