@@ -17,4 +17,40 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Bytes that are not the protobuf they should be.
+    #[error("protobuf of `{what}` cannot be decoded: {reason}")]
+    DecodeProtobuf {
+        /// The kind, or the part of the stream.
+        what: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A kind that there is no table for.
+    #[error("kind `{kind}` of `{api_version}` has no protobuf table hint: ask the server for JSON")]
+    UnknownKind {
+        /// Its `apiVersion`.
+        api_version: String,
+        /// Its `kind`.
+        kind: String,
+    },
+    /// Something in a message that there is no table for.
+    #[error("protobuf has `{what}`, which is not known hint: ask the server for JSON")]
+    UnknownField {
+        /// The message and the field's number, or what else it is.
+        what: String,
+    },
+    /// A JSON value that does not fit the protobuf field of its name.
+    #[error("`{field}` cannot be written as protobuf: {reason}")]
+    EncodeProtobuf {
+        /// Kind and path of the field.
+        field: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A text that is not JSON.
+    #[error("body is no JSON")]
+    ParseJson {
+        /// Where and why.
+        source: serde_json::Error,
+    },
 }

@@ -1,12 +1,20 @@
 //! The few Kubernetes facts edge needs: paths, the protobuf encoding, selectors, patches, tables. Pure: no socket, no file.
 
+pub mod codec;
+mod decode;
+mod encode;
 mod error;
 mod fields;
+#[cfg(test)]
+mod fixtures;
 mod label_lexer;
 mod labels;
 pub mod meta;
 mod path;
 mod query;
+mod scalar;
+pub mod schema;
+mod wire;
 
 pub use error::Error;
 pub use fields::FieldSelector;
