@@ -1,1 +1,341 @@
 //! Kubelet's door to the cloud: classify, decide, forward and record, replay.
+//!
+//! A request comes in through `serve`, which asks `decide` (a pure function) what to do with it:
+//! `forward` it and record the answer beside (`record`, `intake`), answer it from the cache
+//! (`replay`, `watch`), take it here (`local`, `lease`, `token`) to be told to the cloud later
+//! (`outbox`), sign it (`sign`), or refuse it. Online, a client never waits for the cache; offline,
+//! nothing is answered 200 before it is on disk, but for leases, which are worth nothing there.
+
+mod answer;
+mod caller;
+mod decide;
+mod forward;
+mod intake;
+mod lease;
+mod local;
+mod outbox;
+mod record;
+mod replay;
+mod resolve;
+mod serve;
+mod sign;
+mod signature;
+mod token;
+mod upgrade;
+mod upstream;
+mod watch;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, broadcast};
+
+use crate::cache::{Cache, CacheError};
+use crate::kube::GroupVersionResource;
+use crate::link::{Link, Owner, Phase};
+use crate::trust::LocalCa;
+use caller::Caller;
+use cloud::Credentials;
+use forward::Call;
+pub use outbox::Dropped;
+use outbox::{Outbox, Round};
+use upstream::{As, Upstream};
+
+/// What every request needs.
+struct Shared {
+    cache: Cache,
+    link: Link,
+    upstream: Arc<Upstream>,
+    ca: Arc<LocalCa>,
+    outbox: Outbox,
+    writes: local::LocalWrites,
+    edits: broadcast::Sender<watch::Edit>,
+    unknown: intake::Unknown,
+    pages: intake::Pages,
+    signed: sign::Signed,
+    offline_mode: tokio::sync::watch::Sender<bool>,
+    /// Counts the changes of offline mode, for watches that are served from here.
+    mode_changes: tokio::sync::watch::Sender<u64>,
+    /// Hashes of tokens that the cloud is known to accept, so that each is written once.
+    accepted: Mutex<HashSet<String>>,
+    /// Key ids that the issuer's keys were asked for.
+    asked_keys: Mutex<HashSet<String>>,
+    waiting: Arc<Notify>,
+}
+
+/// What the proxy is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where objects are kept.
+    pub cache: Cache,
+    /// Address and credentials of the cloud.
+    pub credentials: Arc<Credentials>,
+    /// Signs the proxy's own certificate and the kubelet's.
+    pub ca: Arc<LocalCa>,
+    /// How long the link may be silent.
+    pub probe_interval: Duration,
+    /// Whether anything is kept at all.
+    pub offline_mode: bool,
+}
+
+/// The proxy; cheap to clone.
+#[derive(Clone)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Proxy")
+    }
+}
+
+/// Why the proxy cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The cache cannot be read.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The credentials do not make a TLS client.
+    #[error(transparent)]
+    Cloud(#[from] cloud::Error),
+    /// The local authority does not make a TLS server.
+    #[error(transparent)]
+    Trust(#[from] crate::trust::Error),
+    /// TLS refuses what it was given.
+    #[error("cannot set up TLS for the proxy: {0}")]
+    Tls(String),
+}
+
+/// Seconds without a round before what waits is told again.
+const SWEEP: Duration = Duration::from_secs(30);
+/// Under which name the last state of the link is kept.
+const LINK_META: &str = "link";
+
+impl Proxy {
+    /// Makes the proxy, and the task that owns its link.
+    ///
+    /// # Errors
+    /// [`ProxyError`].
+    pub async fn new(parts: Parts) -> Result<(Self, Owner), ProxyError> {
+        let Parts { cache, credentials, ca, probe_interval, offline_mode } = parts;
+        let upstream = Arc::new(Upstream::new(credentials, resolve::Resolver)?);
+        let outbox = Outbox::new(cache.clone(), upstream.clone());
+        let was_offline = cache.read(|reader| reader.meta(LINK_META)).await?;
+        let (probe, replay) = (probe(&upstream), first_round(&outbox));
+        let (link, owner) = Link::new(probe_interval, was_offline.filter(|why| !why.is_empty()), probe, replay);
+        let (edits, _) = broadcast::channel(watch::BACKLOG);
+        let waiting = Arc::new(Notify::new());
+        let shared = Shared {
+            writes: local::LocalWrites::new(cache.clone(), edits.clone(), waiting.clone()),
+            unknown: intake::Unknown::new(cache.clone()),
+            pages: intake::Pages::default(),
+            signed: sign::Signed::default(),
+            offline_mode: tokio::sync::watch::Sender::new(offline_mode),
+            mode_changes: tokio::sync::watch::Sender::new(0),
+            accepted: Mutex::default(),
+            asked_keys: Mutex::default(),
+            cache,
+            link,
+            upstream,
+            ca,
+            outbox,
+            edits,
+            waiting,
+        };
+        Ok((Self { shared: Arc::new(shared) }, owner))
+    }
+
+    /// Serves clients until `stop` holds true.
+    ///
+    /// # Errors
+    /// [`ProxyError`] when TLS cannot be set up; nothing was served then.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        stop: tokio::sync::watch::Receiver<bool>,
+    ) -> Result<(), ProxyError> {
+        let tls = tls::server(&self.shared.ca)?;
+        serve::serve(listener, tls, self.shared.clone(), stop).await;
+        Ok(())
+    }
+
+    /// Keeps house beside the requests: follows the link, and tells the cloud what came too late for
+    /// the round before it was used again. Runs for ever.
+    pub async fn keep_house(&self) {
+        let shared = &self.shared;
+        let mut link = shared.link.follow();
+        loop {
+            let phase = link.borrow_and_update().phase.clone();
+            shared.entered(&phase).await;
+            if phase != Phase::Online {
+                if link.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            tokio::select! {
+                changed = link.changed() => if changed.is_err() { return },
+                () = shared.waiting.notified() => shared.sweep().await,
+                () = tokio::time::sleep(SWEEP) => shared.sweep().await,
+            }
+        }
+    }
+
+    /// The link, for whoever reports it.
+    pub fn link(&self) -> Link {
+        self.shared.link.clone()
+    }
+
+    /// What the cloud refused for good.
+    pub fn dropped(&self) -> Vec<Dropped> {
+        self.shared.outbox.dropped()
+    }
+
+    /// Credentials were rotated: uses the new ones from now on.
+    ///
+    /// # Errors
+    /// [`ProxyError::Cloud`]; the old ones stay in use.
+    pub fn replace_credentials(&self, credentials: Arc<Credentials>) -> Result<(), ProxyError> {
+        self.shared.upstream.replace_credentials(credentials)?;
+        self.shared.link.suspect("the credentials changed".to_owned());
+        Ok(())
+    }
+
+    /// Whether anything is kept.
+    pub fn offline_mode(&self) -> bool {
+        self.shared.is_offline_mode()
+    }
+
+    /// Turns offline mode on or off, at once and without a restart. Off: what was kept is removed from
+    /// the disk, but for what waits to be told to the cloud. On: clients are made to read anew.
+    ///
+    /// # Errors
+    /// When what was kept cannot be removed; the mode is off nevertheless.
+    pub async fn set_offline_mode(&self, on: bool) -> Result<(), CacheError> {
+        let shared = &self.shared;
+        if !shared.offline_mode.send_if_modified(|mode| std::mem::replace(mode, on) != on) {
+            return Ok(());
+        }
+        tracing::info!(on, "offline mode");
+        shared.mode_changes.send_modify(|n| *n += 1);
+        if on {
+            shared.cache.resync();
+            return Ok(());
+        }
+        shared.forget().await
+    }
+
+    /// Removes what was kept, as when the daemon starts with offline mode off.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub async fn forget(&self) -> Result<(), CacheError> {
+        self.shared.forget().await
+    }
+}
+
+impl Shared {
+    fn is_offline_mode(&self) -> bool {
+        *self.offline_mode.borrow()
+    }
+
+    async fn forget(&self) -> Result<(), CacheError> {
+        if let Ok(mut accepted) = self.accepted.lock() {
+            accepted.clear();
+        }
+        if let Ok(mut asked) = self.asked_keys.lock() {
+            asked.clear();
+        }
+        self.cache.commit(|writer| writer.clear()).await?;
+        self.cache.compact().await
+    }
+
+    fn why_offline(&self) -> String {
+        match self.link.state().phase {
+            Phase::Offline(why) => format!("the cloud is away: {why}"),
+            _ => "the cloud is away".to_owned(),
+        }
+    }
+
+    /// Writes down what the link is, for the next start, and lets go of dead connections.
+    async fn entered(&self, phase: &Phase) {
+        let why = match phase {
+            Phase::Offline(why) => {
+                self.upstream.reset();
+                why.clone()
+            }
+            Phase::Online => {
+                self.writes.forget_leases();
+                String::new()
+            }
+            Phase::Starting | Phase::Replaying => return,
+        };
+        let kept = self.cache.commit(move |writer| writer.set_meta(LINK_META, &why)).await;
+        if let Err(error) = kept {
+            tracing::debug!(%error, "the state of the link was not kept");
+        }
+    }
+
+    /// Tells the cloud what waits, online.
+    async fn sweep(&self) {
+        if let Err(why) = self.outbox.replay(Round::All).await {
+            self.link.suspect(why);
+        }
+    }
+
+    async fn known_node(&self) -> Result<Option<(GroupVersionResource, String)>, CacheError> {
+        let nodes = self.cache.read(|reader| reader.all("v1/nodes")).await?;
+        let own = self.upstream.credentials().and_then(|c| c.node_name().map(str::to_owned));
+        let name = nodes
+            .iter()
+            .filter_map(crate::kube::meta::name)
+            .find(|name| own.as_deref().is_none_or(|own| own == *name))
+            .map(str::to_owned);
+        Ok(name.map(|name| (GroupVersionResource::new("", "v1", "nodes"), name)))
+    }
+
+    /// Remembers whom the cloud accepts, and forgets whom it refuses.
+    fn note_caller(self: &Shared, call: &Call, code: StatusCode) {
+        let Caller::Bearer(bearer) = &call.caller else { return };
+        if !self.is_offline_mode() || code.is_server_error() {
+            return;
+        }
+        let digest = bearer.digest();
+        let Ok(mut accepted) = self.accepted.lock() else { return };
+        if code == StatusCode::UNAUTHORIZED {
+            accepted.remove(&digest);
+            self.cache.record(64, move |writer| writer.refuse_caller(&digest));
+        } else if accepted.insert(digest.clone()) {
+            let identity = bearer.identity();
+            self.cache.record(64, move |writer| writer.accept_caller(&digest, &identity));
+        }
+    }
+}
+
+/// A sign of life: an answer to `/readyz` on a connection made for it, which is then used by all.
+fn probe(upstream: &Arc<Upstream>) -> crate::link::Probe {
+    let upstream = upstream.clone();
+    Arc::new(move || {
+        let upstream = upstream.clone();
+        Box::pin(async move { upstream.probe(As::Node).await })
+    })
+}
+
+fn first_round(outbox: &Outbox) -> crate::link::Replay {
+    let outbox = outbox.clone();
+    Arc::new(move || {
+        let outbox = outbox.clone();
+        Box::pin(async move { outbox.replay(Round::First).await })
+    })
+}
+
+/// A `Status` or object that a test or a caller may look into.
+#[cfg(test)]
+pub(crate) fn kind_of(value: &Value) -> &str {
+    crate::kube::meta::kind(value).unwrap_or_default()
+}

@@ -1,0 +1,73 @@
+//! Connections that become something else: exec, attach and port-forward through the proxy.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+
+use super::Shared;
+use super::answer::{self, Body};
+use super::caller::Caller;
+use super::forward::{Call, KeepUpgrade, remove_hop_headers, upward_headers};
+use super::upstream::As;
+
+/// Whether the client asks for another protocol.
+pub fn is_wanted(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+}
+
+/// Asks the cloud for the same, and if it agrees, copies bytes both ways until one side ends.
+pub async fn answer(shared: &Arc<Shared>, mut call: Call, body: Incoming) -> Response<Body> {
+    let outage = shared.link.state().phase.is_outage();
+    if shared.is_offline_mode() && outage {
+        return answer::unavailable(&shared.why_offline(), call.accept.encoding);
+    }
+    let protocol = call.head.headers.get(header::UPGRADE).cloned();
+    let mut request = Request::new(body.map_err(Into::into).boxed_unsync());
+    *request.method_mut() = call.head.method.clone();
+    *request.uri_mut() = call.head.uri.path_and_query().cloned().map_or_else(Default::default, Into::into);
+    *request.headers_mut() = upward_headers(&call.head.headers, &call.caller, KeepUpgrade::Yes);
+    if let Some(protocol) = protocol {
+        request.headers_mut().insert(header::UPGRADE, protocol);
+        request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+    }
+    let who = if call.caller == Caller::Kubelet { As::Node } else { As::Bearer };
+    let (mut answered, place) = match shared.upstream.send_upgrade(who, request).await {
+        Ok(answered) => answered,
+        Err(error) => {
+            shared.link.suspect(error.to_string());
+            let why = format!("the cloud did not answer: {error}");
+            return answer::unavailable(&why, call.accept.encoding);
+        }
+    };
+    if answered.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let (mut head, body) = answered.into_parts();
+        remove_hop_headers(&mut head.headers, KeepUpgrade::No);
+        let body = super::record::Forwarded::new(body, place, None, None);
+        return Response::from_parts(head, body.boxed_unsync());
+    }
+    let mut response = Response::new(answer::full(bytes::Bytes::new()));
+    *response.status_mut() = answered.status();
+    *response.headers_mut() = answered.headers().clone();
+    let far = hyper::upgrade::on(&mut answered);
+    let Some(near) = call.head.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
+        return answer::unavailable("this connection cannot be upgraded", call.accept.encoding);
+    };
+    tokio::spawn(async move {
+        let _place = place;
+        let (near, far) = match tokio::try_join!(near, far) {
+            Ok(both) => both,
+            Err(error) => {
+                tracing::debug!(%error, "an upgrade did not happen");
+                return;
+            }
+        };
+        let copied = tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far)).await;
+        if let Err(error) = copied {
+            tracing::debug!(%error, "an upgraded connection broke");
+        }
+    });
+    response
+}
