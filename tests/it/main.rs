@@ -1,3 +1,7 @@
 //! Every test that goes through the public doors: one binary, so that it links once.
 
-fn main() {}
+#[cfg(test)]
+mod baseline;
+#[cfg(test)]
+#[path = "../support/mod.rs"]
+mod support;

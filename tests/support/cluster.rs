@@ -1,0 +1,331 @@
+//! The cloud: etcd, kube-apiserver, controller-manager and scheduler on a machine of their own, at the same address in
+//! every cluster, since each has a network of its own. Joins nodes to it by cable; takes nothing away (see `cut`).
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::cut::CutState;
+use super::keys::{Authority, kubeconfig, signing_key};
+use super::machine::{Machine, text};
+use super::pod::Pod;
+use super::process::{Process, tails};
+use super::undertaker::Ground;
+use super::{parts, seconds};
+
+/// Where nodes find the cloud.
+pub const KUBE_ADDRESS: &str = "https://10.250.0.1:6443";
+/// The same by name: nodes ask the cloud's name server.
+pub const KUBE_NAME: &str = "https://kube.cloud.test:6443";
+
+const RIGHTS: &str = include_str!("manifests/rights.yaml");
+
+/// What differs between clusters.
+#[derive(Clone, Default)]
+pub struct ClusterOptions {
+    /// More flags of kube-apiserver, controller-manager.
+    pub apiserver: Vec<String>,
+    pub controller_manager: Vec<String>,
+}
+
+/// A running cloud. Clones are handles of the same; the last one dropped ends it.
+#[derive(Clone)]
+pub struct Cluster {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub machine: Machine,
+    pub parts: Mutex<Vec<Process>>,
+    pub apiserver: Mutex<Process>,
+    pub cut: Mutex<CutState>,
+    pub authority: Authority,
+    options: ClusterOptions,
+    cables: AtomicU32,
+    nodes: AtomicU32,
+    ready: Mutex<bool>,
+    // Last, so that the machines are gone before their ground.
+    pub ground: Ground,
+}
+
+impl Cluster {
+    /// Starts a cloud; returns before it answers, so that a node can boot meanwhile (`ready` waits).
+    pub fn start(options: &ClusterOptions) -> Result<Self> {
+        let ground = Ground::new()?;
+        let machine = Machine::boot("cloud", &ground.dir.join("cloud"), &ground.logs())?;
+        machine.shell(
+            "ip link add br0 type bridge; ip addr add 10.250.0.1/24 dev br0; ip link set br0 up
+             mkdir -p /run/etcd",
+        )?;
+        let authority = Authority::new("cloud")?;
+        write_keys(&machine, &authority)?;
+        let logs = ground.logs();
+        let etcd = Process::start(
+            &machine,
+            &logs,
+            "etcd",
+            &[&parts::program("etcd")?, "--data-dir=/run/etcd"],
+            &[],
+        )?;
+        let apiserver = start(&machine, &logs, "apiserver", &apiserver_flags(&options.apiserver)?)?;
+        let inner = Inner {
+            machine,
+            parts: Mutex::new(vec![etcd]),
+            apiserver: Mutex::new(apiserver),
+            cut: Mutex::default(),
+            authority,
+            options: options.clone(),
+            cables: AtomicU32::new(1),
+            nodes: AtomicU32::new(0),
+            ready: Mutex::new(false),
+            ground,
+        };
+        let cluster = Self { inner: Arc::new(inner) };
+        cluster.start_names()?;
+        Ok(cluster)
+    }
+
+    fn start_controllers(&self) -> Result<()> {
+        let machine = &self.inner.machine;
+        let mut flags = vec![
+            parts::kubernetes("kube-controller-manager")?,
+            "--kubeconfig=/etc/kubernetes/admin.kubeconfig".into(),
+            "--leader-elect=false".into(),
+            "--service-account-private-key-file=/etc/kubernetes/accounts.key".into(),
+            "--root-ca-file=/etc/kubernetes/ca.crt".into(),
+            "--cluster-signing-cert-file=/etc/kubernetes/ca.crt".into(),
+            "--cluster-signing-key-file=/etc/kubernetes/ca.key".into(),
+        ];
+        flags.extend(self.inner.options.controller_manager.iter().cloned());
+        let manager = start(machine, &self.logs(), "controller-manager", &flags)?;
+        let flags = [
+            parts::kubernetes("kube-scheduler")?,
+            "--kubeconfig=/etc/kubernetes/admin.kubeconfig".into(),
+            "--leader-elect=false".into(),
+        ];
+        let scheduler = start(machine, &self.logs(), "scheduler", &flags)?;
+        locked(&self.inner.parts).extend([manager, scheduler]);
+        Ok(())
+    }
+
+    fn healthy(&self) -> Result<()> {
+        if !locked(&self.inner.apiserver).alive() {
+            self.fail("the API server has ended");
+        }
+        self.raw("/readyz").map(drop)
+    }
+
+    /// Waits until the API server answers and nodes may join, with a certificate or a bootstrap token.
+    pub fn ready(&self) -> Result<()> {
+        let mut ready = locked(&self.inner.ready);
+        if !*ready {
+            // The controllers end themselves when no API server answers in their first ten seconds.
+            self.wait_for("ready API server", seconds(60), || self.healthy());
+            self.start_controllers()?;
+            self.wait_for("rights for nodes", seconds(20), || self.apply(RIGHTS));
+            *ready = true;
+        }
+        Ok(())
+    }
+
+    /// The bootstrap token that this cloud takes.
+    pub fn bootstrap_token(&self) -> &'static str {
+        "abcdef.0123456789abcdef"
+    }
+
+    /// The authority that signs every certificate of this cloud.
+    pub fn authority(&self) -> &Authority {
+        &self.inner.authority
+    }
+
+    /// A kubeconfig of a node, with a client certificate. `server` is `KUBE_ADDRESS` or `KUBE_NAME`.
+    pub fn node_kubeconfig(&self, server: &str, node: &str) -> Result<String> {
+        let client = self.inner.authority.client(&format!("system:node:{node}"), "system:nodes")?;
+        Ok(kubeconfig(server, self.inner.authority.certificate(), &client))
+    }
+
+    /// A kubeconfig of an administrator, for a client that comes over the cable.
+    pub fn admin_kubeconfig(&self, server: &str) -> Result<String> {
+        let client = self.inner.authority.client("admin", "system:masters")?;
+        Ok(kubeconfig(server, self.inner.authority.certificate(), &client))
+    }
+
+    /// Runs kubectl as administrator on the cloud's own machine: it works while the nodes are cut off.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_with(args, "")
+    }
+
+    /// The same, with something on its standard input.
+    pub fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String> {
+        let program = parts::kubernetes("kubectl")?;
+        let mut argv =
+            vec![&*program, "--kubeconfig=/etc/kubernetes/admin.kubeconfig", "--cache-dir=/run/kubectl"];
+        argv.extend(["--request-timeout=20s"]);
+        argv.extend(args);
+        let mut command = self.inner.machine.command(&argv);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        std::io::Write::write_all(&mut child.stdin.take().context("no input")?, input.as_bytes())?;
+        text(&argv[3..], child.wait_with_output()?)
+    }
+
+    pub fn apply(&self, manifest: &str) -> Result<()> {
+        self.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], manifest).map(drop)
+    }
+
+    /// GET of a path of the API.
+    pub fn raw(&self, path: &str) -> Result<String> {
+        self.kubectl(&["get", "--raw", path])
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.raw(path)?)?)
+    }
+
+    /// All pods of a namespace, as the cloud sees them.
+    pub fn pods(&self, namespace: &str) -> Result<Vec<Pod>> {
+        Ok(Pod::list(&self.get(&format!("/api/v1/namespaces/{namespace}/pods"))?))
+    }
+
+    /// Whether the cloud holds a node Ready.
+    pub fn node_ready(&self, name: &str) -> Result<bool> {
+        let node = self.get(&format!("/api/v1/nodes/{name}"))?;
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+    }
+
+    /// Polls `check` until it succeeds. Past the deadline it panics with the last error and the tails of all logs.
+    pub fn wait_for<T>(&self, what: &str, deadline: Duration, check: impl FnMut() -> Result<T>) -> T {
+        match wait(what, deadline, check) {
+            Ok(value) => value,
+            Err(error) => self.fail(&format!("{error:#}")),
+        }
+    }
+
+    /// Panics, after printing the tails of all logs.
+    pub fn fail(&self, why: &str) -> ! {
+        eprintln!("{}", tails(&self.inner.ground.logs(), 25));
+        if let Ok(pods) = self.kubectl(&["get", "pods,nodes", "-A", "-o", "wide"]) {
+            eprintln!("{pods}");
+        }
+        panic!("{why}");
+    }
+
+    /// The folder of this cluster on the host: logs, disks.
+    pub fn dir(&self) -> &Path {
+        &self.inner.ground.dir
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.inner.ground.logs()
+    }
+
+    /// The cloud's machine, for clients that should stand on the cloud's side.
+    pub fn machine(&self) -> &Machine {
+        &self.inner.machine
+    }
+
+    /// The number of the next node: 1, 2...
+    pub(super) fn number(&self) -> u32 {
+        self.inner.nodes.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Lays a cable from the cloud to a machine, which gets address 10.250.0.(10 + number).
+    pub(super) fn plug(&self, machine: &Machine, number: u32) -> Result<String> {
+        let port = format!("port{}", self.inner.cables.fetch_add(1, Ordering::Relaxed));
+        let (cloud, init) = (&self.inner.machine, machine.init().to_string());
+        let (ours, theirs) = (cloud.init().to_string(), format!("02:00:0a:fa:00:{:02x}", 10 + number));
+        let cable = ["link", "add", &port, "netns", &ours, "type", "veth", "peer", "name", "eth0"];
+        let end = ["address", &theirs, "netns", &init];
+        let output = std::process::Command::new("ip").args(cable).args(end).output()?;
+        text(&["ip", "link", "add"], output)?;
+        cloud.shell(&format!("ip link set {port} master br0 up"))?;
+        machine.shell(&format!(
+            "ip addr add 10.250.0.{}/24 dev eth0; ip link set eth0 up; ip route add default via 10.250.0.1",
+            10 + number
+        ))?;
+        Ok(port)
+    }
+
+    pub(super) fn unplug(&self, port: &str) {
+        let _ = self.inner.machine.output(&["ip", "link", "del", port]);
+    }
+
+    /// Starts the API server again after `kill`, and waits for it.
+    pub(super) fn restart_apiserver(&self) -> Result<()> {
+        let flags = apiserver_flags(&self.inner.options.apiserver)?;
+        let fresh = start(&self.inner.machine, &self.logs(), "apiserver", &flags)?;
+        *locked(&self.inner.apiserver) = fresh;
+        self.wait_for("API server again", seconds(60), || self.healthy());
+        Ok(())
+    }
+}
+
+/// Polls until it succeeds or the deadline passes.
+pub(super) fn wait<T>(what: &str, deadline: Duration, mut check: impl FnMut() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match check() {
+            Ok(value) => return Ok(value),
+            Err(error) if start.elapsed() > deadline => {
+                return Err(error.context(format!("no {what} within {} s", deadline.as_secs())));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start(machine: &Machine, logs: &Path, name: &str, flags: &[String]) -> Result<Process> {
+    Process::start(machine, logs, name, &flags.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+}
+
+fn write_keys(machine: &Machine, authority: &Authority) -> Result<()> {
+    let names =
+        ["kube.cloud.test", "kubernetes.default.svc", "localhost", "10.250.0.1", "10.96.0.1", "127.0.0.1"];
+    let server = authority.server(&names)?;
+    let admin = authority.client("admin", "system:masters")?;
+    let (signs, verifies) = signing_key()?;
+    let files = [
+        ("ca.crt", authority.certificate()),
+        ("ca.key", authority.key()),
+        ("server.crt", &server.certificate),
+        ("server.key", &server.key),
+        ("admin.crt", &admin.certificate),
+        ("admin.key", &admin.key),
+        ("accounts.key", &signs),
+        ("accounts.pub", &verifies),
+        ("admin.kubeconfig", &kubeconfig("https://127.0.0.1:6443", authority.certificate(), &admin)),
+    ];
+    for (name, content) in files {
+        machine.write(&format!("/etc/kubernetes/{name}"), content)?;
+    }
+    Ok(())
+}
+
+fn apiserver_flags(more: &[String]) -> Result<Vec<String>> {
+    let flags = "--etcd-servers=http://127.0.0.1:2379
+        --bind-address=0.0.0.0 --secure-port=6443 --advertise-address=10.250.0.1 --endpoint-reconciler-type=none
+        --client-ca-file=/etc/kubernetes/ca.crt
+        --tls-cert-file=/etc/kubernetes/server.crt --tls-private-key-file=/etc/kubernetes/server.key
+        --kubelet-client-certificate=/etc/kubernetes/admin.crt --kubelet-client-key=/etc/kubernetes/admin.key
+        --kubelet-preferred-address-types=InternalIP
+        --service-account-key-file=/etc/kubernetes/accounts.pub
+        --service-account-signing-key-file=/etc/kubernetes/accounts.key
+        --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=10.96.0.0/16
+        --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction
+        --enable-bootstrap-token-auth=true --allow-privileged=true --profiling=false";
+    let mut all = vec![parts::kubernetes("kube-apiserver")?];
+    all.extend(flags.split_whitespace().map(str::to_owned));
+    all.extend(more.iter().cloned());
+    Ok(all)
+}

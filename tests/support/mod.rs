@@ -1,0 +1,59 @@
+//! A real cluster on one machine, for the tests: etcd, kube-apiserver, controller-manager, scheduler, containerd,
+//! kubelet, and edge between them. Nothing here stands in for a part of Kubernetes; the only stand-ins are the ways
+//! in which a cloud goes away.
+//!
+//! - `machine`   namespaces that behave like a machine of their own: addresses, disks, `/run`, power switch
+//! - `process`   one program started in a machine, its log, its signals
+//! - `cluster`   the cloud side; `cut` takes it away in each of the usual ways, with `front` and `names`
+//! - `node`      the gateway: containerd, kubelet, reboot; `edge` is the daemon in it
+//! - `pod`       what the API server, or a kubelet, says of pods
+//! - `keys`      the authorities, certificates and kubeconfigs
+//! - `image`     a container image made of a static busybox
+//! - `workload`  the standard pods of the scenario tests
+//! - `parts`     where `scripts/parts` put the programs
+//!
+//! The tests need root. Whatever a run leaves behind goes when its process ends, however it ends: each machine's
+//! first process and the undertaker hold a pipe to the test process.
+#![allow(dead_code, unused_imports, reason = "each test target uses a part of it")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "test files need not survive a power cut, nor times a time floor"
+)]
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "this is test code"
+)]
+
+mod cluster;
+mod cut;
+mod edge;
+mod front;
+mod image;
+mod keys;
+mod machine;
+mod names;
+mod node;
+mod parts;
+mod pod;
+mod process;
+mod undertaker;
+pub mod workload;
+
+pub use cluster::{Cluster, ClusterOptions, KUBE_ADDRESS, KUBE_NAME};
+pub use cut::Cut;
+pub use edge::Edge;
+pub use keys::{Authority, Pair, kubeconfig, token_kubeconfig};
+pub use machine::Machine;
+pub use node::{Node, NodeOptions};
+pub use pod::{Container, Pod};
+pub use process::Process;
+
+use std::time::Duration;
+
+/// Whole seconds, as deadlines are written.
+pub const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}

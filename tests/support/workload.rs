@@ -1,0 +1,67 @@
+//! The standard workload of the scenario tests, in the namespace `default`: Deployment `web` (2), DaemonSet `agent`, Job
+//! `once`, pod `by-hand` with everything a pod can ask of the cloud, static pod `fixed`.
+
+use anyhow::{Result, ensure};
+
+use super::cluster::wait;
+use super::node::Node;
+use super::pod::Pod;
+use super::{Cluster, seconds};
+
+/// All that the cloud holds.
+pub const MANIFEST: &str = include_str!("manifests/workload.yaml");
+/// The static pod, whose name on a node is `fixed-NODE`.
+pub const STATIC: &str = include_str!("manifests/static.yaml");
+
+/// Applies the workload and puts the static pod on a node. Returns at once.
+pub fn apply(cluster: &Cluster, node: &Node) -> Result<()> {
+    node.static_pod("fixed", STATIC)?;
+    // Pods wait for their service account, which the controller-manager makes a moment after the namespace.
+    wait("the default service account", seconds(30), || {
+        cluster.raw("/api/v1/namespaces/default/serviceaccounts/default")
+    })?;
+    cluster.apply(MANIFEST)
+}
+
+/// Fails, saying which, unless each pod of the workload runs and the Job has succeeded, as `pods` say.
+pub fn check(pods: &[Pod]) -> Result<()> {
+    let count = |prefix: &str, good: fn(&Pod) -> bool| {
+        pods.iter().filter(|pod| pod.name.starts_with(prefix) && !pod.deleting && good(pod)).count()
+    };
+    for (prefix, wanted) in [("web-", 2), ("agent-", 1), ("by-hand", 1), ("fixed-", 1)] {
+        let running = count(prefix, Pod::running);
+        ensure!(running == wanted, "{running} of {wanted} `{prefix}` pods run: {}", states(pods));
+    }
+    ensure!(count("once-", Pod::succeeded) == 1, "Job `once` has not succeeded: {}", states(pods));
+    Ok(())
+}
+
+/// Waits until the cloud sees the whole workload as it should be; the pods then.
+pub fn wait_running(cluster: &Cluster) -> Vec<Pod> {
+    cluster.wait_for("the workload, as the cloud sees it", seconds(90), || {
+        let pods = cluster.pods("default")?;
+        check(&pods)?;
+        Ok(pods)
+    })
+}
+
+/// Waits until the node's kubelet sees the whole workload as it should be, whatever the cloud knows; the pods then.
+pub fn wait_running_on(node: &Node) -> Vec<Pod> {
+    node.cluster().wait_for("the workload, as the kubelet sees it", seconds(120), || {
+        let pods = node.pods()?;
+        check(&pods)?;
+        Ok(pods)
+    })
+}
+
+/// How often the Job ran on this node: 1, unless somebody forgot that it had finished.
+pub fn job_runs(node: &Node) -> Result<usize> {
+    Ok(node.machine()?.read("/var/lib/workload/once/once")?.lines().count())
+}
+
+/// One line on the pods, for messages.
+pub fn states(pods: &[Pod]) -> String {
+    let one =
+        |pod: &Pod| format!("{}={}{}", pod.name, pod.phase, if pod.ready { "" } else { " (not ready)" });
+    pods.iter().map(one).collect::<Vec<_>>().join(", ")
+}
