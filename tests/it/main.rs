@@ -3,5 +3,7 @@
 #[cfg(test)]
 mod baseline;
 #[cfg(test)]
+mod outages;
+#[cfg(test)]
 #[path = "../support/mod.rs"]
 mod support;

@@ -48,6 +48,7 @@ pub use edge::Edge;
 pub use keys::{Authority, Pair, kubeconfig, token_kubeconfig};
 pub use machine::Machine;
 pub use node::{Node, NodeOptions};
+pub use parts::kubectl_path;
 pub use pod::{Container, Pod};
 pub use process::Process;
 

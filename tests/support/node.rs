@@ -134,6 +134,11 @@ impl Node {
         self.boot()
     }
 
+    /// What tells one boot from another.
+    pub fn boot_id(&self) -> Result<String> {
+        self.machine()?.read("/proc/sys/kernel/random/boot_id")
+    }
+
     /// Starts the kubelet straight against the cloud, with a client certificate, and waits until the node is Ready.
     pub fn start_direct(&mut self) -> Result<()> {
         let kubeconfig = self.cluster.node_kubeconfig(super::KUBE_ADDRESS, &self.name)?;

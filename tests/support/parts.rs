@@ -36,3 +36,8 @@ pub fn containerd_path() -> Result<String> {
     let dir = Path::new(&daemon).parent().unwrap_or(Path::new("/")).display().to_string();
     Ok(format!("{dir}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
 }
+
+/// The path of kubectl, for a test that runs it on a node.
+pub fn kubectl_path() -> Result<String> {
+    kubernetes("kubectl")
+}
