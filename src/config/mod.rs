@@ -1,1 +1,148 @@
 //! edge.toml and snap keys to Config.
+//!
+//! Owns the names of keys and what a value must look like. What a value means is each room's own:
+//! this room only fills their settings. Refuses to take half of a file: everything in it is checked
+//! before anything is used.
+
+mod document;
+mod edit;
+mod error;
+mod file;
+pub mod quantity;
+mod rules;
+mod slot;
+mod table;
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::sys::durable;
+use crate::{cri, proxy, registry};
+
+pub use document::{sample, to_toml};
+pub use edit::{Change, edit};
+pub use error::{Error, Problem};
+pub use slot::Slot;
+pub use table::{KEYS, Key};
+
+/// Where the configuration lies if nobody says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/edge/edge.toml";
+/// The control socket if nobody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/edge/edge.sock";
+
+/// Everything edge is told, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file it was read from; it need not exist.
+    pub file: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Whether anything is cached, or served from the cache.
+    pub offline_mode: bool,
+    /// The folder of everything that edge keeps.
+    pub state_dir: PathBuf,
+    /// `[cloud]`. The proxy is off without a kubeconfig in it.
+    pub cloud: proxy::CloudSettings,
+    /// `[proxy]`.
+    pub proxy: proxy::Settings,
+    /// `[runtime]`.
+    pub runtime: cri::Settings,
+    /// `[registry]`.
+    pub registry: registry::Settings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            file: PathBuf::from(DEFAULT_FILE),
+            socket: PathBuf::from(DEFAULT_SOCKET),
+            offline_mode: true,
+            state_dir: PathBuf::from("/var/lib/edge"),
+            cloud: proxy::CloudSettings::default(),
+            proxy: proxy::Settings::default(),
+            runtime: cri::Settings::default(),
+            registry: registry::Settings::default(),
+        }
+    }
+}
+
+/// What flags and environment say; they win over the file. Flags are already merged over the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The configuration file. Named so, it must exist.
+    pub config: Option<PathBuf>,
+    /// The state folder.
+    pub state_dir: Option<PathBuf>,
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+}
+
+impl Overrides {
+    /// The configuration file in force.
+    pub fn file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
+    }
+}
+
+impl Config {
+    /// Reads and checks the configuration: flag, environment, file, default, in this order.
+    ///
+    /// # Errors
+    /// One line. A file that is not there is an error only if it was named.
+    pub fn load(overrides: &Overrides) -> Result<Self, Error> {
+        let file = overrides.file();
+        let text = match read(&file)? {
+            Some(text) => text,
+            None if overrides.config.is_some() => return Err(Error::Missing(file)),
+            None => String::new(),
+        };
+        let mut config = Self::parse(&file, &text)?;
+        if let Some(folder) = &overrides.state_dir {
+            config.state_dir.clone_from(folder);
+        }
+        if let Some(socket) = &overrides.socket {
+            config.socket.clone_from(socket);
+        }
+        Ok(config)
+    }
+
+    /// Checks `text` as the content of `file`.
+    ///
+    /// # Errors
+    /// One line that names the file, the key, the value and what was expected.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+        let document = file::parse(file, text)?;
+        Self::from_document(file, &document)
+    }
+
+    /// The value of a key, as `edge.toml` has it. `Ok(None)` if it is not set and has no default.
+    ///
+    /// # Errors
+    /// An unknown key.
+    pub fn get(&self, key: &str) -> Result<Option<toml_edit::Value>, Error> {
+        let known = table::find(key).ok_or_else(|| {
+            Error::Given(Problem::Unknown { key: key.to_owned(), nearest: table::nearest(key) })
+        })?;
+        Ok(known.slot.show(&mut self.clone()))
+    }
+
+    fn from_document(file: &Path, document: &toml_edit::DocumentMut) -> Result<Self, Error> {
+        let mut config = Self { file: file.to_path_buf(), ..Self::default() };
+        file::fill(document, &mut config)
+            .map_err(|problem| Error::Content { file: file.to_path_buf(), problem })?;
+        Ok(config)
+    }
+}
+
+/// The text of `file`; `None` if it is not there.
+fn read(file: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::File(durable::named(e, "read", file))),
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

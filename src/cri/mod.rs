@@ -1,1 +1,5 @@
 //! CRI and containerd gRPC clients.
+
+mod settings;
+
+pub use settings::Settings;

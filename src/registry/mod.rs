@@ -1,1 +1,5 @@
 //! The OCI registry and chart repository on one listener.
+
+mod settings;
+
+pub use settings::Settings;

@@ -1,0 +1,127 @@
+//! Changes keys in `edge.toml` and leaves everything else in it as it was, comments included.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use toml_edit::{DocumentMut, Item, Table};
+
+use super::error::{Error, Problem};
+use super::table::Key;
+use super::{Config, file, read, table};
+use crate::sys::durable;
+
+/// One change to one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Gives the key this value, as text.
+    Set(String, String),
+    /// Takes the key out; its section too, when nothing else is left in it.
+    Unset(String),
+}
+
+impl Change {
+    /// Reads `KEY=VALUE`.
+    ///
+    /// # Errors
+    /// [`Error::NotAssignment`].
+    pub fn assignment(text: &str) -> Result<Self, Error> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self::Set(key.into(), value.into())),
+            _ => Err(Error::NotAssignment(text.into())),
+        }
+    }
+}
+
+/// Applies all `changes` to `path`, or none: the whole outcome is checked first, then written durably.
+/// A file that is not there is made (0644). Nothing is written when nothing changes.
+///
+/// # Errors
+/// One line on the first change, or on the first thing in the file, that is wrong.
+pub fn edit(path: &Path, changes: &[Change]) -> Result<Config, Error> {
+    let before = read(path)?;
+    let mut document = file::parse(path, before.as_deref().unwrap_or_default())?;
+    for change in changes {
+        match change {
+            Change::Set(name, text) => set(&mut document, known(name)?, text)?,
+            Change::Unset(name) => unset(&mut document, known(name)?),
+        }
+    }
+    let config = Config::from_document(path, &document)?;
+    let after = document.to_string();
+    if before.as_deref().unwrap_or_default() != after {
+        write(path, &after)?;
+    }
+    Ok(config)
+}
+
+fn known(name: &str) -> Result<&'static Key, Error> {
+    table::find(name)
+        .ok_or_else(|| Error::Given(Problem::Unknown { key: name.to_owned(), nearest: table::nearest(name) }))
+}
+
+fn set(document: &mut DocumentMut, key: &Key, text: &str) -> Result<(), Error> {
+    let mut value = key.slot.value_of(text);
+    if key.slot.fill(&value, &mut Config::default()).is_none() {
+        return Err(Error::Given(Problem::Value {
+            key: key.path.into(),
+            value: file::shown(&Item::Value(value)),
+            expected: key.slot.expected(),
+        }));
+    }
+    let (section, name) = key.split();
+    let root = document.as_table_mut();
+    let entries: &mut dyn toml_edit::TableLike = if section.is_empty() {
+        root
+    } else {
+        let wrong = Error::Given(Problem::Value {
+            key: section.into(),
+            value: root.get(section).map(file::shown).unwrap_or_default(),
+            expected: "a section".into(),
+        });
+        root.entry(section).or_insert_with(|| Item::Table(Table::new())).as_table_like_mut().ok_or(wrong)?
+    };
+    match entries.get_mut(name).and_then(Item::as_value_mut) {
+        Some(old) => {
+            // What stands around the value on its line, such as a comment, stays.
+            *value.decor_mut() = old.decor().clone();
+            *old = value;
+        }
+        None => {
+            entries.insert(name, Item::Value(value));
+        }
+    }
+    Ok(())
+}
+
+fn unset(document: &mut DocumentMut, key: &Key) {
+    let (section, name) = key.split();
+    let root = document.as_table_mut();
+    if section.is_empty() {
+        root.remove(name);
+        return;
+    }
+    let Some(entries) = root.get_mut(section).and_then(Item::as_table_like_mut) else { return };
+    entries.remove(name);
+    let bare = entries.is_empty();
+    if bare && !has_comment(root, section) {
+        root.remove(section);
+    }
+}
+
+/// Whether somebody wrote something above or beside the section's head.
+fn has_comment(root: &Table, section: &str) -> bool {
+    let Some(Item::Table(table)) = root.get(section) else { return false };
+    let decor = table.decor();
+    [decor.prefix(), decor.suffix()]
+        .into_iter()
+        .flatten()
+        .any(|raw| raw.as_str().is_some_and(|s| s.contains('#')))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let mode = std::fs::metadata(path).map_or(0o644, |meta| meta.permissions().mode() & 0o777);
+    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty() && !f.exists()) {
+        durable::folder(folder, 0o755).map_err(Error::File)?;
+    }
+    durable::write(path, text.as_bytes(), mode).map_err(Error::File)
+}

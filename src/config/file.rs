@@ -1,0 +1,73 @@
+//! Reads a whole `edge.toml` into settings, or says the first thing that is wrong with it.
+
+use std::path::Path;
+
+use toml_edit::{DocumentMut, Item, TableLike};
+
+use super::error::{Error, Problem};
+use super::table::{self, KEYS};
+use super::{Config, rules};
+
+/// Parses the text of `file` as TOML; the keys are not looked at.
+///
+/// # Errors
+/// [`Error::Syntax`].
+pub fn parse(file: &Path, text: &str) -> Result<DocumentMut, Error> {
+    text.parse::<DocumentMut>().map_err(|e| {
+        let at = e.span().map_or(0, |span| span.start).min(text.len());
+        Error::Syntax {
+            file: file.to_path_buf(),
+            line: text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1,
+            why: e.message().lines().collect::<Vec<_>>().join(", "),
+        }
+    })
+}
+
+/// Puts every key of `document` over the values in `into`, then checks them together.
+///
+/// # Errors
+/// The first problem, in the order of the file.
+pub fn fill(document: &DocumentMut, into: &mut Config) -> Result<(), Problem> {
+    section(document.as_table(), "", into)?;
+    rules::check(into)
+}
+
+fn section(entries: &dyn TableLike, prefix: &str, into: &mut Config) -> Result<(), Problem> {
+    for (name, item) in entries.iter() {
+        let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+        entry(&path, item, into)?;
+    }
+    Ok(())
+}
+
+fn entry(path: &str, item: &Item, into: &mut Config) -> Result<(), Problem> {
+    let wrong = |expected: String| Problem::Value { key: path.to_owned(), value: shown(item), expected };
+    if let Some(key) = table::find(path) {
+        let filled = item.as_value().and_then(|value| key.slot.fill(value, into));
+        return filled.ok_or_else(|| wrong(key.slot.expected()));
+    }
+    if is_section(path) {
+        let entries = item.as_table_like().ok_or_else(|| wrong("a section".into()))?;
+        return section(entries, path, into);
+    }
+    Err(Problem::Unknown { key: path.to_owned(), nearest: table::nearest(path) })
+}
+
+fn is_section(path: &str) -> bool {
+    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// A value as it was written, on one line and not too long for one.
+pub fn shown(item: &Item) -> String {
+    let text = match item.as_str() {
+        Some(text) => text.to_owned(),
+        None => item.to_string(),
+    };
+    let mut line: String =
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(61).collect();
+    if line.chars().count() > 60 {
+        line.truncate(line.char_indices().nth(57).map_or(line.len(), |(at, _)| at));
+        line.push_str("...");
+    }
+    line
+}

@@ -1,0 +1,146 @@
+//! Every key of `edge.toml`, once. Reading, checking, `edge config` and the documentation all
+//! come from this table; snap keys are the same words.
+//!
+//! A new key is one entry here and one field in the settings of the room that it belongs to.
+
+use std::time::Duration;
+
+use super::Config;
+use super::slot::Slot;
+
+/// One key.
+pub struct Key {
+    /// Its name with its section, such as `cloud.probe-interval`.
+    pub path: &'static str,
+    /// What it holds, and where that goes.
+    pub slot: Slot<Config>,
+    /// What it does, for the person who edits the file.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// The section and the name within it.
+    pub fn split(&self) -> (&'static str, &'static str) {
+        self.path.rsplit_once('.').unwrap_or(("", self.path))
+    }
+}
+
+/// All keys, in the order in which they are shown: those without a section first.
+pub static KEYS: [Key; 11] = [
+    Key {
+        path: "offline-mode",
+        slot: Slot::Switch(|c| &mut c.offline_mode),
+        help: "Whether the gateway keeps its pods running without the cloud. With false, nothing is cached and nothing is served from the cache.",
+    },
+    Key {
+        path: "state-dir",
+        slot: Slot::Path(|c| &mut c.state_dir),
+        help: "The folder of everything that edge keeps: cache, images, certificates.",
+    },
+    Key {
+        path: "cloud.kubeconfig",
+        slot: Slot::OptionalPath(|c| &mut c.cloud.kubeconfig, "/etc/edge/cloud.kubeconfig"),
+        help: "Address and credentials of the cloud's API server; `edge join` writes it. Without it the proxy is off and everything else works.",
+    },
+    Key {
+        path: "cloud.probe-interval",
+        slot: Slot::Span(
+            |c| &mut c.cloud.probe_interval,
+            Duration::from_secs(1),
+            Duration::from_secs(60 * 60),
+        ),
+        help: "How long the link to the cloud may be silent before edge asks for a sign of life.",
+    },
+    Key {
+        path: "proxy.listen",
+        slot: Slot::Loopback(|c| &mut c.proxy.listen),
+        help: "Where kubelet finds the proxy. After a change, run `edge join` again: it is written in kubelet's kubeconfig.",
+    },
+    Key {
+        path: "runtime.endpoint",
+        slot: Slot::UnixSocket(|c| &mut c.runtime.endpoint),
+        help: "The socket of containerd.",
+    },
+    Key {
+        path: "runtime.pin-images",
+        slot: Slot::Switch(|c| &mut c.runtime.pin_images),
+        help: "Whether the images of this node's pods are pinned, so that kubelet never removes them.",
+    },
+    Key {
+        path: "registry.listen",
+        slot: Slot::Address(|c| &mut c.registry.listen),
+        help: "Where images and charts are served.",
+    },
+    Key {
+        path: "registry.pull-through",
+        slot: Slot::Switch(|c| &mut c.registry.pull_through),
+        help: "Whether an image that is not here is fetched from its upstream, and kept.",
+    },
+    Key {
+        path: "registry.push",
+        slot: Slot::Switch(|c| &mut c.registry.push),
+        help: "Whether clients may push images and charts.",
+    },
+    Key {
+        path: "registry.insecure-loopback-push",
+        slot: Slot::Switch(|c| &mut c.registry.insecure_loopback_push),
+        help: "Whether pushing needs no credential. Only with a loopback address in registry.listen.",
+    },
+];
+
+/// The key of that name.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The known name that `path` is probably meant to be.
+pub fn nearest(path: &str) -> Option<&'static str> {
+    KEYS.iter()
+        .map(|key| (likeness(key.path, path), key.path))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, path)| path)
+}
+
+/// A key written without its section is as near as one with a letter missing.
+fn likeness(known: &str, given: &str) -> f64 {
+    let bare = known.rsplit_once('.').map_or(known, |(_, name)| name);
+    let given = given.replace('_', "-").to_lowercase();
+    let given_bare = given.rsplit_once('.').map_or(given.as_str(), |(_, name)| name);
+    let whole = strsim::normalized_damerau_levenshtein(known, &given);
+    whole.max(strsim::normalized_damerau_levenshtein(bare, given_bare) * 0.95)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_ones_that_snapd_takes() {
+        for (index, key) in KEYS.iter().enumerate() {
+            for word in key.path.split('.') {
+                assert!(!word.is_empty() && !word.starts_with('-') && !word.ends_with('-'), "{}", key.path);
+                assert!(
+                    word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'),
+                    "{}",
+                    key.path
+                );
+            }
+            assert!(KEYS[..index].iter().all(|other| other.path != key.path), "{} twice", key.path);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_name_finds_its_neighbour() {
+        for (given, expected) in [
+            ("cloud.probe-intervall", Some("cloud.probe-interval")),
+            ("cloud.probe_interval", Some("cloud.probe-interval")),
+            ("probe-interval", Some("cloud.probe-interval")),
+            ("Offline-Mode", Some("offline-mode")),
+            ("cloud.offline-mode", Some("offline-mode")),
+            ("colour", None),
+        ] {
+            assert_eq!(nearest(given), expected, "{given}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What the proxy is told by the configuration.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Section `[proxy]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where kubelet finds the proxy; always a loopback address.
+    pub listen: SocketAddr,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6445)) }
+    }
+}
+
+/// Section `[cloud]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudSettings {
+    /// Address and credentials of the cloud's API server. Without it the proxy is off.
+    pub kubeconfig: Option<PathBuf>,
+    /// How long the link may be silent before the cloud is asked for a sign of life.
+    pub probe_interval: Duration,
+}
+
+impl Default for CloudSettings {
+    fn default() -> Self {
+        Self { kubeconfig: None, probe_interval: Duration::from_secs(5) }
+    }
+}
