@@ -1,3 +1,7 @@
 //! The `edge` binary: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edge::cli::run(std::env::args_os())
+}

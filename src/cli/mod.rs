@@ -1,1 +1,104 @@
-//! The only code that prints; one file per command.
+//! The only code that prints, reads the environment or knows of a terminal; one file per command.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 failed;
+//! 2 usage or configuration; 3 verification refused.
+
+mod config;
+mod daemon;
+mod failure;
+mod generate;
+mod logging;
+mod output;
+mod status;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Overrides};
+
+/// Keeps a Kubernetes gateway working when the cloud is gone.
+#[derive(Debug, Parser)]
+#[command(name = "edge", version, arg_required_else_help = true, max_term_width = 110)]
+#[command(after_help = "Examples:
+  edge join --from /etc/kubernetes/kubelet.conf   take over this node's cloud credentials
+  edge daemon                                     run (systemd does this)
+  edge status                                     is the cloud there, and what would survive without it
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 verification refused")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+struct Global {
+    /// The configuration file [default: /etc/edge/edge.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "EDGE_CONFIG", help_heading = "Global options")]
+    config: Option<PathBuf>,
+    /// The folder of everything that edge keeps [default: state-dir of the configuration]
+    #[arg(long, global = true, value_name = "DIR", env = "EDGE_STATE_DIR", help_heading = "Global options")]
+    state_dir: Option<PathBuf>,
+    /// The daemon's control socket [default: /run/edge/edge.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "EDGE_SOCKET", help_heading = "Global options")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run until told to stop
+    Daemon(daemon::Daemon),
+    /// Tell whether the cloud is there, what is cached, and what would not survive an outage
+    Status(status::Status),
+    /// Show, change or check the configuration
+    Config(config::Config),
+    /// Write a completion script for a shell to standard output
+    Completion(generate::Completion),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(generate::Man),
+}
+
+impl Global {
+    /// Relative paths are the caller's, so they are made absolute here and nowhere else.
+    fn overrides(&self) -> anyhow::Result<Overrides> {
+        let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
+        Ok(Overrides {
+            config: absolute(&self.config)?,
+            state_dir: absolute(&self.state_dir)?,
+            socket: absolute(&self.socket)?,
+        })
+    }
+
+    fn load(&self) -> anyhow::Result<Config> {
+        Ok(Config::load(&self.overrides()?)?)
+    }
+}
+
+/// Parses, runs and reports; the only way in.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error),
+    };
+    let outcome = logging::start(matches!(cli.command, Command::Daemon(_))).and_then(|()| dispatch(&cli));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Daemon(command) => command.run(&cli.global),
+        Command::Status(command) => command.run(&cli.global),
+        Command::Config(command) => command.run(&cli.global),
+        Command::Completion(command) => command.run(),
+        Command::Man(command) => command.run(),
+    }
+}

@@ -7,3 +7,7 @@ mod outages;
 #[cfg(test)]
 #[path = "../support/mod.rs"]
 mod support;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod command;
+mod config;

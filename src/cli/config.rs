@@ -1,0 +1,113 @@
+//! `edge config`: show, change and check the configuration.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use clap::{Args, Subcommand};
+use toml_edit::Value;
+
+use super::Global;
+use super::output::{self, Format};
+use crate::config::{self, Change, KEYS, Overrides};
+
+/// `edge config`
+#[derive(Debug, Args)]
+pub struct Config {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the configuration in force, or one key of it
+    #[command(after_help = "Examples:
+  edge config get
+  edge config get cloud.probe-interval")]
+    Get {
+        /// Such as cloud.probe-interval; all keys if none is named
+        key: Option<String>,
+        /// How to write it
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Format,
+    },
+    /// Change keys in the file, all or none; comments stay
+    #[command(after_help = "Examples:
+  edge config set offline-mode=false
+  edge config set cloud.probe-interval=10s registry.listen=127.0.0.1:5001")]
+    Set {
+        /// Such as offline-mode=false
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        changes: Vec<String>,
+    },
+    /// Check a whole file without using it
+    Validate {
+        /// The file [default: the one in force]
+        file: Option<PathBuf>,
+    },
+    /// Write a file that documents every key
+    Sample,
+}
+
+impl Config {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        match &self.command {
+            Command::Get { key: Some(key), output } => get(&global.load()?, key, *output),
+            Command::Get { key: None, output } => get_all(&global.load()?, *output),
+            Command::Set { changes } => set(&global.overrides()?, changes),
+            Command::Validate { file } => validate(&global.overrides()?, file.as_ref()),
+            Command::Sample => output::result(&config::sample()),
+        }
+    }
+}
+
+fn get(config: &config::Config, key: &str, format: Format) -> Result<()> {
+    let value = config.get(key)?;
+    match (format, value) {
+        (Format::Json, value) => output::json(&value.as_ref().map(to_json)),
+        (Format::Text, Some(Value::String(text))) => output::result(text.value()),
+        (Format::Text, Some(value)) => output::result(value.to_string().trim()),
+        (Format::Text, None) => Err(anyhow!("`{key}` is not set and has no default")),
+    }
+}
+
+fn get_all(config: &config::Config, format: Format) -> Result<()> {
+    if format == Format::Text {
+        return output::result(&config::to_toml(config));
+    }
+    let mut all = serde_json::Map::new();
+    for key in &KEYS {
+        let value = config.get(key.path)?.as_ref().map(to_json);
+        all.insert(key.path.into(), value.unwrap_or(serde_json::Value::Null));
+    }
+    output::json(&all)
+}
+
+fn set(overrides: &Overrides, changes: &[String]) -> Result<()> {
+    let changes = changes.iter().map(|text| Change::assignment(text)).collect::<Result<Vec<_>, _>>()?;
+    let file = overrides.file();
+    config::edit(&file, &changes)?;
+    output::note(&format!(
+        "`{}` is written; `systemctl reload edge` makes a running daemon read it",
+        file.display()
+    ));
+    Ok(())
+}
+
+fn validate(overrides: &Overrides, file: Option<&PathBuf>) -> Result<()> {
+    let named = file.map(std::path::absolute).transpose()?;
+    let overrides = Overrides { config: named.or_else(|| overrides.config.clone()), ..Overrides::default() };
+    let config = config::Config::load(&overrides)?;
+    output::result(&format!("`{}` is good", config.file.display()))
+}
+
+fn to_json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Boolean(switch) => (*switch.value()).into(),
+        Value::Integer(number) => (*number.value()).into(),
+        Value::Float(number) => (*number.value()).into(),
+        Value::String(text) => text.value().as_str().into(),
+        Value::Array(list) => list.iter().map(to_json).collect(),
+        Value::InlineTable(table) => table.iter().map(|(k, v)| (k.to_owned(), to_json(v))).collect(),
+        Value::Datetime(time) => time.value().to_string().into(),
+    }
+}

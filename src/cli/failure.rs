@@ -1,0 +1,135 @@
+//! How a failure is told: one line on standard error and an exit code.
+
+use std::process::ExitCode;
+
+use super::output;
+use crate::config;
+
+/// The command was called wrongly, in a way that the parser of the command line cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Tells what was wrong with the command line; help and version were asked for and are no failure.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        output::note(&rendered(&one_line(&error.render().to_string()), output::is_watched()));
+    } else if let Err(closed) = error.print() {
+        tracing::debug!(error = %closed, "help was not read");
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Tells why a command failed.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|cause| cause.is::<output::Closed>()) {
+        return ExitCode::SUCCESS;
+    }
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    output::note(&rendered(&joined(&causes), output::is_watched()));
+    ExitCode::from(code(error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    let configuration = error.chain().any(|cause| cause.is::<config::Error>() || cause.is::<Usage>());
+    if configuration { 2 } else { 1 }
+}
+
+/// Message and hint apart.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    message: String,
+    hint: Option<String>,
+}
+
+/// The chain as one message; hints go to the end, the outermost first. A cause that its error already
+/// tells is not told twice.
+fn joined(causes: &[String]) -> Told {
+    let mut message = String::new();
+    let mut hint: Option<String> = None;
+    for cause in causes {
+        let flat = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (text, advice) = match flat.split_once(" hint: ") {
+            Some((text, advice)) => (text.to_owned(), Some(advice.to_owned())),
+            None => (flat, None),
+        };
+        if !message.contains(&text) {
+            if !message.is_empty() {
+                message.push_str(": ");
+            }
+            message.push_str(&text);
+        }
+        hint = hint.or(advice);
+    }
+    Told { message, hint }
+}
+
+/// What clap says on several lines, on one.
+fn one_line(text: &str) -> Told {
+    let mut message = Vec::new();
+    let mut hint = None;
+    for line in text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")) {
+        match line.strip_prefix("tip: ") {
+            Some(tip) => hint = hint.or(Some(tip.to_owned())),
+            None if line.is_empty() || line.starts_with("For more information") => {}
+            None => message.push(line.trim_start_matches("error: ").to_owned()),
+        }
+    }
+    Told { message: message.join(" "), hint: hint.or(Some("see `edge help`".into())) }
+}
+
+fn rendered(told: &Told, watched: bool) -> String {
+    match &told.hint {
+        None => format!("edge: {}", told.message),
+        Some(hint) if watched => format!("edge: {}\nhint: {hint}", told.message),
+        Some(hint) => format!("edge: {} hint: {hint}", told.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(causes: &[&str]) -> Told {
+        joined(&causes.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_chain_is_one_line_and_its_hint_comes_last() {
+        let told = told(&["cannot join hint: try again", "cannot read `/k`: gone", "gone", "two\nlines"]);
+        assert_eq!(
+            rendered(&told, false),
+            "edge: cannot join: cannot read `/k`: gone: two lines hint: try again"
+        );
+        assert_eq!(
+            rendered(&told, true),
+            "edge: cannot join: cannot read `/k`: gone: two lines\nhint: try again"
+        );
+    }
+
+    #[test]
+    fn what_clap_says_becomes_one_line() {
+        let told = one_line(
+            "error: unexpected argument '--form' found\n\n  tip: a similar argument exists: '--from'\n\nUsage: edge join\n\nFor more information, try '--help'.\n",
+        );
+        assert_eq!(
+            rendered(&told, false),
+            "edge: unexpected argument '--form' found hint: a similar argument exists: '--from'"
+        );
+        let told = one_line(
+            "error: the following required arguments were not provided:\n  --from <KUBECONFIG>\n\nUsage: x\n",
+        );
+        assert!(rendered(&told, false).starts_with(
+            "edge: the following required arguments were not provided: --from <KUBECONFIG> hint: "
+        ));
+    }
+
+    #[test]
+    fn configuration_is_2_and_the_rest_1() {
+        let config = config::Error::NotAssignment("x".into());
+        assert_eq!(code(&anyhow::Error::new(config).context("outer")), 2);
+        assert_eq!(code(&anyhow::anyhow!("other")), 1);
+        assert_eq!(code(&Usage("x".into()).into()), 2);
+    }
+}

@@ -1,0 +1,45 @@
+//! Standard output and standard error, and a reader that went away.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+
+use anyhow::Result;
+
+/// Standard output was closed by its reader (`edge ... | head`): no failure of edge's.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output was closed")]
+pub struct Closed;
+
+/// What a listing is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs; stable.
+    Json,
+}
+
+/// Writes a result to standard output, with a line end if it has none.
+pub fn result(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(end.as_bytes()));
+    match written.and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Err(Closed.into()),
+        other => Ok(other?),
+    }
+}
+
+/// Writes a value as indented JSON to standard output.
+pub fn json(value: &impl serde::Serialize) -> Result<()> {
+    result(&serde_json::to_string_pretty(value)?)
+}
+
+/// Writes a line about the work to standard error. If nobody reads it, nobody is told.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Whether a person reads standard error.
+pub fn is_watched() -> bool {
+    std::io::stderr().is_terminal()
+}

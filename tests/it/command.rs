@@ -1,0 +1,89 @@
+//! Runs the built `edge` with its configuration and state in a folder of the test's own.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// A gateway's folders, empty at first.
+pub struct Place {
+    pub folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(place.path("etc")).unwrap();
+        place.write("etc/edge.toml", "");
+        place
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a test's own file need not survive a power cut")]
+    pub fn write(&self, below: &str, text: &str) -> PathBuf {
+        let path = self.path(below);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub fn read(&self, below: &str) -> String {
+        std::fs::read_to_string(self.path(below)).unwrap()
+    }
+
+    /// `edge` with configuration and state in this place and nothing else from the environment.
+    pub fn edge(&self, arguments: &[&str]) -> Command {
+        let mut command = bare(arguments);
+        command.env("EDGE_CONFIG", self.path("etc/edge.toml")).env("EDGE_STATE_DIR", self.path("state"));
+        command.env("EDGE_SOCKET", self.path("edge.sock")).current_dir(self.folder.path());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Done {
+        Done::of(self.edge(arguments).output().unwrap())
+    }
+}
+
+/// `edge` without any of its variables.
+pub fn bare(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
+    command.args(arguments).stdin(Stdio::null());
+    for variable in ["EDGE_CONFIG", "EDGE_STATE_DIR", "EDGE_SOCKET", "EDGE_LOG", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Done {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Done {
+    pub fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Asserts that it went well.
+    #[track_caller]
+    pub fn good(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+
+    /// Asserts that it failed with `code`, saying `expected` in exactly one line.
+    #[track_caller]
+    pub fn bad(self, code: i32, expected: &str) {
+        assert_eq!(self.code, code, "{self:?}");
+        assert_eq!(self.err.lines().count(), 1, "{self:?}");
+        assert!(
+            self.err.starts_with("edge: ") && self.err.contains(expected),
+            "expected {expected:?}: {self:?}"
+        );
+    }
+}
