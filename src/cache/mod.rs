@@ -102,6 +102,8 @@ struct Shared {
     trouble: watch::Receiver<Option<String>>,
     readers: std::sync::Mutex<Vec<Reader>>,
     reading: Semaphore,
+    /// Counts [`Writer::clear`].
+    epoch: Arc<AtomicU64>,
     /// Batches written since the start, for the curious and for tests.
     batches: Arc<AtomicU64>,
 }
@@ -122,8 +124,9 @@ impl Cache {
         let (trouble_sender, trouble) = watch::channel(None);
         let waiting = Arc::new(AtomicUsize::new(0));
         let batches = Arc::new(AtomicU64::new(0));
+        let epoch = Arc::new(AtomicU64::new(0));
         let thread = writer::Thread {
-            writer: Writer::new(connection),
+            writer: Writer::new(connection, epoch.clone()),
             inbox,
             waiting: waiting.clone(),
             lost: lost.clone(),
@@ -143,6 +146,7 @@ impl Cache {
             trouble,
             readers: std::sync::Mutex::default(),
             reading: Semaphore::new(READERS),
+            epoch,
             batches,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -220,6 +224,16 @@ impl Cache {
         self.shared.lost.subscribe()
     }
 
+    /// Has everything that is watched read anew.
+    pub fn resync(&self) {
+        self.shared.lost.send_modify(|n| *n += 1);
+    }
+
+    /// Counts how often everything was removed: what began before belongs to what is gone.
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::Acquire)
+    }
+
     /// Why nothing can be written at the moment, such as a full disk; `None` when all is well.
     pub fn trouble(&self) -> Option<String> {
         self.shared.trouble.borrow().clone()
@@ -230,6 +244,8 @@ impl Cache {
         &self.shared.path
     }
 
+    /// Counts [`Writer::clear`].
+    epoch: Arc<AtomicU64>,
     /// Batches written since the start.
     pub fn batches(&self) -> u64 {
         self.shared.batches.load(Ordering::Relaxed)

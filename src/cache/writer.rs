@@ -22,6 +22,7 @@ const BATCH: usize = 2048;
 pub struct Writer {
     connection: Connection,
     pub(super) interned: Interned,
+    epoch: Arc<AtomicU64>,
 }
 
 /// How the batch of a committing job ended.
@@ -200,9 +201,14 @@ fn ends_batch(error: &rusqlite::Error) -> bool {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn new(connection: Connection, epoch: Arc<AtomicU64>) -> Self {
         connection.set_prepared_statement_cache_capacity(64);
-        Self { connection, interned: Interned::default() }
+        Self { connection, interned: Interned::default(), epoch }
+    }
+
+    /// See [`super::Cache::epoch`].
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     pub(super) fn db(&self) -> &Connection {
@@ -229,6 +235,7 @@ impl Writer {
     /// The statement's.
     pub fn clear(&mut self) -> Result<(), CacheError> {
         self.interned.forget();
+        self.epoch.fetch_add(1, Ordering::AcqRel);
         self.db().execute_batch(
             "DELETE FROM member; DELETE FROM scope; DELETE FROM document; DELETE FROM token;
              DELETE FROM caller; DELETE FROM verifier;

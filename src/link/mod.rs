@@ -61,6 +61,8 @@ pub type Replay = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send 
 #[derive(Clone, Debug)]
 pub struct Link {
     state: watch::Receiver<LinkState>,
+    /// Counts probes that were answered.
+    answers: watch::Receiver<u64>,
     evidence: mpsc::Sender<String>,
 }
 
@@ -76,8 +78,9 @@ impl Link {
         let machine = Machine::new(interval, was_offline, Instant::now());
         let (state, watched) =
             watch::channel(LinkState { phase: phase_of(&machine.belief), since: crate::sys::clock::now() });
+        let (answered, answers) = watch::channel(0);
         let (evidence, inbox) = mpsc::channel(16);
-        (Self { state: watched, evidence }, Owner { machine, state, inbox, probe, replay })
+        (Self { state: watched, answers, evidence }, Owner { machine, state, answered, inbox, probe, replay })
     }
 
     /// The state now.
@@ -96,6 +99,23 @@ impl Link {
         let _ = self.evidence.try_send(why);
     }
 
+    /// Reports a failure and waits for what the link makes of it: an outage, or a probe that was
+    /// answered; at most `patience`.
+    pub async fn examine(&self, why: String, patience: Duration) -> LinkState {
+        let mut state = self.state.clone();
+        let mut answers = self.answers.clone();
+        answers.mark_unchanged();
+        self.suspect(why);
+        let verdict = async {
+            tokio::select! {
+                _ = state.wait_for(|state| state.phase.is_outage()) => {}
+                _ = answers.changed() => {}
+            }
+        };
+        let _ = tokio::time::timeout(patience, verdict).await;
+        self.state()
+    }
+
     /// Waits until the link is not what it was at `seen`, or for `patience`.
     pub async fn changed_from(&self, seen: &LinkState, patience: Duration) -> LinkState {
         let mut follow = self.state.clone();
@@ -108,6 +128,7 @@ impl Link {
 pub struct Owner {
     machine: Machine,
     state: watch::Sender<LinkState>,
+    answered: watch::Sender<u64>,
     inbox: mpsc::Receiver<String>,
     probe: Probe,
     replay: Replay,
@@ -139,10 +160,14 @@ impl Owner {
             if let Evidence::Suspicion(why) = &evidence {
                 tracing::debug!(why, "is the cloud still there?");
             }
+            let answered = matches!(evidence, Evidence::Answered);
             if self.machine.take(evidence, Instant::now()) {
                 self.enter().await;
             }
             self.tell();
+            if answered {
+                self.answered.send_modify(|n| *n += 1);
+            }
         }
     }
 

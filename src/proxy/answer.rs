@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
 
 use super::upstream::BodyError;
-use crate::kube::{Encoding, codec, status};
+use crate::kube::{Encoding, status};
 
 /// The body of an answer on its way to a client.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -28,13 +28,13 @@ pub fn object(code: StatusCode, value: &Value, encoding: Encoding) -> Response<B
 
 /// The Content-Type and bytes of an object.
 pub fn encode(value: &Value, encoding: Encoding) -> (&'static str, Vec<u8>) {
-    if encoding == Encoding::Protobuf {
-        match codec::encode(value) {
-            Ok(bytes) => return (encoding.content_type(), bytes),
-            Err(error) => tracing::debug!(%error, "answered in JSON"),
+    match encoding.encode(value) {
+        Ok(bytes) => (encoding.content_type(), bytes),
+        Err(error) => {
+            tracing::debug!(%error, "answered in JSON");
+            (Encoding::Json.content_type(), value.to_string().into_bytes())
         }
     }
-    (Encoding::Json.content_type(), value.to_string().into_bytes())
 }
 
 /// A body with its Content-Type.

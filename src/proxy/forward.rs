@@ -19,8 +19,8 @@ use super::replay::{Wanted, key_of};
 use super::upstream::{As, Place, UpBody, UpstreamError};
 use super::{Shared, token};
 use crate::cache::Document;
-use crate::kube::stream::{WatchType, watch_event};
-use crate::kube::{Encoding, Request as KubeRequest, ResourceRequest, Verb, codec, negotiate, schema, status};
+use crate::kube::stream::{WatchKind, watch_event};
+use crate::kube::{Encoding, GroupVersionResource, Request as KubeRequest, ResourceRequest, Verb, codec, negotiate, schema, status};
 use crate::link::LinkState;
 
 /// How long an answer may take before somebody asks whether the cloud is still there.
@@ -80,13 +80,13 @@ impl Shared {
             let before = self.link.state();
             let result = self.send(call, payload, record).await;
             let why = match &result {
-                Ok((answer, _)) => match suspicious(call, answer.status()) {
-                    None => return Outcome::Answer(self.pass(call, result_of(result), record)),
-                    Some(why) => why,
-                },
-                Err(error) => error.to_string(),
+                Ok((answer, _)) => suspicious(call, answer.status()),
+                Err(error) => Some(error.to_string()),
             };
-            if record && self.verdict(&before, &why).await {
+            if let Some(why) = why
+                && record
+                && self.verdict(&before, &why).await
+            {
                 return Outcome::Outage;
             }
             tries -= 1;
@@ -152,7 +152,7 @@ impl Shared {
         if record
             && let Some(resource) = call.request.resource()
             && resource.is_read()
-            && (self.unknown.contains(&resource.gvr.to_string()) || !schema::knows(&resource.gvr))
+            && (self.unknown.contains(&resource.gvr.to_string()) || !has_table(&resource.gvr))
         {
             prefer_json(request.headers_mut());
         }
@@ -180,7 +180,7 @@ impl Shared {
     /// A watch's last word when its client must read everything anew.
     fn expired(&self, headers: &HeaderMap) -> Bytes {
         let encoding = encoding_of(headers);
-        watch_event(WatchType::Error, &status::expired(), encoding).map(Bytes::from).unwrap_or_default()
+        watch_event(WatchKind::Error, &status::expired(), encoding).map(Bytes::from).unwrap_or_default()
     }
 
     fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {
@@ -247,16 +247,6 @@ impl Shared {
     }
 }
 
-/// `result` is known to be an answer.
-fn result_of(
-    result: Result<(Response<Incoming>, Place), UpstreamError>,
-) -> (Response<Incoming>, Place) {
-    match result {
-        Ok(answer) => answer,
-        Err(_) => unreachable!("only answers are passed on"),
-    }
-}
-
 /// Why an answer may be no word of the cloud's: a load balancer's, or one about the node's own
 /// credentials, which are edge's affair and not the kubelet's.
 fn suspicious(call: &Call, code: StatusCode) -> Option<String> {
@@ -289,7 +279,7 @@ fn is_transformed(headers: &HeaderMap) -> bool {
 
 fn encoding_of(headers: &HeaderMap) -> Encoding {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if kind.starts_with(Encoding::Protobuf.content_type()) { Encoding::Protobuf } else { Encoding::Json }
+    Encoding::of(kind).unwrap_or(Encoding::Json)
 }
 
 fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> Option<Box<dyn Intake>> {
@@ -366,6 +356,11 @@ pub fn remove_hop_headers(headers: &mut HeaderMap, keep: KeepUpgrade) {
     }
 }
 
+/// Whether the protobuf of a resource can be read here.
+fn has_table(gvr: &GroupVersionResource) -> bool {
+    schema::kind_of(&gvr.api_version(), &gvr.resource).is_some()
+}
+
 /// Leaves only the JSON types of an Accept header, if it has any.
 fn prefer_json(headers: &mut HeaderMap) {
     let accept = variant(headers);
@@ -378,7 +373,7 @@ fn prefer_json(headers: &mut HeaderMap) {
 /// The body of a TokenRequest, read for its key.
 pub fn decode_body(headers: &HeaderMap, body: &[u8]) -> Option<serde_json::Value> {
     match encoding_of(headers) {
-        Encoding::Protobuf => codec::decode(body).ok().map(|decoded| decoded.value),
+        Encoding::Protobuf => codec::decode(body).and_then(codec::Decoded::whole).ok(),
         Encoding::Json => serde_json::from_slice(body).ok(),
     }
 }

@@ -7,21 +7,28 @@ use serde_json::Value;
 
 use super::caller::NODE;
 use super::record::Intake;
-use crate::cache::{CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer};
-use crate::kube::stream::{ListPart, ListSplitter, WatchSplitter, WatchType};
-use crate::kube::{Encoding, codec, meta};
+use crate::cache::{Cache, CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer};
+use crate::kube::codec::Decoded;
+use crate::kube::stream::{Finished, ListSplitter, WatchKind, WatchSplitter};
+use crate::kube::{Encoding, meta};
 
 /// Bytes of one object at the most; etcd takes 1.5 MiB, and what is larger is no object.
 const OBJECT_LIMIT: usize = 16 << 20;
 
 /// Resources whose protobuf holds what this edge does not know: newer than its tables. They are
 /// asked for in JSON from then on, so that nothing is lost silently.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Unknown {
     resources: Arc<Mutex<HashSet<String>>>,
+    cache: Cache,
 }
 
 impl Unknown {
+    /// Knows of none yet.
+    pub fn new(cache: Cache) -> Self {
+        Self { resources: Arc::default(), cache }
+    }
+
     /// Whether `resource` must be asked for in JSON.
     pub fn contains(&self, resource: &str) -> bool {
         self.resources.lock().is_ok_and(|set| set.contains(resource))
@@ -29,7 +36,8 @@ impl Unknown {
 
     fn note(&self, resource: &str) {
         if self.resources.lock().is_ok_and(|mut set| set.insert(resource.to_owned())) {
-            tracing::warn!(resource, "has fields newer than this edge: asked for in JSON from now on");
+            tracing::info!(resource, "is newer than this edge: asked for in JSON from now on");
+            self.cache.resync();
         }
     }
 }
@@ -51,17 +59,17 @@ impl Decoder {
     /// # Errors
     /// [`CacheError::Refused`] when it is none.
     pub fn value(&self, bytes: &[u8]) -> Result<Value, CacheError> {
-        let refused = |e: String| CacheError::Refused(format!("an answer of {} is unreadable: {e}", self.resource));
-        match self.encoding {
-            Encoding::Json => serde_json::from_slice(bytes).map_err(|e| refused(e.to_string())),
-            Encoding::Protobuf => {
-                let decoded = codec::decode(bytes).map_err(|e| refused(e.to_string()))?;
-                if decoded.unknown {
-                    self.unknown.note(&self.resource);
-                }
-                Ok(decoded.value)
+        self.whole(self.encoding.decode(bytes))
+    }
+
+    /// Only whole objects are kept; of one with fields that are not known here, the resource is noted.
+    fn whole(&self, decoded: Result<Decoded, crate::kube::Error>) -> Result<Value, CacheError> {
+        decoded.and_then(Decoded::whole).map_err(|error| {
+            if self.encoding == Encoding::Protobuf {
+                self.unknown.note(&self.resource);
             }
-        }
+            CacheError::Refused(format!("an answer of {} is unreadable: {error}", self.resource))
+        })
     }
 
     fn object(&self, bytes: &[u8]) -> Result<Object, CacheError> {
@@ -144,7 +152,7 @@ pub struct ListIntake {
     /// The token that asked for this page; `None` for the first.
     pub asked: Option<String>,
     /// Cuts it into objects.
-    pub splitter: ListSplitter,
+    pub splitter: Option<ListSplitter>,
     /// What this page and those before it held.
     pub list: Option<ListRecord>,
 }
@@ -178,7 +186,7 @@ impl Pages {
 impl ListIntake {
     /// Records a list of `scope`; `asked` is the continue token of the request, if any.
     pub fn new(decoder: Decoder, scope: ScopeKey, pages: Pages, asked: Option<String>) -> Self {
-        let splitter = ListSplitter::with_limit(decoder.encoding, OBJECT_LIMIT);
+        let splitter = Some(ListSplitter::with_limit(decoder.encoding, OBJECT_LIMIT));
         let list = match &asked {
             None => Some(ListRecord::default()),
             Some(token) => pages.take(&scope, token),
@@ -189,10 +197,11 @@ impl ListIntake {
 
 impl Intake for ListIntake {
     fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
-        self.splitter.push(bytes).map_err(unreadable)?;
+        let Some(splitter) = &mut self.splitter else { return Ok(()) };
+        splitter.push(bytes).map_err(unreadable)?;
         let id = writer.scope(&self.scope)?;
-        while let Some(item) = self.splitter.next_item() {
-            let object = self.decoder.object(&item)?;
+        while let Some(item) = splitter.next_item() {
+            let object = self.decoder.keep(self.decoder.whole(splitter.decode_item(&item))?)?;
             match &mut self.list {
                 Some(list) => writer.put_listed(id, list, &object)?,
                 None => writer.put(id, &object)?,
@@ -205,19 +214,19 @@ impl Intake for ListIntake {
         if !whole {
             return Ok(());
         }
-        let ListPart { kind, resource_version, continue_token, .. } =
-            self.splitter.finish().map_err(unreadable)?;
+        let Some(splitter) = self.splitter.take() else { return Ok(()) };
+        let Finished::List(end) = splitter.finish().map_err(unreadable)? else { return Ok(()) };
         // Objects can only be dropped on the word of a list that is known to be all of it.
         let Some(list) = self.list.take() else { return Ok(()) };
-        if !continue_token.is_empty() {
-            self.pages.put(self.scope.clone(), continue_token, list);
+        if let Some(token) = end.continue_token {
+            self.pages.put(self.scope.clone(), token, list);
             return Ok(());
         }
-        if resource_version.is_empty() {
+        if end.resource_version.is_empty() {
             return Ok(());
         }
         let id = writer.scope(&self.scope)?;
-        writer.finish(id, &list, &kind, &resource_version)
+        writer.finish(id, &list, &end.kind, &end.resource_version)
     }
 }
 
@@ -228,34 +237,33 @@ pub struct WatchIntake {
     splitter: WatchSplitter,
     /// The list that the first events make up, until its bookmark.
     initial: Option<ListRecord>,
-    id: Option<ScopeId>,
 }
 
 impl WatchIntake {
     /// Records a watch of `scope`. `initial` if it begins with the whole list (WatchList).
     pub fn new(decoder: Decoder, scope: ScopeKey, initial: bool) -> Self {
         let splitter = WatchSplitter::with_limit(decoder.encoding, OBJECT_LIMIT);
-        Self { decoder, scope, splitter, initial: initial.then(ListRecord::default), id: None }
+        Self { decoder, scope, splitter, initial: initial.then(ListRecord::default) }
     }
 
     fn event(
         &mut self,
         writer: &mut Writer,
         scope: ScopeId,
-        kind: WatchType,
+        kind: WatchKind,
         bytes: &[u8],
     ) -> Result<(), CacheError> {
         match kind {
-            WatchType::Added | WatchType::Modified => {
+            WatchKind::Added | WatchKind::Modified => {
                 let object = self.decoder.object(bytes)?;
                 match &mut self.initial {
                     Some(list) => writer.put_listed(scope, list, &object),
                     None => writer.put(scope, &object),
                 }
             }
-            WatchType::Deleted => self.deleted(writer, scope, &self.decoder.object(bytes)?),
-            WatchType::Bookmark => self.bookmark(writer, scope, &self.decoder.value(bytes)?),
-            WatchType::Error => Ok(()),
+            WatchKind::Deleted => self.deleted(writer, scope, &self.decoder.object(bytes)?),
+            WatchKind::Bookmark => self.bookmark(writer, scope, &self.decoder.value(bytes)?),
+            WatchKind::Error => Ok(()),
         }
     }
 
@@ -282,10 +290,7 @@ impl WatchIntake {
 impl Intake for WatchIntake {
     fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
         self.splitter.push(bytes).map_err(unreadable)?;
-        let id = match self.id {
-            Some(id) => id,
-            None => writer.scope(&self.scope)?,
-        };
+        let id = writer.scope(&self.scope)?;
         while let Some(event) = self.splitter.next_event() {
             self.event(writer, id, event.kind, &event.object)?;
         }
@@ -354,6 +359,31 @@ impl Intake for TokenIntake {
             return Ok(());
         }
         writer.put_token(&self.key, value.to_string().as_bytes())
+    }
+}
+
+/// An event of the kubelet's that went to the cloud, kept to be shown here too.
+pub struct EventIntake {
+    /// How to decode it.
+    pub decoder: Decoder,
+    /// What arrived so far.
+    pub bytes: Vec<u8>,
+}
+
+impl Intake for EventIntake {
+    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
+        append(&mut self.bytes, bytes)
+    }
+
+    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        if !whole {
+            return Ok(());
+        }
+        let value = self.decoder.value(&self.bytes)?;
+        if meta::kind(&value) == Some("Status") {
+            return Ok(());
+        }
+        super::local::keep_event(writer, self.decoder.keep(value)?)
     }
 }
 

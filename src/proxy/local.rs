@@ -16,7 +16,7 @@ use super::replay::{Wanted, key_of};
 use super::token;
 use super::watch::Edit;
 use crate::cache::{Cache, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
-use crate::kube::stream::WatchType;
+use crate::kube::stream::WatchKind;
 use crate::kube::{Encoding, FieldSelector, LabelSelector, ResourceRequest, Verb, codec, meta, patch, status};
 
 /// Events that wait for the cloud at the most; of more, the oldest go.
@@ -114,6 +114,11 @@ impl LocalWrites {
             }
             Found::Failed(status) => Err(Failure::Status(status)),
         }
+    }
+
+    /// Forgets heartbeats, when the cloud is back and has the true ones.
+    pub fn forget_leases(&self) {
+        self.leases.clear();
     }
 
     async fn edit(&self, key: ObjectKey, subresource: Option<String>, input: Input) -> Answer {
@@ -218,8 +223,8 @@ impl Input {
             return Ok(Self::Object(Value::Null));
         }
         if kind == Encoding::Protobuf.content_type() {
-            let decoded = codec::decode(write.body).map_err(|e| e.to_string())?;
-            return Ok(Self::Object(decoded.value));
+            let decoded = codec::decode(write.body).and_then(codec::Decoded::whole);
+            return Ok(Self::Object(decoded.map_err(|e| e.to_string())?));
         }
         let value = serde_json::from_slice(write.body).map_err(|e| format!("the body is not JSON: {e}"))?;
         if write.request.verb != Verb::Patch {
@@ -296,7 +301,7 @@ fn edit(
     writer.put_local(&[], &object)?;
     keep_change(writer, key, subresource, &known, &object)?;
     let answer = object.body.clone();
-    edits.push(Edit { kind: WatchType::Modified, object: Arc::new(object) });
+    edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
     Ok(Found::Done(StatusCode::OK, Box::new(answer)))
 }
 
@@ -390,7 +395,7 @@ fn create(
         body: Some(object.body.to_string().into_bytes()),
     })?;
     let answer = object.body.clone();
-    edits.push(Edit { kind: WatchType::Added, object: Arc::new(object) });
+    edits.push(Edit { kind: WatchKind::Added, object: Arc::new(object) });
     Ok(Found::Done(code, Box::new(answer)))
 }
 
@@ -429,7 +434,7 @@ fn replace(
     writer.put_local(&[], &object)?;
     keep_change(writer, key, "", &known, &object)?;
     let answer = object.body.clone();
-    edits.push(Edit { kind: WatchType::Modified, object: Arc::new(object) });
+    edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
     Ok(Found::Done(StatusCode::OK, Box::new(answer)))
 }
 
@@ -474,7 +479,7 @@ fn delete(
         known.body.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
     if !has_finalizers {
         writer.remove(key)?;
-        edits.push(Edit { kind: WatchType::Deleted, object: Arc::new(known) });
+        edits.push(Edit { kind: WatchKind::Deleted, object: Arc::new(known) });
     }
     Ok(done)
 }

@@ -6,8 +6,11 @@
 //! (`outbox`), sign it (`sign`), or refuse it. Online, a client never waits for the cache; offline,
 //! nothing is answered 200 before it is on disk, but for leases, which are worth nothing there.
 
+pub mod api;
 mod answer;
 mod caller;
+pub mod cloud;
+mod csr;
 mod decide;
 mod forward;
 mod intake;
@@ -18,8 +21,10 @@ mod record;
 mod replay;
 mod resolve;
 mod serve;
+mod settings;
 mod sign;
 mod signature;
+mod tls;
 mod token;
 mod upgrade;
 mod upstream;
@@ -42,6 +47,7 @@ use caller::Caller;
 use cloud::Credentials;
 use forward::Call;
 pub use outbox::Dropped;
+pub use settings::{CloudSettings, Settings};
 use outbox::{Outbox, Round};
 use upstream::{As, Upstream};
 
@@ -300,7 +306,7 @@ impl Shared {
     }
 
     /// Remembers whom the cloud accepts, and forgets whom it refuses.
-    fn note_caller(self: &Shared, call: &Call, code: StatusCode) {
+    fn note_caller(&self, call: &Call, code: StatusCode) {
         let Caller::Bearer(bearer) = &call.caller else { return };
         if !self.is_offline_mode() || code.is_server_error() {
             return;
@@ -332,10 +338,4 @@ fn first_round(outbox: &Outbox) -> crate::link::Replay {
         let outbox = outbox.clone();
         Box::pin(async move { outbox.replay(Round::First).await })
     })
-}
-
-/// A `Status` or object that a test or a caller may look into.
-#[cfg(test)]
-pub(crate) fn kind_of(value: &Value) -> &str {
-    crate::kube::meta::kind(value).unwrap_or_default()
 }

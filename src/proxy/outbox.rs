@@ -295,7 +295,7 @@ fn without_local_names(object: &Value) -> Value {
 
 fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
     let value = codec::decode(bytes)
-        .map(|decoded| decoded.value)
+        .and_then(codec::Decoded::whole)
         .ok()
         .or_else(|| serde_json::from_slice(bytes).ok())
         .unwrap_or(Value::Null);

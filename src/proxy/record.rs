@@ -45,13 +45,15 @@ struct Session {
     intake: Box<dyn Intake>,
     unpack: Option<GzDecoder<Vec<u8>>>,
     failed: bool,
+    /// Of the cache when this began: what was begun before everything was removed is not kept.
+    epoch: u64,
 }
 
 impl Recording {
     /// Records into `cache` through `intake`; `gzip` if the answer's bytes are compressed so.
     pub fn new(cache: Cache, intake: Box<dyn Intake>, gzip: bool) -> Self {
         let unpack = gzip.then(|| GzDecoder::new(Vec::new()));
-        let session = Session { intake, unpack, failed: false };
+        let session = Session { intake, unpack, failed: false, epoch: cache.epoch() };
         Self { cache, session: Arc::new(Mutex::new(session)), torn: false }
     }
 
@@ -79,7 +81,7 @@ impl Recording {
 
 impl Session {
     fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
-        if self.failed {
+        if self.failed || self.epoch != writer.epoch() {
             return Ok(());
         }
         let done = match &mut self.unpack {
@@ -97,6 +99,9 @@ impl Session {
     }
 
     fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        if self.epoch != writer.epoch() {
+            return Ok(());
+        }
         let mut whole = whole && !self.failed;
         if let Some(mut unpack) = self.unpack.take() {
             whole &= unpack.try_finish().is_ok();

@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 use super::answer::{self, Body};
 use super::caller::Caller;
 use crate::cache::{Cache, CacheError, Object, ObjectKey, Reader, Scope, ScopeKey};
-use crate::kube::stream::ListWriter;
+use crate::kube::stream::{ListHead, ListWriter};
 use crate::kube::{
-    Encoding, FieldSelector, LabelSelector, Query, ResourceRequest, negotiate, status, table,
+    Encoding, FieldSelector, GroupVersionResource, LabelSelector, Query, ResourceRequest, negotiate, schema,
+    status, table,
 };
 
 /// Objects read from the disk at once: little memory, few look-ups.
@@ -176,7 +177,13 @@ pub async fn list(
     }
     let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, answer::Broken>>(2);
     let (cache, gvr) = (cache.clone(), request.gvr.clone());
-    let writer = ListWriter::new(encoding, &list_kind(&scope, &gvr.resource), &gvr.api_version(), &scope.version);
+    let head = ListHead {
+        kind: list_kind(&scope, &gvr),
+        api_version: gvr.api_version(),
+        resource_version: scope.version.clone(),
+        ..ListHead::default()
+    };
+    let writer = ListWriter::new(encoding, head);
     tokio::spawn(async move {
         if let Err(error) = stream(&cache, &wanted, &scope, writer, &sender).await {
             tracing::warn!(%error, "a list broke off");
@@ -202,9 +209,13 @@ pub async fn find(cache: &Cache, wanted: &Wanted) -> Result<Scope, String> {
     }
 }
 
-/// The kind of the list; where only single objects were read, guessed from them later.
-fn list_kind(scope: &Scope, resource: &str) -> String {
-    if scope.kind.is_empty() { crate::kube::list_kind(&scope.key.resource, resource) } else { scope.kind.clone() }
+/// The kind of the list: as it was read, or where only single objects were, as the tables have it.
+pub fn list_kind(scope: &Scope, gvr: &GroupVersionResource) -> String {
+    if !scope.kind.is_empty() {
+        return scope.kind.clone();
+    }
+    let known = schema::kind_of(&gvr.api_version(), &gvr.resource);
+    format!("{}List", known.map_or("", |kind| kind.name))
 }
 
 async fn stream(
@@ -214,6 +225,8 @@ async fn stream(
     mut writer: ListWriter,
     sender: &mpsc::Sender<Result<Frame<Bytes>, answer::Broken>>,
 ) -> Result<(), CacheError> {
+    let failed = |e: crate::kube::Error| CacheError::Refused(e.to_string());
+    let mut bytes = writer.start();
     let mut after: Option<ObjectKey> = None;
     loop {
         let (id, from) = (scope.id, after.take());
@@ -221,13 +234,12 @@ async fn stream(
         let last = page.len() < PAGE;
         after = page.last().map(|object| object.key.clone());
         for object in page.iter().filter(|object| wanted.matches(object)) {
-            writer.item(&object.body).map_err(|e| CacheError::Refused(e.to_string()))?;
+            bytes.extend(writer.item(&object.body).map_err(failed)?);
         }
         if last {
-            writer.end();
+            bytes.extend(writer.end().map_err(failed)?);
         }
-        let bytes = writer.take();
-        if sender.send(Ok(Frame::data(bytes.into()))).await.is_err() || last {
+        if sender.send(Ok(Frame::data(std::mem::take(&mut bytes).into()))).await.is_err() || last {
             return Ok(());
         }
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::answer::{self, Body};
 use super::forward::{Call, Outcome, Payload, decode_body};
 use super::{Shared, csr, token};
-use crate::kube::stream::{ListWriter, WatchType, watch_event};
+use crate::kube::stream::{WatchKind, watch_event};
 use crate::kube::{FieldSelector, ResourceRequest, Verb, meta};
 
 /// Requests that were signed lately; a kubelet has one at a time.
@@ -95,19 +95,16 @@ fn show(call: &Call, request: &ResourceRequest, found: &Value) -> Response<Body>
     let encoding = call.accept.encoding;
     match request.verb {
         Verb::List => {
-            let mut list = ListWriter::new(encoding, "CertificateSigningRequestList", "certificates.k8s.io/v1", "1");
-            if let Err(error) = list.item(found) {
-                return answer::unavailable(&error.to_string(), encoding);
-            }
-            list.end();
-            answer::with_type(StatusCode::OK, encoding.content_type(), answer::full(list.take()))
+            let list = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequestList",
+                "metadata": {"resourceVersion": "1"}, "items": [found]});
+            answer::object(StatusCode::OK, &list, encoding)
         }
         Verb::Watch => {
-            let mut events = event(WatchType::Added, found, call);
+            let mut events = event(WatchKind::Added, found, call);
             let bookmark = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
                 "metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}});
             if request.query.wants_initial_events() {
-                events.extend(event(WatchType::Bookmark, &bookmark, call));
+                events.extend(event(WatchKind::Bookmark, &bookmark, call));
             }
             let open = Duration::from_secs(request.query.timeout_seconds.unwrap_or(300));
             answer::with_type(StatusCode::OK, encoding.watch_content_type(), open_for(events.into(), open))
@@ -116,7 +113,7 @@ fn show(call: &Call, request: &ResourceRequest, found: &Value) -> Response<Body>
     }
 }
 
-fn event(kind: WatchType, object: &Value, call: &Call) -> Vec<u8> {
+fn event(kind: WatchKind, object: &Value, call: &Call) -> Vec<u8> {
     watch_event(kind, object, call.accept.encoding).unwrap_or_default()
 }
 

@@ -16,6 +16,10 @@ use crate::kube::{Encoding, ResourceRequest};
 /// Seconds a token is for when the request does not say, as the API server has it.
 const EXPIRATION: i64 = 3600;
 
+/// The key of the TokenRequest that a call carries, kept with it until the answer comes.
+#[derive(Clone, Debug)]
+pub struct Asked(pub TokenKey);
+
 /// The key of a TokenRequest.
 pub fn key(request: &ResourceRequest, body: &Value) -> TokenKey {
     let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();

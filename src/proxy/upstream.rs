@@ -16,7 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::cloud::Credentials;
+use super::cloud::{self, Credentials, Identity, Protocols};
+use super::answer;
 use super::resolve::Resolver;
 
 /// A request body on its way up.
@@ -28,6 +29,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 const STREAMS: usize = 100;
 /// TCP and TLS together.
 const CONNECT: Duration = Duration::from_secs(4);
+/// A sign of life, connection included.
+const PROBE: Duration = Duration::from_secs(6);
 /// A connection with unacknowledged bytes for this long is dead.
 const UNACKNOWLEDGED: u32 = 15_000;
 
@@ -101,8 +104,11 @@ struct Target {
     bearer: Pool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pool {
+    tls: Arc<rustls::ClientConfig>,
+    /// For connections that are to be upgraded, which HTTP/2 cannot be.
+    tls_http1: Arc<rustls::ClientConfig>,
     connections: Mutex<Vec<Connection>>,
     /// Held while connecting, so that many requests at once make one connection.
     connecting: tokio::sync::Mutex<()>,
@@ -146,15 +152,23 @@ impl Drop for Place {
 
 impl Upstream {
     /// A way to the cloud that `credentials` name.
-    pub fn new(credentials: Arc<Credentials>, resolver: Resolver) -> Self {
-        Self { resolver, target: Mutex::new(Arc::new(Target::new(credentials))) }
+    ///
+    /// # Errors
+    /// When the credentials do not make a TLS client.
+    pub fn new(credentials: Arc<Credentials>, resolver: Resolver) -> Result<Self, cloud::Error> {
+        Ok(Self { resolver, target: Mutex::new(Arc::new(Target::new(credentials)?)) })
     }
 
     /// Uses other credentials from now on; what is under way ends with the old ones.
-    pub fn replace_credentials(&self, credentials: Arc<Credentials>) {
+    ///
+    /// # Errors
+    /// When they do not make a TLS client; the old ones stay in use.
+    pub fn replace_credentials(&self, credentials: Arc<Credentials>) -> Result<(), cloud::Error> {
+        let new = Arc::new(Target::new(credentials)?);
         if let Ok(mut target) = self.target.lock() {
-            *target = Arc::new(Target::new(credentials));
+            *target = new;
         }
+        Ok(())
     }
 
     /// Gives up every connection; new requests make new ones.
@@ -217,11 +231,7 @@ impl Upstream {
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
         let request = origin_form(target.address_to(request));
-        let tls = match who {
-            As::Node => target.credentials.node_tls_http1(),
-            As::Bearer => target.credentials.bearer_tls_http1(),
-        };
-        let stream = self.dial(&target, tls).await?;
+        let stream = self.dial(&target, target.pool(who).tls_http1.clone()).await?;
         let failed = |source| UpstreamError::Http { address: target.address(), source };
         let (mut sender, connection) =
             http1::handshake::<_, UpBody>(TokioIo::new(stream)).await.map_err(failed)?;
@@ -231,10 +241,7 @@ impl Upstream {
     }
 
     async fn connection(&self, target: &Target, who: As) -> Result<(Connection, Place), UpstreamError> {
-        let pool = match who {
-            As::Node => &target.node,
-            As::Bearer => &target.bearer,
-        };
+        let pool = target.pool(who);
         if let Some(found) = pool.take() {
             return Ok(found);
         }
@@ -257,22 +264,35 @@ impl Upstream {
     pub async fn renew(&self, who: As) -> Result<(), UpstreamError> {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
         let connection = self.open(&target, who).await?;
-        let pool = match who {
-            As::Node => &target.node,
-            As::Bearer => &target.bearer,
-        };
-        if let Ok(mut connections) = pool.connections.lock() {
+        if let Ok(mut connections) = target.pool(who).connections.lock() {
             *connections = vec![connection];
         }
         Ok(())
     }
 
-    async fn open(&self, target: &Target, who: As) -> Result<Connection, UpstreamError> {
-        let tls = match who {
-            As::Node => target.credentials.node_tls(),
-            As::Bearer => target.credentials.bearer_tls(),
+    /// Asks for a sign of life over a connection made for it. Only an answer that the API server itself
+    /// gives to this node counts: not a load balancer's 503, nor a refusal of the node's credentials.
+    ///
+    /// # Errors
+    /// Why there was none.
+    pub async fn probe(&self, who: As) -> Result<(), String> {
+        let exchange = async {
+            self.renew(who).await.map_err(|e| e.to_string())?;
+            let mut request = Request::new(answer::full(bytes::Bytes::new()));
+            *request.uri_mut() = http::Uri::from_static("/readyz");
+            let (answer, _place) = self.send(who, request).await.map_err(|e| e.to_string())?;
+            match answer.status() {
+                http::StatusCode::UNAUTHORIZED => Err("the cloud refuses the node's credentials".to_owned()),
+                code if code.is_server_error() => Err(format!("the cloud answers {code}")),
+                _ => Ok(()),
+            }
         };
-        let stream = self.dial(target, tls).await?;
+        let late = || format!("no answer within {} s", PROBE.as_secs());
+        tokio::time::timeout(PROBE, exchange).await.map_err(|_| late())?
+    }
+
+    async fn open(&self, target: &Target, who: As) -> Result<Connection, UpstreamError> {
+        let stream = self.dial(target, target.pool(who).tls.clone()).await?;
         let failed = |source| UpstreamError::Http { address: target.address(), source };
         let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if !two {
@@ -305,7 +325,7 @@ impl Upstream {
         let late = UpstreamError::ConnectTimeout { address: address.clone() };
         let connect = async {
             let tcp = self.connect(target).await?;
-            let name = target.credentials.server_name();
+            let name = target.credentials.server_name.clone();
             let failed = |source| UpstreamError::Tls { address: address.clone(), source };
             TlsConnector::from(tls).connect(name, tcp).await.map_err(failed)
         };
@@ -313,7 +333,7 @@ impl Upstream {
     }
 
     async fn connect(&self, target: &Target) -> Result<TcpStream, UpstreamError> {
-        let (host, port) = target.host_and_port();
+        let (host, port) = target.credentials.address();
         let addresses = self
             .resolver
             .resolve(host)
@@ -345,24 +365,34 @@ fn prepare(stream: &TcpStream) {
 }
 
 impl Target {
-    fn new(credentials: Arc<Credentials>) -> Self {
-        Self { credentials, node: Pool::default(), bearer: Pool::default() }
+    fn new(credentials: Arc<Credentials>) -> Result<Self, cloud::Error> {
+        let pool = |identity| {
+            Ok::<_, cloud::Error>(Pool {
+                tls: credentials.tls(identity, Protocols::Any)?,
+                tls_http1: credentials.tls(identity, Protocols::Http1)?,
+                connections: Mutex::default(),
+                connecting: tokio::sync::Mutex::default(),
+            })
+        };
+        let (node, bearer) = (pool(Identity::Node)?, pool(Identity::Bearer)?);
+        Ok(Self { credentials, node, bearer })
     }
 
-    fn host_and_port(&self) -> (&str, u16) {
-        let server = self.credentials.server();
-        let host = server.host().unwrap_or_default();
-        (host.trim_start_matches('[').trim_end_matches(']'), server.port_u16().unwrap_or(443))
+    fn pool(&self, who: As) -> &Pool {
+        match who {
+            As::Node => &self.node,
+            As::Bearer => &self.bearer,
+        }
     }
 
     fn address(&self) -> String {
-        let (host, port) = self.host_and_port();
+        let (host, port) = self.credentials.address();
         format!("{host}:{port}")
     }
 
     /// Puts the cloud's address, and the path it lives under, before the request's path.
     fn address_to(&self, mut request: Request<UpBody>) -> Request<UpBody> {
-        let server = self.credentials.server();
+        let server = &self.credentials.server;
         let base = server.path().trim_end_matches('/');
         let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
         let authority = server.authority().map_or_else(String::new, ToString::to_string);

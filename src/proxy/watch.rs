@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use super::answer::{self, Body};
 use super::replay::{self, PAGE, Wanted};
 use crate::cache::{Cache, CacheError, Object, ObjectKey, Scope};
-use crate::kube::stream::{WatchType, watch_event};
+use crate::kube::stream::{WatchKind, watch_event};
 use crate::kube::{Encoding, ResourceRequest, meta, status};
 use crate::link::LinkState;
 
@@ -21,7 +21,7 @@ use crate::link::LinkState;
 #[derive(Clone, Debug)]
 pub struct Edit {
     /// Added, modified or deleted.
-    pub kind: WatchType,
+    pub kind: WatchKind,
     /// The object after it; for a deletion, as it was.
     pub object: std::sync::Arc<Object>,
 }
@@ -57,7 +57,7 @@ impl LocalWatch {
         let stream = Stream {
             begins: Begin::of(request),
             api_version: request.gvr.api_version(),
-            kind: object_kind(&scope, &request.gvr.resource),
+            kind: replay::list_kind(&scope, &request.gvr).trim_end_matches("List").to_owned(),
             until: request.query.timeout_seconds.map_or(UNASKED, Duration::from_secs),
             bookmarks: request.query.allow_watch_bookmarks,
             encoding,
@@ -99,15 +99,6 @@ impl Begin {
             Some(_) => Self::Nothing,
         }
     }
-}
-
-fn object_kind(scope: &Scope, resource: &str) -> String {
-    let list = if scope.kind.is_empty() {
-        crate::kube::list_kind(&scope.key.resource, resource)
-    } else {
-        scope.kind.clone()
-    };
-    list.strip_suffix("List").map_or(list.clone(), str::to_owned)
 }
 
 struct Stream {
@@ -173,7 +164,7 @@ impl Stream {
             after = page.last().map(|object| object.key.clone());
             let mut bytes = Vec::new();
             for object in page.iter().filter(|object| self.wanted.matches(object)) {
-                bytes.extend(self.encode(WatchType::Added, &object.body));
+                bytes.extend(self.encode(WatchKind::Added, &object.body));
             }
             if !bytes.is_empty() && sender.send(Ok(Frame::data(bytes.into()))).await.is_err() {
                 return Ok(false);
@@ -199,20 +190,20 @@ impl Stream {
         if initial {
             object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        self.send(WatchType::Bookmark, &object, sender).await
+        self.send(WatchKind::Bookmark, &object, sender).await
     }
 
     /// Tells the client to read everything anew.
     async fn expired(&self, sender: &Sender) {
-        self.send(WatchType::Error, &status::expired(), sender).await;
+        self.send(WatchKind::Error, &status::expired(), sender).await;
     }
 
-    async fn send(&self, kind: WatchType, object: &Value, sender: &Sender) -> bool {
+    async fn send(&self, kind: WatchKind, object: &Value, sender: &Sender) -> bool {
         let bytes = self.encode(kind, object);
         sender.send(Ok(Frame::data(bytes.into()))).await.is_ok()
     }
 
-    fn encode(&self, kind: WatchType, object: &Value) -> Vec<u8> {
+    fn encode(&self, kind: WatchKind, object: &Value) -> Vec<u8> {
         match watch_event(kind, object, self.encoding) {
             Ok(bytes) => bytes,
             Err(error) => {
