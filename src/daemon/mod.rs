@@ -1,1 +1,288 @@
 //! Start order, supervision, reload, control socket.
+//!
+//! The state folder is locked first, the cache is opened before anything is dialled, listeners are
+//! bound before anybody is told that edge is ready. The proxy and the cache are core: if one of
+//! their tasks ends, the daemon ends, and the supervisor starts it anew.
+
+mod client;
+mod control;
+mod notify;
+mod report;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::cache::{Cache, CacheError};
+use crate::config::{self, Config, Overrides};
+use crate::proxy::{self, Proxy, cloud};
+use crate::sys::lock::{LockError, StateLock};
+use crate::trust::{self, LocalCa};
+
+pub use client::{ClientError, ask_status};
+pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report};
+
+/// Why the daemon cannot start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another process has the state folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The cache cannot be opened.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The local authority cannot be opened.
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
+    /// The cloud's credentials cannot be used.
+    #[error(transparent)]
+    Cloud(#[from] cloud::Error),
+    /// The proxy cannot be started.
+    #[error(transparent)]
+    Proxy(#[from] proxy::ProxyError),
+    /// A port or socket is taken or not allowed.
+    #[error("cannot listen on `{address}`: {source} hint: {hint}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The new configuration is not used.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// Signals or threads cannot be had.
+    #[error("cannot {operation}: {source}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A part that everything rests on has ended.
+    #[error("the {0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// Time for open requests after a request to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Something asked of the running daemon.
+#[derive(Debug)]
+enum Order {
+    /// Read the configuration anew and apply it.
+    Reload(oneshot::Sender<Result<(), String>>),
+}
+
+/// Runs until told to stop by SIGTERM or SIGINT. `overrides` are what flags and environment said: a
+/// reload reads the same file again.
+///
+/// # Errors
+/// [`DaemonError`]: nothing runs then.
+pub fn run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
+    let _lock = StateLock::take(&config.state_dir, "edge daemon")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()
+        .map_err(|source| DaemonError::System { operation: "start threads", source })?;
+    let ended = runtime.block_on(Daemon::start_and_run(config, overrides));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+struct Daemon {
+    config: Config,
+    overrides: Overrides,
+    proxy: Option<Proxy>,
+}
+
+impl Daemon {
+    async fn start_and_run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
+        let started = crate::sys::clock::now();
+        let mut signals = Signals::new()?;
+        let opened = Cache::open(&config.state_dir)?;
+        if let Some((aside, why)) = &opened.damaged {
+            let aside = aside.display();
+            tracing::error!(%aside, why, "the cache was damaged: set aside, and built anew from the cloud");
+        }
+        let (stop, stopped) = watch::channel(false);
+        let mut core = JoinSet::new();
+        let proxy = match &config.cloud.kubeconfig {
+            Some(path) => Some(start_proxy(&config, path, &opened.cache, &mut core, stopped.clone()).await?),
+            None => None,
+        };
+        let (orders, mut inbox) = mpsc::channel(4);
+        let facts = report::Facts {
+            started,
+            cache: opened.cache.clone(),
+            damaged: opened.damaged.map(|(path, why)| format!("{}: {why}", path.display())),
+            proxy: proxy.clone(),
+            server: config.cloud.kubeconfig.clone(),
+        };
+        let socket = bind_socket(&config.socket)?;
+        core.spawn(control::serve(socket, Arc::new(facts), orders, stopped.clone()));
+        notify::ready();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        let mut daemon = Self { config, overrides, proxy };
+        let ended = loop {
+            tokio::select! {
+                order = inbox.recv() => if let Some(Order::Reload(reply)) = order {
+                    let done = daemon.reload().await;
+                    let _ = reply.send(done.map_err(|e| e.to_string()));
+                },
+                ended = core.join_next() => match ended {
+                    Some(Ok(part)) => break Err(DaemonError::Ended(part)),
+                    Some(Err(_)) => break Err(DaemonError::Ended("daemon's own task")),
+                    None => break Err(DaemonError::Ended("daemon")),
+                },
+                signal = signals.next() => match signal {
+                    Asked::Stop => break Ok(()),
+                    Asked::Reload => if let Err(error) = daemon.reload().await {
+                        tracing::error!(error = %error, "the configuration was not changed");
+                    },
+                },
+            }
+        };
+        notify::stopping();
+        stop.send_replace(true);
+        let drained = async { while core.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
+        if let Err(error) = opened.cache.flush().await {
+            tracing::warn!(%error, "the cache was not written at the end");
+        }
+        let _ = std::fs::remove_file(&daemon.config.socket);
+        ended
+    }
+
+    /// Reads the configuration anew and applies what can be applied while running.
+    async fn reload(&mut self) -> Result<(), DaemonError> {
+        let new = Config::load(&self.overrides)?;
+        if let Some(proxy) = &self.proxy {
+            proxy.set_offline_mode(new.offline_mode).await?;
+        }
+        for (name, changed) in [
+            ("state-dir", new.state_dir != self.config.state_dir),
+            ("cloud", new.cloud != self.config.cloud),
+            ("proxy", new.proxy != self.config.proxy),
+        ] {
+            if changed {
+                tracing::warn!(setting = name, "changed: takes effect when edge is started the next time");
+            }
+        }
+        self.config.offline_mode = new.offline_mode;
+        Ok(())
+    }
+}
+
+/// Opens what the proxy needs, binds its port, and puts its tasks among those that must not end.
+async fn start_proxy(
+    config: &Config,
+    kubeconfig: &std::path::Path,
+    cache: &Cache,
+    core: &mut JoinSet<&'static str>,
+    stopped: watch::Receiver<bool>,
+) -> Result<Proxy, DaemonError> {
+    let credentials = Arc::new(cloud::Credentials::read(kubeconfig)?);
+    let ca = Arc::new(LocalCa::open_or_create(&config.state_dir.join("pki"))?);
+    let parts = proxy::Parts {
+        cache: cache.clone(),
+        credentials,
+        ca,
+        probe_interval: config.cloud.probe_interval,
+        offline_mode: config.offline_mode,
+    };
+    let (proxy, owner) = Proxy::new(parts).await?;
+    if !config.offline_mode {
+        proxy.forget().await?;
+    }
+    let listener = TcpListener::bind(config.proxy.listen).await.map_err(|source| DaemonError::Listen {
+        address: config.proxy.listen.to_string(),
+        source,
+        hint: "another program has this port: stop it, or set `proxy.listen`",
+    })?;
+    core.spawn(async move {
+        owner.run().await;
+        "link"
+    });
+    let house = proxy.clone();
+    core.spawn(async move {
+        house.keep_house().await;
+        "proxy's housekeeping"
+    });
+    let serving = proxy.clone();
+    core.spawn(async move {
+        if let Err(error) = serving.serve(listener, stopped).await {
+            tracing::error!(%error, "the proxy cannot serve");
+        }
+        "proxy"
+    });
+    Ok(proxy)
+}
+
+/// Binds the control socket, for root alone. A socket file that was left behind is replaced: the lock
+/// on the state folder says that nobody else answers there.
+fn bind_socket(path: &PathBuf) -> Result<UnixListener, DaemonError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let failed = |source| DaemonError::Listen {
+        address: path.display().to_string(),
+        source,
+        hint: "the folder of the control socket must be writable: run as root, or set EDGE_SOCKET",
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    // Nobody may connect in the moment between bind and chmod.
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    nix::sys::stat::umask(before);
+    let listener = bound.map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+enum Asked {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> Result<Self, DaemonError> {
+        let listen = |kind| {
+            signal(kind).map_err(|source| DaemonError::System { operation: "listen for signals", source })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+}

@@ -26,10 +26,10 @@ const NAMES: [&str; 7] = [
 pub fn server(ca: &LocalCa) -> Result<Arc<ServerConfig>, ProxyError> {
     let failed = |error: &dyn std::fmt::Display| ProxyError::Tls(error.to_string());
     let pair = ca.issue_server(&NAMES)?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pair.chain_pem.as_bytes())
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pair.chain.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|e| failed(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).map_err(|e| failed(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|e| failed(&e))?;
     let mut roots = RootCertStore::empty();
     roots.add(ca.ca_der().clone()).map_err(|e| failed(&e))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -1,0 +1,222 @@
+//! What the daemon says of itself: the one source of `edge status`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{Cache, Change};
+use crate::link::Phase;
+use crate::proxy::{Proxy, cloud};
+
+/// `edge status -o json`. Times are RFC 3339 in UTC, sizes bytes; fields are only ever added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Of the daemon.
+    pub version: String,
+    /// When the daemon started.
+    pub started: String,
+    /// Whether anything is kept and served from the cache.
+    pub offline_mode: bool,
+    /// The link to the cloud.
+    pub link: LinkReport,
+    /// The cloud, if this gateway has joined one.
+    pub cloud: Option<CloudReport>,
+    /// What is kept.
+    pub cache: CacheReport,
+    /// What changed here and waits to be told to the cloud.
+    pub changes: Vec<ChangeReport>,
+    /// What the cloud refused for good, lately.
+    pub refused: Vec<ChangeReport>,
+    /// What went wrong and is not over.
+    pub errors: Vec<String>,
+}
+
+/// The link to the cloud.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkReport {
+    /// `online`, `offline`, `replaying`, `starting`, or `none` where no cloud was joined.
+    pub state: String,
+    /// Since when.
+    pub since: String,
+    /// Why it is offline; empty otherwise.
+    pub reason: String,
+}
+
+/// The cloud.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CloudReport {
+    /// Its address.
+    pub server: String,
+    /// This node's name there.
+    pub node: String,
+    /// When the node's certificate ends.
+    pub certificate_expires: Option<String>,
+}
+
+/// What is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheReport {
+    /// The database.
+    pub path: String,
+    /// Bytes on disk, journal included.
+    pub bytes: u64,
+    /// By resource.
+    pub resources: Vec<ResourceReport>,
+}
+
+/// What is kept of a resource.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceReport {
+    /// Such as `v1/pods`.
+    pub resource: String,
+    /// Objects.
+    pub objects: i64,
+    /// Bytes.
+    pub bytes: i64,
+    /// When it was last read in full.
+    pub synced: Option<String>,
+}
+
+/// A change that waits, or was refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeReport {
+    /// `patch`, `create`, `delete`.
+    pub change: String,
+    /// What it is about.
+    pub object: String,
+    /// When it was made, or refused.
+    pub at: String,
+    /// How often the cloud was asked.
+    pub attempts: u32,
+    /// What it said last.
+    pub error: String,
+}
+
+/// Where the report comes from.
+pub struct Facts {
+    pub started: jiff::Timestamp,
+    pub cache: Cache,
+    pub damaged: Option<String>,
+    pub proxy: Option<Proxy>,
+    pub server: Option<PathBuf>,
+}
+
+impl Facts {
+    /// The report of this moment. What cannot be read is said under `errors`, never left out silently.
+    pub async fn report(&self) -> Report {
+        let mut errors: Vec<String> = self.cache.trouble().into_iter().collect();
+        errors.extend(self.damaged.as_ref().map(|what| format!("a damaged cache was set aside: {what}")));
+        let read = self.cache.read(|reader| Ok((reader.counts()?, reader.changes()?))).await;
+        let (counts, changes) = read.unwrap_or_else(|error| {
+            errors.push(error.to_string());
+            Default::default()
+        });
+        let resources = counts
+            .into_iter()
+            .map(|count| ResourceReport {
+                resource: count.resource,
+                objects: count.objects,
+                bytes: count.bytes,
+                synced: count.synced.map(time_of),
+            })
+            .collect();
+        Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: time(self.started),
+            offline_mode: self.proxy.as_ref().is_some_and(Proxy::offline_mode),
+            link: self.link(),
+            cloud: self.cloud(&mut errors),
+            cache: CacheReport {
+                path: self.cache.path().display().to_string(),
+                bytes: size_on_disk(self.cache.path()),
+                resources,
+            },
+            changes: changes.iter().map(waiting).collect(),
+            refused: self.refused(),
+            errors,
+        }
+    }
+
+    fn link(&self) -> LinkReport {
+        let Some(proxy) = &self.proxy else {
+            return LinkReport { state: "none".into(), since: time(self.started), reason: String::new() };
+        };
+        let state = proxy.link().state();
+        let (word, reason) = match state.phase {
+            Phase::Starting => ("starting", String::new()),
+            Phase::Online => ("online", String::new()),
+            Phase::Replaying => ("replaying", String::new()),
+            Phase::Offline(why) => ("offline", why),
+        };
+        LinkReport { state: word.into(), since: time(state.since), reason }
+    }
+
+    fn cloud(&self, errors: &mut Vec<String>) -> Option<CloudReport> {
+        let credentials = match cloud::Credentials::read(self.server.as_deref()?) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                errors.push(error.to_string());
+                return None;
+            }
+        };
+        let expires = credentials.client.as_ref().map(|client| client.not_after);
+        if expires.is_some_and(|at| at < crate::sys::clock::now()) {
+            errors.push("the node's certificate has expired hint: `edge join --from` a new one".to_owned());
+        }
+        Some(CloudReport {
+            server: credentials.server.to_string(),
+            node: credentials.node_name().unwrap_or_default().to_owned(),
+            certificate_expires: expires.map(time),
+        })
+    }
+
+    fn refused(&self) -> Vec<ChangeReport> {
+        let dropped = self.proxy.as_ref().map(Proxy::dropped).unwrap_or_default();
+        let refused = dropped.into_iter().map(|dropped| ChangeReport {
+            change: "refused".into(),
+            object: dropped.object,
+            at: time_of(dropped.at),
+            attempts: 1,
+            error: dropped.why,
+        });
+        refused.collect()
+    }
+}
+
+fn waiting(change: &Change) -> ChangeReport {
+    let subresource = match change.what.subresource.as_str() {
+        "" => String::new(),
+        name => format!(" {name}"),
+    };
+    ChangeReport {
+        change: format!("{}{subresource}", change.what.kind.as_str()),
+        object: change.what.key.to_string(),
+        at: time_of(change.at),
+        attempts: change.attempts,
+        error: change.error.clone(),
+    }
+}
+
+fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn time_of(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map(time).unwrap_or_default()
+}
+
+/// The database with its journal.
+fn size_on_disk(path: &std::path::Path) -> u64 {
+    let size = |suffix: &str| {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        std::fs::metadata(PathBuf::from(file)).map_or(0, |meta| meta.len())
+    };
+    size("") + size("-wal")
+}
