@@ -23,11 +23,18 @@ func writeFixtures(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	codec, err := codecFixtures()
-	if err != nil {
-		return err
+	for name, make := range map[string]func() ([][][]byte, error){
+		"codec": codecFixtures, "streams": streamFixtures, "status": statusFixtures,
+	} {
+		records, err := make()
+		if err != nil {
+			return err
+		}
+		if err := writeRecords(filepath.Join(dir, name+".bin.gz"), records); err != nil {
+			return err
+		}
 	}
-	return writeRecords(filepath.Join(dir, "codec.bin.gz"), codec)
+	return nil
 }
 
 // codecFixtures are, of every kind, objects as protobuf, as the JSON that Go prints of what it reads from that

@@ -53,4 +53,12 @@ pub enum Error {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// A list or watch that cannot be cut into objects.
+    #[error("{stream} cannot be read: {reason}")]
+    SplitStream {
+        /// `list` or `watch`.
+        stream: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }

@@ -10,10 +10,13 @@ mod fixtures;
 mod label_lexer;
 mod labels;
 pub mod meta;
+pub mod negotiate;
 mod path;
 mod query;
 mod scalar;
 pub mod schema;
+pub mod status;
+pub mod stream;
 mod wire;
 
 pub use error::Error;
@@ -21,3 +24,4 @@ pub use fields::FieldSelector;
 pub use labels::LabelSelector;
 pub use path::{GroupVersionResource, Request, ResourceRequest, Verb};
 pub use query::Query;
+pub use stream::Encoding;
