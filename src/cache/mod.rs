@@ -244,8 +244,6 @@ impl Cache {
         &self.shared.path
     }
 
-    /// Counts [`Writer::clear`].
-    epoch: Arc<AtomicU64>,
     /// Batches written since the start.
     pub fn batches(&self) -> u64 {
         self.shared.batches.load(Ordering::Relaxed)

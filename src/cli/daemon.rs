@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::Args;
 
 use super::Global;
-use crate::sys::lock::StateLock;
 
 /// `edge daemon`
 #[derive(Debug, Args)]
@@ -12,8 +11,7 @@ pub struct Daemon {}
 
 impl Daemon {
     pub fn run(&self, global: &Global) -> Result<()> {
-        let config = global.load()?;
-        let _lock = StateLock::take(&config.state_dir, "edge daemon")?;
-        anyhow::bail!("this build has no daemon yet")
+        let overrides = global.overrides()?;
+        Ok(crate::daemon::run(global.load()?, overrides)?)
     }
 }

@@ -66,7 +66,7 @@ enum Command {
 
 impl Global {
     /// Relative paths are the caller's, so they are made absolute here and nowhere else.
-    fn overrides(&self) -> anyhow::Result<Overrides> {
+    pub(super) fn overrides(&self) -> anyhow::Result<Overrides> {
         let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
         Ok(Overrides {
             config: absolute(&self.config)?,

@@ -26,7 +26,7 @@ pub async fn serve(
 ) -> &'static str {
     loop {
         let accepted = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return "control socket",
+            () = told(&mut stop) => return "control socket",
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, _)) = accepted else {
@@ -45,6 +45,10 @@ pub async fn serve(
             }
         });
     }
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn answer(

@@ -23,7 +23,8 @@ use crate::cache::{Cache, CacheError};
 use crate::config::{self, Config, Overrides};
 use crate::proxy::{self, Proxy, cloud};
 use crate::sys::lock::{LockError, StateLock};
-use crate::trust::{self, LocalCa};
+use crate::trust::ca::LocalCa;
+use crate::trust;
 
 pub use client::{ClientError, ask_status};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report};

@@ -51,6 +51,16 @@ impl LinkState {
     }
 }
 
+/// Waits until the link is in an outage; false if it has no owner any more.
+pub async fn outage(follow: &mut watch::Receiver<LinkState>) -> bool {
+    follow.wait_for(|state| state.phase.is_outage()).await.is_ok()
+}
+
+/// Waits until the cloud is back; false if the link has no owner any more.
+pub async fn online(follow: &mut watch::Receiver<LinkState>) -> bool {
+    follow.wait_for(LinkState::is_online).await.is_ok()
+}
+
 /// Asks the cloud for a sign of life; the error says why there was none.
 pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
@@ -108,7 +118,7 @@ impl Link {
         self.suspect(why);
         let verdict = async {
             tokio::select! {
-                _ = state.wait_for(|state| state.phase.is_outage()) => {}
+                _ = outage(&mut state) => {}
                 _ = answers.changed() => {}
             }
         };

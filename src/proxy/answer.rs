@@ -7,10 +7,35 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
 
 use super::upstream::BodyError;
-use crate::kube::{Encoding, status};
+use crate::kube::negotiate::{self, Shape};
+use crate::kube::status::Failure;
+use crate::kube::Encoding;
 
 /// The body of an answer on its way to a client.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// What a watch's client is told when it must read everything anew.
+pub const EXPIRED: &str = "The resourceVersion for the provided watch is too old.";
+
+/// What an answer that is made here looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// How it is written: JSON wherever the client takes it, for that is how objects are kept.
+    pub encoding: Encoding,
+    /// What is made of the objects.
+    pub shape: Shape,
+}
+
+impl Accept {
+    /// Reads an Accept header.
+    pub fn parse(header: &str) -> Self {
+        let accepted = negotiate::accepted(Some(header));
+        let shape = accepted.first().map_or(Shape::Object, |wanted| wanted.shape);
+        let mut encodings = accepted.iter().filter(|w| w.shape == shape).map(|w| w.encoding);
+        let json = encodings.clone().next().is_none() || encodings.any(|e| e == Encoding::Json);
+        Self { encoding: if json { Encoding::Json } else { Encoding::Protobuf }, shape }
+    }
+}
 
 /// Seconds after which a client may try again what needs the cloud.
 const RETRY_AFTER: u32 = 5;
@@ -49,13 +74,11 @@ pub fn with_type(code: StatusCode, kind: &str, body: Body) -> Response<Body> {
     response
 }
 
-/// A `Status` of kind Failure, with its code as the response's.
-pub fn failure(value: &Value, encoding: Encoding) -> Response<Body> {
-    let code = value.get("code").and_then(Value::as_u64).and_then(|c| u16::try_from(c).ok());
-    let code = code.and_then(|c| StatusCode::from_u16(c).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = object(code, value, encoding);
-    let retry = value.pointer("/details/retryAfterSeconds").and_then(Value::as_u64);
-    if let Some(seconds) = retry {
+/// A refusal, with its code as the response's.
+pub fn failure(failure: &Failure, encoding: Encoding) -> Response<Body> {
+    let code = StatusCode::from_u16(failure.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = object(code, &failure.body(), encoding);
+    if let Some(seconds) = failure.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
@@ -63,7 +86,7 @@ pub fn failure(value: &Value, encoding: Encoding) -> Response<Body> {
 
 /// 503 with a time to come back: what needs the cloud, while it is away.
 pub fn unavailable(why: &str, encoding: Encoding) -> Response<Body> {
-    failure(&status::service_unavailable(why, Some(RETRY_AFTER)), encoding)
+    failure(&Failure::unavailable(why, Some(RETRY_AFTER)), encoding)
 }
 
 /// A body that could not be finished; the client sees its connection break.

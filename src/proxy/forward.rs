@@ -20,8 +20,9 @@ use super::upstream::{As, Place, UpBody, UpstreamError};
 use super::{Shared, token};
 use crate::cache::Document;
 use crate::kube::stream::{WatchKind, watch_event};
-use crate::kube::{Encoding, GroupVersionResource, Request as KubeRequest, ResourceRequest, Verb, codec, negotiate, schema, status};
-use crate::link::LinkState;
+use crate::kube::{Encoding, GroupVersionResource, Request as KubeRequest, ResourceRequest, Verb, codec, schema};
+use crate::kube::status::Failure;
+use crate::link::{LinkState, outage};
 
 /// How long an answer may take before somebody asks whether the cloud is still there.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -38,7 +39,7 @@ pub struct Call {
     /// What is asked.
     pub request: KubeRequest,
     /// What may be answered.
-    pub accept: negotiate::Accept,
+    pub accept: answer::Accept,
 }
 
 /// The body of a request.
@@ -126,7 +127,7 @@ impl Shared {
         loop {
             tokio::select! {
                 answer = &mut sending => return answer,
-                _ = link.wait_for(|state| state.phase.is_outage()) => return Err(UpstreamError::LinkLost),
+                _ = outage(&mut link) => return Err(UpstreamError::LinkLost),
                 () = tokio::time::sleep(PATIENCE), if !asked => {
                     asked = true;
                     self.link.suspect(format!("no answer within {} s", PATIENCE.as_secs()));
@@ -180,7 +181,7 @@ impl Shared {
     /// A watch's last word when its client must read everything anew.
     fn expired(&self, headers: &HeaderMap) -> Bytes {
         let encoding = encoding_of(headers);
-        watch_event(WatchKind::Error, &status::expired(), encoding).map(Bytes::from).unwrap_or_default()
+        watch_event(WatchKind::Error, &Failure::expired(answer::EXPIRED).body(), encoding).map(Bytes::from).unwrap_or_default()
     }
 
     fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {

@@ -8,10 +8,11 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::caller::Caller;
-use super::local::{Answer, Failure, Input};
+use super::local::{Answer, Input, Refused};
 use super::replay::key_of;
 use crate::cache::{Cache, ObjectKey};
-use crate::kube::{ResourceRequest, Verb, meta, status};
+use crate::kube::status::Failure;
+use crate::kube::{ResourceRequest, Verb, meta};
 
 /// Leases at once; whoever needs more has something else in mind.
 const LIMIT: usize = 256;
@@ -41,18 +42,18 @@ impl Leases {
         let held = self.get(cache, caller, &key).await?;
         match (request.verb, held) {
             (Verb::Create, Some(_)) => {
-                Err(Failure::Status(status::already_exists(&request.gvr, &key.name)))
+                Err(Refused::Status(Failure::already_exists(&request.gvr.group, &request.gvr.resource, &key.name)))
             }
             (Verb::Create, None) => {
                 let Input::Object(lease) = input else { return Err(no_body()) };
                 self.put(caller, key, named(lease.clone(), None), StatusCode::CREATED)
             }
-            (_, None) => Err(Failure::Status(status::not_found(&request.gvr, &key.name))),
+            (_, None) => Err(Refused::Status(Failure::not_found(&request.gvr.group, &request.gvr.resource, &key.name))),
             (Verb::Get, Some(lease)) => Ok((StatusCode::OK, lease)),
             (_, Some(lease)) => {
                 let edited = input
                     .apply_to("Lease", &lease)
-                    .map_err(|why| Failure::Status(status::bad_request(&why)))?;
+                    .map_err(|why| Refused::Status(Failure::bad_request(why)))?;
                 self.put(caller, key, named(edited, Some(&lease)), StatusCode::OK)
             }
         }
@@ -65,7 +66,7 @@ impl Leases {
         }
     }
 
-    async fn get(&self, cache: &Cache, caller: &Caller, key: &ObjectKey) -> Result<Option<Value>, Failure> {
+    async fn get(&self, cache: &Cache, caller: &Caller, key: &ObjectKey) -> Result<Option<Value>, Refused> {
         let identity = caller.identity();
         let held = self.held.lock().ok().and_then(|held| held.get(&(identity.clone(), key.clone())).cloned());
         if held.is_some() {
@@ -79,7 +80,7 @@ impl Leases {
     fn put(&self, caller: &Caller, key: ObjectKey, lease: Value, code: StatusCode) -> Answer {
         let Ok(mut held) = self.held.lock() else { return Err(no_body()) };
         if held.len() >= LIMIT && !held.contains_key(&(caller.identity(), key.clone())) {
-            return Err(Failure::Status(status::service_unavailable("too many leases", Some(5))));
+            return Err(Refused::Status(Failure::unavailable("too many leases", Some(5))));
         }
         held.insert((caller.identity(), key), lease.clone());
         Ok((code, lease))
@@ -97,6 +98,6 @@ fn named(mut lease: Value, before: Option<&Value>) -> Value {
     lease
 }
 
-fn no_body() -> Failure {
-    Failure::Status(status::bad_request("a lease is made of a lease"))
+fn no_body() -> Refused {
+    Refused::Status(Failure::bad_request("a lease is made of a lease"))
 }

@@ -17,7 +17,8 @@ use super::token;
 use super::watch::Edit;
 use crate::cache::{Cache, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
 use crate::kube::stream::WatchKind;
-use crate::kube::{Encoding, FieldSelector, LabelSelector, ResourceRequest, Verb, codec, meta, patch, status};
+use crate::kube::{Encoding, FieldSelector, LabelSelector, ResourceRequest, Verb, codec, meta, patch};
+use crate::kube::status::Failure;
 
 /// Events that wait for the cloud at the most; of more, the oldest go.
 const EVENTS: usize = 500;
@@ -54,7 +55,7 @@ enum Found {
     /// Done; the object after it, with the code to answer.
     Done(StatusCode, Box<Value>),
     /// Not done; the Status to answer.
-    Failed(Value),
+    Failed(Box<Failure>),
 }
 
 impl LocalWrites {
@@ -68,7 +69,7 @@ impl LocalWrites {
         let encoding = write.encoding;
         let input = match Input::of(&write) {
             Ok(input) => input,
-            Err(why) => return answer::failure(&status::bad_request(&why), encoding),
+            Err(why) => return answer::failure(&Failure::bad_request(why), encoding),
         };
         let key = key_of(write.request);
         let done = match local {
@@ -83,8 +84,8 @@ impl LocalWrites {
         };
         match done {
             Ok((code, value)) => answer::object(code, &value, encoding),
-            Err(Failure::Status(value)) => answer::failure(&value, encoding),
-            Err(Failure::Cache(error)) => {
+            Err(Refused::Status(failure)) => answer::failure(&failure, encoding),
+            Err(Refused::Cache(error)) => {
                 tracing::error!(%error, "a change on this node was not kept");
                 answer::unavailable(&format!("the cloud is away and {error}"), encoding)
             }
@@ -94,7 +95,7 @@ impl LocalWrites {
     async fn commit(
         &self,
         job: impl FnOnce(&mut Writer, &mut Vec<Edit>) -> Result<Found, CacheError> + Send + 'static,
-    ) -> Result<(StatusCode, Value), Failure> {
+    ) -> Result<(StatusCode, Value), Refused> {
         let (found, edits) = self
             .cache
             .commit(move |writer| {
@@ -112,7 +113,7 @@ impl LocalWrites {
                 self.waiting.notify_one();
                 Ok((code, *value))
             }
-            Found::Failed(status) => Err(Failure::Status(status)),
+            Found::Failed(status) => Err(Refused::Status(*status)),
         }
     }
 
@@ -185,25 +186,25 @@ fn event_scope(resource: &str) -> crate::cache::ScopeKey {
 }
 
 /// An answer on its way: code and object.
-pub type Answer = Result<(StatusCode, Value), Failure>;
+pub type Answer = Result<(StatusCode, Value), Refused>;
 
 /// Why there is no success to answer.
 #[derive(Debug)]
-pub enum Failure {
+pub enum Refused {
     /// This Status says it.
-    Status(Value),
+    Status(Failure),
     /// The cache did not take it.
     Cache(CacheError),
 }
 
-impl From<CacheError> for Failure {
+impl From<CacheError> for Refused {
     fn from(error: CacheError) -> Self {
         Self::Cache(error)
     }
 }
 
-fn refused(why: &str) -> Failure {
-    Failure::Status(status::service_unavailable(why, Some(5)))
+fn refused(why: &str) -> Refused {
+    Refused::Status(Failure::unavailable(why, Some(5)))
 }
 
 /// What a write carries.
@@ -264,18 +265,22 @@ impl Input {
     }
 }
 
+fn failed(failure: Failure) -> Found {
+    Found::Failed(Box::new(failure))
+}
+
 fn missing(writer: &Writer, key: &ObjectKey) -> Result<Found, CacheError> {
     let gvr = gvr(key);
     if key.resource.ends_with("/events") || writer.waiting(ChangeKind::Delete, key, "")?.is_some() {
-        return Ok(Found::Failed(status::not_found(&gvr, &key.name)));
+        return Ok(failed(Failure::not_found(&gvr.group, &gvr.resource, &key.name)));
     }
     let why = format!("the cloud is away and {key} was never read while it was there");
-    Ok(Found::Failed(status::service_unavailable(&why, Some(5))))
+    Ok(failed(Failure::unavailable(why, Some(5))))
 }
 
 fn conflict(key: &ObjectKey, wanted: &str, is: &str) -> Found {
     let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {is}");
-    Found::Failed(status::conflict(&gvr(key), &key.name, &why))
+    failed(Failure::conflict(&gvr(key).group, &gvr(key).resource, &key.name, &why))
 }
 
 fn edit(
@@ -292,7 +297,7 @@ fn edit(
     let kind = meta::kind(&known.body).unwrap_or_default();
     let edited = match input.apply(kind, &known.body) {
         Ok(edited) => settle(edited, &known.body, subresource),
-        Err(why) => return Ok(Found::Failed(status::bad_request(&why))),
+        Err(why) => return Ok(failed(Failure::bad_request(why))),
     };
     if edited == known.body {
         return Ok(Found::Done(StatusCode::OK, Box::new(edited)));
@@ -365,7 +370,7 @@ fn create(
     code: StatusCode,
 ) -> Result<Found, CacheError> {
     if writer.object(key)?.is_some() {
-        return Ok(Found::Failed(status::already_exists(&gvr(key), &key.name)));
+        return Ok(failed(Failure::already_exists(&gvr(key).group, &gvr(key).resource, &key.name)));
     }
     let wanted_by = scopes_for(writer, key, &body)?;
     let version = wanted_by.first().map_or("0", |(_, version)| version.as_str()).to_owned();
@@ -379,7 +384,7 @@ fn create(
         meta.insert("creationTimestamp".into(), json!(token::time(crate::sys::clock::now())));
     }
     let Some(object) = Object::new(&key.resource, body) else {
-        return Ok(Found::Failed(status::bad_request("the object has no metadata")));
+        return Ok(failed(Failure::bad_request("the object has no metadata")));
     };
     let mut scopes: Vec<ScopeId> = wanted_by.into_iter().map(|(id, _)| id).collect();
     if key.resource.ends_with("/events") || scopes.is_empty() {
@@ -452,7 +457,7 @@ fn delete(
     let Input::Object(options) = input else { return missing(writer, key) };
     if options.get("gracePeriodSeconds").and_then(Value::as_i64) != Some(0) {
         let why = "the cloud is away and only it begins a deletion";
-        return Ok(Found::Failed(status::service_unavailable(why, Some(5))));
+        return Ok(failed(Failure::unavailable(why, Some(5))));
     }
     let done = Found::Done(StatusCode::OK, Box::new(known.body.clone()));
     if let Some(created) = writer.waiting(ChangeKind::Create, key, "")? {

@@ -22,6 +22,7 @@ mod replay;
 mod resolve;
 mod serve;
 mod settings;
+mod shape;
 mod sign;
 mod signature;
 mod tls;
@@ -35,14 +36,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::StatusCode;
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast};
 
 use crate::cache::{Cache, CacheError};
 use crate::kube::GroupVersionResource;
 use crate::link::{Link, Owner, Phase};
-use crate::trust::LocalCa;
+use crate::trust::ca::LocalCa;
 use caller::Caller;
 use cloud::Credentials;
 use forward::Call;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::upstream::{BodyError, Place};
 use crate::cache::{Cache, CacheError, Writer};
-use crate::link::LinkState;
+use crate::link::{LinkState, outage};
 
 /// Takes apart what one answer carries. Runs on the cache's thread.
 pub trait Intake: Send {
@@ -223,9 +223,9 @@ pub async fn until_watch_ends(
 ) -> End {
     lost.mark_unchanged();
     tokio::select! {
-        gone = link.wait_for(|state| state.phase.is_outage()) => match gone {
-            Ok(_) => End::Clean(Bytes::new()),
-            Err(_) => std::future::pending().await,
+        gone = outage(&mut link) => match gone {
+            true => End::Clean(Bytes::new()),
+            false => std::future::pending().await,
         },
         changed = lost.changed() => match changed {
             Ok(()) => End::Clean(expired),
@@ -236,8 +236,8 @@ pub async fn until_watch_ends(
 
 /// Breaks any other answer off when the link is in an outage.
 pub async fn until_outage(mut link: watch::Receiver<LinkState>) -> End {
-    match link.wait_for(|state| state.phase.is_outage()).await {
-        Ok(_) => End::Broken,
-        Err(_) => std::future::pending().await,
+    match outage(&mut link).await {
+        true => End::Broken,
+        false => std::future::pending().await,
     }
 }

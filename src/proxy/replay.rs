@@ -9,13 +9,15 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use tokio::sync::mpsc;
 
-use super::answer::{self, Body};
+use super::answer::{self, Accept, Body};
 use super::caller::Caller;
+use super::shape;
 use crate::cache::{Cache, CacheError, Object, ObjectKey, Reader, Scope, ScopeKey};
+use crate::kube::negotiate::Shape;
+use crate::kube::status::Failure;
 use crate::kube::stream::{ListHead, ListWriter};
 use crate::kube::{
-    Encoding, FieldSelector, GroupVersionResource, LabelSelector, Query, ResourceRequest, negotiate, schema,
-    status, table,
+    Encoding, FieldSelector, GroupVersionResource, LabelSelector, Query, ResourceRequest, schema,
 };
 
 /// Objects read from the disk at once: little memory, few look-ups.
@@ -121,7 +123,7 @@ pub async fn get(
     cache: &Cache,
     caller: &Caller,
     request: &ResourceRequest,
-    accept: &negotiate::Accept,
+    accept: Accept,
 ) -> Response<Body> {
     let encoding = accept.encoding;
     let identity = caller.identity();
@@ -135,14 +137,10 @@ pub async fn get(
         })
         .await;
     match found {
-        Ok(Some(object)) => match table::transform(accept, &request.gvr, &request.query, vec![object.body]) {
-            table::Shape::Plain(mut objects) => match objects.pop() {
-                Some(object) => answer::object(StatusCode::OK, &object, encoding),
-                None => answer::failure(&status::not_found(&request.gvr, &key.name), encoding),
-            },
-            table::Shape::Whole(value) => answer::object(StatusCode::OK, &value, Encoding::Json),
-        },
-        Ok(None) => answer::failure(&status::not_found(&request.gvr, &key.name), encoding),
+        Ok(Some(object)) => {
+            answer::object(StatusCode::OK, &shape::one(accept.shape, request, object.body), encoding)
+        }
+        Ok(None) => answer::failure(&Failure::not_found(&request.gvr.group, &request.gvr.resource, &key.name), encoding),
         Err(error) => answer::unavailable(&format!("the cloud is away and {error}"), encoding),
     }
 }
@@ -161,18 +159,18 @@ pub async fn list(
     cache: &Cache,
     caller: &Caller,
     request: &ResourceRequest,
-    accept: &negotiate::Accept,
+    accept: Accept,
 ) -> Response<Body> {
     let encoding = accept.encoding;
     let wanted = match Wanted::of(&caller.identity(), request) {
         Ok(wanted) => wanted,
-        Err(error) => return answer::failure(&status::bad_request(&error.to_string()), encoding),
+        Err(error) => return answer::failure(&Failure::bad_request(error.to_string()), encoding),
     };
     let scope = match find(cache, &wanted).await {
         Ok(scope) => scope,
         Err(error) => return answer::unavailable(&error, encoding),
     };
-    if accept.is_transformed() {
+    if accept.shape != Shape::Object {
         return whole(cache, request, accept, wanted, scope).await;
     }
     let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, answer::Broken>>(2);
@@ -238,8 +236,10 @@ async fn stream(
         }
         if last {
             bytes.extend(writer.end().map_err(failed)?);
+            let _ = sender.send(Ok(Frame::data(bytes.into()))).await;
+            return Ok(());
         }
-        if sender.send(Ok(Frame::data(std::mem::take(&mut bytes).into()))).await.is_err() || last {
+        if sender.send(Ok(Frame::data(std::mem::take(&mut bytes).into()))).await.is_err() {
             return Ok(());
         }
     }
@@ -249,7 +249,7 @@ async fn stream(
 async fn whole(
     cache: &Cache,
     request: &ResourceRequest,
-    accept: &negotiate::Accept,
+    accept: Accept,
     wanted: Wanted,
     scope: Scope,
 ) -> Response<Body> {
@@ -270,8 +270,8 @@ async fn whole(
         .await;
     match read {
         Ok((objects, version)) => {
-            let value = table::list(accept, &request.gvr, &request.query, objects, &version);
-            answer::object(StatusCode::OK, &value, Encoding::Json)
+            let value = shape::list(accept.shape, request, objects, &version);
+            answer::object(StatusCode::OK, &value, accept.encoding)
         }
         Err(error) => answer::unavailable(&error.to_string(), accept.encoding),
     }

@@ -22,7 +22,8 @@ use super::forward::{Call, Outcome, Payload, decode_body, variant};
 use super::local::Write;
 use super::watch::LocalWatch;
 use super::{Shared, replay, token, upgrade};
-use crate::kube::{Encoding, Request as KubeRequest, Verb, negotiate, status};
+use crate::kube::status::Failure;
+use crate::kube::{Encoding, Request as KubeRequest, Verb};
 use crate::link::Phase;
 
 /// Bytes of a written object at the most, as the API server has it.
@@ -48,7 +49,7 @@ pub async fn serve(
     let all = open.available_permits();
     loop {
         let accepted = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = told(&mut stop) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -76,6 +77,11 @@ pub async fn serve(
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::debug!("open requests are cut off");
     }
+}
+
+/// Waits until `stop` holds true, or nobody can say so any more.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn connection(
@@ -117,7 +123,7 @@ async fn connection(
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = told(&mut stop) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -129,7 +135,7 @@ async fn connection(
 
 async fn handle(shared: &Arc<Shared>, has_certificate: bool, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let accept = negotiate::Accept::parse(&variant(&head.headers));
+    let accept = answer::Accept::parse(&variant(&head.headers));
     let Some(caller) = Caller::of(has_certificate, &head.headers) else {
         return unauthorized(accept.encoding);
     };
@@ -152,7 +158,7 @@ async fn handle(shared: &Arc<Shared>, has_certificate: bool, request: Request<In
 }
 
 fn unauthorized(encoding: Encoding) -> Response<Body> {
-    answer::failure(&status::unauthorized(), encoding)
+    answer::failure(&Failure::unauthorized(), encoding)
 }
 
 fn token_asked(call: &Call) -> Option<crate::kube::ResourceRequest> {
@@ -178,11 +184,11 @@ async fn payload(call: &Call, body: Incoming) -> Result<Payload, Response<Body>>
     match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(whole) => Ok(Payload::Whole(whole.to_bytes())),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(answer::failure(&status::too_large(BODY_LIMIT), call.accept.encoding))
+            Err(answer::failure(&Failure::too_large(format!("limit is {BODY_LIMIT}")), call.accept.encoding))
         }
         Err(error) => {
             let why = format!("the request broke off: {error}");
-            Err(answer::failure(&status::bad_request(&why), call.accept.encoding))
+            Err(answer::failure(&Failure::bad_request(why), call.accept.encoding))
         }
     }
 }
@@ -240,8 +246,8 @@ async fn replay(shared: &Arc<Shared>, call: &Call) -> Response<Body> {
         }
         KubeRequest::NonResource { .. } => answer::unavailable("the cloud is away", call.accept.encoding),
         KubeRequest::Resource(request) => match request.verb {
-            Verb::Get => replay::get(cache, &call.caller, request, &call.accept).await,
-            Verb::List => replay::list(cache, &call.caller, request, &call.accept).await,
+            Verb::Get => replay::get(cache, &call.caller, request, call.accept).await,
+            Verb::List => replay::list(cache, &call.caller, request, call.accept).await,
             _ => {
                 let watch = LocalWatch {
                     cache: cache.clone(),
@@ -249,7 +255,7 @@ async fn replay(shared: &Arc<Shared>, call: &Call) -> Response<Body> {
                     link: shared.link.follow(),
                     stop: shared.mode_changes.subscribe(),
                 };
-                watch.answer(&call.caller.identity(), request, &call.accept).await
+                watch.answer(&call.caller.identity(), request, call.accept.encoding).await
             }
         },
     }
@@ -270,10 +276,10 @@ async fn refuse(shared: &Shared, refusal: Refusal, call: &Call) -> Response<Body
         Refusal::Offline => answer::unavailable(&shared.why_offline(), encoding),
         Refusal::Impersonation => {
             let why = "the cloud is away and only it can say who may act for whom";
-            answer::failure(&status::forbidden(why), encoding)
+            answer::failure(&Failure::forbidden("", "", "", why), encoding)
         }
         Refusal::NodeExists => match shared.known_node().await {
-            Ok(Some((gvr, name))) => answer::failure(&status::already_exists(&gvr, &name), encoding),
+            Ok(Some((gvr, name))) => answer::failure(&Failure::already_exists(&gvr.group, &gvr.resource, &name), encoding),
             Ok(None) => answer::unavailable("the cloud is away and this node was never registered", encoding),
             Err(error) => answer::unavailable(&error.to_string(), encoding),
         },

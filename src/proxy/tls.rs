@@ -9,7 +9,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::ProxyError;
-use crate::trust::LocalCa;
+use crate::trust::ca::LocalCa;
 
 /// Names under which clients reach the API server: on loopback, and as pods know it.
 const NAMES: [&str; 7] = [

@@ -14,8 +14,9 @@ use super::answer::{self, Body};
 use super::replay::{self, PAGE, Wanted};
 use crate::cache::{Cache, CacheError, Object, ObjectKey, Scope};
 use crate::kube::stream::{WatchKind, watch_event};
-use crate::kube::{Encoding, ResourceRequest, meta, status};
-use crate::link::LinkState;
+use crate::kube::status::Failure;
+use crate::kube::{Encoding, ResourceRequest, meta};
+use crate::link::{LinkState, online};
 
 /// A change made on this node, for whoever watches.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ impl LocalWatch {
     pub async fn answer(self, identity: &str, request: &ResourceRequest, encoding: Encoding) -> Response<Body> {
         let wanted = match Wanted::of(identity, request) {
             Ok(wanted) => wanted,
-            Err(error) => return answer::failure(&status::bad_request(&error.to_string()), encoding),
+            Err(error) => return answer::failure(&Failure::bad_request(error.to_string()), encoding),
         };
         let scope = match replay::find(&self.cache, &wanted).await {
             Ok(scope) => scope,
@@ -134,7 +135,7 @@ impl Stream {
                 () = &mut end => false,
                 () = sender.closed() => false,
                 _ = local.stop.changed() => false,
-                _ = local.link.wait_for(LinkState::is_online) => {
+                _ = online(&mut local.link) => {
                     self.expired(sender).await;
                     false
                 }
@@ -195,7 +196,7 @@ impl Stream {
 
     /// Tells the client to read everything anew.
     async fn expired(&self, sender: &Sender) {
-        self.send(WatchKind::Error, &status::expired(), sender).await;
+        self.send(WatchKind::Error, &Failure::expired(answer::EXPIRED).body(), sender).await;
     }
 
     async fn send(&self, kind: WatchKind, object: &Value, sender: &Sender) -> bool {
