@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Error;
@@ -60,6 +61,17 @@ impl ClientCertificate {
             chain_pem: chain.iter().map(|der| pem("CERTIFICATE", der)).collect(),
             key_pem: pem(key_label(&key), key.secret_der()),
         })
+    }
+
+    /// Chain and key in one text, as kubelet keeps its own. A secret.
+    pub fn both_pem(&self) -> String {
+        format!("{}{}", self.chain_pem, self.key_pem)
+    }
+
+    /// SHA-256 of the leaf, hex: tells one certificate from another and gives nothing away.
+    pub fn fingerprint(&self) -> String {
+        let digest = Sha256::digest(self.leaf().as_deref().unwrap_or_default());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The leaf, DER.

@@ -6,6 +6,7 @@
 
 mod certificate;
 mod error;
+mod files;
 pub mod kubeconfig;
 mod tls;
 
@@ -17,6 +18,7 @@ use rustls::pki_types::ServerName;
 
 pub use certificate::ClientCertificate;
 pub use error::Error;
+pub use files::CloudFiles;
 use kubeconfig::{Kubeconfig, Material};
 pub use tls::{Identity, Protocols};
 

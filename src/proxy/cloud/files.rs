@@ -1,0 +1,103 @@
+//! The cloud's key material on disk, under `<state-dir>/cloud` (0700, every file 0600).
+//!
+//! A certificate and its key are one file, so that one rename switches both:
+//!
+//! - `client-current.pem` is in use; the cloud's kubeconfig names it.
+//! - `client-next.pem` was issued and has not been accepted by the cloud yet.
+//! - `pending.key` is the key of a signing request that is not answered yet.
+//! - `ca.crt` is whom to trust as the server.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use super::{ClientCertificate, Error};
+use crate::sys::durable;
+
+/// The folder and its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudFiles {
+    folder: PathBuf,
+}
+
+impl CloudFiles {
+    /// Those of a state folder. Nothing is made yet.
+    pub fn of(state_dir: &Path) -> Self {
+        Self { folder: state_dir.join("cloud") }
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Certificate and key in use.
+    pub fn current(&self) -> PathBuf {
+        self.folder.join("client-current.pem")
+    }
+
+    /// Certificate and key that the cloud has not accepted yet.
+    pub fn next(&self) -> PathBuf {
+        self.folder.join("client-next.pem")
+    }
+
+    /// The key of an open signing request.
+    pub fn pending_key(&self) -> PathBuf {
+        self.folder.join("pending.key")
+    }
+
+    /// Whom to trust as the server.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.join("ca.crt")
+    }
+
+    /// Reads one of the pairs. `None` if it is not there.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn read_pair(&self, path: &Path) -> Result<Option<ClientCertificate>, Error> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => ClientCertificate::parse(path, &text, &text).map(Some),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::Read(durable::named(e, "read", path))),
+        }
+    }
+
+    /// Writes one of the pairs, durably.
+    ///
+    /// # Errors
+    /// With the path; the old file is untouched then.
+    pub fn write_pair(&self, path: &Path, pair: &ClientCertificate) -> io::Result<()> {
+        self.write(path, pair.both_pem().as_bytes())
+    }
+
+    /// Writes any of the files, durably, and the folder if need be.
+    ///
+    /// # Errors
+    /// With the path; the old file is untouched then.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        durable::folder(&self.folder, 0o700)?;
+        durable::write(path, bytes, 0o600)
+    }
+
+    /// The pair that was issued last takes the place of the one in use.
+    ///
+    /// # Errors
+    /// With the path; the one in use is untouched then.
+    pub fn switch(&self) -> io::Result<()> {
+        let current = self.current();
+        std::fs::rename(self.next(), &current).map_err(|e| durable::named(e, "rename to", &current))?;
+        durable::sync_folder_of(&current)
+    }
+
+    /// Removes everything.
+    ///
+    /// # Errors
+    /// With the path.
+    pub fn clear(&self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.folder) {
+            Ok(()) => durable::sync_folder_of(&self.folder),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(durable::named(e, "remove", &self.folder)),
+        }
+    }
+}
