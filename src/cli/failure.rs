@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::config;
+use crate::proxy::{cloud, join};
 
 /// The command was called wrongly, in a way that the parser of the command line cannot see.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,13 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    let configuration = error.chain().any(|cause| cause.is::<config::Error>() || cause.is::<Usage>());
-    if configuration { 2 } else { 1 }
+    let is_input = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<config::Error>()
+            || cause.is::<Usage>()
+            || cause.is::<cloud::Error>()
+            || cause.downcast_ref::<join::Error>().is_some_and(join::Error::is_input)
+    };
+    if error.chain().any(is_input) { 2 } else { 1 }
 }
 
 /// Message and hint apart.

@@ -7,6 +7,8 @@ mod config;
 mod daemon;
 mod failure;
 mod generate;
+mod join;
+mod leave;
 mod logging;
 mod output;
 mod status;
@@ -55,6 +57,10 @@ enum Command {
     Daemon(daemon::Daemon),
     /// Tell whether the cloud is there, what is cached, and what would not survive an outage
     Status(status::Status),
+    /// Take over this node's cloud credentials, and give kubelet a kubeconfig towards edge
+    Join(join::Join),
+    /// Give kubelet its own credentials back
+    Leave(leave::Leave),
     /// Show, change or check the configuration
     Config(config::Config),
     /// Write a completion script for a shell to standard output
@@ -97,6 +103,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Daemon(command) => command.run(&cli.global),
         Command::Status(command) => command.run(&cli.global),
+        Command::Join(command) => command.run(&cli.global),
+        Command::Leave(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),

@@ -10,6 +10,8 @@ pub mod api;
 mod answer;
 mod caller;
 pub mod cloud;
+pub mod join;
+pub mod request;
 mod csr;
 mod decide;
 mod forward;

@@ -7,3 +7,4 @@ mod config;
 mod outages;
 #[path = "../support/mod.rs"]
 mod support;
+mod join;

@@ -1,0 +1,468 @@
+//! `edge join` and `edge leave` through the built binary: what they write, what they put back, and what
+//! they refuse. What needs a real API server (signing requests) is in `cluster`.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use edge::proxy::cloud::Credentials;
+use edge::sys::lock::StateLock;
+use edge::trust::ca::{LocalCa, Pair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+use crate::command::{Done, Place};
+
+/// A cloud's authority that issues for as long as it is told.
+struct Cloud {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Cloud {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "cloud");
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn issue(&self, common_name: &str, years: (i32, i32)) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+        Pair { chain: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+    }
+
+    fn node(&self, until: i32) -> Pair {
+        self.issue("system:node:ship-7", (2020, until))
+    }
+
+    fn kubeconfig(&self, user: &str) -> String {
+        let ca = STANDARD.encode(&self.pem);
+        format!(
+            "current-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://192.0.2.1:6443', certificate-authority-data: {ca}}}}}]\n\
+             users: [{{name: u, user: {{{user}}}}}]\n"
+        )
+    }
+
+    fn inline(&self, pair: &Pair) -> String {
+        let (chain, key) = (STANDARD.encode(&pair.chain), STANDARD.encode(&pair.key));
+        self.kubeconfig(&format!("client-certificate-data: {chain}, client-key-data: {key}"))
+    }
+}
+
+/// A gateway with kubelet's folder for certificates.
+struct Gateway {
+    place: Place,
+    cloud: Cloud,
+}
+
+impl Gateway {
+    fn new() -> Self {
+        let place = Place::new();
+        place.write("etc/edge.toml", "# mine\n[cloud]\nprobe-interval = \"7s\" # slow\n");
+        std::fs::create_dir_all(place.path("pki")).unwrap();
+        Self { place, cloud: Cloud::new() }
+    }
+
+    /// Kubelet's own rotated certificate, as kubelet lays it out.
+    fn arm(&self, pair: &Pair) -> PathBuf {
+        let dated = self.place.write("pki/kubelet-client-2026.pem", &format!("{}{}", pair.chain, pair.key));
+        let current = self.current();
+        symlink(dated, &current).unwrap();
+        current
+    }
+
+    fn current(&self) -> PathBuf {
+        self.place.path("pki/kubelet-client-current.pem")
+    }
+
+    fn conf_with_current(&self) -> String {
+        let current = self.current();
+        let user = format!("client-certificate: {0}, client-key: {0}", current.display());
+        self.place.write("kubelet.conf", &self.cloud.kubeconfig(&user));
+        "kubelet.conf".into()
+    }
+
+    fn conf_inline(&self, pair: &Pair) -> String {
+        self.place.write("given.conf", &self.cloud.inline(pair));
+        "given.conf".into()
+    }
+
+    fn join(&self, from: &str, more: &[&str]) -> Done {
+        self.place.run(&[&["join", "--from", from, "--kubelet-cert-dir", "pki"], more].concat())
+    }
+
+    fn leave(&self) -> Done {
+        self.place.run(&["leave"])
+    }
+
+    fn credentials(&self, below: &str) -> Credentials {
+        Credentials::read(&self.place.path(below)).unwrap()
+    }
+
+    fn local_ca(&self) -> LocalCa {
+        LocalCa::open_or_create(&self.place.path("state/pki")).unwrap()
+    }
+
+    /// Everything outside the state folder: names, contents, permissions, where links lead.
+    fn outside(&self) -> Vec<String> {
+        let mut seen = Vec::new();
+        look(self.place.folder.path(), &mut seen);
+        seen.retain(|line| !line.contains("/state"));
+        seen.sort();
+        seen
+    }
+}
+
+fn look(folder: &Path, seen: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = path.symlink_metadata().unwrap();
+        if meta.is_dir() {
+            look(&path, seen);
+        } else if meta.is_symlink() {
+            seen.push(format!("{} -> {}", path.display(), std::fs::read_link(&path).unwrap().display()));
+        } else {
+            let text = std::fs::read_to_string(&path).unwrap();
+            seen.push(format!("{} {:o} {text}", path.display(), meta.permissions().mode() & 0o777));
+        }
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn leaf(pair: &Pair) -> &str {
+    &pair.chain[..pair.chain.find("-----END").unwrap()]
+}
+
+#[test]
+fn join_takes_the_credentials_over_and_leave_puts_everything_back() {
+    let gateway = Gateway::new();
+    let pair = gateway.cloud.node(2090);
+    gateway.arm(&pair);
+    let from = gateway.conf_with_current();
+    let before = gateway.outside();
+    let done = gateway.join(&from, &[]).good();
+
+    let cloud = gateway.credentials("etc/cloud.kubeconfig");
+    assert_eq!(cloud.address(), ("192.0.2.1", 6443));
+    assert_eq!(cloud.client.as_ref().unwrap().chain_pem, pair.chain);
+    assert!(
+        cloud.files[1..].iter().all(|file| file.starts_with(gateway.place.path("state/cloud"))),
+        "{cloud:?}"
+    );
+    let kubelet = gateway.credentials("etc/kubelet.kubeconfig");
+    assert_eq!((kubelet.address(), kubelet.node_name()), (("127.0.0.1", 6445), Some("ship-7")));
+    let local = kubelet.client.unwrap().leaf().unwrap();
+    assert!(gateway.local_ca().has_signed(&local));
+    for (path, expected) in [
+        ("etc/cloud.kubeconfig", 0o600),
+        ("etc/kubelet.kubeconfig", 0o600),
+        ("state/cloud", 0o700),
+        ("state/cloud/client-current.pem", 0o600),
+        ("state/join.json", 0o600),
+        ("state/pki/ca.key", 0o600),
+    ] {
+        assert_eq!(mode(&gateway.place.path(path)), expected, "{path}");
+    }
+    let config = gateway.place.read("etc/edge.toml");
+    assert!(config.starts_with("# mine\n[cloud]\nprobe-interval = \"7s\" # slow\nkubeconfig = "), "{config}");
+    assert!(gateway.current().symlink_metadata().is_err(), "kubelet would prefer it");
+    let kubeconfig = gateway.place.path("etc/kubelet.kubeconfig");
+    for expected in [
+        "node `ship-7` is joined".into(),
+        format!("--kubeconfig={}", kubeconfig.canonicalize().unwrap().display()),
+        "systemctl enable edge".into(),
+    ] {
+        assert!(done.out.contains::<&str>(&expected), "{done:?}");
+    }
+    assert!(!gateway.place.read("state/join.json").contains("PRIVATE"));
+
+    gateway.place.write("state/cache.db", "secrets");
+    gateway.place.write("state/cache.db-wal", "secrets");
+    gateway.leave().good();
+    assert_eq!(gateway.outside(), before);
+    let mut left: Vec<_> = std::fs::read_dir(gateway.place.path("state"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["lock", "pki"], "the local authority is kept for ever, and nothing else");
+    let again = gateway.leave().good();
+    assert!(again.out.contains("not joined"), "{again:?}");
+}
+
+#[test]
+fn joining_twice_changes_nothing() {
+    let gateway = Gateway::new();
+    gateway.arm(&gateway.cloud.node(2090));
+    let from = gateway.conf_with_current();
+    let before = gateway.outside();
+    gateway.join(&from, &[]).good();
+    let joined = gateway.outside();
+    gateway.join(&from, &[]).good();
+    assert_eq!(gateway.outside(), joined, "the certificate it names was moved aside by the first");
+
+    // Kubelet has started and rotated: edge signed it.
+    let local = gateway.local_ca().issue_client("system:node:ship-7", "system:nodes").unwrap();
+    std::fs::remove_file(gateway.place.path("pki/kubelet-client-2026.pem.x")).ok();
+    let dated = gateway.place.write("pki/kubelet-client-local.pem", &format!("{}{}", local.chain, local.key));
+    symlink(&dated, gateway.current()).unwrap();
+    let cloud = gateway.place.read("state/cloud/client-current.pem");
+    gateway.join(&from, &[]).good();
+    assert_eq!(
+        gateway.place.read("state/cloud/client-current.pem"),
+        cloud,
+        "a local one is not taken for the cloud's"
+    );
+    assert_eq!(std::fs::read_link(gateway.current()).unwrap(), dated, "and stays where kubelet looks for it");
+
+    gateway.leave().good();
+    std::fs::remove_file(dated).unwrap();
+    assert_eq!(gateway.outside(), before);
+}
+
+#[test]
+fn in_place_over_kubelet_s_own_kubeconfig() {
+    let gateway = Gateway::new();
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    std::fs::set_permissions(gateway.place.path(&from), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let before = gateway.outside();
+    let out = ["--kubelet-kubeconfig", from.as_str()];
+    gateway.join(&from, &out).good();
+    assert_eq!(gateway.credentials(&from).address(), ("127.0.0.1", 6445));
+    let joined = gateway.outside();
+    gateway.join(&from, &out).good();
+    gateway.join(&from, &[]).good();
+    assert_eq!(gateway.outside(), joined);
+
+    // The proxy moves: kubelet's kubeconfig is written anew, from the credentials that edge has.
+    gateway.place.run(&["config", "set", "proxy.listen=127.0.0.1:7445"]).good();
+    gateway.join(&from, &[]).good();
+    assert_eq!(gateway.credentials(&from).address(), ("127.0.0.1", 7445));
+    assert_eq!(gateway.credentials("etc/cloud.kubeconfig").address(), ("192.0.2.1", 6443));
+
+    gateway.place.write("etc/edge.toml", "# mine\n[cloud]\nprobe-interval = \"7s\" # slow\n");
+    gateway.leave().good();
+    assert_eq!(gateway.outside(), before);
+}
+
+#[test]
+fn leave_gives_the_newest_certificate_back() {
+    let gateway = Gateway::new();
+    gateway.arm(&gateway.cloud.node(2090));
+    gateway.join(&gateway.conf_with_current(), &[]).good();
+    let newest = gateway.cloud.node(2095);
+    gateway.place.write("state/cloud/client-current.pem", &format!("{}{}", newest.chain, newest.key));
+    let done = gateway.leave().good();
+    assert!(done.out.contains("the cloud's newest certificate is in"), "{done:?}");
+    let dated = std::fs::read_link(gateway.current()).unwrap();
+    assert!(dated.file_name().unwrap().to_str().unwrap().starts_with("kubelet-client-20"), "{dated:?}");
+    assert_eq!(mode(&dated), 0o600);
+    assert_eq!(
+        gateway.place.read("pki/kubelet-client-current.pem"),
+        format!("{}{}", newest.chain, newest.key)
+    );
+    assert!(!gateway.place.path("pki/kubelet-client-current.pem.before-edge").exists());
+}
+
+#[test]
+fn leave_takes_away_what_only_edge_accepts() {
+    let gateway = Gateway::new();
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    gateway.join(&from, &[]).good();
+    let local = gateway.local_ca().issue_client("system:node:ship-7", "system:nodes").unwrap();
+    gateway.arm(&local);
+    gateway.leave().good();
+    assert!(gateway.current().symlink_metadata().is_err(), "it would beat the kubeconfig's certificate");
+}
+
+#[test]
+fn after_the_cloud_s_certificate_died_a_new_kubeconfig_is_taken_and_the_rest_kept() {
+    let gateway = Gateway::new();
+    let pair = gateway.cloud.node(2090);
+    gateway.arm(&pair);
+    let from = gateway.conf_with_current();
+    let before = gateway.outside();
+    gateway.join(&from, &[]).good();
+    gateway.place.write("state/cache.db", "pods");
+    let (ca, kubelet) =
+        (gateway.place.read("state/pki/ca.crt"), gateway.place.read("etc/kubelet.kubeconfig"));
+    let dead = gateway.cloud.node(2021);
+    gateway.place.write("state/cloud/client-current.pem", &format!("{}{}", dead.chain, dead.key));
+    gateway.join(&from, &[]).bad(2, "the cloud's certificate expired at 2021-01-01T00:00:00Z");
+
+    let fresh = gateway.cloud.node(2095);
+    let fresh_from = gateway.conf_inline(&fresh);
+    gateway.join(&fresh_from, &[]).good();
+    assert!(gateway.place.read("state/cloud/client-current.pem").starts_with(leaf(&fresh)));
+    assert_eq!(gateway.place.read("state/cache.db"), "pods");
+    assert_eq!(gateway.place.read("state/pki/ca.crt"), ca);
+    assert_eq!(gateway.place.read("etc/kubelet.kubeconfig"), kubelet, "kubelet need not be restarted");
+
+    // An older one again does not replace what edge has.
+    let old_from = gateway.conf_inline(&pair);
+    gateway.join(&old_from, &[]).good();
+    assert!(gateway.place.read("state/cloud/client-current.pem").starts_with(leaf(&fresh)));
+
+    std::fs::remove_file(gateway.place.path(&fresh_from)).unwrap();
+    gateway.leave().good();
+    let after = gateway.outside();
+    for line in before.iter().filter(|line| !line.contains("current.pem")) {
+        assert!(after.contains(line), "{line}\nnot in {after:#?}");
+    }
+    assert!(std::fs::read_to_string(gateway.current()).unwrap().starts_with(leaf(&fresh)));
+}
+
+#[test]
+fn what_join_refuses_is_one_line_and_changes_nothing() {
+    let gateway = Gateway::new();
+    let cloud = &gateway.cloud;
+    let good = gateway.conf_inline(&cloud.node(2090));
+    let given = |name: &str, text: &str| {
+        gateway.place.write(name, text);
+        name.to_owned()
+    };
+    let expired = given("expired", &cloud.inline(&cloud.node(2021)));
+    let early = given("early", &cloud.inline(&cloud.issue("system:node:ship-7", (2080, 2090))));
+    let admin = given("admin", &cloud.inline(&cloud.issue("admin", (2020, 2090))));
+    let empty = given("empty", "");
+    let exec = given("exec", &cloud.kubeconfig("exec: {command: x}"));
+    let token = given("token", &cloud.kubeconfig("token: abc"));
+    let before = gateway.outside();
+    let cases: [(&[&str], i32, &str); 11] = [
+        (&["none"], 2, "none`"),
+        (&[&empty], 2, "has no `current-context`"),
+        (&[&expired], 2, "expired at 2021-01-01T00:00:00Z hint: get a new kubeconfig"),
+        (&[&early], 2, "is valid from 2080-01-01T00:00:00Z"),
+        (&[&admin], 2, "is for `admin`, which is no node"),
+        (&[&exec], 2, "has `exec`, which edge refuses"),
+        (&[&good, "--node-name", "ship-8"], 2, "is for node `ship-7`, not `ship-8`"),
+        (&[&token, "--node-name", "Ship_7"], 2, "`Ship_7` is no node name"),
+        (&[&good, "--timeout", "soon"], 2, "invalid value 'soon'"),
+        (
+            &[&token, "--node-name", "a", "--timeout", "0s"],
+            1,
+            "no certificate from the cloud: the signing request `node-csr-",
+        ),
+        (&[], 2, "--from <KUBECONFIG>"),
+    ];
+    for (arguments, code, expected) in cases {
+        let from = if arguments.is_empty() {
+            &["join"][..]
+        } else {
+            &["join", "--kubelet-cert-dir", "pki", "--from"]
+        };
+        let mut command = gateway.place.edge(&[from, arguments].concat());
+        let done = Done::of(command.output().unwrap());
+        // Progress lines may come before the one that tells the failure.
+        let last = done.err.lines().last().unwrap_or_default().to_owned();
+        Done { err: last, ..done }.bad(code, expected);
+        assert_eq!(gateway.outside(), before, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_joined_gateway_is_not_joined_as_another() {
+    let gateway = Gateway::new();
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    gateway.join(&from, &[]).good();
+    let joined = gateway.outside();
+    gateway
+        .join(&from, &["--node-name", "ship-8"])
+        .bad(2, "joined as node `ship-7`, not `ship-8` hint: run `edge leave` first");
+    gateway.join(&from, &["--kubelet-kubeconfig", "other"]).bad(2, "is joined with kubelet's kubeconfig `");
+    let run = |arguments: &[&str]| gateway.place.run(arguments);
+    run(&["join", "--from", &from, "--kubelet-cert-dir", "elsewhere"])
+        .bad(2, "is joined with kubelet's certificates in `");
+    assert_eq!(gateway.outside(), joined);
+    gateway
+        .place
+        .write("other.conf", &gateway.cloud.inline(&gateway.cloud.issue("system:node:b", (2020, 2090))));
+    gateway.join("other.conf", &[]).bad(2, "joined as node `ship-7`, not `b`");
+
+    gateway.place.write("state/join.json", "{");
+    gateway.join(&from, &[]).bad(1, "join.json` is damaged: ");
+    gateway.leave().bad(1, "join.json` is damaged: ");
+}
+
+#[test]
+fn kubelet_s_new_kubeconfig_is_not_the_cloud_s() {
+    let gateway = Gateway::new();
+    gateway.join(&gateway.conf_inline(&gateway.cloud.node(2090)), &[]).good();
+    let copy = gateway.place.read("etc/kubelet.kubeconfig");
+    gateway.leave().good();
+    gateway.place.write("copy", &copy);
+    gateway.join("copy", &[]).bad(2, "points at edge itself");
+}
+
+#[test]
+fn while_the_daemon_has_the_state_folder_both_say_so() {
+    let gateway = Gateway::new();
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    let _held = StateLock::take(&gateway.place.path("state"), "edge daemon").unwrap();
+    for done in [gateway.join(&from, &[]), gateway.leave()] {
+        assert!(done.err.contains("hint: `systemctl stop edge`"), "{done:?}");
+        done.bad(1, "is in use by edge daemon (pid ");
+    }
+}
+
+#[test]
+fn leave_refuses_before_it_touches_anything_when_a_copy_is_missing() {
+    let gateway = Gateway::new();
+    gateway.place.write("etc/kubelet.kubeconfig", "what kubelet had");
+    gateway.join(&gateway.conf_inline(&gateway.cloud.node(2090)), &[]).good();
+    let joined = gateway.outside();
+    let copy = gateway.place.path("state/backup/kubelet.kubeconfig");
+    let kept = std::fs::read_to_string(&copy).unwrap();
+    std::fs::remove_file(&copy).unwrap();
+    gateway.leave().bad(1, "cannot leave: `");
+    assert_eq!(gateway.outside(), joined);
+    gateway.place.write("state/backup/kubelet.kubeconfig", &kept);
+    gateway.leave().good();
+    assert_eq!(gateway.place.read("etc/kubelet.kubeconfig"), "what kubelet had");
+}
+
+#[test]
+fn killed_at_any_moment_both_can_be_run_again() {
+    let gateway = Gateway::new();
+    gateway.place.write("etc/kubelet.kubeconfig", "what kubelet had");
+    gateway.arm(&gateway.cloud.node(2090));
+    let from = gateway.conf_with_current();
+    let before = gateway.outside();
+    let join = ["join", "--from", &from, "--kubelet-cert-dir", "pki"];
+    let mut interrupted = 0;
+    for round in 0..40 {
+        for command in [&join[..], &["leave"]] {
+            let mut child =
+                gateway.place.edge(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            // The moment to kill at is what is varied; nothing is waited for.
+            std::thread::sleep(Duration::from_micros(500 * round));
+            child.kill().unwrap();
+            interrupted += usize::from(!child.wait().unwrap().success());
+            let kubelet_has_a_way = gateway.current().exists()
+                || gateway.place.read("etc/kubelet.kubeconfig").contains("https://127.0.0.1:6445");
+            assert!(kubelet_has_a_way, "round {round}, {command:?}");
+        }
+        gateway.join(&from, &[]).good();
+        assert_eq!(gateway.credentials("etc/cloud.kubeconfig").node_name(), Some("ship-7"), "round {round}");
+        gateway.leave().good();
+        let mut after = gateway.outside();
+        after.retain(|line| !line.contains(".new "));
+        assert_eq!(after, before, "round {round}");
+    }
+    assert!(interrupted > 20, "only {interrupted} were killed in time");
+}
