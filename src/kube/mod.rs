@@ -11,7 +11,6 @@ mod label_lexer;
 mod labels;
 pub mod meta;
 pub mod negotiate;
-pub mod patch;
 mod path;
 mod query;
 mod scalar;

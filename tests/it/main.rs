@@ -4,6 +4,7 @@
 mod baseline;
 mod command;
 mod config;
+mod outage;
 mod outages;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,55 @@
+//! The main job: a gateway keeps its pods through an outage and a reboot in it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::support::{Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, NodeOptions, Pod, seconds, workload};
+
+/// Joined, cut, rebooted, and back: the same pods run throughout, and the cloud hears what happened.
+#[test]
+fn pods_run_through_an_outage_and_a_reboot_in_it() -> Result<()> {
+    let clock = Instant::now();
+    let mark = |what: &str| println!("{:6.1} s  {what}", clock.elapsed().as_secs_f32());
+    let cluster = Cluster::start(&ClusterOptions::default())?;
+    let mut node = cluster.node("node-1", &NodeOptions::default())?;
+    cluster.ready()?;
+    let mut edge = Edge::new();
+    edge.join(&node, &cluster.node_kubeconfig(KUBE_ADDRESS, "node-1")?)?;
+    edge.start(&node)?;
+    mark("edge runs");
+    node.start_kubelet(Edge::KUBECONFIG)?;
+    node.wait_ready();
+    mark("node Ready through edge");
+    workload::apply(&cluster, &node)?;
+    let before = workload::wait_running(&cluster);
+    mark("workload runs");
+
+    cluster.cut(Cut::Drop)?;
+    cluster.wait_for("edge to notice", seconds(30), || {
+        let status = edge.status(&node)?;
+        anyhow::ensure!(status["link"]["state"] == "offline", "{}", status["link"]);
+        Ok(())
+    });
+    mark("edge is offline");
+    node.reboot()?;
+    edge.start(&node)?;
+    node.start_kubelet(Edge::KUBECONFIG)?;
+    let offline = workload::wait_running_on(&node);
+    mark("rebooted offline, workload runs");
+    assert_eq!(uids(&before), uids(&offline), "the same pods");
+    assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
+
+    cluster.heal()?;
+    let after = workload::wait_running(&cluster);
+    mark("cloud back");
+    assert_eq!(uids(&before), uids(&after), "no pod was replaced");
+    assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
+    Ok(())
+}
+
+fn uids(pods: &[Pod]) -> BTreeMap<String, String> {
+    let own = pods.iter().filter(|pod| !pod.name.starts_with("fixed-"));
+    own.map(|pod| (pod.name.clone(), pod.uid.clone())).collect()
+}
