@@ -24,7 +24,7 @@ func writeFixtures(dir string) error {
 		return err
 	}
 	for name, make := range map[string]func() ([][][]byte, error){
-		"codec": codecFixtures, "streams": streamFixtures, "status": statusFixtures,
+		"codec": codecFixtures, "streams": streamFixtures, "status": statusFixtures, "patches": patchFixtures,
 	} {
 		records, err := make()
 		if err != nil {

@@ -61,4 +61,23 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A patch that cannot be applied to the object.
+    #[error("patch cannot be applied at `{field}`: {reason}")]
+    ApplyPatch {
+        /// Path of the field; empty for the whole.
+        field: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The same error of a patch, one field further out.
+    pub(super) fn within(mut self, outer: &str) -> Error {
+        if let Error::ApplyPatch { field, .. } = &mut self {
+            let dot = if field.is_empty() { "" } else { "." };
+            *field = format!("{outer}{dot}{field}");
+        }
+        self
+    }
 }

@@ -73,7 +73,6 @@ pub(super) struct Field {
     pub omit: Omit,
     /// The key in the JSON object; empty if inlined.
     pub name: &'static str,
-    #[cfg_attr(not(test), expect(dead_code, reason = "strategic merge patches come next"))]
     pub patch: Patch,
 }
 
@@ -126,7 +125,6 @@ pub(super) enum Omit {
 pub(super) struct Patch {
     pub merge: bool,
     pub replace: bool,
-    pub retain_keys: bool,
     /// By which key the objects of a list are told apart; empty for lists of scalars.
     pub key: &'static str,
 }
@@ -263,12 +261,7 @@ impl Field {
 impl Patch {
     fn parse(word: &'static str) -> Patch {
         let (letters, key) = word.split_once(':').unwrap_or((word, ""));
-        Patch {
-            merge: letters.contains('m'),
-            replace: letters.contains('r'),
-            retain_keys: letters.contains('k'),
-            key,
-        }
+        Patch { merge: letters.contains('m'), replace: letters.contains('r'), key }
     }
 }
 
@@ -315,6 +308,6 @@ mod tests {
             ("containers", true, "name")
         );
         let volumes = &spec.get().fields[0];
-        assert!(volumes.patch.merge && volumes.patch.retain_keys);
+        assert!(volumes.patch.merge && !volumes.patch.replace);
     }
 }
