@@ -17,6 +17,7 @@ mod scalar;
 pub mod schema;
 pub mod status;
 pub mod stream;
+pub mod table;
 mod wire;
 
 pub use error::Error;

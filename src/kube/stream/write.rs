@@ -33,7 +33,7 @@ impl ListWriter {
             Encoding::Protobuf => Vec::new(),
             Encoding::Json => {
                 let ListHead { kind, api_version, .. } = &self.head;
-                let metadata = Value::Object(metadata(&self.head));
+                let metadata = Value::Object(self.head.metadata());
                 let (kind, api_version) = (json!(kind), json!(api_version));
                 format!(r#"{{"kind":{kind},"apiVersion":{api_version},"metadata":{metadata},"items":["#)
                     .into_bytes()
@@ -66,7 +66,7 @@ impl ListWriter {
             return Ok(b"]}\n".to_vec());
         }
         let ListHead { kind, api_version, .. } = &self.head;
-        let head = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata(&self.head)});
+        let head = json!({"kind": kind, "apiVersion": api_version, "metadata": self.head.metadata()});
         let mut to = Writer::default();
         codec::seal(api_version, kind, &mut to, |to| {
             to.put(&self.gathered);
@@ -127,14 +127,17 @@ fn event(kind: WatchKind, object: &[u8], encoding: Encoding) -> Vec<u8> {
     }
 }
 
-fn metadata(head: &ListHead) -> Map<String, Value> {
-    let mut metadata = Map::new();
-    metadata.insert("resourceVersion".to_owned(), Value::from(head.resource_version.as_str()));
-    if let Some(token) = &head.continue_token {
-        metadata.insert("continue".to_owned(), Value::from(token.as_str()));
+impl ListHead {
+    /// The list's `metadata`.
+    pub(in crate::kube) fn metadata(&self) -> Map<String, Value> {
+        let mut metadata = Map::new();
+        metadata.insert("resourceVersion".to_owned(), Value::from(self.resource_version.as_str()));
+        if let Some(token) = &self.continue_token {
+            metadata.insert("continue".to_owned(), Value::from(token.as_str()));
+        }
+        if let Some(remaining) = self.remaining {
+            metadata.insert("remainingItemCount".to_owned(), Value::from(remaining));
+        }
+        metadata
     }
-    if let Some(remaining) = head.remaining {
-        metadata.insert("remainingItemCount".to_owned(), Value::from(remaining));
-    }
-    metadata
 }
