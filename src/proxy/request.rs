@@ -237,7 +237,8 @@ fn judge(object: &Value, name: &str) -> Result<Judged, Error> {
     pem.map(Judged::Issued).ok_or(Error::Foreign { name, why: "is not PEM" })
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// An error and what caused it, on one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Body};
 use super::forward::{Call, Outcome, Payload, decode_body};
-use super::{Shared, csr, token};
+use super::csr::{self, Answer};
+use super::Shared;
 use crate::kube::stream::{WatchKind, watch_event};
+use crate::kube::status::Failure;
 use crate::kube::{FieldSelector, ResourceRequest, Verb, meta};
 
 /// Requests that were signed lately; a kubelet has one at a time.
@@ -62,23 +64,20 @@ impl Shared {
     fn sign_new(&self, call: &Call, payload: &Payload) -> Option<Response<Body>> {
         let Payload::Whole(body) = payload else { return None };
         let asked = decode_body(&call.head.headers, body)?;
-        let mut signed = csr::answer(&asked, &self.ca)?;
-        let name = match meta::name(&signed).filter(|name| !name.is_empty()) {
-            Some(name) => name.to_owned(),
-            None => {
-                let prefix = signed.pointer("/metadata/generateName").and_then(Value::as_str).unwrap_or("csr-");
-                format!("{prefix}{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
+        let credentials = self.upstream.credentials()?;
+        let node = credentials.node_name().unwrap_or_default();
+        match csr::answer(&asked, &self.ca, node, crate::sys::clock::now()) {
+            Answer::Forward => None,
+            Answer::Refused(why) => {
+                let failure = Failure::forbidden("certificates.k8s.io", "certificatesigningrequests", "", &why);
+                Some(answer::failure(&failure, call.accept.encoding))
             }
-        };
-        tracing::info!(name, "signed a client certificate for the kubelet");
-        signed["apiVersion"] = json!("certificates.k8s.io/v1");
-        signed["kind"] = json!("CertificateSigningRequest");
-        signed["metadata"]["name"] = json!(name);
-        signed["metadata"]["uid"] = json!(uuid::Uuid::new_v4().to_string());
-        signed["metadata"]["resourceVersion"] = json!("1");
-        signed["metadata"]["creationTimestamp"] = json!(token::time(crate::sys::clock::now()));
-        self.signed.put(signed.clone());
-        Some(answer::object(StatusCode::CREATED, &signed, call.accept.encoding))
+            Answer::Signed(signed) => {
+                tracing::info!(name = meta::name(&signed), "signed a client certificate for the kubelet");
+                self.signed.put(signed.clone());
+                Some(answer::object(StatusCode::CREATED, &signed, call.accept.encoding))
+            }
+        }
     }
 }
 
