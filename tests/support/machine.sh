@@ -1,4 +1,4 @@
-# The first process of a test machine, in fresh mount, network, host name, IPC and process namespaces.
+# Run by bash. The first process of a test machine, in fresh mount, network, host name, IPC and process namespaces.
 # It lives until its standard input ends, and the kernel ends every other process of the machine with it.
 # Environment: NAME, DISK (a folder that survives a reboot).
 set -e

@@ -1,9 +1,9 @@
-# Removes what a test cluster leaves behind, once its test process has let go of this script's standard input.
+# Run by bash. Removes what a test cluster leaves behind, once its test process has let go of this script's standard input.
 # Arguments: the folder of the cluster, and the name of its control groups.
 while read -r _; do :; done
 dir=$1 group=$2
 [ -n "$dir" ] && [ -n "$group" ] || exit 1
-for attempt in $(seq 50); do
+for _ in $(seq 50); do
     left=$(find /sys/fs/cgroup/ -maxdepth 3 -type d -name "$group" 2>/dev/null)
     [ -n "$left" ] || break
     for root in $left; do
