@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::support::{Cluster, ClusterOptions, Cut, NodeOptions, Pod, seconds, workload};
+use crate::support::{Cluster, ClusterOptions, Cut, Kubelet, NodeOptions, Pod, seconds, workload};
 
 /// The pods run while the cloud is there; after a reboot without it none of the cloud's pods starts; they come when it is back.
 #[test]
@@ -40,6 +40,19 @@ fn without_edge_a_reboot_in_an_outage_starts_nothing() -> Result<()> {
     mark("cloud back, workload runs");
     assert_eq!(uids(&before), uids(&after), "the same pods, not new ones");
     assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
+    Ok(())
+}
+
+/// The older protocol (LIST, then WATCH) on the same cluster.
+#[test]
+#[ignore = "long: needs scripts/parts --old-kubelet"]
+fn an_old_kubelet_runs_the_workload() -> Result<()> {
+    let cluster = Cluster::start(&ClusterOptions::default())?;
+    let mut node =
+        cluster.node("node-1", &NodeOptions { version: Kubelet::Old, ..NodeOptions::default() })?;
+    node.start_direct()?;
+    workload::apply(&cluster, &node)?;
+    workload::wait_running(&cluster);
     Ok(())
 }
 

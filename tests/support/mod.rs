@@ -47,7 +47,7 @@ pub use cut::Cut;
 pub use edge::Edge;
 pub use keys::{Authority, Pair, kubeconfig, token_kubeconfig};
 pub use machine::Machine;
-pub use node::{Node, NodeOptions};
+pub use node::{Kubelet, Node, NodeOptions};
 pub use parts::kubectl_path;
 pub use pod::{Container, Pod};
 pub use process::Process;

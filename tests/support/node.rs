@@ -19,12 +19,24 @@ const PAUSE: &str = "localhost/pause:1";
 /// The images every node has; `workload` uses them.
 const IMAGES: [&str; 4] =
     [PAUSE, "docker.io/library/busybox:1", "registry.test/edge/app:1", "registry.test/edge/app:2"];
+const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 /// Where the kubelet's direct kubeconfig is put.
 const DIRECT: &str = "/etc/kubernetes/direct.kubeconfig";
+
+/// Which kubelet a node runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kubelet {
+    /// Of the same version as the cloud: it asks with WatchList.
+    #[default]
+    Current,
+    /// 1.20, of before WatchList; there after `scripts/parts --old-kubelet`.
+    Old,
+}
 
 /// What differs between nodes.
 #[derive(Clone)]
 pub struct NodeOptions {
+    pub version: Kubelet,
     /// Keys of the kubelet's configuration, over those of the test support.
     pub kubelet: Value,
     pub kubelet_flags: Vec<String>,
@@ -34,7 +46,12 @@ pub struct NodeOptions {
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { kubelet: json!({}), kubelet_flags: Vec::new(), images: Vec::new() }
+        Self {
+            version: Kubelet::default(),
+            kubelet: json!({}),
+            kubelet_flags: Vec::new(),
+            images: Vec::new(),
+        }
     }
 }
 
@@ -151,7 +168,8 @@ impl Node {
 
     /// Starts the kubelet with a kubeconfig of this node; returns at once.
     pub fn start_kubelet(&mut self, kubeconfig: &str) -> Result<()> {
-        let program = parts::kubernetes("kubelet")?;
+        let old = self.options.version == Kubelet::Old;
+        let program = if old { parts::program("k8s-1.20/kubelet")? } else { parts::kubernetes("kubelet")? };
         let mut argv = vec![
             program,
             "--config=/etc/kubernetes/kubelet.yaml".into(),
@@ -161,6 +179,10 @@ impl Node {
             "--cert-dir=/var/lib/kubelet/pki".into(),
             "--v=2".into(),
         ];
+        if old {
+            argv.push("--container-runtime=remote".into());
+            argv.push(format!("--container-runtime-endpoint={RUNTIME}"));
+        }
         argv.extend(self.options.kubelet_flags.iter().cloned());
         let argv: Vec<_> = argv.iter().map(String::as_str).collect();
         self.kubelet = Some(self.spawn("kubelet", &argv, &[])?);
@@ -313,7 +335,7 @@ impl Node {
             "failCgroupV1": false,
             "failSwapOn": false,
             "oomScoreAdj": 0,
-            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "containerRuntimeEndpoint": RUNTIME,
             "resolvConf": "/etc/resolv.conf",
             "staticPodPath": "/etc/kubernetes/manifests",
             // The test's own view of the pods, with no question to the cloud about who asks.
@@ -323,6 +345,9 @@ impl Node {
             "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         });
         if let (Some(config), Some(more)) = (config.as_object_mut(), self.options.kubelet.as_object()) {
+            if self.options.version == Kubelet::Old {
+                config.retain(|key, _| key != "failCgroupV1" && key != "containerRuntimeEndpoint");
+            }
             config.extend(more.clone());
         }
         config.to_string()
