@@ -9,3 +9,4 @@ mod outages;
 #[path = "../support/mod.rs"]
 mod support;
 mod join;
+mod teardown;
