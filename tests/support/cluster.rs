@@ -1,21 +1,16 @@
 //! The cloud: etcd, kube-apiserver, controller-manager and scheduler on a machine of their own, at the same address in
-//! every cluster, since each has a network of its own. Joins nodes to it by cable; takes nothing away (see `cut`).
+//! every cluster, since each has a network of its own. Lays the cables to the nodes; takes nothing away (see `cut`).
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::Result;
 
 use super::cut::CutState;
 use super::keys::{Authority, kubeconfig, signing_key};
 use super::machine::{Machine, text};
-use super::pod::Pod;
-use super::process::{Process, tails};
+use super::process::Process;
 use super::undertaker::Ground;
 use super::{parts, seconds};
 
@@ -126,95 +121,12 @@ impl Cluster {
         let mut ready = locked(&self.inner.ready);
         if !*ready {
             // The controllers end themselves when no API server answers in their first ten seconds.
-            self.wait_for("ready API server", seconds(60), || self.healthy());
+            self.wait_for("ready API server", seconds(120), || self.healthy());
             self.start_controllers()?;
-            self.wait_for("rights for nodes", seconds(20), || self.apply(RIGHTS));
+            self.wait_for("rights for nodes", seconds(60), || self.apply(RIGHTS));
             *ready = true;
         }
         Ok(())
-    }
-
-    /// The bootstrap token that this cloud takes.
-    pub fn bootstrap_token(&self) -> &'static str {
-        "abcdef.0123456789abcdef"
-    }
-
-    /// The authority that signs every certificate of this cloud.
-    pub fn authority(&self) -> &Authority {
-        &self.inner.authority
-    }
-
-    /// A kubeconfig of a node, with a client certificate. `server` is `KUBE_ADDRESS` or `KUBE_NAME`.
-    pub fn node_kubeconfig(&self, server: &str, node: &str) -> Result<String> {
-        let client = self.inner.authority.client(&format!("system:node:{node}"), "system:nodes")?;
-        Ok(kubeconfig(server, self.inner.authority.certificate(), &client))
-    }
-
-    /// A kubeconfig of an administrator, for a client that comes over the cable.
-    pub fn admin_kubeconfig(&self, server: &str) -> Result<String> {
-        let client = self.inner.authority.client("admin", "system:masters")?;
-        Ok(kubeconfig(server, self.inner.authority.certificate(), &client))
-    }
-
-    /// Runs kubectl as administrator on the cloud's own machine: it works while the nodes are cut off.
-    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.kubectl_with(args, "")
-    }
-
-    /// The same, with something on its standard input.
-    pub fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String> {
-        let program = parts::kubernetes("kubectl")?;
-        let mut argv =
-            vec![&*program, "--kubeconfig=/etc/kubernetes/admin.kubeconfig", "--cache-dir=/run/kubectl"];
-        argv.extend(["--request-timeout=20s"]);
-        argv.extend(args);
-        let mut command = self.inner.machine.command(&argv);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        std::io::Write::write_all(&mut child.stdin.take().context("no input")?, input.as_bytes())?;
-        text(&argv[3..], child.wait_with_output()?)
-    }
-
-    pub fn apply(&self, manifest: &str) -> Result<()> {
-        self.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], manifest).map(drop)
-    }
-
-    /// GET of a path of the API.
-    pub fn raw(&self, path: &str) -> Result<String> {
-        self.kubectl(&["get", "--raw", path])
-    }
-
-    pub fn get(&self, path: &str) -> Result<Value> {
-        Ok(serde_json::from_str(&self.raw(path)?)?)
-    }
-
-    /// All pods of a namespace, as the cloud sees them.
-    pub fn pods(&self, namespace: &str) -> Result<Vec<Pod>> {
-        Ok(Pod::list(&self.get(&format!("/api/v1/namespaces/{namespace}/pods"))?))
-    }
-
-    /// Whether the cloud holds a node Ready.
-    pub fn node_ready(&self, name: &str) -> Result<bool> {
-        let node = self.get(&format!("/api/v1/nodes/{name}"))?;
-        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        Ok(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
-    }
-
-    /// Polls `check` until it succeeds. Past the deadline it panics with the last error and the tails of all logs.
-    pub fn wait_for<T>(&self, what: &str, deadline: Duration, check: impl FnMut() -> Result<T>) -> T {
-        match wait(what, deadline, check) {
-            Ok(value) => value,
-            Err(error) => self.fail(&format!("{error:#}")),
-        }
-    }
-
-    /// Panics, after printing the tails of all logs.
-    pub fn fail(&self, why: &str) -> ! {
-        eprintln!("{}", tails(&self.inner.ground.logs(), 25));
-        if let Ok(pods) = self.kubectl(&["get", "pods,nodes", "-A", "-o", "wide"]) {
-            eprintln!("{pods}");
-        }
-        panic!("{why}");
     }
 
     /// The folder of this cluster on the host: logs, disks.
@@ -262,22 +174,8 @@ impl Cluster {
         let flags = apiserver_flags(&self.inner.options.apiserver)?;
         let fresh = start(&self.inner.machine, &self.logs(), "apiserver", &flags)?;
         *locked(&self.inner.apiserver) = fresh;
-        self.wait_for("API server again", seconds(60), || self.healthy());
+        self.wait_for("API server again", seconds(120), || self.healthy());
         Ok(())
-    }
-}
-
-/// Polls until it succeeds or the deadline passes.
-pub(super) fn wait<T>(what: &str, deadline: Duration, mut check: impl FnMut() -> Result<T>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        match check() {
-            Ok(value) => return Ok(value),
-            Err(error) if start.elapsed() > deadline => {
-                return Err(error.context(format!("no {what} within {} s", deadline.as_secs())));
-            }
-            Err(_) => thread::sleep(Duration::from_millis(200)),
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::cluster::wait;
+use super::client::wait;
 use super::machine::text;
 use super::node::Node;
 use super::process::Process;

@@ -5,7 +5,8 @@
 //! - `machine`   namespaces that behave like a machine of their own: addresses, disks, `/run`, power switch
 //! - `process`   one program started in a machine, its log, its signals
 //! - `cluster`   the cloud side; `cut` takes it away in each of the usual ways, with `front` and `names`
-//! - `node`      the gateway: containerd, kubelet, reboot; `edge` is the daemon in it
+//! - `client`    kubectl, kubeconfigs, waiting
+//! - `node`      the gateway, with its power switch; `runtime`, `kubelet` and `edge` are what runs on it
 //! - `pod`       what the API server, or a kubelet, says of pods
 //! - `keys`      the authorities, certificates and kubeconfigs
 //! - `image`     a container image made of a static busybox
@@ -14,7 +15,7 @@
 //!
 //! The tests need root. Whatever a run leaves behind goes when its process ends, however it ends: each machine's
 //! first process and the undertaker hold a pipe to the test process.
-#![allow(dead_code, unused_imports, reason = "each test target uses a part of it")]
+#![allow(dead_code, reason = "each test target uses a part of it")]
 #![allow(
     clippy::disallowed_methods,
     reason = "test files need not survive a power cut, nor times a time floor"
@@ -27,30 +28,37 @@
     reason = "this is test code"
 )]
 
+mod client;
 mod cluster;
 mod cut;
 mod edge;
 mod front;
 mod image;
 mod keys;
+mod kubelet;
 mod machine;
 mod names;
 mod node;
 mod parts;
 mod pod;
 mod process;
+mod runtime;
 mod undertaker;
 pub mod workload;
 
-pub use cluster::{Cluster, ClusterOptions, KUBE_ADDRESS, KUBE_NAME};
-pub use cut::Cut;
-pub use edge::Edge;
-pub use keys::{Authority, Pair, kubeconfig, token_kubeconfig};
-pub use machine::Machine;
-pub use node::{Kubelet, Node, NodeOptions};
-pub use parts::kubectl_path;
-pub use pod::{Container, Pod};
-pub use process::Process;
+#[allow(unused_imports, reason = "each test target uses a part of it")]
+pub use self::{
+    cluster::{Cluster, ClusterOptions, KUBE_ADDRESS, KUBE_NAME},
+    cut::Cut,
+    edge::Edge,
+    keys::{Authority, Pair, kubeconfig, token_kubeconfig},
+    kubelet::Kubelet,
+    machine::Machine,
+    node::{Node, NodeOptions},
+    parts::kubectl_path,
+    pod::{Container, Pod},
+    process::Process,
+};
 
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
 //! The gateway: a machine with containerd, a kubelet and, where the test wants it, edge. Boots, loses power, boots
-//! again. When the kubelet starts, and with which kubeconfig, is the test's to say.
+//! again. What runs on it is in `runtime`, `kubelet` and `edge`.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -9,29 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
+use super::kubelet::Kubelet;
 use super::machine::Machine;
-use super::pod::Pod;
 use super::process::Process;
-use super::{image, parts, seconds};
-
-/// The image of every sandbox.
-const PAUSE: &str = "localhost/pause:1";
-/// The images every node has; `workload` uses them.
-const IMAGES: [&str; 4] =
-    [PAUSE, "docker.io/library/busybox:1", "registry.test/edge/app:1", "registry.test/edge/app:2"];
-const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
-/// Where the kubelet's direct kubeconfig is put.
-const DIRECT: &str = "/etc/kubernetes/direct.kubeconfig";
-
-/// Which kubelet a node runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kubelet {
-    /// Of the same version as the cloud: it asks with WatchList.
-    #[default]
-    Current,
-    /// 1.20, of before WatchList; there after `scripts/parts --old-kubelet`.
-    Old,
-}
+use super::seconds;
 
 /// What differs between nodes.
 #[derive(Clone)]
@@ -57,16 +37,16 @@ impl Default for NodeOptions {
 
 /// A gateway. Dropping it cuts its power and lets its disk go with the cluster.
 pub struct Node {
-    cluster: Cluster,
-    name: String,
-    number: u32,
-    address: String,
+    pub(super) cluster: Cluster,
+    pub(super) name: String,
+    pub(super) number: u32,
+    pub(super) address: String,
     port: String,
-    options: NodeOptions,
+    pub(super) options: NodeOptions,
     // The processes end with their machine.
     machine: Option<Machine>,
-    containerd: Option<Process>,
-    kubelet: Option<Process>,
+    pub(super) containerd: Option<Process>,
+    pub(super) kubelet: Option<Process>,
 }
 
 impl Cluster {
@@ -84,7 +64,10 @@ impl Cluster {
             containerd: None,
             kubelet: None,
         };
-        node.boot()?;
+        node.power_on()?;
+        node.configure_containerd()?;
+        node.configure_kubelet()?;
+        node.start_containerd()?;
         node.import_images()?;
         Ok(node)
     }
@@ -111,28 +94,17 @@ impl Node {
 
     /// Starts the machine, its network and containerd. The kubelet and edge are the caller's to start.
     pub fn boot(&mut self) -> Result<()> {
+        self.power_on()?;
+        self.start_containerd()
+    }
+
+    fn power_on(&mut self) -> Result<()> {
         ensure!(self.machine.is_none(), "`{}` runs already", self.name);
         let disk = self.cluster.dir().join(&self.name);
         let machine = Machine::boot(&self.name, &disk, &self.cluster.logs())?;
         self.port = self.cluster.plug(&machine, self.number)?;
         self.cluster.inner.ground.make_group(&self.name)?;
-        for (path, content) in [
-            ("/etc/containerd/config.toml", containerd_config()),
-            ("/etc/cni/net.d/10-edge.conflist", network(self.number)),
-            ("/etc/kubernetes/ca.crt", self.cluster.authority().certificate().to_owned()),
-            ("/etc/kubernetes/kubelet.yaml", self.kubelet_config()),
-        ] {
-            machine.write(path, &content)?;
-        }
-        machine.shell("mkdir -p /etc/kubernetes/manifests /etc/containerd/certs.d")?;
         self.machine = Some(machine);
-        self.start_containerd()
-    }
-
-    fn start_containerd(&mut self) -> Result<()> {
-        let (program, path) = (parts::containerd("containerd")?, parts::containerd_path()?);
-        self.containerd = Some(self.spawn("containerd", &[&program], &[("PATH", &path)])?);
-        self.cluster.wait_for("containerd", seconds(20), || self.ctr(&["version"]));
         Ok(())
     }
 
@@ -156,84 +128,10 @@ impl Node {
         self.machine()?.read("/proc/sys/kernel/random/boot_id")
     }
 
-    /// Starts the kubelet straight against the cloud, with a client certificate, and waits until the node is Ready.
-    pub fn start_direct(&mut self) -> Result<()> {
-        let kubeconfig = self.cluster.node_kubeconfig(super::KUBE_ADDRESS, &self.name)?;
-        self.machine()?.write(DIRECT, &kubeconfig)?;
-        self.cluster.ready()?;
-        self.start_kubelet(DIRECT)?;
-        self.wait_ready();
-        Ok(())
-    }
-
-    /// Starts the kubelet with a kubeconfig of this node; returns at once.
-    pub fn start_kubelet(&mut self, kubeconfig: &str) -> Result<()> {
-        let old = self.options.version == Kubelet::Old;
-        let program = if old { parts::program("k8s-1.20/kubelet")? } else { parts::kubernetes("kubelet")? };
-        let mut argv = vec![
-            program,
-            "--config=/etc/kubernetes/kubelet.yaml".into(),
-            format!("--kubeconfig={kubeconfig}"),
-            format!("--hostname-override={}", self.name),
-            format!("--node-ip={}", self.address),
-            "--cert-dir=/var/lib/kubelet/pki".into(),
-            "--v=2".into(),
-        ];
-        if old {
-            argv.push("--container-runtime=remote".into());
-            argv.push(format!("--container-runtime-endpoint={RUNTIME}"));
-        }
-        argv.extend(self.options.kubelet_flags.iter().cloned());
-        let argv: Vec<_> = argv.iter().map(String::as_str).collect();
-        self.kubelet = Some(self.spawn("kubelet", &argv, &[])?);
-        Ok(())
-    }
-
-    /// Kills the kubelet; its pods go on.
-    pub fn stop_kubelet(&mut self) {
-        if let Some(mut kubelet) = self.kubelet.take() {
-            kubelet.kill();
-        }
-    }
-
-    /// The kubelet's process; fails when it was never started since the boot.
-    pub fn kubelet(&mut self) -> Result<&mut Process> {
-        self.kubelet.as_mut().context("the kubelet was not started")
-    }
-
-    /// Whether the kubelet runs.
-    pub fn kubelet_alive(&mut self) -> bool {
-        self.kubelet.as_mut().is_some_and(Process::alive)
-    }
-
     /// Starts a program of this node, its log named `NODE.NAME.log`.
     pub fn spawn(&self, name: &str, argv: &[&str], env: &[(&str, &str)]) -> Result<Process> {
         let log = format!("{}.{name}", self.name);
         Process::start(self.machine()?, &self.cluster.logs(), &log, argv, env)
-    }
-
-    /// Puts a static pod on the node.
-    pub fn static_pod(&self, name: &str, manifest: &str) -> Result<()> {
-        self.machine()?.write(&format!("/etc/kubernetes/manifests/{name}.yaml"), manifest)
-    }
-
-    /// Waits until the cloud holds the node Ready.
-    pub fn wait_ready(&self) {
-        self.cluster.wait_for(&format!("Ready node `{}`", self.name), seconds(60), || {
-            ensure!(self.cluster.node_ready(&self.name)?, "not Ready");
-            Ok(())
-        });
-    }
-
-    /// The pods as this node's kubelet sees them, also while the cloud is gone. A container counts as running only when
-    /// containerd runs it: after a reboot the kubelet repeats for a while what the cloud last knew.
-    pub fn pods(&self) -> Result<Vec<Pod>> {
-        let mut pods = Pod::list(&serde_json::from_str(&self.http("127.0.0.1:10255", "/pods")?)?);
-        let tasks = self.running_tasks()?;
-        for container in pods.iter_mut().flat_map(|pod| &mut pod.containers) {
-            container.running &= tasks.contains(&container.id);
-        }
-        Ok(pods)
     }
 
     /// The body of a plain HTTP GET, made from this node.
@@ -265,36 +163,6 @@ impl Node {
         })?
     }
 
-    /// Runs `ctr` in the kubelet's namespace of containerd.
-    pub fn ctr(&self, args: &[&str]) -> Result<String> {
-        let program = parts::ctr()?;
-        let mut argv = vec![&*program, "-n", "k8s.io"];
-        argv.extend(args);
-        self.machine()?.run(&argv)
-    }
-
-    /// The running containers of containerd, sandboxes left out: container id -> `namespace/pod/container`.
-    pub fn running_containers(&self) -> Result<BTreeMap<String, String>> {
-        let mut found = BTreeMap::new();
-        for id in self.running_tasks()? {
-            let info: Value = serde_json::from_str(&self.ctr(&["containers", "info", &id])?)?;
-            let label = |key: &str| info["Labels"][key].as_str().unwrap_or_default().to_owned();
-            if label("io.cri-containerd.kind") == "container" {
-                let [namespace, pod, name] = ["pod.namespace", "pod.name", "container.name"]
-                    .map(|key| label(&format!("io.kubernetes.{key}")));
-                found.insert(id, format!("{namespace}/{pod}/{name}"));
-            }
-        }
-        Ok(found)
-    }
-
-    /// The ids of what containerd runs, sandboxes among them.
-    fn running_tasks(&self) -> Result<BTreeSet<String>> {
-        let list = self.ctr(&["tasks", "ls"])?;
-        let running = list.lines().filter(|line| line.trim_end().ends_with("RUNNING"));
-        Ok(running.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
-    }
-
     /// Bytes over the cable to the cloud since the boot: (received, sent) by the node.
     pub fn uplink_bytes(&self) -> Result<(u64, u64)> {
         let link: Value =
@@ -302,94 +170,10 @@ impl Node {
         let bytes = |way: &str| link[0]["stats64"][way]["bytes"].as_u64().context("no counter of the cable");
         Ok((bytes("rx")?, bytes("tx")?))
     }
-
-    /// Writes the kubelet's configuration anew, with other keys; the next start of the kubelet reads it.
-    pub fn set_kubelet(&mut self, keys: Value) -> Result<()> {
-        self.options.kubelet = keys;
-        self.machine()?.write("/etc/kubernetes/kubelet.yaml", &self.kubelet_config())
-    }
-
-    fn import_images(&self) -> Result<()> {
-        let mut names = IMAGES.to_vec();
-        names.extend(self.options.images.iter().map(String::as_str));
-        let dir = self.cluster.dir().join(format!("{}-images", self.name));
-        std::fs::create_dir_all(&dir)?;
-        let archive = image::archive(&dir, &names)?;
-        self.ctr(&["images", "import", &archive.to_string_lossy()])?;
-        std::fs::remove_dir_all(dir)?;
-        Ok(())
-    }
-
-    fn kubelet_config(&self) -> String {
-        let mut config = json!({
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "authentication": {
-                "x509": {"clientCAFile": "/etc/kubernetes/ca.crt"},
-                "webhook": {"enabled": true},
-                "anonymous": {"enabled": false},
-            },
-            "authorization": {"mode": "Webhook"},
-            "cgroupDriver": "cgroupfs",
-            "cgroupRoot": format!("/{}/{}", self.cluster.inner.ground.group, self.name),
-            "failCgroupV1": false,
-            "failSwapOn": false,
-            "oomScoreAdj": 0,
-            "containerRuntimeEndpoint": RUNTIME,
-            "resolvConf": "/etc/resolv.conf",
-            "staticPodPath": "/etc/kubernetes/manifests",
-            // The test's own view of the pods, with no question to the cloud about who asks.
-            "readOnlyPort": 10255,
-            "serializeImagePulls": false,
-            // The disk of a test machine may be nearly full.
-            "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-        });
-        if let (Some(config), Some(more)) = (config.as_object_mut(), self.options.kubelet.as_object()) {
-            if self.options.version == Kubelet::Old {
-                config.retain(|key, _| key != "failCgroupV1" && key != "containerRuntimeEndpoint");
-            }
-            config.extend(more.clone());
-        }
-        config.to_string()
-    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         self.power_off();
     }
-}
-
-fn containerd_config() -> String {
-    format!(
-        "version = 2
-[plugins.\"io.containerd.grpc.v1.cri\"]
-sandbox_image = \"{PAUSE}\"
-restrict_oom_score_adj = true
-[plugins.\"io.containerd.grpc.v1.cri\".registry]
-config_path = \"/etc/containerd/certs.d\"
-[plugins.\"io.containerd.grpc.v1.cri\".cni]
-bin_dir = \"/usr/lib/cni\"
-conf_dir = \"/etc/cni/net.d\"
-"
-    )
-}
-
-fn network(number: u32) -> String {
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "pods",
-        "plugins": [{
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": true,
-            "ipMasq": true,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": format!("10.88.{number}.0/24")}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-            },
-        }],
-    })
-    .to_string()
 }

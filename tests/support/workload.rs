@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::cluster::wait;
+use super::client::wait;
 use super::node::Node;
 use super::pod::Pod;
 use super::{Cluster, seconds};
@@ -38,7 +38,7 @@ pub fn check(pods: &[Pod]) -> Result<()> {
 
 /// Waits until the cloud sees the whole workload as it should be; the pods then.
 pub fn wait_running(cluster: &Cluster) -> Vec<Pod> {
-    cluster.wait_for("the workload, as the cloud sees it", seconds(90), || {
+    cluster.wait_for("the workload, as the cloud sees it", seconds(180), || {
         let pods = cluster.pods("default")?;
         check(&pods)?;
         Ok(pods)
@@ -47,7 +47,7 @@ pub fn wait_running(cluster: &Cluster) -> Vec<Pod> {
 
 /// Waits until the node's kubelet sees the whole workload as it should be, whatever the cloud knows; the pods then.
 pub fn wait_running_on(node: &Node) -> Vec<Pod> {
-    node.cluster().wait_for("the workload, as the kubelet sees it", seconds(120), || {
+    node.cluster().wait_for("the workload, as the kubelet sees it", seconds(180), || {
         let pods = node.pods()?;
         check(&pods)?;
         Ok(pods)

@@ -1,0 +1,109 @@
+//! containerd on a node: its configuration, its network for pods, its images, and what it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::node::Node;
+use super::{image, parts, seconds};
+
+/// The image of every sandbox.
+const PAUSE: &str = "localhost/pause:1";
+/// The images every node has; `workload` uses them.
+const IMAGES: [&str; 4] =
+    [PAUSE, "docker.io/library/busybox:1", "registry.test/edge/app:1", "registry.test/edge/app:2"];
+
+/// Where containerd listens.
+pub(super) const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
+
+impl Node {
+    pub(super) fn configure_containerd(&self) -> Result<()> {
+        let machine = self.machine()?;
+        machine.write("/etc/containerd/config.toml", &containerd_config())?;
+        machine.write("/etc/cni/net.d/10-edge.conflist", &network(self.number))?;
+        machine.shell("mkdir -p /etc/containerd/certs.d").map(drop)
+    }
+
+    pub(super) fn start_containerd(&mut self) -> Result<()> {
+        let (program, path) = (parts::containerd("containerd")?, parts::containerd_path()?);
+        self.containerd = Some(self.spawn("containerd", &[&program], &[("PATH", &path)])?);
+        self.cluster.wait_for("containerd", seconds(20), || self.ctr(&["version"]));
+        Ok(())
+    }
+
+    pub(super) fn import_images(&self) -> Result<()> {
+        let mut names = IMAGES.to_vec();
+        names.extend(self.options.images.iter().map(String::as_str));
+        let dir = self.cluster.dir().join(format!("{}-images", self.name));
+        std::fs::create_dir_all(&dir)?;
+        let archive = image::archive(&dir, &names)?;
+        self.ctr(&["images", "import", &archive.to_string_lossy()])?;
+        std::fs::remove_dir_all(dir)?;
+        Ok(())
+    }
+
+    /// Runs `ctr` in the kubelet's namespace of containerd.
+    pub fn ctr(&self, args: &[&str]) -> Result<String> {
+        let program = parts::ctr()?;
+        let mut argv = vec![&*program, "-n", "k8s.io"];
+        argv.extend(args);
+        self.machine()?.run(&argv)
+    }
+
+    /// The running containers of containerd, sandboxes left out: container id -> `namespace/pod/container`.
+    pub fn running_containers(&self) -> Result<BTreeMap<String, String>> {
+        let mut found = BTreeMap::new();
+        for id in self.running_tasks()? {
+            let info: Value = serde_json::from_str(&self.ctr(&["containers", "info", &id])?)?;
+            let label = |key: &str| info["Labels"][key].as_str().unwrap_or_default().to_owned();
+            if label("io.cri-containerd.kind") == "container" {
+                let [namespace, pod, name] = ["pod.namespace", "pod.name", "container.name"]
+                    .map(|key| label(&format!("io.kubernetes.{key}")));
+                found.insert(id, format!("{namespace}/{pod}/{name}"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The ids of what containerd runs, sandboxes among them.
+    pub(super) fn running_tasks(&self) -> Result<BTreeSet<String>> {
+        let list = self.ctr(&["tasks", "ls"])?;
+        let running = list.lines().filter(|line| line.trim_end().ends_with("RUNNING"));
+        Ok(running.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+    }
+}
+
+fn containerd_config() -> String {
+    format!(
+        "version = 2
+[plugins.\"io.containerd.grpc.v1.cri\"]
+sandbox_image = \"{PAUSE}\"
+restrict_oom_score_adj = true
+[plugins.\"io.containerd.grpc.v1.cri\".registry]
+config_path = \"/etc/containerd/certs.d\"
+[plugins.\"io.containerd.grpc.v1.cri\".cni]
+bin_dir = \"/usr/lib/cni\"
+conf_dir = \"/etc/cni/net.d\"
+"
+    )
+}
+
+fn network(number: u32) -> String {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "plugins": [{
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": true,
+            "ipMasq": true,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": format!("10.88.{number}.0/24")}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }],
+    })
+    .to_string()
+}
