@@ -27,7 +27,7 @@ fn without_edge_a_reboot_in_an_outage_starts_nothing() -> Result<()> {
     node.reboot()?;
     mark("cloud cut, node rebooted");
     node.start_kubelet("/etc/kubernetes/direct.kubeconfig")?;
-    cluster.wait_for("an answer of the kubelet", seconds(30), || node.pods());
+    cluster.wait_for("an answer of the kubelet", seconds(90), || node.pods());
     // Long past the time that the same pods need with the cloud there: there is no event to wait for.
     thread::sleep(seconds(15));
     let started = node.running_containers()?;

@@ -33,7 +33,7 @@ fn run_until_the_end(end: &str) -> Result<()> {
     let mut node = cluster.node("node-1", &NodeOptions::default())?;
     node.start_direct()?;
     node.static_pod("fixed", crate::support::workload::STATIC)?;
-    cluster.wait_for("a container", seconds(30), || {
+    cluster.wait_for("a container", seconds(90), || {
         ensure!(!node.running_containers()?.is_empty(), "none runs");
         Ok(())
     });
@@ -63,7 +63,7 @@ fn leaves_nothing(end: &str) -> Result<()> {
     let group = Path::new(&dir).file_name().context("no folder")?.to_owned();
     let start = Instant::now();
     while let Err(error) = gone(&dir, &group.to_string_lossy(), &machines) {
-        ensure!(start.elapsed() < seconds(20), error);
+        ensure!(start.elapsed() < seconds(30), error);
         thread::sleep(std::time::Duration::from_millis(100));
     }
     Ok(())

@@ -28,7 +28,7 @@ impl Node {
     pub(super) fn start_containerd(&mut self) -> Result<()> {
         let (program, path) = (parts::containerd("containerd")?, parts::containerd_path()?);
         self.containerd = Some(self.spawn("containerd", &[&program], &[("PATH", &path)])?);
-        self.cluster.wait_for("containerd", seconds(20), || self.ctr(&["version"]));
+        self.cluster.wait_for("containerd", seconds(60), || self.ctr(&["version"]));
         Ok(())
     }
 

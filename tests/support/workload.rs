@@ -17,7 +17,7 @@ pub const STATIC: &str = include_str!("manifests/static.yaml");
 pub fn apply(cluster: &Cluster, node: &Node) -> Result<()> {
     node.static_pod("fixed", STATIC)?;
     // Pods wait for their service account, which the controller-manager makes a moment after the namespace.
-    wait("the default service account", seconds(30), || {
+    wait("the default service account", seconds(90), || {
         cluster.raw("/api/v1/namespaces/default/serviceaccounts/default")
     })?;
     cluster.apply(MANIFEST)
