@@ -11,6 +11,7 @@ mod label_lexer;
 mod labels;
 pub mod meta;
 pub mod negotiate;
+pub mod patch;
 mod path;
 mod query;
 mod scalar;

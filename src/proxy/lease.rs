@@ -52,7 +52,7 @@ impl Leases {
             (Verb::Get, Some(lease)) => Ok((StatusCode::OK, lease)),
             (_, Some(lease)) => {
                 let edited = input
-                    .apply_to("Lease", &lease)
+                    .apply(&lease)
                     .map_err(|why| Refused::Status(Failure::bad_request(why)))?;
                 self.put(caller, key, named(edited, Some(&lease)), StatusCode::OK)
             }

@@ -17,7 +17,8 @@ use super::token;
 use super::watch::Edit;
 use crate::cache::{Cache, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
 use crate::kube::stream::WatchKind;
-use crate::kube::{Encoding, FieldSelector, LabelSelector, ResourceRequest, Verb, codec, meta, patch};
+use crate::kube::{Encoding, FieldSelector, LabelSelector, ResourceRequest, Verb, codec, meta};
+use crate::kube::patch::{self, PatchType};
 use crate::kube::status::Failure;
 
 /// Events that wait for the cloud at the most; of more, the oldest go.
@@ -213,7 +214,7 @@ pub enum Input {
     /// An object, or the options of a deletion; null if there is no body.
     Object(Value),
     /// A patch of some kind.
-    Patch(patch::Kind, Value),
+    Patch(PatchType, Value),
 }
 
 impl Input {
@@ -231,17 +232,20 @@ impl Input {
         if write.request.verb != Verb::Patch {
             return Ok(Self::Object(value));
         }
-        match patch::Kind::of(kind) {
+        match PatchType::of(kind) {
             Some(kind) => Ok(Self::Patch(kind, value)),
             None => Err(format!("a patch of type `{kind}` needs the cloud, which is away")),
         }
     }
 
     /// The object after this write.
-    fn apply(&self, kind: &str, to: &Value) -> Result<Value, String> {
+    ///
+    /// # Errors
+    /// Why the patch does not fit.
+    pub fn apply(&self, to: &Value) -> Result<Value, String> {
         match self {
             Self::Object(value) => Ok(value.clone()),
-            Self::Patch(how, value) => patch::apply(*how, kind, to, value).map_err(|e| e.to_string()),
+            Self::Patch(how, value) => patch::apply(*how, to, value).map_err(|e| e.to_string()),
         }
     }
 
@@ -256,13 +260,6 @@ impl Input {
         .filter(|uid| !uid.is_empty())
     }
 
-    /// Applies to `to`, for what is kept in memory.
-    ///
-    /// # Errors
-    /// Why the patch does not fit.
-    pub fn apply_to(&self, kind: &str, to: &Value) -> Result<Value, String> {
-        self.apply(kind, to)
-    }
 }
 
 fn failed(failure: Failure) -> Found {
@@ -294,8 +291,7 @@ fn edit(
     if let Some(uid) = input.uid().filter(|uid| *uid != known.uid) {
         return Ok(conflict(key, uid, &known.uid));
     }
-    let kind = meta::kind(&known.body).unwrap_or_default();
-    let edited = match input.apply(kind, &known.body) {
+    let edited = match input.apply(&known.body) {
         Ok(edited) => settle(edited, &known.body, subresource),
         Err(why) => return Ok(failed(Failure::bad_request(why))),
     };
@@ -496,7 +492,7 @@ fn keep_last_status(writer: &Writer, key: &ObjectKey, known: &Object) -> Result<
     let base = waiting.what.base.as_deref().unwrap_or_default();
     let base: Value = serde_json::from_slice(base)
         .map_err(|source| CacheError::Body { key: key.to_string(), source })?;
-    match super::outbox::difference(&base, &known.body, &known.uid) {
+    match super::outbox::difference(&base, &known.body, &known.uid)? {
         Some(patch) => writer.rewrite_change(waiting.id, patch.to_string().as_bytes()),
         None => writer.drop_change(waiting.id),
     }

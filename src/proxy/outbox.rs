@@ -161,7 +161,7 @@ impl Outbox {
                     return Ok(Sent::Nothing);
                 };
                 let base = what.base.as_deref().and_then(|b| serde_json::from_slice(b).ok());
-                match difference(&base.unwrap_or(Value::Null), &now.body, &what.uid) {
+                match difference(&base.unwrap_or(Value::Null), &now.body, &what.uid)? {
                     Some(patch) => Ok(Sent::Body(Some(now), patch)),
                     None => Ok(Sent::Nothing),
                 }
@@ -237,7 +237,10 @@ enum Sent {
 
 /// The patch that brings the cloud's object to where it is here, bound to its uid; `None` if there
 /// is no difference. Versions and managed fields are the cloud's alone.
-pub fn difference(base: &Value, now: &Value, uid: &str) -> Option<Value> {
+///
+/// # Errors
+/// When the two are of kinds that have no such patch.
+pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>, CacheError> {
     let strip = |object: &Value| {
         let mut object = object.clone();
         if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -247,10 +250,10 @@ pub fn difference(base: &Value, now: &Value, uid: &str) -> Option<Value> {
         }
         object
     };
-    let kind = meta::kind(now).or(meta::kind(base)).unwrap_or_default();
-    let mut patch = patch::diff(kind, &strip(base), &strip(now))?;
+    let made = patch::diff(&strip(base), &strip(now));
+    let Some(mut patch) = made.map_err(|e| CacheError::Refused(e.to_string()))? else { return Ok(None) };
     patch["metadata"]["uid"] = json!(uid);
-    Some(patch)
+    Ok(Some(patch))
 }
 
 fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {

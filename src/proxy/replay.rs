@@ -16,6 +16,7 @@ use crate::cache::{Cache, CacheError, Object, ObjectKey, Reader, Scope, ScopeKey
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
 use crate::kube::stream::{ListHead, ListWriter};
+use crate::kube::table::Header;
 use crate::kube::{
     Encoding, FieldSelector, GroupVersionResource, LabelSelector, Query, ResourceRequest, schema,
 };
@@ -138,7 +139,7 @@ pub async fn get(
         .await;
     match found {
         Ok(Some(object)) => {
-            answer::object(StatusCode::OK, &shape::one(accept.shape, request, object.body), encoding)
+            answer::object(StatusCode::OK, &shape::one(accept.shape, request, object.body, Header::Shown), encoding)
         }
         Ok(None) => answer::failure(&Failure::not_found(&request.gvr.group, &request.gvr.resource, &key.name), encoding),
         Err(error) => answer::unavailable(&format!("the cloud is away and {error}"), encoding),
@@ -253,6 +254,11 @@ async fn whole(
     wanted: Wanted,
     scope: Scope,
 ) -> Response<Body> {
+    let head = ListHead {
+        kind: list_kind(&scope, &request.gvr),
+        api_version: request.gvr.api_version(),
+        ..ListHead::default()
+    };
     let read = cache
         .read(move |reader| {
             let mut objects = Vec::new();
@@ -270,7 +276,8 @@ async fn whole(
         .await;
     match read {
         Ok((objects, version)) => {
-            let value = shape::list(accept.shape, request, objects, &version);
+            let head = ListHead { resource_version: version, ..head };
+            let value = shape::list(accept.shape, request, &head, &objects);
             answer::object(StatusCode::OK, &value, accept.encoding)
         }
         Err(error) => answer::unavailable(&error.to_string(), accept.encoding),

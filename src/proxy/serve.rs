@@ -255,7 +255,7 @@ async fn replay(shared: &Arc<Shared>, call: &Call) -> Response<Body> {
                     link: shared.link.follow(),
                     stop: shared.mode_changes.subscribe(),
                 };
-                watch.answer(&call.caller.identity(), request, call.accept.encoding).await
+                watch.answer(&call.caller.identity(), request, call.accept).await
             }
         },
     }

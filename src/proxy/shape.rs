@@ -3,27 +3,38 @@
 use serde_json::{Value, json};
 
 use crate::kube::negotiate::Shape;
+use crate::kube::stream::ListHead;
+use crate::kube::table::{self, Header, Include};
 use crate::kube::{ResourceRequest, meta};
 
-/// The view of one object.
-pub fn one(shape: Shape, _request: &ResourceRequest, object: Value) -> Value {
+/// The view of one object, as an answer of its own or in a watch.
+pub fn one(shape: Shape, request: &ResourceRequest, object: Value, header: Header) -> Value {
     match shape {
-        Shape::Object | Shape::Table => object,
-        Shape::PartialMetadata | Shape::PartialMetadataList => metadata(object),
+        Shape::Object => object,
+        Shape::PartialMetadata | Shape::PartialMetadataList => table::partial(&object),
+        Shape::Table => {
+            let head = ListHead {
+                kind: meta::kind(&object).unwrap_or_default().to_owned(),
+                api_version: request.gvr.api_version(),
+                resource_version: meta::resource_version(&object).unwrap_or_default().to_owned(),
+                ..ListHead::default()
+            };
+            table::table(&head, [&object], include(request), header, crate::sys::clock::now())
+        }
     }
 }
 
 /// The view of a list.
-pub fn list(shape: Shape, request: &ResourceRequest, objects: Vec<Value>, version: &str) -> Value {
-    let kind = objects.first().and_then(meta::kind).unwrap_or_default().to_owned();
-    let items: Vec<Value> = objects.into_iter().map(|object| one(shape, request, object)).collect();
-    let (api_version, kind) = match shape {
-        Shape::Object | Shape::Table => (request.gvr.api_version(), format!("{kind}List")),
-        _ => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned()),
-    };
-    json!({"apiVersion": api_version, "kind": kind, "metadata": {"resourceVersion": version}, "items": items})
+pub fn list(shape: Shape, request: &ResourceRequest, head: &ListHead, objects: &[Value]) -> Value {
+    if shape == Shape::Table {
+        return table::table(head, objects, include(request), Header::Shown, crate::sys::clock::now());
+    }
+    let items: Vec<Value> = objects.iter().map(table::partial).collect();
+    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+        "metadata": {"resourceVersion": head.resource_version}, "items": items})
 }
 
-fn metadata(mut object: Value) -> Value {
-    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"].take()})
+/// What the rows of a table carry; a word that does not exist is taken as not said.
+fn include(request: &ResourceRequest) -> Include {
+    request.query.other("includeObject").and_then(Include::parse).unwrap_or(Include::Metadata)
 }

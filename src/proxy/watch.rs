@@ -10,11 +10,14 @@ use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::answer::{self, Body};
+use super::answer::{self, Accept, Body};
 use super::replay::{self, PAGE, Wanted};
+use super::shape;
 use crate::cache::{Cache, CacheError, Object, ObjectKey, Scope};
 use crate::kube::stream::{WatchKind, watch_event};
+use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
+use crate::kube::table::Header;
 use crate::kube::{Encoding, ResourceRequest, meta};
 use crate::link::{LinkState, online};
 
@@ -46,7 +49,8 @@ pub struct LocalWatch {
 
 impl LocalWatch {
     /// WATCH, and WatchList: 200 only once it is known that the list was read in full.
-    pub async fn answer(self, identity: &str, request: &ResourceRequest, encoding: Encoding) -> Response<Body> {
+    pub async fn answer(self, identity: &str, request: &ResourceRequest, accept: Accept) -> Response<Body> {
+        let encoding = accept.encoding;
         let wanted = match Wanted::of(identity, request) {
             Ok(wanted) => wanted,
             Err(error) => return answer::failure(&Failure::bad_request(error.to_string()), encoding),
@@ -61,6 +65,9 @@ impl LocalWatch {
             kind: replay::list_kind(&scope, &request.gvr).trim_end_matches("List").to_owned(),
             until: request.query.timeout_seconds.map_or(UNASKED, Duration::from_secs),
             bookmarks: request.query.allow_watch_bookmarks,
+            shape: accept.shape,
+            has_header: false,
+            request: request.clone(),
             encoding,
             wanted,
             scope,
@@ -108,6 +115,10 @@ struct Stream {
     kind: String,
     until: Duration,
     bookmarks: bool,
+    shape: Shape,
+    /// Whether a table's columns were named already: only the first event does.
+    has_header: bool,
+    request: ResourceRequest,
     encoding: Encoding,
     wanted: Wanted,
     scope: Scope,
@@ -119,7 +130,7 @@ type Sender = mpsc::Sender<Result<Frame<Bytes>, answer::Broken>>;
 const BOOKMARK: Duration = Duration::from_secs(60);
 
 impl Stream {
-    async fn run(self, mut local: LocalWatch, sender: &Sender) -> Result<(), CacheError> {
+    async fn run(mut self, mut local: LocalWatch, sender: &Sender) -> Result<(), CacheError> {
         if self.begins != Begin::Nothing && !self.send_all(&local.cache, sender).await? {
             return Ok(());
         }
@@ -147,7 +158,7 @@ impl Stream {
                     }
                     Err(broadcast::error::RecvError::Closed) => false,
                 },
-                _ = ticks.tick(), if self.bookmarks => self.bookmark(sender, false).await,
+                _ = ticks.tick(), if self.bookmarks && self.shape == Shape::Object => self.bookmark(sender, false).await,
             };
             if !going {
                 return Ok(());
@@ -156,7 +167,7 @@ impl Stream {
     }
 
     /// Every object as ADDED; false if the client has gone.
-    async fn send_all(&self, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
+    async fn send_all(&mut self, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
         let mut after: Option<ObjectKey> = None;
         loop {
             let (id, from) = (self.scope.id, after.take());
@@ -164,8 +175,10 @@ impl Stream {
             let last = page.len() < PAGE;
             after = page.last().map(|object| object.key.clone());
             let mut bytes = Vec::new();
-            for object in page.iter().filter(|object| self.wanted.matches(object)) {
-                bytes.extend(self.encode(WatchKind::Added, &object.body));
+            for object in &page {
+                if self.wanted.matches(object) {
+                    bytes.extend(self.encode(WatchKind::Added, &object.body));
+                }
             }
             if !bytes.is_empty() && sender.send(Ok(Frame::data(bytes.into()))).await.is_err() {
                 return Ok(false);
@@ -176,7 +189,7 @@ impl Stream {
         }
     }
 
-    async fn edit(&self, edit: &Edit, sender: &Sender) -> bool {
+    async fn edit(&mut self, edit: &Edit, sender: &Sender) -> bool {
         if edit.object.key.resource != self.wanted.resource || !self.wanted.matches(&edit.object) {
             return true;
         }
@@ -184,7 +197,7 @@ impl Stream {
     }
 
     /// A bookmark; `initial` for the one that ends the first events.
-    async fn bookmark(&self, sender: &Sender, initial: bool) -> bool {
+    async fn bookmark(&mut self, sender: &Sender, initial: bool) -> bool {
         let version = if self.scope.version.is_empty() { "0" } else { &self.scope.version };
         let mut object = json!({"apiVersion": self.api_version, "kind": self.kind,
             "metadata": {"resourceVersion": version}});
@@ -195,17 +208,27 @@ impl Stream {
     }
 
     /// Tells the client to read everything anew.
-    async fn expired(&self, sender: &Sender) {
+    async fn expired(&mut self, sender: &Sender) {
         self.send(WatchKind::Error, &Failure::expired(answer::EXPIRED).body(), sender).await;
     }
 
-    async fn send(&self, kind: WatchKind, object: &Value, sender: &Sender) -> bool {
+    async fn send(&mut self, kind: WatchKind, object: &Value, sender: &Sender) -> bool {
         let bytes = self.encode(kind, object);
         sender.send(Ok(Frame::data(bytes.into()))).await.is_ok()
     }
 
-    fn encode(&self, kind: WatchKind, object: &Value) -> Vec<u8> {
-        match watch_event(kind, object, self.encoding) {
+    fn encode(&mut self, kind: WatchKind, object: &Value) -> Vec<u8> {
+        let event = match kind {
+            WatchKind::Error => watch_event(kind, object, self.encoding),
+            _ if self.shape == Shape::Object => watch_event(kind, object, self.encoding),
+            _ => {
+                let header = if self.has_header { Header::Left } else { Header::Shown };
+                self.has_header = true;
+                let view = shape::one(self.shape, &self.request, object.clone(), header);
+                watch_event(kind, &view, self.encoding)
+            }
+        };
+        match event {
             Ok(bytes) => bytes,
             Err(error) => {
                 let name = meta::name(object).unwrap_or_default();
