@@ -34,7 +34,7 @@ pub use change::{Change, ChangeKind, NewChange};
 pub use object::{Object, ObjectKey};
 pub use open::Opened;
 pub use reader::{Count, Reader};
-pub use scope::{ListRecord, Scope, ScopeId, ScopeKey};
+pub use scope::{ListRecord, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, TokenKey};
 pub use writer::Writer;
 

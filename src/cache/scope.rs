@@ -62,7 +62,8 @@ pub struct ListRecord {
 /// The rows of identities and scopes that were used lately, to spare look-ups.
 #[derive(Debug, Default)]
 pub(super) struct Interned {
-    scopes: HashMap<ScopeKey, ScopeId>,
+    /// With the day on which the file was told that it is used.
+    scopes: HashMap<ScopeKey, (ScopeId, i64)>,
 }
 
 impl Interned {
@@ -71,7 +72,10 @@ impl Interned {
     }
 }
 
-const SECONDS_A_DAY: i64 = 86_400;
+/// Days since 1970.
+pub fn today() -> i64 {
+    seconds() / 86_400
+}
 
 impl Writer {
     /// The row of `key`, made if it is not there; notes that it was used today.
@@ -79,11 +83,13 @@ impl Writer {
     /// # Errors
     /// The statement's.
     pub fn scope(&mut self, key: &ScopeKey) -> Result<ScopeId, CacheError> {
-        if let Some(id) = self.interned.scopes.get(key) {
+        let today = today();
+        if let Some((id, day)) = self.interned.scopes.get(key)
+            && *day == today
+        {
             return Ok(*id);
         }
         let identity = self.identity(&key.identity)?;
-        let today = seconds() / SECONDS_A_DAY;
         let known: Option<(i64, i64)> = self
             .db()
             .prepare_cached(
@@ -117,7 +123,7 @@ impl Writer {
         if self.interned.scopes.len() > 4096 {
             self.interned.forget();
         }
-        self.interned.scopes.insert(key.clone(), ScopeId(id));
+        self.interned.scopes.insert(key.clone(), (ScopeId(id), today));
         Ok(ScopeId(id))
     }
 
@@ -361,15 +367,6 @@ impl Writer {
             self.interned.forget();
         }
         Ok(scopes)
-    }
-
-    /// Notes that these scopes are in use today.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn touch(&mut self, keys: &[ScopeKey]) -> Result<(), CacheError> {
-        self.interned.forget();
-        keys.iter().try_for_each(|key| self.scope(key).map(|_| ()))
     }
 }
 

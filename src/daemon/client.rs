@@ -71,8 +71,9 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<Vec<u8>, Clien
     })?;
     let broke = |why: String| ClientError::Exchange { socket: socket.to_owned(), why };
     let exchange = async {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broke(e.to_string()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| broke(e.to_string()))?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -82,7 +83,8 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<Vec<u8>, Clien
             .map_err(|e| broke(e.to_string()))?;
         let answer = sender.send_request(request).await.map_err(|e| broke(e.to_string()))?;
         let code = answer.status();
-        let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| broke(e.to_string()))?;
+        let body =
+            Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| broke(e.to_string()))?;
         Ok((code, body.to_bytes().to_vec()))
     };
     let late = || broke(format!("no answer within {} s", PATIENCE.as_secs()));

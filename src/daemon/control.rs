@@ -39,7 +39,8 @@ pub async fn serve(
                 let (facts, orders) = (facts.clone(), orders.clone());
                 async move { Ok::<_, std::convert::Infallible>(answer(&facts, &orders, &request).await) }
             });
-            let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let serving =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             if let Err(error) = serving.await {
                 tracing::debug!(%error, "a control connection ended early");
             }

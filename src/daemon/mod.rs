@@ -23,10 +23,10 @@ use crate::cache::{Cache, CacheError};
 use crate::config::{self, Config, Overrides};
 use crate::proxy::{self, Proxy, cloud};
 use crate::sys::lock::{LockError, StateLock};
-use crate::trust::ca::LocalCa;
 use crate::trust;
+use crate::trust::ca::LocalCa;
 
-pub use client::{ClientError, ask_status};
+pub use client::{ClientError, ask_reload, ask_status};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report};
 
 /// Why the daemon cannot start, or ended.
@@ -129,7 +129,6 @@ impl Daemon {
             cache: opened.cache.clone(),
             damaged: opened.damaged.map(|(path, why)| format!("{}: {why}", path.display())),
             proxy: proxy.clone(),
-            server: config.cloud.kubeconfig.clone(),
         };
         let socket = bind_socket(&config.socket)?;
         core.spawn(control::serve(socket, Arc::new(facts), orders, stopped.clone()));
@@ -194,11 +193,11 @@ async fn start_proxy(
     core: &mut JoinSet<&'static str>,
     stopped: watch::Receiver<bool>,
 ) -> Result<Proxy, DaemonError> {
-    let credentials = Arc::new(cloud::Credentials::read(kubeconfig)?);
+    let (rotator, rotated) = proxy::rotate::Rotator::new(kubeconfig, &config.state_dir)?;
     let ca = Arc::new(LocalCa::open_or_create(&config.state_dir.join("pki"))?);
     let parts = proxy::Parts {
         cache: cache.clone(),
-        credentials,
+        credentials: rotated.clone(),
         ca,
         probe_interval: config.cloud.probe_interval,
         offline_mode: config.offline_mode,
@@ -215,6 +214,11 @@ async fn start_proxy(
     core.spawn(async move {
         owner.run().await;
         "link"
+    });
+    let link = proxy.link();
+    core.spawn(async move {
+        rotator.run(move || link.state().is_online()).await;
+        "rotation of the cloud's certificate"
     });
     let house = proxy.clone();
     core.spawn(async move {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Change};
 use crate::link::Phase;
-use crate::proxy::{Proxy, cloud};
+use crate::proxy::Proxy;
 
 /// `edge status -o json`. Times are RFC 3339 in UTC, sizes bytes; fields are only ever added.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,6 +54,8 @@ pub struct CloudReport {
     pub node: String,
     /// When the node's certificate ends.
     pub certificate_expires: Option<String>,
+    /// When edge renews it; absent if it is not edge's to renew.
+    pub certificate_renews: Option<String>,
 }
 
 /// What is kept.
@@ -104,7 +106,6 @@ pub struct Facts {
     pub cache: Cache,
     pub damaged: Option<String>,
     pub proxy: Option<Proxy>,
-    pub server: Option<PathBuf>,
 }
 
 impl Facts {
@@ -158,14 +159,10 @@ impl Facts {
     }
 
     fn cloud(&self, errors: &mut Vec<String>) -> Option<CloudReport> {
-        let credentials = match cloud::Credentials::read(self.server.as_deref()?) {
-            Ok(credentials) => credentials,
-            Err(error) => {
-                errors.push(error.to_string());
-                return None;
-            }
-        };
-        let expires = credentials.client.as_ref().map(|client| client.not_after);
+        let proxy = self.proxy.as_ref()?;
+        let (credentials, life) = (proxy.credentials(), proxy.certificate());
+        errors.extend(life.last_error);
+        let expires = life.not_after;
         if expires.is_some_and(|at| at < crate::sys::clock::now()) {
             errors.push("the node's certificate has expired hint: `edge join --from` a new one".to_owned());
         }
@@ -173,6 +170,7 @@ impl Facts {
             server: credentials.server.to_string(),
             node: credentials.node_name().unwrap_or_default().to_owned(),
             certificate_expires: expires.map(time),
+            certificate_renews: life.renews_at.map(time),
         })
     }
 

@@ -7,9 +7,9 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
 
 use super::upstream::BodyError;
+use crate::kube::Encoding;
 use crate::kube::negotiate::{self, Shape};
 use crate::kube::status::Failure;
-use crate::kube::Encoding;
 
 /// The body of an answer on its way to a client.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;

@@ -17,11 +17,13 @@ use super::intake::{Decoder, DocumentIntake, ListIntake, Single, SingleIntake, T
 use super::record::{Forwarded, Intake, Recording, until_outage, until_watch_ends};
 use super::replay::{Wanted, key_of};
 use super::upstream::{As, Place, UpBody, UpstreamError};
-use super::{Shared, token};
+use super::{Shared, discovery, issuer, token};
 use crate::cache::Document;
-use crate::kube::stream::{WatchKind, watch_event};
-use crate::kube::{Encoding, GroupVersionResource, Request as KubeRequest, ResourceRequest, Verb, codec, schema};
 use crate::kube::status::Failure;
+use crate::kube::stream::{WatchKind, watch_event};
+use crate::kube::{
+    Encoding, GroupVersionResource, Request as KubeRequest, ResourceRequest, Verb, codec, schema,
+};
 use crate::link::{LinkState, outage};
 
 /// How long an answer may take before somebody asks whether the cloud is still there.
@@ -148,7 +150,8 @@ impl Shared {
         };
         let mut request = Request::new(body);
         *request.method_mut() = call.head.method.clone();
-        *request.uri_mut() = call.head.uri.path_and_query().cloned().map_or_else(Default::default, Into::into);
+        *request.uri_mut() =
+            call.head.uri.path_and_query().cloned().map_or_else(Default::default, Into::into);
         *request.headers_mut() = upward_headers(&call.head.headers, &call.caller, KeepUpgrade::No);
         if record
             && let Some(resource) = call.request.resource()
@@ -161,8 +164,13 @@ impl Shared {
     }
 
     /// The answer on its way to the client, with its recording beside it.
-    fn pass(&self, call: &Call, (answer, place): (Response<Incoming>, Place), record: bool) -> Response<Body> {
-        self.note_caller(call, answer.status());
+    fn pass(
+        &self,
+        call: &Call,
+        (answer, place): (Response<Incoming>, Place),
+        record: bool,
+    ) -> Response<Body> {
+        issuer::note_caller(self, call, answer.status());
         let (mut head, body) = answer.into_parts();
         remove_hop_headers(&mut head.headers, KeepUpgrade::No);
         let recording = if record { self.recording(call, head.status, &head.headers) } else { None };
@@ -181,7 +189,9 @@ impl Shared {
     /// A watch's last word when its client must read everything anew.
     fn expired(&self, headers: &HeaderMap) -> Bytes {
         let encoding = encoding_of(headers);
-        watch_event(WatchKind::Error, &Failure::expired(answer::EXPIRED).body(), encoding).map(Bytes::from).unwrap_or_default()
+        watch_event(WatchKind::Error, &Failure::expired(answer::EXPIRED).body(), encoding)
+            .map(Bytes::from)
+            .unwrap_or_default()
     }
 
     fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {
@@ -218,7 +228,9 @@ impl Shared {
                 Some(Box::new(TokenIntake { decoder, key, bytes }))
             }
             (Verb::Create | Verb::Patch, None, code)
-                if code.is_success() && request.gvr.resource == "events" && call.caller == Caller::Kubelet =>
+                if code.is_success()
+                    && request.gvr.resource == "events"
+                    && call.caller == Caller::Kubelet =>
             {
                 Some(Box::new(super::intake::EventIntake { decoder, bytes }))
             }
@@ -268,7 +280,10 @@ fn is_kept(request: &ResourceRequest) -> bool {
     !matches!(
         (request.gvr.group.as_str(), request.gvr.resource.as_str()),
         ("" | "events.k8s.io", "events")
-            | ("authentication.k8s.io" | "authorization.k8s.io" | "certificates.k8s.io" | "metrics.k8s.io", _)
+            | (
+                "authentication.k8s.io" | "authorization.k8s.io" | "certificates.k8s.io" | "metrics.k8s.io",
+                _
+            )
     )
 }
 
@@ -289,19 +304,18 @@ fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> O
     if !kept || code != StatusCode::OK || call.head.method != http::Method::GET {
         return None;
     }
-    let text = |name: HeaderName| {
-        headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
-    };
+    let text =
+        |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     Some(Box::new(DocumentIntake {
         identity: call.caller.identity(),
         path: path.to_owned(),
-        variant: variant(&call.head.headers),
+        variant: discovery::variant(&accept_of(&call.head.headers)).to_owned(),
         document: Document { kind: text(header::CONTENT_TYPE), etag: text(header::ETAG), body: Vec::new() },
     }))
 }
 
-/// What makes two answers to the same path differ: the Accept header.
-pub fn variant(headers: &HeaderMap) -> String {
+/// The Accept header.
+pub fn accept_of(headers: &HeaderMap) -> String {
     headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
 }
 
@@ -364,7 +378,7 @@ fn has_table(gvr: &GroupVersionResource) -> bool {
 
 /// Leaves only the JSON types of an Accept header, if it has any.
 fn prefer_json(headers: &mut HeaderMap) {
-    let accept = variant(headers);
+    let accept = accept_of(headers);
     let json: Vec<&str> = accept.split(',').filter(|kind| !kind.contains("protobuf")).collect();
     if let (false, Ok(value)) = (json.is_empty(), HeaderValue::from_str(json.join(",").trim())) {
         headers.insert(header::ACCEPT, value);

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::caller::NODE;
 use super::record::Intake;
-use crate::cache::{Cache, CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer};
+use crate::cache::{
+    Cache, CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer,
+};
 use crate::kube::codec::Decoded;
 use crate::kube::stream::{Finished, ListSplitter, WatchKind, WatchSplitter};
 use crate::kube::{Encoding, meta};
@@ -149,8 +151,6 @@ pub struct ListIntake {
     pub scope: ScopeKey,
     /// The pages that came before, by the token that asks for the next.
     pub pages: Pages,
-    /// The token that asked for this page; `None` for the first.
-    pub asked: Option<String>,
     /// Cuts it into objects.
     pub splitter: Option<ListSplitter>,
     /// What this page and those before it held.
@@ -191,7 +191,7 @@ impl ListIntake {
             None => Some(ListRecord::default()),
             Some(token) => pages.take(&scope, token),
         };
-        Self { decoder, scope, pages, asked, splitter, list }
+        Self { decoder, scope, pages, splitter, list }
     }
 }
 
@@ -305,7 +305,9 @@ impl Intake for WatchIntake {
 /// Whether DELETED in this scope means gone, and not merely that a label changed.
 fn says_deleted(scope: &ScopeKey) -> bool {
     let fixed = |term: &str| {
-        ["metadata.name=", "metadata.namespace=", "spec.nodeName="].iter().any(|field| term.starts_with(field))
+        ["metadata.name=", "metadata.namespace=", "spec.nodeName="]
+            .iter()
+            .any(|field| term.starts_with(field))
     };
     scope.labels.is_empty() && (scope.fields.is_empty() || scope.fields.split(',').all(fixed))
 }

@@ -41,19 +41,21 @@ impl Leases {
         }
         let held = self.get(cache, caller, &key).await?;
         match (request.verb, held) {
-            (Verb::Create, Some(_)) => {
-                Err(Refused::Status(Failure::already_exists(&request.gvr.group, &request.gvr.resource, &key.name)))
-            }
+            (Verb::Create, Some(_)) => Err(Refused::from(Failure::already_exists(
+                &request.gvr.group,
+                &request.gvr.resource,
+                &key.name,
+            ))),
             (Verb::Create, None) => {
                 let Input::Object(lease) = input else { return Err(no_body()) };
                 self.put(caller, key, named(lease.clone(), None), StatusCode::CREATED)
             }
-            (_, None) => Err(Refused::Status(Failure::not_found(&request.gvr.group, &request.gvr.resource, &key.name))),
+            (_, None) => {
+                Err(Refused::from(Failure::not_found(&request.gvr.group, &request.gvr.resource, &key.name)))
+            }
             (Verb::Get, Some(lease)) => Ok((StatusCode::OK, lease)),
             (_, Some(lease)) => {
-                let edited = input
-                    .apply(&lease)
-                    .map_err(|why| Refused::Status(Failure::bad_request(why)))?;
+                let edited = input.apply(&lease).map_err(|why| Refused::from(Failure::bad_request(why)))?;
                 self.put(caller, key, named(edited, Some(&lease)), StatusCode::OK)
             }
         }
@@ -80,7 +82,7 @@ impl Leases {
     fn put(&self, caller: &Caller, key: ObjectKey, lease: Value, code: StatusCode) -> Answer {
         let Ok(mut held) = self.held.lock() else { return Err(no_body()) };
         if held.len() >= LIMIT && !held.contains_key(&(caller.identity(), key.clone())) {
-            return Err(Refused::Status(Failure::unavailable("too many leases", Some(5))));
+            return Err(Refused::from(Failure::unavailable("too many leases", Some(5))));
         }
         held.insert((caller.identity(), key), lease.clone());
         Ok((code, lease))
@@ -99,5 +101,5 @@ fn named(mut lease: Value, before: Option<&Value>) -> Value {
 }
 
 fn no_body() -> Refused {
-    Refused::Status(Failure::bad_request("a lease is made of a lease"))
+    Refused::from(Failure::bad_request("a lease is made of a lease"))
 }

@@ -16,10 +16,10 @@ use super::replay::{Wanted, key_of};
 use super::token;
 use super::watch::Edit;
 use crate::cache::{Cache, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
-use crate::kube::stream::WatchKind;
-use crate::kube::{Encoding, FieldSelector, LabelSelector, ResourceRequest, Verb, codec, meta};
 use crate::kube::patch::{self, PatchType};
 use crate::kube::status::Failure;
+use crate::kube::stream::WatchKind;
+use crate::kube::{Encoding, FieldSelector, LabelSelector, ResourceRequest, Verb, codec, meta};
 
 /// Events that wait for the cloud at the most; of more, the oldest go.
 const EVENTS: usize = 500;
@@ -114,7 +114,7 @@ impl LocalWrites {
                 self.waiting.notify_one();
                 Ok((code, *value))
             }
-            Found::Failed(status) => Err(Refused::Status(*status)),
+            Found::Failed(status) => Err(Refused::Status(status)),
         }
     }
 
@@ -193,9 +193,15 @@ pub type Answer = Result<(StatusCode, Value), Refused>;
 #[derive(Debug)]
 pub enum Refused {
     /// This Status says it.
-    Status(Failure),
+    Status(Box<Failure>),
     /// The cache did not take it.
     Cache(CacheError),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Status(Box::new(failure))
+    }
 }
 
 impl From<CacheError> for Refused {
@@ -205,7 +211,7 @@ impl From<CacheError> for Refused {
 }
 
 fn refused(why: &str) -> Refused {
-    Refused::Status(Failure::unavailable(why, Some(5)))
+    Failure::unavailable(why, Some(5)).into()
 }
 
 /// What a write carries.
@@ -259,7 +265,6 @@ impl Input {
         .and_then(Value::as_str)
         .filter(|uid| !uid.is_empty())
     }
-
 }
 
 fn failed(failure: Failure) -> Found {
@@ -411,12 +416,8 @@ fn scopes_for(writer: &Writer, key: &ObjectKey, body: &Value) -> Result<Vec<(Sco
             labels: scope.key.labels.parse().unwrap_or_else(|_| LabelSelector::everything()),
             fields: scope.key.fields.parse().unwrap_or_else(|_| FieldSelector::everything()),
         };
-        let object = Object {
-            key: key.clone(),
-            uid: String::new(),
-            version: String::new(),
-            body: body.clone(),
-        };
+        let object =
+            Object { key: key.clone(), uid: String::new(), version: String::new(), body: body.clone() };
         if wanted.matches(&object) {
             scopes.push((scope.id, scope.version));
         }
@@ -490,8 +491,8 @@ fn delete(
 fn keep_last_status(writer: &Writer, key: &ObjectKey, known: &Object) -> Result<(), CacheError> {
     let Some(waiting) = writer.waiting(ChangeKind::Patch, key, "status")? else { return Ok(()) };
     let base = waiting.what.base.as_deref().unwrap_or_default();
-    let base: Value = serde_json::from_slice(base)
-        .map_err(|source| CacheError::Body { key: key.to_string(), source })?;
+    let base: Value =
+        serde_json::from_slice(base).map_err(|source| CacheError::Body { key: key.to_string(), source })?;
     match super::outbox::difference(&base, &known.body, &known.uid)? {
         Some(patch) => writer.rewrite_change(waiting.id, patch.to_string().as_bytes()),
         None => writer.drop_change(waiting.id),

@@ -6,21 +6,24 @@
 //! (`outbox`), sign it (`sign`), or refuse it. Online, a client never waits for the cache; offline,
 //! nothing is answered 200 before it is on disk, but for leases, which are worth nothing there.
 
-pub mod api;
 mod answer;
+pub mod api;
 mod caller;
 pub mod cloud;
 pub mod csr;
-pub mod join;
-pub mod request;
 mod decide;
+mod discovery;
 mod forward;
+mod house;
 mod intake;
+mod issuer;
+pub mod join;
 mod lease;
 mod local;
 mod outbox;
 mod record;
 mod replay;
+pub mod request;
 mod resolve;
 pub mod rotate;
 mod serve;
@@ -38,7 +41,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast};
 
@@ -46,12 +48,10 @@ use crate::cache::{Cache, CacheError};
 use crate::kube::GroupVersionResource;
 use crate::link::{Link, Owner, Phase};
 use crate::trust::ca::LocalCa;
-use caller::Caller;
 use cloud::Credentials;
-use forward::Call;
 pub use outbox::Dropped;
-pub use settings::{CloudSettings, Settings};
 use outbox::{Outbox, Round};
+pub use settings::{CloudSettings, Settings};
 use upstream::{As, Upstream};
 
 /// What every request needs.
@@ -74,6 +74,7 @@ struct Shared {
     /// Key ids that the issuer's keys were asked for.
     asked_keys: Mutex<HashSet<String>>,
     waiting: Arc<Notify>,
+    rotated: rotate::Watched,
 }
 
 /// What the proxy is made of.
@@ -81,8 +82,8 @@ struct Shared {
 pub struct Parts {
     /// Where objects are kept.
     pub cache: Cache,
-    /// Address and credentials of the cloud.
-    pub credentials: Arc<Credentials>,
+    /// Address and credentials of the cloud, as they are renewed.
+    pub credentials: rotate::Watched,
     /// Signs the proxy's own certificate and the kubelet's.
     pub ca: Arc<LocalCa>,
     /// How long the link may be silent.
@@ -120,8 +121,6 @@ pub enum ProxyError {
     Tls(String),
 }
 
-/// Seconds without a round before what waits is told again.
-const SWEEP: Duration = Duration::from_secs(30);
 /// Under which name the last state of the link is kept.
 const LINK_META: &str = "link";
 
@@ -132,11 +131,12 @@ impl Proxy {
     /// [`ProxyError`].
     pub async fn new(parts: Parts) -> Result<(Self, Owner), ProxyError> {
         let Parts { cache, credentials, ca, probe_interval, offline_mode } = parts;
-        let upstream = Arc::new(Upstream::new(credentials, resolve::Resolver)?);
+        let upstream = Arc::new(Upstream::new(credentials.credentials.borrow().clone(), resolve::Resolver)?);
         let outbox = Outbox::new(cache.clone(), upstream.clone());
         let was_offline = cache.read(|reader| reader.meta(LINK_META)).await?;
         let (probe, replay) = (probe(&upstream), first_round(&outbox));
-        let (link, owner) = Link::new(probe_interval, was_offline.filter(|why| !why.is_empty()), probe, replay);
+        let (link, owner) =
+            Link::new(probe_interval, was_offline.filter(|why| !why.is_empty()), probe, replay);
         let (edits, _) = broadcast::channel(watch::BACKLOG);
         let waiting = Arc::new(Notify::new());
         let shared = Shared {
@@ -155,6 +155,7 @@ impl Proxy {
             outbox,
             edits,
             waiting,
+            rotated: credentials,
         };
         Ok((Self { shared: Arc::new(shared) }, owner))
     }
@@ -173,26 +174,21 @@ impl Proxy {
         Ok(())
     }
 
-    /// Keeps house beside the requests: follows the link, and tells the cloud what came too late for
-    /// the round before it was used again. Runs for ever.
+    /// Keeps house beside the requests: follows the link and the credentials, tells the cloud what
+    /// came too late for the round before it was used again, and forgets what nobody asks for any
+    /// more. Runs for ever.
     pub async fn keep_house(&self) {
-        let shared = &self.shared;
-        let mut link = shared.link.follow();
-        loop {
-            let phase = link.borrow_and_update().phase.clone();
-            shared.entered(&phase).await;
-            if phase != Phase::Online {
-                if link.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            tokio::select! {
-                changed = link.changed() => if changed.is_err() { return },
-                () = shared.waiting.notified() => shared.sweep().await,
-                () = tokio::time::sleep(SWEEP) => shared.sweep().await,
-            }
-        }
+        house::keep(&self.shared).await;
+    }
+
+    /// The credentials in force.
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.shared.rotated.credentials.borrow().clone()
+    }
+
+    /// How the node's certificate is doing.
+    pub fn certificate(&self) -> rotate::Life {
+        self.shared.rotated.life.borrow().clone()
     }
 
     /// The link, for whoever reports it.
@@ -203,16 +199,6 @@ impl Proxy {
     /// What the cloud refused for good.
     pub fn dropped(&self) -> Vec<Dropped> {
         self.shared.outbox.dropped()
-    }
-
-    /// Credentials were rotated: uses the new ones from now on.
-    ///
-    /// # Errors
-    /// [`ProxyError::Cloud`]; the old ones stay in use.
-    pub fn replace_credentials(&self, credentials: Arc<Credentials>) -> Result<(), ProxyError> {
-        self.shared.upstream.replace_credentials(credentials)?;
-        self.shared.link.suspect("the credentials changed".to_owned());
-        Ok(())
     }
 
     /// Whether anything is kept.
@@ -271,32 +257,6 @@ impl Shared {
         }
     }
 
-    /// Writes down what the link is, for the next start, and lets go of dead connections.
-    async fn entered(&self, phase: &Phase) {
-        let why = match phase {
-            Phase::Offline(why) => {
-                self.upstream.reset();
-                why.clone()
-            }
-            Phase::Online => {
-                self.writes.forget_leases();
-                String::new()
-            }
-            Phase::Starting | Phase::Replaying => return,
-        };
-        let kept = self.cache.commit(move |writer| writer.set_meta(LINK_META, &why)).await;
-        if let Err(error) = kept {
-            tracing::debug!(%error, "the state of the link was not kept");
-        }
-    }
-
-    /// Tells the cloud what waits, online.
-    async fn sweep(&self) {
-        if let Err(why) = self.outbox.replay(Round::All).await {
-            self.link.suspect(why);
-        }
-    }
-
     async fn known_node(&self) -> Result<Option<(GroupVersionResource, String)>, CacheError> {
         let nodes = self.cache.read(|reader| reader.all("v1/nodes")).await?;
         let own = self.upstream.credentials().and_then(|c| c.node_name().map(str::to_owned));
@@ -306,23 +266,6 @@ impl Shared {
             .find(|name| own.as_deref().is_none_or(|own| own == *name))
             .map(str::to_owned);
         Ok(name.map(|name| (GroupVersionResource::new("", "v1", "nodes"), name)))
-    }
-
-    /// Remembers whom the cloud accepts, and forgets whom it refuses.
-    fn note_caller(&self, call: &Call, code: StatusCode) {
-        let Caller::Bearer(bearer) = &call.caller else { return };
-        if !self.is_offline_mode() || code.is_server_error() {
-            return;
-        }
-        let digest = bearer.digest();
-        let Ok(mut accepted) = self.accepted.lock() else { return };
-        if code == StatusCode::UNAUTHORIZED {
-            accepted.remove(&digest);
-            self.cache.record(64, move |writer| writer.refuse_caller(&digest));
-        } else if accepted.insert(digest.clone()) {
-            let identity = bearer.identity();
-            self.cache.record(64, move |writer| writer.accept_caller(&digest, &identity));
-        }
     }
 }
 

@@ -111,7 +111,8 @@ impl Outbox {
         for change in changes {
             by_object.entry(change.what.key.clone()).or_default().push(change);
         }
-        let rounds = futures_util::stream::iter(by_object.into_values().map(|changes| self.tell_object(changes)));
+        let rounds =
+            futures_util::stream::iter(by_object.into_values().map(|changes| self.tell_object(changes)));
         let mut ends = rounds.buffer_unordered(AT_ONCE);
         let mut told = 0;
         while let Some(end) = ends.next().await {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::answer::{self, Accept, Body};
 use super::caller::Caller;
-use super::shape;
+use super::{discovery, shape};
 use crate::cache::{Cache, CacheError, Object, ObjectKey, Reader, Scope, ScopeKey};
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
@@ -114,9 +114,10 @@ fn is_known_absent(reader: &Reader, identity: &str, key: &ObjectKey) -> Result<b
         return Ok(true);
     }
     // A deletion that waits to be told to the cloud is one already, here.
-    Ok(reader.changes()?.iter().any(|change| {
-        change.what.kind == crate::cache::ChangeKind::Delete && change.what.key == *key
-    }))
+    Ok(reader
+        .changes()?
+        .iter()
+        .any(|change| change.what.kind == crate::cache::ChangeKind::Delete && change.what.key == *key))
 }
 
 /// GET of one object.
@@ -138,10 +139,15 @@ pub async fn get(
         })
         .await;
     match found {
-        Ok(Some(object)) => {
-            answer::object(StatusCode::OK, &shape::one(accept.shape, request, object.body, Header::Shown), encoding)
-        }
-        Ok(None) => answer::failure(&Failure::not_found(&request.gvr.group, &request.gvr.resource, &key.name), encoding),
+        Ok(Some(object)) => answer::object(
+            StatusCode::OK,
+            &shape::one(accept.shape, request, object.body, Header::Shown),
+            encoding,
+        ),
+        Ok(None) => answer::failure(
+            &Failure::not_found(&request.gvr.group, &request.gvr.resource, &key.name),
+            encoding,
+        ),
         Err(error) => answer::unavailable(&format!("the cloud is away and {error}"), encoding),
     }
 }
@@ -285,10 +291,14 @@ async fn whole(
 }
 
 /// GET of a path that is no resource: discovery, the version.
-pub async fn document(cache: &Cache, caller: &Caller, path: &str, variant: &str) -> Response<Body> {
-    let (identity, path, variant) = (caller.identity(), path.to_owned(), variant.to_owned());
+pub async fn document(cache: &Cache, caller: &Caller, path: &str, accept: &str) -> Response<Body> {
+    let (identity, path, variant) = (caller.identity(), path.to_owned(), discovery::variant(accept));
     let named = path.clone();
-    match cache.read(move |reader| reader.document(&identity, &path, &variant)).await {
+    let read = move |reader: &Reader| match reader.document(&identity, &path, variant)? {
+        Some(document) => Ok(Some(document)),
+        None => reader.document(&identity, &path, discovery::PLAIN),
+    };
+    match cache.read(read).await {
         Ok(Some(document)) => answer::with_type(StatusCode::OK, &document.kind, answer::full(document.body)),
         Ok(None) => {
             let why = format!("the cloud is away and `{named}` was never read while it was there");

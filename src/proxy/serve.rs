@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::answer::{self, Body};
 use super::caller::{self, Caller};
 use super::decide::{Action, Local, Refusal, Who, decide};
-use super::forward::{Call, Outcome, Payload, decode_body, variant};
+use super::forward::{Call, Outcome, Payload, accept_of, decode_body};
 use super::local::Write;
 use super::watch::LocalWatch;
 use super::{Shared, replay, token, upgrade};
@@ -135,7 +135,7 @@ async fn connection(
 
 async fn handle(shared: &Arc<Shared>, has_certificate: bool, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let accept = answer::Accept::parse(&variant(&head.headers));
+    let accept = answer::Accept::parse(&accept_of(&head.headers));
     let Some(caller) = Caller::of(has_certificate, &head.headers) else {
         return unauthorized(accept.encoding);
     };
@@ -198,7 +198,9 @@ async fn route(shared: &Arc<Shared>, call: &Call, payload: &mut Payload) -> Resp
     if !shared.is_offline_mode() {
         return match shared.forward(call, payload, false).await {
             Outcome::Answer(answer) => answer,
-            Outcome::Outage => answer::unavailable("the cloud is away and offline mode is off", call.accept.encoding),
+            Outcome::Outage => {
+                answer::unavailable("the cloud is away and offline mode is off", call.accept.encoding)
+            }
         };
     }
     let who = match call.caller {
@@ -242,7 +244,7 @@ async fn replay(shared: &Arc<Shared>, call: &Call) -> Response<Body> {
     let cache = &shared.cache;
     match &call.request {
         KubeRequest::NonResource { path, .. } if call.head.method == http::Method::GET => {
-            replay::document(cache, &call.caller, path, &variant(&call.head.headers)).await
+            replay::document(cache, &call.caller, path, &accept_of(&call.head.headers)).await
         }
         KubeRequest::NonResource { .. } => answer::unavailable("the cloud is away", call.accept.encoding),
         KubeRequest::Resource(request) => match request.verb {
@@ -265,8 +267,7 @@ async fn write(shared: &Shared, local: Local, call: &Call, payload: &Payload) ->
     let (Some(request), Payload::Whole(body)) = (call.request.resource(), payload) else {
         return answer::unavailable("the cloud is away", call.accept.encoding);
     };
-    let write =
-        Write { request, headers: &call.head.headers, body, encoding: call.accept.encoding };
+    let write = Write { request, headers: &call.head.headers, body, encoding: call.accept.encoding };
     shared.writes.answer(local, &call.caller, write).await
 }
 
@@ -279,7 +280,9 @@ async fn refuse(shared: &Shared, refusal: Refusal, call: &Call) -> Response<Body
             answer::failure(&Failure::forbidden("", "", "", why), encoding)
         }
         Refusal::NodeExists => match shared.known_node().await {
-            Ok(Some((gvr, name))) => answer::failure(&Failure::already_exists(&gvr.group, &gvr.resource, &name), encoding),
+            Ok(Some((gvr, name))) => {
+                answer::failure(&Failure::already_exists(&gvr.group, &gvr.resource, &name), encoding)
+            }
             Ok(None) => answer::unavailable("the cloud is away and this node was never registered", encoding),
             Err(error) => answer::unavailable(&error.to_string(), encoding),
         },

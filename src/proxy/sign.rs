@@ -13,12 +13,12 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
 
-use super::answer::{self, Body};
-use super::forward::{Call, Outcome, Payload, decode_body};
-use super::csr::{self, Answer};
 use super::Shared;
-use crate::kube::stream::{WatchKind, watch_event};
+use super::answer::{self, Body};
+use super::csr::{self, Answer};
+use super::forward::{Call, Outcome, Payload, decode_body};
 use crate::kube::status::Failure;
+use crate::kube::stream::{WatchKind, watch_event};
 use crate::kube::{FieldSelector, ResourceRequest, Verb, meta};
 
 /// Requests that were signed lately; a kubelet has one at a time.
@@ -52,7 +52,9 @@ impl Shared {
         let Some(request) = call.request.resource() else { return Outcome::Outage };
         let here = match request.verb {
             Verb::Create => self.sign_new(call, payload),
-            _ => wanted_name(request).and_then(|name| self.signed.get(&name)).map(|found| show(call, request, &found)),
+            _ => wanted_name(request)
+                .and_then(|name| self.signed.get(&name))
+                .map(|found| show(call, request, &found)),
         };
         match here {
             Some(answer) => Outcome::Answer(answer),
@@ -69,7 +71,8 @@ impl Shared {
         match csr::answer(&asked, &self.ca, node, crate::sys::clock::now()) {
             Answer::Forward => None,
             Answer::Refused(why) => {
-                let failure = Failure::forbidden("certificates.k8s.io", "certificatesigningrequests", "", &why);
+                let failure =
+                    Failure::forbidden("certificates.k8s.io", "certificatesigningrequests", "", &why);
                 Some(answer::failure(&failure, call.accept.encoding))
             }
             Answer::Signed(signed) => {

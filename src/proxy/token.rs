@@ -106,8 +106,10 @@ mod tests {
 
     #[test]
     fn the_key_is_all_of_what_was_asked() {
-        let pod = |uid| json!({"audiences": ["a", "b"], "expirationSeconds": 3607,
-            "boundObjectRef": {"kind": "Pod", "name": "p", "uid": uid}});
+        let pod = |uid| {
+            json!({"audiences": ["a", "b"], "expirationSeconds": 3607,
+            "boundObjectRef": {"kind": "Pod", "name": "p", "uid": uid}})
+        };
         assert_eq!(asked(pod("1")), asked(pod("1")));
         assert_ne!(asked(pod("1")), asked(pod("2")), "a pod of the same name is another pod");
         assert_ne!(asked(json!({})), asked(json!({"audiences": ["a"]})));

@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::cloud::{self, Credentials, Identity, Protocols};
 use super::answer;
+use super::cloud::{self, Credentials, Identity, Protocols};
 use super::resolve::Resolver;
 
 /// A request body on its way up.

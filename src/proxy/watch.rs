@@ -14,9 +14,9 @@ use super::answer::{self, Accept, Body};
 use super::replay::{self, PAGE, Wanted};
 use super::shape;
 use crate::cache::{Cache, CacheError, Object, ObjectKey, Scope};
-use crate::kube::stream::{WatchKind, watch_event};
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
+use crate::kube::stream::{WatchKind, watch_event};
 use crate::kube::table::Header;
 use crate::kube::{Encoding, ResourceRequest, meta};
 use crate::link::{LinkState, online};
@@ -82,7 +82,11 @@ impl LocalWatch {
         let body = StreamBody::new(futures_util::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|frame| (frame, receiver))
         }));
-        answer::with_type(StatusCode::OK, encoding.watch_content_type(), body.map_err(Into::into).boxed_unsync())
+        answer::with_type(
+            StatusCode::OK,
+            encoding.watch_content_type(),
+            body.map_err(Into::into).boxed_unsync(),
+        )
     }
 }
 

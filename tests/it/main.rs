@@ -4,9 +4,9 @@
 mod baseline;
 mod command;
 mod config;
+mod join;
 mod outage;
 mod outages;
 #[path = "../support/mod.rs"]
 mod support;
-mod join;
 mod teardown;

@@ -1,0 +1,92 @@
+//! What goes on beside the requests: following the link and the credentials, and tidying up.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::outbox::Round;
+use super::{LINK_META, Shared, discovery};
+use crate::cache::today;
+use crate::link::Phase;
+
+/// Time without a round before what waits is told again.
+const SWEEP: Duration = Duration::from_secs(30);
+/// How long the cloud must have been there before what nobody asked for counts as unused: every
+/// client has come by then.
+const SETTLED: Duration = Duration::from_secs(24 * 3600);
+/// Days without being asked for, after which a list is forgotten.
+const UNUSED: i64 = 14;
+
+/// Runs for ever.
+pub async fn keep(shared: &Shared) {
+    let mut link = shared.link.follow();
+    let mut credentials = shared.rotated.credentials.clone();
+    let mut settles = Instant::now() + SETTLED;
+    let mut entered = None;
+    loop {
+        let phase = link.borrow_and_update().phase.clone();
+        if entered.as_ref() != Some(&phase) {
+            enter(shared, &phase).await;
+            settles = Instant::now() + SETTLED;
+            entered = Some(phase.clone());
+        }
+        let online = phase == Phase::Online;
+        tokio::select! {
+            changed = link.changed() => if changed.is_err() { return },
+            changed = credentials.changed() => {
+                if changed.is_err() { return }
+                let new = credentials.borrow_and_update().clone();
+                match shared.upstream.replace_credentials(new) {
+                    Ok(()) => shared.link.suspect("the credentials were renewed".to_owned()),
+                    Err(error) => tracing::error!(%error, "the renewed credentials are of no use"),
+                }
+            }
+            () = shared.waiting.notified(), if online => sweep(shared).await,
+            () = tokio::time::sleep(SWEEP), if online => sweep(shared).await,
+            () = tokio::time::sleep_until(settles), if online => {
+                forget_unused(shared).await;
+                settles = Instant::now() + SETTLED;
+            }
+        }
+    }
+}
+
+/// Writes down what the link is, for the next start, and lets go of dead connections.
+async fn enter(shared: &Shared, phase: &Phase) {
+    let why = match phase {
+        Phase::Offline(why) => {
+            shared.upstream.reset();
+            why.clone()
+        }
+        Phase::Online => {
+            shared.writes.forget_leases();
+            String::new()
+        }
+        Phase::Starting | Phase::Replaying => return,
+    };
+    let kept = shared.cache.commit(move |writer| writer.set_meta(LINK_META, &why)).await;
+    if let Err(error) = kept {
+        tracing::debug!(%error, "the state of the link was not kept");
+    }
+    if *phase == Phase::Online
+        && shared.is_offline_mode()
+        && let Err(error) = discovery::refresh(shared).await
+    {
+        tracing::debug!(error, "discovery was not read");
+    }
+}
+
+/// Tells the cloud what waits, online.
+async fn sweep(shared: &Shared) {
+    if let Err(why) = shared.outbox.replay(Round::All).await {
+        shared.link.suspect(why);
+    }
+}
+
+async fn forget_unused(shared: &Shared) {
+    match shared.cache.commit(|writer| writer.forget_unused(today() - UNUSED)).await {
+        Ok(0) => {}
+        Ok(lists) => tracing::info!(lists, "forgot what nobody has asked for in {UNUSED} days"),
+        Err(error) => tracing::warn!(%error, "nothing was forgotten"),
+    }
+}
