@@ -150,7 +150,7 @@ pub enum Progress {
 }
 
 /// Sends the request, unless it is there already, and waits until it is answered or `deadline` has passed.
-/// Each change of what it waits for is told once.
+/// What it waits for is told once it has waited a moment for that.
 ///
 /// # Errors
 /// See [`Error`]; after one that is not final the same request can be tried again.
@@ -161,7 +161,7 @@ pub async fn obtain(
     tell: &mut (dyn FnMut(&Progress) + Send),
 ) -> Result<ClientCertificate, Error> {
     let mut pause = Duration::from_secs(1);
-    let mut told: Option<Progress> = None;
+    let (mut last, mut told): (Option<Progress>, Option<Progress>) = (None, None);
     loop {
         let progress = match look(api, asked).await {
             Ok(object) => match judge(&object, &asked.name)? {
@@ -171,13 +171,14 @@ pub async fn obtain(
             Err(e) if e.is_passing() => Progress::Unreachable(with_causes(&e)),
             Err(e) => return Err(e.into()),
         };
-        if told.as_ref() != Some(&progress) {
+        if last.as_ref() == Some(&progress) && told != last {
             tell(&progress);
+            told = last;
         }
         if Instant::now() + pause > deadline {
             return Err(Error::Deadline { name: asked.name.clone(), reason: progress.to_string() });
         }
-        told = Some(progress);
+        last = Some(progress);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(10));
     }
