@@ -1,0 +1,149 @@
+//! A node's whole life of certificates against a real cloud: a bootstrap token, a denial, an approval, edge's own
+//! renewals past the first certificate's end, kubelet's rotation answered locally, and the way back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use edge::proxy::cloud::ClientCertificate;
+use serde_json::json;
+use x509_parser::pem::parse_x509_pem;
+
+use crate::support::{
+    Cluster, ClusterOptions, Edge, KUBE_ADDRESS, Node, NodeOptions, kubectl_path, seconds, token_kubeconfig,
+};
+
+const BOOTSTRAP: &str = "/etc/kubernetes/bootstrap.kubeconfig";
+const CLOUD_PEM: &str = "/var/lib/edge/cloud/client-current.pem";
+const KUBELET_PEM: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+
+/// A cloud whose node certificates last a minute. They are dated back by five, so they are due for renewal at once.
+fn cloud() -> Result<Cluster> {
+    let controller_manager = vec!["--cluster-signing-duration=60s".to_owned()];
+    Cluster::start(&ClusterOptions { controller_manager, ..ClusterOptions::default() })
+}
+
+fn certificate(node: &Node, path: &str) -> Result<ClientCertificate> {
+    let text = node.machine()?.read(path)?;
+    Ok(ClientCertificate::parse(path.as_ref(), &text, &text)?)
+}
+
+/// Whether the authority whose PEM lies at `authority` signed the certificate at `path`.
+fn is_signed_by(node: &Node, path: &str, authority: &str) -> Result<bool> {
+    let leaf = certificate(node, path)?.leaf().context("no leaf")?;
+    let authority = node.machine()?.read(authority)?;
+    let (_, authority) = parse_x509_pem(authority.as_bytes())?;
+    let (_, leaf) = x509_parser::parse_x509_certificate(&leaf)?;
+    Ok(leaf.verify_signature(Some(authority.parse_x509()?.public_key())).is_ok())
+}
+
+fn join(edge: &Edge, node: &Node, timeout: &str) -> Result<String, String> {
+    let args = ["join", "--from", BOOTSTRAP, "--node-name", node.name(), "--timeout", timeout];
+    let more = ["--kubelet-kubeconfig", Edge::KUBECONFIG];
+    let output = edge.output(node, &[&args[..], &more].concat()).map_err(|e| e.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+fn requests(cluster: &Cluster) -> Result<Vec<String>> {
+    Ok(cluster.kubectl(&["get", "csr", "-o", "name"])?.lines().map(str::to_owned).collect())
+}
+
+/// Denied, forgotten, asked again, approved: with an operator who approves by hand.
+fn join_with_an_operator(cluster: &Cluster, edge: &Edge, node: &Node) -> Result<()> {
+    cluster.kubectl(&["delete", "clusterrolebinding", "test:approve-first"])?;
+    let wrong = token_kubeconfig(KUBE_ADDRESS, cluster.authority().certificate(), "abcdef.wrongwrongwrong00");
+    node.machine()?.write(BOOTSTRAP, &wrong)?;
+    let refused = join(edge, node, "30s").unwrap_err();
+    assert!(refused.contains("401 Unauthorized"), "{refused}");
+
+    let token = token_kubeconfig(KUBE_ADDRESS, cluster.authority().certificate(), cluster.bootstrap_token());
+    node.machine()?.write(BOOTSTRAP, &token)?;
+    let waiting = join(edge, node, "4s").unwrap_err();
+    let asked = requests(cluster)?;
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    let name = asked[0].rsplit('/').next().context("no name")?;
+    for part in [&format!("kubectl certificate approve {name}"), "nobody has approved it"] {
+        assert!(waiting.contains(part), "{waiting}");
+    }
+    assert!(join(edge, node, "1s").is_err());
+    assert_eq!(requests(cluster)?, asked, "asked again, it finds its own request");
+
+    cluster.kubectl(&["certificate", "deny", name])?;
+    let denied = join(edge, node, "30s").unwrap_err();
+    assert!(denied.contains(&format!("the cloud denied the signing request `{name}`")), "{denied}");
+
+    assert!(join(edge, node, "1s").is_err(), "a new key, so a new request");
+    let second =
+        requests(cluster)?.into_iter().find(|other| !asked.contains(other)).context("no new request")?;
+    cluster.kubectl(&["certificate", "approve", second.rsplit('/').next().unwrap_or_default()])?;
+    let joined = join(edge, node, "30s").map_err(anyhow::Error::msg)?;
+    assert!(joined.contains(&format!("node `{}` is joined", node.name())), "{joined}");
+    Ok(())
+}
+
+#[test]
+fn a_node_lives_from_its_bootstrap_token_through_renewals_to_leave() -> Result<()> {
+    let cluster = cloud()?;
+    let mut node = cluster.node("gateway-1", &NodeOptions::default())?;
+    cluster.ready()?;
+    let mut edge = Edge::new();
+    join_with_an_operator(&cluster, &edge, &node)?;
+    let first = certificate(&node, CLOUD_PEM)?;
+    assert_eq!(first.common_name, "system:node:gateway-1");
+
+    node.set_kubelet(json!({"rotateCertificates": true}))?;
+    edge.start(&node)?;
+    node.start_kubelet(Edge::KUBECONFIG)?;
+    node.wait_ready();
+
+    cluster.wait_for("certificate of kubelet's own, signed here", seconds(60), || {
+        ensure!(is_signed_by(&node, KUBELET_PEM, "/var/lib/edge/pki/ca.crt")?, "signed by another");
+        let from_kubeconfig = edge_kubeconfig_certificate(&node)?;
+        ensure!(certificate(&node, KUBELET_PEM)?.leaf() != from_kubeconfig.leaf(), "still the kubeconfig's");
+        Ok(())
+    });
+    let foreign: Vec<_> =
+        requests(&cluster)?.into_iter().filter(|name| !name.contains("/node-csr-")).collect();
+    assert!(foreign.is_empty(), "kubelet's request went to the cloud: {foreign:?}");
+
+    let past_the_first = first.not_after + Duration::from_secs(5);
+    cluster.wait_for("heartbeat after the first certificate's end", seconds(180), || {
+        let lease =
+            cluster.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/gateway-1")?;
+        let renewed: jiff::Timestamp =
+            lease["spec"]["renewTime"].as_str().context("no renewTime")?.parse()?;
+        ensure!(renewed > past_the_first, "the last was at {renewed}");
+        Ok(())
+    });
+    assert!(certificate(&node, CLOUD_PEM)?.not_after > first.not_after);
+    assert!(cluster.node_ready("gateway-1")? && node.kubelet_alive());
+
+    assert!(edge.stop());
+    node.stop_kubelet();
+    let left = edge.run(&node, &["leave"])?;
+    assert!(left.contains("the cloud's newest certificate is in"), "{left}");
+    direct_answer(&node)
+}
+
+fn edge_kubeconfig_certificate(node: &Node) -> Result<ClientCertificate> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("kubeconfig");
+    std::fs::File::create(&path)?;
+    edge::sys::durable::write(&path, node.machine()?.read(Edge::KUBECONFIG)?.as_bytes(), 0o600)?;
+    edge::proxy::cloud::Credentials::read(&path)?.client.context("no certificate")
+}
+
+/// What leave put where kubelet looks for it is taken by the cloud.
+fn direct_answer(node: &Node) -> Result<()> {
+    let config = format!(
+        "current-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: '{KUBE_ADDRESS}', certificate-authority: /etc/kubernetes/ca.crt}}}}]\n\
+         users: [{{name: u, user: {{client-certificate: {KUBELET_PEM}, client-key: {KUBELET_PEM}}}}}]\n"
+    );
+    node.machine()?.write("/etc/kubernetes/left.kubeconfig", &config)?;
+    let program = kubectl_path()?;
+    let argv = [&*program, "--kubeconfig", "/etc/kubernetes/left.kubeconfig", "auth", "whoami"];
+    let answer = node.machine()?.run(&argv)?;
+    ensure!(answer.contains("system:node:gateway-1"), "{answer}");
+    Ok(())
+}
