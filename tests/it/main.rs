@@ -11,3 +11,4 @@ mod outages;
 #[path = "../support/mod.rs"]
 mod support;
 mod teardown;
+mod units;
