@@ -5,9 +5,11 @@ mod baseline;
 mod certificates;
 mod command;
 mod config;
+mod cri;
 mod join;
 mod outage;
 mod outages;
+mod pod_print;
 #[path = "../support/mod.rs"]
 mod support;
 mod teardown;

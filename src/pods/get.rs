@@ -1,0 +1,153 @@
+//! `edge pod get`: which pods were asked for, and what is said where there are none. The words and
+//! exit codes are kubectl's.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::print::{Asked, Output, Style, print};
+use crate::kube::{Error, FieldSelector, LabelSelector, meta};
+
+/// The fields that the API server lets pods be selected by.
+const FIELDS: [&str; 9] = [
+    "metadata.name",
+    "metadata.namespace",
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "spec.hostNetwork",
+    "status.phase",
+    "status.podIP",
+];
+/// Those that have no value in most pods.
+const MORE_FIELDS: [&str; 2] = ["status.podIPs", "status.nominatedNodeName"];
+
+/// Which pods.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// By name; empty for all that the selectors match.
+    pub names: Vec<String>,
+    /// Where; `None` for all namespaces.
+    pub namespace: Option<String>,
+    /// `-l`.
+    pub labels: Option<String>,
+    /// `--field-selector`.
+    pub fields: Option<String>,
+    /// `--ignore-not-found`.
+    pub ignore_not_found: bool,
+}
+
+/// What to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// For standard output.
+    pub text: String,
+    /// A line each for standard error.
+    pub notes: Vec<String>,
+    /// Exit code 1.
+    pub failed: bool,
+}
+
+/// The pods that `query` is about, and the names that there are none of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Selected<'a> {
+    /// In the order of the names, or as they came.
+    pub pods: Vec<&'a Value>,
+    /// As kubectl reports each.
+    pub missing: Vec<String>,
+}
+
+/// Picks from `pods`, which are all there are, sorted by namespace and name.
+///
+/// # Errors
+/// In kubectl's words, `error: ` or `Error from server` included.
+pub fn select<'a>(pods: &'a [Value], query: &Query) -> Result<Selected<'a>, String> {
+    let selecting = query.labels.is_some() || query.fields.is_some();
+    if selecting && !query.names.is_empty() {
+        return Err("error: name cannot be provided when a selector is specified".to_owned());
+    }
+    if query.namespace.is_none() && !query.names.is_empty() {
+        return Err("error: a resource cannot be retrieved by name across all namespaces".to_owned());
+    }
+    let labels: LabelSelector = parse(query, query.labels.as_deref())?;
+    let fields: FieldSelector = parse(query, query.fields.as_deref())?;
+    check_fields(query)?;
+    let here = |pod: &&Value| query.namespace.is_none() || meta::namespace(pod) == query.namespace.as_deref();
+    if query.names.is_empty() {
+        let found = pods.iter().filter(here).filter(|pod| labels.matches(pod) && fields.matches(pod));
+        return Ok(Selected { pods: found.collect(), missing: Vec::new() });
+    }
+    let mut selected = Selected { pods: Vec::new(), missing: Vec::new() };
+    for name in &query.names {
+        match pods.iter().filter(here).find(|pod| meta::name(pod) == Some(name)) {
+            Some(pod) => selected.pods.push(pod),
+            None if query.ignore_not_found => {}
+            None => selected.missing.push(not_found(name)),
+        }
+    }
+    Ok(selected)
+}
+
+/// kubectl's words for a pod that is not there.
+pub fn not_found(name: &str) -> String {
+    format!("Error from server (NotFound): pods \"{name}\" not found")
+}
+
+/// What `edge pod get` says of `pods` at `now`.
+pub fn get(pods: &[Value], query: &Query, style: &Style, now: Timestamp) -> Answer {
+    let fail = |error: String| Answer { text: String::new(), notes: vec![error], failed: true };
+    let Selected { pods: found, missing } = match select(pods, query) {
+        Ok(selected) => selected,
+        Err(error) => return fail(error),
+    };
+    let failed = !missing.is_empty();
+    if found.is_empty() && !query.names.is_empty() {
+        return Answer { text: String::new(), notes: missing, failed };
+    }
+    let shown: Vec<Value> = found.into_iter().cloned().collect();
+    let asked = if query.names.len() == 1 { Asked::One } else { Asked::Many };
+    let text = match print(style, &shown, asked, now) {
+        Ok(text) => text,
+        Err(error) => return fail(format!("error: {error}")),
+    };
+    let mut notes = missing;
+    if shown.is_empty() && matches!(style.output, Output::Table { .. }) {
+        notes.push(match &query.namespace {
+            Some(namespace) => format!("No resources found in {namespace} namespace."),
+            None => "No resources found".to_owned(),
+        });
+    }
+    Answer { text, notes, failed }
+}
+
+fn parse<T: std::str::FromStr<Err = Error> + Default>(
+    query: &Query,
+    text: Option<&str>,
+) -> Result<T, String> {
+    match text {
+        None => Ok(T::default()),
+        Some(text) => text.parse().map_err(|error| match error {
+            Error::ParseSelector { reason, .. } => refused(query, &reason),
+            other => refused(query, &other.to_string()),
+        }),
+    }
+}
+
+fn check_fields(query: &Query) -> Result<(), String> {
+    for term in query.fields.as_deref().unwrap_or_default().split(',').filter(|t| !t.is_empty()) {
+        let field = term.split(['=', '!']).next().unwrap_or(term).trim();
+        if !FIELDS.contains(&field) && !MORE_FIELDS.contains(&field) {
+            return Err(refused(query, &format!("field label not supported: {field}")));
+        }
+    }
+    Ok(())
+}
+
+fn refused(query: &Query, reason: &str) -> String {
+    let labels = query.labels.as_deref().unwrap_or_default();
+    let fields = query.fields.as_deref().unwrap_or_default();
+    format!(
+        "Error from server (BadRequest): Unable to find \"/v1, Resource=pods\" that match label selector \
+         \"{labels}\", field selector \"{fields}\": {reason}"
+    )
+}
