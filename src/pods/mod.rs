@@ -1,5 +1,10 @@
 //! What an operator at the gateway needs when kubectl in the cloud cannot help: pods as they are at this
 //! moment, shown as kubectl shows them, restarted, looked into, healed; and the images that they need kept.
 
+pub mod exec;
 pub mod get;
+pub mod logs;
+pub mod observe;
 pub mod print;
+pub mod restart;
+pub mod view;

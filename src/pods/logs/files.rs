@@ -1,0 +1,88 @@
+//! Where a container's log lies: `ROOT/NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log`, and beside it what was rotated:
+//! `ATTEMPT.log.TIME`, later `ATTEMPT.log.TIME.gz`.
+
+use std::path::{Path, PathBuf};
+
+use super::Error;
+
+/// The log folder of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFolder {
+    pub(super) path: PathBuf,
+    pub(super) container: String,
+}
+
+/// Which run of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The newest.
+    Current,
+    /// The one before it.
+    Previous,
+}
+
+impl LogFolder {
+    /// Under `root` (`/var/log/pods`), for a pod by the uid under which the kubelet runs it.
+    pub fn new(root: &Path, namespace: &str, name: &str, uid: &str, container: &str) -> Self {
+        let path = root.join(format!("{namespace}_{name}_{uid}")).join(container);
+        Self { path, container: container.to_owned() }
+    }
+
+    /// The number of the attempt.
+    pub(super) fn attempt(&self, which: Which) -> Result<u32, Error> {
+        let mut attempts: Vec<u32> = self.names()?.iter().filter_map(|n| attempt_of(n)).collect();
+        attempts.sort_unstable();
+        attempts.dedup();
+        let newest = attempts.pop().ok_or_else(|| self.no_log())?;
+        match which {
+            Which::Current => Ok(newest),
+            Which::Previous => {
+                attempts.pop().ok_or_else(|| Error::NoPrevious { container: self.container.clone() })
+            }
+        }
+    }
+
+    /// The files of an attempt, oldest first; the last one is written to.
+    pub(super) fn files(&self, attempt: u32) -> Result<Vec<PathBuf>, Error> {
+        let current = format!("{attempt}.log");
+        let mut rotated: Vec<String> = Vec::new();
+        for name in self.names()? {
+            // While a file is being compressed it is there as `….tmp`, too.
+            let is_rotated = name.strip_prefix(&current).is_some_and(|rest| rest.starts_with('.'));
+            if is_rotated && !name.ends_with(".tmp") {
+                rotated.push(name);
+            }
+        }
+        rotated.sort_unstable();
+        // A name and the same compressed: the first is about to be removed.
+        let compressed: Vec<String> =
+            rotated.iter().filter_map(|n| n.strip_suffix(".gz")).map(str::to_owned).collect();
+        rotated.retain(|name| !compressed.contains(name));
+        Ok(rotated.into_iter().chain([current]).map(|name| self.path.join(name)).collect())
+    }
+
+    /// The file that is written to.
+    pub(super) fn current(&self, attempt: u32) -> PathBuf {
+        self.path.join(format!("{attempt}.log"))
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let failed = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::NotFound => self.no_log(),
+            _ => Error::Read { path: self.path.clone(), source },
+        };
+        let entries = std::fs::read_dir(&self.path).map_err(failed)?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.collect())
+    }
+
+    fn no_log(&self) -> Error {
+        let folder = self.path.parent().unwrap_or(&self.path).to_path_buf();
+        Error::NoLog { container: self.container.clone(), folder }
+    }
+}
+
+fn attempt_of(name: &str) -> Option<u32> {
+    let (attempt, rest) = name.split_once('.')?;
+    (rest == "log" || rest.starts_with("log.")).then(|| attempt.parse().ok())?
+}

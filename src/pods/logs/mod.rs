@@ -1,0 +1,77 @@
+//! Container logs from the runtime's files under `/var/log/pods`, with or without a kubelet: rotated and
+//! compressed ones too, and followed over rotation and restart.
+
+mod files;
+mod follow;
+mod line;
+mod read;
+
+use std::io;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+pub use files::{LogFolder, Which};
+pub use follow::follow;
+pub use line::Line;
+pub use read::read;
+
+/// Which lines, and how they look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The last so many lines.
+    pub tail: Option<usize>,
+    /// None older than this.
+    pub since: Option<Timestamp>,
+    /// Each line with its time before it.
+    pub timestamps: bool,
+}
+
+/// Why a log cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No log of the container at all.
+    #[error("no log of container `{container}` in `{}` hint: it has not been started yet", folder.display())]
+    NoLog {
+        /// The container's name.
+        container: String,
+        /// The pod's log folder.
+        folder: PathBuf,
+    },
+    /// Only one attempt so far.
+    #[error("previous terminated container `{container}` not found")]
+    NoPrevious {
+        /// The container's name.
+        container: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Whoever takes the lines takes no more.
+    #[error("cannot write the log: {0}")]
+    Write(io::Error),
+}
+
+/// Takes a line of the log as it is to be shown, with its newline.
+pub type Sink<'s> = &'s mut (dyn FnMut(&[u8]) -> io::Result<()> + Send);
+
+impl Options {
+    /// A line as it is shown; `None` for one that is too old.
+    fn show(&self, line: &Line) -> Option<Vec<u8>> {
+        if self.since.is_some_and(|since| line.time.is_some_and(|time| time < since)) {
+            return None;
+        }
+        let mut shown = Vec::with_capacity(line.text.len() + 32);
+        if self.timestamps {
+            shown.extend_from_slice(line.stamp.as_bytes());
+            shown.push(b' ');
+        }
+        shown.extend_from_slice(&line.text);
+        Some(shown)
+    }
+}

@@ -1,0 +1,89 @@
+//! Asks the runtime, and merges its answer into the cached pods. Where the runtime cannot be asked, the pods are
+//! those of the cache, and the reason is told.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::view::{Details, merge, questions};
+use crate::cri::{self, Runtime, State};
+
+/// Calls to the runtime under way at one time.
+const AT_ONCE: usize = 8;
+
+/// The pods at one moment.
+#[derive(Debug)]
+pub struct Observed {
+    /// Sorted by namespace and name.
+    pub pods: Vec<Value>,
+    /// What the runtime has; empty when it could not be asked.
+    pub state: State,
+    /// Why the runtime could not be asked: the pods are as they were last heard of.
+    pub runtime: Result<(), cri::Error>,
+}
+
+/// `cached` pods and the runtime, merged at `now`.
+pub async fn observe(runtime: &Runtime, cached: Vec<Value>, now: Timestamp) -> Observed {
+    match look(runtime, &cached).await {
+        Ok((state, details)) => {
+            let pods = merge(cached, &state, &details, now);
+            Observed { pods, state, runtime: Ok(()) }
+        }
+        Err(error) => Observed { pods: cached, state: State::default(), runtime: Err(error) },
+    }
+}
+
+async fn look(runtime: &Runtime, cached: &[Value]) -> Result<(State, Details), cri::Error> {
+    let state = runtime.state().await?;
+    let asked = questions(cached, &state);
+    let mut details = Details::default();
+    let mut containers = stream::iter(asked.containers)
+        .map(|id| async move { runtime.container(&id).await })
+        .buffer_unordered(AT_ONCE);
+    while let Some(answer) = containers.next().await {
+        match answer {
+            Ok(status) => {
+                details.containers.insert(status.id.clone(), status);
+            }
+            // It was removed since the list was made; the next look sees it.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut sandboxes = stream::iter(asked.sandboxes)
+        .map(|id| async move { runtime.sandbox(&id).await })
+        .buffer_unordered(AT_ONCE);
+    while let Some(answer) = sandboxes.next().await {
+        match answer {
+            Ok((status, _)) => {
+                let network = status.network.unwrap_or_default();
+                let more = network.additional_ips.into_iter().map(|ip| ip.ip);
+                let all: Vec<String> =
+                    std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect();
+                details.addresses.insert(status.id, all);
+            }
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((state, details))
+}
+
+/// Whether a kubelet answers at `healthz` (host and port) within a second.
+pub async fn kubelet_is_up(healthz: &str) -> bool {
+    let asked = async {
+        let stream = tokio::net::TcpStream::connect(healthz).await.ok()?;
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.ok()?;
+        let connection = tokio::spawn(connection);
+        let request = http::Request::get("/healthz").header("host", healthz);
+        let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).ok()?;
+        let answer = sender.send_request(request).await.ok()?;
+        connection.abort();
+        Some(answer.status().is_success())
+    };
+    tokio::time::timeout(Duration::from_secs(1), asked).await.ok().flatten().unwrap_or(false)
+}

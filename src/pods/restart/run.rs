@@ -1,0 +1,98 @@
+//! Carries a plan out, and waits for what the kubelet makes of it. A plan carried out twice at once restarts once:
+//! stopping what has stopped is no error, and both see the new containers.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+
+use super::{Plan, Target};
+use crate::cri::{Error, Runtime, State, v1};
+use crate::pods::view::live;
+
+/// Between two looks at the runtime while waiting.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A container that runs after the restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restarted {
+    /// The spec's name.
+    pub name: String,
+    /// The new id.
+    pub id: String,
+}
+
+/// How waiting ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All that must run do.
+    Running(Vec<Restarted>),
+    /// Time is up.
+    TimedOut {
+        /// Those that run again.
+        running: Vec<Restarted>,
+        /// The names of those that do not.
+        missing: Vec<String>,
+    },
+}
+
+/// Stops what the plan names. When it returns, the kubelet's part begins.
+///
+/// # Errors
+/// The runtime's. What was not stopped by then still runs.
+pub async fn carry_out(runtime: &Runtime, plan: &Plan) -> Result<(), Error> {
+    try_join_all(plan.containers.iter().map(|target| stop(runtime, target))).await?;
+    for target in plan.sidecars.iter().rev() {
+        stop(runtime, target).await?;
+    }
+    if let Some(sandbox) = &plan.sandbox {
+        gone_is_fine(runtime.stop_sandbox(sandbox).await)?;
+        gone_is_fine(runtime.remove_sandbox(sandbox).await)?;
+    }
+    Ok(())
+}
+
+/// Waits until the expected containers run, at most `timeout`.
+///
+/// # Errors
+/// The runtime's, when it cannot be asked.
+pub async fn wait(runtime: &Runtime, plan: &Plan, timeout: Duration) -> Result<Outcome, Error> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        let state = runtime.state().await?;
+        let running = restarted(plan, &state);
+        if running.len() == plan.expected.len() {
+            return Ok(Outcome::Running(running));
+        }
+        if tokio::time::Instant::now() + LOOK > deadline {
+            let missing = plan.expected.iter().filter(|name| !running.iter().any(|r| r.name == **name));
+            return Ok(Outcome::TimedOut { missing: missing.cloned().collect(), running });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The expected containers that run and are none of those that were stopped.
+fn restarted(plan: &Plan, state: &State) -> Vec<Restarted> {
+    let live = live(state);
+    let Some(pod) = live.get(plan.uid.as_str()) else { return Vec::new() };
+    if plan.sandbox.is_some() && pod.sandbox.map(|s| &s.id) == plan.sandbox.as_ref() {
+        return Vec::new();
+    }
+    let stopped = |id: &str| plan.containers.iter().chain(&plan.sidecars).any(|target| target.id == id);
+    let newest = plan.expected.iter().filter_map(|name| Some((name, pod.newest(name)?)));
+    newest
+        .filter(|(_, c)| c.state() == v1::ContainerState::ContainerRunning && !stopped(&c.id))
+        .map(|(name, c)| Restarted { name: name.clone(), id: c.id.clone() })
+        .collect()
+}
+
+async fn stop(runtime: &Runtime, target: &Target) -> Result<(), Error> {
+    gone_is_fine(runtime.stop_container(&target.id, target.grace).await)
+}
+
+fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}
