@@ -1,5 +1,6 @@
 //! Every test that goes through the public doors: one binary, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 
 mod baseline;
 mod certificates;
@@ -12,5 +13,8 @@ mod outages;
 mod pod_print;
 #[path = "../support/mod.rs"]
 mod support;
+mod join;
+mod store;
+mod store_crash;
 mod teardown;
 mod units;

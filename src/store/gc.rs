@@ -1,0 +1,318 @@
+//! Removing what nobody needs.
+//!
+//! What is needed is marked and the rest's rows removed in one transaction of the writer, so that no
+//! push falls between the two. Files go after the commit, each only while its row is still gone.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::error::During;
+use super::{Error, Store, failpoint};
+use crate::sys::clock;
+use crate::sys::digest::Digest;
+use crate::sys::durable;
+
+/// Files removed in one piece of the writer's time.
+const SLICE: usize = 100;
+
+/// What a collection may remove.
+#[derive(Clone, Debug)]
+pub struct GcSettings {
+    /// What was stored or used within this time stays: somebody may be about to refer to it.
+    pub grace: Duration,
+    /// Bytes that may be held by pull-through alone; the least recently used goes beyond them.
+    pub pull_through_limit: Option<u64>,
+    /// Uploads that nobody wrote to within this time go.
+    pub uploads: Duration,
+}
+
+impl Default for GcSettings {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self { grace: day, pull_through_limit: None, uploads: 7 * day }
+    }
+}
+
+/// What a collection removed, or would remove.
+#[derive(Clone, Debug, Default)]
+pub struct GcPlan {
+    /// Blobs and manifests that are here.
+    pub blobs: u64,
+    /// Those among them that go, with their bytes.
+    pub remove: Vec<(Digest, u64)>,
+    /// Names of pull-through that go for the limit, as `repository:tag`.
+    pub evict: Vec<String>,
+    /// Files in the blobs' folders that no row names.
+    pub orphans: u64,
+    /// Uploads given up.
+    pub uploads: u64,
+}
+
+impl GcPlan {
+    /// Bytes that are freed.
+    pub fn bytes(&self) -> u64 {
+        self.remove.iter().map(|(_, size)| size).sum()
+    }
+}
+
+/// Starts of the transfers that are under way, in seconds since 1970.
+#[derive(Default)]
+pub(super) struct Holds(Mutex<BTreeMap<u64, i64>>);
+
+/// While it lives, nothing that was stored since it was made is collected, however long that takes.
+pub struct Hold {
+    store: Store,
+    id: u64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.store.inner.holds.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+impl Store {
+    /// Keeps what is stored from now on until the hold is dropped; for imports and mirror runs.
+    pub fn hold(&self) -> Hold {
+        let mut holds = self.inner.holds.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = holds.last_key_value().map_or(0, |(last, _)| last + 1);
+        holds.insert(id, clock::now().as_second());
+        Hold { store: self.clone(), id }
+    }
+
+    /// What a collection would remove now.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn plan_gc(&self, settings: &GcSettings) -> Result<GcPlan, Error> {
+        let (cutoff, recent) = self.spared(settings);
+        let limit = settings.pull_through_limit;
+        self.inner.writer.write(move |batch| {
+            let mark = mark(batch.tx, cutoff, &recent, limit)?;
+            let plan = plan_of(batch.tx, &mark)?;
+            batch.tx.execute_batch("DROP TABLE temp.keep").during("end a mark")?;
+            Ok(plan)
+        })
+    }
+
+    /// Removes what nobody needs.
+    ///
+    /// # Errors
+    /// Where the database or the folders cannot be changed; what was removed by then stays removed.
+    pub fn collect(&self, settings: &GcSettings) -> Result<GcPlan, Error> {
+        self.flush_used()?;
+        let (cutoff, recent) = self.spared(settings);
+        let limit = settings.pull_through_limit;
+        let mut plan = self.inner.writer.write(move |batch| {
+            let mark = mark(batch.tx, cutoff, &recent, limit)?;
+            let plan = plan_of(batch.tx, &mark)?;
+            sweep_rows(batch.tx, &mark)?;
+            Ok(plan)
+        })?;
+        self.changed();
+        for slice in plan.remove.chunks(SLICE) {
+            self.remove_files(slice.iter().map(|(digest, _)| digest.clone()).collect())?;
+        }
+        let before = clock::now().as_second() - seconds(settings.grace);
+        plan.orphans = self.remove_orphans(before)?;
+        plan.uploads = self.drop_stale_uploads(clock::now().as_second() - seconds(settings.uploads))?;
+        Ok(plan)
+    }
+
+    /// The last second that counts as old, and the blobs that this process used lately.
+    fn spared(&self, settings: &GcSettings) -> (i64, Vec<i64>) {
+        let now = clock::now().as_second();
+        let holds = self.inner.holds.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = holds.values().min().copied().unwrap_or(i64::MAX);
+        ((held - 1).min(now - seconds(settings.grace)), self.recently_used(settings.grace))
+    }
+
+    /// Unlinks files on the writer's thread, so that no upload of the same bytes is renamed in between.
+    fn remove_files(&self, digests: Vec<Digest>) -> Result<u64, Error> {
+        let store = self.clone();
+        self.inner.writer.write(move |batch| {
+            let mut removed = 0;
+            for digest in digests {
+                let known: bool = batch
+                    .tx
+                    .prepare_cached("SELECT EXISTS (SELECT 1 FROM blob WHERE digest = ?1 AND state = 1)")
+                    .and_then(|mut q| q.query_row([digest.as_str()], |row| row.get(0)))
+                    .during("find a blob")?;
+                let path = store.blob_path(&digest);
+                if !known {
+                    failpoint::pass("gc-unlink");
+                    match std::fs::remove_file(&path) {
+                        Ok(()) => removed += 1,
+                        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(e) => return Err(durable::named(e, "remove", &path).into()),
+                    }
+                }
+            }
+            Ok(removed)
+        })
+    }
+
+    /// Removes files of blobs that no row names, older than `before`: left by a power cut between a
+    /// rename and its commit, or between a sweep and its unlinking.
+    fn remove_orphans(&self, before: i64) -> Result<u64, Error> {
+        let mut found = Vec::new();
+        for algorithm in ["sha256", "sha512"] {
+            let folder = self.inner.settings.folder.join("blobs").join(algorithm);
+            for shard in list(&folder)? {
+                for path in list(&shard)? {
+                    let hex = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                    let Ok(digest) = format!("{algorithm}:{hex}").parse::<Digest>() else { continue };
+                    let old =
+                        std::fs::metadata(&path).is_ok_and(|meta| meta.mtime().max(meta.ctime()) < before);
+                    if old {
+                        found.push(digest);
+                    }
+                }
+            }
+        }
+        let mut removed = 0;
+        for slice in found.chunks(SLICE) {
+            removed += self.remove_files(slice.to_vec())?;
+        }
+        Ok(removed)
+    }
+}
+
+fn seconds(period: Duration) -> i64 {
+    i64::try_from(period.as_secs()).unwrap_or(i64::MAX / 2)
+}
+
+fn list(folder: &std::path::Path) -> Result<Vec<PathBuf>, Error> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(e) => Err(durable::named(e, "list", folder).into()),
+    }
+}
+
+/// The keys of refs that go: repository, name, owner, and how people write them.
+type Evicted = Vec<(i64, String, i64, String)>;
+
+/// Fills `temp.keep` with the rows of all blobs that are needed; says which pull-through refs go.
+fn mark(tx: &Connection, cutoff: i64, recent: &[i64], limit: Option<u64>) -> Result<Evicted, Error> {
+    tx.execute_batch("DROP TABLE IF EXISTS temp.keep; CREATE TEMP TABLE keep (id INTEGER PRIMARY KEY)")
+        .during("begin a mark")?;
+    for id in recent {
+        tx.prepare_cached("INSERT OR IGNORE INTO temp.keep SELECT id FROM blob WHERE id = ?1")
+            .and_then(|mut q| q.execute([id]))
+            .during("mark")?;
+    }
+    let unlimited = i64::from(limit.is_none());
+    tx.execute(
+        "INSERT OR IGNORE INTO temp.keep
+         SELECT id FROM blob WHERE max(stored, used) > ?1 AND state <> 0
+         UNION SELECT f.blob FROM ref f JOIN owner o ON o.id = f.owner WHERE o.kind <> 2 OR ?2
+         UNION SELECT blob FROM chart UNION SELECT provenance FROM chart WHERE provenance IS NOT NULL
+         UNION SELECT blob FROM pin",
+        (cutoff, unlimited),
+    )
+    .during("mark roots")?;
+    close(tx)?;
+    match limit {
+        None => Ok(Vec::new()),
+        Some(limit) => mark_pulled(tx, limit),
+    }
+}
+
+/// Adds all that is linked to, or about, what is marked.
+fn close(tx: &Connection) -> Result<(), Error> {
+    tx.execute(
+        "INSERT OR IGNORE INTO temp.keep
+         WITH RECURSIVE needed (id) AS (
+           SELECT id FROM temp.keep
+           UNION SELECT l.child FROM link l JOIN needed ON l.parent = needed.id
+           UNION SELECT m.blob FROM manifest m JOIN needed ON m.subject = needed.id)
+         SELECT id FROM needed",
+        [],
+    )
+    .during("mark what is linked")?;
+    Ok(())
+}
+
+/// Marks pull-through refs, the most recently used first, for as long as their bytes fit.
+fn mark_pulled(tx: &Connection, limit: u64) -> Result<Evicted, Error> {
+    let mut query = tx
+        .prepare(
+            "SELECT f.repository, f.name, f.owner, f.blob, r.name FROM ref f JOIN owner o ON o.id = f.owner
+             JOIN repository r ON r.id = f.repository WHERE o.kind = 2 ORDER BY f.used DESC, f.stored DESC",
+        )
+        .during("list pull-through")?;
+    let refs: Vec<(i64, String, i64, i64, String)> = query
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
+        .and_then(Iterator::collect)
+        .during("list pull-through")?;
+    let below = "WITH RECURSIVE needed (id) AS (SELECT ?1
+        UNION SELECT l.child FROM link l JOIN needed ON l.parent = needed.id WHERE l.child NOT IN (SELECT id FROM temp.keep)
+        UNION SELECT m.blob FROM manifest m JOIN needed ON m.subject = needed.id WHERE m.blob NOT IN (SELECT id FROM temp.keep))";
+    let size = format!(
+        "{below} SELECT coalesce(sum(b.size), 0) FROM needed JOIN blob b ON b.id = needed.id
+         WHERE b.state = 1 AND b.id NOT IN (SELECT id FROM temp.keep)"
+    );
+    let insert = format!("INSERT OR IGNORE INTO temp.keep {below} SELECT id FROM needed");
+    let (mut total, mut full, mut evicted) = (0_u64, false, Vec::new());
+    for (repository, name, owner, blob, repository_name) in refs {
+        let more: u64 = tx
+            .prepare_cached(&size)
+            .and_then(|mut q| q.query_row([blob], |row| row.get(0)))
+            .during("size pull-through")?;
+        full |= more > 0 && total.saturating_add(more) > limit;
+        if full && more > 0 {
+            let between = if name.contains(':') { '@' } else { ':' };
+            let text = format!("{repository_name}{between}{name}");
+            evicted.push((repository, name, owner, text));
+            continue;
+        }
+        total += more;
+        tx.prepare_cached(&insert).and_then(|mut q| q.execute([blob])).during("mark pull-through")?;
+    }
+    Ok(evicted)
+}
+
+fn plan_of(tx: &Connection, evicted: &Evicted) -> Result<GcPlan, Error> {
+    let mut plan =
+        GcPlan { evict: evicted.iter().map(|(.., text)| text.clone()).collect(), ..GcPlan::default() };
+    plan.blobs = tx
+        .query_row("SELECT count(*) FROM blob WHERE state = 1", [], |row| row.get(0))
+        .during("count blobs")?;
+    let mut query = tx
+        .prepare("SELECT digest, size FROM blob WHERE state = 1 AND id NOT IN (SELECT id FROM temp.keep) ORDER BY digest")
+        .during("list garbage")?;
+    let mut rows = query.query([]).during("list garbage")?;
+    while let Some(row) = rows.next().during("list garbage")? {
+        let digest: String = row.get(0).during("list garbage")?;
+        if let Ok(digest) = digest.parse() {
+            plan.remove.push((digest, row.get(1).during("list garbage")?));
+        }
+    }
+    Ok(plan)
+}
+
+/// Removes the rows of all that is not marked.
+fn sweep_rows(tx: &Connection, evicted: &Evicted) -> Result<(), Error> {
+    for (repository, name, owner, _) in evicted {
+        tx.execute(
+            "DELETE FROM ref WHERE repository = ?1 AND name = ?2 AND owner = ?3",
+            (repository, name, owner),
+        )
+        .during("evict")?;
+    }
+    tx.execute_batch(
+        "DELETE FROM manifest WHERE blob NOT IN (SELECT id FROM temp.keep);
+         DELETE FROM link WHERE parent NOT IN (SELECT id FROM temp.keep);
+         DELETE FROM member WHERE blob NOT IN (SELECT id FROM temp.keep);
+         DELETE FROM blob WHERE id NOT IN (SELECT id FROM temp.keep)
+           AND id NOT IN (SELECT child FROM link) AND id NOT IN (SELECT subject FROM manifest WHERE subject IS NOT NULL);
+         UPDATE blob SET state = 0 WHERE id NOT IN (SELECT id FROM temp.keep);
+         DROP TABLE temp.keep;",
+    )
+    .during("sweep")
+}

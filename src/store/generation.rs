@@ -1,0 +1,248 @@
+//! Generations: sets of refs that change together, and the trust state that moves with them.
+//!
+//! A bundle's import and a mirror's run make one; the last three of each owner are kept, and going
+//! back is one row. The highest sequence number and the time floor never go back.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::chart::insert_chart;
+use super::error::During;
+use super::manifest::add_closure;
+use super::refs::Owner;
+use super::{Error, NewChart, Store, blob};
+use crate::sys::clock;
+use crate::sys::digest::Digest;
+
+/// Generations kept of each owner, the one in force among them.
+const KEPT: u64 = 3;
+
+/// All refs, charts and pins that an owner has from now on.
+#[derive(Clone, Debug, Default)]
+pub struct StateOf {
+    /// Its names; the manifests are stored already.
+    pub refs: Vec<StateRef>,
+    /// Its charts; the packages are stored already.
+    pub charts: Vec<StateChart>,
+    /// What it needs besides.
+    pub pins: Vec<Digest>,
+    /// What made it, for the history.
+    pub note: String,
+}
+
+/// One name of a new generation.
+#[derive(Clone, Debug)]
+pub struct StateRef {
+    /// `<host>/<path>`.
+    pub repository: String,
+    /// A tag or a digest.
+    pub name: String,
+    /// The manifest.
+    pub digest: Digest,
+}
+
+/// One chart of a new generation.
+pub type StateChart = NewChart;
+
+/// What changes in the trust state, in the same transaction. Values only rise.
+#[derive(Clone, Debug, Default)]
+pub struct TrustUpdate {
+    /// The version of the root that is pinned from now on.
+    pub root_version: Option<u64>,
+    /// A stream and the sequence number of what was accepted; must be above the highest seen.
+    pub seq: Option<(String, u64)>,
+    /// Seconds since 1970 that are known to have passed.
+    pub time_floor: Option<i64>,
+}
+
+/// One generation of an owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Its number; rises by one with each.
+    pub number: u64,
+    /// When it was made, in seconds since 1970.
+    pub made: i64,
+    /// What made it.
+    pub note: String,
+    /// Whether it is in force.
+    pub current: bool,
+}
+
+impl Store {
+    /// Puts a new generation of `owner` in force, all of it or nothing, and says its number.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`] for what is not stored, [`Error::Rollback`] for an old sequence number.
+    pub fn flip(&self, owner: &Owner, state: StateOf, trust: TrustUpdate) -> Result<u64, Error> {
+        let owner = owner.clone();
+        let number = self.inner.writer.write(move |batch| {
+            let tx = batch.tx;
+            update_trust(tx, &trust)?;
+            let (id, _) = owner.row(tx)?;
+            let number: u64 = tx
+                .query_row(
+                    "SELECT coalesce(max(number), 0) + 1 FROM generation WHERE owner = ?1",
+                    [id],
+                    |r| r.get(0),
+                )
+                .during("number a generation")?;
+            let now = clock::now().as_second();
+            for entry in &state.refs {
+                add_ref(tx, id, number, entry, now)?;
+            }
+            for chart in &state.charts {
+                insert_chart(tx, chart, id, number)?;
+            }
+            set_owner_pins(tx, &owner, &state.pins)?;
+            tx.execute(
+                "INSERT INTO generation (owner, number, made, note) VALUES (?1, ?2, ?3, ?4)",
+                (id, number, now, &state.note),
+            )
+            .during("note a generation")?;
+            tx.execute("UPDATE owner SET current = ?2 WHERE id = ?1", (id, number))
+                .during("flip a generation")?;
+            drop_old(tx, id)?;
+            Ok(number)
+        })?;
+        self.changed();
+        Ok(number)
+    }
+
+    /// Puts an earlier generation in force again; the trust state stays.
+    ///
+    /// # Errors
+    /// [`Error::GenerationUnknown`] where it is not kept.
+    pub fn roll_back(&self, owner: &Owner, number: u64) -> Result<(), Error> {
+        let owner = owner.clone();
+        self.inner.writer.write(move |batch| {
+            let changed = batch
+                .tx
+                .execute(
+                    "UPDATE owner SET current = ?3 WHERE kind = ?1 AND name = ?2 AND EXISTS
+                     (SELECT 1 FROM generation g WHERE g.owner = owner.id AND g.number = ?3)",
+                    (owner.kind(), owner.name(), number),
+                )
+                .during("roll back")?;
+            if changed == 0 {
+                return Err(Error::GenerationUnknown { owner: owner.to_string(), wanted: number });
+            }
+            Ok(())
+        })?;
+        self.changed();
+        Ok(())
+    }
+
+    /// The generations kept of `owner`, the newest first.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn generations(&self, owner: &Owner) -> Result<Vec<Generation>, Error> {
+        self.inner.readers.read(|c| {
+            let mut query = c
+                .prepare_cached(
+                    "SELECT g.number, g.made, g.note, g.number = o.current FROM generation g
+                     JOIN owner o ON o.id = g.owner WHERE o.kind = ?1 AND o.name = ?2 ORDER BY g.number DESC",
+                )
+                .during("list generations")?;
+            let rows = query
+                .query_map((owner.kind(), owner.name()), |r| {
+                    Ok(Generation { number: r.get(0)?, made: r.get(1)?, note: r.get(2)?, current: r.get(3)? })
+                })
+                .during("list generations")?;
+            rows.collect::<Result<_, _>>().during("list generations")
+        })
+    }
+
+    /// Changes the trust state alone, as pinning a root does.
+    ///
+    /// # Errors
+    /// [`Error::Rollback`] for an old sequence number.
+    pub fn update_trust(&self, update: TrustUpdate) -> Result<(), Error> {
+        self.inner.writer.write(move |batch| update_trust(batch.tx, &update))
+    }
+
+    /// A value of the trust state: `root-version`, `time-floor`, or `seq:<stream>`.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn trust_value(&self, key: &str) -> Result<Option<i64>, Error> {
+        self.inner.readers.read(|c| {
+            c.query_row("SELECT value FROM trust WHERE key = ?1", [key], |r| r.get(0))
+                .optional()
+                .during("read the trust state")
+        })
+    }
+}
+
+fn add_ref(tx: &Connection, owner: i64, number: u64, entry: &StateRef, now: i64) -> Result<(), Error> {
+    let manifest: Option<i64> = tx
+        .prepare_cached(
+            "SELECT b.id FROM blob b JOIN manifest m ON m.blob = b.id WHERE b.digest = ?1 AND b.state = 1",
+        )
+        .and_then(|mut q| q.query_row([entry.digest.as_str()], |r| r.get(0)).optional())
+        .during("find a manifest")?;
+    let manifest = manifest.ok_or_else(|| Error::BlobUnknown(entry.digest.clone()))?;
+    let repository = blob::repository_id(tx, &entry.repository)?;
+    add_closure(tx, repository, manifest)?;
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO ref (repository, name, owner, generation, blob, stored, used)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+    )
+    .and_then(|mut q| q.execute((repository, &entry.name, owner, number, manifest, now)))
+    .during("set a ref")?;
+    Ok(())
+}
+
+fn set_owner_pins(tx: &Connection, owner: &Owner, pins: &[Digest]) -> Result<(), Error> {
+    let holder = owner.to_string();
+    tx.execute("DELETE FROM pin WHERE holder = ?1", [&holder]).during("remove pins")?;
+    for digest in pins {
+        let blob = blob::here(tx, digest)?.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;
+        tx.execute("INSERT OR IGNORE INTO pin (holder, blob) VALUES (?1, ?2)", (&holder, blob))
+            .during("pin a blob")?;
+    }
+    Ok(())
+}
+
+/// Forgets generations beyond those kept. The one in force is kept whatever its number.
+fn drop_old(tx: &Connection, owner: i64) -> Result<(), Error> {
+    let old = "(SELECT number FROM generation WHERE owner = ?1 AND number NOT IN
+        (SELECT number FROM generation WHERE owner = ?1 ORDER BY number DESC LIMIT ?2)
+        AND number <> (SELECT current FROM owner WHERE id = ?1))";
+    for statement in [
+        format!("DELETE FROM ref WHERE owner = ?1 AND generation IN {old}"),
+        format!("DELETE FROM chart WHERE owner = ?1 AND generation IN {old}"),
+        format!("DELETE FROM generation WHERE owner = ?1 AND number IN {old}"),
+    ] {
+        tx.execute(&statement, (owner, KEPT)).during("forget old generations")?;
+    }
+    Ok(())
+}
+
+fn update_trust(tx: &Connection, update: &TrustUpdate) -> Result<(), Error> {
+    let rise = |key: &str, value: i64| {
+        tx.execute(
+            "INSERT INTO trust (key, value) VALUES (?1, ?2)
+             ON CONFLICT (key) DO UPDATE SET value = max(value, ?2)",
+            (key, value),
+        )
+        .during("note the trust state")
+    };
+    if let Some((stream, seq)) = &update.seq {
+        let key = format!("seq:{stream}");
+        let highest: Option<u64> = tx
+            .query_row("SELECT value FROM trust WHERE key = ?1", [&key], |r| r.get(0))
+            .optional()
+            .during("read the trust state")?;
+        if let Some(highest) = highest.filter(|highest| seq <= highest) {
+            return Err(Error::Rollback { stream: stream.clone(), seq: *seq, highest });
+        }
+        rise(&key, i64::try_from(*seq).unwrap_or(i64::MAX))?;
+    }
+    if let Some(version) = update.root_version {
+        rise("root-version", i64::try_from(version).unwrap_or(i64::MAX))?;
+    }
+    if let Some(floor) = update.time_floor {
+        rise("time-floor", floor)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,359 @@
+//! Refs: which manifest a name stands for, and whose word that is.
+
+use std::fmt;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::error::During;
+use super::{Error, Store, blob};
+use crate::sys::clock;
+use crate::sys::digest::Digest;
+
+/// Whose a ref is. The order is that of precedence.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    /// A stream of signed bundles.
+    Bundle(String),
+    /// The mirror.
+    Mirror,
+    /// What clients asked for and an upstream had.
+    PullThrough,
+    /// What clients pushed.
+    Push,
+}
+
+impl Owner {
+    pub(super) fn kind(&self) -> i64 {
+        match self {
+            Self::Bundle(_) => 0,
+            Self::Mirror => 1,
+            Self::PullThrough => 2,
+            Self::Push => 3,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Bundle(stream) => stream,
+            _ => "",
+        }
+    }
+
+    pub(super) fn from_row(kind: i64, name: String) -> Option<Self> {
+        match kind {
+            0 => Some(Self::Bundle(name)),
+            1 => Some(Self::Mirror),
+            2 => Some(Self::PullThrough),
+            3 => Some(Self::Push),
+            _ => None,
+        }
+    }
+
+    /// Its row and the generation in force; made where it is new.
+    pub(super) fn row(&self, tx: &Connection) -> Result<(i64, u64), Error> {
+        tx.prepare_cached(
+            "INSERT INTO owner (kind, name, current) VALUES (?1, ?2, 0)
+             ON CONFLICT (kind, name) DO UPDATE SET kind = ?1 RETURNING id, current",
+        )
+        .and_then(|mut q| q.query_row((self.kind(), self.name()), |row| Ok((row.get(0)?, row.get(1)?))))
+        .during("find an owner")
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundle(stream) => write!(f, "bundle stream `{stream}`"),
+            Self::Mirror => f.write_str("mirror"),
+            Self::PullThrough => f.write_str("pull-through"),
+            Self::Push => f.write_str("push"),
+        }
+    }
+}
+
+/// One effective name of a repository.
+#[derive(Clone, Debug)]
+pub struct Ref {
+    /// `<host>/<path>`.
+    pub repository: String,
+    /// A tag, or a digest.
+    pub name: String,
+    /// What it stands for.
+    pub digest: Digest,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Bytes of the manifest.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+    /// When it was set, in seconds since 1970.
+    pub stored: i64,
+    /// When it was last used, in seconds since 1970, an hour more or less.
+    pub used: i64,
+}
+
+/// A repository and how many names it has.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    /// `<host>/<path>`.
+    pub name: String,
+}
+
+const EFFECTIVE: &str = "ref f JOIN owner o ON o.id = f.owner AND o.current = f.generation";
+
+impl Store {
+    /// The tags of `repository` in order, those after `after`, at most `limit`. `None` where there is no
+    /// such repository.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn tags(&self, repository: &str, after: &str, limit: usize) -> Result<Option<Vec<String>>, Error> {
+        self.inner.readers.read(|c| {
+            let id: Option<i64> = c
+                .prepare_cached("SELECT id FROM repository WHERE name = ?1")
+                .and_then(|mut q| q.query_row([repository], |row| row.get(0)).optional())
+                .during("find a repository")?;
+            let Some(id) = id else { return Ok(None) };
+            let sql = format!(
+                "SELECT DISTINCT f.name FROM {EFFECTIVE} WHERE f.repository = ?1 AND f.name > ?2
+                 AND instr(f.name, ':') = 0 ORDER BY f.name LIMIT ?3"
+            );
+            let mut query = c.prepare_cached(&sql).during("list tags")?;
+            let rows = query.query_map((id, after, limit), |row| row.get(0)).during("list tags")?;
+            rows.collect::<Result<_, _>>().map(Some).during("list tags")
+        })
+    }
+
+    /// Repositories that hold something, in order, those after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn repositories(&self, after: &str, limit: usize) -> Result<Vec<Repository>, Error> {
+        self.inner.readers.read(|c| {
+            let mut query = c
+                .prepare_cached(
+                    "SELECT name FROM repository r WHERE name > ?1 AND EXISTS
+                     (SELECT 1 FROM member m WHERE m.repository = r.id) ORDER BY name LIMIT ?2",
+                )
+                .during("list repositories")?;
+            let rows = query
+                .query_map((after, limit), |row| Ok(Repository { name: row.get(0)? }))
+                .during("list repositories")?;
+            rows.collect::<Result<_, _>>().during("list repositories")
+        })
+    }
+
+    /// The effective refs of one repository, or of all, in order.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn refs(&self, repository: Option<&str>) -> Result<Vec<Ref>, Error> {
+        let sql = format!(
+            "SELECT r.name, f.name, b.digest, o.kind, o.name, b.size, m.media_type, f.stored, f.used
+             FROM {EFFECTIVE} JOIN repository r ON r.id = f.repository JOIN blob b ON b.id = f.blob
+             JOIN manifest m ON m.blob = b.id WHERE ?1 IS NULL OR r.name = ?1
+             ORDER BY r.name, f.name, o.kind, o.name"
+        );
+        self.inner.readers.read(|c| {
+            let mut query = c.prepare_cached(&sql).during("list refs")?;
+            let mut rows = query.query([repository]).during("list refs")?;
+            let mut refs: Vec<Ref> = Vec::new();
+            while let Some(row) = rows.next().during("list refs")? {
+                let Some(found) = ref_of(row).during("list refs")? else { continue };
+                let shadowed = refs
+                    .last()
+                    .is_some_and(|last| last.repository == found.repository && last.name == found.name);
+                if !shadowed {
+                    refs.push(found);
+                }
+            }
+            Ok(refs)
+        })
+    }
+
+    /// Removes a tag on behalf of `by`. False where there is no such tag.
+    ///
+    /// # Errors
+    /// [`Error::Owned`] where it belongs to somebody who goes before.
+    pub fn remove_tag(&self, repository: &str, tag: &str, by: &Owner) -> Result<bool, Error> {
+        let (repository, tag, by) = (repository.to_owned(), tag.to_owned(), by.clone());
+        let removed = self.inner.writer.write(move |batch| {
+            let id = blob::repository_id(batch.tx, &repository)?;
+            refuse_owned(batch.tx, &repository, id, &by, "f.name = ?2", &tag)?;
+            batch
+                .tx
+                .execute(
+                    "DELETE FROM ref WHERE repository = ?1 AND name = ?2 AND EXISTS
+                     (SELECT 1 FROM owner o WHERE o.id = ref.owner AND o.current = ref.generation)",
+                    (id, &tag),
+                )
+                .during("remove a tag")
+        })?;
+        self.changed();
+        Ok(removed > 0)
+    }
+
+    /// Removes a manifest from `repository`, with all its tags there, on behalf of `by`. False where it is
+    /// not there. Its bytes go when nobody needs them.
+    ///
+    /// # Errors
+    /// [`Error::Owned`] where a tag belongs to somebody who goes before.
+    pub fn remove_manifest(&self, repository: &str, digest: &Digest, by: &Owner) -> Result<bool, Error> {
+        let (repository, digest, by) = (repository.to_owned(), digest.clone(), by.clone());
+        let removed = self.inner.writer.write(move |batch| {
+            let id = blob::repository_id(batch.tx, &repository)?;
+            let filter = "f.blob = (SELECT id FROM blob WHERE digest = ?2)";
+            refuse_owned(batch.tx, &repository, id, &by, filter, digest.as_str())?;
+            let blob = "(SELECT id FROM blob WHERE digest = ?2)";
+            batch
+                .tx
+                .execute(
+                    &format!(
+                        "DELETE FROM ref WHERE repository = ?1 AND blob = {blob} AND EXISTS
+                         (SELECT 1 FROM owner o WHERE o.id = ref.owner AND o.current = ref.generation)"
+                    ),
+                    (id, digest.as_str()),
+                )
+                .during("remove a manifest's tags")?;
+            batch
+                .tx
+                .execute(
+                    &format!("DELETE FROM member WHERE repository = ?1 AND kind = 1 AND blob = {blob}"),
+                    (id, digest.as_str()),
+                )
+                .during("remove a manifest")
+        })?;
+        self.changed();
+        Ok(removed > 0)
+    }
+
+    /// Sets what `holder` needs whatever refs say, in place of what it needed before. Digests that are
+    /// not here are left out.
+    ///
+    /// # Errors
+    /// Where the database cannot be written to.
+    pub fn set_pins(&self, holder: &str, digests: Vec<Digest>) -> Result<(), Error> {
+        let holder = holder.to_owned();
+        self.inner.writer.write(move |batch| {
+            batch.tx.execute("DELETE FROM pin WHERE holder = ?1", [&holder]).during("remove pins")?;
+            for digest in digests {
+                if let Some(blob) = blob::here(batch.tx, &digest)? {
+                    batch
+                        .tx
+                        .execute("INSERT OR IGNORE INTO pin (holder, blob) VALUES (?1, ?2)", (&holder, blob))
+                        .during("pin a blob")?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Who needs a manifest or blob: refs, as `repository:tag`, and pins, as `pin of <holder>`, in any generation kept.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn needed_by(&self, digest: &Digest) -> Result<Vec<String>, Error> {
+        self.inner.readers.read(|c| {
+            let mut query = c
+                .prepare_cached(
+                    "WITH RECURSIVE above (id) AS (SELECT id FROM blob WHERE digest = ?1
+                       UNION SELECT l.parent FROM link l JOIN above ON l.child = above.id)
+                     SELECT DISTINCT r.name || iif(instr(f.name, ':'), '@', ':') || f.name FROM above
+                       JOIN ref f ON f.blob = above.id JOIN repository r ON r.id = f.repository
+                     UNION SELECT 'pin of ' || p.holder FROM above JOIN pin p ON p.blob = above.id
+                     UNION SELECT 'chart ' || c.name || '-' || c.version FROM above
+                       JOIN chart c ON c.blob = above.id OR c.provenance = above.id",
+                )
+                .during("find who needs a blob")?;
+            let rows =
+                query.query_map([digest.as_str()], |row| row.get(0)).during("find who needs a blob")?;
+            rows.collect::<Result<_, _>>().during("find who needs a blob")
+        })
+    }
+}
+
+fn ref_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Ref>> {
+    let digest: String = row.get(2)?;
+    let owner = Owner::from_row(row.get(3)?, row.get(4)?);
+    let (Ok(digest), Some(owner)) = (digest.parse(), owner) else { return Ok(None) };
+    Ok(Some(Ref {
+        repository: row.get(0)?,
+        name: row.get(1)?,
+        digest,
+        owner,
+        size: row.get(5)?,
+        media_type: row.get(6)?,
+        stored: row.get(7)?,
+        used: row.get(8)?,
+    }))
+}
+
+/// Refuses where a name that `filter` (over `f`, with the value as `?2`) selects belongs to one before `by`.
+fn refuse_owned(
+    tx: &Connection,
+    repository: &str,
+    id: i64,
+    by: &Owner,
+    filter: &str,
+    value: &str,
+) -> Result<(), Error> {
+    // Push and pull-through may remove what the other put there: both are clients' doings.
+    let least = by.kind().min(2);
+    let sql = format!(
+        "SELECT f.name, o.kind, o.name FROM {EFFECTIVE} WHERE f.repository = ?1 AND {filter} AND o.kind < ?3 LIMIT 1"
+    );
+    let owned = tx
+        .prepare_cached(&sql)
+        .and_then(|mut q| {
+            q.query_row((id, value, least), |r| {
+                Ok((r.get::<_, String>(0)?, Owner::from_row(r.get(1)?, r.get(2)?)))
+            })
+            .optional()
+        })
+        .during("find an owner")?;
+    match owned {
+        Some((name, owner)) => Err(Error::Owned {
+            repository: repository.to_owned(),
+            name,
+            owner: owner.map_or_else(|| "somebody else".into(), |owner| owner.to_string()),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to set `tag` for `by` where somebody who goes before has it: the change would not be seen.
+pub(super) fn may_change(
+    tx: &Connection,
+    repository: &str,
+    id: i64,
+    tag: &str,
+    by: &Owner,
+) -> Result<(), Error> {
+    refuse_owned(tx, repository, id, by, "f.name = ?2", tag)
+}
+
+/// Points a name at a manifest in the owner's generation in force.
+pub(super) fn set(
+    tx: &Connection,
+    repository: i64,
+    name: &str,
+    manifest: i64,
+    owner: &Owner,
+) -> Result<(), Error> {
+    let (owner_id, generation) = owner.row(tx)?;
+    if *owner == Owner::Push {
+        // What was pulled through before would hide what is pushed now.
+        tx.prepare_cached(
+            "DELETE FROM ref WHERE repository = ?1 AND name = ?2 AND owner IN (SELECT id FROM owner WHERE kind = 2)",
+        )
+        .and_then(|mut q| q.execute((repository, name)))
+        .during("set a ref")?;
+    }
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO ref (repository, name, owner, generation, blob, stored, used)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+    )
+    .and_then(|mut q| q.execute((repository, name, owner_id, generation, manifest, clock::now().as_second())))
+    .during("set a ref")?;
+    Ok(())
+}

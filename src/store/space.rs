@@ -1,0 +1,23 @@
+//! How much may still be written: the file system's free space less a reserve.
+
+use super::{Error, Store};
+
+/// Inodes left below which nothing new is begun.
+const INODES: u64 = 128;
+
+impl Store {
+    /// Refuses when `bytes` more would eat into the reserve.
+    pub(super) fn room_for(&self, bytes: u64) -> Result<(), Error> {
+        let settings = &self.inner.settings;
+        let folder = &settings.folder;
+        let stat = nix::sys::statvfs::statvfs(folder)
+            .map_err(|e| crate::sys::durable::named(e.into(), "read the free space of", folder))?;
+        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+        let needed = bytes.saturating_add(settings.reserve);
+        let inodes = stat.files() == 0 || stat.files_available() >= INODES;
+        if free < needed || !inodes {
+            return Err(Error::Full { folder: folder.display().to_string(), free, needed });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,297 @@
+//! Uploads: bytes that arrive piece by piece, hashed as they come, and become a blob at the end.
+//!
+//! An upload is a file named by its id. It survives a restart: the hash is computed again from the
+//! file. One caller at a time has it.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Blob, Error, Store, blob, failpoint};
+use crate::sys::digest::{Algorithm, Digest, Hasher};
+use crate::sys::durable;
+
+/// Names an upload; cannot be guessed.
+pub type UploadId = uuid::Uuid;
+
+/// Bytes after which the free space is looked at again.
+const LOOK: u64 = 8 << 20;
+
+/// What is remembered of uploads that this process has seen.
+#[derive(Default)]
+pub(super) struct Sessions(Mutex<HashMap<UploadId, Session>>);
+
+enum Session {
+    /// Somebody has it.
+    Busy,
+    /// Nobody has it; the hash of its first bytes.
+    Idle(Box<Hasher>, u64),
+}
+
+/// An upload that this caller has to itself. Dropped, it can be taken up again.
+pub struct Upload {
+    store: Store,
+    id: UploadId,
+    path: PathBuf,
+    file: File,
+    /// `None` once it is finished or given up.
+    hasher: Option<Hasher>,
+    algorithm: Algorithm,
+    offset: u64,
+    looked: u64,
+}
+
+/// An upload that is whole, hashed and synced, and has only to be renamed.
+#[derive(Debug)]
+pub struct Ready {
+    pub(super) path: PathBuf,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+impl Store {
+    /// Begins an upload whose digest will be of `algorithm` (any other works too, and costs a second
+    /// reading). `size` is what is announced, 0 if nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Full`] where there is no room.
+    pub fn begin_upload(&self, algorithm: Algorithm, size: u64) -> Result<Upload, Error> {
+        self.room_for(size)?;
+        let id = UploadId::new_v4();
+        let path = self.upload_path(id);
+        failpoint::pass("upload-create");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| durable::named(e, "create", &path))?;
+        self.sessions().insert(id, Session::Busy);
+        let hasher = Some(Hasher::new(algorithm));
+        Ok(Upload { store: self.clone(), id, path, file, hasher, algorithm, offset: 0, looked: 0 })
+    }
+
+    /// Takes up an upload again, also one that an earlier process began.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`], or [`Error::UploadBusy`] while another request has it.
+    pub fn resume_upload(&self, id: UploadId) -> Result<Upload, Error> {
+        let path = self.upload_path(id);
+        let known = match self.sessions().insert(id, Session::Busy) {
+            Some(Session::Busy) => return Err(Error::UploadBusy(id.to_string())),
+            Some(Session::Idle(hasher, offset)) => Some((*hasher, offset)),
+            None => None,
+        };
+        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        let resumed = opened.and_then(|mut file| {
+            let (hasher, offset) = match known {
+                Some(known) => known,
+                None => hash_file(&mut file, Algorithm::Sha256)?,
+            };
+            file.set_len(offset)?;
+            file.seek(SeekFrom::Start(offset))?;
+            Ok((file, hasher, offset))
+        });
+        match resumed {
+            Ok((file, hasher, offset)) => {
+                let algorithm = hasher.algorithm();
+                let hasher = Some(hasher);
+                Ok(Upload { store: self.clone(), id, path, file, hasher, algorithm, offset, looked: offset })
+            }
+            Err(e) => {
+                self.sessions().remove(&id);
+                if e.kind() == io::ErrorKind::NotFound {
+                    return Err(Error::UploadUnknown(id.to_string()));
+                }
+                Err(durable::named(e, "open", &path).into())
+            }
+        }
+    }
+
+    /// Stores a small blob whole.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::DigestMismatch`].
+    pub fn add_blob(&self, repository: Option<&str>, digest: &Digest, bytes: &[u8]) -> Result<Blob, Error> {
+        let mut upload = self.begin_upload(digest.algorithm(), bytes.len() as u64)?;
+        let written = upload.write(bytes);
+        match written {
+            Ok(()) => upload.commit(digest, repository),
+            Err(e) => {
+                upload.cancel();
+                Err(e)
+            }
+        }
+    }
+
+    fn upload_path(&self, id: UploadId) -> PathBuf {
+        self.inner.settings.folder.join("uploads").join(id.to_string())
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Session>> {
+        self.inner.uploads.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes uploads that nobody has written to since `before` (seconds since 1970).
+    pub(super) fn drop_stale_uploads(&self, before: i64) -> Result<u64, Error> {
+        use std::os::unix::fs::MetadataExt;
+        let folder = self.inner.settings.folder.join("uploads");
+        let mut dropped = 0;
+        for entry in std::fs::read_dir(&folder).map_err(|e| durable::named(e, "list", &folder))? {
+            let Ok(entry) = entry else { continue };
+            let Ok(meta) = entry.metadata() else { continue };
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<UploadId>().ok());
+            let busy = id.is_some_and(|id| matches!(self.sessions().get(&id), Some(Session::Busy)));
+            if meta.mtime() < before && !busy && std::fs::remove_file(entry.path()).is_ok() {
+                dropped += 1;
+                if let Some(id) = id {
+                    self.sessions().remove(&id);
+                }
+            }
+        }
+        Ok(dropped)
+    }
+}
+
+impl Upload {
+    /// Its name.
+    pub fn id(&self) -> UploadId {
+        self.id
+    }
+
+    /// Bytes taken so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// A second handle to its bytes, for readers that follow while it grows.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened.
+    pub fn reader(&self) -> Result<File, Error> {
+        Ok(File::open(&self.path).map_err(|e| durable::named(e, "open", &self.path))?)
+    }
+
+    /// Takes the next bytes. After an error nothing of them was taken.
+    ///
+    /// # Errors
+    /// [`Error::Full`] where there is no room.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.offset + bytes.len() as u64 > self.looked + LOOK || self.looked == 0 {
+            self.store.room_for(bytes.len() as u64)?;
+            self.looked = self.offset + 1;
+        }
+        if let Err(e) = self.file.write_all(bytes) {
+            // What was half written is cut off again; should that fail too, the next try starts at the offset all the same.
+            let _ = self.file.set_len(self.offset);
+            let _ = self.file.seek(SeekFrom::Start(self.offset));
+            return Err(durable::named(e, "write", &self.path).into());
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Checks the digest, and brings the bytes to disk.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`]; the upload is gone then.
+    pub fn finish(mut self, digest: &Digest) -> Result<Ready, Error> {
+        let hasher = match self.hasher.take() {
+            Some(hasher) if self.algorithm == digest.algorithm() => hasher,
+            _ => hash_file(&mut self.file, digest.algorithm())?.0,
+        };
+        let actual = hasher.finish();
+        if actual != *digest {
+            self.remove();
+            return Err(Error::DigestMismatch { expected: digest.clone(), actual });
+        }
+        failpoint::pass("upload-sync");
+        let synced = self.file.sync_all();
+        failpoint::pass("upload-synced");
+        if let Err(e) = synced {
+            self.remove();
+            return Err(durable::named(e, "sync", &self.path).into());
+        }
+        self.store.sessions().remove(&self.id);
+        Ok(Ready { path: self.path.clone(), digest: actual, size: self.offset })
+    }
+
+    /// Finishes it as a blob, which can be fetched through `repository` if one is given.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`]; the upload is gone then.
+    pub fn commit(self, digest: &Digest, repository: Option<&str>) -> Result<Blob, Error> {
+        let store = self.store.clone();
+        let ready = self.finish(digest)?;
+        let (size, repository) = (ready.size, repository.map(str::to_owned));
+        let placing = store.clone();
+        let id = store.inner.writer.write(move |batch| {
+            let id = placing.place(batch, &ready)?;
+            if let Some(repository) = repository {
+                let repository = blob::repository_id(batch.tx, &repository)?;
+                blob::add_member(batch.tx, repository, id, blob::BLOB)?;
+            }
+            Ok(id)
+        })?;
+        store.touch(id);
+        Ok(store.found(digest, size))
+    }
+
+    /// Gives it up; its bytes are removed.
+    pub fn cancel(mut self) {
+        self.hasher = None;
+        self.remove();
+    }
+
+    fn remove(&mut self) {
+        self.store.sessions().remove(&self.id);
+        // One that stays is removed as stale later.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(hasher) = self.hasher.take() {
+            self.store.sessions().insert(self.id, Session::Idle(Box::new(hasher), self.offset));
+        }
+    }
+}
+
+/// The hash of a whole file from its start, and its length.
+fn hash_file(file: &mut File, algorithm: Algorithm) -> io::Result<(Hasher, u64)> {
+    let mut hasher = Hasher::new(algorithm);
+    let length = read_through(file, |piece| hasher.update(piece))?;
+    Ok((hasher, length))
+}
+
+/// Hands a file's bytes from its start to `take`, and says how many there were.
+pub(super) fn read_through(file: &mut File, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut length = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(n) => {
+                take(&buffer[..n]);
+                length += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Whether a file's bytes still hash to `digest`.
+pub(super) fn matches(path: &Path, digest: &Digest) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    Ok(hash_file(&mut file, digest.algorithm())?.0.finish() == *digest)
+}

@@ -1,0 +1,113 @@
+//! The one thread that writes: runs what callers hand it, many in one transaction.
+//!
+//! Each piece of work runs in a savepoint of its own, so that one that fails takes nothing else
+//! with it. Folders that files were renamed into are synced before the commit, once each.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use rusqlite::Connection;
+
+use super::error::During;
+use super::{Error, failpoint};
+use crate::sys::durable;
+
+/// The most pieces of work that share a transaction.
+const BATCH: usize = 64;
+
+/// Told whether the transaction was committed.
+type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
+type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Done + Send>;
+
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What a piece of work can use: the transaction, and the folders it changed.
+pub(super) struct Batch<'a> {
+    pub(super) tx: &'a Connection,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Batch<'_> {
+    /// Has the folder that holds `path` synced before the commit.
+    pub(super) fn sync_folder_of(&mut self, path: &Path) {
+        if let Some(folder) = path.parent() {
+            self.folders.insert(folder.to_owned());
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection) -> Result<Self, Error> {
+        let (jobs, work) = mpsc::channel();
+        // The thread ends when the last handle to the store is dropped and the channel closes.
+        std::thread::Builder::new().name("store-writer".into()).spawn(move || run(&connection, &work))?;
+        Ok(Self { jobs })
+    }
+
+    /// Runs `change` in a transaction and returns when it is on disk.
+    pub(super) fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Batch<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        let job: Job = Box::new(move |batch| {
+            let result = in_savepoint(batch, change);
+            Box::new(move |committed| {
+                let result = match committed {
+                    Ok(()) => result,
+                    Err(why) => result.and(Err(Error::Commit(why))),
+                };
+                // A caller that went away does not want to know.
+                let _ = reply.send(result);
+            })
+        });
+        self.jobs.send(job).map_err(|_| Error::Closed)?;
+        answer.recv().map_err(|_| Error::Closed)?
+    }
+}
+
+fn in_savepoint<T>(
+    batch: &mut Batch<'_>,
+    change: impl FnOnce(&mut Batch<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    batch.tx.execute_batch("SAVEPOINT job").during("begin a change")?;
+    let result = change(batch);
+    let end = if result.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    batch.tx.execute_batch(end).during("end a change")?;
+    result
+}
+
+fn run(connection: &Connection, work: &mpsc::Receiver<Job>) {
+    while let Ok(first) = work.recv() {
+        let mut batch = Batch { tx: connection, folders: BTreeSet::new() };
+        let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        let mut done = vec![first(&mut batch)];
+        while done.len() < BATCH
+            && let Ok(next) = work.try_recv()
+        {
+            done.push(next(&mut batch));
+        }
+        let committed = begun.map_err(|e| e.to_string()).and_then(|()| commit(&batch));
+        if committed.is_err() {
+            // The error that led here is told; a rollback that fails too is cured by the next BEGIN.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        for tell in done {
+            tell(committed.clone());
+        }
+    }
+}
+
+fn commit(batch: &Batch<'_>) -> Result<(), String> {
+    for folder in &batch.folders {
+        failpoint::pass("folder-sync");
+        durable::sync_folder_of(&folder.join("x")).map_err(|e| e.to_string())?;
+    }
+    failpoint::pass("commit");
+    batch.tx.execute_batch("COMMIT").map_err(|e| e.to_string())?;
+    failpoint::pass("committed");
+    Ok(())
+}
