@@ -1,0 +1,300 @@
+//! The client of upstream registries: manifests, blobs, tags, with tokens, redirects and resumption.
+//!
+//! Credentials go to the registry that they are for and the token server it names, never along a redirect.
+//! Plain HTTP is spoken to loopback, or where it was allowed for that upstream.
+
+mod fetch;
+mod token;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode, header};
+use reqwest::Url;
+
+use super::Credentials;
+
+pub use fetch::{FetchedBlob, FetchedManifest, HeadManifest};
+
+const CONNECT: Duration = Duration::from_secs(5);
+const READ: Duration = Duration::from_secs(30);
+const REDIRECTS: usize = 5;
+
+/// A registry to fetch from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Upstream {
+    /// What images call it, `docker.io`.
+    pub host: String,
+    /// Where it is, `https://registry-1.docker.io`.
+    pub url: String,
+    /// Plain HTTP is allowed even where it is not on loopback.
+    pub insecure: bool,
+}
+
+impl Upstream {
+    /// The registry at `host` itself, over HTTPS.
+    pub fn of_host(host: &str) -> Self {
+        let host = super::canonical_host(host);
+        let server = if host == "docker.io" { "registry-1.docker.io" } else { host };
+        Self { host: host.into(), url: format!("https://{server}"), insecure: false }
+    }
+}
+
+/// What the client needs to know.
+#[derive(Clone, Debug, Default)]
+pub struct ClientSettings {
+    /// What to show to whom.
+    pub credentials: Credentials,
+    /// Certificates of authorities (DER) that are trusted beside the system's.
+    pub authorities: Vec<Vec<u8>>,
+}
+
+/// Why an upstream did not give what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It has no such thing.
+    #[error("`{0}` is not there")]
+    NotFound(String),
+    /// It wants another credential.
+    #[error("`{0}` is refused; hint: give a credential for this registry in docker's config.json")]
+    Unauthorized(String),
+    /// It has had enough of us.
+    #[error("`{url}` is rate limited for {} s", wait.as_secs())]
+    RateLimited {
+        /// What was asked for.
+        url: String,
+        /// When to come again.
+        wait: Duration,
+    },
+    /// No answer.
+    #[error("cannot reach `{url}`: {why}")]
+    Unreachable {
+        /// What was asked for.
+        url: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// An answer that is of no use.
+    #[error("`{url}` answered {status}")]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The answer.
+        status: StatusCode,
+    },
+    /// What came is not what its digest says.
+    #[error("`{url}` is not what its digest says")]
+    Digest {
+        /// What was asked for.
+        url: String,
+    },
+    /// More came than is taken.
+    #[error("`{url}` is larger than {most} bytes")]
+    TooLarge {
+        /// What was asked for.
+        url: String,
+        /// The most, in bytes.
+        most: u64,
+    },
+    /// It would have to be asked in the clear.
+    #[error("`{0}` is not https; hint: allow plain HTTP for this upstream if it is in your own network")]
+    Insecure(String),
+    /// The client itself cannot be set up.
+    #[error("cannot set up the client of registries: {0}")]
+    Setup(String),
+}
+
+impl Error {
+    /// Whether the upstream could not be asked at all, so that it need not be asked again at once.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::RateLimited { .. } => true,
+            Self::Status { status, .. } => status.is_server_error(),
+            _ => false,
+        }
+    }
+}
+
+/// Fetches from upstream registries. One for the whole process.
+pub struct Client {
+    http: reqwest::Client,
+    credentials: Credentials,
+    tokens: Mutex<HashMap<(String, String), token::Token>>,
+}
+
+impl Client {
+    /// Sets up TLS with the system's authorities and those given.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] for a certificate that cannot be read.
+    pub fn new(settings: ClientSettings) -> Result<Self, Error> {
+        let tls = tls(&settings.authorities)?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .read_timeout(READ)
+            .pool_idle_timeout(Duration::from_secs(60))
+            .user_agent(concat!("edge/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| Error::Setup(chain(&e)))?;
+        Ok(Self { http, credentials: settings.credentials, tokens: Mutex::default() })
+    }
+
+    /// Asks, with a credential or token where the registry wants one, and follows redirects.
+    async fn ask(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        path: &str,
+        scope: &str,
+        headers: HeaderMap,
+    ) -> Result<reqwest::Response, Error> {
+        let text = format!("{}{path}", upstream.url.trim_end_matches('/'));
+        let url = Url::parse(&text).map_err(|e| Error::Setup(format!("`{text}`: {e}")))?;
+        allowed(&url, upstream.insecure)?;
+        let key = (upstream.url.clone(), scope.to_owned());
+        let mut authorization = self.remembered(&key);
+        let mut asked_for_token = false;
+        loop {
+            let response =
+                self.follow(upstream, &method, url.clone(), &headers, authorization.as_deref()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED || asked_for_token {
+                return checked(response, &text);
+            }
+            asked_for_token = true;
+            let challenges: Vec<String> = response
+                .headers()
+                .get_all(header::WWW_AUTHENTICATE)
+                .iter()
+                .filter_map(|v| v.to_str().ok().map(str::to_owned))
+                .collect();
+            let token = token::answer(self, upstream, &challenges, scope)
+                .await?
+                .ok_or_else(|| Error::Unauthorized(text.clone()))?;
+            authorization = Some(token.value.clone());
+            self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), token);
+        }
+    }
+
+    fn remembered(&self, key: &(String, String)) -> Option<String> {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.retain(|_, token| token.is_valid());
+        tokens.get(key).map(|token| token.value.clone())
+    }
+
+    async fn follow(
+        &self,
+        upstream: &Upstream,
+        method: &Method,
+        url: Url,
+        headers: &HeaderMap,
+        authorization: Option<&str>,
+    ) -> Result<reqwest::Response, Error> {
+        let origin = url.origin();
+        let mut url = url;
+        for _ in 0..=REDIRECTS {
+            let mut request = self.http.request(method.clone(), url.clone()).headers(headers.clone());
+            if let Some(authorization) = authorization.filter(|_| url.origin() == origin) {
+                request = request.header(header::AUTHORIZATION, authorization);
+            }
+            let response = request.send().await.map_err(|e| unreachable(&e, &url))?;
+            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
+                return Ok(response);
+            }
+            let to = response.headers().get(header::LOCATION).and_then(|v| v.to_str().ok());
+            let next = to.and_then(|to| url.join(to).ok());
+            let Some(next) = next else {
+                return Err(Error::Status { url: clean(&url), status: response.status() });
+            };
+            if url.scheme() == "https" && next.scheme() != "https" {
+                return Err(Error::Insecure(clean(&next)));
+            }
+            allowed(&next, upstream.insecure)?;
+            url = next;
+        }
+        Err(Error::Unreachable { url: clean(&url), why: "it redirects without end".into() })
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+fn tls(authorities: &[Vec<u8>]) -> Result<rustls::ClientConfig, Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    // A system without certificates can still mirror from registries whose authority is given.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for authority in authorities {
+        roots.add(authority.clone().into()).map_err(|e| Error::Setup(format!("a given authority: {e}")))?;
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::Setup(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// Plain HTTP only to loopback, unless it was allowed.
+fn allowed(url: &Url, insecure: bool) -> Result<(), Error> {
+    let loopback = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if loopback || insecure => Ok(()),
+        _ => Err(Error::Insecure(clean(url))),
+    }
+}
+
+/// An address without what may be secret in it: signed redirects carry tokens in the query.
+fn clean(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    // Neither fails for an address with a host, and others are not asked.
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    url.to_string()
+}
+
+fn checked(response: reqwest::Response, url: &str) -> Result<reqwest::Response, Error> {
+    let url = url.to_owned();
+    match response.status() {
+        status if status.is_success() => Ok(response),
+        StatusCode::NOT_FOUND => Err(Error::NotFound(url)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::Unauthorized(url)),
+        StatusCode::TOO_MANY_REQUESTS => {
+            Err(Error::RateLimited { url, wait: retry_after(response.headers()) })
+        }
+        status => Err(Error::Status { url, status }),
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Duration {
+    let value = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let seconds = value.trim().parse::<u64>().ok().or_else(|| {
+        let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+        u64::try_from(at.as_second() - crate::sys::clock::now().as_second()).ok()
+    });
+    Duration::from_secs(seconds.unwrap_or(60).clamp(1, 24 * 3600))
+}
+
+fn unreachable(error: &reqwest::Error, url: &Url) -> Error {
+    Error::Unreachable { url: clean(url), why: chain(&error) }
+}
+
+/// An error with its causes, less the address that reqwest puts into each.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

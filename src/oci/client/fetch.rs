@@ -1,0 +1,202 @@
+//! The requests: a manifest's head, a manifest, a blob from some byte on, the tags.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+
+use super::{Client, Error, Upstream};
+use crate::oci::manifest::{LARGEST, media};
+use crate::sys::digest::Digest;
+
+/// Pages of tags that are read of one repository.
+const PAGES: usize = 1000;
+
+/// What a registry says of a manifest without sending it.
+#[derive(Clone, Debug)]
+pub struct HeadManifest {
+    /// Its digest, if the registry says it.
+    pub digest: Option<Digest>,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// A manifest as it came.
+#[derive(Clone, Debug)]
+pub struct FetchedManifest {
+    /// Its bytes, untouched.
+    pub bytes: Bytes,
+    /// What they hash to.
+    pub digest: Digest,
+    /// The `Content-Type`.
+    pub media_type: String,
+}
+
+/// A blob on its way.
+#[derive(Debug)]
+pub struct FetchedBlob {
+    /// The first byte that comes; 0 where the registry does not resume.
+    pub offset: u64,
+    /// Bytes of the whole blob, if the registry says it.
+    pub size: Option<u64>,
+    response: reqwest::Response,
+    url: String,
+}
+
+impl FetchedBlob {
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] where the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let next = self.response.chunk().await;
+        next.map_err(|e| Error::Unreachable { url: self.url.clone(), why: super::chain(&e) })
+    }
+}
+
+impl Client {
+    /// Asks what a tag stands for, which costs nothing of a rate limit.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn head_manifest(
+        &self,
+        upstream: &Upstream,
+        path: &str,
+        name: &str,
+    ) -> Result<HeadManifest, Error> {
+        let response = self.manifest_request(upstream, Method::HEAD, path, name).await?;
+        let headers = response.headers();
+        let digest = text(headers, "docker-content-digest").parse().ok();
+        Ok(HeadManifest { digest, media_type: text(headers, "content-type").to_owned() })
+    }
+
+    /// Fetches a manifest and checks it against its digest, if it is asked for by one or comes with one.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn manifest(
+        &self,
+        upstream: &Upstream,
+        path: &str,
+        name: &str,
+    ) -> Result<FetchedManifest, Error> {
+        let response = self.manifest_request(upstream, Method::GET, path, name).await?;
+        let url = format!("{}/v2/{path}/manifests/{name}", upstream.url);
+        let media_type = text(response.headers(), "content-type").to_owned();
+        let announced: Option<Digest> = text(response.headers(), "docker-content-digest").parse().ok();
+        let expected = name.parse::<Digest>().ok().or(announced);
+        let bytes = take(response, LARGEST, &url).await?;
+        let digest = match expected {
+            Some(expected) if Digest::of(expected.algorithm(), &bytes) == expected => expected,
+            Some(_) => return Err(Error::Digest { url }),
+            None => Digest::sha256(&bytes),
+        };
+        Ok(FetchedManifest { bytes, digest, media_type })
+    }
+
+    async fn manifest_request(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        path: &str,
+        name: &str,
+    ) -> Result<reqwest::Response, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_str(&media::ACCEPTED.join(", ")).map_err(setup)?);
+        self.ask(upstream, method, &format!("/v2/{path}/manifests/{name}"), &pull(path), headers).await
+    }
+
+    /// Begins to fetch a blob from byte `offset` on. The caller checks the digest.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn blob(
+        &self,
+        upstream: &Upstream,
+        path: &str,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<FetchedBlob, Error> {
+        let mut headers = HeaderMap::new();
+        if offset > 0 {
+            headers.insert(header::RANGE, HeaderValue::from_str(&format!("bytes={offset}-")).map_err(setup)?);
+        }
+        let resource = format!("/v2/{path}/blobs/{digest}");
+        let url = format!("{}{resource}", upstream.url);
+        let response = self.ask(upstream, Method::GET, &resource, &pull(path), headers).await?;
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        let starts = text(response.headers(), "content-range").strip_prefix("bytes ");
+        let starts = starts.and_then(|range| range.split('-').next()?.parse::<u64>().ok());
+        let begin = match (partial, starts) {
+            (true, Some(at)) if at == offset => offset,
+            (true, _) => return Err(Error::Status { url, status: response.status() }),
+            (false, _) => 0,
+        };
+        let size = response.content_length().map(|length| begin + length);
+        Ok(FetchedBlob { offset: begin, size, response, url })
+    }
+
+    /// All tags of a repository.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn tags(&self, upstream: &Upstream, path: &str) -> Result<Vec<String>, Error> {
+        #[derive(Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let mut all = Vec::new();
+        let mut resource = format!("/v2/{path}/tags/list?n=1000");
+        for _ in 0..PAGES {
+            let response = self.ask(upstream, Method::GET, &resource, &pull(path), HeaderMap::new()).await?;
+            let next = next_page(text(response.headers(), "link"));
+            let url = format!("{}{resource}", upstream.url);
+            let bytes = take(response, 4 * LARGEST, &url).await?;
+            let page: Page = serde_json::from_slice(&bytes)
+                .map_err(|_| Error::Unreachable { url, why: "its answer is no list of tags".into() })?;
+            all.extend(page.tags.unwrap_or_default());
+            match next {
+                Some(next) => resource = next,
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The path and query of `<...>; rel="next"`. Another host's address is not followed.
+fn next_page(link: &str) -> Option<String> {
+    let address = link.split_once('<')?.1.split_once('>')?.0;
+    let path = match address.split_once("://") {
+        Some((_, rest)) => &rest[rest.find('/')?..],
+        None => address,
+    };
+    (link.contains("next") && path.starts_with("/v2/")).then(|| path.to_owned())
+}
+
+/// All of a small answer.
+pub(super) async fn take(mut response: reqwest::Response, most: usize, url: &str) -> Result<Bytes, Error> {
+    let mut all = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(piece)) => all.extend_from_slice(&piece),
+            Ok(None) => return Ok(all.into()),
+            Err(e) => return Err(Error::Unreachable { url: url.into(), why: super::chain(&e) }),
+        }
+        if all.len() > most {
+            return Err(Error::TooLarge { url: url.into(), most: most as u64 });
+        }
+    }
+}
+
+fn pull(path: &str) -> String {
+    format!("repository:{path}:pull")
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn setup(error: header::InvalidHeaderValue) -> Error {
+    Error::Setup(error.to_string())
+}

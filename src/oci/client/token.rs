@@ -1,0 +1,124 @@
+//! What a registry that answers 401 wants: basic credentials, or a token from the server it names.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use http::header;
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::{Client, Error, Upstream, allowed, checked, clean, unreachable};
+
+/// The most that a token server's answer may have, in bytes.
+const LARGEST: usize = 1 << 20;
+
+/// The value of an `Authorization` header, and until when it is good.
+pub(super) struct Token {
+    pub(super) value: String,
+    until: Instant,
+}
+
+impl Token {
+    pub(super) fn is_valid(&self) -> bool {
+        Instant::now() < self.until
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    access_token: String,
+    expires_in: Option<u64>,
+}
+
+/// The header to try again with; `None` where there is nothing to show.
+pub(super) async fn answer(
+    client: &Client,
+    upstream: &Upstream,
+    challenges: &[String],
+    scope: &str,
+) -> Result<Option<Token>, Error> {
+    for challenge in challenges {
+        let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return fetch(client, upstream, &parse(parameters), scope).await.map(Some);
+        }
+        if scheme.eq_ignore_ascii_case("basic")
+            && let Some(value) = basic(client, upstream)
+        {
+            return Ok(Some(Token { value, until: Instant::now() + Duration::from_secs(3600) }));
+        }
+    }
+    Ok(None)
+}
+
+fn basic(client: &Client, upstream: &Upstream) -> Option<String> {
+    let credential = client.credentials.for_host(&upstream.host)?;
+    let pair = format!("{}:{}", credential.user, credential.secret);
+    Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
+}
+
+async fn fetch(
+    client: &Client,
+    upstream: &Upstream,
+    parameters: &[(String, String)],
+    scope: &str,
+) -> Result<Token, Error> {
+    let find = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let realm = find("realm").unwrap_or_default();
+    let mut url =
+        Url::parse(realm).map_err(|e| Error::Unreachable { url: realm.into(), why: e.to_string() })?;
+    allowed(&url, upstream.insecure)?;
+    if let Some(service) = find("service") {
+        url.query_pairs_mut().append_pair("service", service);
+    }
+    url.query_pairs_mut().append_pair("scope", find("scope").unwrap_or(scope));
+    let mut request = client.http.get(url.clone());
+    if let Some(value) = basic(client, upstream) {
+        request = request.header(header::AUTHORIZATION, value);
+    }
+    let response = request.send().await.map_err(|e| unreachable(&e, &url))?;
+    let response = checked(response, &clean(&url))?;
+    let bytes = super::fetch::take(response, LARGEST, &clean(&url)).await?;
+    let answer: Answer = serde_json::from_slice(&bytes)
+        .map_err(|_| Error::Unreachable { url: clean(&url), why: "its answer holds no token".into() })?;
+    let token = if answer.token.is_empty() { answer.access_token } else { answer.token };
+    // The specification's default is a minute; some seconds less, so that it does not end on the way.
+    let lives = answer.expires_in.unwrap_or(60).clamp(10, 3600) - 5;
+    Ok(Token { value: format!("Bearer {token}"), until: Instant::now() + Duration::from_secs(lives) })
+}
+
+/// `key="value"` pairs parted by commas, commas within quotes being part of the value.
+fn parse(text: &str) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    let mut rest = text.trim();
+    while let Some((key, after)) = rest.split_once('=') {
+        let (value, after) = match after.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+            None => after.split_once(',').unwrap_or((after, "")),
+        };
+        pairs.push((key.trim().to_ascii_lowercase(), value.trim().to_owned()));
+        rest = after.trim_start_matches([',', ' ']);
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_challenge() {
+        let text = r#"realm="https://a.example/token",service=registry, scope="repository:a/b:pull,push""#;
+        let pairs = parse(text);
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let expected = [
+            ("realm", "https://a.example/token"),
+            ("service", "registry"),
+            ("scope", "repository:a/b:pull,push"),
+        ];
+        assert_eq!(pairs, expected);
+    }
+}

@@ -1,0 +1,134 @@
+//! Credentials for upstream registries, as `docker login` keeps them in `config.json`.
+//!
+//! Only plain entries are read: a credential helper is a program on the user's machine, not on a gateway.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+
+use base64::Engine;
+use serde::Deserialize;
+
+use super::canonical_host;
+
+/// A user and a password, or a token that stands for both.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Empty where there is only a token.
+    pub user: String,
+    /// The password, or what `docker login` keeps as identity token.
+    pub secret: String,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// Credentials by registry host.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    by_host: HashMap<String, Credential>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    auths: HashMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+struct Entry {
+    #[serde(default)]
+    auth: String,
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    password: String,
+    #[serde(default)]
+    identitytoken: String,
+}
+
+impl Credentials {
+    /// Reads docker's `config.json`.
+    ///
+    /// # Errors
+    /// One line that names the file and the entry; never the secret.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read(path).map_err(|e| format!("cannot read `{}`: {e}", path.display()))?;
+        Self::parse(&text).map_err(|e| format!("`{}` {e}", path.display()))
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        // The error of the parser quotes what it found, which may be a secret: only the place is told.
+        let file: File = serde_json::from_slice(text)
+            .map_err(|e| format!("is not a docker config.json: line {}, column {}", e.line(), e.column()))?;
+        let mut by_host = HashMap::new();
+        for (key, entry) in file.auths {
+            let credential =
+                entry.credential().ok_or_else(|| format!("has no readable `auth` for `{key}`"))?;
+            if let Some(credential) = credential {
+                by_host.insert(host_of(&key), credential);
+            }
+        }
+        Ok(Self { by_host })
+    }
+
+    /// Sets what a host takes.
+    pub fn set(&mut self, host: &str, credential: Credential) {
+        self.by_host.insert(canonical_host(host).to_owned(), credential);
+    }
+
+    /// What to show to a host.
+    pub fn for_host(&self, host: &str) -> Option<&Credential> {
+        self.by_host.get(canonical_host(host))
+    }
+}
+
+impl Entry {
+    /// `None` where it cannot be read, `Some(None)` where it is empty (a credential helper has it).
+    fn credential(self) -> Option<Option<Credential>> {
+        let (mut user, mut secret) = (self.username, self.password);
+        if !self.auth.is_empty() {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(self.auth.trim()).ok()?;
+            let decoded = String::from_utf8(decoded).ok()?;
+            let (name, password) = decoded.split_once(':')?;
+            (user, secret) = (name.to_owned(), password.trim_end_matches('\0').to_owned());
+        }
+        if !self.identitytoken.is_empty() {
+            (user, secret) = (String::new(), self.identitytoken);
+        }
+        Some((!secret.is_empty()).then_some(Credential { user, secret }))
+    }
+}
+
+/// `https://index.docker.io/v1/` is docker.io; other keys are hosts, some with a scheme or path.
+fn host_of(key: &str) -> String {
+    let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
+    canonical_host(rest.split('/').next().unwrap_or(rest)).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_docker_login_writes() {
+        let text = br#"{"auths":{"https://index.docker.io/v1/":{"auth":"dXNlcjpwYTpzcw=="},
+            "quay.io":{"identitytoken":"t0k"},"helper.io":{}},"credsStore":"desktop"}"#;
+        let read = Credentials::parse(text).unwrap();
+        let hub = read.for_host("registry-1.docker.io").unwrap();
+        assert_eq!((hub.user.as_str(), hub.secret.as_str()), ("user", "pa:ss"));
+        assert_eq!(read.for_host("quay.io").unwrap().secret, "t0k");
+        assert_eq!(read.for_host("helper.io"), None);
+        assert!(!format!("{read:?}").contains("pa:ss"));
+    }
+
+    #[test]
+    fn a_broken_file_is_told_without_its_secrets() {
+        let error = Credentials::parse(br#"{"auths":{"q.io":{"auth":"!!secret"}}}"#).unwrap_err();
+        assert!(error.contains("q.io") && !error.contains("secret"), "{error}");
+    }
+}

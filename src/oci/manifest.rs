@@ -1,0 +1,263 @@
+//! Manifests and indexes, of OCI and of Docker (schema 2): read for what they link to, never written.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::Platform;
+use crate::sys::digest::{Algorithm, Digest};
+
+/// Media types.
+pub mod media {
+    /// An OCI image or artifact manifest.
+    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// An OCI index.
+    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// A Docker image manifest, schema 2.
+    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    /// A Docker manifest list.
+    pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    /// All that edge can take, for the `Accept` header.
+    pub const ACCEPTED: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+}
+
+/// The largest manifest that is taken, in bytes.
+pub const LARGEST: usize = 4 << 20;
+/// The most things that one manifest may link to.
+const MOST_LINKS: usize = 10_000;
+
+/// Why bytes are no manifest that edge takes.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ManifestError {
+    /// Larger than any registry takes.
+    #[error("the manifest has {0} bytes; hint: the most is {LARGEST}")]
+    TooLarge(usize),
+    /// Not JSON, or not of the right shape.
+    #[error("the manifest cannot be read: {0}")]
+    Malformed(String),
+    /// Docker's oldest format.
+    #[error(
+        "the manifest is of Docker schema 1, which is no longer supported; hint: push the image again with a current tool"
+    )]
+    Schema1,
+    /// The media type is of something else.
+    #[error("`{0}` is not the media type of a manifest")]
+    MediaType(String),
+    /// The media type that was announced is not the one that is written in the manifest.
+    #[error("the manifest says it is `{written}`, and was sent as `{sent}`")]
+    Contradicts {
+        /// In the manifest.
+        written: String,
+        /// In the `Content-Type`.
+        sent: String,
+    },
+    /// It names more blobs than anybody needs.
+    #[error("the manifest links to more than {MOST_LINKS} others")]
+    TooManyLinks,
+}
+
+/// A descriptor: what is linked to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Of what.
+    #[serde(default)]
+    pub media_type: String,
+    /// Which.
+    pub digest: Digest,
+    /// Bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// Where it runs, in an index.
+    #[serde(default)]
+    pub platform: Option<Platform>,
+    /// Other places to fetch it from; layers that have them are foreign, and never required.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// What is noted of it.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// Whether it is a layer that registries need not have.
+    pub fn is_foreign(&self) -> bool {
+        !self.urls.is_empty()
+            || self.media_type.contains(".foreign.")
+            || self.media_type.contains(".nondistributable.")
+    }
+}
+
+/// The images of an index.
+pub type ImageIndex = Vec<Descriptor>;
+
+/// What a manifest says.
+#[derive(Clone, Debug)]
+pub struct ParsedManifest {
+    /// The media type that it is served with.
+    pub media_type: String,
+    /// What the referrers API filters by: its own, or its configuration's media type.
+    pub artifact_type: Option<String>,
+    /// The manifest that it is about.
+    pub subject: Option<Descriptor>,
+    /// The configuration, of an image.
+    pub config: Option<Descriptor>,
+    /// The layers, of an image.
+    pub layers: Vec<Descriptor>,
+    /// The manifests, of an index.
+    pub manifests: ImageIndex,
+    /// Its annotations, as they stand.
+    pub annotations: Option<Box<serde_json::value::RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    schema_version: Option<u32>,
+    #[serde(default)]
+    media_type: String,
+    artifact_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    subject: Option<Descriptor>,
+    annotations: Option<Box<serde_json::value::RawValue>>,
+}
+
+impl ParsedManifest {
+    /// Reads the bytes of a manifest that was sent as `sent` (a `Content-Type`, or empty).
+    ///
+    /// # Errors
+    /// Where it is none, is too large, or contradicts its media type.
+    pub fn parse(bytes: &[u8], sent: &str) -> Result<Self, ManifestError> {
+        if bytes.len() > LARGEST {
+            return Err(ManifestError::TooLarge(bytes.len()));
+        }
+        let sent = sent.split(';').next().unwrap_or_default().trim();
+        let wire: Wire =
+            serde_json::from_slice(bytes).map_err(|e| ManifestError::Malformed(e.to_string()))?;
+        if wire.schema_version == Some(1) || sent.contains("manifest.v1+") && sent.contains("docker") {
+            return Err(ManifestError::Schema1);
+        }
+        let generic = sent.is_empty() || sent == "application/json" || sent == "application/octet-stream";
+        if !wire.media_type.is_empty() && !generic && wire.media_type != sent {
+            return Err(ManifestError::Contradicts { written: wire.media_type, sent: sent.into() });
+        }
+        let media_type = match (wire.media_type.as_str(), generic, wire.manifests.is_some()) {
+            ("", true, true) => media::OCI_INDEX.to_owned(),
+            ("", true, false) => media::OCI_MANIFEST.to_owned(),
+            ("", false, _) => sent.to_owned(),
+            (written, ..) => written.to_owned(),
+        };
+        if !media::ACCEPTED.contains(&media_type.as_str()) {
+            return Err(ManifestError::MediaType(media_type));
+        }
+        let index = matches!(media_type.as_str(), media::OCI_INDEX | media::DOCKER_LIST);
+        let (has, lacks) = if index {
+            (wire.manifests.is_some(), wire.layers.is_some())
+        } else {
+            (wire.config.is_some() && wire.layers.is_some(), wire.manifests.is_some())
+        };
+        if !has || lacks {
+            let of = if index {
+                "an index has `manifests` and no `layers`"
+            } else {
+                "an image has `config` and `layers`"
+            };
+            return Err(ManifestError::Malformed(of.into()));
+        }
+        let (layers, manifests) = (wire.layers.unwrap_or_default(), wire.manifests.unwrap_or_default());
+        if layers.len().max(manifests.len()) > MOST_LINKS {
+            return Err(ManifestError::TooManyLinks);
+        }
+        let own = wire.artifact_type.filter(|own| !own.is_empty());
+        let artifact_type = own.or_else(|| wire.config.as_ref().map(|config| config.media_type.clone()));
+        let annotations = wire.annotations.filter(|a| a.get() != "null");
+        Ok(Self {
+            media_type,
+            artifact_type,
+            subject: wire.subject,
+            config: wire.config,
+            layers,
+            manifests,
+            annotations,
+        })
+    }
+
+    /// Whether it is an index rather than an image.
+    pub fn is_index(&self) -> bool {
+        matches!(self.media_type.as_str(), media::OCI_INDEX | media::DOCKER_LIST)
+    }
+
+    /// Configuration and layers that a registry must have.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.config.iter().chain(&self.layers).filter(|descriptor| !descriptor.is_foreign())
+    }
+
+    /// The image of an index that a machine of `platform` runs best.
+    pub fn choose(&self, platform: &Platform) -> Option<&Descriptor> {
+        let ranked = |d: &Descriptor| d.platform.as_ref().and_then(|theirs| platform.rank(theirs));
+        self.manifests.iter().filter(|d| ranked(d).is_some()).min_by_key(|d| ranked(d))
+    }
+
+    /// The tag under which clients without the referrers API look for what is about `subject`.
+    pub fn referrers_tag(subject: &Digest) -> String {
+        let algorithm = match subject.algorithm() {
+            Algorithm::Sha256 => "sha256",
+            Algorithm::Sha512 => "sha512",
+        };
+        let hex = &subject.hex()[..subject.hex().len().min(64)];
+        format!("{algorithm}-{hex}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(extra: &str) -> String {
+        format!(r#"{{"mediaType":"t","size":3,"digest":"{}"{extra}}}"#, Digest::sha256(b"abc"))
+    }
+
+    #[test]
+    fn reads_images_and_indexes_and_says_what_they_are() {
+        let d = descriptor("");
+        let image = format!(r#"{{"schemaVersion":2,"config":{d},"layers":[{d}],"annotations":{{"a":"b"}}}}"#);
+        let parsed = ParsedManifest::parse(image.as_bytes(), media::OCI_MANIFEST).unwrap();
+        assert_eq!(parsed.artifact_type.as_deref(), Some("t"));
+        assert_eq!(parsed.blobs().count(), 2);
+        assert_eq!(parsed.annotations.unwrap().get(), r#"{"a":"b"}"#);
+        let platforms = [
+            r#","platform":{"os":"linux","architecture":"amd64"}"#,
+            r#","platform":{"os":"linux","architecture":"arm","variant":"v6"}"#,
+        ];
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#,
+            descriptor(platforms[0]),
+            descriptor(platforms[1])
+        );
+        let parsed = ParsedManifest::parse(index.as_bytes(), "").unwrap();
+        assert!(parsed.is_index());
+        let chosen = parsed.choose(&"linux/arm/v7".parse().unwrap()).unwrap();
+        assert_eq!(chosen.platform.as_ref().unwrap().variant, "v6");
+    }
+
+    #[test]
+    fn refuses_what_it_would_serve_wrongly() {
+        let d = descriptor("");
+        let image = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","config":{d},"layers":[]}}"#,
+            media::OCI_MANIFEST
+        );
+        let error = |text: &str, sent: &str| ParsedManifest::parse(text.as_bytes(), sent).unwrap_err();
+        assert!(matches!(error(&image, media::DOCKER_MANIFEST), ManifestError::Contradicts { .. }));
+        assert_eq!(error(r#"{"schemaVersion":1,"fsLayers":[]}"#, ""), ManifestError::Schema1);
+        assert!(matches!(error("{}", media::OCI_MANIFEST), ManifestError::Malformed(_)));
+        assert!(matches!(error("{}", media::OCI_INDEX), ManifestError::Malformed(_)));
+        assert!(matches!(error(&image.replace("oci.image", "oci.picture"), ""), ManifestError::MediaType(_)));
+        let foreign = descriptor(r#","urls":["https://example.com/x"]"#);
+        let image = format!(r#"{{"schemaVersion":2,"config":{d},"layers":[{foreign}]}}"#);
+        assert_eq!(ParsedManifest::parse(image.as_bytes(), "").unwrap().blobs().count(), 1);
+        assert_eq!(error(&" ".repeat(LARGEST + 1), ""), ManifestError::TooLarge(LARGEST + 1));
+    }
+}
