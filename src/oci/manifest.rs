@@ -156,13 +156,13 @@ impl ParsedManifest {
         let (has, lacks) = if index {
             (wire.manifests.is_some(), wire.layers.is_some())
         } else {
-            (wire.config.is_some() && wire.layers.is_some(), wire.manifests.is_some())
+            (wire.config.is_some(), wire.manifests.is_some())
         };
         if !has || lacks {
             let of = if index {
                 "an index has `manifests` and no `layers`"
             } else {
-                "an image has `config` and `layers`"
+                "an image has `config` and no `manifests`"
             };
             return Err(ManifestError::Malformed(of.into()));
         }

@@ -111,7 +111,11 @@ pub fn canonical_host(host: &str) -> &str {
 /// Whether the first part of a name is a host, as docker tells: it has a dot or a port, or is localhost.
 pub(crate) fn is_host(part: &str) -> bool {
     let named = part == "localhost" || part.contains('.') || part.contains(':');
-    named && part.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+    let ends = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[' || b == b']');
+    named
+        && ends(part.bytes().next())
+        && ends(part.bytes().last())
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
 }
 
 /// Whether a text can name a repository: components of lower-case letters and digits, parted by one `.`,

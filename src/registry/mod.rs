@@ -1,5 +1,157 @@
 //! The OCI registry and chart repository on one listener.
+//!
+//! # Layout
+//! - `server`: accepts connections, with TLS or without; `sendfile` sends blobs without copying them
+//! - `route` and `names`: what a path means, and which repository (pure)
+//! - `blobs`, `uploads`, `manifests`, `listing`: the OCI distribution specification 1.1
+//! - `pull`: what is not here, from upstreams that are configured
+//! - `auth`: who may write
+//!
+//! Keeps nothing itself: all content lies in [`crate::store`]. Reading needs no credential; writing is off
+//! unless settings allow it, and never without a credential unless they say so for loopback.
 
-mod settings;
+mod auth;
+mod blobs;
+mod error;
+mod listing;
+mod manifests;
+mod names;
+mod pull;
+mod reply;
+mod route;
+mod sendfile;
+mod server;
+pub mod settings;
+mod uploads;
 
+use std::sync::Arc;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use crate::oci::{Client, ClientSettings, Credentials};
+use crate::store::Store;
+
+pub use error::Error;
 pub use settings::Settings;
+
+use reply::{Body, Refusal};
+use route::Route;
+
+/// A handle to the registry; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    settings: Settings,
+    auth: auth::Auth,
+    manifests: manifests::Memory,
+    pull: pull::Pull,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// Sets up a registry over `store`.
+    ///
+    /// # Errors
+    /// Where settings contradict themselves, or a file that they name cannot be read.
+    pub fn new(store: Store, settings: Settings) -> Result<Self, Error> {
+        settings.check()?;
+        let credentials = match &settings.docker_config {
+            Some(path) => Credentials::read(path).map_err(Error::Credentials)?,
+            None => Credentials::default(),
+        };
+        let client = Client::new(ClientSettings { credentials, authorities: settings.authorities.clone() })
+            .map_err(Error::Client)?;
+        let auth = auth::Auth::read(&settings)?;
+        let pull = pull::Pull::new(store.clone(), client, &settings);
+        let inner = Inner { store, settings, auth, manifests: manifests::Memory::default(), pull };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Says whether the outside can be reached at all. While it cannot, no upstream is asked, and what is not here
+    /// is answered 404 at once.
+    pub fn set_online(&self, online: bool) {
+        self.inner.pull.set_online(online);
+    }
+
+    fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Runs what blocks on the disk off the network's threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, crate::store::Error> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let store = self.store().clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(result) => result.map_err(Refusal::from),
+            Err(_) => Err(Refusal::internal("a task ended unexpectedly")),
+        }
+    }
+
+    /// Answers one request.
+    async fn answer(&self, request: Request<Incoming>, peer: server::Peer) -> Response<Body> {
+        let head = request.method() == Method::HEAD;
+        let result = match self.dispatch(request, peer).await {
+            Ok(response) => response,
+            Err(refusal) => refusal.into_response(),
+        };
+        if head { reply::without_body(result) } else { result }
+    }
+
+    async fn dispatch(
+        &self,
+        request: Request<Incoming>,
+        peer: server::Peer,
+    ) -> Result<Response<Body>, Refusal> {
+        let method = request.method().clone();
+        let query = route::Query::parse(request.uri().query().unwrap_or_default());
+        let route = Route::parse(request.uri().path())?;
+        if route.writes(&method) {
+            self.inner.auth.may_write(request.headers(), peer).await?;
+        } else if method != Method::GET && method != Method::HEAD && method != Method::OPTIONS {
+            return Err(Refusal::method(&method));
+        }
+        let names = |path: &str| names::candidates(path, query.get("ns"), &self.inner.settings);
+        match route {
+            Route::Base => Ok(reply::json(&serde_json::json!({}))),
+            Route::Catalog => self.catalog(&query).await,
+            Route::Tags { path } => self.tags(&path, &names(&path)?, &query).await,
+            Route::Referrers { path, digest } => self.referrers(&names(&path)?, digest, &query).await,
+            Route::Manifest { path, name } => match method {
+                Method::GET | Method::HEAD => self.get_manifest(&names(&path)?, &name, &request).await,
+                Method::PUT => self.put_manifest(&path, &names(&path)?, name, &query, request).await,
+                Method::DELETE => self.delete_manifest(&names(&path)?, &name).await,
+                _ => Err(Refusal::method(&method)),
+            },
+            Route::Blob { path, digest } => match method {
+                Method::GET | Method::HEAD => {
+                    self.get_blob(&names(&path)?, digest, request.headers(), &method).await
+                }
+                Method::DELETE => self.delete_blob(&names(&path)?, digest).await,
+                _ => Err(Refusal::method(&method)),
+            },
+            Route::Uploads { path } if method == Method::POST => {
+                self.begin_upload(&path, &names(&path)?, &query, request).await
+            }
+            Route::Uploads { .. } => Err(Refusal::method(&method)),
+            Route::Upload { path, id } => match method {
+                Method::GET => self.upload_status(&path, id).await,
+                Method::PATCH => self.patch_upload(&path, id, request).await,
+                Method::PUT => self.put_upload(&path, &names(&path)?, id, &query, request).await,
+                Method::DELETE => self.cancel_upload(id).await,
+                _ => Err(Refusal::method(&method)),
+            },
+        }
+    }
+}

@@ -110,7 +110,7 @@ impl Store {
     pub fn tags(&self, repository: &str, after: &str, limit: usize) -> Result<Option<Vec<String>>, Error> {
         self.inner.readers.read(|c| {
             let id: Option<i64> = c
-                .prepare_cached("SELECT id FROM repository WHERE name = ?1")
+                .prepare_cached("SELECT id FROM repository r WHERE name = ?1 AND EXISTS (SELECT 1 FROM member m WHERE m.repository = r.id)",)
                 .and_then(|mut q| q.query_row([repository], |row| row.get(0)).optional())
                 .during("find a repository")?;
             let Some(id) = id else { return Ok(None) };

@@ -14,7 +14,13 @@ mod pod_print;
 #[path = "../support/mod.rs"]
 mod support;
 mod join;
+mod join;
+mod outage;
+mod outages;
+mod registry;
 mod store;
 mod store_crash;
+#[path = "../support/mod.rs"]
+mod support;
 mod teardown;
 mod units;

@@ -1,0 +1,113 @@
+//! Who may write: users of an htpasswd file (bcrypt), or bearer tokens.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use http::{HeaderMap, StatusCode, header};
+
+use super::reply::Refusal;
+use super::server::Peer;
+use super::{Error, Settings};
+use crate::sys::digest::Digest;
+
+/// How long a checked password need not be checked again: bcrypt is slow on purpose.
+const REMEMBERED: Duration = Duration::from_secs(300);
+const MOST_REMEMBERED: usize = 256;
+
+pub(super) struct Auth {
+    push: bool,
+    open_on_loopback: bool,
+    /// bcrypt hashes by user.
+    users: HashMap<String, String>,
+    /// Hashes of tokens, so that comparing takes the same time for all.
+    tokens: Vec<Digest>,
+    /// Hashes of headers that were good, and until when.
+    good: Mutex<HashMap<Digest, Instant>>,
+}
+
+impl Auth {
+    pub(super) fn read(settings: &Settings) -> Result<Self, Error> {
+        let mut users = HashMap::new();
+        if let Some(path) = &settings.htpasswd {
+            for (number, line) in lines(path)?.iter().enumerate() {
+                let pair = line.split_once(':').filter(|(_, hash)| hash.starts_with("$2"));
+                let Some((user, hash)) = pair else {
+                    let why = format!(
+                        "has no bcrypt entry in line {}; hint: make it with `htpasswd -B`",
+                        number + 1
+                    );
+                    return Err(Error::Content { path: path.clone(), why });
+                };
+                users.insert(user.to_owned(), hash.to_owned());
+            }
+        }
+        let tokens = match &settings.tokens {
+            Some(path) => lines(path)?.iter().map(|line| Digest::sha256(line.as_bytes())).collect(),
+            None => Vec::new(),
+        };
+        let (push, open_on_loopback) = (settings.push, settings.insecure_loopback_push);
+        Ok(Self { push, open_on_loopback, users, tokens, good: Mutex::default() })
+    }
+
+    /// Refuses a write that is not allowed.
+    pub(super) async fn may_write(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Refusal> {
+        if !self.push {
+            let why = "writing is off; hint: set `registry.push`";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "DENIED", why));
+        }
+        if self.open_on_loopback && peer.loopback {
+            return Ok(());
+        }
+        let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some(shown) = shown else { return Err(refused("writing needs a credential")) };
+        let key = Digest::sha256(shown.as_bytes());
+        if self.is_remembered(&key) {
+            return Ok(());
+        }
+        let (scheme, value) = shown.split_once(' ').unwrap_or_default();
+        let good = match scheme.to_ascii_lowercase().as_str() {
+            "basic" => self.is_user(value).await,
+            "bearer" => self.tokens.contains(&Digest::sha256(value.trim().as_bytes())),
+            _ => false,
+        };
+        if !good {
+            return Err(refused("the credential is not good for writing"));
+        }
+        let mut remembered = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= MOST_REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(key, Instant::now() + REMEMBERED);
+        Ok(())
+    }
+
+    fn is_remembered(&self, key: &Digest) -> bool {
+        let good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        good.get(key).is_some_and(|until| Instant::now() < *until)
+    }
+
+    async fn is_user(&self, value: &str) -> bool {
+        let decoded = base64::engine::general_purpose::STANDARD.decode(value.trim()).ok();
+        let Some(pair) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else { return false };
+        let Some((user, password)) = pair.split_once(':') else { return false };
+        let Some(hash) = self.users.get(user).cloned() else { return false };
+        let password = password.to_owned();
+        let checked = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false));
+        checked.await.unwrap_or(false)
+    }
+}
+
+fn refused(message: &str) -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+        .with(header::WWW_AUTHENTICATE, "Basic realm=\"edge\"")
+}
+
+/// The lines of a file that say something.
+fn lines(path: &Path) -> Result<Vec<String>, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(lines.map(str::to_owned).collect())
+}

@@ -1,0 +1,254 @@
+//! Manifests: fetching, pushing, removing. Small ones are answered from memory.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use lru::LruCache;
+
+use super::Registry;
+use super::reply::{self, Body, Refusal};
+use super::route::Query;
+use super::uploads::created;
+use crate::oci::{Descriptor, LARGEST, ManifestError, ParsedManifest, is_tag};
+use crate::store::{Absent, Child, Facts, Kind, NewManifest, Owner};
+use crate::sys::digest::{Algorithm, Digest};
+
+/// Manifests larger than this are read from disk each time.
+const SMALL: usize = 32 << 10;
+/// How many are kept in memory: at most 2 MiB of manifests.
+const KEPT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+/// After this the store is asked again, so that it learns that the manifest is still used.
+const FRESH: Duration = Duration::from_secs(600);
+
+/// Answers that were given lately, good for one epoch of the store.
+pub(super) struct Memory(Mutex<Remembered>);
+
+struct Remembered {
+    epoch: u64,
+    answers: LruCache<(String, String), Arc<Answer>>,
+}
+
+/// A manifest, ready to be sent.
+struct Answer {
+    bytes: Bytes,
+    digest: HeaderValue,
+    etag: HeaderValue,
+    media_type: HeaderValue,
+    owner: Option<Owner>,
+    repository: String,
+    read: Instant,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(Mutex::new(Remembered { epoch: 0, answers: LruCache::new(KEPT) }))
+    }
+}
+
+impl Memory {
+    fn get(&self, epoch: u64, key: &(String, String)) -> Option<Arc<Answer>> {
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.epoch != epoch {
+            remembered.answers.clear();
+            remembered.epoch = epoch;
+        }
+        remembered.answers.get(key).filter(|answer| answer.read.elapsed() < FRESH).cloned()
+    }
+
+    /// Remembers what was read under `epoch`, unless the store has changed since.
+    fn put(&self, epoch: u64, key: (String, String), answer: &Arc<Answer>) {
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.epoch == epoch && answer.bytes.len() <= SMALL {
+            remembered.answers.put(key, answer.clone());
+        }
+    }
+}
+
+impl Registry {
+    pub(super) async fn get_manifest(
+        &self,
+        names: &[String],
+        name: &str,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let answer = match self.find_manifest(names, name).await? {
+            Some(answer) => {
+                if answer.owner == Some(Owner::PullThrough) {
+                    self.inner.pull.revalidate(&answer.repository, name);
+                }
+                answer
+            }
+            None => {
+                self.inner.pull.manifest(names, name).await;
+                let found = self.find_manifest(names, name).await?;
+                found.ok_or_else(|| Refusal::manifest_unknown(name))?
+            }
+        };
+        let known = request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| *known == answer.etag);
+        let mut response = match known {
+            true => reply::empty(StatusCode::NOT_MODIFIED),
+            false => Response::new(Body::Full(answer.bytes.clone())),
+        };
+        let headers = response.headers_mut();
+        headers.insert("docker-content-digest", answer.digest.clone());
+        headers.insert(header::CONTENT_TYPE, answer.media_type.clone());
+        headers.insert(header::ETAG, answer.etag.clone());
+        Ok(response)
+    }
+
+    async fn find_manifest(&self, names: &[String], name: &str) -> Result<Option<Arc<Answer>>, Refusal> {
+        let epoch = self.store().epoch();
+        let key = (names[0].clone(), name.to_owned());
+        if let Some(answer) = self.inner.manifests.get(epoch, &key) {
+            return Ok(Some(answer));
+        }
+        let (candidates, wanted) = (names.to_vec(), name.to_owned());
+        let found = self
+            .blocking(move |store| {
+                for name in candidates {
+                    if let Some(manifest) = store.manifest(&name, &wanted)? {
+                        let bytes = manifest.blob.read()?;
+                        return Ok(Some((manifest, bytes, name)));
+                    }
+                }
+                Ok(None)
+            })
+            .await?;
+        let Some((manifest, bytes, repository)) = found else { return Ok(None) };
+        let digest = &manifest.blob.digest;
+        // Small and read whole: what rots is noticed before it is sent.
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            tracing::error!(%digest, "a manifest is damaged; hint: run `edge store verify`");
+            return Ok(None);
+        }
+        let header = |text: &str| {
+            HeaderValue::from_str(text).map_err(|_| Refusal::internal("a header cannot be made"))
+        };
+        let answer = Arc::new(Answer {
+            bytes: bytes.into(),
+            digest: header(digest.as_str())?,
+            etag: header(&format!("\"{digest}\""))?,
+            media_type: header(&manifest.media_type)?,
+            owner: manifest.owner,
+            repository,
+            read: Instant::now(),
+        });
+        self.inner.manifests.put(epoch, key, &answer);
+        Ok(Some(answer))
+    }
+
+    pub(super) async fn put_manifest(
+        &self,
+        path: &str,
+        names: &[String],
+        name: String,
+        query: &Query,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or_default().to_owned();
+        let announced =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        if let Some(size) = announced.filter(|size| *size > LARGEST) {
+            return Err(ManifestError::TooLarge(size).into());
+        }
+        let body = Limited::new(request.into_body(), LARGEST).collect().await;
+        let bytes = body.map_err(|e| match e.is::<http_body_util::LengthLimitError>() {
+            true => Refusal::from(ManifestError::TooLarge(LARGEST + 1)),
+            false => Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", "the body broke off"),
+        })?;
+        let bytes = bytes.to_bytes();
+        let parsed = ParsedManifest::parse(&bytes, &content_type)?;
+        let subject = parsed.subject.as_ref().map(|subject| subject.digest.to_string());
+        let (digest, tags) = named(&name, query, &bytes)?;
+        let (repository, facts, wanted) = (names[0].clone(), facts_of(&parsed), digest.clone());
+        self.blocking(move |store| {
+            let tags: Vec<Option<&str>> = if tags.is_empty() {
+                vec![None]
+            } else {
+                tags.iter().map(|tag| Some(tag.as_str())).collect()
+            };
+            for tag in tags {
+                store.put_manifest(NewManifest {
+                    repository: &repository,
+                    tag,
+                    bytes: &bytes,
+                    digest: &wanted,
+                    facts: facts.clone(),
+                    owner: Owner::Push,
+                    absent: Absent::Refused,
+                })?;
+            }
+            Ok(())
+        })
+        .await?;
+        let mut response = created(&format!("/v2/{path}/manifests/{digest}"), &digest);
+        if let Some(subject) = subject {
+            reply::set(&mut response, "oci-subject", &subject);
+        }
+        for tag in query.all("tag") {
+            if let Ok(value) = HeaderValue::from_str(tag) {
+                response.headers_mut().append("oci-tag", value);
+            }
+        }
+        Ok(response)
+    }
+
+    pub(super) async fn delete_manifest(
+        &self,
+        names: &[String],
+        name: &str,
+    ) -> Result<Response<Body>, Refusal> {
+        let (repository, wanted) = (names[0].clone(), name.to_owned());
+        let removed = self
+            .blocking(move |store| match wanted.parse::<Digest>() {
+                Ok(digest) => store.remove_manifest(&repository, &digest, &Owner::Push),
+                Err(_) => store.remove_tag(&repository, &wanted, &Owner::Push),
+            })
+            .await?;
+        if removed { Ok(reply::empty(StatusCode::ACCEPTED)) } else { Err(Refusal::manifest_unknown(name)) }
+    }
+}
+
+/// The digest that a push is kept under, and its tags: the name, or those of `?tag=` beside a digest.
+fn named(name: &str, query: &Query, bytes: &[u8]) -> Result<(Digest, Vec<String>), Refusal> {
+    if let Ok(digest) = name.parse::<Digest>() {
+        if Digest::of(digest.algorithm(), bytes) != digest {
+            let why = format!("the manifest is not `{digest}`");
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", why));
+        }
+        let tags: Vec<String> = query.all("tag").map(str::to_owned).collect();
+        return match tags.iter().find(|tag| !is_tag(tag)) {
+            Some(bad) => Err(Refusal::tag(bad)),
+            None => Ok((digest, tags)),
+        };
+    }
+    let digest = match query.get("digest") {
+        Some(digest) => digest.parse()?,
+        None => Digest::of(Algorithm::Sha256, bytes),
+    };
+    if Digest::of(digest.algorithm(), bytes) != digest {
+        let why = format!("the manifest is not `{digest}`");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", why));
+    }
+    Ok((digest, vec![name.to_owned()]))
+}
+
+/// What the store keeps of a manifest.
+pub(super) fn facts_of(parsed: &ParsedManifest) -> Facts {
+    let child = |kind| move |d: &Descriptor| Child { digest: d.digest.clone(), size: d.size, kind };
+    let blobs = parsed.blobs().map(child(Kind::Blob));
+    let manifests = parsed.manifests.iter().map(child(Kind::Manifest));
+    Facts {
+        media_type: parsed.media_type.clone(),
+        artifact_type: parsed.artifact_type.clone(),
+        subject: parsed.subject.as_ref().map(|subject| (subject.digest.clone(), subject.size)),
+        annotations: parsed.annotations.as_ref().map(|annotations| annotations.get().to_owned()),
+        children: blobs.chain(manifests).collect(),
+    }
+}

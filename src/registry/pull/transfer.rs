@@ -1,0 +1,222 @@
+//! One blob on its way from an upstream into the store, and those who follow it while it grows.
+//!
+//! Followers read the upload's file. The last byte is held back until the digest was checked and the blob is on disk, so
+//! that nobody takes a wrong one for whole.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::oci::{Client, Error as OciError, FetchedBlob, Upstream};
+use crate::registry::reply::{Body, read_at};
+use crate::store::{Error as StoreError, Store, Upload};
+use crate::sys::digest::Digest;
+
+/// Times that a broken connection is taken up again.
+const TRIES: u32 = 4;
+/// Bytes that a follower reads at once.
+const PIECE: u64 = 256 << 10;
+/// Pieces that wait for a follower's connection, or for the disk.
+const WAITING: usize = 4;
+
+/// How far a transfer is.
+#[derive(Clone, Debug)]
+enum State {
+    /// The upstream has not answered yet.
+    Asking,
+    /// Bytes come.
+    Running { file: Arc<File>, size: Option<u64>, written: u64 },
+    /// On disk, and as its digest says.
+    Done { file: Arc<File>, size: u64 },
+    /// It will not come.
+    Failed,
+}
+
+pub(super) struct Transfer(watch::Receiver<State>);
+
+/// The end of a transfer that fetches.
+pub(super) struct Progress(watch::Sender<State>);
+
+/// Why a blob did not come.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Upstream(OciError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a task ended unexpectedly")]
+    Ended,
+}
+
+impl Progress {
+    /// Tells all followers how it ended.
+    pub(super) fn end(&self, good: bool) {
+        self.0.send_modify(|state| {
+            *state = match std::mem::replace(state, State::Failed) {
+                State::Running { file, written, .. } if good => State::Done { file, size: written },
+                _ => State::Failed,
+            };
+        });
+    }
+
+    fn running(&self, reader: &Arc<File>, total: Option<u64>, at: u64) {
+        self.0.send_replace(State::Running { file: reader.clone(), size: total, written: at });
+    }
+}
+
+impl Transfer {
+    pub(super) fn new() -> (Arc<Self>, Progress) {
+        let (tell, state) = watch::channel(State::Asking);
+        (Arc::new(Self(state)), Progress(tell))
+    }
+
+    /// Waits until the upstream answers; then the size, if known, and the bytes as they come. `None` where
+    /// it has no such blob, or is out of reach.
+    pub(super) async fn follow(&self) -> Option<(Option<u64>, Body)> {
+        let mut state = self.0.clone();
+        let begun = state.wait_for(|state| !matches!(state, State::Asking)).await.ok()?.clone();
+        let size = match begun {
+            State::Running { size, .. } => size,
+            State::Done { size, .. } => Some(size),
+            State::Asking | State::Failed => return None,
+        };
+        let (pieces, body) = mpsc::channel(WAITING);
+        tokio::spawn(feed(state, pieces));
+        Some((size, Body::Stream(body, size)))
+    }
+}
+
+/// Reads after the writer and hands on what is there.
+async fn feed(mut state: watch::Receiver<State>, pieces: mpsc::Sender<io::Result<Bytes>>) {
+    let mut at = 0;
+    loop {
+        let now = state.borrow_and_update().clone();
+        let (file, ready, last) = match now {
+            State::Running { file, written, .. } => (file, written.saturating_sub(1), false),
+            State::Done { file, size } => (file, size, true),
+            State::Asking | State::Failed => {
+                let broken = io::Error::new(io::ErrorKind::ConnectionAborted, "the upstream broke off");
+                // A client that is gone needs not be told.
+                let _ = pieces.send(Err(broken)).await;
+                return;
+            }
+        };
+        while at < ready {
+            let (file, length) = (file.clone(), (ready - at).min(PIECE));
+            let read = tokio::task::spawn_blocking(move || read_at(&file, at, length)).await;
+            let read = read.unwrap_or_else(|_| Err(io::Error::other("the reader ended unexpectedly")));
+            let failed = read.is_err();
+            if pieces.send(read).await.is_err() || failed {
+                return;
+            }
+            at += length;
+        }
+        if last || state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Fetches all bytes of a blob into an upload; a connection that breaks is taken up where it broke.
+pub(super) async fn fetch(
+    client: &Client,
+    upstream: &Upstream,
+    path: &str,
+    digest: &Digest,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Upload, Failure> {
+    let mut upload: Option<(Upload, Arc<File>)> = None;
+    let mut tries = 0;
+    loop {
+        let offset = upload.as_ref().map_or(0, |(upload, _)| upload.offset());
+        let broken = match client.blob(upstream, path, digest, offset).await {
+            Ok(coming) => {
+                let taken = match upload.take() {
+                    Some(taken) => taken,
+                    None => begin(store, digest, coming.size).await?,
+                };
+                let (taken, broken) = take(coming, taken, progress).await?;
+                let Some(broken) = broken else { return Ok(taken.0) };
+                upload = Some(taken);
+                broken
+            }
+            Err(error) => error,
+        };
+        tries += 1;
+        let resumable = matches!(broken, OciError::Unreachable { .. }) && upload.is_some();
+        if !resumable || tries >= TRIES {
+            if let Some((upload, _)) = upload {
+                upload.cancel();
+            }
+            return Err(Failure::Upstream(broken));
+        }
+        tokio::time::sleep(Duration::from_millis(200) * 2_u32.pow(tries)).await;
+    }
+}
+
+async fn begin(store: &Store, digest: &Digest, size: Option<u64>) -> Result<(Upload, Arc<File>), Failure> {
+    let (store, algorithm) = (store.clone(), digest.algorithm());
+    let begun = tokio::task::spawn_blocking(move || {
+        let upload = store.begin_upload(algorithm, size.unwrap_or(0))?;
+        let reader = upload.reader()?;
+        Ok::<_, StoreError>((upload, Arc::new(reader)))
+    });
+    Ok(begun.await.map_err(|_| Failure::Ended)??)
+}
+
+/// Takes what comes until the end, or until the connection breaks.
+async fn take(
+    mut coming: FetchedBlob,
+    (upload, reader): (Upload, Arc<File>),
+    progress: &Progress,
+) -> Result<((Upload, Arc<File>), Option<OciError>), Failure> {
+    let size = coming.size;
+    progress.running(&reader, size, upload.offset());
+    // An upstream that does not resume begins again: what is here already is passed over.
+    let mut skip = upload.offset() - coming.offset;
+    let (pieces, mut waiting) = mpsc::channel::<Bytes>(WAITING);
+    let (tell, mut told) = watch::channel(upload.offset());
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut upload = upload;
+        while let Some(piece) = waiting.blocking_recv() {
+            if let Err(error) = upload.write(&piece) {
+                upload.cancel();
+                return Err(error);
+            }
+            tell.send_replace(upload.offset());
+        }
+        Ok(upload)
+    });
+    let pumping = async move {
+        loop {
+            let piece = match coming.next().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return None,
+                Err(error) => return Some(error),
+            };
+            let passed = skip.min(piece.len() as u64);
+            skip -= passed;
+            let piece = piece.slice(usize::try_from(passed).unwrap_or(piece.len())..);
+            if !piece.is_empty() && pieces.send(piece).await.is_err() {
+                return None;
+            }
+        }
+    };
+    let broken = {
+        let mut pumping = std::pin::pin!(pumping);
+        loop {
+            tokio::select! {
+                broken = &mut pumping => break broken,
+                Ok(()) = told.changed() => progress.running(&reader, size, *told.borrow_and_update()),
+            }
+        }
+    };
+    let upload = writing.await.map_err(|_| Failure::Ended)??;
+    progress.running(&reader, size, upload.offset());
+    Ok(((upload, reader), broken))
+}

@@ -1,0 +1,157 @@
+//! Accepting connections: plain on loopback, TLS elsewhere; draining at the end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Response};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::reply::Body;
+use super::sendfile::{FileStream, Outgoing};
+use super::{Error, Registry, settings};
+
+/// Connections at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 512;
+/// How long requests under way may take once the end was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long a client may take to send its head.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    /// From this machine, to an address that only this machine has.
+    pub(super) loopback: bool,
+}
+
+impl Registry {
+    /// Serves on `listener` until `end` is done, then lets requests under way finish for a while.
+    ///
+    /// # Errors
+    /// [`Error::NeedsTls`] for an address that others can reach, without a certificate.
+    pub async fn serve(self, listener: TcpListener, end: impl Future<Output = ()>) -> Result<(), Error> {
+        let address = listener.local_addr().map_err(Error::Listen)?;
+        let tls = self.inner.settings.tls.as_ref().map(acceptor).transpose()?;
+        if tls.is_none() && !address.ip().is_loopback() {
+            return Err(Error::NeedsTls(address));
+        }
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        let (ending, watching) = watch::channel(());
+        let mut end = std::pin::pin!(end);
+        loop {
+            let permit = tokio::select! {
+                () = &mut end => break,
+                permit = permits.clone().acquire_owned() => permit,
+            };
+            let accepted = tokio::select! {
+                () = &mut end => break,
+                accepted = listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors or memory: some connection ends soon.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (registry, tls, watching) = (self.clone(), tls.clone(), watching.clone());
+            tokio::spawn(async move {
+                if let Err(error) = registry.connection(stream, tls, watching).await {
+                    tracing::debug!(%error, "a connection ended early");
+                }
+                drop(permit);
+            });
+        }
+        drop((listener, watching));
+        // Every connection holds a receiver; the channel is closed when the last one ended.
+        let _ = ending.send(());
+        let _ = tokio::time::timeout(DRAIN, ending.closed()).await;
+        let store = self.inner.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.flush_used()).await;
+        Ok(())
+    }
+
+    async fn connection(
+        self,
+        stream: TcpStream,
+        tls: Option<TlsAcceptor>,
+        mut ending: watch::Receiver<()>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        stream.set_nodelay(true)?;
+        let loopback = stream.peer_addr()?.ip().to_canonical().is_loopback();
+        let peer = Peer { loopback };
+        if let Some(tls) = tls {
+            let stream = tokio::time::timeout(HEAD, tls.accept(stream)).await.map_err(io::Error::from)??;
+            let service = service_fn(move |request| {
+                let registry = self.clone();
+                async move { Ok::<_, Infallible>(marked(registry.answer(request, peer).await)) }
+            });
+            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                result = connection.as_mut() => return result,
+                _ = ending.changed() => connection.as_mut().graceful_shutdown(),
+            }
+            return connection.await;
+        }
+        let outgoing = Arc::new(Outgoing::default());
+        let stream = FileStream::new(stream, outgoing.clone());
+        let service = service_fn(move |request| {
+            let (registry, outgoing) = (self.clone(), outgoing.clone());
+            async move {
+                let response = marked(registry.answer(request, peer).await);
+                Ok::<_, Infallible>(response.map(|body| body.sent_by(&outgoing)))
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .writev(true)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => return Ok(result?),
+            _ = ending.changed() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+}
+
+fn marked(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(
+        HeaderName::from_static("docker-distribution-api-version"),
+        HeaderValue::from_static("registry/2.0"),
+    );
+    response
+}
+
+fn acceptor(tls: &settings::Tls) -> Result<TlsAcceptor, Error> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let failed =
+        |path: &std::path::Path, e: &dyn std::fmt::Display| Error::Tls(format!("`{}`: {e}", path.display()));
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.certificate)
+        .and_then(Iterator::collect)
+        .map_err(|e| failed(&tls.certificate, &e))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| failed(&tls.key, &e))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::Tls(e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| Error::Tls(e.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
