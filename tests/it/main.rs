@@ -18,6 +18,8 @@ mod join;
 mod outage;
 mod outages;
 mod registry;
+mod registry_clients;
+mod registry_pull;
 mod store;
 mod store_crash;
 #[path = "../support/mod.rs"]
