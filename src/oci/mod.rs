@@ -3,6 +3,7 @@
 //! Knows the OCI specifications and what Docker had before them; keeps nothing on disk. Bytes of manifests
 //! are never written anew: what is parsed is looked at, and what came is what goes on.
 
+pub mod chart;
 mod client;
 mod credentials;
 mod manifest;

@@ -4,6 +4,7 @@
 //! - `server`: accepts connections, with TLS or without; `sendfile` sends blobs without copying them
 //! - `route` and `names`: what a path means, and which repository (pure)
 //! - `blobs`, `uploads`, `manifests`, `listing`: the OCI distribution specification 1.1
+//! - `charts`: ChartMuseum's API and Helm's index
 //! - `pull`: what is not here, from upstreams that are configured
 //! - `auth`: who may write
 //!
@@ -12,6 +13,7 @@
 
 mod auth;
 mod blobs;
+mod charts;
 mod error;
 mod listing;
 mod manifests;
@@ -50,6 +52,7 @@ struct Inner {
     auth: auth::Auth,
     manifests: manifests::Memory,
     pull: pull::Pull,
+    indexes: charts::Indexes,
 }
 
 impl std::fmt::Debug for Inner {
@@ -73,7 +76,14 @@ impl Registry {
             .map_err(Error::Client)?;
         let auth = auth::Auth::read(&settings)?;
         let pull = pull::Pull::new(store.clone(), client, &settings);
-        let inner = Inner { store, settings, auth, manifests: manifests::Memory::default(), pull };
+        let inner = Inner {
+            store,
+            settings,
+            auth,
+            manifests: manifests::Memory::default(),
+            pull,
+            indexes: charts::Indexes::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -102,6 +112,10 @@ impl Registry {
     /// Answers one request.
     async fn answer(&self, request: Request<Incoming>, peer: server::Peer) -> Response<Body> {
         let head = request.method() == Method::HEAD;
+        if let Some(route) = charts::ChartRoute::parse(request.uri().path()) {
+            let response = self.answer_chart(route, request, peer).await;
+            return if head { reply::without_body(response) } else { response };
+        }
         let result = match self.dispatch(request, peer).await {
             Ok(response) => response,
             Err(refusal) => refusal.into_response(),

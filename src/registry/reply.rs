@@ -204,6 +204,14 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", format!("there is no upload `{id}`"))
     }
 
+    /// The same in ChartMuseum's JSON.
+    pub(super) fn into_chart_response(self) -> Response<Body> {
+        let mut response = json(&serde_json::json!({ "error": self.message }));
+        *response.status_mut() = self.status;
+        response.headers_mut().extend(self.headers);
+        response
+    }
+
     pub(super) fn into_response(self) -> Response<Body> {
         let body = serde_json::json!({ "errors": [{ "code": self.code, "message": self.message }] });
         let mut response = json(&body);

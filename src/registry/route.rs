@@ -82,6 +82,11 @@ impl Query {
         self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str()).filter(|v| !v.is_empty())
     }
 
+    /// Whether a key is there and does not say no.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.all(key).any(|value| !matches!(value, "false" | "0"))
+    }
+
     /// A number, if one is given and it is none smaller than zero.
     pub(super) fn number(&self, key: &str) -> Result<Option<usize>, Refusal> {
         match self.get(key) {

@@ -82,7 +82,7 @@ impl Store {
             }
             insert_chart(batch.tx, &chart, id, generation)
         })?;
-        self.changed();
+        self.charts_changed();
         Ok(())
     }
 
@@ -111,7 +111,7 @@ impl Store {
                 )
                 .during("note a provenance")
         })?;
-        self.changed();
+        self.charts_changed();
         Ok(changed > 0)
     }
 
@@ -143,7 +143,7 @@ impl Store {
                 .during("remove a chart")?;
             Ok(true)
         })?;
-        self.changed();
+        self.charts_changed();
         Ok(removed)
     }
 

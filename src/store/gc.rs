@@ -115,6 +115,7 @@ impl Store {
             Ok(plan)
         })?;
         self.changed();
+        self.charts_changed();
         for slice in plan.remove.chunks(SLICE) {
             self.remove_files(slice.iter().map(|(digest, _)| digest.clone()).collect())?;
         }

@@ -104,6 +104,7 @@ impl Store {
             Ok(number)
         })?;
         self.changed();
+        self.charts_changed();
         Ok(number)
     }
 
@@ -128,6 +129,7 @@ impl Store {
             Ok(())
         })?;
         self.changed();
+        self.charts_changed();
         Ok(())
     }
 

@@ -77,8 +77,10 @@ struct Inner {
     uploads: upload::Sessions,
     used: used::Used,
     holds: gc::Holds,
-    /// Rises with every commit that changes what a name or a chart stands for.
+    /// Rises with every commit that changes what a name stands for.
     epoch: AtomicU64,
+    /// The same for charts alone.
+    chart_epoch: AtomicU64,
 }
 
 impl Store {
@@ -99,12 +101,18 @@ impl Store {
             used: used::Used::default(),
             holds: gc::Holds::default(),
             epoch: AtomicU64::new(0),
+            chart_epoch: AtomicU64::new(0),
             settings,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// A number that differs whenever what names and charts stand for may have changed: what was read
+    /// The same as [`Store::epoch`] for charts alone.
+    pub fn chart_epoch(&self) -> u64 {
+        self.inner.chart_epoch.load(Ordering::Acquire)
+    }
+
+    /// A number that differs whenever what names of images stand for may have changed: what was read
     /// under an epoch may be answered from memory for as long as it stays.
     pub fn epoch(&self) -> u64 {
         self.inner.epoch.load(Ordering::Acquire)
@@ -112,6 +120,10 @@ impl Store {
 
     fn changed(&self) {
         self.inner.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn charts_changed(&self) {
+        self.inner.chart_epoch.fetch_add(1, Ordering::AcqRel);
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {

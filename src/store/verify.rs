@@ -107,6 +107,7 @@ impl Store {
             }
         })?;
         self.changed();
+        self.charts_changed();
         if !changed || state == ABSENT {
             return Ok(changed);
         }

@@ -18,6 +18,7 @@ mod join;
 mod outage;
 mod outages;
 mod registry;
+mod registry_charts;
 mod registry_clients;
 mod registry_pull;
 mod store;

@@ -1,0 +1,187 @@
+//! Chart packages as Helm makes them: what is in `Chart.yaml`, the index's entry, the order of versions.
+//!
+//! A package is read only as far as its `Chart.yaml`, with caps, and never unpacked.
+
+use std::cmp::Ordering;
+use std::io::Read;
+
+use serde_json::{Map, Value};
+
+use crate::sys::digest::Digest;
+
+/// The largest package that is taken, in bytes; Helm's own servers take as much.
+pub const LARGEST: usize = 20 << 20;
+/// Bytes of a package that are looked through, unpacked, for its `Chart.yaml`.
+const LOOKED_THROUGH: u64 = 200 << 20;
+/// The largest `Chart.yaml`.
+const LARGEST_YAML: u64 = 1 << 20;
+
+/// What a package says of itself.
+#[derive(Clone, Debug)]
+pub struct ChartPackage {
+    /// The chart's name.
+    pub name: String,
+    /// Its version; not always a semantic one.
+    pub version: String,
+    metadata: Map<String, Value>,
+}
+
+/// Why bytes are no chart.
+#[derive(Debug, thiserror::Error)]
+pub enum ChartError {
+    /// Larger than is taken.
+    #[error("the chart has {0} bytes; hint: the most is {LARGEST}")]
+    TooLarge(usize),
+    /// Not a packed chart.
+    #[error("this is no packed chart: {0}; hint: make one with `helm package`")]
+    Package(String),
+    /// A name or version that cannot stand in a path.
+    #[error("`{0}` cannot be the name or version of a chart")]
+    Name(String),
+}
+
+impl ChartPackage {
+    /// Reads the `Chart.yaml` of a `.tgz`.
+    ///
+    /// # Errors
+    /// Where it is no packed chart.
+    pub fn read(bytes: &[u8]) -> Result<Self, ChartError> {
+        if bytes.len() > LARGEST {
+            return Err(ChartError::TooLarge(bytes.len()));
+        }
+        let package = |e: &dyn std::fmt::Display| ChartError::Package(e.to_string());
+        let unpacked = flate2::read::MultiGzDecoder::new(bytes).take(LOOKED_THROUGH);
+        let mut archive = tar::Archive::new(unpacked);
+        for entry in archive.entries().map_err(|e| package(&e))? {
+            let entry = entry.map_err(|e| package(&e))?;
+            let path = entry.path_bytes().into_owned();
+            let path = path.strip_prefix(b"./").unwrap_or(&path);
+            let mut parts = path.split(|b| *b == b'/').skip(1);
+            if parts.next() == Some(b"Chart.yaml") && parts.next().is_none() {
+                let mut text = String::new();
+                entry.take(LARGEST_YAML).read_to_string(&mut text).map_err(|e| package(&e))?;
+                return Self::parse(&text);
+            }
+        }
+        Err(ChartError::Package("it has no `Chart.yaml`".into()))
+    }
+
+    fn parse(text: &str) -> Result<Self, ChartError> {
+        let metadata: Map<String, Value> = serde_saphyr::from_str(text)
+            .map_err(|e| ChartError::Package(format!("its `Chart.yaml`: {e}")))?;
+        let field = |key: &str| match metadata.get(key) {
+            Some(Value::String(text)) => text.clone(),
+            // A version that somebody forgot to quote.
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        };
+        let (name, version) = (field("name"), field("version"));
+        for text in [&name, &version] {
+            if !is_path_part(text) {
+                return Err(ChartError::Name(text.clone()));
+            }
+        }
+        Ok(Self { name, version, metadata })
+    }
+
+    /// The file name that Helm gives it.
+    pub fn file_name(&self) -> String {
+        format!("{}-{}.tgz", self.name, self.version)
+    }
+
+    /// Its entry in the index of its repository: what `Chart.yaml` says, where it lies relative to the index, its
+    /// digest, and when it came (seconds since 1970). One line of JSON, which is YAML too.
+    pub fn entry(&self, digest: &Digest, created: i64) -> String {
+        let mut entry = self.metadata.clone();
+        entry.insert("version".into(), self.version.clone().into());
+        entry.insert("urls".into(), vec![Value::String(format!("charts/{}", self.file_name()))].into());
+        entry.insert("digest".into(), digest.hex().into());
+        let created = jiff::Timestamp::from_second(created).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        entry.insert("created".into(), created.to_string().into());
+        Value::Object(entry).to_string()
+    }
+}
+
+/// Whether a text can stand in a path and a file name.
+pub fn is_path_part(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 200
+        && !text.starts_with('.')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
+}
+
+/// The package's file name that a provenance file vouches for.
+pub fn vouched_for(provenance: &str) -> Option<&str> {
+    let files = provenance.split_once("\nfiles:")?.1;
+    files.lines().find_map(|line| Some(line.trim().split_once(".tgz:")?.0))
+}
+
+/// The order in which versions are listed: semantic ones first, the newest first; then the others.
+pub fn newest_first(a: &str, b: &str) -> Ordering {
+    let parse = |text: &str| semver::Version::parse(text.strip_prefix('v').unwrap_or(text)).ok();
+    match (parse(a), parse(b)) {
+        (Some(a), Some(b)) => b.cmp(&a),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => b.cmp(a),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packed chart with this `Chart.yaml`.
+    fn pack(yaml: &str) -> Vec<u8> {
+        let mut tar =
+            tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        for (path, text) in [("app/charts/sub/Chart.yaml", "name: sub\nversion: 9"), ("app/Chart.yaml", yaml)]
+        {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            tar.append_data(&mut header, path, text.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[test]
+    fn reads_its_own_chart_yaml_and_not_that_of_a_dependency() {
+        let package = ChartPackage::read(&pack("name: app\nversion: 1.0.0+b1\nkeywords: [a, b]\n")).unwrap();
+        assert_eq!(package.file_name(), "app-1.0.0+b1.tgz");
+        let entry: Value = serde_json::from_str(&package.entry(&Digest::sha256(b""), 0)).unwrap();
+        assert_eq!(entry["urls"][0], "charts/app-1.0.0+b1.tgz");
+        assert_eq!(entry["keywords"][1], "b");
+        assert_eq!(entry["created"], "1970-01-01T00:00:00Z");
+        assert_eq!(ChartPackage::read(&pack("name: app\nversion: 2\n")).unwrap().version, "2");
+    }
+
+    #[test]
+    fn refuses_what_could_leave_its_folder() {
+        for yaml in [
+            "name: ../x\nversion: 1",
+            "name: a\nversion: ../1",
+            "name: a/b\nversion: 1",
+            "name: a",
+            "[]",
+            ": :",
+        ] {
+            assert!(ChartPackage::read(&pack(yaml)).is_err(), "{yaml}");
+        }
+        assert!(ChartPackage::read(b"no gzip").is_err());
+    }
+
+    #[test]
+    fn versions_have_an_order_even_if_they_are_none() {
+        let mut versions = ["1.0", "1.2.0", "latest", "1.10.0", "1.10.0-rc1", "v2.0.0"];
+        versions.sort_by(|a, b| newest_first(a, b));
+        assert_eq!(versions, ["v2.0.0", "1.10.0", "1.10.0-rc1", "1.2.0", "latest", "1.0"]);
+    }
+
+    #[test]
+    fn a_provenance_names_its_package() {
+        let text =
+            "-----BEGIN PGP SIGNED MESSAGE-----\n\nname: app\n\n...\nfiles:\n  app-1.0.0.tgz: sha256:12\n";
+        assert_eq!(vouched_for(text), Some("app-1.0.0"));
+        assert_eq!(vouched_for("nothing"), None);
+    }
+}
