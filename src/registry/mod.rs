@@ -7,6 +7,7 @@
 //! - `charts`: ChartMuseum's API and Helm's index
 //! - `pull`: what is not here, from upstreams that are configured
 //! - `auth`: who may write
+//! - `containerd`: its `hosts.toml`
 //!
 //! Keeps nothing itself: all content lies in [`crate::store`]. Reading needs no credential; writing is off
 //! unless settings allow it, and never without a credential unless they say so for loopback.
@@ -14,6 +15,7 @@
 mod auth;
 mod blobs;
 mod charts;
+pub mod containerd;
 mod error;
 mod listing;
 mod manifests;

@@ -20,6 +20,7 @@ mod outages;
 mod registry;
 mod registry_charts;
 mod registry_clients;
+mod registry_containerd;
 mod registry_pull;
 mod store;
 mod store_crash;

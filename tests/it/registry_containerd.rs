@@ -1,0 +1,103 @@
+//! What `configure-containerd` writes, on real files; and a way back that gives everything back.
+
+use std::path::Path;
+
+use edge::oci::Upstream;
+use edge::registry::containerd::{ContainerdError, ContainerdSettings, LastResort, check, configure, undo};
+
+fn settings(folder: &Path) -> ContainerdSettings {
+    ContainerdSettings {
+        config: folder.join("config.toml"),
+        backup: folder.join("state"),
+        edge: "http://127.0.0.1:5000".into(),
+        authority: None,
+        hosts: vec![Upstream::of_host("docker.io"), Upstream::of_host("quay.io")],
+        last_resort: LastResort::Registry,
+    }
+}
+
+/// containerd's configuration with hosts below the folder.
+fn with_config_path(folder: &Path) -> String {
+    let certs = folder.join("certs.d");
+    let text = format!(
+        "version = 2 # mine\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{}\"\n",
+        certs.display()
+    );
+    std::fs::write(folder.join("config.toml"), &text).unwrap();
+    text
+}
+
+#[test]
+fn what_was_there_goes_behind_edge_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_config_path(folder.path());
+    let quay = folder.path().join("certs.d/quay.io/hosts.toml");
+    let docker = folder.path().join("certs.d/docker.io/hosts.toml");
+    std::fs::create_dir_all(quay.parent().unwrap()).unwrap();
+    let mine =
+        "# mine\nserver = \"https://quay.io\"\n\n[host.\"https://mirror.example\"]\nskip_verify = true\n";
+    std::fs::write(&quay, mine).unwrap();
+    let mut settings = settings(folder.path());
+
+    let would = check(&settings).unwrap();
+    assert_eq!((would.changed.len(), would.restart), (2, false));
+    assert!(!docker.exists(), "a check writes nothing");
+    assert_eq!(configure(&settings).unwrap(), would);
+    assert!(check(&settings).unwrap().changed.is_empty());
+    assert!(configure(&settings).unwrap().changed.is_empty(), "a second time does nothing");
+    let text = std::fs::read_to_string(&quay).unwrap();
+    let (edge, mirror) = (text.find("127.0.0.1:5000").unwrap(), text.find("mirror.example").unwrap());
+    assert!(edge < mirror && text.contains("skip_verify = true"), "{text}");
+
+    settings.last_resort = LastResort::Nobody;
+    configure(&settings).unwrap();
+    assert!(!std::fs::read_to_string(&quay).unwrap().contains("mirror.example"));
+    settings.last_resort = LastResort::Registry;
+    configure(&settings).unwrap();
+    assert_eq!(std::fs::read_to_string(&quay).unwrap(), text, "the mirror was not forgotten");
+
+    let undone = undo(&settings).unwrap();
+    assert_eq!((undone.changed.len(), undone.left_alone.len()), (2, 0));
+    assert_eq!(std::fs::read_to_string(&quay).unwrap(), mine);
+    assert!(!docker.parent().unwrap().exists());
+    assert_eq!(std::fs::read_to_string(&settings.config).unwrap(), config, "never touched");
+    assert!(undo(&settings).unwrap().changed.is_empty());
+}
+
+#[test]
+fn what_somebody_changed_since_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    with_config_path(folder.path());
+    let settings = settings(folder.path());
+    configure(&settings).unwrap();
+    let quay = folder.path().join("certs.d/quay.io/hosts.toml");
+    std::fs::write(&quay, "server = \"https://other\"\n").unwrap();
+    let undone = undo(&settings).unwrap();
+    assert_eq!(undone.left_alone, std::slice::from_ref(&quay));
+    assert_eq!(std::fs::read_to_string(&quay).unwrap(), "server = \"https://other\"\n");
+}
+
+#[test]
+fn a_missing_config_path_is_set_and_needs_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ContainerdSettings { hosts: Vec::new(), ..settings(folder.path()) };
+    let done = configure(&settings).unwrap();
+    assert_eq!((done.changed, done.restart), (vec![settings.config.clone()], true));
+    assert!(
+        std::fs::read_to_string(&settings.config)
+            .unwrap()
+            .contains("config_path = \"/etc/containerd/certs.d\"")
+    );
+    assert!(undo(&settings).unwrap().restart);
+    assert!(!settings.config.exists());
+}
+
+#[test]
+fn legacy_mirrors_are_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let legacy = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\nendpoint = [\"https://x\"]\n";
+    std::fs::write(&settings.config, legacy).unwrap();
+    assert!(matches!(configure(&settings), Err(ContainerdError::Legacy(_))));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
