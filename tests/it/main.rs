@@ -11,12 +11,6 @@ mod join;
 mod outage;
 mod outages;
 mod pod_print;
-#[path = "../support/mod.rs"]
-mod support;
-mod join;
-mod join;
-mod outage;
-mod outages;
 mod registry;
 mod registry_charts;
 mod registry_clients;
