@@ -1,16 +1,19 @@
 //! `edge status`: what the daemon says of itself.
 
-use std::io::Write as _;
+use std::fmt::Write as _;
 
 use anyhow::Result;
 use clap::Args;
 
 use super::Global;
-use super::output::Format;
-use crate::daemon::{Report, ask_status};
+use super::output::{self, Format};
+use crate::daemon::{ChangeReport, Report, ResourceReport, RiskReport, ask_status};
 
 /// `edge status`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge status                                  for people
+  edge status -o json | jq .link.state         for programs: online, offline, replaying, starting, none")]
 pub struct Status {
     /// How to write it
     #[arg(short, long, value_enum, default_value = "text")]
@@ -22,15 +25,102 @@ impl Status {
         let config = global.load()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let report = runtime.block_on(ask_status(&config.socket))?;
-        let text = match self.output {
-            Format::Json => serde_json::to_string_pretty(&report)? + "\n",
-            Format::Text => text(&report),
-        };
-        std::io::stdout().lock().write_all(text.as_bytes())?;
-        Ok(())
+        output::result(&match self.output {
+            Format::Json => serde_json::to_string_pretty(&report)?,
+            Format::Text => text(&report, crate::sys::clock::now()),
+        })
     }
 }
 
-fn text(report: &Report) -> String {
-    format!("link {} since {} {}\n", report.link.state, report.link.since, report.link.reason)
+fn text(report: &Report, now: jiff::Timestamp) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, what: &str| {
+        let _ = writeln!(out, "{name:<14}{what}");
+    };
+    let ago = |time: &str| age(time, now);
+    let link = &report.link;
+    let since = if link.state == "none" { String::new() } else { format!(" for {}", ago(&link.since)) };
+    line("Link", &format!("{}{since}", link.state));
+    if !link.reason.is_empty() {
+        line("", &link.reason);
+    }
+    if let Some(cloud) = &report.cloud {
+        let expires = cloud.certificate_expires.as_deref().unwrap_or("unknown");
+        line("Cloud", &format!("{} as {}, certificate until {expires}", cloud.server, cloud.node));
+    }
+    line("Offline mode", if report.offline_mode { "on" } else { "off" });
+    let (path, bytes) = (&report.cache.path, size(report.cache.bytes));
+    line("Cache", &format!("{path}, {bytes}"));
+    resources(&mut out, &report.cache.resources, now);
+    changes(&mut out, "Waits to be told to the cloud", &report.changes, now);
+    changes(&mut out, "Refused by the cloud", &report.refused, now);
+    at_risk(&mut out, &report.at_risk);
+    for error in &report.errors {
+        let _ = writeln!(out, "\nerror: {error}");
+    }
+    out
+}
+
+fn resources(out: &mut String, resources: &[ResourceReport], now: jiff::Timestamp) {
+    if resources.is_empty() {
+        return;
+    }
+    let mut rows = vec![["RESOURCE", "OBJECTS", "SIZE", "SYNCED"].map(str::to_owned).to_vec()];
+    rows.extend(resources.iter().map(|kept| {
+        let synced =
+            kept.synced.as_deref().map_or("never".to_owned(), |time| format!("{} ago", age(time, now)));
+        let bytes = u64::try_from(kept.bytes).unwrap_or(0);
+        vec![kept.resource.clone(), kept.objects.to_string(), size(bytes), synced]
+    }));
+    let _ = write!(out, "\n{}", output::columns(&rows));
+}
+
+fn changes(out: &mut String, title: &str, changes: &[ChangeReport], now: jiff::Timestamp) {
+    if changes.is_empty() {
+        return;
+    }
+    let mut rows = vec![["CHANGE", "OBJECT", "AGE", "LAST ANSWER"].map(str::to_owned).to_vec()];
+    rows.extend(changes.iter().map(|change| {
+        vec![change.change.clone(), change.object.clone(), age(&change.at, now), change.error.clone()]
+    }));
+    let _ = write!(out, "\n{title}\n{}", output::columns(&rows));
+}
+
+fn at_risk(out: &mut String, risks: &[RiskReport]) {
+    if risks.is_empty() {
+        return;
+    }
+    let mut rows = vec![["POD", "WHY"].map(str::to_owned).to_vec()];
+    rows.extend(risks.iter().map(|risk| vec![risk.pod.clone(), risk.reason.clone()]));
+    let _ = write!(out, "\nWould not survive an outage\n{}", output::columns(&rows));
+    let mut mends: Vec<String> = risks.iter().filter_map(mend).collect();
+    mends.dedup();
+    if !mends.is_empty() {
+        let _ = write!(out, "\nMended by\n{}\n", mends.join("\n"));
+    }
+}
+
+/// The command line that mends a risk, ready to be typed.
+fn mend(risk: &RiskReport) -> Option<String> {
+    let (patch, words) = risk.mend.split_last()?;
+    Some(format!("kubectl {} '{patch}'", words.join(" ")))
+}
+
+/// How long ago, in the largest unit that says something.
+fn age(time: &str, now: jiff::Timestamp) -> String {
+    let Ok(then) = time.parse::<jiff::Timestamp>() else { return time.to_owned() };
+    match (now.as_second() - then.as_second()).max(0) {
+        s if s < 120 => format!("{s}s"),
+        s if s < 7200 => format!("{}m", s / 60),
+        s if s < 172_800 => format!("{}h", s / 3600),
+        s => format!("{}d", s / 86_400),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        b if b < 10 << 10 => format!("{b} B"),
+        b if b < 10 << 20 => format!("{} KiB", b >> 10),
+        b => format!("{} MiB", b >> 20),
+    }
 }

@@ -27,7 +27,7 @@ use crate::trust;
 use crate::trust::ca::LocalCa;
 
 pub use client::{ClientError, ask_reload, ask_status};
-pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report};
+pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report, ResourceReport, RiskReport};
 
 /// Why the daemon cannot start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +129,7 @@ impl Daemon {
             cache: opened.cache.clone(),
             damaged: opened.damaged.map(|(path, why)| format!("{}: {why}", path.display())),
             proxy: proxy.clone(),
+            runtime: config.runtime.clone(),
         };
         let socket = bind_socket(&config.socket)?;
         core.spawn(control::serve(socket, Arc::new(facts), orders, stopped.clone()));

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Change};
+use crate::cri;
 use crate::link::Phase;
+use crate::pods::survival;
 use crate::proxy::Proxy;
 
 /// `edge status -o json`. Times are RFC 3339 in UTC, sizes bytes; fields are only ever added.
@@ -28,8 +30,22 @@ pub struct Report {
     pub changes: Vec<ChangeReport>,
     /// What the cloud refused for good, lately.
     pub refused: Vec<ChangeReport>,
+    /// Pods that would not survive an outage.
+    pub at_risk: Vec<RiskReport>,
     /// What went wrong and is not over.
     pub errors: Vec<String>,
+}
+
+/// A pod that would not survive an outage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RiskReport {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Why.
+    pub reason: String,
+    /// Arguments for kubectl that mend it; empty where no patch can.
+    pub mend: Vec<String>,
 }
 
 /// The link to the cloud.
@@ -106,7 +122,11 @@ pub struct Facts {
     pub cache: Cache,
     pub damaged: Option<String>,
     pub proxy: Option<Proxy>,
+    pub runtime: cri::Settings,
 }
+
+/// How long the runtime may take to list its images.
+const RUNTIME: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Facts {
     /// The report of this moment. What cannot be read is said under `errors`, never left out silently.
@@ -140,6 +160,7 @@ impl Facts {
             },
             changes: changes.iter().map(waiting).collect(),
             refused: self.refused(),
+            at_risk: self.at_risk(&mut errors).await,
             errors,
         }
     }
@@ -172,6 +193,29 @@ impl Facts {
             certificate_expires: expires.map(time),
             certificate_renews: life.renews_at.map(time),
         })
+    }
+
+    /// Pods that would not survive an outage, as they are known here and as the runtime's images are.
+    async fn at_risk(&self, errors: &mut Vec<String>) -> Vec<RiskReport> {
+        let pods = self.cache.read(|reader| reader.all("v1/pods")).await.unwrap_or_default();
+        if pods.is_empty() {
+            return Vec::new();
+        }
+        let images = self.images().await.unwrap_or_else(|why| {
+            errors.push(format!("images were not looked at: {why}"));
+            survival::Images::default()
+        });
+        let risks = pods.iter().flat_map(|pod| survival::risks(pod, &images));
+        risks.map(|risk| RiskReport { pod: risk.pod, reason: risk.reason, mend: risk.mend }).collect()
+    }
+
+    async fn images(&self) -> Result<survival::Images, String> {
+        let runtime = cri::Runtime::new(&self.runtime).map_err(|e| e.to_string())?;
+        let listed = tokio::time::timeout(RUNTIME, runtime.images()).await;
+        let listed =
+            listed.map_err(|_| "the runtime does not answer".to_owned())?.map_err(|e| e.to_string())?;
+        let names = listed.iter().flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests));
+        Ok(survival::Images::new(names.map(String::as_str)))
     }
 
     fn refused(&self) -> Vec<ChangeReport> {

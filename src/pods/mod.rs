@@ -7,4 +7,5 @@ pub mod logs;
 pub mod observe;
 pub mod print;
 pub mod restart;
+pub mod survival;
 pub mod view;

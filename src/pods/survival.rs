@@ -1,0 +1,217 @@
+//! Which pods would not survive an outage, why, and the patch that mends it.
+//!
+//! Said while the cloud is there, because afterwards it is too late: an image that is always pulled
+//! cannot be pulled, and a pod that does not tolerate an unreachable node is evicted by the cloud as
+//! soon as it hears of the node again.
+
+use serde_json::{Value, json};
+
+use crate::kube::meta;
+use crate::oci::Reference;
+
+/// Taints that the cloud puts on a node it does not hear from.
+const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
+/// Why a pod would not survive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Risk {
+    /// `namespace/name` of the pod.
+    pub pod: String,
+    /// What would happen, and through what.
+    pub reason: String,
+    /// What mends it: `kubectl` arguments; empty where no patch can.
+    pub mend: Vec<String>,
+}
+
+/// The images of a node, by every name they have. `None` where the runtime could not be asked.
+#[derive(Clone, Debug, Default)]
+pub struct Images {
+    names: Option<Vec<Reference>>,
+}
+
+impl Images {
+    /// From the tags and digests that the runtime lists.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { names: Some(names.into_iter().filter_map(|name| name.parse().ok()).collect()) }
+    }
+
+    /// Whether the image that a pod names is here; also if that cannot be known.
+    fn has(&self, image: &str) -> bool {
+        let (Some(names), Ok(wanted)) = (&self.names, image.parse::<Reference>()) else { return true };
+        names.iter().any(|name| {
+            name.repository() == wanted.repository()
+                && match &wanted.digest {
+                    Some(digest) => name.digest.as_ref() == Some(digest),
+                    None => name.digest.is_none() && name.name() == wanted.name(),
+                }
+        })
+    }
+}
+
+/// Everything that would keep `pod` from surviving.
+pub fn risks(pod: &Value, images: &Images) -> Vec<Risk> {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") || meta::deletion_timestamp(pod).is_some() {
+        return Vec::new();
+    }
+    let name =
+        format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default());
+    let found = [always_pulled(pod), absent(pod, images), untolerated(pod)];
+    found
+        .into_iter()
+        .flatten()
+        .map(|(reason, patch)| Risk { pod: name.clone(), reason, mend: mend(pod, patch) })
+        .collect()
+}
+
+fn containers(pod: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+    ["initContainers", "containers"].into_iter().flat_map(move |list| {
+        let all = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+        all.into_iter().flatten().map(move |container| (list, container))
+    })
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn always_pulled(pod: &Value) -> Option<(String, Option<Value>)> {
+    let always: Vec<(&str, &str)> = containers(pod)
+        .filter(|(_, container)| text(container, "imagePullPolicy") == "Always")
+        .map(|(list, container)| (list, text(container, "name")))
+        .collect();
+    if always.is_empty() {
+        return None;
+    }
+    let mut patch = json!({});
+    for (list, name) in &always {
+        let entry = json!({"name": name, "imagePullPolicy": "IfNotPresent"});
+        match patch.get_mut(*list).and_then(Value::as_array_mut) {
+            Some(entries) => entries.push(entry),
+            None => patch[*list] = json!([entry]),
+        }
+    }
+    let names: Vec<&str> = always.iter().map(|(_, name)| *name).collect();
+    let reason = format!("imagePullPolicy Always of {}: cannot start without the registry", names.join(", "));
+    Some((reason, Some(patch)))
+}
+
+fn absent(pod: &Value, images: &Images) -> Option<(String, Option<Value>)> {
+    let mut absent: Vec<&str> =
+        containers(pod).map(|(_, container)| text(container, "image")).filter(|i| !images.has(i)).collect();
+    absent.dedup();
+    (!absent.is_empty()).then(|| (format!("image {} is not on this node", absent.join(", ")), None))
+}
+
+fn untolerated(pod: &Value) -> Option<(String, Option<Value>)> {
+    let tolerations = pod.pointer("/spec/tolerations").and_then(Value::as_array);
+    let tolerations = tolerations.map(Vec::as_slice).unwrap_or_default();
+    let missing: Vec<&str> = TAINTS
+        .into_iter()
+        .filter(|taint| !tolerations.iter().any(|t| tolerates_for_ever(t, taint)))
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    // The list is replaced as a whole, so what it had stays in it.
+    let mut all: Vec<Value> =
+        tolerations.iter().filter(|t| !missing.contains(&text(t, "key"))).cloned().collect();
+    all.extend(missing.iter().map(|key| json!({"key": key, "operator": "Exists", "effect": "NoExecute"})));
+    let short: Vec<&str> = missing.iter().map(|key| key.rsplit('/').next().unwrap_or(key)).collect();
+    let reason =
+        format!("does not tolerate {} for ever: evicted when the cloud is back", short.join(" and "));
+    Some((reason, Some(json!({"tolerations": all}))))
+}
+
+fn tolerates_for_ever(toleration: &Value, taint: &str) -> bool {
+    let key = text(toleration, "key");
+    let operator = text(toleration, "operator");
+    let matches_key = key == taint || (key.is_empty() && operator == "Exists");
+    // The taints carry no value.
+    let matches_value = operator == "Exists" || text(toleration, "value").is_empty();
+    matches_key
+        && matches_value
+        && matches!(text(toleration, "effect"), "" | "NoExecute")
+        && toleration.get("tolerationSeconds").is_none()
+}
+
+/// The command that applies `patch` of a pod's spec where the pod comes from.
+fn mend(pod: &Value, patch: Option<Value>) -> Vec<String> {
+    let (Some(patch), Some((kind, name))) = (patch, origin(pod)) else { return Vec::new() };
+    let patch = match kind {
+        "pod" => json!({"spec": patch}),
+        _ => json!({"spec": {"template": {"spec": patch}}}),
+    };
+    let words = ["-n", meta::namespace(pod).unwrap_or_default(), "patch", &format!("{kind}/{name}"), "-p"];
+    words.into_iter().map(str::to_owned).chain([patch.to_string()]).collect()
+}
+
+/// What makes this pod and can be patched: its Deployment, StatefulSet or DaemonSet. A Job's template
+/// and a bare pod's containers cannot be changed.
+fn origin(pod: &Value) -> Option<(&'static str, String)> {
+    let owner = meta::controller(pod)?;
+    let name = text(owner, "name");
+    match text(owner, "kind") {
+        "ReplicaSet" => {
+            let hash = meta::label(pod, "pod-template-hash")?;
+            Some(("deployment", name.strip_suffix(&format!("-{hash}"))?.to_owned()))
+        }
+        "StatefulSet" => Some(("statefulset", name.to_owned())),
+        "DaemonSet" => Some(("daemonset", name.to_owned())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(spec: Value) -> Value {
+        json!({"metadata": {"name": "web-1-a", "namespace": "ns", "labels": {"pod-template-hash": "1"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "controller": true}]},
+            "spec": spec, "status": {"phase": "Running"}})
+    }
+
+    fn forever() -> Value {
+        json!([{"operator": "Exists", "effect": "NoExecute"}])
+    }
+
+    fn reasons(spec: Value, images: &Images) -> Vec<String> {
+        risks(&pod(spec), images).into_iter().map(|risk| risk.reason).collect()
+    }
+
+    #[test]
+    fn a_pod_that_needs_nothing_is_not_named() {
+        let spec = json!({"tolerations": forever(),
+            "containers": [{"name": "c", "image": "nginx", "imagePullPolicy": "IfNotPresent"}]});
+        let images = Images::new(["docker.io/library/nginx:latest"]);
+        assert_eq!(reasons(spec.clone(), &images), Vec::<String>::new());
+        assert_eq!(reasons(spec, &Images::default()), Vec::<String>::new(), "not known is not absent");
+    }
+
+    #[test]
+    fn each_risk_is_named_with_its_patch() {
+        let seconds = json!([{"key": TAINTS[0], "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
+            {"key": "own", "operator": "Exists"}]);
+        let spec = json!({"tolerations": seconds, "initContainers": [{"name": "i", "image": "a:1"}],
+            "containers": [{"name": "c", "image": "b:1", "imagePullPolicy": "Always"}]});
+        let found = risks(&pod(spec), &Images::new(["docker.io/library/a:1"]));
+        let [always, absent, evicted] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(always.mend[..4], ["-n", "ns", "patch", "deployment/web"]);
+        let patch: Value = serde_json::from_str(&always.mend[5]).unwrap();
+        let containers = patch.pointer("/spec/template/spec/containers").unwrap();
+        assert_eq!(*containers, json!([{"name": "c", "imagePullPolicy": "IfNotPresent"}]));
+        assert_eq!(absent.reason, "image b:1 is not on this node");
+        assert!(evicted.reason.contains("not-ready and unreachable"), "{}", evicted.reason);
+        let patch: Value = serde_json::from_str(&evicted.mend[5]).unwrap();
+        let all = patch.pointer("/spec/template/spec/tolerations").and_then(Value::as_array).unwrap();
+        assert_eq!(all.len(), 3, "its own toleration stays");
+    }
+
+    #[test]
+    fn finished_pods_are_at_no_risk() {
+        let mut done = pod(json!({"containers": [{"name": "c", "imagePullPolicy": "Always"}]}));
+        done["status"]["phase"] = json!("Succeeded");
+        assert_eq!(risks(&done, &Images::default()), vec![]);
+    }
+}
