@@ -1,4 +1,24 @@
 use super::*;
+use crate::kube::fixtures::records;
+
+/// Pods and nodes in random states, against the rows that Kubernetes' own printers made of them.
+#[test]
+fn rows_as_kubernetes_prints_them() {
+    let all = records::<2>(include_bytes!("../../../tests/fixtures/kube/tables.bin.gz"));
+    assert!(all.len() >= 600);
+    for [object, want] in all {
+        let object: Value = serde_json::from_slice(&object).unwrap();
+        let want: Value = serde_json::from_slice(&want).unwrap();
+        let now = want["now"].as_str().unwrap().parse().unwrap();
+        let printer = Printer::of("v1", meta::kind(&object).unwrap());
+        let row = printer.row(&object, Include::None, now);
+        assert_eq!(row["cells"], want["cells"], "{object}");
+        assert_eq!(row["conditions"], want["conditions"], "{object}");
+        let columns: Vec<String> =
+            printer.columns().iter().map(|c| format!("{} {}", c.name, c.priority)).collect();
+        assert_eq!(json!(columns), want["columns"]);
+    }
+}
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
