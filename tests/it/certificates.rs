@@ -9,7 +9,8 @@ use serde_json::json;
 use x509_parser::pem::parse_x509_pem;
 
 use crate::support::{
-    Cluster, ClusterOptions, Edge, KUBE_ADDRESS, Node, NodeOptions, kubectl_path, seconds, token_kubeconfig,
+    Cluster, ClusterOptions, Edge, KUBE_ADDRESS, KUBE_NAME, Node, NodeOptions, kubectl_path, seconds,
+    token_kubeconfig,
 };
 
 const BOOTSTRAP: &str = "/etc/kubernetes/bootstrap.kubeconfig";
@@ -145,5 +146,66 @@ fn direct_answer(node: &Node) -> Result<()> {
     let argv = [&*program, "--kubeconfig", "/etc/kubernetes/left.kubeconfig", "auth", "whoami"];
     let answer = node.machine()?.run(&argv)?;
     ensure!(answer.contains("system:node:gateway-1"), "{answer}");
+    Ok(())
+}
+
+/// Waits for a lease of the node that was renewed from now on.
+fn heartbeat(cluster: &Cluster, node: &Node, what: &str) {
+    let now = edge::sys::clock::now();
+    cluster.wait_for(&format!("heartbeat {what}"), seconds(60), || {
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", node.name());
+        let lease = cluster.get(&path)?;
+        let renewed: jiff::Timestamp =
+            lease["spec"]["renewTime"].as_str().context("no renewTime")?.parse()?;
+        ensure!(renewed > now, "the last was at {renewed}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_that_joined_the_cloud_by_itself_is_taken_over_and_given_back() -> Result<()> {
+    let own = "/var/lib/kubelet/kubeconfig";
+    let cluster = Cluster::start(&ClusterOptions::default())?;
+    let options = NodeOptions {
+        kubelet: json!({"rotateCertificates": true}),
+        kubelet_flags: vec![format!("--bootstrap-kubeconfig={BOOTSTRAP}")],
+        ..NodeOptions::default()
+    };
+    let mut node = cluster.node("gateway-2", &options)?;
+    let token = token_kubeconfig(KUBE_NAME, cluster.authority().certificate(), cluster.bootstrap_token());
+    node.machine()?.write(BOOTSTRAP, &token)?;
+    cluster.ready()?;
+    node.start_kubelet(own)?;
+    node.wait_ready();
+    let before = certificate(&node, KUBELET_PEM)?;
+    let kubeconfig = node.machine()?.read(own)?;
+
+    let mut edge = Edge::new();
+    let join = ["join", "--from", own, "--kubelet-kubeconfig", Edge::KUBECONFIG];
+    edge.run(&node, &join)?;
+    assert!(certificate(&node, KUBELET_PEM).is_err(), "kubelet would show the proxy the cloud's certificate");
+    assert_eq!(certificate(&node, CLOUD_PEM)?.leaf(), before.leaf());
+    edge.start(&node)?;
+    node.stop_kubelet();
+    node.start_kubelet(Edge::KUBECONFIG)?;
+    heartbeat(&cluster, &node, "through edge");
+    assert!(is_signed_by(&node, KUBELET_PEM, "/var/lib/edge/pki/ca.crt")?);
+
+    let refused = edge.output(&node, &join)?;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("in use by edge daemon"), "{refused:?}");
+    assert!(edge.stop());
+    edge.run(&node, &join)?;
+    assert_eq!(certificate(&node, CLOUD_PEM)?.leaf(), before.leaf(), "kubelet's local one was not taken");
+    edge.start(&node)?;
+    heartbeat(&cluster, &node, "after joining twice");
+
+    assert!(edge.stop());
+    node.stop_kubelet();
+    edge.run(&node, &["leave"])?;
+    assert_eq!(certificate(&node, KUBELET_PEM)?.leaf(), before.leaf());
+    assert_eq!(node.machine()?.read(own)?, kubeconfig);
+    node.start_kubelet(own)?;
+    heartbeat(&cluster, &node, "without edge");
+    assert!(is_signed_by(&node, KUBELET_PEM, "/etc/kubernetes/ca.crt")?);
     Ok(())
 }
