@@ -36,8 +36,12 @@ fn without_edge_a_reboot_in_an_outage_starts_nothing() -> Result<()> {
     mark("nothing of the cloud's has started");
 
     cluster.heal()?;
-    let after = workload::wait_running_on(&node);
+    workload::wait_running_on(&node);
     mark("cloud back, workload runs");
+    let after = workload::wait_told(&node);
+    mark("and the cloud knows");
+    let restarts = after.iter().filter(|pod| pod.name.starts_with("web-")).map(Pod::restarts);
+    assert_eq!(restarts.collect::<Vec<_>>(), [1, 1], "a reboot is a restart of each container");
     assert_eq!(uids(&before), uids(&after), "the same pods, not new ones");
     assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
     Ok(())

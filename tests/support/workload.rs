@@ -1,11 +1,13 @@
 //! The standard workload of the scenario tests, in the namespace `default`: Deployment `web` (2), DaemonSet `agent`, Job
 //! `once`, pod `by-hand` with everything a pod can ask of the cloud, static pod `fixed`.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
 
 use super::client::wait;
 use super::node::Node;
-use super::pod::Pod;
+use super::pod::{Container, Pod};
 use super::{Cluster, seconds};
 
 /// All that the cloud holds.
@@ -51,6 +53,21 @@ pub fn wait_running_on(node: &Node) -> Vec<Pod> {
         let pods = node.pods()?;
         check(&pods)?;
         Ok(pods)
+    })
+}
+
+/// Waits until the cloud tells of the same containers and restarts as the node's kubelet, all running: right after
+/// an outage it repeats what it last knew. The pods then.
+pub fn wait_told(node: &Node) -> Vec<Pod> {
+    let told = |pods: &[Pod]| -> BTreeMap<String, Vec<Container>> {
+        pods.iter().map(|pod| (pod.name.clone(), pod.containers.clone())).collect()
+    };
+    node.cluster().wait_for("the same pods in the cloud as on the node", seconds(180), || {
+        let (there, here) = (node.cluster().pods("default")?, node.pods()?);
+        check(&there)?;
+        check(&here)?;
+        ensure!(told(&there) == told(&here), "cloud: {:?}; node: {:?}", told(&there), told(&here));
+        Ok(there)
     })
 }
 
