@@ -16,9 +16,10 @@ mod registry_charts;
 mod registry_clients;
 mod registry_containerd;
 mod registry_pull;
+mod registry_serve;
 mod store;
 mod store_crash;
-#[path = "../support/mod.rs"]
-mod support;
 mod teardown;
 mod units;
+#[path = "../support/mod.rs"]
+mod support;
