@@ -42,7 +42,7 @@ fn pods_run_through_an_outage_and_a_reboot_in_it() -> Result<()> {
     assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
 
     cluster.heal()?;
-    let after = workload::wait_running(&cluster);
+    let after = workload::wait_told(&node);
     mark("cloud back");
     assert_eq!(uids(&before), uids(&after), "no pod was replaced");
     assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
