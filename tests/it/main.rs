@@ -19,7 +19,7 @@ mod registry_pull;
 mod registry_serve;
 mod store;
 mod store_crash;
-mod teardown;
-mod units;
 #[path = "../support/mod.rs"]
 mod support;
+mod teardown;
+mod units;
