@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use super::answer::{self, Body};
 use super::caller::Caller;
 use super::intake::{Decoder, DocumentIntake, ListIntake, Single, SingleIntake, TokenIntake, WatchIntake};
-use super::record::{Forwarded, Intake, Recording, until_outage, until_watch_ends};
+use super::record::{Forwarded, Intake, Recording, until_outage, until_recorded, until_watch_ends};
 use super::replay::{Wanted, key_of};
 use super::upstream::{As, Place, UpBody, UpstreamError};
 use super::{Shared, discovery, issuer, token};
@@ -86,11 +86,12 @@ impl Shared {
                 Ok((answer, _)) => suspicious(call, answer.status()),
                 Err(error) => Some(error.to_string()),
             };
-            if let Some(why) = why
-                && record
-                && self.verdict(&before, &why).await
-            {
-                return Outcome::Outage;
+            if let Some(why) = why {
+                if !record {
+                    self.link.suspect(why);
+                } else if self.verdict(&before, &why).await {
+                    return Outcome::Outage;
+                }
             }
             tries -= 1;
             match result {
@@ -175,7 +176,10 @@ impl Shared {
         remove_hop_headers(&mut head.headers, KeepUpgrade::No);
         let recording = if record { self.recording(call, head.status, &head.headers) } else { None };
         let is_watch = call.request.resource().is_some_and(|r| r.verb == Verb::Watch);
-        let until: Option<std::pin::Pin<Box<dyn Future<Output = _> + Send>>> = if !record {
+        let until: Option<std::pin::Pin<Box<dyn Future<Output = _> + Send>>> = if is_watch && !record {
+            let expired = self.expired(&head.headers);
+            Some(Box::pin(until_recorded(self.offline_mode.subscribe(), expired)))
+        } else if !record {
             None
         } else if is_watch {
             let expired = self.expired(&head.headers);

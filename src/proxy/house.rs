@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::outbox::Round;
-use super::{LINK_META, Shared, discovery};
+use super::{LINK_META, Shared, TIME_META, discovery};
 use crate::cache::today;
 use crate::link::Phase;
 
@@ -64,7 +64,14 @@ async fn enter(shared: &Shared, phase: &Phase) {
         }
         Phase::Starting | Phase::Replaying => return,
     };
-    let kept = shared.cache.commit(move |writer| writer.set_meta(LINK_META, &why)).await;
+    let now = crate::sys::clock::now().as_second().to_string();
+    let kept = shared
+        .cache
+        .commit(move |writer| {
+            writer.set_meta(LINK_META, &why)?;
+            writer.set_meta(TIME_META, &now)
+        })
+        .await;
     if let Err(error) = kept {
         tracing::debug!(%error, "the state of the link was not kept");
     }

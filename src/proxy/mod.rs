@@ -123,6 +123,9 @@ pub enum ProxyError {
 
 /// Under which name the last state of the link is kept.
 const LINK_META: &str = "link";
+/// Under which name a time is kept that has certainly passed: a clock that boots in 1970 is not
+/// believed below it.
+const TIME_META: &str = "time";
 
 impl Proxy {
     /// Makes the proxy, and the task that owns its link.
@@ -133,7 +136,13 @@ impl Proxy {
         let Parts { cache, credentials, ca, probe_interval, offline_mode } = parts;
         let upstream = Arc::new(Upstream::new(credentials.credentials.borrow().clone(), resolve::Resolver)?);
         let outbox = Outbox::new(cache.clone(), upstream.clone());
-        let was_offline = cache.read(|reader| reader.meta(LINK_META)).await?;
+        let (was_offline, passed) =
+            cache.read(|reader| Ok((reader.meta(LINK_META)?, reader.meta(TIME_META)?))).await?;
+        if let Some(passed) =
+            passed.and_then(|seconds| jiff::Timestamp::from_second(seconds.parse().ok()?).ok())
+        {
+            crate::sys::clock::raise_floor(passed);
+        }
         let (probe, replay) = (probe(&upstream), first_round(&outbox));
         let (link, owner) =
             Link::new(probe_interval, was_offline.filter(|why| !why.is_empty()), probe, replay);

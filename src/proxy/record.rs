@@ -234,6 +234,16 @@ pub async fn until_watch_ends(
     }
 }
 
+/// Ends a watch that is not recorded when offline mode is turned on, so that its client reads anew
+/// what is to be kept.
+pub async fn until_recorded(mut offline_mode: watch::Receiver<bool>, expired: Bytes) -> End {
+    let on = offline_mode.wait_for(|on| *on).await.is_ok();
+    match on {
+        true => End::Clean(expired),
+        false => std::future::pending().await,
+    }
+}
+
 /// Breaks any other answer off when the link is in an outage.
 pub async fn until_outage(mut link: watch::Receiver<LinkState>) -> End {
     match outage(&mut link).await {

@@ -195,19 +195,22 @@ async fn payload(call: &Call, body: Incoming) -> Result<Payload, Response<Body>>
 
 /// Decides, does, and decides again when the cloud goes away in the middle of it.
 async fn route(shared: &Arc<Shared>, call: &Call, payload: &mut Payload) -> Response<Body> {
-    if !shared.is_offline_mode() {
-        return match shared.forward(call, payload, false).await {
-            Outcome::Answer(answer) => answer,
-            Outcome::Outage => {
-                answer::unavailable("the cloud is away and offline mode is off", call.accept.encoding)
-            }
-        };
-    }
     let who = match call.caller {
         Caller::Kubelet => Who::Kubelet,
         Caller::Bearer(_) => Who::Other,
     };
     let impersonates = call.head.headers.keys().any(|name| name.as_str().starts_with("impersonate-"));
+    if !shared.is_offline_mode() {
+        // The kubelet's own certificate is local whatever the mode; all else passes through.
+        let passed = match decide(&call.request, who, false, impersonates) {
+            Action::Sign => shared.sign(call, payload, false).await,
+            _ => shared.forward(call, payload, false).await,
+        };
+        return match passed {
+            Outcome::Answer(answer) => answer,
+            Outcome::Outage => answer::unavailable("the cloud is away", call.accept.encoding),
+        };
+    }
     for _ in 0..3 {
         let outage = shared.is_outage(FIRST_WORD).await;
         if outage && let Some(refused) = refuse_stranger(shared, call).await {

@@ -59,7 +59,7 @@ impl Shared {
         match here {
             Some(answer) => Outcome::Answer(answer),
             None if outage => Outcome::Answer(answer::unavailable(&self.why_offline(), call.accept.encoding)),
-            None => self.forward(call, payload, true).await,
+            None => self.forward(call, payload, self.is_offline_mode()).await,
         }
     }
 
