@@ -3,6 +3,7 @@
 //! Not for kubelet's traffic: every request has its own connection, a deadline and a size cap. Bodies
 //! are never logged; an error carries what was asked and the server's own message.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::cloud::{self, Credentials, Identity, Protocols};
+use super::resolve::Resolver;
 
 /// How long a whole exchange may take, dialling included.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -143,9 +145,11 @@ impl Api {
     }
 
     async fn connect(&self) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
-        let stream = TcpStream::connect(self.credentials.address())
-            .await
-            .map_err(|source| Error::Dial { address: self.address(), source })?;
+        let failed = |source| Error::Dial { address: self.address(), source };
+        let (host, port) = self.credentials.address();
+        let found = Resolver.resolve(host).await.map_err(|e| failed(std::io::Error::other(e)))?;
+        let addresses: Vec<SocketAddr> = found.into_iter().map(|ip| SocketAddr::from((ip, port))).collect();
+        let stream = TcpStream::connect(addresses.as_slice()).await.map_err(failed)?;
         TlsConnector::from(self.tls.clone())
             .connect(self.credentials.server_name.clone(), stream)
             .await
