@@ -26,7 +26,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -96,8 +96,11 @@ struct Shared {
     jobs: std::sync::mpsc::Sender<Job>,
     /// Bytes waiting in `jobs`.
     waiting: Arc<AtomicUsize>,
-    /// Raised each time records were lost: what is being watched must be read anew.
+    /// Raised when writing works again after records were lost: what is being watched must be read
+    /// anew. (Not before: a full disk would have clients read everything over and over.)
     lost: watch::Sender<u64>,
+    /// Records were lost since `lost` was raised.
+    torn: Arc<AtomicBool>,
     /// Why the last batch was not written, while that is so.
     trouble: watch::Receiver<Option<String>>,
     readers: std::sync::Mutex<Vec<Reader>>,
@@ -123,6 +126,7 @@ impl Cache {
         let (lost, _) = watch::channel(0);
         let (trouble_sender, trouble) = watch::channel(None);
         let waiting = Arc::new(AtomicUsize::new(0));
+        let torn = Arc::new(AtomicBool::new(false));
         let batches = Arc::new(AtomicU64::new(0));
         let epoch = Arc::new(AtomicU64::new(0));
         let thread = writer::Thread {
@@ -130,6 +134,7 @@ impl Cache {
             inbox,
             waiting: waiting.clone(),
             lost: lost.clone(),
+            torn: torn.clone(),
             trouble: trouble_sender,
             batches: batches.clone(),
             path: path.clone(),
@@ -143,6 +148,7 @@ impl Cache {
             jobs,
             waiting,
             lost,
+            torn,
             trouble,
             readers: std::sync::Mutex::default(),
             reading: Semaphore::new(READERS),
@@ -161,7 +167,7 @@ impl Cache {
     ) -> bool {
         if self.shared.waiting.fetch_add(size, Ordering::Relaxed) + size > QUEUE_LIMIT {
             self.shared.waiting.fetch_sub(size, Ordering::Relaxed);
-            self.shared.lost.send_modify(|n| *n += 1);
+            self.shared.torn.store(true, Ordering::Release);
             return false;
         }
         self.shared.jobs.send(Job::Record { size, run: Box::new(job) }).is_ok()
@@ -176,13 +182,14 @@ impl Cache {
         job: impl FnOnce(&mut Writer) -> Result<T, CacheError> + Send + 'static,
     ) -> Result<T, CacheError> {
         let (reply, answer) = oneshot::channel();
-        let run = Box::new(move |writer: &mut Writer| {
-            let done = job(writer);
+        let run = Box::new(move |writer: Option<&mut Writer>| {
+            // Without a writer the batch has failed already, and how is told at its end.
+            let done = writer.map_or(Err(CacheError::Closed), job);
             let keep = done.is_ok();
             let finish = Box::new(move |committed: Outcome| {
                 let result = match committed {
                     Outcome::Committed => done,
-                    Outcome::Failed(why) => done.and(Err(CacheError::Refused(why))),
+                    Outcome::Failed(why) => Err(CacheError::Refused(why)),
                 };
                 // Whoever asked may have gone; what was done stays done.
                 let _ = reply.send(result);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ pub enum Outcome {
 
 pub(super) type Record = Box<dyn FnOnce(&mut Writer) -> Result<(), CacheError> + Send>;
 pub(super) type Finish = Box<dyn FnOnce(Outcome) + Send>;
-pub(super) type Commit = Box<dyn FnOnce(&mut Writer) -> (bool, Finish) + Send>;
+pub(super) type Commit = Box<dyn FnOnce(Option<&mut Writer>) -> (bool, Finish) + Send>;
 
 pub(super) enum Job {
     Record { size: usize, run: Record },
@@ -49,6 +49,7 @@ pub(super) struct Thread {
     pub inbox: Receiver<Job>,
     pub waiting: Arc<AtomicUsize>,
     pub lost: watch::Sender<u64>,
+    pub torn: Arc<AtomicBool>,
     pub trouble: watch::Sender<Option<String>>,
     pub batches: Arc<AtomicU64>,
     pub path: PathBuf,
@@ -101,9 +102,7 @@ impl Thread {
                 }
                 Job::Compact { reply } => compacts.push(reply),
                 Job::Commit { run } => {
-                    if let Some(finish) = self.run_commit(run, &mut failed) {
-                        finishes.push(finish);
-                    }
+                    finishes.push(self.run_commit(run, &mut failed));
                 }
             }
         }
@@ -143,20 +142,22 @@ impl Thread {
         self.writer.connection.execute_batch(end).err()
     }
 
-    fn run_commit(&mut self, run: Commit, failed: &mut Option<rusqlite::Error>) -> Option<Finish> {
+    /// Runs a job in the batch. In one that has failed there is no transaction any more, and each
+    /// statement would stand by itself: the job is not run then.
+    fn run_commit(&mut self, run: Commit, failed: &mut Option<rusqlite::Error>) -> Finish {
         if failed.is_none() {
             *failed = self.writer.connection.execute_batch("SAVEPOINT job").err();
         }
-        // Run even in a batch that has failed: its statements fail too, and its caller is told why.
-        let (keep, finish) = run(&mut self.writer);
-        if failed.is_none() {
-            let end = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
-            if !keep {
-                self.writer.interned.forget();
-            }
-            *failed = self.writer.connection.execute_batch(end).err();
+        if failed.is_some() {
+            return run(None).1;
         }
-        Some(finish)
+        let (keep, finish) = run(Some(&mut self.writer));
+        let end = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+        if !keep {
+            self.writer.interned.forget();
+        }
+        *failed = self.writer.connection.execute_batch(end).err();
+        finish
     }
 
     /// Says once when writing fails, and once when it works again.
@@ -165,7 +166,7 @@ impl Thread {
         match (why, before) {
             (Some(why), before) => {
                 if records > 0 {
-                    self.lost.send_modify(|n| *n += 1);
+                    self.torn.store(true, Ordering::Release);
                 }
                 if before.as_deref() != Some(why) {
                     tracing::error!(error = why, "the cache cannot be written");
@@ -177,6 +178,9 @@ impl Thread {
                 self.trouble.send_replace(None);
             }
             (None, None) => {}
+        }
+        if why.is_none() && self.torn.swap(false, Ordering::AcqRel) {
+            self.lost.send_modify(|n| *n += 1);
         }
     }
 }
