@@ -27,6 +27,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|cause| cause.is::<output::Closed>()) {
         return ExitCode::SUCCESS;
     }
+    if let Some(output::Exit(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
     let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
     output::note(&rendered(&joined(&causes), output::is_watched()));
     ExitCode::from(code(error))

@@ -11,6 +11,7 @@ mod join;
 mod leave;
 mod logging;
 mod output;
+mod pod;
 mod status;
 
 use std::ffi::OsString;
@@ -61,6 +62,8 @@ enum Command {
     Join(join::Join),
     /// Give kubelet its own credentials back
     Leave(leave::Leave),
+    /// Show, log, enter or restart the pods of this gateway
+    Pod(pod::Pod),
     /// Show, change or check the configuration
     Config(config::Config),
     /// Write a completion script for a shell to standard output
@@ -105,6 +108,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Status(command) => command.run(&cli.global),
         Command::Join(command) => command.run(&cli.global),
         Command::Leave(command) => command.run(&cli.global),
+        Command::Pod(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),

@@ -11,6 +11,7 @@ mod join;
 mod outage;
 mod outages;
 mod pod_print;
+mod pods;
 mod registry;
 mod registry_charts;
 mod registry_clients;

@@ -1,0 +1,113 @@
+//! `edge pod exec`, and the terminal that it lends to the command.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Result;
+use clap::Args;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use tokio::sync::mpsc;
+
+use super::Seen;
+use crate::cli::{failure, output};
+use crate::config::Config;
+use crate::cri::{Size, Streams};
+use crate::pods::exec::{Command, choose_container, exec, running};
+use crate::pods::view::{live, runtime_uid};
+
+/// `edge pod exec`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge pod exec web -- ls /data
+  edge pod exec web -it -- sh
+
+The exit code is the command's.")]
+pub struct Exec {
+    /// The pod
+    name: String,
+    #[command(flatten)]
+    namespace: super::Namespace,
+    /// The container, if not the first
+    #[arg(short, long)]
+    container: Option<String>,
+    /// With standard input
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// With a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// The command
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+impl Exec {
+    pub async fn run(&self, config: &Config) -> Result<()> {
+        let seen = Seen::now(config).await?;
+        if let Err(error) = seen.observed.runtime {
+            return Err(error.into());
+        }
+        let pod = seen.pod(&self.namespace.namespace, &self.name)?;
+        let name = choose_container(pod, self.container.as_deref())?;
+        let live = live(&seen.observed.state);
+        let container = running(runtime_uid(pod).and_then(|uid| live.get(uid)), name)?;
+        let tty = self.tty && std::io::stdin().is_terminal();
+        if self.tty && !tty {
+            output::note("edge: standard input is no terminal, so the command gets none");
+        }
+        let command = Command { container: container.id.clone(), arguments: self.command.clone(), tty };
+        let (sender, sizes) = mpsc::channel(4);
+        let _raw = if tty { Some(Raw::enter()?) } else { None };
+        if tty {
+            tokio::spawn(watch_size(sender));
+        }
+        let streams = Streams {
+            stdin: self.stdin.then(tokio::io::stdin),
+            stdout: tokio::io::stdout(),
+            stderr: tokio::io::stderr(),
+            sizes,
+        };
+        match exec(&seen.runtime, &command, streams).await? {
+            0 => Ok(()),
+            code => Err(output::Exit(u8::try_from(code).unwrap_or(1)).into()),
+        }
+    }
+}
+
+/// The terminal passes every key on as it is, until this is dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Result<Self> {
+        let fail = |e| failure::Usage(format!("cannot use the terminal: {e}"));
+        let before = tcgetattr(std::io::stdin()).map_err(fail)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &raw).map_err(fail)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.0) {
+            tracing::debug!(%error, "the terminal stays raw");
+        }
+    }
+}
+
+/// Tells the terminal's size now and whenever it changes.
+async fn watch_size(to: mpsc::Sender<Size>) {
+    let Ok(mut changes) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change())
+    else {
+        return;
+    };
+    loop {
+        if let Some((width, height)) = terminal_size::terminal_size_of(std::io::stdin()) {
+            let size = Size { width: width.0, height: height.0 };
+            if to.send(size).await.is_err() {
+                return;
+            }
+        }
+        changes.recv().await;
+    }
+}

@@ -1,0 +1,130 @@
+//! `edge pod`: the pods of this gateway, with or without cloud, kubelet and daemon. It reads the cache from
+//! disk and asks the runtime itself, so that it works when nothing else does.
+
+mod exec;
+mod get;
+mod logs;
+mod restart;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::{Global, output};
+use crate::cache::Reader;
+use crate::config::Config;
+use crate::cri::Runtime;
+use crate::pods::get::{Query, select};
+use crate::pods::observe::{Observed, kubelet_is_up, observe};
+use crate::proxy::join::Record;
+use crate::sys::clock;
+
+/// Where the kubelet answers for its health unless it was told otherwise.
+const KUBELET_HEALTHZ: &str = "127.0.0.1:10248";
+
+/// `edge pod`
+#[derive(Debug, Args)]
+pub struct Pod {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show pods as they are at this moment, in kubectl's words and formats
+    Get(get::Get),
+    /// Print the log of a container from the files of the runtime
+    Logs(logs::Logs),
+    /// Run a command in a container
+    Exec(exec::Exec),
+    /// Stop the containers of pods, and see them started again by the kubelet
+    Restart(restart::Restart),
+}
+
+/// Which namespace.
+#[derive(Debug, Args)]
+struct Namespace {
+    /// The namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+}
+
+impl Pod {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        let config = global.load()?;
+        let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let outcome = executor.block_on(async {
+            match &self.command {
+                Command::Get(command) => command.run(&config).await,
+                Command::Logs(command) => command.run(&config).await,
+                Command::Exec(command) => command.run(&config).await,
+                Command::Restart(command) => command.run(&config).await,
+            }
+        });
+        // A read of standard input may hang for ever, and is of no interest any more.
+        executor.shutdown_background();
+        outcome
+    }
+}
+
+/// The pods of this node at this moment, and who was there to ask.
+struct Seen {
+    runtime: Runtime,
+    observed: Observed,
+    kubelet_up: bool,
+}
+
+impl Seen {
+    async fn now(config: &Config) -> Result<Self> {
+        let runtime = Runtime::new(&config.runtime)?;
+        let cached = cached(config)?;
+        let (observed, kubelet_up) =
+            tokio::join!(observe(&runtime, cached, clock::now()), kubelet_is_up(KUBELET_HEALTHZ));
+        Ok(Self { runtime, observed, kubelet_up })
+    }
+
+    /// Says on standard error what part of the picture is missing.
+    fn tell_gaps(&self) {
+        if let Err(error) = &self.observed.runtime {
+            output::note(&format!("edge: pods are shown as they were last heard of: {error}"));
+        } else if !self.kubelet_up {
+            output::note(
+                "edge: the kubelet does not answer: states are the runtime's, the rest is as last heard of",
+            );
+        }
+    }
+
+    /// One pod by its name.
+    fn pod(&self, namespace: &str, name: &str) -> Result<&Value> {
+        let query =
+            Query { names: vec![name.to_owned()], namespace: Some(namespace.to_owned()), ..Query::default() };
+        match select(&self.observed.pods, &query) {
+            Ok(selected) => match (selected.pods.first(), selected.missing.first()) {
+                (Some(pod), _) => Ok(pod),
+                (None, Some(missing)) => Err(said(missing)),
+                (None, None) => Err(said("")),
+            },
+            Err(error) => Err(said(&error)),
+        }
+    }
+}
+
+/// Says a line in kubectl's own words, and ends with exit code 1.
+fn said(line: &str) -> anyhow::Error {
+    output::note(line);
+    output::Exit(1).into()
+}
+
+/// What the cache has of this node's pods. Others may be in it: whoever lists all pods through the proxy brings
+/// them in, and the runtime here knows nothing of them.
+fn cached(config: &Config) -> Result<Vec<Value>> {
+    let path = config.state_dir.join("cache.db");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let pods =
+        Reader::open(&path).and_then(|reader| reader.all("v1/pods")).context("cannot read the cache")?;
+    let node = Record::read(&config.state_dir).ok().flatten().map(|record| record.node_name);
+    let here = |pod: &Value| node.as_deref().is_none_or(|node| pod["spec"]["nodeName"] == node);
+    Ok(pods.into_iter().filter(here).collect())
+}

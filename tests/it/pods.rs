@@ -1,0 +1,249 @@
+//! `edge pod` on a real gateway: what it shows is what kubectl shows, what it restarts comes back, and what would
+//! not come back is refused.
+
+use anyhow::{Result, ensure};
+
+use crate::support::{
+    Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, Node, NodeOptions, Pod, seconds, workload,
+};
+
+const PODS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: plain, labels: {app: plain}}
+spec:
+  terminationGracePeriodSeconds: 2
+  tolerations: [{operator: Exists}]
+  containers:
+  - name: main
+    image: registry.test/edge/app:1
+    imagePullPolicy: Never
+    command: [sh, -c, "trap 'echo last words; exit 0' TERM; echo first words; echo to stderr >&2; while sleep 0.1; do :; done"]
+  - name: side
+    image: registry.test/edge/app:1
+    imagePullPolicy: Never
+    command: [sh, -c, "trap 'exit 0' TERM; while sleep 0.1; do :; done"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: once-only}
+spec:
+  restartPolicy: Never
+  tolerations: [{operator: Exists}]
+  containers: [{name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sleep, "100000"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: sidecar}
+spec:
+  restartPolicy: OnFailure
+  terminationGracePeriodSeconds: 2
+  tolerations: [{operator: Exists}]
+  initContainers:
+  - {name: mesh, image: "registry.test/edge/app:1", imagePullPolicy: Never, restartPolicy: Always, command: [sh, -c, "trap 'exit 0' TERM; while sleep 0.1; do :; done"]}
+  - {name: first, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: ["true"]}
+  containers: [{name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sh, -c, "trap 'exit 0' TERM; while sleep 0.1; do :; done"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: crash}
+spec:
+  tolerations: [{operator: Exists}]
+  containers: [{name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sh, -c, "echo going down; exit 3"]}]
+"#;
+
+struct Gateway {
+    edge: Edge,
+    node: Node,
+    cluster: Cluster,
+}
+
+fn gateway() -> Result<Gateway> {
+    let cluster = Cluster::start(&ClusterOptions::default())?;
+    let mut node = cluster.node("node-1", &NodeOptions::default())?;
+    cluster.ready()?;
+    let mut edge = Edge::new();
+    edge.join(&node, &cluster.node_kubeconfig(KUBE_ADDRESS, "node-1")?)?;
+    edge.start(&node)?;
+    node.start_kubelet(Edge::KUBECONFIG)?;
+    node.wait_ready();
+    workload::apply(&cluster, &node)?;
+    cluster.apply(PODS)?;
+    workload::wait_running(&cluster);
+    cluster.wait_for("the pods of this test", seconds(60), || {
+        let pods = cluster.pods("default")?;
+        for name in ["plain", "once-only", "sidecar"] {
+            ensure!(
+                pods.iter().any(|pod| pod.name == name && pod.running()),
+                "{name}: {}",
+                workload::states(&pods)
+            );
+        }
+        let crash = pods.iter().find(|pod| pod.name == "crash").map_or(0, Pod::restarts);
+        ensure!(crash >= 3, "crash restarted {crash} times");
+        Ok(())
+    });
+    Ok(Gateway { edge, node, cluster })
+}
+
+impl Gateway {
+    fn pod(&self, name: &str) -> Result<Pod> {
+        let pods = self.node.pods()?;
+        pods.into_iter().find(|pod| pod.name == name).ok_or_else(|| anyhow::anyhow!("no pod {name}"))
+    }
+
+    fn ids(&self, name: &str) -> Result<Vec<String>> {
+        Ok(self.pod(name)?.containers.into_iter().map(|c| c.id).collect())
+    }
+
+    /// Standard output and error, and the exit code.
+    fn edge(&self, arguments: &[&str]) -> Result<(String, String, i32)> {
+        let out = self.edge.output(&self.node, arguments)?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((text(out.stdout), text(out.stderr), out.status.code().unwrap_or(-1)))
+    }
+
+    /// The same of `edge` and of kubectl; tried again, since pods and the clock move in between.
+    fn same_as_kubectl(&self, arguments: &[&str]) {
+        let more: Vec<&str> = arguments.to_vec();
+        let kubectl = [&["get", "pod"], more.as_slice()].concat();
+        let edge = [&["pod", "get"], more.as_slice()].concat();
+        self.cluster.wait_for("the same words", seconds(30), || {
+            let before = self.cluster.kubectl(&kubectl)?;
+            let ours = self.edge(&edge)?.0;
+            ensure!(before == ours, "{arguments:?}\nkubectl:\n{before}\nedge:\n{ours}");
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn an_operator_sees_enters_and_restarts_pods_with_and_without_the_cloud() -> Result<()> {
+    let mut gateway = gateway()?;
+    shows_what_kubectl_shows(&gateway)?;
+    restarts(&gateway)?;
+    refuses(&gateway)?;
+    runs_commands(&gateway)?;
+    shows_logs(&gateway)?;
+
+    gateway.cluster.cut(Cut::Drop)?;
+    gateway.cluster.wait_for("edge to notice", seconds(30), || {
+        let status = gateway.edge.status(&gateway.node)?;
+        ensure!(status["link"]["state"] == "offline", "{}", status["link"]);
+        Ok(())
+    });
+    restarts(&gateway)?;
+    survives_kubelet_and_daemon(&mut gateway)
+}
+
+fn shows_what_kubectl_shows(gateway: &Gateway) -> Result<()> {
+    for arguments in [
+        vec!["-n", "default"],
+        vec!["-n", "default", "-o", "wide"],
+        vec!["-A", "--show-labels"],
+        vec!["-n", "default", "-l", "app=plain"],
+        vec!["-n", "default", "-o", "name"],
+        vec!["-n", "default", "plain", "-o", "jsonpath={.status.containerStatuses[*].containerID}"],
+        vec!["-n", "default", "-o", "custom-columns=N:.metadata.name,IP:.status.podIP"],
+        vec!["-n", "default", "plain", "-o", "yaml"],
+        vec!["-n", "default", "sidecar", "-o", "json"],
+    ] {
+        gateway.same_as_kubectl(&arguments);
+    }
+    let (_, words, code) = gateway.edge(&["pod", "get", "nosuch"])?;
+    assert_eq!((words.trim(), code), ("Error from server (NotFound): pods \"nosuch\" not found", 1));
+    Ok(())
+}
+
+fn restarts(gateway: &Gateway) -> Result<()> {
+    let (before, address) = (gateway.ids("plain")?, gateway.pod("plain")?.address);
+    let (out, words, code) = gateway.edge(&["pod", "restart", "plain"])?;
+    assert_eq!(code, 0, "{out}{words}");
+    let after = gateway.cluster.wait_for("the kubelet to see new containers", seconds(30), || {
+        let after = gateway.ids("plain")?;
+        ensure!(after.iter().all(|id| !before.contains(id)), "{after:?}");
+        Ok(after)
+    });
+    for id in before.iter().chain(&after) {
+        assert!(out.contains(&id[..13]), "{id} in {out}");
+    }
+    assert_eq!(gateway.pod("plain")?.address, address, "the sandbox stays");
+
+    for name in ["plain", "sidecar"] {
+        let before = gateway.pod(name)?;
+        let (out, words, code) = gateway.edge(&["pod", "restart", name, "--whole"])?;
+        assert_eq!(code, 0, "{out}{words}");
+        assert!(words.contains("will be another address"), "{words}");
+        gateway.cluster.wait_for("a new sandbox", seconds(60), || {
+            let after = gateway.pod(name)?;
+            ensure!(
+                after.running() && after.uid == before.uid && after.address != before.address,
+                "{after:?}"
+            );
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+fn refuses(gateway: &Gateway) -> Result<()> {
+    for (arguments, reason) in [
+        (vec!["once-only"], "restartPolicy is Never"),
+        (vec!["crash"], "none of its containers runs"),
+        (vec!["plain", "--container", "nosuch"], "container `nosuch` is not one of `main`, `side`"),
+        (vec!["nosuch"], "pods \"nosuch\" not found"),
+        (vec!["-l", "app=nosuch"], "No resources found"),
+    ] {
+        let (out, words, code) = gateway.edge(&[&["pod", "restart"], arguments.as_slice()].concat())?;
+        assert!(code == 1 && words.contains(reason) && out.is_empty(), "{arguments:?}: {code} {out}{words}");
+    }
+    let job = gateway.node.pods()?.into_iter().find(|pod| pod.name.starts_with("once-") && pod.succeeded());
+    let job = job.ok_or_else(|| anyhow::anyhow!("the Job has not finished"))?;
+    let (_, words, code) = gateway.edge(&["pod", "restart", &job.name])?;
+    assert!(code == 1 && words.contains("it has finished (Succeeded)"), "{words}");
+    // One of several fails: the others are restarted, and the end says so.
+    let (out, _, code) = gateway.edge(&["pod", "restart", "once-only", "plain"])?;
+    assert!(code == 1 && out.contains("default/plain: running"), "{out}");
+    Ok(())
+}
+
+fn runs_commands(gateway: &Gateway) -> Result<()> {
+    let script = "echo out; echo err >&2; exit 7";
+    let (out, words, code) =
+        gateway.edge(&["pod", "exec", "plain", "-c", "side", "--", "sh", "-c", script])?;
+    assert_eq!((out.as_str(), words.as_str(), code), ("out\n", "err\n", 7));
+    let (_, words, code) = gateway.edge(&["pod", "exec", "plain", "--", "/nosuch"])?;
+    assert!(code == 1 && words.contains("no such file"), "{words}");
+    let (_, words, code) = gateway.edge(&["pod", "exec", "crash", "--", "true"])?;
+    assert!(code == 1 && words.contains("does not run"), "{words}");
+    Ok(())
+}
+
+fn shows_logs(gateway: &Gateway) -> Result<()> {
+    let now = gateway.edge(&["pod", "logs", "plain"])?;
+    assert!(now.0.contains("first words\n") && now.0.contains("to stderr\n"), "{now:?}");
+    gateway.edge(&["pod", "restart", "plain", "--container", "main"])?;
+    let before = gateway.edge(&["pod", "logs", "plain", "-p", "--tail", "1"])?;
+    assert_eq!(before.0, "last words\n", "{before:?}");
+    let (_, words, code) = gateway.edge(&["pod", "logs", "plain", "-c", "nosuch"])?;
+    assert!(code == 1 && words.contains("container nosuch is not valid for pod plain"), "{words}");
+    Ok(())
+}
+
+fn survives_kubelet_and_daemon(gateway: &mut Gateway) -> Result<()> {
+    gateway.node.stop_kubelet();
+    gateway.edge.kill();
+    let (out, words, code) = gateway.edge(&["pod", "get", "plain"])?;
+    assert!(code == 0 && out.contains("2/2     Running"), "{out}{words}");
+    assert!(words.contains("the kubelet does not answer"), "{words}");
+    let (_, words, code) = gateway.edge(&["pod", "restart", "plain"])?;
+    assert!(code == 1 && words.contains("nobody would start it again"), "{words}");
+    // A container ends, and no kubelet is there to say so: the runtime is believed.
+    gateway.edge(&["pod", "exec", "plain", "--", "sh", "-c", "kill -TERM 1"])?;
+    gateway.cluster.wait_for("the truth", seconds(20), || {
+        let (out, _, _) = gateway.edge(&["pod", "get", "plain"])?;
+        ensure!(out.contains("1/2"), "{out}");
+        Ok(())
+    });
+    Ok(())
+}
