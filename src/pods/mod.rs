@@ -3,8 +3,10 @@
 
 pub mod exec;
 pub mod get;
+pub mod heal;
 pub mod logs;
 pub mod observe;
+pub mod pins;
 pub mod print;
 pub mod restart;
 pub mod survival;

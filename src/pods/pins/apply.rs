@@ -1,0 +1,91 @@
+//! Sets and removes pins in containerd's image store.
+
+use serde_json::Value;
+
+use super::needed::{OWN, needed, plan};
+use crate::cri::{Error, ImageStore, PINNED};
+
+/// What was done, and whether it has an effect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Names that were pinned.
+    pub pinned: Vec<String>,
+    /// Names that were given free.
+    pub unpinned: Vec<String>,
+}
+
+/// Pins what `pods` need and gives free what edge had pinned and nobody needs any more.
+///
+/// # Errors
+/// The runtime's; [`Error::Unimplemented`] where it is not containerd. What was done by then stays done.
+pub async fn apply(store: &ImageStore, pods: &[Value]) -> Result<Report, Error> {
+    let changes = plan(&needed(pods), &store.list().await?);
+    let mut report = Report::default();
+    for name in changes.pin {
+        // Edge's own mark first: a pin without it would be taken for somebody else's, and stay for ever.
+        if label(store, &name, OWN, Set::On).await? && label(store, &name, PINNED, Set::On).await? {
+            tracing::info!(image = %name, "image pinned");
+            report.pinned.push(name);
+        }
+    }
+    for name in changes.unpin {
+        if label(store, &name, PINNED, Set::Off).await? && label(store, &name, OWN, Set::Off).await? {
+            tracing::info!(image = %name, "image no longer pinned");
+            report.unpinned.push(name);
+        }
+    }
+    Ok(report)
+}
+
+/// Gives free everything that edge had pinned.
+///
+/// # Errors
+/// The runtime's.
+pub async fn clear(store: &ImageStore) -> Result<Report, Error> {
+    apply(store, &[]).await
+}
+
+/// Whether a containerd of this version, such as `1.7.24`, honours pins.
+pub fn is_honoured(version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split(['.', '~', '-', '+']).map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    (next(), next()) >= (1, 7)
+}
+
+#[derive(Clone, Copy)]
+enum Set {
+    On,
+    Off,
+}
+
+/// Sets or removes a label; false if the image has gone meanwhile.
+async fn label(store: &ImageStore, name: &str, label: (&str, &str), set: Set) -> Result<bool, Error> {
+    let value = match set {
+        Set::On => label.1,
+        Set::Off => "",
+    };
+    match store.set_label(name, label.0, value).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_honoured_from_1_7_on() {
+        for (version, honoured) in [
+            ("1.6.20~ds1", false),
+            ("1.7.0", true),
+            ("v1.7.24", true),
+            ("2.0.0-rc.1", true),
+            ("1.5", false),
+            ("?", false),
+        ] {
+            assert_eq!(is_honoured(version), honoured, "{version}");
+        }
+    }
+}

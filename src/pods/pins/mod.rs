@@ -1,0 +1,10 @@
+//! Images that cached pods need are never collected as garbage: which they are, and the label that
+//! keeps them. Pins that others made are left alone, which is why edge marks its own.
+
+mod apply;
+mod crio;
+mod needed;
+
+pub use apply::{Report, apply, clear, is_honoured};
+pub use crio::drop_in;
+pub use needed::{Changes, Needed, OWN, needed, plan};
