@@ -1,6 +1,7 @@
 //! `edge pod`: the pods of this gateway, with or without cloud, kubelet and daemon. It reads the cache from
 //! disk and asks the runtime itself, so that it works when nothing else does.
 
+mod describe;
 mod exec;
 mod get;
 mod logs;
@@ -33,6 +34,8 @@ pub struct Pod {
 enum Command {
     /// Show pods as they are at this moment, in kubectl's words and formats
     Get(get::Get),
+    /// Tell everything about pods: conditions, states, reasons, probes, volumes, events
+    Describe(describe::Describe),
     /// Print the log of a container from the files of the runtime
     Logs(logs::Logs),
     /// Run a command in a container
@@ -56,6 +59,7 @@ impl Pod {
         let outcome = executor.block_on(async {
             match &self.command {
                 Command::Get(command) => command.run(&config).await,
+                Command::Describe(command) => command.run(&config).await,
                 Command::Logs(command) => command.run(&config).await,
                 Command::Exec(command) => command.run(&config).await,
                 Command::Restart(command) => command.run(&config).await,

@@ -154,7 +154,7 @@ impl Column {
 }
 
 /// How long ago an RFC 3339 time was, as people read it: `5m30s`, `3d4h`.
-fn age(since: Option<&str>, now: Timestamp) -> String {
+pub fn age(since: Option<&str>, now: Timestamp) -> String {
     match since.and_then(|text| text.parse::<Timestamp>().ok()) {
         Some(since) => human(now.duration_since(since).as_secs()),
         None => "<unknown>".to_owned(),

@@ -1,0 +1,51 @@
+//! `edge pod describe`.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::Value;
+
+use super::Seen;
+use crate::cache::Reader;
+use crate::cli::output;
+use crate::config::Config;
+use crate::pods::describe::describe;
+use crate::sys::clock;
+
+/// `edge pod describe`
+#[derive(Debug, Args)]
+pub struct Describe {
+    /// Pods
+    #[arg(required = true)]
+    names: Vec<String>,
+    #[command(flatten)]
+    namespace: super::Namespace,
+}
+
+impl Describe {
+    pub async fn run(&self, config: &Config) -> Result<()> {
+        let seen = Seen::now(config).await?;
+        seen.tell_gaps();
+        let events = events(config)?;
+        for (i, name) in self.names.iter().enumerate() {
+            let pod = seen.pod(&self.namespace.namespace, name)?;
+            let gap = if i > 0 { "\n\n" } else { "" };
+            output::result_raw(&format!("{gap}{}", describe(pod, &events, clock::now())))?;
+        }
+        Ok(())
+    }
+}
+
+/// Those that the cloud has told of, and those of here that wait for it.
+fn events(config: &Config) -> Result<Vec<Value>> {
+    let path = config.state_dir.join("cache.db");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let reader = Reader::open(&path).context("cannot read the cache")?;
+    let mut events = reader.all("v1/events")?;
+    events.extend(reader.all("events.k8s.io/v1/events")?);
+    let waiting =
+        reader.changes()?.into_iter().filter(|change| change.what.key.resource.ends_with("/events"));
+    events.extend(waiting.filter_map(|change| serde_json::from_slice(&change.what.body?).ok()));
+    Ok(events)
+}
