@@ -21,6 +21,8 @@ use super::{Error, Registry, settings};
 const CONNECTIONS: usize = 512;
 /// How long requests under way may take once the end was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often uses are written.
+const NOTE_USES: Duration = Duration::from_secs(600);
 /// How long a client may take to send its head.
 const HEAD: Duration = Duration::from_secs(30);
 
@@ -45,6 +47,7 @@ impl Registry {
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let (ending, watching) = watch::channel(());
         let mut end = std::pin::pin!(end);
+        let noting = tokio::spawn(note_uses(self.inner.store.clone()));
         loop {
             let permit = tokio::select! {
                 () = &mut end => break,
@@ -71,6 +74,7 @@ impl Registry {
                 drop(permit);
             });
         }
+        noting.abort();
         drop((listener, watching));
         // Every connection holds a receiver; the channel is closed when the last one ended.
         let _ = ending.send(());
@@ -125,6 +129,17 @@ impl Registry {
             _ = ending.changed() => connection.as_mut().graceful_shutdown(),
         }
         Ok(connection.await?)
+    }
+}
+
+/// Writes what was used, now and then rather than each time, to spare flash.
+async fn note_uses(store: crate::store::Store) {
+    loop {
+        tokio::time::sleep(NOTE_USES).await;
+        let store = store.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.flush_used()).await {
+            tracing::warn!(%error, "cannot note what was used");
+        }
     }
 }
 
