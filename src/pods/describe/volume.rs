@@ -14,11 +14,7 @@ pub(super) fn all(page: &mut Page, volumes: &Value) {
         let source = volume.as_object().into_iter().flatten().find(|(key, _)| key.as_str() != "name");
         let (kind, detail) =
             source.map_or(("emptyDir", &Value::Null), |(kind, detail)| (kind.as_str(), detail));
-        page.field(
-            1,
-            text(&volume["name"]),
-            format!("{kind} {}", origin(kind, detail)).trim_end(),
-        );
+        page.field(1, text(&volume["name"]), format!("{kind} {}", origin(kind, detail)).trim_end());
     }
 }
 
