@@ -11,6 +11,7 @@ use super::connect::{Connection, LARGEST_ANSWER};
 use super::generated::containerd::services::images::v1::images_client::ImagesClient;
 use super::generated::containerd::services::images::v1::{Image, ListImagesRequest, UpdateImageRequest};
 use super::generated::containerd::services::version::v1::version_client::VersionClient;
+use super::generated::containerd::types::Descriptor;
 use super::{Error, Settings};
 
 /// The label that CRI reports as `pinned`, from containerd 1.7.
@@ -26,12 +27,16 @@ pub struct ImageStore {
 }
 
 /// A name in the store. containerd has one for each tag, each digest reference and the bare image id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
     /// Such as `docker.io/library/nginx:1.27`, `docker.io/library/nginx@sha256:…` or `sha256:…`.
     pub name: String,
     /// The digest of the manifest or index it points to.
     pub digest: String,
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes, without those of what it points to.
+    pub size: i64,
     /// All labels.
     pub labels: HashMap<String, String>,
 }
@@ -72,14 +77,23 @@ impl ImageStore {
         Ok(answer.await?.images.into_iter().map(named).collect())
     }
 
-    /// Sets or removes one label of an image and leaves the others; an empty `value` removes it.
+    /// Sets or removes one label of an image, as it was listed, and leaves the others; an empty `value` removes it.
     ///
     /// # Errors
     /// [`Error::NotFound`] when the image is gone, or the call's.
-    pub async fn set_label(&self, name: &str, label: &str, value: &str) -> Result<(), Error> {
+    pub async fn set_label(&self, image: &Named, label: &str, value: &str) -> Result<(), Error> {
+        // The mask says that the target stays as it is. It must be sent all the same: containerd 1.7.24 looks
+        // at it in any case, and without it the whole of containerd ends with a nil pointer.
+        let target = Descriptor {
+            media_type: image.media_type.clone(),
+            digest: image.digest.clone(),
+            size: image.size,
+            ..Descriptor::default()
+        };
         let image = Image {
-            name: name.to_owned(),
+            name: image.name.clone(),
             labels: HashMap::from([(label.to_owned(), value.to_owned())]),
+            target: Some(target),
             ..Image::default()
         };
         let mask = prost_types::FieldMask { paths: vec![format!("labels.{label}")] };
@@ -103,6 +117,12 @@ fn in_namespace<T>(message: T) -> Request<T> {
 }
 
 fn named(image: Image) -> Named {
-    let digest = image.target.map(|t| t.digest).unwrap_or_default();
-    Named { name: image.name, digest, labels: image.labels }
+    let target = image.target.unwrap_or_default();
+    Named {
+        name: image.name,
+        digest: target.digest,
+        media_type: target.media_type,
+        size: target.size,
+        labels: image.labels,
+    }
 }

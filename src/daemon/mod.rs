@@ -7,6 +7,7 @@
 mod client;
 mod control;
 mod notify;
+mod pins;
 mod report;
 
 use std::io;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::cache::{Cache, CacheError};
 use crate::config::{self, Config, Overrides};
+use crate::cri;
 use crate::proxy::{self, Proxy, cloud};
 use crate::sys::lock::{LockError, StateLock};
 use crate::trust;
@@ -44,6 +46,9 @@ pub enum DaemonError {
     /// The cloud's credentials cannot be used.
     #[error(transparent)]
     Cloud(#[from] cloud::Error),
+    /// The runtime's endpoint is none.
+    #[error(transparent)]
+    Runtime(#[from] cri::Error),
     /// The proxy cannot be started.
     #[error(transparent)]
     Proxy(#[from] proxy::ProxyError),
@@ -106,6 +111,7 @@ struct Daemon {
     config: Config,
     overrides: Overrides,
     proxy: Option<Proxy>,
+    pins: pins::Pins,
 }
 
 impl Daemon {
@@ -124,7 +130,9 @@ impl Daemon {
             None => None,
         };
         let (orders, mut inbox) = mpsc::channel(4);
+        let pins = pins::Pins::start(&config, &opened.cache)?;
         let facts = report::Facts {
+            pins: pins.trouble.clone(),
             started,
             cache: opened.cache.clone(),
             damaged: opened.damaged.map(|(path, why)| format!("{}: {why}", path.display())),
@@ -135,7 +143,7 @@ impl Daemon {
         core.spawn(control::serve(socket, Arc::new(facts), orders, stopped.clone()));
         notify::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        let mut daemon = Self { config, overrides, proxy };
+        let mut daemon = Self { config, overrides, proxy, pins };
         let ended = loop {
             tokio::select! {
                 order = inbox.recv() => if let Some(Order::Reload(reply)) = order {
@@ -182,6 +190,8 @@ impl Daemon {
             }
         }
         self.config.offline_mode = new.offline_mode;
+        self.config.runtime.pin_images = new.runtime.pin_images;
+        self.pins.set(&self.config);
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::cache::{Cache, Change};
 use crate::cri;
@@ -123,6 +124,7 @@ pub struct Facts {
     pub damaged: Option<String>,
     pub proxy: Option<Proxy>,
     pub runtime: cri::Settings,
+    pub pins: watch::Receiver<Option<String>>,
 }
 
 /// How long the runtime may take to list its images.
@@ -133,6 +135,7 @@ impl Facts {
     pub async fn report(&self) -> Report {
         let mut errors: Vec<String> = self.cache.trouble().into_iter().collect();
         errors.extend(self.damaged.as_ref().map(|what| format!("a damaged cache was set aside: {what}")));
+        errors.extend(self.pins.borrow().clone());
         let read = self.cache.read(|reader| Ok((reader.counts()?, reader.changes()?))).await;
         let (counts, changes) = read.unwrap_or_else(|error| {
             errors.push(error.to_string());

@@ -1,6 +1,7 @@
 //! `edge pod get` prints what kubectl printed of the same objects: `tests/fixtures/kubectl` was made by a real
 //! kube-apiserver and a real kubectl, see `make.py` there.
 
+use edge::pods::describe::describe;
 use edge::pods::get::{Query, get};
 use edge::pods::print::{Output, Style};
 use serde_json::Value;
@@ -105,4 +106,27 @@ fn edge_prints_what_kubectl_prints() {
         }
     }
     assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.len(), wrong.join("\n==========\n"));
+}
+
+#[test]
+fn describe_says_of_each_pod_what_the_table_says() {
+    let (cases, pods) = (cases(), pods());
+    let table = cases.iter().find(|case| case.arguments[1..] == ["pods", "-A"]).unwrap();
+    for line in table.stdout.lines().skip(1) {
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        let pod =
+            pods.iter().find(|p| p["metadata"]["namespace"] == cells[0] && p["metadata"]["name"] == cells[1]);
+        let page = describe(pod.unwrap(), &[], table.now);
+        let status = page.lines().find_map(|line| line.strip_prefix("Status:")).unwrap().trim();
+        assert_eq!(status, cells[3], "{page}");
+    }
+    let crash = pods.iter().find(|pod| pod["metadata"]["name"] == "crash").unwrap();
+    let page = describe(crash, &[], table.now);
+    for words in [
+        "Waiting\n      Reason:           CrashLoopBackOff",
+        "Last State:       Terminated",
+        "Restart Count:    12",
+    ] {
+        assert!(page.contains(words), "{words}\n{page}");
+    }
 }

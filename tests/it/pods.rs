@@ -1,7 +1,10 @@
 //! `edge pod` on a real gateway: what it shows is what kubectl shows, what it restarts comes back, and what would
 //! not come back is refused.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Result, ensure};
+use edge::cri::{Runtime, Settings};
 
 use crate::support::{
     Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, Node, NodeOptions, Pod, seconds, workload,
@@ -133,7 +136,70 @@ fn an_operator_sees_enters_and_restarts_pods_with_and_without_the_cloud() -> Res
         Ok(())
     });
     restarts(&gateway)?;
+    describes(&gateway)?;
     survives_kubelet_and_daemon(&mut gateway)
+}
+
+fn describes(gateway: &Gateway) -> Result<()> {
+    let (page, words, code) = gateway.edge(&["pod", "describe", "crash"])?;
+    assert_eq!(code, 0, "{words}");
+    for part in [
+        "Conditions:",
+        "Last State:",
+        "Exit Code:        3",
+        "Reason:           Error",
+        "Volumes:",
+        "Events:",
+        "BackOff",
+    ] {
+        assert!(page.contains(part), "{part} in\n{page}");
+    }
+    Ok(())
+}
+
+/// Asks the node's runtime from outside, through its own file system.
+fn pinned(node: &Node) -> Result<BTreeMap<String, bool>> {
+    let socket = format!("/proc/{}/root/run/containerd/containerd.sock", node.machine()?.init());
+    let settings = Settings { endpoint: format!("unix://{socket}"), ..Settings::default() };
+    let images =
+        tokio::runtime::Runtime::new()?.block_on(async { Runtime::new(&settings)?.images().await })?;
+    let named =
+        images.into_iter().flat_map(|image| image.repo_tags.into_iter().map(move |tag| (tag, image.pinned)));
+    Ok(named.collect())
+}
+
+#[test]
+fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
+    let mut gateway = gateway()?;
+    let mut used = BTreeSet::new();
+    for pod in
+        gateway.cluster.get("/api/v1/namespaces/default/pods")?["items"].as_array().into_iter().flatten()
+    {
+        for containers in ["containers", "initContainers"] {
+            let all = pod["spec"][containers].as_array().into_iter().flatten();
+            used.extend(all.filter_map(|c| c["image"].as_str()).map(|image| match image.split_once('/') {
+                Some(_) => image.to_owned(),
+                None => format!("docker.io/library/{image}"),
+            }));
+        }
+    }
+    gateway.cluster.wait_for("the images of pods to be pinned", seconds(90), || {
+        let images = pinned(&gateway.node)?;
+        for image in &used {
+            ensure!(images.get(image) == Some(&true), "{image} is not pinned: {images:?}");
+        }
+        Ok(())
+    });
+    let config = gateway.edge.config(&gateway.node)?;
+    gateway.edge.configure(&gateway.node, &format!("offline-mode = false\n{config}"))?;
+    gateway.edge.reload()?;
+    gateway.cluster.wait_for("the pins to go", seconds(60), || {
+        let images = pinned(&gateway.node)?;
+        let left: Vec<&String> = used.iter().filter(|image| images.get(*image) == Some(&true)).collect();
+        ensure!(left.is_empty(), "{left:?} pinned: {images:?}");
+        Ok(())
+    });
+    Ok(())
 }
 
 fn shows_what_kubectl_shows(gateway: &Gateway) -> Result<()> {

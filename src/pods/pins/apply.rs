@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::needed::{OWN, needed, plan};
-use crate::cri::{Error, ImageStore, PINNED};
+use crate::cri::{Error, ImageStore, Named, PINNED};
 
 /// What was done, and whether it has an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,17 +21,17 @@ pub struct Report {
 pub async fn apply(store: &ImageStore, pods: &[Value]) -> Result<Report, Error> {
     let changes = plan(&needed(pods), &store.list().await?);
     let mut report = Report::default();
-    for name in changes.pin {
+    for image in changes.pin {
         // Edge's own mark first: a pin without it would be taken for somebody else's, and stay for ever.
-        if label(store, &name, OWN, Set::On).await? && label(store, &name, PINNED, Set::On).await? {
-            tracing::info!(image = %name, "image pinned");
-            report.pinned.push(name);
+        if label(store, &image, OWN, Set::On).await? && label(store, &image, PINNED, Set::On).await? {
+            tracing::info!(image = %image.name, "image pinned");
+            report.pinned.push(image.name);
         }
     }
-    for name in changes.unpin {
-        if label(store, &name, PINNED, Set::Off).await? && label(store, &name, OWN, Set::Off).await? {
-            tracing::info!(image = %name, "image no longer pinned");
-            report.unpinned.push(name);
+    for image in changes.unpin {
+        if label(store, &image, PINNED, Set::Off).await? && label(store, &image, OWN, Set::Off).await? {
+            tracing::info!(image = %image.name, "image no longer pinned");
+            report.unpinned.push(image.name);
         }
     }
     Ok(report)
@@ -59,12 +59,12 @@ enum Set {
 }
 
 /// Sets or removes a label; false if the image has gone meanwhile.
-async fn label(store: &ImageStore, name: &str, label: (&str, &str), set: Set) -> Result<bool, Error> {
+async fn label(store: &ImageStore, image: &Named, label: (&str, &str), set: Set) -> Result<bool, Error> {
     let value = match set {
         Set::On => label.1,
         Set::Off => "",
     };
-    match store.set_label(name, label.0, value).await {
+    match store.set_label(image, label.0, value).await {
         Ok(()) => Ok(true),
         Err(error) if error.is_not_found() => Ok(false),
         Err(error) => Err(error),

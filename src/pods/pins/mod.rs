@@ -3,8 +3,10 @@
 
 mod apply;
 mod crio;
+mod keep;
 mod needed;
 
 pub use apply::{Report, apply, clear, is_honoured};
 pub use crio::drop_in;
+pub use keep::keep;
 pub use needed::{Changes, Needed, OWN, needed, plan};

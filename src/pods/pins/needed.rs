@@ -18,13 +18,13 @@ pub struct Needed {
     pub digests: BTreeSet<String>,
 }
 
-/// What is to be changed, by name.
+/// What is to be changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// To be pinned.
-    pub pin: Vec<String>,
+    pub pin: Vec<Named>,
     /// To be given free.
-    pub unpin: Vec<String>,
+    pub unpin: Vec<Named>,
 }
 
 /// The images of `pods`: of containers of every kind and of image volumes, by name, and by the digest that a running
@@ -83,8 +83,8 @@ pub fn plan(needed: &Needed, store: &[Named]) -> Changes {
         let own = named.labels.get(OWN.0).is_some_and(|value| value == OWN.1);
         match (needed.has(named), named.is_pinned(), own) {
             // Somebody else's pin serves as well, and goes on being theirs.
-            (true, false, _) => changes.pin.push(named.name.clone()),
-            (false, _, true) => changes.unpin.push(named.name.clone()),
+            (true, false, _) => changes.pin.push(named.clone()),
+            (false, _, true) => changes.unpin.push(named.clone()),
             _ => {}
         }
     }
@@ -143,7 +143,12 @@ mod tests {
 
     fn named(name: &str, digest: &str, labels: &[(&str, &str)]) -> Named {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        Named { name: name.to_owned(), digest: digest.to_owned(), labels: HashMap::from_iter(labels) }
+        Named {
+            name: name.to_owned(),
+            digest: digest.to_owned(),
+            labels: HashMap::from_iter(labels),
+            ..Named::default()
+        }
     }
 
     #[test]
@@ -184,7 +189,8 @@ mod tests {
             named("docker.io/library/half:1", "7", &[OWN]),
         ];
         let changes = plan(&needed, &store);
-        assert_eq!(changes.pin, ["docker.io/library/a:latest"]);
-        assert_eq!(changes.unpin, ["docker.io/library/old:1", "docker.io/library/half:1"]);
+        let names = |changed: &[Named]| changed.iter().map(|n| n.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&changes.pin), ["docker.io/library/a:latest"]);
+        assert_eq!(names(&changes.unpin), ["docker.io/library/old:1", "docker.io/library/half:1"]);
     }
 }
