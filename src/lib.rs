@@ -2,13 +2,14 @@
 //!
 //! # Layout
 //!
-//! Rooms are cut by what they are for. Arrows point down only:
-//! `cli` -> `daemon`, `config` -> rooms -> ground -> `sys`; rooms never import one another.
-//! `tests/it/house.rs` reads the imports and fails where an arrow runs up.
+//! Rooms are cut by what they are for. Arrows point down only: `cli` -> `daemon` -> `config` -> rooms -> ground ->
+//! `sys`, and any of them may skip a storey. Rooms never import one another, parts of the ground neither: each stands on
+//! `sys` alone. `config` takes only their `Settings`. Only `cli` prints. `tests/it/house.rs` reads the imports and fails
+//! where an arrow runs up or sideways.
 //!
-//! | floor  | rooms |
+//! | storey | parts |
 //! |--------|-------|
-//! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] |
+//! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
 //! | rooms  | [`proxy`], [`pods`], [`registry`] |
 //! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`kube`], [`cri`], [`link`], [`health`] |
 //! | floor  | [`sys`] |

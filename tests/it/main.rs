@@ -7,6 +7,7 @@ mod certificates;
 mod command;
 mod config;
 mod cri;
+mod house;
 mod join;
 mod outage;
 mod outages;
