@@ -385,7 +385,7 @@ impl Intake for EventIntake {
         if meta::kind(&value) == Some("Status") {
             return Ok(());
         }
-        super::local::keep_event(writer, self.decoder.keep(value)?)
+        super::apply::keep_event(writer, self.decoder.keep(value)?)
     }
 }
 

@@ -8,7 +8,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::caller::Caller;
-use super::local::{Answer, Input, Refused};
+use super::input::Input;
+use super::local::{Answer, Refused};
 use super::replay::key_of;
 use crate::cache::{Cache, ObjectKey};
 use crate::kube::status::Failure;

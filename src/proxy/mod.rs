@@ -8,6 +8,7 @@
 
 mod answer;
 pub mod api;
+mod apply;
 mod caller;
 pub mod cloud;
 pub mod csr;
@@ -15,6 +16,7 @@ mod decide;
 mod discovery;
 mod forward;
 mod house;
+mod input;
 mod intake;
 mod issuer;
 pub mod join;

@@ -259,9 +259,8 @@ pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>,
 
 fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
     let key = &change.what.key;
-    let mut parts = key.resource.rsplitn(3, '/');
-    let (resource, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let gvr = GroupVersionResource::new(parts.next().unwrap_or_default(), version, resource);
+    let gvr: GroupVersionResource =
+        key.resource.parse().map_err(|_| format!("`{}` is no resource", key.resource))?;
     let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
     let name = (change.what.kind != ChangeKind::Create).then_some(key.name.as_str());
     let mut path = gvr.path(namespace, name);

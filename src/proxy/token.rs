@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::answer::{self, Body};
-use super::local::Input;
+use super::input::Input;
 use crate::cache::{Cache, TokenKey};
 use crate::kube::{Encoding, ResourceRequest};
 

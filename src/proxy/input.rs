@@ -1,0 +1,65 @@
+//! What a write carries: an object or a patch, whatever its encoding.
+
+use http::header;
+use serde_json::Value;
+
+use super::local::Write;
+use crate::kube::patch::{self, PatchType};
+use crate::kube::{Encoding, Verb, codec};
+
+/// What a write carries.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// An object, or the options of a deletion; null if there is no body.
+    Object(Value),
+    /// A patch of some kind.
+    Patch(PatchType, Value),
+}
+
+impl Input {
+    /// Reads the body of a write.
+    ///
+    /// # Errors
+    /// Why it cannot be understood here.
+    pub fn of(write: &Write<'_>) -> Result<Self, String> {
+        let kind = write.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if write.body.is_empty() {
+            return Ok(Self::Object(Value::Null));
+        }
+        if kind == Encoding::Protobuf.content_type() {
+            let decoded = codec::decode(write.body).and_then(codec::Decoded::whole);
+            return Ok(Self::Object(decoded.map_err(|e| e.to_string())?));
+        }
+        let value = serde_json::from_slice(write.body).map_err(|e| format!("the body is not JSON: {e}"))?;
+        if write.request.verb != Verb::Patch {
+            return Ok(Self::Object(value));
+        }
+        match PatchType::of(kind) {
+            Some(kind) => Ok(Self::Patch(kind, value)),
+            None => Err(format!("a patch of type `{kind}` needs the cloud, which is away")),
+        }
+    }
+
+    /// The object after this write.
+    /// # Errors
+    /// Why the patch does not fit.
+    pub fn apply(&self, to: &Value) -> Result<Value, String> {
+        match self {
+            Self::Object(value) => Ok(value.clone()),
+            Self::Patch(how, value) => patch::apply(*how, to, value).map_err(|e| e.to_string()),
+        }
+    }
+
+    /// The uid that the object must have, if the write says one.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Object(value) => {
+                value.pointer("/preconditions/uid").or_else(|| value.pointer("/metadata/uid"))
+            }
+            Self::Patch(_, value) => value.pointer("/metadata/uid"),
+        }
+        .and_then(Value::as_str)
+        .filter(|uid| !uid.is_empty())
+    }
+}
