@@ -49,7 +49,7 @@ pub static KEYS: [Key; 11] = [
             Duration::from_secs(1),
             Duration::from_secs(60 * 60),
         ),
-        help: "How long the link to the cloud may be silent before edge asks for a sign of life.",
+        help: "How often edge asks the cloud for a sign of life while it is away. While the cloud answers, nothing is asked.",
     },
     Key {
         path: "proxy.listen",
