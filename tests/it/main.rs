@@ -13,6 +13,7 @@ mod outage;
 mod outages;
 mod pod_print;
 mod pods;
+mod readme;
 mod registry;
 mod registry_charts;
 mod registry_clients;
