@@ -69,7 +69,7 @@ fn show(screen: &mut Screen, keep: bool) -> Result<()> {
         start_edge(&mut edge, &mut node)
     })?;
     let offline = screen.step("The pods run again, offline", |detail| running(detail, || node.pods()))?;
-    screen.quote("the pods, as the kubelet sees them", &table(&offline));
+    screen.quote("$ edge pod get", &edge.run(&node, &["pod", "get"])?);
     ensure!(uids(&before) == uids(&offline), "other pods than before run");
     ensure!(workload::job_runs(&node)? == 1, "the finished Job ran again");
     let waiting = screen.step("edge keeps what the cloud must be told", |_| waiting(&edge, &node))?;
