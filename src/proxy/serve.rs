@@ -143,6 +143,12 @@ async fn handle(shared: &Arc<Shared>, has_certificate: bool, request: Request<In
     let request = KubeRequest::parse(head.method.as_str(), head.uri.path(), query);
     let mut call = Call { head, caller, request, accept };
     if upgrade::is_wanted(&call.head.headers) {
+        if shared.is_offline_mode()
+            && shared.link.state().phase.is_outage()
+            && let Some(refused) = refuse_stranger(shared, &call).await
+        {
+            return refused;
+        }
         return upgrade::answer(shared, call, body).await;
     }
     let mut payload = match payload(&call, body).await {

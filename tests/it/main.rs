@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 
 mod baseline;
+mod callers;
 mod certificates;
 mod command;
 mod config;

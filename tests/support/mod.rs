@@ -10,6 +10,7 @@
 //! - `pod`       what the API server, or a kubelet, says of pods
 //! - `keys`      the authorities, certificates and kubeconfigs
 //! - `image`     a container image made of a static busybox
+//! - `scene`     a gateway that has joined: where scenarios begin
 //! - `workload`  the standard pods of the scenario tests
 //! - `parts`     where `scripts/parts` put the programs
 //!
@@ -43,6 +44,7 @@ mod parts;
 mod pod;
 mod process;
 mod runtime;
+mod scene;
 mod undertaker;
 pub mod workload;
 
@@ -58,6 +60,7 @@ pub use self::{
     parts::kubectl_path,
     pod::{Container, Pod},
     process::Process,
+    scene::Scene,
 };
 
 use std::time::Duration;

@@ -1,0 +1,268 @@
+//! Who may ask edge what. Online the cloud judges and edge is not felt; offline each caller reads what it read itself
+//! while the cloud was there, and nobody else is served at all.
+
+use std::process::Output;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use crate::support::{Cut, Edge, NodeOptions, Process, Scene, kubectl_path, seconds};
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: Secret
+metadata: {name: credentials, namespace: default}
+stringData: {password: s3cret}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: client, namespace: default}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: stranger, namespace: default}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: admin, namespace: default}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: client, namespace: default}
+rules:
+- {apiGroups: [""], resources: [configmaps], verbs: ["*"]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: client, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: client}
+subjects:
+- {kind: ServiceAccount, name: client, namespace: default}
+- {kind: ServiceAccount, name: stranger, namespace: default}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: test-admin}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}
+subjects: [{kind: ServiceAccount, name: admin, namespace: default}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: talker, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: docker.io/library/busybox:1
+    envFrom: [{secretRef: {name: credentials}}]
+    command: [sh, -ec, 'i=0; while true; do i=$((i+1)); echo line $i; sleep 1; done']
+"#;
+
+const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
+const SECRET: &str = "/api/v1/namespaces/default/secrets/credentials";
+
+#[test]
+fn each_caller_reads_what_it_read_itself() -> Result<()> {
+    let mut scene = Scene::ready(&NodeOptions::default())?;
+    let cluster = scene.cluster.clone();
+    cluster.wait_for("the default service account", seconds(60), || {
+        cluster.raw("/api/v1/namespaces/default/serviceaccounts/default")
+    });
+    cluster.apply(MANIFEST)?;
+    let [client, successor, unused, admin] = ["client", "client", "stranger", "admin"]
+        .map(|account| cluster.kubectl(&["create", "token", account]));
+    let [client, successor, unused, admin] =
+        [Caller(client?), Caller(successor?), Caller(unused?), Caller(admin?)];
+    ensure!(client.0 != successor.0, "the same token twice");
+    cluster.wait_for("a pod", seconds(60), || {
+        ensure!(cluster.pods("default")?.iter().any(|pod| pod.name == "talker" && pod.running()), "not yet");
+        Ok(())
+    });
+
+    nobody_is_served(&scene)?;
+    assert_eq!(Caller("nonsense".into()).status(&scene, CONFIGMAPS)?, "401");
+    every_verb_works(&scene, &client)?;
+    upgrades_and_streams_work(&scene, &admin)?;
+    assert_eq!(client.status(&scene, SECRET)?, "403");
+    let online = client.list(&scene)?;
+    ensure!(online.len() > 1, "nothing to compare: {online:?}");
+    scene.kubectl(&["get", "pods", "-A", "--field-selector", "spec.nodeName=node-1"])?;
+
+    cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    judged_without_the_cloud(&scene, &client, &successor, &unused, &online)?;
+    kubelets_kubeconfig_reads(&scene)?;
+    scene.edge.kill();
+    scene.edge.start(&scene.node)?;
+    judged_without_the_cloud(&scene, &client, &successor, &unused, &online)
+        .context("after a restart of the daemon")
+}
+
+/// Callers without a certificate or a token, whatever they ask.
+fn nobody_is_served(scene: &Scene) -> Result<()> {
+    for path in
+        ["/", "/version", "/healthz", "/metrics", "/api", CONFIGMAPS, SECRET, "/api/v1/pods?watch=true"]
+    {
+        for method in ["GET", "POST", "PATCH", "DELETE"] {
+            let answer = curl(scene, &["-X", method], path)?;
+            let (body, code) = answer.rsplit_once('\n').context("no code")?;
+            ensure!(code == "401", "{method} {path} is answered {code}");
+            let status: Value = serde_json::from_str(body)?;
+            ensure!(status["kind"] == "Status" && status["reason"] == "Unauthorized", "{status}");
+        }
+    }
+    Ok(())
+}
+
+fn every_verb_works(scene: &Scene, client: &Caller) -> Result<()> {
+    let watch = client.spawn(scene, "client-watch", &["get", "configmaps", "-w", "-o", "name"])?;
+    client.run(scene, &["create", "configmap", "made", "--from-literal=a=1"])?;
+    client.run(scene, &["create", "configmap", "kept", "--from-literal=a=1"])?;
+    scene.cluster.wait_for("an event of a watch", seconds(20), || {
+        ensure!(watch.log().contains("configmap/made"), "{}", watch.log());
+        Ok(())
+    });
+    client.run(scene, &["patch", "configmap", "made", "-p", r#"{"data": {"a": "2"}}"#])?;
+    let value = client.run(scene, &["get", "configmap", "made", "-o", "jsonpath={.data.a}"])?;
+    ensure!(value == "2", "patched to `{value}`");
+    ensure!(client.run(scene, &["get", "configmaps"])?.contains("made"));
+    client.run(scene, &["delete", "configmap", "made"])?;
+    client.run(scene, &["get", "configmap", "made"]).err().context("a deleted object is there")?;
+    let refused = client.run(scene, &["get", "secrets"]).err().context("what the cloud forbids is served")?;
+    ensure!(format!("{refused:#}").contains("Forbidden"), "{refused:#}");
+    Ok(())
+}
+
+fn upgrades_and_streams_work(scene: &Scene, admin: &Caller) -> Result<()> {
+    let name = admin.run(scene, &["exec", "talker", "--", "hostname"])?;
+    ensure!(name.trim() == "talker", "exec says `{name}`");
+    let follow = admin.spawn(scene, "admin-logs", &["logs", "-f", "--tail=1", "talker"])?;
+    let lines = || follow.log().lines().filter(|line| line.starts_with("line ")).count();
+    scene.cluster.wait_for("lines of a log that is followed", seconds(20), || {
+        ensure!(lines() >= 4, "{}", follow.log());
+        Ok(())
+    });
+    Ok(())
+}
+
+fn judged_without_the_cloud(
+    scene: &Scene,
+    client: &Caller,
+    successor: &Caller,
+    unused: &Caller,
+    online: &[String],
+) -> Result<()> {
+    nobody_is_served(scene)?;
+    for known in [client, successor] {
+        ensure!(known.list(scene)? == online, "it reads what it read");
+        ensure!(known.status(scene, &format!("{CONFIGMAPS}/kept"))? == "200");
+        ensure!(
+            known.status(scene, &format!("{CONFIGMAPS}/made"))? == "404",
+            "deleted while the cloud was there"
+        );
+        for unread in [SECRET, "/api/v1/pods", "/api/v1/namespaces/default/secrets", "/api/v1/configmaps"] {
+            let code = known.status(scene, unread)?;
+            ensure!(code == "503", "`{unread}`, which it never read, is answered {code}");
+        }
+    }
+    ensure!(client.run(scene, &["get", "configmaps"])?.contains("kept"), "kubectl prints the table");
+    for unknown in [unused, &forged(client)?, &Caller("nonsense".into())] {
+        for path in [CONFIGMAPS, SECRET, "/version", "/api"] {
+            let code = unknown.status(scene, path)?;
+            ensure!(code == "401", "an unknown token is answered {code} for `{path}`");
+        }
+        let upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+        let path = "/api/v1/namespaces/default/pods/talker/exec?command=sh";
+        let code = unknown.status_with(scene, &upgrade, path)?;
+        ensure!(code == "401", "an unknown token that wants an upgrade is answered {code}");
+    }
+    Ok(())
+}
+
+fn kubelets_kubeconfig_reads(scene: &Scene) -> Result<()> {
+    let table = scene.kubectl(&["get", "pods", "-A", "--field-selector", "spec.nodeName=node-1"])?;
+    let (head, row) = table.trim().split_once('\n').context("no row")?;
+    ensure!(head.split_whitespace().collect::<Vec<_>>()[..3] == ["NAMESPACE", "NAME", "READY"], "{table}");
+    ensure!(row.contains("talker") && row.contains("1/1") && row.contains("Running"), "{table}");
+    scene.kubectl(&["get", "--raw", SECRET])?;
+    let unsynced = scene.kubectl(&["get", "deployments", "-A"]).err().context("an unread list is served")?;
+    ensure!(!format!("{unsynced:#}").contains("No resources found"), "{unsynced:#}");
+    Ok(())
+}
+
+/// The client's token with other claims signed by the same signature, still naming the known account.
+fn forged(client: &Caller) -> Result<Caller> {
+    let mut parts = client.0.split('.');
+    let (head, claims, signature) = (
+        parts.next().context("no header")?,
+        parts.next().context("no claims")?,
+        parts.next().context("no signature")?,
+    );
+    let mut claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims)?)?;
+    claims["jti"] = "forged".into();
+    Ok(Caller(format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(claims.to_string()))))
+}
+
+/// Someone with a bearer token.
+struct Caller(String);
+
+impl Caller {
+    fn argv(&self, args: &[&str]) -> Result<Vec<String>> {
+        let mut argv = vec![
+            kubectl_path()?,
+            "--kubeconfig=/dev/null".into(),
+            format!("--server=https://{}", Edge::PROXY),
+            "--certificate-authority=/var/lib/edge/pki/ca.crt".into(),
+            format!("--token={}", self.0),
+            "--namespace=default".into(),
+            format!("--cache-dir=/run/kubectl-{}", self.0.len()),
+        ];
+        argv.extend(args.iter().map(|arg| (*arg).to_owned()));
+        Ok(argv)
+    }
+
+    fn output(&self, scene: &Scene, args: &[&str]) -> Result<Output> {
+        let argv = self.argv(args)?;
+        scene.node.machine()?.output(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// kubectl through edge, which must succeed; its standard output.
+    fn run(&self, scene: &Scene, args: &[&str]) -> Result<String> {
+        let output = self.output(scene, args)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{}`: {}", args.join(" "), said.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn spawn(&self, scene: &Scene, name: &str, args: &[&str]) -> Result<Process> {
+        let argv = self.argv(args)?;
+        scene.node.spawn(name, &argv.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+    }
+
+    /// The names of the ConfigMaps it is shown.
+    fn list(&self, scene: &Scene) -> Result<Vec<String>> {
+        let list: Value = serde_json::from_str(&self.run(scene, &["get", "--raw", CONFIGMAPS])?)?;
+        let items = list["items"].as_array().context("no items")?;
+        Ok(items.iter().map(|item| item["metadata"]["name"].to_string()).collect())
+    }
+
+    /// The HTTP status of a GET.
+    fn status(&self, scene: &Scene, path: &str) -> Result<String> {
+        self.status_with(scene, &[], path)
+    }
+
+    fn status_with(&self, scene: &Scene, more: &[&str], path: &str) -> Result<String> {
+        let bearer = format!("Authorization: Bearer {}", self.0);
+        let answer = curl(scene, &[&["-H", &bearer], more].concat(), path)?;
+        Ok(answer.rsplit_once('\n').context("no code")?.1.to_owned())
+    }
+}
+
+/// The body of an answer and, on a line of its own, its code.
+fn curl(scene: &Scene, more: &[&str], path: &str) -> Result<String> {
+    let url = format!("https://{}{path}", Edge::PROXY);
+    let argv = ["curl", "-sk", "--http1.1", "--max-time", "10", "-w", "\n%{http_code}"];
+    scene.node.machine()?.run(&[&argv, more, &[&url]].concat())
+}
