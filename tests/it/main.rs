@@ -10,6 +10,8 @@ mod config;
 mod cri;
 mod house;
 mod join;
+mod link;
+mod offline_truth;
 mod outage;
 mod outages;
 mod pod_print;

@@ -1,0 +1,145 @@
+//! What happened on either side of an outage is true on both after it: what the node did is told to the cloud, what
+//! the cloud decided is done on the node, and what neither touched goes on untouched.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::support::{Container, Cut, Edge, NodeOptions, Pod, Scene, seconds, workload};
+
+/// A pod that shows a ConfigMap as a volume, and one that the cloud will delete.
+const MORE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: reader}
+spec:
+  tolerations:
+  - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute}
+  - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: docker.io/library/busybox:1
+    command: [sh, -ec, 'trap "exit 0" TERM; sleep 2147483647 & wait']
+    volumeMounts: [{name: config, mountPath: /config}]
+  volumes: [{name: config, configMap: {name: settings}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: doomed}
+spec:
+  tolerations:
+  - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute}
+  - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: docker.io/library/busybox:1
+    command: [sh, -ec, 'trap "exit 0" TERM; sleep 2147483647 & wait']
+"#;
+
+#[test]
+fn both_sides_of_an_outage_are_true_after_it() -> Result<()> {
+    let options = NodeOptions { kubelet: json!({"syncFrequency": "5s"}), ..NodeOptions::default() };
+    let mut scene = Scene::ready(&options)?;
+    let cluster = scene.cluster.clone();
+    workload::apply(&cluster, &scene.node)?;
+    workload::wait_running(&cluster);
+    cluster.apply(MORE)?;
+    let before = cluster.wait_for("two pods more", seconds(60), || {
+        let pods = cluster.pods("default")?;
+        ensure!(find(&pods, "reader")?.running() && find(&pods, "doomed")?.running(), "{pods:?}");
+        Ok(pods)
+    });
+    let web = before.iter().find(|pod| pod.name.starts_with("web-")).context("no web")?;
+
+    cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    change_the_cloud(&scene)?;
+
+    // A restart that only the node knows of is kept through the reboot.
+    scene.node.ctr(&["tasks", "kill", "-s", "SIGKILL", &web.containers[0].id])?;
+    cluster.wait_for("the restart, in the cache", seconds(60), || {
+        let pod = cached(&scene, &web.name)?;
+        ensure!(pod.restarts() == 1 && pod.running(), "{pod:?}");
+        Ok(())
+    });
+    scene.reboot()?;
+    let status = scene.edge.status(&scene.node)?;
+    let changes = status["changes"].to_string();
+    assert!(changes.contains(&web.name), "what waits for the cloud survives: {changes}");
+    assert_eq!(cached(&scene, &web.name)?.restarts(), 1, "the status survives");
+    scene.node.start_kubelet(Edge::KUBECONFIG)?;
+    workload::wait_running_on(&scene.node);
+    let offline = cluster.wait_for("all pods, settled", seconds(60), || {
+        let pods = scene.node.pods()?;
+        ensure!(find(&pods, "reader")?.running() && find(&pods, "doomed")?.running(), "{pods:?}");
+        Ok(pods)
+    });
+    let made_offline = find(&offline, &web.name)?.restarts();
+    assert!(made_offline >= 2, "killed once and rebooted once: {made_offline}");
+    assert_eq!(workload::job_runs(&scene.node)?, 1, "a finished Job stays finished");
+
+    cluster.heal()?;
+    scene.wait_link("online");
+    scene.node.wait_ready();
+    cloud_was_obeyed(&scene, &before);
+    let after = workload::wait_told(&scene.node);
+    assert_eq!(
+        find(&after, &web.name)?.restarts(),
+        made_offline,
+        "the cloud shows the restarts made offline"
+    );
+    assert_eq!(untouched(&offline), untouched(&after), "nothing was restarted, replaced or doubled");
+    assert_eq!(workload::job_runs(&scene.node)?, 1, "a finished Job stays finished");
+    let status = scene.edge.status(&scene.node)?;
+    let refused = status["refused"].as_array().context("no list of what was refused")?;
+    let others = refused.iter().filter(|change| change["object"] != "v1/pods default/by-hand");
+    assert_eq!(others.count(), 0, "the cloud refuses only what is about a pod it has replaced: {refused:?}");
+    Ok(())
+}
+
+/// While the node is away: a ConfigMap is edited, a pod deleted, a pod deleted and made anew.
+fn change_the_cloud(scene: &Scene) -> Result<()> {
+    let cluster = &scene.cluster;
+    let patch = r#"{"data": {"file.txt": "from the cloud, edited"}}"#;
+    cluster.kubectl(&["patch", "configmap", "settings", "--type=merge", "-p", patch])?;
+    cluster.kubectl(&["delete", "pod", "doomed", "--wait=false"])?;
+    cluster.kubectl(&["delete", "pod", "by-hand", "--force", "--grace-period=0"])?;
+    cluster.apply(workload::MANIFEST.replace("from the cloud\"", "from the cloud, edited\"").as_str())?;
+    Ok(())
+}
+
+/// Waits until the node has done what the cloud decided meanwhile.
+fn cloud_was_obeyed(scene: &Scene, before: &[Pod]) {
+    scene.cluster.wait_for("what the cloud decided", seconds(90), || {
+        let (there, here) = (scene.cluster.pods("default")?, scene.node.pods()?);
+        for pods in [&there, &here] {
+            ensure!(find(pods, "doomed").is_err(), "`doomed` is there: {}", workload::states(pods));
+            let (old, new) = (find(before, "by-hand")?, find(pods, "by-hand")?);
+            ensure!(new.uid != old.uid && new.running(), "`by-hand` is not the new one: {new:?}");
+        }
+        let uid = &find(&here, "reader")?.uid;
+        let file = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~configmap/config/file.txt");
+        let text = scene.node.machine()?.read(&file)?;
+        ensure!(text == "from the cloud, edited", "the volume holds `{text}`");
+        Ok(())
+    });
+}
+
+/// A pod as edge serves it to the kubelet.
+fn cached(scene: &Scene, name: &str) -> Result<Pod> {
+    let pod = scene.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/default/pods/{name}")])?;
+    Ok(Pod::from_object(&serde_json::from_str(&pod)?))
+}
+
+fn find<'a>(pods: &'a [Pod], name: &str) -> Result<&'a Pod> {
+    pods.iter().find(|pod| pod.name == name).with_context(|| format!("no pod `{name}`"))
+}
+
+/// Containers and restarts of what nobody decided anything about.
+fn untouched(pods: &[Pod]) -> BTreeMap<String, Vec<Container>> {
+    let kept = pods.iter().filter(|pod| pod.name != "by-hand" && pod.name != "doomed");
+    kept.map(|pod| (pod.name.clone(), pod.containers.clone())).collect()
+}
