@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::config;
+use crate::daemon::DaemonError;
 use crate::proxy::{cloud, join};
 
 /// The command was called wrongly, in a way that the parser of the command line cannot see.
@@ -40,6 +41,7 @@ fn code(error: &anyhow::Error) -> u8 {
         cause.is::<config::Error>()
             || cause.is::<Usage>()
             || cause.is::<cloud::Error>()
+            || cause.downcast_ref::<DaemonError>().is_some_and(DaemonError::is_input)
             || cause.downcast_ref::<join::Error>().is_some_and(join::Error::is_input)
     };
     if error.chain().any(is_input) { 2 } else { 1 }

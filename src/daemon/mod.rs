@@ -78,6 +78,13 @@ pub enum DaemonError {
     Ended(&'static str),
 }
 
+impl DaemonError {
+    /// Whether the configuration or the credentials that it names are at fault, and not the machine.
+    pub fn is_input(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Cloud(_) | Self::Proxy(proxy::ProxyError::Cloud(_)))
+    }
+}
+
 /// Time for open requests after a request to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 

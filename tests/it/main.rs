@@ -9,6 +9,7 @@ mod command;
 mod config;
 mod cri;
 mod house;
+mod daemon_faults;
 mod join;
 mod link;
 mod offline_truth;

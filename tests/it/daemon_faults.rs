@@ -1,0 +1,164 @@
+//! The daemon on bad ground: each fault gives one clear line, or edge serves on and says in what way it is degraded.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::command::{Done, Place};
+use crate::support::{Authority, Cut, Edge, Kubelet, NodeOptions, Scene, kubeconfig, seconds};
+
+/// A gateway that has joined a cloud which is not there, with its proxy on `port`.
+fn joined(port: u16) -> Result<Place> {
+    let place = Place::new();
+    let authority = Authority::new("cloud")?;
+    let client = authority.client("system:node:node-1", "system:nodes")?;
+    let file = kubeconfig("https://127.0.0.1:9", authority.certificate(), &client);
+    let path = place.write("etc/cloud.kubeconfig", &file);
+    let listen = format!("[proxy]\nlisten = \"127.0.0.1:{port}\"\n");
+    place.write("etc/edge.toml", &format!("[cloud]\nkubeconfig = \"{}\"\n{listen}", path.display()));
+    Ok(place)
+}
+
+#[test]
+fn what_stops_the_daemon_is_one_line() -> Result<()> {
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let place = joined(taken.local_addr()?.port())?;
+    let line = |place: &Place| Done::of(place.edge(&["daemon"]).env("EDGE_LOG", "off").output().unwrap());
+    let done = line(&place);
+    let last = done.err.lines().last().unwrap_or_default();
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(last.contains("cannot listen on `127.0.0.1:") && last.contains("another program"), "{done:?}");
+
+    std::fs::remove_file(place.path("etc/cloud.kubeconfig"))?;
+    let done = line(&place);
+    let last = done.err.lines().last().unwrap_or_default();
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(last.contains("cloud.kubeconfig"), "{done:?}");
+
+    place.write("etc/cloud.kubeconfig", "clusters: nothing of use\n");
+    let done = line(&place);
+    let last = done.err.lines().last().unwrap_or_default();
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(last.contains("cloud.kubeconfig"), "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn a_damaged_cache_is_set_aside_and_named() -> Result<()> {
+    let place = joined(0)?;
+    place.write("state/cache.db", &"not a database ".repeat(500));
+    let mut daemon =
+        place.edge(&["daemon"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("no daemon")?;
+    let start = Instant::now();
+    let status = loop {
+        let done = place.run(&["status", "-o", "json"]);
+        if done.code == 0 {
+            break serde_json::from_str::<Value>(&done.out)?;
+        }
+        ensure!(start.elapsed() < seconds(15), "{done:?}");
+        thread::sleep(Duration::from_millis(100));
+    };
+    daemon.kill()?;
+    daemon.wait()?;
+    let errors = status["errors"].to_string();
+    ensure!(errors.contains("damaged") && errors.contains("cache.db.damaged-0"), "{errors}");
+    ensure!(place.read("state/cache.db.damaged-0").starts_with("not a database"), "it was not kept");
+    Ok(())
+}
+
+/// Patches the node without end, and writes down each patch that was answered 200.
+const PATCHES: &str = r#"
+cd /run
+get() { sed -n "s/.*$1: *//p" /etc/kubernetes/kubelet.kubeconfig | tr -d '"' | base64 -d; }
+get client-certificate-data > me.crt; get client-key-data > me.key
+i=0
+while true; do
+    i=$((i+1))
+    case $((i % 2)) in
+    0) path=; body="{\"metadata\":{\"annotations\":{\"round-$i\":\"x\"}}}" ;;
+    1) path=/status; body="{\"status\":{\"conditions\":[{\"type\":\"Round-$i\",\"status\":\"True\"}]}}" ;;
+    esac
+    code=$(curl -sk --max-time 3 --cert me.crt --key me.key -X PATCH -o /dev/null -w '%{http_code}' \
+        -H 'content-type: application/strategic-merge-patch+json' -d "$body" \
+        https://127.0.0.1:6445/api/v1/nodes/node-1$path) || true
+    echo "$code $i"
+done"#;
+
+#[test]
+fn nothing_acknowledged_is_lost_and_1970_and_damage_are_survived() -> Result<()> {
+    let mut scene = Scene::ready(&NodeOptions { version: Kubelet::Current, ..NodeOptions::default() })?;
+    let cluster = scene.cluster.clone();
+    cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    scene.node.stop_kubelet();
+
+    let mut client = scene.node.spawn("patches", &["bash", "-c", PATCHES], &[])?;
+    for round in 0..20u64 {
+        thread::sleep(Duration::from_millis(60 + round * 7919 % 400));
+        scene.edge.kill();
+        scene.edge.start(&scene.node)?;
+    }
+    thread::sleep(seconds(1));
+    client.kill();
+    scene.edge.kill();
+    scene.edge.start(&scene.node)?;
+    all_there(&scene, &client.log())?;
+
+    // A boot with the clock at 1970: the cache is served, over a TLS that the kubelet takes.
+    scene.reboot()?;
+    scene.edge.kill();
+    let fake = [
+        ("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"),
+        ("FAKETIME", "@1970-01-01 00:01:00"),
+    ];
+    let env = fake.map(|(key, value)| format!("{key}={value}"));
+    let argv = [&["env", &env[0], &env[1]], &[env!("CARGO_BIN_EXE_edge"), "daemon"][..]].concat();
+    let mut young = scene.node.spawn("young", &argv, &[])?;
+    cluster.wait_for("an edge of 1970", seconds(20), || scene.node.listens(Edge::PROXY));
+    ensure!(young.alive(), "{}", young.log());
+    ensure!(young.log().contains("1970-01-01"), "its clock was not set back: {}", young.log());
+    all_there(&scene, &client.log())?;
+    // As a kubelet sees it whose clock is there too.
+    scene.node.machine()?.shell(
+        "openssl s_client -connect 127.0.0.1:6445 -CAfile /var/lib/edge/pki/ca.crt -attime 60 \
+         -verify_ip 127.0.0.1 -verify_return_error </dev/null",
+    )?;
+    young.kill();
+
+    // A cache that is damaged is built anew from the cloud.
+    cluster.heal()?;
+    scene
+        .node
+        .machine()?
+        .shell("cd /var/lib/edge; rm -f cache.db-*; head -c 9000 /dev/urandom > cache.db")?;
+    scene.edge.start(&scene.node)?;
+    scene.node.start_kubelet(Edge::KUBECONFIG)?;
+    cluster.wait_for("the cache, built anew", seconds(60), || {
+        let status = scene.edge.status(&scene.node)?;
+        let kept = status["cache"]["resources"].to_string();
+        ensure!(kept.contains("v1/nodes") && kept.contains("v1/services"), "{kept}");
+        ensure!(status["errors"].to_string().contains("damaged"), "{}", status["errors"]);
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Each patch that was answered 200 is in the node that edge serves.
+fn all_there(scene: &Scene, log: &str) -> Result<()> {
+    let node = scene.kubectl(&["get", "--raw", "/api/v1/nodes/node-1"])?;
+    let mut count = 0;
+    for number in log.lines().filter_map(|line| line.strip_prefix("200 ")) {
+        let name = if number.parse::<u64>()? % 2 == 0 { "round" } else { "Round" };
+        ensure!(
+            node.contains(&format!("\"{name}-{number}\"")),
+            "patch {number} was answered 200 and is gone"
+        );
+        count += 1;
+    }
+    ensure!(count > 40, "only {count} patches were taken: {log}");
+    Ok(())
+}
