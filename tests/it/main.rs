@@ -8,8 +8,8 @@ mod certificates;
 mod command;
 mod config;
 mod cri;
-mod house;
 mod daemon_faults;
+mod house;
 mod join;
 mod link;
 mod offline_truth;
@@ -26,7 +26,7 @@ mod registry_pull;
 mod registry_serve;
 mod store;
 mod store_crash;
-#[path = "../support/mod.rs"]
-mod support;
 mod teardown;
 mod units;
+#[path = "../support/mod.rs"]
+mod support;

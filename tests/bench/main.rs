@@ -1,0 +1,62 @@
+//! Figures of edge on a real cluster, each beside the same thing without edge in the same run. Prints them beside what
+//! they should be; a figure never fails the run, only a part that does not work does.
+//!
+//! `bench [--long] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `idle`, `reboot` as names; see `scripts/bench`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a run that cannot go on ends")]
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "this is a command")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "times of a benchmark are monotonic, its files need not be durable"
+)]
+
+mod client;
+mod idle;
+mod latency;
+mod list;
+mod memory;
+mod objects;
+mod reading;
+mod reboot;
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+mod table;
+
+use anyhow::{Result, ensure};
+
+use table::Table;
+
+/// What can be measured, in the order in which it is.
+const NAMES: [&str; 6] = ["latency", "list", "memory", "objects", "reboot", "idle"];
+
+fn main() {
+    let (flags, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
+    let long = flags.iter().any(|flag| flag == "--long");
+    if let Err(error) = run(long, &flags, &names) {
+        eprintln!("bench: {error:#}");
+        std::process::exit(1);
+    }
+}
+
+fn run(long: bool, flags: &[String], names: &[String]) -> Result<()> {
+    ensure!(flags.iter().all(|flag| flag == "--long"), "unknown flag hint: the one flag is --long");
+    for name in names {
+        ensure!(NAMES.contains(&name.as_str()), "no figure `{name}` hint: one of {}", NAMES.join(", "));
+    }
+    let mut table = Table::default();
+    for name in NAMES {
+        if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        match name {
+            "latency" => latency::measure(&mut table)?,
+            "list" => list::measure(&mut table)?,
+            "memory" => memory::measure(&mut table)?,
+            "objects" => objects::measure(&mut table)?,
+            "idle" => idle::measure(&mut table, long)?,
+            _ => reboot::measure(&mut table)?,
+        }
+    }
+    table.print();
+    Ok(())
+}
