@@ -118,7 +118,7 @@ impl Client {
     }
 }
 
-/// Reads a watch until nothing has come for `quiet`.
+/// Reads a watch until nothing has come for `quiet`; fails when it ends, as after an ERROR event.
 pub async fn drain(watch: &mut Incoming, quiet: Duration) -> Result<()> {
     while let Ok(frame) = tokio::time::timeout(quiet, watch.frame()).await {
         frame.context("the watch ended")??;

@@ -16,7 +16,7 @@ const PAIRS: usize = 300;
 const EVENTS: usize = 60;
 const MAP: &str = "/api/v1/namespaces/default/configmaps/small";
 const WATCH: &str = "/api/v1/namespaces/default/configmaps?watch=true&fieldSelector=metadata.name%3Dsmall\
-    &sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=600";
+    &sendInitialEvents=true&resourceVersion=0&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=600";
 
 /// Milliseconds: straight, through edge.
 type Pair = (f64, f64);

@@ -11,7 +11,7 @@ use crate::rig::{Rig, Ways, config_map, namespace, node_object, pod, secret};
 use crate::table::Table;
 
 const QUIET: Duration = Duration::from_secs(30);
-const WATCH: &str = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+const WATCH: &str = "watch=true&sendInitialEvents=true&resourceVersion=0&resourceVersionMatch=NotOlderThan\
     &allowWatchBookmarks=true&timeoutSeconds=600";
 
 pub fn measure(table: &mut Table) -> Result<()> {
