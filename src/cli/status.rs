@@ -94,6 +94,7 @@ fn at_risk(out: &mut String, risks: &[RiskReport]) {
     rows.extend(risks.iter().map(|risk| vec![risk.pod.clone(), risk.reason.clone()]));
     let _ = write!(out, "\nWould not survive an outage\n{}", output::columns(&rows));
     let mut mends: Vec<String> = risks.iter().filter_map(mend).collect();
+    mends.sort_unstable();
     mends.dedup();
     if !mends.is_empty() {
         let _ = write!(out, "\nMended by\n{}\n", mends.join("\n"));

@@ -1,7 +1,7 @@
 //! The one owner of Online and Offline.
 //!
-//! Every request that is answered is evidence, so an idle link costs nothing: a probe is sent only
-//! after something failed, or while the link is down. The rules are in `machine`; this is the task
+//! As long as requests are answered nothing is asked, so an idle link costs nothing: a probe is sent
+//! only after something failed, or while the link is down. The rules are in `machine`; this is the task
 //! that runs them.
 
 mod machine;

@@ -64,12 +64,13 @@ async fn enter(shared: &Shared, phase: &Phase) {
         }
         Phase::Starting | Phase::Replaying => return,
     };
-    let now = crate::sys::clock::now().as_second().to_string();
+    // Of the cloud's clock and this one's the earlier: a clock that ran ahead must raise no floor.
+    let passed = shared.upstream.cloud_time().map(|time| time.min(crate::sys::clock::now()).as_second());
     let kept = shared
         .cache
         .commit(move |writer| {
             writer.set_meta(LINK_META, &why)?;
-            writer.set_meta(TIME_META, &now)
+            passed.map_or(Ok(()), |seconds| writer.set_meta(TIME_META, &seconds.to_string()))
         })
         .await;
     if let Err(error) = kept {

@@ -57,6 +57,19 @@ pub enum Round {
     All,
 }
 
+impl Round {
+    /// The changes that this round tells. An object with a change that the cloud keeps putting off is
+    /// left for later as a whole: what follows builds on it.
+    fn choose(self, mut changes: Vec<Change>) -> Vec<Change> {
+        if self == Self::First {
+            let put_off: Vec<ObjectKey> =
+                changes.iter().filter(|c| c.attempts >= ATTEMPTS).map(|c| c.what.key.clone()).collect();
+            changes.retain(|c| !c.what.key.resource.ends_with("/events") && !put_off.contains(&c.what.key));
+        }
+        changes
+    }
+}
+
 /// What became of one change.
 enum Fate {
     Done(Option<Value>),
@@ -87,11 +100,7 @@ impl Outbox {
         let _turn = self.turn.lock().await;
         loop {
             let changes = self.cache.read(|reader| reader.changes()).await.map_err(|e| e.to_string())?;
-            let changes: Vec<Change> = changes
-                .into_iter()
-                .filter(|c| round == Round::All || !c.what.key.resource.ends_with("/events"))
-                .filter(|c| round == Round::All || c.attempts < ATTEMPTS)
-                .collect();
+            let changes = round.choose(changes);
             if changes.is_empty() {
                 return Ok(());
             }
@@ -128,7 +137,7 @@ impl Outbox {
             let sent = self.current(&change).await.map_err(failed)?;
             let fate = match &sent {
                 Sent::Nothing => Fate::Done(None),
-                Sent::Body(now, request) => self.send(&change, now.as_ref(), request).await?,
+                Sent::Body(_, request) => self.send(&change, request).await?,
             };
             match fate {
                 Fate::Done(answer) => self.settle(&change, sent, answer).await.map_err(failed)?,
@@ -170,7 +179,7 @@ impl Outbox {
             .await
     }
 
-    async fn send(&self, change: &Change, _now: Option<&Object>, body: &Value) -> Result<Fate, Gone> {
+    async fn send(&self, change: &Change, body: &Value) -> Result<Fate, Gone> {
         let request = match request(change, body) {
             Ok(request) => request,
             Err(why) => return Ok(Fate::Never(why)),
@@ -315,5 +324,37 @@ fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
         (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED) => Fate::Later(why),
         (_, code) if code.is_server_error() => Fate::Later(why),
         _ => Fate::Never(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::NewChange;
+
+    fn change(id: i64, resource: &str, name: &str, attempts: u32) -> Change {
+        let key = ObjectKey { resource: resource.into(), namespace: "ns".into(), name: name.into() };
+        let what = NewChange {
+            kind: ChangeKind::Patch,
+            key,
+            uid: "u".into(),
+            subresource: "status".into(),
+            base: None,
+            body: None,
+        };
+        Change { id, what, at: 0, attempts, error: String::new() }
+    }
+
+    #[test]
+    fn the_first_round_leaves_events_and_whole_objects_that_are_put_off() {
+        let changes = vec![
+            change(1, "v1/pods", "a", ATTEMPTS),
+            change(2, "v1/pods", "a", 0),
+            change(3, "v1/pods", "b", ATTEMPTS - 1),
+            change(4, "v1/events", "e", 0),
+        ];
+        let ids = |round: Round| -> Vec<i64> { round.choose(changes.clone()).iter().map(|c| c.id).collect() };
+        assert_eq!(ids(Round::First), [3]);
+        assert_eq!(ids(Round::All), [1, 2, 3, 4]);
     }
 }

@@ -4,7 +4,7 @@
 //! an idle node cheap on a link that is paid by the byte; HTTP/1.1 serves clouds without it, and
 //! upgrades.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -92,6 +92,8 @@ pub enum As {
 /// The way to the cloud; one for the daemon.
 #[derive(Debug)]
 pub struct Upstream {
+    /// The cloud's clock when it answered a probe last, in seconds since 1970; 0 for never.
+    cloud_time: AtomicI64,
     resolver: Resolver,
     target: Mutex<Arc<Target>>,
 }
@@ -156,7 +158,11 @@ impl Upstream {
     /// # Errors
     /// When the credentials do not make a TLS client.
     pub fn new(credentials: Arc<Credentials>, resolver: Resolver) -> Result<Self, cloud::Error> {
-        Ok(Self { resolver, target: Mutex::new(Arc::new(Target::new(credentials)?)) })
+        Ok(Self {
+            cloud_time: AtomicI64::new(0),
+            resolver,
+            target: Mutex::new(Arc::new(Target::new(credentials)?)),
+        })
     }
 
     /// Uses other credentials from now on; what is under way ends with the old ones.
@@ -284,11 +290,28 @@ impl Upstream {
             match answer.status() {
                 http::StatusCode::UNAUTHORIZED => Err("the cloud refuses the node's credentials".to_owned()),
                 code if code.is_server_error() => Err(format!("the cloud answers {code}")),
-                _ => Ok(()),
+                _ => {
+                    self.note_time(answer.headers());
+                    Ok(())
+                }
             }
         };
         let late = || format!("no answer within {} s", PROBE.as_secs());
         tokio::time::timeout(PROBE, exchange).await.map_err(|_| late())?
+    }
+
+    /// The cloud's clock when it answered a probe last.
+    pub fn cloud_time(&self) -> Option<jiff::Timestamp> {
+        match self.cloud_time.load(Ordering::Relaxed) {
+            0 => None,
+            seconds => jiff::Timestamp::from_second(seconds).ok(),
+        }
+    }
+
+    fn note_time(&self, headers: &http::HeaderMap) {
+        if let Some(seconds) = date(headers) {
+            self.cloud_time.store(seconds, Ordering::Relaxed);
+        }
     }
 
     async fn open(&self, target: &Target, who: As) -> Result<Connection, UpstreamError> {
@@ -351,6 +374,12 @@ impl Upstream {
         }
         Err(UpstreamError::Connect { address: target.address(), source: last })
     }
+}
+
+/// The Date header, in seconds since 1970.
+fn date(headers: &http::HeaderMap) -> Option<i64> {
+    let text = headers.get(http::header::DATE)?.to_str().ok()?;
+    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_second())
 }
 
 /// Small writes go at once; a peer that is silently gone is noticed.
@@ -455,5 +484,20 @@ impl Connection {
                 Some(Place(Occupied::One { slot: slot.clone(), sender: Some(sender) }))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_header_is_read_as_servers_write_it() {
+        let mut headers = http::HeaderMap::new();
+        assert_eq!(date(&headers), None);
+        headers.insert(http::header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
+        assert_eq!(date(&headers), Some(784_111_777));
+        headers.insert(http::header::DATE, "yesterday".parse().unwrap());
+        assert_eq!(date(&headers), None);
     }
 }

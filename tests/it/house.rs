@@ -40,7 +40,6 @@ const HOUSE: [(&str, Storey); 20] = [
     ("kube", Ground),
     ("cri", Ground),
     ("link", Ground),
-    ("health", Ground),
     ("sys", Floor),
 ];
 
