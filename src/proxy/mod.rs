@@ -77,6 +77,8 @@ struct Shared {
     asked_keys: Mutex<HashSet<String>>,
     waiting: Arc<Notify>,
     rotated: rotate::Watched,
+    /// When the daemon began: for a moment after that, the first word on the link is waited for.
+    begun: tokio::time::Instant,
 }
 
 /// What the proxy is made of.
@@ -167,6 +169,7 @@ impl Proxy {
             edits,
             waiting,
             rotated: credentials,
+            begun: tokio::time::Instant::now(),
         };
         Ok((Self { shared: Arc::new(shared) }, owner))
     }

@@ -32,7 +32,7 @@ const BODY_LIMIT: usize = 3 << 20;
 const STREAMS: u32 = 4096;
 /// How long a TLS handshake and the first request may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long requests wait for the first word on the link after a start.
+/// How long after the start requests wait for the first word on the link.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// How long open requests may take to end when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -218,7 +218,7 @@ async fn route(shared: &Arc<Shared>, call: &Call, payload: &mut Payload) -> Resp
         };
     }
     for _ in 0..3 {
-        let outage = shared.is_outage(FIRST_WORD).await;
+        let outage = shared.is_outage().await;
         if outage && let Some(refused) = refuse_stranger(shared, call).await {
             return refused;
         }
@@ -299,12 +299,14 @@ async fn refuse(shared: &Shared, refusal: Refusal, call: &Call) -> Response<Body
 }
 
 impl Shared {
-    /// Whether requests are answered here; right after a start, waits a moment for the first word.
-    async fn is_outage(&self, patience: Duration) -> bool {
+    /// Whether requests are answered here; right after a start, waits a moment for the first word. The moment is one for all
+    /// requests: a kubelet asks one thing after the other, and would wait anew for each.
+    async fn is_outage(&self) -> bool {
         let state = self.link.state();
         if state.phase != Phase::Starting {
             return state.phase.is_outage();
         }
+        let patience = FIRST_WORD.saturating_sub(self.begun.elapsed());
         self.link.changed_from(&state, patience).await.phase != Phase::Online
     }
 }

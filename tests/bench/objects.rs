@@ -65,6 +65,11 @@ fn cost(rig: &mut Rig, count: usize, path: &'static str) -> Result<Cost> {
         .machine()?
         .shell("stat -c %s /var/lib/edge/cache.db* | awk '{ n += $1 } END { print n }'")?;
     rig.cluster.cut(Cut::Refuse)?;
+    // An idle link is not probed: somebody must ask before edge notices.
+    let _ = rig.on_node(move |ways| async move {
+        let one = format!("{path}/map-0");
+        Client::connect(&ways.edge).await?.get(&one).await
+    });
     rig.wait_link("offline")?;
     let replayed = rig.on_node(move |ways| async move {
         let edge = Client::connect(&ways.edge).await?;
