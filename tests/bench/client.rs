@@ -118,10 +118,14 @@ impl Client {
     }
 }
 
-/// Reads a watch until nothing has come for `quiet`; fails when it ends, as after an ERROR event.
+/// Reads a watch until nothing has come for `quiet`; fails when it ends, with its last word.
 pub async fn drain(watch: &mut Incoming, quiet: Duration) -> Result<()> {
+    let mut last = Bytes::new();
     while let Ok(frame) = tokio::time::timeout(quiet, watch.frame()).await {
-        frame.context("the watch ended")??;
+        let ended = || format!("the watch ended: {}", String::from_utf8_lossy(&last).escape_debug());
+        let frame = frame.with_context(ended)??;
+        // The last frame of an answer may be an empty one.
+        last = frame.into_data().ok().filter(|data| !data.is_empty()).unwrap_or(last);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::json;
@@ -16,7 +16,7 @@ const PAIRS: usize = 300;
 const EVENTS: usize = 60;
 const MAP: &str = "/api/v1/namespaces/default/configmaps/small";
 const WATCH: &str = "/api/v1/namespaces/default/configmaps?watch=true&fieldSelector=metadata.name%3Dsmall\
-    &sendInitialEvents=true&resourceVersion=0&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=600";
+    &allowWatchBookmarks=true&timeoutSeconds=600&resourceVersion=";
 
 /// Milliseconds: straight, through edge.
 type Pair = (f64, f64);
@@ -25,7 +25,14 @@ pub fn measure(table: &mut Table) -> Result<()> {
     let rig = Rig::new()?;
     rig.create("/api/v1/namespaces/default/configmaps", vec![config_map("small".into())])?;
     show(table, "GET of a small object", rig.on_node(gets)?);
-    show(table, "one watch event", rig.on_node(events)?);
+    show(
+        table,
+        "one watch event",
+        rig.on_node({
+            let version = rig.version("/api/v1/namespaces/default/configmaps")?;
+            move |ways| events(ways, version)
+        })?,
+    );
     Ok(())
 }
 
@@ -67,16 +74,17 @@ async fn gets(ways: Ways) -> Result<Vec<Pair>> {
 }
 
 /// From sending a change to hearing of it on a watch, one change for each way in turn.
-async fn events(ways: Ways) -> Result<Vec<Pair>> {
+async fn events(ways: Ways, version: String) -> Result<Vec<Pair>> {
     let admin = Client::connect(&ways.admin).await?;
     let (direct, edge) = (Client::connect(&ways.direct).await?, Client::connect(&ways.edge).await?);
     let mut runs = Vec::new();
     let mut count = 0;
-    for _ in 0..RUNS {
+    for run in 0..RUNS {
         let mut times = [Vec::new(), Vec::new()];
-        for (client, times) in [&direct, &edge].into_iter().zip(&mut times) {
-            let mut watch = client.watch(WATCH).await?;
-            drain(&mut watch, Duration::from_millis(300)).await?;
+        for (way, (client, times)) in [&direct, &edge].into_iter().zip(&mut times).enumerate() {
+            let mut watch = client.watch(&format!("{WATCH}{version}")).await?;
+            let drained = drain(&mut watch, Duration::from_millis(300)).await;
+            drained.with_context(|| format!("run {run}, {}", ["straight", "through edge"][way]))?;
             for _ in 0..EVENTS {
                 count += 1;
                 times.push(one_event(&admin, &mut watch, count).await?);
@@ -92,7 +100,7 @@ async fn one_event(admin: &Client, watch: &mut Incoming, count: usize) -> Result
     let begun = Instant::now();
     let change = json!({"data": {"count": count.to_string()}});
     let (patched, heard) = tokio::join!(admin.patch(MAP, &change), async {
-        let frame = watch.frame().await.context("the watch ended")?;
+        let frame = watch.frame().await.with_context(|| format!("the watch ended at change {count}"))?;
         frame?;
         Ok::<_, anyhow::Error>(milliseconds(begun))
     });

@@ -80,6 +80,12 @@ impl Rig {
         })
     }
 
+    /// The version of a list, from which a watch can begin: the etcd of Debian bookworm cannot begin one with what is there.
+    pub fn version(&self, path: &str) -> Result<String> {
+        let list = self.cluster.get(path)?;
+        Ok(list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned())
+    }
+
     pub fn wait_link(&self, state: &str) -> Result<()> {
         self.cluster.wait_for(&format!("edge {state}"), seconds(60), || {
             let link = self.edge.status(&self.node)?["link"].clone();
