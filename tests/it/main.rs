@@ -26,7 +26,7 @@ mod registry_pull;
 mod registry_serve;
 mod store;
 mod store_crash;
-mod teardown;
-mod units;
 #[path = "../support/mod.rs"]
 mod support;
+mod teardown;
+mod units;

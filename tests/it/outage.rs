@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::support::{Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, NodeOptions, Pod, seconds, workload};
+use crate::support::{
+    Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, Node, NodeOptions, Pod, kubectl_path, seconds, workload,
+};
 
 /// Joined, cut, rebooted, and back: the same pods run throughout, and the cloud hears what happened.
 #[test]
@@ -26,6 +28,14 @@ fn pods_run_through_an_outage_and_a_reboot_in_it() -> Result<()> {
     let before = workload::wait_running(&cluster);
     mark("workload runs");
 
+    let metrics = cluster.raw("/metrics")?;
+    let streamed = metrics.lines().any(|line| {
+        line.starts_with("apiserver_watch_list_duration_seconds_count")
+            && line.contains("resource=\"secrets\"")
+    });
+    assert!(streamed, "this kubelet asks for streamed lists, as those of 1.35 and later do");
+    streamed_list(&node)?;
+
     cluster.cut(Cut::Drop)?;
     cluster.wait_for("edge to notice", seconds(30), || {
         let status = edge.status(&node)?;
@@ -38,6 +48,7 @@ fn pods_run_through_an_outage_and_a_reboot_in_it() -> Result<()> {
     node.start_kubelet(Edge::KUBECONFIG)?;
     let offline = workload::wait_running_on(&node);
     mark("rebooted offline, workload runs");
+    streamed_list(&node)?;
     assert_eq!(uids(&before), uids(&offline), "the same pods");
     assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
 
@@ -46,6 +57,22 @@ fn pods_run_through_an_outage_and_a_reboot_in_it() -> Result<()> {
     mark("cloud back");
     assert_eq!(uids(&before), uids(&after), "no pod was replaced");
     assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
+    Ok(())
+}
+
+/// WatchList through edge: every object as ADDED, then the bookmark without which a client waits for ever.
+fn streamed_list(node: &Node) -> Result<()> {
+    let path = "/api/v1/pods?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+        &allowWatchBookmarks=true&timeoutSeconds=2&fieldSelector=spec.nodeName%3Dnode-1";
+    let kubectl = kubectl_path()?;
+    let answer = node.machine()?.run(&[&kubectl, "--kubeconfig", Edge::KUBECONFIG, "get", "--raw", path])?;
+    let events: Vec<serde_json::Value> =
+        serde_json::Deserializer::from_str(&answer).into_iter().collect::<Result<_, _>>()?;
+    let added = events.iter().take_while(|event| event["type"] == "ADDED").count();
+    let end = events.get(added).context("nothing behind the objects")?;
+    assert!(added >= 6, "{answer}");
+    assert_eq!(end["type"], "BOOKMARK", "{answer}");
+    assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true", "{answer}");
     Ok(())
 }
 

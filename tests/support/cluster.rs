@@ -65,7 +65,7 @@ impl Cluster {
             &machine,
             &logs,
             "etcd",
-            &[&parts::program("etcd")?, "--data-dir=/run/etcd"],
+            &[&parts::program("etcd/etcd")?, "--data-dir=/run/etcd"],
             &[],
         )?;
         let apiserver = start(&machine, &logs, "apiserver", &apiserver_flags(&options.apiserver)?)?;
