@@ -38,7 +38,7 @@ impl Accept {
 }
 
 /// Seconds after which a client may try again what needs the cloud.
-const RETRY_AFTER: u32 = 5;
+pub const RETRY_AFTER: u32 = 5;
 
 /// A body of known bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {

@@ -78,7 +78,7 @@ impl Call {
 impl Shared {
     /// Forwards `call`, with the link known to be online.
     pub async fn forward(&self, call: &Call, payload: &mut Payload, record: bool) -> Outcome {
-        let mut tries = if call.is_idempotent() { 2 } else { 1 };
+        let mut tries = if record && call.is_idempotent() { 2 } else { 1 };
         loop {
             let before = self.link.state();
             let result = self.send(call, payload, record).await;
@@ -99,7 +99,10 @@ impl Shared {
                 Err(_) if tries > 0 && matches!(payload, Payload::Whole(_)) => {}
                 Err(error) => {
                     let why = format!("the cloud did not answer: {error}");
-                    return Outcome::Answer(answer::unavailable(&why, call.accept.encoding));
+                    // Passing through, nothing here knows when to come back: clients that are told wait
+                    // for minutes.
+                    let failure = Failure::unavailable(why, record.then_some(answer::RETRY_AFTER));
+                    return Outcome::Answer(answer::failure(&failure, call.accept.encoding));
                 }
             }
         }
