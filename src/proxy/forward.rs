@@ -13,7 +13,10 @@ use hyper::body::Incoming;
 
 use super::answer::{self, Body};
 use super::caller::Caller;
-use super::intake::{Decoder, DocumentIntake, ListIntake, Single, SingleIntake, TokenIntake, WatchIntake};
+use super::intake::{
+    Decoder, DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake,
+    WatchIntake,
+};
 use super::record::{Forwarded, Intake, Recording, until_outage, until_recorded, until_watch_ends};
 use super::replay::{Wanted, key_of};
 use super::upstream::{As, Place, UpBody, UpstreamError};
@@ -227,28 +230,32 @@ impl Shared {
             encoding: encoding_of(headers),
             unknown: self.unknown.clone(),
         };
-        let bytes = Vec::new();
         let subresource = request.subresource.as_deref();
         match (request.verb, subresource, code) {
             (Verb::Create, Some("token"), StatusCode::CREATED) if call.caller == Caller::Kubelet => {
                 let key = call.head.extensions.get::<token::Asked>()?.0.clone();
-                Some(Box::new(TokenIntake { decoder, key, bytes }))
+                Some(Box::new(Gathered::new(TokenIntake { decoder, key })))
             }
             (Verb::Create | Verb::Patch, None, code)
                 if code.is_success()
                     && request.gvr.resource == "events"
                     && call.caller == Caller::Kubelet =>
             {
-                Some(Box::new(super::intake::EventIntake { decoder, bytes }))
+                Some(Box::new(Gathered::new(EventIntake { decoder })))
             }
             _ if !is_kept(request) || is_transformed(headers) => None,
             (Verb::Get, None, StatusCode::OK | StatusCode::NOT_FOUND) => {
                 let single = if code == StatusCode::OK { Single::Read } else { Single::Absent };
-                Some(Box::new(SingleIntake { decoder, identity, key: key_of(request), single, bytes }))
+                Some(Box::new(Gathered::new(SingleIntake {
+                    decoder,
+                    identity,
+                    key: key_of(request),
+                    single,
+                })))
             }
             (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK) => {
                 let (key, single) = (key_of(request), Single::Written);
-                Some(Box::new(SingleIntake { decoder, identity, key, single, bytes }))
+                Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
             }
             (Verb::List, None, StatusCode::OK)
                 if request.query.resource_version_match.as_deref() != Some("Exact") =>
@@ -313,12 +320,12 @@ fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> O
     }
     let text =
         |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    Some(Box::new(DocumentIntake {
+    Some(Box::new(Gathered::new(DocumentIntake {
         identity: call.caller.identity(),
         path: path.to_owned(),
         variant: discovery::variant(&accept_of(&call.head.headers)).to_owned(),
         document: Document { kind: text(header::CONTENT_TYPE), etag: text(header::ETAG), body: Vec::new() },
-    }))
+    })))
 }
 
 /// The Accept header.

@@ -84,6 +84,45 @@ impl Decoder {
     }
 }
 
+/// Takes what an answer carries once all of it is there; of one that broke off it hears nothing.
+pub trait TakeWhole: Send {
+    /// Keeps what the bytes tell.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    fn take(&mut self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), CacheError>;
+}
+
+/// Gathers the bytes of an answer that makes sense only as a whole.
+pub struct Gathered<T> {
+    taker: T,
+    bytes: Vec<u8>,
+}
+
+impl<T: TakeWhole> Gathered<T> {
+    /// Gathers for `taker`.
+    pub fn new(taker: T) -> Self {
+        Self { taker, bytes: Vec::new() }
+    }
+}
+
+impl<T: TakeWhole> Intake for Gathered<T> {
+    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
+        if self.bytes.len() + bytes.len() > OBJECT_LIMIT {
+            return Err(CacheError::Refused(format!("an answer is larger than {OBJECT_LIMIT} bytes")));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        if !whole {
+            return Ok(());
+        }
+        self.taker.take(writer, std::mem::take(&mut self.bytes))
+    }
+}
+
 /// A single object that was read or written by name.
 pub struct SingleIntake {
     /// How to decode it.
@@ -94,8 +133,6 @@ pub struct SingleIntake {
     pub key: ObjectKey,
     /// What was learnt.
     pub single: Single,
-    /// What arrived so far.
-    pub bytes: Vec<u8>,
 }
 
 /// What the answer about a single object means.
@@ -109,16 +146,9 @@ pub enum Single {
     Absent,
 }
 
-impl Intake for SingleIntake {
-    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
-        append(&mut self.bytes, bytes)
-    }
-
-    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
-        if !whole {
-            return Ok(());
-        }
-        let value = self.decoder.value(&self.bytes)?;
+impl TakeWhole for SingleIntake {
+    fn take(&mut self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), CacheError> {
+        let value = self.decoder.value(&bytes)?;
         match self.single {
             Single::Absent if is_not_found(&value, &self.key.name) => {
                 writer.put_absent(&self.identity, &self.key)
@@ -320,19 +350,13 @@ pub struct DocumentIntake {
     pub path: String,
     /// The Accept header it answers.
     pub variant: String,
-    /// What arrived so far, with its Content-Type and ETag.
+    /// Its Content-Type and ETag; the body comes when it is whole.
     pub document: Document,
 }
 
-impl Intake for DocumentIntake {
-    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
-        append(&mut self.document.body, bytes)
-    }
-
-    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
-        if !whole {
-            return Ok(());
-        }
+impl TakeWhole for DocumentIntake {
+    fn take(&mut self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), CacheError> {
+        self.document.body = bytes;
         writer.put_document(&self.identity, &self.path, &self.variant, &self.document)
     }
 }
@@ -343,20 +367,11 @@ pub struct TokenIntake {
     pub decoder: Decoder,
     /// What was asked.
     pub key: TokenKey,
-    /// What arrived so far.
-    pub bytes: Vec<u8>,
 }
 
-impl Intake for TokenIntake {
-    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
-        append(&mut self.bytes, bytes)
-    }
-
-    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
-        if !whole {
-            return Ok(());
-        }
-        let value = self.decoder.value(&self.bytes)?;
+impl TakeWhole for TokenIntake {
+    fn take(&mut self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), CacheError> {
+        let value = self.decoder.value(&bytes)?;
         if value.pointer("/status/token").and_then(Value::as_str).is_none_or(str::is_empty) {
             return Ok(());
         }
@@ -368,33 +383,16 @@ impl Intake for TokenIntake {
 pub struct EventIntake {
     /// How to decode it.
     pub decoder: Decoder,
-    /// What arrived so far.
-    pub bytes: Vec<u8>,
 }
 
-impl Intake for EventIntake {
-    fn feed(&mut self, _: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
-        append(&mut self.bytes, bytes)
-    }
-
-    fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
-        if !whole {
-            return Ok(());
-        }
-        let value = self.decoder.value(&self.bytes)?;
+impl TakeWhole for EventIntake {
+    fn take(&mut self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), CacheError> {
+        let value = self.decoder.value(&bytes)?;
         if meta::kind(&value) == Some("Status") {
             return Ok(());
         }
         super::apply::keep_event(writer, self.decoder.keep(value)?)
     }
-}
-
-fn append(to: &mut Vec<u8>, bytes: &[u8]) -> Result<(), CacheError> {
-    if to.len() + bytes.len() > OBJECT_LIMIT {
-        return Err(CacheError::Refused(format!("an answer is larger than {OBJECT_LIMIT} bytes")));
-    }
-    to.extend_from_slice(bytes);
-    Ok(())
 }
 
 fn unreadable(error: crate::kube::Error) -> CacheError {
