@@ -11,7 +11,7 @@
 //! |--------|-------|
 //! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
 //! | rooms  | [`proxy`], [`pods`], [`registry`] |
-//! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`kube`], [`cri`], [`link`] |
+//! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`kube`], [`cri`], [`link`], [`health`] |
 //! | floor  | [`sys`] |
 
 pub mod cache;
@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod cri;
 pub mod daemon;
+pub mod health;
 pub mod kube;
 pub mod link;
 pub mod oci;

@@ -63,7 +63,7 @@ impl Config {
 fn get(config: &config::Config, key: &str, format: Format) -> Result<()> {
     let value = config.get(key)?;
     match (format, value) {
-        (Format::Json, value) => output::json(&value.as_ref().map(to_json)),
+        (Format::Json, value) => output::json(&value.as_ref().map(config::json::of_value)),
         (Format::Text, Some(Value::String(text))) => output::result(text.value()),
         (Format::Text, Some(value)) => output::result(value.to_string().trim()),
         (Format::Text, None) => Err(anyhow!("`{key}` is not set and has no default")),
@@ -75,8 +75,8 @@ fn get_all(config: &config::Config, format: Format) -> Result<()> {
         return output::result(&config::to_toml(config));
     }
     let mut all = serde_json::Map::new();
-    for key in &KEYS {
-        let value = config.get(key.path)?.as_ref().map(to_json);
+    for key in KEYS {
+        let value = config.get(key.path)?.as_ref().map(config::json::of_value);
         all.insert(key.path.into(), value.unwrap_or(serde_json::Value::Null));
     }
     output::json(&all)
@@ -98,16 +98,4 @@ fn validate(overrides: &Overrides, file: Option<&PathBuf>) -> Result<()> {
     let overrides = Overrides { config: named.or_else(|| overrides.config.clone()), ..Overrides::default() };
     let config = config::Config::load(&overrides)?;
     output::result(&format!("`{}` is good", config.file.display()))
-}
-
-fn to_json(value: &Value) -> serde_json::Value {
-    match value {
-        Value::Boolean(switch) => (*switch.value()).into(),
-        Value::Integer(number) => (*number.value()).into(),
-        Value::Float(number) => (*number.value()).into(),
-        Value::String(text) => text.value().as_str().into(),
-        Value::Array(list) => list.iter().map(to_json).collect(),
-        Value::InlineTable(table) => table.iter().map(|(k, v)| (k.to_owned(), to_json(v))).collect(),
-        Value::Datetime(time) => time.value().to_string().into(),
-    }
 }

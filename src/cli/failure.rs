@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::config;
-use crate::daemon::DaemonError;
+use crate::daemon::{DaemonError, PerformError};
 use crate::proxy::{cloud, join};
 
 /// The command was called wrongly, in a way that the parser of the command line cannot see.
@@ -37,6 +37,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
+    if let Some(PerformError::Task(task)) = error.chain().find_map(|cause| cause.downcast_ref()) {
+        return task.code;
+    }
     let is_input = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<config::Error>()
             || cause.is::<Usage>()
@@ -101,6 +104,7 @@ fn rendered(told: &Told, watched: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::task::TaskError;
 
     fn told(causes: &[&str]) -> Told {
         joined(&causes.iter().map(ToString::to_string).collect::<Vec<_>>())
@@ -142,5 +146,7 @@ mod tests {
         assert_eq!(code(&anyhow::Error::new(config).context("outer")), 2);
         assert_eq!(code(&anyhow::anyhow!("other")), 1);
         assert_eq!(code(&Usage("x".into()).into()), 2);
+        let refused = PerformError::Task(TaskError::refused("no signature"));
+        assert_eq!(code(&anyhow::Error::new(refused)), 3);
     }
 }

@@ -6,12 +6,14 @@
 mod config;
 mod daemon;
 mod failure;
+mod gc;
 mod generate;
 mod join;
 mod leave;
 mod logging;
 mod output;
 mod pod;
+mod progress;
 mod status;
 
 use std::ffi::OsString;
@@ -64,6 +66,8 @@ enum Command {
     Leave(leave::Leave),
     /// Show, log, enter or restart the pods of this gateway
     Pod(pod::Pod),
+    /// Remove images and charts that nobody needs
+    Gc(gc::Gc),
     /// Show, change or check the configuration
     Config(config::Config),
     /// Write a completion script for a shell to standard output
@@ -109,6 +113,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Join(command) => command.run(&cli.global),
         Command::Leave(command) => command.run(&cli.global),
         Command::Pod(command) => command.run(&cli.global),
+        Command::Gc(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),

@@ -71,3 +71,13 @@ pub fn columns(rows: &[Vec<String>]) -> String {
     };
     rows.iter().map(line).collect()
 }
+
+/// Bytes for people: in the unit that leaves at most five figures.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        b if b < 10 << 10 => format!("{b} B"),
+        b if b < 10 << 20 => format!("{} KiB", b >> 10),
+        b if b < 10 << 30 => format!("{} MiB", b >> 20),
+        b => format!("{} GiB", b >> 30),
+    }
+}

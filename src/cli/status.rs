@@ -6,8 +6,9 @@ use anyhow::Result;
 use clap::Args;
 
 use super::Global;
-use super::output::{self, Format};
+use super::output::{self, Format, size};
 use crate::daemon::{ChangeReport, Report, ResourceReport, RiskReport, ask_status};
+use crate::health::{Health, State};
 
 /// `edge status`
 #[derive(Debug, Args)]
@@ -55,6 +56,7 @@ fn text(report: &Report, now: jiff::Timestamp) -> String {
     changes(&mut out, "Waits to be told to the cloud", &report.changes, now);
     changes(&mut out, "Refused by the cloud", &report.refused, now);
     at_risk(&mut out, &report.at_risk);
+    parts(&mut out, &report.parts, now);
     for error in &report.errors {
         let _ = writeln!(out, "\nerror: {error}");
     }
@@ -86,6 +88,24 @@ fn changes(out: &mut String, title: &str, changes: &[ChangeReport], now: jiff::T
     let _ = write!(out, "\n{title}\n{}", output::columns(&rows));
 }
 
+fn parts(out: &mut String, parts: &[Health], now: jiff::Timestamp) {
+    if parts.is_empty() {
+        return;
+    }
+    let mut rows = vec![["PART", "STATE", "SINCE", "MESSAGE"].map(str::to_owned).to_vec()];
+    rows.extend(parts.iter().map(|part| {
+        let state = match part.state {
+            State::Off => "off",
+            State::Starting => "starting",
+            State::Good => "good",
+            State::Trouble => "trouble",
+        };
+        let since = age(&part.since.to_string(), now);
+        vec![part.part.clone(), state.into(), since, part.message.clone()]
+    }));
+    let _ = write!(out, "\n{}", output::columns(&rows));
+}
+
 fn at_risk(out: &mut String, risks: &[RiskReport]) {
     if risks.is_empty() {
         return;
@@ -115,13 +135,5 @@ fn age(time: &str, now: jiff::Timestamp) -> String {
         s if s < 7200 => format!("{}m", s / 60),
         s if s < 172_800 => format!("{}h", s / 3600),
         s => format!("{}d", s / 86_400),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        b if b < 10 << 10 => format!("{b} B"),
-        b if b < 10 << 20 => format!("{} KiB", b >> 10),
-        b => format!("{} MiB", b >> 20),
     }
 }

@@ -115,7 +115,7 @@ fn long_values_are_shortened() {
 fn every_key_shows_what_it_was_given_and_the_defaults_read_back() {
     let defaults = Config::default();
     assert_eq!(Config::parse(&defaults.file, &to_toml(&defaults)).unwrap(), defaults);
-    for key in &KEYS {
+    for key in KEYS {
         let shown = defaults.get(key.path).unwrap();
         assert_eq!(shown.is_none(), key.slot.example().is_some(), "{}: a default or an example", key.path);
     }
@@ -134,7 +134,7 @@ fn the_sample_has_every_key_and_reads_with_and_without_its_comments() {
     let mut expected = Config::default();
     expected.cloud.kubeconfig = Some(PathBuf::from("/etc/edge/cloud.kubeconfig"));
     assert_eq!(parse(&active).unwrap(), expected);
-    for key in &KEYS {
+    for key in KEYS {
         assert!(active.contains(&format!("\n{} = ", key.split().1)), "{}", key.path);
     }
 }
@@ -218,4 +218,15 @@ fn a_bad_edit_changes_nothing() {
     for text in ["offline-mode", "=true", ""] {
         assert!(Change::assignment(text).unwrap_err().to_string().contains("KEY=VALUE"));
     }
+}
+
+#[test]
+fn a_key_in_a_nested_section_is_set_and_unset_with_what_leads_to_it() {
+    let file = Path::new("/etc/edge/edge.toml");
+    let key = Key { path: "a.b.c", slot: Slot::Switch(|c| &mut c.offline_mode), help: "" };
+    let mut document = super::file::parse(file, "").unwrap();
+    super::edit::set(&mut document, &key, "false").unwrap();
+    assert_eq!(document.to_string(), "[a.b]\nc = false\n");
+    super::edit::unset(&mut document, &key);
+    assert_eq!(document.to_string(), "");
 }

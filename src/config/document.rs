@@ -39,7 +39,7 @@ pub fn sample() -> String {
 
 fn each_section(text: &mut String, mut show: impl FnMut(&mut String, &super::Key)) {
     let mut current = "";
-    for key in &KEYS {
+    for key in KEYS {
         let (section, _) = key.split();
         if section != current {
             text.push_str(&format!("\n[{section}]\n"));

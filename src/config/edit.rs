@@ -3,9 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use toml_edit::{DocumentMut, Item, Table};
+use toml_edit::{DocumentMut, Item, Table, TableLike};
 
-use super::error::{Error, Problem};
+use super::error::{Error, Problem, Wrong};
 use super::table::Key;
 use super::{Config, file, read, table};
 use crate::sys::durable;
@@ -59,27 +59,14 @@ fn known(name: &str) -> Result<&'static Key, Error> {
         .ok_or_else(|| Error::Given(Problem::Unknown { key: name.to_owned(), nearest: table::nearest(name) }))
 }
 
-fn set(document: &mut DocumentMut, key: &Key, text: &str) -> Result<(), Error> {
+pub(super) fn set(document: &mut DocumentMut, key: &Key, text: &str) -> Result<(), Error> {
     let mut value = key.slot.value_of(text);
-    if key.slot.fill(&value, &mut Config::default()).is_none() {
-        return Err(Error::Given(Problem::Value {
-            key: key.path.into(),
-            value: file::shown(&Item::Value(value)),
-            expected: key.slot.expected(),
-        }));
+    let item = Item::Value(value.clone());
+    if let Err(wrong) = key.slot.fill(&item, &mut Config::default()) {
+        return Err(Error::Given(wrong.of(key.path, file::shown(&item))));
     }
     let (section, name) = key.split();
-    let root = document.as_table_mut();
-    let entries: &mut dyn toml_edit::TableLike = if section.is_empty() {
-        root
-    } else {
-        let wrong = Error::Given(Problem::Value {
-            key: section.into(),
-            value: root.get(section).map(file::shown).unwrap_or_default(),
-            expected: "a section".into(),
-        });
-        root.entry(section).or_insert_with(|| Item::Table(Table::new())).as_table_like_mut().ok_or(wrong)?
-    };
+    let entries = entries_of(document.as_table_mut(), section)?;
     match entries.get_mut(name).and_then(Item::as_value_mut) {
         Some(old) => {
             // What stands around the value on its line, such as a comment, stays.
@@ -93,24 +80,45 @@ fn set(document: &mut DocumentMut, key: &Key, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn unset(document: &mut DocumentMut, key: &Key) {
-    let (section, name) = key.split();
-    let root = document.as_table_mut();
-    if section.is_empty() {
-        root.remove(name);
+/// The entries of a section, such as `pods.self-heal`; it is made if it is not there.
+fn entries_of<'a>(root: &'a mut Table, section: &str) -> Result<&'a mut dyn TableLike, Error> {
+    let mut entries: &mut dyn TableLike = root;
+    for name in section.split('.').filter(|name| !name.is_empty()) {
+        let found = entries.get(name).map(file::shown).unwrap_or_default();
+        let wrong = || Error::Given(Wrong::whole("a section".into()).of(section, found));
+        let made = || {
+            let mut table = Table::new();
+            table.set_implicit(true);
+            Item::Table(table)
+        };
+        entries = entries.entry(name).or_insert_with(made).as_table_like_mut().ok_or_else(wrong)?;
+    }
+    Ok(entries)
+}
+
+pub(super) fn unset(document: &mut DocumentMut, key: &Key) {
+    let names: Vec<&str> = key.path.split('.').collect();
+    remove(document.as_table_mut(), &names);
+}
+
+/// Removes what `names` leads to, and every section on the way that is empty then.
+fn remove(entries: &mut dyn TableLike, names: &[&str]) {
+    let Some((name, deeper)) = names.split_first() else { return };
+    if deeper.is_empty() {
+        entries.remove(name);
         return;
     }
-    let Some(entries) = root.get_mut(section).and_then(Item::as_table_like_mut) else { return };
-    entries.remove(name);
-    let bare = entries.is_empty();
-    if bare && !has_comment(root, section) {
-        root.remove(section);
+    let Some(item) = entries.get_mut(name) else { return };
+    let Some(section) = item.as_table_like_mut() else { return };
+    remove(section, deeper);
+    if section.is_empty() && !has_comment(item) {
+        entries.remove(name);
     }
 }
 
 /// Whether somebody wrote something above or beside the section's head.
-fn has_comment(root: &Table, section: &str) -> bool {
-    let Some(Item::Table(table)) = root.get(section) else { return false };
+fn has_comment(section: &Item) -> bool {
+    let Item::Table(table) = section else { return false };
     let decor = table.decor();
     [decor.prefix(), decor.suffix()]
         .into_iter()

@@ -58,6 +58,14 @@ pub enum Problem {
         /// In words.
         expected: String,
     },
+    /// Something within a list of tables.
+    #[error("key `{key}`: {why}")]
+    Row {
+        /// Down to the place within, such as `mirror.images[0].tags`.
+        key: String,
+        /// What is wrong there, and what was expected.
+        why: String,
+    },
     /// Each value is good, but not together.
     #[error("key `{key}` is `{value}`, {why}")]
     Conflict {
@@ -68,6 +76,35 @@ pub enum Problem {
         /// What it does not agree with, and the remedy.
         why: String,
     },
+}
+
+/// What a slot says of a value that it does not take.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// Where in a list of tables, such as `[0].tags`; `None` for the value as a whole.
+    within: Option<String>,
+    /// What was expected, or what is wrong within.
+    why: String,
+}
+
+impl Wrong {
+    /// The value is not what was `expected`.
+    pub fn whole(expected: String) -> Self {
+        Self { within: None, why: expected }
+    }
+
+    /// Something at `place` within the value is wrong.
+    pub fn within(place: String, why: String) -> Self {
+        Self { within: Some(place), why }
+    }
+
+    /// The same, said of the key with this value.
+    pub fn of(self, key: &str, value: String) -> Problem {
+        match self.within {
+            None => Problem::Value { key: key.to_owned(), value, expected: self.why },
+            Some(place) => Problem::Row { key: format!("{key}{place}"), why: self.why },
+        }
+    }
 }
 
 fn nearest_hint(nearest: Option<&'static str>) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml_edit::{DocumentMut, Item, TableLike};
 
-use super::error::{Error, Problem};
+use super::error::{Error, Problem, Wrong};
 use super::table::{self, KEYS};
 use super::{Config, rules};
 
@@ -41,14 +41,12 @@ fn section(entries: &dyn TableLike, prefix: &str, into: &mut Config) -> Result<(
 }
 
 fn entry(path: &str, item: &Item, into: &mut Config) -> Result<(), Problem> {
-    let wrong = |expected: String| Problem::Value { key: path.to_owned(), value: shown(item), expected };
     if let Some(key) = table::find(path) {
-        let filled = item.as_value().and_then(|value| key.slot.fill(value, into));
-        return filled.ok_or_else(|| wrong(key.slot.expected()));
+        return key.slot.fill(item, into).map_err(|wrong| wrong.of(path, shown(item)));
     }
     if is_section(path) {
-        let entries = item.as_table_like().ok_or_else(|| wrong("a section".into()))?;
-        return section(entries, path, into);
+        let wrong = || Wrong::whole("a section".into()).of(path, shown(item));
+        return section(item.as_table_like().ok_or_else(wrong)?, path, into);
     }
     Err(Problem::Unknown { key: path.to_owned(), nearest: table::nearest(path) })
 }

@@ -8,7 +8,9 @@ mod document;
 mod edit;
 mod error;
 mod file;
+pub mod json;
 pub mod quantity;
+mod rows;
 mod rules;
 mod slot;
 mod table;
@@ -22,6 +24,7 @@ use crate::{cri, proxy, registry};
 pub use document::{sample, to_toml};
 pub use edit::{Change, edit};
 pub use error::{Error, Problem};
+pub use rows::Rows;
 pub use slot::Slot;
 pub use table::{KEYS, Key};
 
@@ -143,6 +146,8 @@ fn read(file: &Path) -> Result<Option<String>, Error> {
     }
 }
 
+#[cfg(test)]
+mod slot_tests;
 #[cfg(test)]
 #[path = "config_tests.rs"]
 mod tests;

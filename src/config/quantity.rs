@@ -43,6 +43,13 @@ pub fn size(text: &str) -> Option<u64> {
     number.checked_mul(*bytes)
 }
 
+/// Writes a size so that [`size`] reads the same: in the largest unit that leaves a whole number.
+pub fn size_text(bytes: u64) -> String {
+    let fits = SIZES.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    let (name, unit) = fits.unwrap_or(&("B", 1));
+    format!("{}{name}", bytes / unit)
+}
+
 /// Reads a rate such as `2MiB/s`, in bytes a second.
 pub fn rate(text: &str) -> Option<u64> {
     size(text.strip_suffix("/s")?)
@@ -91,6 +98,9 @@ mod tests {
     fn sizes_and_rates() {
         assert_eq!(size("2MiB"), Some(2 << 20));
         assert_eq!(size("0B"), Some(0));
+        for bytes in [0, 1, 1023, 1024, 1536, 3 << 20, (1 << 40) + 1, 5 << 40] {
+            assert_eq!(size(&size_text(bytes)), Some(bytes));
+        }
         assert_eq!(rate("512KiB/s"), Some(512 << 10));
         for text in ["2MB", "2", "MiB", "-1B", "1.5MiB", "99999999999TiB"] {
             assert_eq!(size(text), None, "{text}");

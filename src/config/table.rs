@@ -26,7 +26,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are shown: those without a section first.
-pub static KEYS: [Key; 11] = [
+pub static KEYS: &[Key] = &[
     Key {
         path: "offline-mode",
         slot: Slot::Switch(|c| &mut c.offline_mode),

@@ -4,12 +4,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::Report;
+use super::control::Line;
+use super::task::{Task, TaskError};
+use crate::sys::progress::Event;
 
 /// Why the daemon gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +65,65 @@ pub async fn ask_reload(socket: &Path) -> Result<(), ClientError> {
     ask(socket, Method::POST, "/v1/reload").await.map(|_| ())
 }
 
+/// Has the daemon do a task; `hear` is told its progress. The daemon calls the task off when the
+/// returned future is dropped.
+///
+/// # Errors
+/// [`ClientError`]; within it, what the task itself came to.
+pub async fn ask_task(
+    socket: &Path,
+    task: &Task,
+    mut hear: impl FnMut(Event),
+) -> Result<Result<Value, TaskError>, ClientError> {
+    let broke = |why: String| ClientError::Exchange { socket: socket.to_owned(), why };
+    let body = serde_json::to_vec(task).map_err(|e| broke(e.to_string()))?;
+    let answer = send(socket, Method::POST, "/v1/task", body).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(ClientError::Refused(text(socket, answer).await?));
+    }
+    let mut body = answer.into_body();
+    let mut pending = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| broke(e.to_string()))?;
+        pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            match serde_json::from_slice(&line).map_err(|e| broke(e.to_string()))? {
+                Line::Said(event) => hear(event),
+                Line::Ended(outcome) => return Ok(outcome),
+            }
+        }
+    }
+    Err(broke("it ended before the task did; `edge status` says how it is".into()))
+}
+
 async fn ask(socket: &Path, method: Method, path: &str) -> Result<Vec<u8>, ClientError> {
+    let late = || ClientError::Exchange {
+        socket: socket.to_owned(),
+        why: format!("no answer within {} s", PATIENCE.as_secs()),
+    };
+    let exchange = async {
+        let answer = send(socket, method, path, Vec::new()).await?;
+        let code = answer.status();
+        let text = text(socket, answer).await?;
+        if code == StatusCode::OK { Ok(text.into_bytes()) } else { Err(ClientError::Refused(text)) }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| late())?
+}
+
+async fn text(socket: &Path, answer: Response<Incoming>) -> Result<String, ClientError> {
+    let read = Limited::new(answer.into_body(), LIMIT).collect().await;
+    let body =
+        read.map_err(|e| ClientError::Exchange { socket: socket.to_owned(), why: e.to_string() })?.to_bytes();
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| ClientError::Connect {
         socket: socket.to_owned(),
         hint: match source.kind() {
@@ -70,27 +133,15 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<Vec<u8>, Clien
         source,
     })?;
     let broke = |why: String| ClientError::Exchange { socket: socket.to_owned(), why };
-    let exchange = async {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| broke(e.to_string()))?;
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::HOST, "edge")
-            .body(Empty::<bytes::Bytes>::new())
-            .map_err(|e| broke(e.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(|e| broke(e.to_string()))?;
-        let code = answer.status();
-        let body =
-            Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| broke(e.to_string()))?;
-        Ok((code, body.to_bytes().to_vec()))
-    };
-    let late = || broke(format!("no answer within {} s", PATIENCE.as_secs()));
-    let (code, body) = tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| late())??;
-    if code == StatusCode::OK {
-        return Ok(body);
-    }
-    Err(ClientError::Refused(String::from_utf8_lossy(&body).into_owned()))
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| broke(e.to_string()))?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, "edge")
+        .body(Full::new(bytes::Bytes::from(body)))
+        .map_err(|e| broke(e.to_string()))?;
+    sender.send_request(request).await.map_err(|e| broke(e.to_string()))
 }

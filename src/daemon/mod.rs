@@ -7,8 +7,10 @@
 mod client;
 mod control;
 mod notify;
+mod perform;
 mod pins;
 mod report;
+pub mod task;
 
 use std::io;
 use std::path::PathBuf;
@@ -23,12 +25,14 @@ use tokio::task::JoinSet;
 use crate::cache::{Cache, CacheError};
 use crate::config::{self, Config, Overrides};
 use crate::cri;
+use crate::health::Board;
 use crate::proxy::{self, Proxy, cloud};
 use crate::sys::lock::{LockError, StateLock};
 use crate::trust;
 use crate::trust::ca::LocalCa;
 
 pub use client::{ClientError, ask_reload, ask_status};
+pub use perform::{PerformError, perform};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report, ResourceReport, RiskReport};
 
 /// Why the daemon cannot start, or ended.
@@ -101,7 +105,7 @@ enum Order {
 /// # Errors
 /// [`DaemonError`]: nothing runs then.
 pub fn run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
-    let _lock = StateLock::take(&config.state_dir, "edge daemon")?;
+    let _lock = StateLock::take(&config.state_dir, perform::DAEMON)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(4)
@@ -119,6 +123,7 @@ struct Daemon {
     overrides: Overrides,
     proxy: Option<Proxy>,
     pins: pins::Pins,
+    place: Arc<task::Place>,
 }
 
 impl Daemon {
@@ -138,7 +143,10 @@ impl Daemon {
         };
         let (orders, mut inbox) = mpsc::channel(4);
         let pins = pins::Pins::start(&config, &opened.cache)?;
+        let board = Board::default();
+        let place = Arc::new(task::Place::new(config.clone()));
         let facts = report::Facts {
+            board: board.clone(),
             pins: pins.trouble.clone(),
             started,
             cache: opened.cache.clone(),
@@ -147,10 +155,11 @@ impl Daemon {
             runtime: config.runtime.clone(),
         };
         let socket = bind_socket(&config.socket)?;
-        core.spawn(control::serve(socket, Arc::new(facts), orders, stopped.clone()));
+        let doors = Arc::new(control::Doors { facts, orders, place: place.clone() });
+        core.spawn(control::serve(socket, doors, stopped.clone()));
         notify::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        let mut daemon = Self { config, overrides, proxy, pins };
+        let mut daemon = Self { config, overrides, proxy, pins, place };
         let ended = loop {
             tokio::select! {
                 order = inbox.recv() => if let Some(Order::Reload(reply)) = order {
@@ -199,6 +208,7 @@ impl Daemon {
         self.config.offline_mode = new.offline_mode;
         self.config.runtime.pin_images = new.runtime.pin_images;
         self.pins.set(&self.config);
+        self.place.set_config(self.config.clone());
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::cache::{Cache, Change};
 use crate::cri;
+use crate::health::{Board, Health};
 use crate::link::Phase;
 use crate::pods::survival;
 use crate::proxy::Proxy;
@@ -33,6 +34,9 @@ pub struct Report {
     pub refused: Vec<ChangeReport>,
     /// Pods that would not survive an outage.
     pub at_risk: Vec<RiskReport>,
+    /// The parts of the daemon.
+    #[serde(default)]
+    pub parts: Vec<Health>,
     /// What went wrong and is not over.
     pub errors: Vec<String>,
 }
@@ -124,6 +128,7 @@ pub struct Facts {
     pub damaged: Option<String>,
     pub proxy: Option<Proxy>,
     pub runtime: cri::Settings,
+    pub board: Board,
     pub pins: watch::Receiver<Option<String>>,
 }
 
@@ -164,6 +169,7 @@ impl Facts {
             changes: changes.iter().map(waiting).collect(),
             refused: self.refused(),
             at_risk: self.at_risk(&mut errors).await,
+            parts: self.board.all(),
             errors,
         }
     }

@@ -6,3 +6,4 @@ pub mod clock;
 pub mod digest;
 pub mod durable;
 pub mod lock;
+pub mod progress;

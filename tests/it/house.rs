@@ -21,7 +21,7 @@ enum Storey {
     Cli,
 }
 
-const HOUSE: [(&str, Storey); 19] = [
+const HOUSE: [(&str, Storey); 20] = [
     ("cli", Cli),
     ("daemon", Daemon),
     ("config", Config),
@@ -40,6 +40,7 @@ const HOUSE: [(&str, Storey); 19] = [
     ("kube", Ground),
     ("cri", Ground),
     ("link", Ground),
+    ("health", Ground),
     ("sys", Floor),
 ];
 

@@ -28,5 +28,6 @@ mod store;
 mod store_crash;
 #[path = "../support/mod.rs"]
 mod support;
+mod tasks;
 mod teardown;
 mod units;

@@ -1,0 +1,64 @@
+//! A command that changes state works without a daemon and with one, and says who is at work when
+//! another command holds the state folder.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::command::Place;
+
+/// A daemon of the place; it ends with the value.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(place: &Place) -> Self {
+        let daemon = Self(place.edge(&["daemon"]).spawn().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while place.edge(&["status"]).output().unwrap().status.code() != Some(0) {
+            assert!(Instant::now() < deadline, "the daemon does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        daemon
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn gc(place: &Place) -> Value {
+    let done = place.run(&["gc", "--dry-run", "-o", "json"]).good();
+    serde_json::from_str(&done.out).unwrap()
+}
+
+#[test]
+fn a_task_is_done_by_the_command_or_by_the_daemon() {
+    let place = Place::new();
+    place.write("etc/edge.toml", "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n");
+    let alone = gc(&place);
+    assert_eq!((&alone["dryRun"], &alone["blobs"]), (&true.into(), &0.into()));
+    let daemon = Daemon::start(&place);
+    assert_eq!(gc(&place), alone);
+    drop(daemon);
+    assert_eq!(gc(&place), alone);
+}
+
+#[test]
+fn a_command_says_who_holds_the_state_folder() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("state")).unwrap();
+    let _other = edge::sys::lock::StateLock::take(&place.path("state"), "edge bundle import").unwrap();
+    place.run(&["gc"]).bad(1, "is in use by edge bundle import (pid ");
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_named() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("state")).unwrap();
+    let _other = edge::sys::lock::StateLock::take(&place.path("state"), "edge daemon").unwrap();
+    place.run(&["gc"]).bad(1, "cannot reach the daemon at ");
+}
