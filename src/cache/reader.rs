@@ -142,6 +142,17 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Whether anything is kept that was read from the cloud.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn is_empty(&self) -> Result<bool, CacheError> {
+        let sql =
+            "SELECT EXISTS (SELECT 1 FROM object UNION ALL SELECT 1 FROM scope UNION ALL SELECT 1 FROM token
+                   UNION ALL SELECT 1 FROM document UNION ALL SELECT 1 FROM caller)";
+        Ok(!self.db().prepare_cached(sql)?.query_row([], |row| row.get::<_, bool>(0))?)
+    }
+
     /// What waits to be replayed, oldest first.
     ///
     /// # Errors

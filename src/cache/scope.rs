@@ -351,6 +351,21 @@ impl Writer {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Counts every list that holds the object as used today: somebody needs it without asking for it.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn keep_used(&self, key: &ObjectKey) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached(
+                "UPDATE scope SET used = ?1 WHERE used < ?1 AND id IN
+                 (SELECT member.scope FROM member JOIN object ON object.id = member.object
+                  WHERE object.resource = ?2 AND object.namespace = ?3 AND object.name = ?4)",
+            )?
+            .execute(params![today(), key.resource, key.namespace, key.name])?;
+        Ok(())
+    }
+
     /// Forgets scopes that nobody asked for since `day` (days since 1970), with what only they held.
     ///
     /// # Errors

@@ -120,9 +120,20 @@ impl Thread {
             finish(why.clone().map_or(Outcome::Committed, Outcome::Failed));
         }
         for reply in compacts {
-            let _ =
-                reply.send(self.writer.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)"));
+            let _ = reply.send(self.compact());
         }
+    }
+
+    fn compact(&self) -> Result<(), rusqlite::Error> {
+        let db = &self.writer.connection;
+        db.execute_batch("VACUUM")?;
+        // A reader at work keeps the journal, and this is said in a row, not as an error.
+        let busy: bool = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(code, Some("a reader holds the journal".into())));
+        }
+        Ok(())
     }
 
     /// A record that fails by itself is left out; gives the error that ends the whole batch, if any.
@@ -233,7 +244,7 @@ impl Writer {
     }
 
     /// Removes everything that was read from the cloud, Secrets and tokens with it, and keeps only the
-    /// changes that wait to be replayed.
+    /// changes that wait to be replayed, and the small facts of [`Writer::set_meta`].
     ///
     /// # Errors
     /// The statement's.
@@ -246,7 +257,7 @@ impl Writer {
              DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM change
                  WHERE change.resource = object.resource AND change.namespace = object.namespace
                    AND change.name = object.name);
-             DELETE FROM identity; DELETE FROM meta;",
+             DELETE FROM identity;",
         )?;
         Ok(())
     }

@@ -10,6 +10,7 @@ mod fixtures;
 mod label_lexer;
 mod labels;
 pub mod meta;
+pub mod needs;
 pub mod negotiate;
 pub mod patch;
 mod path;

@@ -15,8 +15,8 @@ const AGGREGATED: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 /// What is read.
 const PATHS: [&str; 3] = ["/api", "/apis", "/version"];
-/// On which day it was read last.
-const META: &str = "discovery";
+/// On which day it was read last; empty for never.
+pub const META: &str = "discovery";
 /// Bytes of a document at the most.
 const LIMIT: usize = 8 << 20;
 

@@ -7,26 +7,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 
 use super::answer::{self, Body};
 use super::caller::Caller;
-use super::intake::{
-    Decoder, DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake,
-    WatchIntake,
-};
-use super::record::{Forwarded, Intake, Recording, until_outage, until_recorded, until_watch_ends};
-use super::replay::{Wanted, key_of};
-use super::upstream::{As, Place, UpBody, UpstreamError};
-use super::{Shared, discovery, issuer, token};
-use crate::cache::Document;
+use super::headers::{KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, upward_headers};
+use super::pool::Place;
+use super::record::{Forwarded, until_outage, until_recorded, until_watch_ends};
+use super::upstream::{As, UpBody, UpstreamError};
+use super::{Shared, issuer};
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
-use crate::kube::{
-    Encoding, GroupVersionResource, Request as KubeRequest, ResourceRequest, Verb, codec, schema,
-};
+use crate::kube::{Encoding, GroupVersionResource, Request as KubeRequest, Verb, codec, schema};
 use crate::link::{LinkState, outage};
 
 /// How long an answer may take before somebody asks whether the cloud is still there.
@@ -128,15 +122,14 @@ impl Shared {
         let request = self.upward(call, payload, record);
         let sending = self.upstream.send(call.who(), request);
         tokio::pin!(sending);
-        if !record {
-            return sending.await;
-        }
         let mut link = self.link.follow();
+        // Passing through, the link's word is only news: what it was before need not hold for this request.
+        let heed = record || !link.borrow().phase.is_outage();
         let mut asked = false;
         loop {
             tokio::select! {
                 answer = &mut sending => return answer,
-                _ = outage(&mut link) => return Err(UpstreamError::LinkLost),
+                _ = outage(&mut link), if heed => return Err(UpstreamError::LinkLost),
                 () = tokio::time::sleep(PATIENCE), if !asked => {
                     asked = true;
                     self.link.suspect(format!("no answer within {} s", PATIENCE.as_secs()));
@@ -178,6 +171,8 @@ impl Shared {
         record: bool,
     ) -> Response<Body> {
         issuer::note_caller(self, call, answer.status());
+        // Offline mode may have been turned off since: what comes now is not kept.
+        let record = record && self.is_offline_mode();
         let (mut head, body) = answer.into_parts();
         remove_hop_headers(&mut head.headers, KeepUpgrade::No);
         let recording = if record { self.recording(call, head.status, &head.headers) } else { None };
@@ -203,75 +198,6 @@ impl Shared {
             .map(Bytes::from)
             .unwrap_or_default()
     }
-
-    fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {
-        let gzip = match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-            None | Some(b"identity") => false,
-            Some(b"gzip") => true,
-            Some(_) => return None,
-        };
-        let intake = match &call.request {
-            KubeRequest::Resource(request) => self.intake(call, request, code, headers)?,
-            KubeRequest::NonResource { path, .. } => document(call, path, code, headers)?,
-        };
-        Some(Recording::new(self.cache.clone(), intake, gzip))
-    }
-
-    fn intake(
-        &self,
-        call: &Call,
-        request: &ResourceRequest,
-        code: StatusCode,
-        headers: &HeaderMap,
-    ) -> Option<Box<dyn Intake>> {
-        let identity = call.caller.identity();
-        let decoder = Decoder {
-            resource: request.gvr.to_string(),
-            encoding: encoding_of(headers),
-            unknown: self.unknown.clone(),
-        };
-        let subresource = request.subresource.as_deref();
-        match (request.verb, subresource, code) {
-            (Verb::Create, Some("token"), StatusCode::CREATED) if call.caller == Caller::Kubelet => {
-                let key = call.head.extensions.get::<token::Asked>()?.0.clone();
-                Some(Box::new(Gathered::new(TokenIntake { decoder, key })))
-            }
-            (Verb::Create | Verb::Patch, None, code)
-                if code.is_success()
-                    && request.gvr.resource == "events"
-                    && call.caller == Caller::Kubelet =>
-            {
-                Some(Box::new(Gathered::new(EventIntake { decoder })))
-            }
-            _ if !is_kept(request) || is_transformed(headers) => None,
-            (Verb::Get, None, StatusCode::OK | StatusCode::NOT_FOUND) => {
-                let single = if code == StatusCode::OK { Single::Read } else { Single::Absent };
-                Some(Box::new(Gathered::new(SingleIntake {
-                    decoder,
-                    identity,
-                    key: key_of(request),
-                    single,
-                })))
-            }
-            (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK) => {
-                let (key, single) = (key_of(request), Single::Written);
-                Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
-            }
-            (Verb::List, None, StatusCode::OK)
-                if request.query.resource_version_match.as_deref() != Some("Exact") =>
-            {
-                let scope = Wanted::of(&identity, request).ok()?.scope();
-                let asked = request.query.continue_token.clone();
-                Some(Box::new(ListIntake::new(decoder, scope, self.pages.clone(), asked)))
-            }
-            (Verb::Watch, None, StatusCode::OK) => {
-                let scope = Wanted::of(&identity, request).ok()?.scope();
-                let initial = request.query.wants_initial_events();
-                Some(Box::new(WatchIntake::new(decoder, scope, initial)))
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Why an answer may be no word of the cloud's: a load balancer's, or one about the node's own
@@ -288,115 +214,9 @@ fn suspicious(call: &Call, code: StatusCode) -> Option<String> {
     }
 }
 
-/// Resources whose objects nobody needs back: heartbeats have their own way, events are many, and
-/// reviews and requests are questions.
-fn is_kept(request: &ResourceRequest) -> bool {
-    !matches!(
-        (request.gvr.group.as_str(), request.gvr.resource.as_str()),
-        ("" | "events.k8s.io", "events")
-            | (
-                "authentication.k8s.io" | "authorization.k8s.io" | "certificates.k8s.io" | "metrics.k8s.io",
-                _
-            )
-    )
-}
-
-/// Tables and bare metadata are views of objects, not objects.
-fn is_transformed(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    kind.contains("as=") || kind.contains("cbor") || kind.contains("yaml")
-}
-
-fn encoding_of(headers: &HeaderMap) -> Encoding {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    Encoding::of(kind).unwrap_or(Encoding::Json)
-}
-
-fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> Option<Box<dyn Intake>> {
-    let kept = path == "/version"
-        || ["/api", "/apis"].iter().any(|top| path == *top || path.starts_with(&format!("{top}/")));
-    if !kept || code != StatusCode::OK || call.head.method != http::Method::GET {
-        return None;
-    }
-    let text =
-        |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    Some(Box::new(Gathered::new(DocumentIntake {
-        identity: call.caller.identity(),
-        path: path.to_owned(),
-        variant: discovery::variant(&accept_of(&call.head.headers)).to_owned(),
-        document: Document { kind: text(header::CONTENT_TYPE), etag: text(header::ETAG), body: Vec::new() },
-    })))
-}
-
-/// The Accept header.
-pub fn accept_of(headers: &HeaderMap) -> String {
-    headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
-}
-
-/// Whether the headers that make an upgrade are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeepUpgrade {
-    /// They belong to this connection alone.
-    No,
-    /// The connection is to be upgraded, end to end.
-    Yes,
-}
-
-/// Headers on their way up. The kubelet's certificate stands for its words; a bearer token goes as it
-/// came.
-pub fn upward_headers(headers: &HeaderMap, caller: &Caller, keep: KeepUpgrade) -> HeaderMap {
-    let mut headers = headers.clone();
-    remove_hop_headers(&mut headers, keep);
-    headers.remove(header::HOST);
-    if *caller == Caller::Kubelet {
-        headers.remove(header::AUTHORIZATION);
-    }
-    headers
-}
-
-/// Removes what belongs to one connection (RFC 9110, 7.6.1).
-pub fn remove_hop_headers(headers: &mut HeaderMap, keep: KeepUpgrade) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let always = [
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-    ];
-    let upgrade = [header::CONNECTION, header::UPGRADE];
-    for name in named.iter().chain(&always) {
-        if keep == KeepUpgrade::No || *name != header::UPGRADE {
-            headers.remove(name);
-        }
-    }
-    if keep == KeepUpgrade::No {
-        upgrade.iter().for_each(|name| {
-            headers.remove(name);
-        });
-    }
-}
-
 /// Whether the protobuf of a resource can be read here.
 fn has_table(gvr: &GroupVersionResource) -> bool {
     schema::kind_of(&gvr.api_version(), &gvr.resource).is_some()
-}
-
-/// Leaves only the JSON types of an Accept header, if it has any.
-fn prefer_json(headers: &mut HeaderMap) {
-    let accept = accept_of(headers);
-    let json: Vec<&str> = accept.split(',').filter(|kind| !kind.contains("protobuf")).collect();
-    if let (false, Ok(value)) = (json.is_empty(), HeaderValue::from_str(json.join(",").trim())) {
-        headers.insert(header::ACCEPT, value);
-    }
 }
 
 /// The body of a TokenRequest, read for its key.

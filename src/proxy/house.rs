@@ -1,11 +1,11 @@
-//! What goes on beside the requests: following the link and the credentials, and tidying up.
+//! What goes on beside the requests: following the link and the credentials, reading ahead, and tidying up.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::outbox::Round;
-use super::{LINK_META, Shared, TIME_META, discovery};
+use super::{LINK_META, Shared, TIME_META, ahead};
 use crate::cache::today;
 use crate::link::Phase;
 
@@ -17,9 +17,44 @@ const SETTLED: Duration = Duration::from_secs(24 * 3600);
 /// Days without being asked for, after which a list is forgotten.
 const UNUSED: i64 = 14;
 
+/// How long after a loss, or the start, what is missing is looked for: clients read anew themselves first.
+const LOOK: Duration = Duration::from_secs(2);
+/// The longest time between looks while the kubelet has not read its own pods.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// When to look for what the kubelet will not ask for by itself.
+struct Look {
+    pause: Duration,
+    at: Option<Instant>,
+}
+
+impl Look {
+    fn soon() -> Self {
+        Self { pause: LOOK, at: Some(Instant::now() + LOOK) }
+    }
+
+    /// Looked: what was missing is there, or another time is set.
+    fn done(&mut self, found: Result<Option<usize>, String>) {
+        self.at = match found {
+            Ok(Some(objects)) => {
+                tracing::debug!(objects, "read ahead");
+                None
+            }
+            Ok(None) => Some(Instant::now() + self.pause),
+            Err(error) => {
+                tracing::debug!(error, "not all was read ahead");
+                Some(Instant::now() + self.pause)
+            }
+        };
+        self.pause = (self.pause * 2).min(LONGEST_LOOK);
+    }
+}
+
 /// Runs for ever.
 pub async fn keep(shared: &Shared) {
     let mut link = shared.link.follow();
+    let mut lost = shared.cache.lost();
+    let mut look = Look::soon();
     let mut credentials = shared.rotated.credentials.clone();
     let mut settles = Instant::now() + SETTLED;
     let mut entered = None;
@@ -28,6 +63,9 @@ pub async fn keep(shared: &Shared) {
         if entered.as_ref() != Some(&phase) {
             enter(shared, &phase).await;
             settles = Instant::now() + SETTLED;
+            if phase == Phase::Online {
+                look = Look::soon();
+            }
             entered = Some(phase.clone());
         }
         let online = phase == Phase::Online;
@@ -41,6 +79,11 @@ pub async fn keep(shared: &Shared) {
                     Err(error) => tracing::error!(%error, "the renewed credentials are of no use"),
                 }
             }
+            changed = lost.changed() => {
+                if changed.is_err() { return }
+                look = Look::soon();
+            }
+            () = until(look.at), if online && shared.is_offline_mode() => look.done(ahead::read(shared).await),
             () = shared.waiting.notified(), if online => sweep(shared).await,
             () = tokio::time::sleep(SWEEP), if online => sweep(shared).await,
             () = tokio::time::sleep_until(settles), if online => {
@@ -76,11 +119,22 @@ async fn enter(shared: &Shared, phase: &Phase) {
     if let Err(error) = kept {
         tracing::debug!(%error, "the state of the link was not kept");
     }
-    if *phase == Phase::Online
-        && shared.is_offline_mode()
-        && let Err(error) = discovery::refresh(shared).await
-    {
-        tracing::debug!(error, "discovery was not read");
+    if *phase == Phase::Online && !shared.is_offline_mode() {
+        forget_told(shared).await;
+    }
+}
+
+/// Waits until then; for ever if there is no such time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn forget_told(shared: &Shared) {
+    if let Err(error) = shared.forget_told().await {
+        tracing::warn!(%error, "what the cloud was told is still on the disk");
     }
 }
 
@@ -89,10 +143,23 @@ async fn sweep(shared: &Shared) {
     if let Err(why) = shared.outbox.replay(Round::All).await {
         shared.link.suspect(why);
     }
+    if !shared.is_offline_mode() {
+        forget_told(shared).await;
+    }
 }
 
 async fn forget_unused(shared: &Shared) {
-    match shared.cache.commit(|writer| writer.forget_unused(today() - UNUSED)).await {
+    let node = ahead::node_name(shared);
+    let needed = match shared.cache.read(move |reader| ahead::needed(reader, &node)).await {
+        Ok(needed) => needed,
+        Err(error) => return tracing::warn!(%error, "nothing was forgotten"),
+    };
+    // An immutable ConfigMap is read once and needed as long as its pod is there.
+    let forget = move |writer: &mut crate::cache::Writer| {
+        needed.iter().try_for_each(|key| writer.keep_used(key))?;
+        writer.forget_unused(today() - UNUSED)
+    };
+    match shared.cache.commit(forget).await {
         Ok(0) => {}
         Ok(lists) => tracing::info!(lists, "forgot what nobody has asked for in {UNUSED} days"),
         Err(error) => tracing::warn!(%error, "nothing was forgotten"),

@@ -6,6 +6,7 @@
 //! (`outbox`), sign it (`sign`), or refuse it. Online, a client never waits for the cache; offline,
 //! nothing is answered 200 before it is on disk, but for leases, which are worth nothing there.
 
+mod ahead;
 mod answer;
 pub mod api;
 mod apply;
@@ -15,14 +16,18 @@ pub mod csr;
 mod decide;
 mod discovery;
 mod forward;
+mod headers;
 mod house;
 mod input;
 mod intake;
 mod issuer;
 pub mod join;
+mod keep;
 mod lease;
 mod local;
 mod outbox;
+mod pages;
+mod pool;
 mod record;
 mod replay;
 pub mod request;
@@ -260,8 +265,19 @@ impl Shared {
         if let Ok(mut asked) = self.asked_keys.lock() {
             asked.clear();
         }
-        self.cache.commit(|writer| writer.clear()).await?;
+        self.cache
+            .commit(|writer| {
+                writer.clear()?;
+                writer.set_meta(discovery::META, "")
+            })
+            .await?;
         self.cache.compact().await
+    }
+
+    /// With offline mode off, what a change still needed goes once the cloud was told.
+    async fn forget_told(&self) -> Result<(), CacheError> {
+        let over = self.cache.read(|reader| Ok(!reader.is_empty()? && reader.changes()?.is_empty())).await?;
+        if over { self.forget().await } else { Ok(()) }
     }
 
     fn why_offline(&self) -> String {

@@ -14,7 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
-use super::upstream::{BodyError, Place};
+use super::pool::Place;
+use super::upstream::BodyError;
 use crate::cache::{Cache, CacheError, Writer};
 use crate::link::{LinkState, outage};
 

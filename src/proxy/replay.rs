@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::answer::{self, Accept, Body};
 use super::caller::Caller;
+use super::pages::Kept;
 use super::{discovery, shape};
 use crate::cache::{Cache, CacheError, Object, ObjectKey, Reader, Scope, ScopeKey};
 use crate::kube::negotiate::Shape;
@@ -20,9 +21,6 @@ use crate::kube::table::Header;
 use crate::kube::{
     Encoding, FieldSelector, GroupVersionResource, LabelSelector, Query, ResourceRequest, schema,
 };
-
-/// Objects read from the disk at once: little memory, few look-ups.
-pub(super) const PAGE: usize = 64;
 
 /// A list as a client wants it, with its selectors read.
 #[derive(Clone, Debug)]
@@ -180,17 +178,17 @@ pub async fn list(
     if accept.shape != Shape::Object {
         return whole(cache, request, accept, wanted, scope).await;
     }
+    let kept = Kept::new(cache.clone(), scope.id, wanted);
     let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, answer::Broken>>(2);
-    let (cache, gvr) = (cache.clone(), request.gvr.clone());
     let head = ListHead {
-        kind: list_kind(&scope, &gvr),
-        api_version: gvr.api_version(),
+        kind: list_kind(&scope, &request.gvr),
+        api_version: request.gvr.api_version(),
         resource_version: scope.version.clone(),
         ..ListHead::default()
     };
     let writer = ListWriter::new(encoding, head);
     tokio::spawn(async move {
-        if let Err(error) = stream(&cache, &wanted, &scope, writer, &sender).await {
+        if let Err(error) = stream(kept, writer, &sender).await {
             tracing::warn!(%error, "a list broke off");
             let _ = sender.send(Err(answer::Broken)).await;
         }
@@ -224,32 +222,24 @@ pub fn list_kind(scope: &Scope, gvr: &GroupVersionResource) -> String {
 }
 
 async fn stream(
-    cache: &Cache,
-    wanted: &Wanted,
-    scope: &Scope,
+    mut kept: Kept,
     mut writer: ListWriter,
     sender: &mpsc::Sender<Result<Frame<Bytes>, answer::Broken>>,
 ) -> Result<(), CacheError> {
     let failed = |e: crate::kube::Error| CacheError::Refused(e.to_string());
     let mut bytes = writer.start();
-    let mut after: Option<ObjectKey> = None;
-    loop {
-        let (id, from) = (scope.id, after.take());
-        let page = cache.read(move |reader| reader.page(id, from.as_ref(), PAGE)).await?;
-        let last = page.len() < PAGE;
-        after = page.last().map(|object| object.key.clone());
-        for object in page.iter().filter(|object| wanted.matches(object)) {
+    while let Some(page) = kept.next().await? {
+        for object in &page {
             bytes.extend(writer.item(&object.body).map_err(failed)?);
-        }
-        if last {
-            bytes.extend(writer.end().map_err(failed)?);
-            let _ = sender.send(Ok(Frame::data(bytes.into()))).await;
-            return Ok(());
         }
         if sender.send(Ok(Frame::data(std::mem::take(&mut bytes).into()))).await.is_err() {
             return Ok(());
         }
     }
+    let end = writer.end().map_err(failed)?;
+    // A client that has gone needs no end.
+    let _ = sender.send(Ok(Frame::data(end.into()))).await;
+    Ok(())
 }
 
 /// A table or a list of metadata: made of all objects at once.
@@ -263,31 +253,20 @@ async fn whole(
     let head = ListHead {
         kind: list_kind(&scope, &request.gvr),
         api_version: request.gvr.api_version(),
+        resource_version: scope.version,
         ..ListHead::default()
     };
-    let read = cache
-        .read(move |reader| {
-            let mut objects = Vec::new();
-            let mut after: Option<ObjectKey> = None;
-            loop {
-                let page = reader.page(scope.id, after.as_ref(), PAGE)?;
-                let last = page.len() < PAGE;
-                after = page.last().map(|object| object.key.clone());
-                objects.extend(page.into_iter().filter(|o| wanted.matches(o)).map(|o| o.body));
-                if last {
-                    return Ok((objects, scope.version));
-                }
-            }
-        })
-        .await;
-    match read {
-        Ok((objects, version)) => {
-            let head = ListHead { resource_version: version, ..head };
-            let value = shape::list(accept.shape, request, &head, &objects);
-            answer::object(StatusCode::OK, &value, accept.encoding)
+    let mut kept = Kept::new(cache.clone(), scope.id, wanted);
+    let mut objects = Vec::new();
+    loop {
+        match kept.next().await {
+            Ok(Some(page)) => objects.extend(page.into_iter().map(|object| object.body)),
+            Ok(None) => break,
+            Err(error) => return answer::unavailable(&error.to_string(), accept.encoding),
         }
-        Err(error) => answer::unavailable(&error.to_string(), accept.encoding),
     }
+    let value = shape::list(accept.shape, request, &head, &objects);
+    answer::object(StatusCode::OK, &value, accept.encoding)
 }
 
 /// GET of a path that is no resource: discovery, the version.

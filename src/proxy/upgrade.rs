@@ -10,7 +10,8 @@ use hyper_util::rt::TokioIo;
 use super::Shared;
 use super::answer::{self, Body};
 use super::caller::Caller;
-use super::forward::{Call, KeepUpgrade, remove_hop_headers, upward_headers};
+use super::forward::Call;
+use super::headers::{KeepUpgrade, remove_hop_headers, upward_headers};
 use super::upstream::As;
 
 /// Whether the client asks for another protocol.

@@ -4,7 +4,7 @@
 //! an idle node cheap on a link that is paid by the byte; HTTP/1.1 serves clouds without it, and
 //! upgrades.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::answer;
 use super::cloud::{self, Credentials, Identity, Protocols};
+use super::pool::{Connection, Place, Pool};
 use super::resolve::Resolver;
 
 /// A request body on its way up.
@@ -25,8 +26,6 @@ pub type UpBody = UnsyncBoxBody<bytes::Bytes, BodyError>;
 /// Why a body broke off.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Streams on one connection; API servers allow 250 and more, load balancers often 100.
-const STREAMS: usize = 100;
 /// TCP and TLS together.
 const CONNECT: Duration = Duration::from_secs(4);
 /// A sign of life, connection included.
@@ -78,6 +77,9 @@ pub enum UpstreamError {
     /// The link went away while it was waited for.
     #[error("the cloud went away before it answered")]
     LinkLost,
+    /// Several requests waited for the one connection that was being made, and each is told this.
+    #[error(transparent)]
+    Shared(Arc<UpstreamError>),
 }
 
 /// With whose name a request goes up.
@@ -102,54 +104,17 @@ pub struct Upstream {
 #[derive(Debug)]
 struct Target {
     credentials: Arc<Credentials>,
-    node: Pool,
-    bearer: Pool,
+    node: Way,
+    bearer: Way,
 }
 
+/// Connections under one name, and how they are made.
 #[derive(Debug)]
-struct Pool {
+struct Way {
     tls: Arc<rustls::ClientConfig>,
     /// For connections that are to be upgraded, which HTTP/2 cannot be.
     tls_http1: Arc<rustls::ClientConfig>,
-    connections: Mutex<Vec<Connection>>,
-    /// Held while connecting, so that many requests at once make one connection.
-    connecting: tokio::sync::Mutex<()>,
-}
-
-#[derive(Clone, Debug)]
-enum Connection {
-    Two { sender: http2::SendRequest<UpBody>, streams: Arc<AtomicUsize> },
-    One { sender: Arc<Mutex<Option<http1::SendRequest<UpBody>>>> },
-}
-
-/// A place on a connection, held until the answer's body has ended.
-#[derive(Debug)]
-pub struct Place(Occupied);
-
-#[derive(Debug)]
-enum Occupied {
-    Two(Arc<AtomicUsize>),
-    One { slot: Arc<Mutex<Option<http1::SendRequest<UpBody>>>>, sender: Option<http1::SendRequest<UpBody>> },
-    Own,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        match &mut self.0 {
-            Occupied::Two(streams) => {
-                streams.fetch_sub(1, Ordering::Relaxed);
-            }
-            Occupied::One { slot, sender } => {
-                // Ready again only if the answer was read to its end.
-                if let (Ok(mut slot), Some(sender)) = (slot.lock(), sender.take())
-                    && sender.is_ready()
-                {
-                    *slot = Some(sender);
-                }
-            }
-            Occupied::Own => {}
-        }
-    }
+    pool: Pool,
 }
 
 impl Upstream {
@@ -180,8 +145,8 @@ impl Upstream {
     /// Gives up every connection; new requests make new ones.
     pub fn reset(&self) {
         if let Some(target) = self.target() {
-            target.node.clear();
-            target.bearer.clear();
+            target.node.pool.clear();
+            target.bearer.pool.clear();
         }
     }
 
@@ -206,7 +171,7 @@ impl Upstream {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
         let address = target.address();
         request = target.address_to(request);
-        let (connection, place) = self.connection(&target, who).await?;
+        let (connection, mut place) = target.pool(who).connection(|| self.open(&target, who)).await?;
         let failed = |source| UpstreamError::Http { address, source };
         match connection {
             Connection::Two { mut sender, .. } => {
@@ -216,10 +181,7 @@ impl Upstream {
                 Ok((answer, place))
             }
             Connection::One { .. } => {
-                let mut place = place;
-                let Occupied::One { sender: Some(sender), .. } = &mut place.0 else {
-                    return Err(UpstreamError::LinkLost);
-                };
+                let sender = place.sender().ok_or(UpstreamError::LinkLost)?;
                 let answer = sender.send_request(origin_form(request)).await.map_err(failed)?;
                 Ok((answer, place))
             }
@@ -237,29 +199,13 @@ impl Upstream {
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
         let request = origin_form(target.address_to(request));
-        let stream = self.dial(&target, target.pool(who).tls_http1.clone()).await?;
+        let stream = self.dial(&target, target.way(who).tls_http1.clone()).await?;
         let failed = |source| UpstreamError::Http { address: target.address(), source };
         let (mut sender, connection) =
             http1::handshake::<_, UpBody>(TokioIo::new(stream)).await.map_err(failed)?;
         tokio::spawn(connection.with_upgrades());
         let answer = sender.send_request(request).await.map_err(failed)?;
-        Ok((answer, Place(Occupied::Own)))
-    }
-
-    async fn connection(&self, target: &Target, who: As) -> Result<(Connection, Place), UpstreamError> {
-        let pool = target.pool(who);
-        if let Some(found) = pool.take() {
-            return Ok(found);
-        }
-        let _turn = pool.connecting.lock().await;
-        if let Some(found) = pool.take() {
-            return Ok(found);
-        }
-        let connection = self.open(target, who).await?;
-        if let Ok(mut connections) = pool.connections.lock() {
-            connections.push(connection);
-        }
-        pool.take().ok_or(UpstreamError::LinkLost)
+        Ok((answer, Place::own()))
     }
 
     /// A connection that was just made, for a probe that must not trust an old one; the pool uses it
@@ -270,9 +216,7 @@ impl Upstream {
     pub async fn renew(&self, who: As) -> Result<(), UpstreamError> {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
         let connection = self.open(&target, who).await?;
-        if let Ok(mut connections) = target.pool(who).connections.lock() {
-            *connections = vec![connection];
-        }
+        target.pool(who).replace(connection);
         Ok(())
     }
 
@@ -315,14 +259,14 @@ impl Upstream {
     }
 
     async fn open(&self, target: &Target, who: As) -> Result<Connection, UpstreamError> {
-        let stream = self.dial(target, target.pool(who).tls.clone()).await?;
+        let stream = self.dial(target, target.way(who).tls.clone()).await?;
         let failed = |source| UpstreamError::Http { address: target.address(), source };
         let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if !two {
             let (sender, connection) =
                 http1::handshake::<_, UpBody>(TokioIo::new(stream)).await.map_err(failed)?;
             tokio::spawn(connection);
-            return Ok(Connection::One { sender: Arc::new(Mutex::new(Some(sender))) });
+            return Ok(Connection::one(sender));
         }
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -336,7 +280,7 @@ impl Upstream {
             .await
             .map_err(failed)?;
         tokio::spawn(connection);
-        Ok(Connection::Two { sender, streams: Arc::default() })
+        Ok(Connection::two(sender))
     }
 
     async fn dial(
@@ -396,22 +340,25 @@ fn prepare(stream: &TcpStream) {
 impl Target {
     fn new(credentials: Arc<Credentials>) -> Result<Self, cloud::Error> {
         let pool = |identity| {
-            Ok::<_, cloud::Error>(Pool {
+            Ok::<_, cloud::Error>(Way {
                 tls: credentials.tls(identity, Protocols::Any)?,
                 tls_http1: credentials.tls(identity, Protocols::Http1)?,
-                connections: Mutex::default(),
-                connecting: tokio::sync::Mutex::default(),
+                pool: Pool::default(),
             })
         };
         let (node, bearer) = (pool(Identity::Node)?, pool(Identity::Bearer)?);
         Ok(Self { credentials, node, bearer })
     }
 
-    fn pool(&self, who: As) -> &Pool {
+    fn way(&self, who: As) -> &Way {
         match who {
             As::Node => &self.node,
             As::Bearer => &self.bearer,
         }
+    }
+
+    fn pool(&self, who: As) -> &Pool {
+        &self.way(who).pool
     }
 
     fn address(&self) -> String {
@@ -442,49 +389,6 @@ fn origin_form(mut request: Request<UpBody>) -> Request<UpBody> {
     }
     *request.version_mut() = http::Version::HTTP_11;
     request
-}
-
-impl Pool {
-    fn clear(&self) {
-        if let Ok(mut connections) = self.connections.lock() {
-            connections.clear();
-        }
-    }
-
-    /// A connection with room, and the place taken on it.
-    fn take(&self) -> Option<(Connection, Place)> {
-        let mut connections = self.connections.lock().ok()?;
-        connections.retain(Connection::is_open);
-        connections.iter().find_map(|c| c.take().map(|place| (c.clone(), place)))
-    }
-}
-
-impl Connection {
-    fn is_open(&self) -> bool {
-        match self {
-            Self::Two { sender, .. } => !sender.is_closed(),
-            Self::One { sender } => sender.lock().is_ok_and(|slot| {
-                // An empty slot is one whose sender is at work; it comes back or is never filled again.
-                slot.as_ref().map_or(Arc::strong_count(sender) > 1, |s| !s.is_closed())
-            }),
-        }
-    }
-
-    fn take(&self) -> Option<Place> {
-        match self {
-            Self::Two { streams, .. } => {
-                if streams.fetch_add(1, Ordering::Relaxed) >= STREAMS {
-                    streams.fetch_sub(1, Ordering::Relaxed);
-                    return None;
-                }
-                Some(Place(Occupied::Two(streams.clone())))
-            }
-            Self::One { sender: slot } => {
-                let sender = slot.lock().ok()?.take()?;
-                Some(Place(Occupied::One { slot: slot.clone(), sender: Some(sender) }))
-            }
-        }
-    }
 }
 
 #[cfg(test)]

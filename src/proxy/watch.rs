@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::answer::{self, Accept, Body};
-use super::replay::{self, PAGE, Wanted};
+use super::pages::Kept;
+use super::replay::{self, Wanted};
 use super::shape;
-use crate::cache::{Cache, CacheError, Object, ObjectKey, Scope};
+use crate::cache::{Cache, CacheError, Object, Scope};
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
@@ -172,25 +173,15 @@ impl Stream {
 
     /// Every object as ADDED; false if the client has gone.
     async fn send_all(&mut self, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
-        let mut after: Option<ObjectKey> = None;
-        loop {
-            let (id, from) = (self.scope.id, after.take());
-            let page = cache.read(move |reader| reader.page(id, from.as_ref(), PAGE)).await?;
-            let last = page.len() < PAGE;
-            after = page.last().map(|object| object.key.clone());
-            let mut bytes = Vec::new();
-            for object in &page {
-                if self.wanted.matches(object) {
-                    bytes.extend(self.encode(WatchKind::Added, &object.body));
-                }
-            }
+        let mut kept = Kept::new(cache.clone(), self.scope.id, self.wanted.clone());
+        while let Some(page) = kept.next().await? {
+            let bytes: Vec<u8> =
+                page.iter().flat_map(|object| self.encode(WatchKind::Added, &object.body)).collect();
             if !bytes.is_empty() && sender.send(Ok(Frame::data(bytes.into()))).await.is_err() {
                 return Ok(false);
             }
-            if last {
-                return Ok(true);
-            }
         }
+        Ok(true)
     }
 
     async fn edit(&mut self, edit: &Edit, sender: &Sender) -> bool {

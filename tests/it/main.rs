@@ -12,6 +12,7 @@ mod daemon_faults;
 mod house;
 mod join;
 mod link;
+mod offline_mode;
 mod offline_truth;
 mod outage;
 mod outages;

@@ -1,0 +1,192 @@
+//! Reads for the kubelet what its pods need and what it will not ask for again by itself.
+//!
+//! A kubelet that runs has its tokens in memory, never reads an immutable ConfigMap or Secret twice, and looks
+//! at volumes when it likes. So when offline mode is turned on under a running kubelet, or records were lost, a
+//! reboot in an outage would find holes. Only what is not kept is asked for: with all of it there, nothing is sent.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+
+use super::answer::Accept;
+use super::caller::{Caller, NODE};
+use super::forward::{Call, Outcome, Payload};
+use super::{Shared, discovery, token};
+use crate::cache::{CacheError, ObjectKey, Reader, TokenKey};
+use crate::kube::needs::Needs;
+use crate::kube::{GroupVersionResource, Request as KubeRequest, meta};
+
+const ACCEPT: &str = "application/vnd.kubernetes.protobuf,application/json";
+
+/// A TokenRequest, and where it is made.
+struct Token {
+    path: String,
+    key: TokenKey,
+    body: Value,
+}
+
+/// What the pods of this node need.
+#[derive(Default)]
+struct Wanted {
+    objects: Vec<ObjectKey>,
+    tokens: Vec<Token>,
+}
+
+/// Reads what is missing; gives how much that was, or `None` if the kubelet has not read its own pods yet.
+///
+/// # Errors
+/// Why not all of it was read.
+pub async fn read(shared: &Shared) -> Result<Option<usize>, String> {
+    let node = node_name(shared);
+    let known = node.clone();
+    let ready = shared.cache.read(move |reader| Ok(!reader.scopes(NODE, "v1/pods", "")?.is_empty())).await;
+    if !ready.map_err(|e| e.to_string())? {
+        return Ok(None);
+    }
+    discovery::refresh(shared).await?;
+    let mut read = 0;
+    // Twice: the volume behind a claim is known once the claim is.
+    for _ in 0..2 {
+        let node = known.clone();
+        let missing =
+            shared.cache.read(move |reader| missing(reader, &node)).await.map_err(|e| e.to_string())?;
+        for key in &missing.objects {
+            read_object(shared, key).await?;
+        }
+        for token in missing.tokens {
+            ask_token(shared, token).await?;
+        }
+        read += missing.objects.len();
+        shared.cache.flush().await.map_err(|e| e.to_string())?;
+    }
+    Ok(Some(read))
+}
+
+/// The objects that the pods of this node need, whether they are kept or not.
+///
+/// # Errors
+/// When the cache cannot be read.
+pub fn needed(reader: &Reader, node: &str) -> Result<Vec<ObjectKey>, CacheError> {
+    Ok(wanted(reader, node)?.objects)
+}
+
+/// The node's name, as its credentials have it.
+pub fn node_name(shared: &Shared) -> String {
+    let credentials = shared.upstream.credentials();
+    credentials.and_then(|c| c.node_name().map(str::to_owned)).unwrap_or_default()
+}
+
+fn wanted(reader: &Reader, node: &str) -> Result<Wanted, CacheError> {
+    let mut wanted = Wanted::default();
+    let key = |resource: &str, namespace: &str, name: &str| ObjectKey {
+        resource: resource.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+    };
+    wanted.objects.push(key("storage.k8s.io/v1/csinodes", "", node));
+    let pods = reader.all("v1/pods")?;
+    for pod in pods.iter().filter(|pod| runs_on(pod, node)) {
+        let namespace = meta::namespace(pod).unwrap_or_default();
+        let needs = Needs::of(pod);
+        let named = [("v1/configmaps", &needs.configmaps), ("v1/secrets", &needs.secrets)];
+        for (resource, names) in named {
+            wanted.objects.extend(names.iter().map(|name| key(resource, namespace, name)));
+        }
+        for claim in &needs.claims {
+            let claim = key("v1/persistentvolumeclaims", namespace, claim);
+            let bound = reader.object(&claim)?;
+            let volume = bound.as_ref().and_then(|claim| claim.body.pointer("/spec/volumeName"));
+            let volume = volume.and_then(Value::as_str).map(|name| key("v1/persistentvolumes", "", name));
+            wanted.objects.push(claim);
+            wanted.objects.extend(volume);
+        }
+        wanted.tokens.extend(needs.tokens.into_iter().filter_map(|body| token_of(pod, namespace, body)));
+    }
+    wanted.objects.sort();
+    wanted.objects.dedup();
+    Ok(wanted)
+}
+
+/// A pod of this node that has not come to its end. (A mirror of a static pod needs nothing of the cloud.)
+fn runs_on(pod: &Value, node: &str) -> bool {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str);
+    pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node)
+        && !matches!(phase, Some("Succeeded" | "Failed"))
+        && meta::deletion_timestamp(pod).is_none()
+        && meta::annotation(pod, "kubernetes.io/config.mirror").is_none()
+}
+
+fn token_of(pod: &Value, namespace: &str, body: Value) -> Option<Token> {
+    let account = pod.pointer("/spec/serviceAccountName").and_then(Value::as_str).unwrap_or("default");
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+    let request = KubeRequest::parse("POST", &path, "");
+    let key = token::key(request.resource()?, &body);
+    Some(Token { path, key, body })
+}
+
+fn missing(reader: &Reader, node: &str) -> Result<Wanted, CacheError> {
+    let all = wanted(reader, node)?;
+    let mut missing = Wanted::default();
+    for key in all.objects {
+        if reader.get(NODE, &key)?.is_none() {
+            missing.objects.push(key);
+        }
+    }
+    for token in all.tokens {
+        if reader.token(&token.key)?.is_none() {
+            missing.tokens.push(token);
+        }
+    }
+    Ok(missing)
+}
+
+async fn read_object(shared: &Shared, key: &ObjectKey) -> Result<(), String> {
+    let gvr: GroupVersionResource =
+        key.resource.parse().map_err(|_| format!("`{}` is no resource", key.resource))?;
+    let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
+    let path = gvr.path(namespace, Some(&key.name));
+    let call = call(Method::GET, &path)?;
+    ask(shared, call, Bytes::new()).await
+}
+
+async fn ask_token(shared: &Shared, token: Token) -> Result<(), String> {
+    let mut call = call(Method::POST, &token.path)?;
+    call.head.headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    call.head.extensions.insert(token::Asked(token.key));
+    ask(shared, call, token.body.to_string().into()).await
+}
+
+/// A request as the kubelet would make it.
+fn call(method: Method, path: &str) -> Result<Call, String> {
+    let request = KubeRequest::parse(method.as_str(), path, "");
+    let head = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::ACCEPT, ACCEPT)
+        .header(header::USER_AGENT, concat!("edge/", env!("CARGO_PKG_VERSION")))
+        .body(())
+        .map_err(|e| e.to_string())?;
+    Ok(Call { head: head.into_parts().0, caller: Caller::Kubelet, request, accept: Accept::parse(ACCEPT) })
+}
+
+/// Asks, and keeps the answer by the way that every answer goes. What the cloud has not, or does not show to this
+/// node, the kubelet would not get either.
+async fn ask(shared: &Shared, call: Call, body: Bytes) -> Result<(), String> {
+    let path = call.head.uri.path().to_owned();
+    match shared.forward(&call, &mut Payload::Whole(body), true).await {
+        Outcome::Outage => Err("the cloud is away".to_owned()),
+        Outcome::Answer(answer) => {
+            let code = answer.status();
+            answer.into_body().collect().await.map_err(|e| e.to_string())?;
+            match code {
+                StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
+                    tracing::debug!(path, %code, "not read ahead");
+                    Ok(())
+                }
+                code if code.is_success() => Ok(()),
+                code => Err(format!("`{path}` answers {code}")),
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Headers on their way through: what belongs to one connection stays behind.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::caller::Caller;
+use crate::kube::Encoding;
+
+/// The Accept header.
+pub fn accept_of(headers: &HeaderMap) -> String {
+    headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// Whether the headers that make an upgrade are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepUpgrade {
+    /// They belong to this connection alone.
+    No,
+    /// The connection is to be upgraded, end to end.
+    Yes,
+}
+
+/// Headers on their way up. The kubelet's certificate stands for its words; a bearer token goes as it
+/// came.
+pub fn upward_headers(headers: &HeaderMap, caller: &Caller, keep: KeepUpgrade) -> HeaderMap {
+    let mut headers = headers.clone();
+    remove_hop_headers(&mut headers, keep);
+    headers.remove(header::HOST);
+    if *caller == Caller::Kubelet {
+        headers.remove(header::AUTHORIZATION);
+    }
+    headers
+}
+
+/// Removes what belongs to one connection (RFC 9110, 7.6.1).
+pub fn remove_hop_headers(headers: &mut HeaderMap, keep: KeepUpgrade) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let always = [
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+    ];
+    let upgrade = [header::CONNECTION, header::UPGRADE];
+    for name in named.iter().chain(&always) {
+        if keep == KeepUpgrade::No || *name != header::UPGRADE {
+            headers.remove(name);
+        }
+    }
+    if keep == KeepUpgrade::No {
+        upgrade.iter().for_each(|name| {
+            headers.remove(name);
+        });
+    }
+}
+
+/// How a body is encoded, by its Content-Type.
+pub fn encoding_of(headers: &HeaderMap) -> Encoding {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    Encoding::of(kind).unwrap_or(Encoding::Json)
+}
+
+/// Leaves only the JSON types of an Accept header, if it has any.
+pub fn prefer_json(headers: &mut HeaderMap) {
+    let accept = accept_of(headers);
+    let json: Vec<&str> = accept.split(',').filter(|kind| !kind.contains("protobuf")).collect();
+    if let (false, Ok(value)) = (json.is_empty(), HeaderValue::from_str(json.join(",").trim())) {
+        headers.insert(header::ACCEPT, value);
+    }
+}

@@ -1,0 +1,125 @@
+//! What of an answer is kept, and as what: a plan made from the request and the answer's head.
+//!
+//! Reads no body: the intakes do, on the cache's thread.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::caller::Caller;
+use super::forward::Call;
+use super::headers::{accept_of, encoding_of};
+use super::intake::{
+    Decoder, DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake,
+    WatchIntake,
+};
+use super::record::{Intake, Recording};
+use super::replay::{Wanted, key_of};
+use super::{Shared, discovery, token};
+use crate::cache::Document;
+use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
+
+impl Shared {
+    /// Records the answer to `call` as its body passes; `None` if it tells nothing that is kept.
+    pub fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {
+        let gzip = match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+            None | Some(b"identity") => false,
+            Some(b"gzip") => true,
+            Some(_) => return None,
+        };
+        let intake = match &call.request {
+            KubeRequest::Resource(request) => self.intake(call, request, code, headers)?,
+            KubeRequest::NonResource { path, .. } => document(call, path, code, headers)?,
+        };
+        Some(Recording::new(self.cache.clone(), intake, gzip))
+    }
+
+    fn intake(
+        &self,
+        call: &Call,
+        request: &ResourceRequest,
+        code: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Box<dyn Intake>> {
+        let identity = call.caller.identity();
+        let decoder = Decoder {
+            resource: request.gvr.to_string(),
+            encoding: encoding_of(headers),
+            unknown: self.unknown.clone(),
+        };
+        let subresource = request.subresource.as_deref();
+        match (request.verb, subresource, code) {
+            (Verb::Create, Some("token"), StatusCode::CREATED) if call.caller == Caller::Kubelet => {
+                let key = call.head.extensions.get::<token::Asked>()?.0.clone();
+                Some(Box::new(Gathered::new(TokenIntake { decoder, key })))
+            }
+            (Verb::Create | Verb::Patch, None, code)
+                if code.is_success()
+                    && request.gvr.resource == "events"
+                    && call.caller == Caller::Kubelet =>
+            {
+                Some(Box::new(Gathered::new(EventIntake { decoder })))
+            }
+            _ if !is_kept(request) || is_transformed(headers) => None,
+            (Verb::Get, None, StatusCode::OK | StatusCode::NOT_FOUND) => {
+                let single = if code == StatusCode::OK { Single::Read } else { Single::Absent };
+                Some(Box::new(Gathered::new(SingleIntake {
+                    decoder,
+                    identity,
+                    key: key_of(request),
+                    single,
+                })))
+            }
+            (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK) => {
+                let (key, single) = (key_of(request), Single::Written);
+                Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
+            }
+            (Verb::List, None, StatusCode::OK)
+                if request.query.resource_version_match.as_deref() != Some("Exact") =>
+            {
+                let scope = Wanted::of(&identity, request).ok()?.scope();
+                let asked = request.query.continue_token.clone();
+                Some(Box::new(ListIntake::new(decoder, scope, self.pages.clone(), asked)))
+            }
+            (Verb::Watch, None, StatusCode::OK) => {
+                let scope = Wanted::of(&identity, request).ok()?.scope();
+                let initial = request.query.wants_initial_events();
+                Some(Box::new(WatchIntake::new(decoder, scope, initial)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Resources whose objects nobody needs back: heartbeats have their own way, events are many, and
+/// reviews and requests are questions.
+fn is_kept(request: &ResourceRequest) -> bool {
+    !matches!(
+        (request.gvr.group.as_str(), request.gvr.resource.as_str()),
+        ("" | "events.k8s.io", "events")
+            | (
+                "authentication.k8s.io" | "authorization.k8s.io" | "certificates.k8s.io" | "metrics.k8s.io",
+                _
+            )
+    )
+}
+
+/// Tables and bare metadata are views of objects, not objects.
+fn is_transformed(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    kind.contains("as=") || kind.contains("cbor") || kind.contains("yaml")
+}
+
+fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> Option<Box<dyn Intake>> {
+    let kept = path == "/version"
+        || ["/api", "/apis"].iter().any(|top| path == *top || path.starts_with(&format!("{top}/")));
+    if !kept || code != StatusCode::OK || call.head.method != http::Method::GET {
+        return None;
+    }
+    let text =
+        |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    Some(Box::new(Gathered::new(DocumentIntake {
+        identity: call.caller.identity(),
+        path: path.to_owned(),
+        variant: discovery::variant(&accept_of(&call.head.headers)).to_owned(),
+        document: Document { kind: text(header::CONTENT_TYPE), etag: text(header::ETAG), body: Vec::new() },
+    })))
+}
