@@ -59,3 +59,33 @@ pub enum Error {
     #[error("cannot make a certificate: {0}")]
     Make(String),
 }
+
+/// Why a signing key could not be made, kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// A file cannot be read or written; the text names it.
+    #[error(transparent)]
+    Files(std::io::Error),
+    /// There is a key already.
+    #[error("`{}` is there already hint: keys are never written over; choose another folder", .0.display())]
+    Exists(PathBuf),
+    /// Not a key that edge wrote.
+    #[error("`{}` is no Ed25519 key in PKCS #8: {why}", .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Encrypted, and not with this passphrase.
+    #[error("`{}` {why} hint: give it with `--passphrase-file`", .path.display())]
+    Passphrase {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The machine has no randomness.
+    #[error("the machine gives no randomness, so no key can be made")]
+    Randomness,
+}
