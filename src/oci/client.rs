@@ -4,18 +4,24 @@
 //! Plain HTTP is spoken to loopback, or where it was allowed for that upstream.
 
 mod fetch;
+mod files;
+mod limit;
+mod push;
 mod token;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
 
 use super::Credentials;
 
 pub use fetch::{FetchedBlob, FetchedManifest, HeadManifest};
+pub use files::{FetchedFile, Site};
+pub use limit::RateLimit;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const READ: Duration = Duration::from_secs(30);
@@ -39,6 +45,21 @@ impl Upstream {
         let server = if host == "docker.io" { "registry-1.docker.io" } else { host };
         Self { host: host.into(), url: format!("https://{server}"), insecure: false }
     }
+
+    /// The registry at `host`, over plain HTTP if it is on loopback or `insecure`.
+    pub fn at(host: &str, insecure: bool) -> Self {
+        let mut upstream = Self::of_host(host);
+        if insecure || is_loopback(host) {
+            upstream.url = format!("http://{host}");
+        }
+        Self { insecure, ..upstream }
+    }
+}
+
+/// Whether `host[:port]` is this machine.
+fn is_loopback(host: &str) -> bool {
+    let url = Url::parse(&format!("http://{host}"));
+    url.is_ok_and(|url| allowed(&url, false).is_ok())
 }
 
 /// What the client needs to know.
@@ -48,6 +69,10 @@ pub struct ClientSettings {
     pub credentials: Credentials,
     /// Certificates of authorities (DER) that are trusted beside the system's.
     pub authorities: Vec<Vec<u8>>,
+    /// The proxy that requests to other machines go through, `http://proxy:3128`.
+    pub proxy: Option<String>,
+    /// Hosts, domains and networks that are asked without it, parted by commas.
+    pub no_proxy: Option<String>,
 }
 
 /// Why an upstream did not give what it was asked for.
@@ -116,11 +141,19 @@ impl Error {
     }
 }
 
+/// What is sent to wherever it is redirected.
+struct Request<'a> {
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    body: Option<&'a Bytes>,
+}
+
 /// Fetches from upstream registries. One for the whole process.
 pub struct Client {
     http: reqwest::Client,
     credentials: Credentials,
     tokens: Mutex<HashMap<(String, String), token::Token>>,
+    limits: limit::Limits,
 }
 
 impl Client {
@@ -130,7 +163,11 @@ impl Client {
     /// [`Error::Setup`] for a certificate that cannot be read.
     pub fn new(settings: ClientSettings) -> Result<Self, Error> {
         let tls = tls(&settings.authorities)?;
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder().no_proxy();
+        if let Some(proxy) = &settings.proxy {
+            builder = builder.proxy(files::proxy(proxy, settings.no_proxy.as_deref())?);
+        }
+        let http = builder
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT)
@@ -139,7 +176,12 @@ impl Client {
             .user_agent(concat!("edge/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Error::Setup(chain(&e)))?;
-        Ok(Self { http, credentials: settings.credentials, tokens: Mutex::default() })
+        Ok(Self {
+            http,
+            credentials: settings.credentials,
+            tokens: Mutex::default(),
+            limits: Default::default(),
+        })
     }
 
     /// Asks, with a credential or token where the registry wants one, and follows redirects.
@@ -151,6 +193,19 @@ impl Client {
         scope: &str,
         headers: HeaderMap,
     ) -> Result<reqwest::Response, Error> {
+        self.ask_with(upstream, method, path, scope, headers, None).await
+    }
+
+    /// The same with a body, which is sent again where a credential or token is wanted.
+    async fn ask_with(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        path: &str,
+        scope: &str,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<reqwest::Response, Error> {
         let text = format!("{}{path}", upstream.url.trim_end_matches('/'));
         let url = Url::parse(&text).map_err(|e| Error::Setup(format!("`{text}`: {e}")))?;
         allowed(&url, upstream.insecure)?;
@@ -158,8 +213,9 @@ impl Client {
         let mut authorization = self.remembered(&key);
         let mut asked_for_token = false;
         loop {
-            let response =
-                self.follow(upstream, &method, url.clone(), &headers, authorization.as_deref()).await?;
+            let request = Request { method: &method, headers: &headers, body: body.as_ref() };
+            let response = self.follow(upstream, &request, url.clone(), authorization.as_deref()).await?;
+            self.limits.note(&upstream.host, response.headers());
             if response.status() != StatusCode::UNAUTHORIZED || asked_for_token {
                 return checked(response, &text);
             }
@@ -187,15 +243,18 @@ impl Client {
     async fn follow(
         &self,
         upstream: &Upstream,
-        method: &Method,
+        asked: &Request<'_>,
         url: Url,
-        headers: &HeaderMap,
         authorization: Option<&str>,
     ) -> Result<reqwest::Response, Error> {
         let origin = url.origin();
         let mut url = url;
         for _ in 0..=REDIRECTS {
-            let mut request = self.http.request(method.clone(), url.clone()).headers(headers.clone());
+            let mut request =
+                self.http.request(asked.method.clone(), url.clone()).headers(asked.headers.clone());
+            if let Some(body) = asked.body {
+                request = request.body(body.clone());
+            }
             if let Some(authorization) = authorization.filter(|_| url.origin() == origin) {
                 request = request.header(header::AUTHORIZATION, authorization);
             }

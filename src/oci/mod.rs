@@ -10,7 +10,10 @@ mod manifest;
 mod platform;
 mod reference;
 
-pub use client::{Client, ClientSettings, Error, FetchedBlob, FetchedManifest, HeadManifest, Upstream};
+pub use client::{
+    Client, ClientSettings, Error, FetchedBlob, FetchedFile, FetchedManifest, HeadManifest, RateLimit, Site,
+    Upstream,
+};
 pub use credentials::{Credential, Credentials};
 pub use manifest::{Descriptor, ImageIndex, LARGEST, ManifestError, ParsedManifest, media};
 pub use platform::Platform;

@@ -74,7 +74,8 @@ impl Registry {
             Some(path) => Credentials::read(path).map_err(Error::Credentials)?,
             None => Credentials::default(),
         };
-        let client = Client::new(ClientSettings { credentials, authorities: settings.authorities.clone() })
+        let authorities = settings.authorities.clone();
+        let client = Client::new(ClientSettings { credentials, authorities, ..ClientSettings::default() })
             .map_err(Error::Client)?;
         let auth = auth::Auth::read(&settings)?;
         let pull = pull::Pull::new(store.clone(), client, &settings);

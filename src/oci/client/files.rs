@@ -1,0 +1,125 @@
+//! Files that lie on web servers, such as a chart repository's index, and small requests to them: with the
+//! credential for the server's host, never along a redirect to another.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::Url;
+
+use super::{Client, Error, Upstream, fetch};
+use crate::oci::Descriptor;
+use crate::oci::manifest::LARGEST;
+use crate::sys::digest::Digest;
+
+/// A file as it came.
+#[derive(Clone, Debug)]
+pub struct FetchedFile {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// The server's mark of this version of it; empty where it gives none.
+    pub etag: String,
+}
+
+/// A web server and whether it may be asked in the clear.
+#[derive(Clone, Debug)]
+pub struct Site(Upstream);
+
+impl Site {
+    /// The server of an address.
+    ///
+    /// # Errors
+    /// What is no address of a web server.
+    pub fn of(url: &Url, insecure: bool) -> Result<Self, Error> {
+        let Some(host) = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https")) else {
+            return Err(Error::Setup(format!("`{url}` is no address of a web server")));
+        };
+        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        Ok(Self(Upstream { url: format!("{}://{host}", url.scheme()), host, insecure }))
+    }
+}
+
+impl Client {
+    /// Fetches a file of at most `most` bytes; `None` if it is still the version `etag`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn file(
+        &self,
+        url: &Url,
+        insecure: bool,
+        etag: &str,
+        most: usize,
+    ) -> Result<Option<FetchedFile>, Error> {
+        let site = Site::of(url, insecure)?;
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = HeaderValue::from_str(etag)
+            && !etag.is_empty()
+        {
+            headers.insert(header::IF_NONE_MATCH, value);
+        }
+        let asked = self.ask(&site.0, Method::GET, &path_of(url), "", headers).await;
+        let response = match asked {
+            Err(Error::Status { status: StatusCode::NOT_MODIFIED, .. }) => return Ok(None),
+            other => other?,
+        };
+        let etag = response.headers().get(header::ETAG).and_then(|value| value.to_str().ok());
+        let etag = etag.unwrap_or_default().to_owned();
+        let bytes = fetch::take(response, most, url.as_str()).await?;
+        Ok(Some(FetchedFile { bytes, etag }))
+    }
+
+    /// Sends a small body and gives the answer piece by piece, as git's smart protocol wants it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn exchange(
+        &self,
+        url: &Url,
+        insecure: bool,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<reqwest::Response, Error> {
+        let site = Site::of(url, insecure)?;
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        self.ask_with(&site.0, method, &path_of(url), "", headers, body).await
+    }
+
+    /// What is about a manifest, as the referrers API lists it. `None` where the registry has no such API.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn referrers(
+        &self,
+        upstream: &Upstream,
+        path: &str,
+        subject: &Digest,
+    ) -> Result<Option<Vec<Descriptor>>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            #[serde(default)]
+            manifests: Vec<Descriptor>,
+        }
+        let resource = format!("/v2/{path}/referrers/{subject}");
+        let scope = format!("repository:{path}:pull");
+        let response = match self.ask(upstream, Method::GET, &resource, &scope, HeaderMap::new()).await {
+            Err(Error::NotFound(_)) => return Ok(None),
+            Err(Error::Status { status, .. }) if status.is_client_error() => return Ok(None),
+            other => other?,
+        };
+        let bytes = fetch::take(response, LARGEST, &format!("{}{resource}", upstream.url)).await?;
+        // Servers that know no such path answer with a page.
+        Ok(serde_json::from_slice::<Index>(&bytes).ok().map(|index| index.manifests))
+    }
+}
+
+/// A proxy for requests to other machines.
+pub(super) fn proxy(address: &str, without: Option<&str>) -> Result<reqwest::Proxy, Error> {
+    let proxy = reqwest::Proxy::all(address)
+        .map_err(|e| Error::Setup(format!("the proxy `{address}`: {}", super::chain(&e))))?;
+    let always = "localhost,127.0.0.0/8,::1";
+    let list = without.map_or_else(|| always.to_owned(), |list| format!("{list},{always}"));
+    Ok(proxy.no_proxy(reqwest::NoProxy::from_string(&list)))
+}
+
+fn path_of(url: &Url) -> String {
+    url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
+}
