@@ -15,4 +15,4 @@ pub use generated::runtime as v1;
 pub use images::{ImageStore, Named, PINNED};
 pub use runtime::{Runtime, State};
 pub use settings::Settings;
-pub use stream::{Size, Streams, run as run_streams};
+pub use stream::{Size, Streams, run as run_command};

@@ -67,7 +67,7 @@ impl Runtime {
         Ok(State { sandboxes: sandboxes?.items, containers: containers?.containers })
     }
 
-    /// The state of one container; with `info` as the runtime gives it when `verbose`.
+    /// The state of one container.
     ///
     /// # Errors
     /// [`Error::NotFound`], or the call's.
@@ -79,14 +79,30 @@ impl Runtime {
         answer.status.ok_or(Error::Lacks { call: CALL, what: "the status" })
     }
 
-    /// The state of one sandbox and its `info` map: in containerd's, `info` is JSON with the process id
-    /// and the network namespace.
+    /// The state of one sandbox, with the addresses that it has.
     ///
     /// # Errors
     /// [`Error::NotFound`], or the call's.
-    pub async fn sandbox(&self, id: &str) -> Result<(v1::PodSandboxStatus, HashMap<String, String>), Error> {
+    pub async fn sandbox(&self, id: &str) -> Result<v1::PodSandboxStatus, Error> {
+        Ok(self.sandbox_status(id, false).await?.0)
+    }
+
+    /// What the runtime tells of a sandbox beyond its state: in containerd's, `info` is JSON with the process id and
+    /// the network namespace.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or the call's.
+    pub async fn sandbox_info(&self, id: &str) -> Result<HashMap<String, String>, Error> {
+        Ok(self.sandbox_status(id, true).await?.1)
+    }
+
+    async fn sandbox_status(
+        &self,
+        id: &str,
+        verbose: bool,
+    ) -> Result<(v1::PodSandboxStatus, HashMap<String, String>), Error> {
         const CALL: &str = "PodSandboxStatus";
-        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose };
         let answer =
             self.connection.call(CALL, Duration::ZERO, self.runtime().pod_sandbox_status(request)).await?;
         Ok((answer.status.ok_or(Error::Lacks { call: CALL, what: "the status" })?, answer.info))

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::view::{Live, container_name};
-use crate::cri::{self, Runtime, Streams, run_streams, v1};
+use crate::cri::{self, Runtime, Streams, run_command, v1};
 use crate::kube::meta;
 
 /// The runtime's streaming server is on this machine: it answers at once or hangs.
@@ -90,14 +90,6 @@ where
     O: AsyncWrite + Unpin,
     E: AsyncWrite + Unpin,
 {
-    let request = v1::ExecRequest {
-        container_id: command.container.clone(),
-        cmd: command.arguments.clone(),
-        tty: command.tty,
-        stdin: streams.stdin.is_some(),
-        stdout: true,
-        stderr: !command.tty,
-    };
-    let url = runtime.exec(request).await?;
-    Ok(run_streams(&url, DIAL, streams).await?)
+    let asked = (command.container.as_str(), command.arguments.as_slice());
+    Ok(run_command(runtime, asked, command.tty, DIAL, streams).await?)
 }

@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::view::{Details, merge, questions};
 use crate::cri::{self, Runtime, State};
 
+/// Where the kubelet answers for its health unless it was told otherwise.
+pub const KUBELET_HEALTHZ: &str = "127.0.0.1:10248";
+
 /// Calls to the runtime under way at one time.
 const AT_ONCE: usize = 8;
 
@@ -58,7 +61,7 @@ async fn look(runtime: &Runtime, cached: &[Value]) -> Result<(State, Details), c
         .buffer_unordered(AT_ONCE);
     while let Some(answer) = sandboxes.next().await {
         match answer {
-            Ok((status, _)) => {
+            Ok(status) => {
                 let network = status.network.unwrap_or_default();
                 let more = network.additional_ips.into_iter().map(|ip| ip.ip);
                 let all: Vec<String> =

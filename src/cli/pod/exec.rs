@@ -19,8 +19,9 @@ use crate::pods::view::{live, runtime_uid};
 #[command(after_help = "Examples:
   edge pod exec web -- ls /data
   edge pod exec web -it -- sh
+  tar c files | edge pod exec web -i -- tar x -C /data
 
-The exit code is the command's.")]
+The exit code is the command's. The end of standard input reaches the command.")]
 pub struct Exec {
     /// The pod
     name: String,

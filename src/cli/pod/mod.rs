@@ -16,12 +16,9 @@ use crate::cache::Reader;
 use crate::config::Config;
 use crate::cri::Runtime;
 use crate::pods::get::{Query, select};
-use crate::pods::observe::{Observed, kubelet_is_up, observe};
+use crate::pods::observe::{KUBELET_HEALTHZ, Observed, kubelet_is_up, observe};
 use crate::proxy::join::Record;
 use crate::sys::clock;
-
-/// Where the kubelet answers for its health unless it was told otherwise.
-const KUBELET_HEALTHZ: &str = "127.0.0.1:10248";
 
 /// `edge pod`
 #[derive(Debug, Args)]

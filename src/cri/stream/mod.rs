@@ -1,0 +1,162 @@
+//! The streams of a command in a container, as CRI hands them out: a WebSocket with Kubernetes' channels, or SPDY/3.1
+//! where the runtime's WebSockets are too old to say that standard input has ended.
+
+mod spdy;
+mod websocket;
+
+use std::time::Duration;
+
+use http::Uri;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use super::{Error, Runtime, v1};
+
+/// Bytes of standard input that are sent at once.
+const PIECE: usize = 32 << 10;
+
+/// A terminal's size in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
+impl Size {
+    fn message(self) -> String {
+        format!("{{\"Width\":{},\"Height\":{}}}", self.width, self.height)
+    }
+}
+
+/// The near ends of the streams.
+pub struct Streams<I, O, E> {
+    /// What the command reads; `None` gives it no standard input.
+    pub stdin: Option<I>,
+    /// Where its output goes.
+    pub stdout: O,
+    /// Where its errors go; with a terminal there are none.
+    pub stderr: E,
+    /// The terminal's size at first and whenever it changes.
+    pub sizes: mpsc::Receiver<Size>,
+}
+
+/// Runs `command` in the container and returns its exit code. Its wishes for streams are taken from `streams` and `tty`.
+///
+/// # Errors
+/// The call's; [`Error::Stream`] where the streaming server cannot be used, [`Error::Broken`] where the connection ends
+/// before the command does or a near end fails, [`Error::Failed`] where the command could not be started.
+pub async fn run<I, O, E>(
+    runtime: &Runtime,
+    command: (&str, &[String]),
+    tty: bool,
+    deadline: Duration,
+    streams: Streams<I, O, E>,
+) -> Result<i32, Error>
+where
+    I: AsyncRead + Unpin,
+    O: AsyncWrite + Unpin,
+    E: AsyncWrite + Unpin,
+{
+    let request = v1::ExecRequest {
+        container_id: command.0.to_owned(),
+        cmd: command.1.to_vec(),
+        tty,
+        stdin: streams.stdin.is_some(),
+        stdout: true,
+        stderr: !tty,
+    };
+    // A terminal says by itself, with ^D, that its input has ended.
+    let ends = if request.stdin && !tty { websocket::Ends::Told } else { websocket::Ends::Untold };
+    let url = runtime.exec(request.clone()).await?;
+    match websocket::connect(&url, deadline, ends).await {
+        Ok(socket) => websocket::run(socket, streams).await,
+        Err(websocket::Refused::TooOld) => {
+            tracing::debug!("the runtime's WebSockets cannot end standard input: SPDY is used");
+            // The URL was good for one try.
+            let url = runtime.exec(request).await?;
+            let connection = spdy::connect(&url, deadline).await?;
+            spdy::run(connection, tty, streams).await
+        }
+        Err(websocket::Refused::Failed(error)) => Err(error),
+    }
+}
+
+/// A connection to the streaming server that `url` names.
+async fn dial(url: &str) -> Result<TcpStream, Error> {
+    let parsed: Uri = url.parse().map_err(|_| stream_error(url, "the URL cannot be read"))?;
+    let authority = parsed.authority().ok_or_else(|| stream_error(url, "the URL names no server"))?;
+    if parsed.scheme_str() != Some("http") {
+        return Err(stream_error(url, "only plain HTTP on this machine is spoken"));
+    }
+    let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+    let stream = TcpStream::connect(&address).await.map_err(|e| stream_error(url, &e.to_string()))?;
+    stream.set_nodelay(true).map_err(|e| stream_error(url, &e.to_string()))?;
+    Ok(stream)
+}
+
+/// Bytes of standard input; 0 at its end. Never comes where there is none.
+async fn read<I: AsyncRead + Unpin>(from: &mut Option<I>, buffer: &mut [u8]) -> Result<usize, Error> {
+    match from {
+        Some(from) => {
+            from.read(buffer).await.map_err(|e| broken(&format!("cannot read standard input: {e}")))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The next size. Never comes where there is no terminal.
+async fn next_size(sizes: &mut mpsc::Receiver<Size>) -> Size {
+    match sizes.recv().await {
+        Some(size) => size,
+        None => std::future::pending().await,
+    }
+}
+
+async fn near(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> Result<(), Error> {
+    let written = async {
+        to.write_all(data).await?;
+        to.flush().await
+    };
+    written.await.map_err(|e| broken(&format!("cannot write the output: {e}")))
+}
+
+/// The exit code in a `Status` object: none was needed for success, it is a cause for a failure of the command.
+fn exit_code(status: &[u8]) -> Result<i32, Error> {
+    let status: Value = serde_json::from_slice(status).map_err(|_| broken("its status cannot be read"))?;
+    if status["status"] == "Success" {
+        return Ok(0);
+    }
+    let mut causes = status["details"]["causes"].as_array().into_iter().flatten();
+    let code = causes.find(|c| c["reason"] == "ExitCode").and_then(|c| c["message"].as_str()?.parse().ok());
+    let message = status["message"].as_str().unwrap_or("the command could not be run").to_owned();
+    code.ok_or(Error::Failed { call: "Exec", message })
+}
+
+/// The path's last part is a one-time token, and so not for anybody's eyes.
+fn stream_error(url: &str, reason: &str) -> Error {
+    let shown = url.rsplit_once('/').map_or(url, |(before, _)| before);
+    Error::Stream { url: shown.to_owned(), reason: reason.to_owned() }
+}
+
+fn broken(reason: &str) -> Error {
+    Error::Broken { reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_in_the_status() {
+        assert_eq!(exit_code(br#"{"status":"Success"}"#).unwrap(), 0);
+        let failed = br#"{"status":"Failure","reason":"NonZeroExitCode","message":"command terminated with non-zero exit code",
+            "details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
+        assert_eq!(exit_code(failed).unwrap(), 3);
+        let not_run = exit_code(br#"{"status":"Failure","message":"no such file"}"#).unwrap_err();
+        assert!(not_run.to_string().ends_with("no such file"), "{not_run}");
+    }
+}
