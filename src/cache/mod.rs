@@ -108,7 +108,7 @@ struct Shared {
     /// Counts [`Writer::clear`].
     epoch: Arc<AtomicU64>,
     /// Batches written since the start, for the curious and for tests.
-    batches: Arc<AtomicU64>,
+    batches: watch::Sender<u64>,
 }
 
 impl Cache {
@@ -127,7 +127,7 @@ impl Cache {
         let (trouble_sender, trouble) = watch::channel(None);
         let waiting = Arc::new(AtomicUsize::new(0));
         let torn = Arc::new(AtomicBool::new(false));
-        let batches = Arc::new(AtomicU64::new(0));
+        let (batches, _) = watch::channel(0);
         let epoch = Arc::new(AtomicU64::new(0));
         let thread = writer::Thread {
             writer: Writer::new(connection, epoch.clone()),
@@ -253,7 +253,12 @@ impl Cache {
 
     /// Batches written since the start.
     pub fn batches(&self) -> u64 {
-        self.shared.batches.load(Ordering::Relaxed)
+        *self.shared.batches.borrow()
+    }
+
+    /// Changes whenever a batch was written, for whoever looks at what is kept.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.shared.batches.subscribe()
     }
 
     /// Waits until all that was recorded so far is on disk.

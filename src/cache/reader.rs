@@ -125,6 +125,41 @@ impl Reader {
         Ok(rows.map(|row| row.map(|(_, object)| object.body)).collect::<Result<_, _>>()?)
     }
 
+    /// Texts out of every object of a resource, at these paths of SQLite's JSON (`$.metadata.uid`), without reading
+    /// the objects as a whole.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn texts<const N: usize>(
+        &self,
+        resource: &str,
+        paths: [&str; N],
+    ) -> Result<Vec<[Option<String>; N]>, CacheError> {
+        let columns: Vec<String> =
+            (2..N + 2).map(|n| format!("json_extract(CAST(body AS TEXT), ?{n})")).collect();
+        let sql =
+            format!("SELECT {} FROM object WHERE resource = ?1 ORDER BY namespace, name", columns.join(", "));
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let given = rusqlite::params_from_iter(std::iter::once(resource).chain(paths));
+        let rows = statement.query_map(given, |row| {
+            let mut texts = [const { None }; N];
+            for (place, text) in texts.iter_mut().enumerate() {
+                *text = row.get(place)?;
+            }
+            Ok(texts)
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether a resource was ever read to its end: that there is none of it says nothing before.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn is_synced(&self, resource: &str) -> Result<bool, CacheError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM scope WHERE resource = ? AND synced NOT NULL)";
+        Ok(self.db().prepare_cached(sql)?.query_row([resource], |row| row.get(0))?)
+    }
+
     /// How much is kept of each resource.
     ///
     /// # Errors

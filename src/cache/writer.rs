@@ -51,7 +51,7 @@ pub(super) struct Thread {
     pub lost: watch::Sender<u64>,
     pub torn: Arc<AtomicBool>,
     pub trouble: watch::Sender<Option<String>>,
-    pub batches: Arc<AtomicU64>,
+    pub batches: watch::Sender<u64>,
     pub path: PathBuf,
 }
 
@@ -109,7 +109,7 @@ impl Thread {
         if failed.is_none() {
             failed = self.writer.connection.execute_batch("COMMIT").err();
         }
-        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.batches.send_modify(|n| *n += 1);
         let why = failed.map(|source| {
             let _ = self.writer.connection.execute_batch("ROLLBACK");
             self.writer.interned.forget();

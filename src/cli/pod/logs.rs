@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use futures_util::future::try_join_all;
 use serde_json::Value;
 
 use super::Seen;
@@ -33,8 +34,8 @@ pub struct Logs {
     /// The container, if not the first
     #[arg(short, long)]
     container: Option<String>,
-    /// Every container, one after the other
-    #[arg(long, conflicts_with_all = ["container", "follow"])]
+    /// Every container, one after the other; with --follow all at once
+    #[arg(long, conflicts_with = "container")]
     all_containers: bool,
     /// Go on with what is written, over rotation and restarts
     #[arg(short, long)]
@@ -63,15 +64,12 @@ impl Logs {
         let options = self.options();
         let mut sink = |line: &[u8]| std::io::stdout().lock().write_all(line);
         let which = if self.previous { Which::Previous } else { Which::Current };
+        if self.all_containers && self.follow {
+            return done(follow_all(pod, &options).await);
+        }
         if self.all_containers {
-            for name in names(pod) {
-                let outcome = read(&folder(pod, name), which, &options, &mut sink);
-                match outcome {
-                    Err(Error::NoLog { .. } | Error::NoPrevious { .. }) => {}
-                    other => done(other)?,
-                }
-            }
-            return Ok(());
+            return names(pod)
+                .try_for_each(|name| done(started(read(&folder(pod, name), which, &options, &mut sink))));
         }
         let name = choose_container(pod, self.container.as_deref())?;
         let folder = folder(pod, name);
@@ -89,6 +87,23 @@ impl Logs {
             since: ago.or(self.since_time),
             timestamps: self.timestamps,
         }
+    }
+}
+
+/// Each container in its own time; a line is never broken by another's.
+async fn follow_all(pod: &Value, options: &Options) -> Result<(), Error> {
+    let one = |name| async move {
+        let mut sink = |line: &[u8]| std::io::stdout().lock().write_all(line);
+        started(follow(&folder(pod, name), options, &mut sink, &mut || false).await)
+    };
+    try_join_all(names(pod).map(one)).await.map(drop)
+}
+
+/// Among several containers one that was not started yet is no failure.
+fn started(outcome: Result<(), Error>) -> Result<(), Error> {
+    match outcome {
+        Err(Error::NoLog { .. } | Error::NoPrevious { .. }) => Ok(()),
+        other => other,
     }
 }
 
