@@ -19,7 +19,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::sys::durable;
-use crate::{cri, proxy, registry};
+use crate::{cri, pods, proxy, registry};
 
 pub use document::{sample, to_toml};
 pub use edit::{Change, edit};
@@ -52,6 +52,8 @@ pub struct Config {
     pub runtime: cri::Settings,
     /// `[registry]`.
     pub registry: registry::Settings,
+    /// `[pods]`.
+    pub pods: pods::Settings,
 }
 
 impl Default for Config {
@@ -65,6 +67,7 @@ impl Default for Config {
             proxy: proxy::Settings::default(),
             runtime: cri::Settings::default(),
             registry: registry::Settings::default(),
+            pods: pods::Settings::default(),
         }
     }
 }
@@ -127,6 +130,11 @@ impl Config {
             Error::Given(Problem::Unknown { key: key.to_owned(), nearest: table::nearest(key) })
         })?;
         Ok(known.slot.show(&mut self.clone()))
+    }
+
+    /// Where turns to restart a pod are taken: beside the control socket, so that a boot forgets them.
+    pub fn turns(&self) -> PathBuf {
+        self.socket.with_file_name("restart")
     }
 
     fn from_document(file: &Path, document: &toml_edit::DocumentMut) -> Result<Self, Error> {

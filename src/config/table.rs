@@ -25,6 +25,9 @@ impl Key {
     }
 }
 
+/// The longest span of self-heal.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// All keys, in the order in which they are shown: those without a section first.
 pub static KEYS: &[Key] = &[
     Key {
@@ -85,6 +88,41 @@ pub static KEYS: &[Key] = &[
         path: "registry.insecure-loopback-push",
         slot: Slot::Switch(|c| &mut c.registry.insecure_loopback_push),
         help: "Whether pushing needs no credential. Only with a loopback address in registry.listen.",
+    },
+    Key {
+        path: "pods.self-heal.enabled",
+        slot: Slot::Switch(|c| &mut c.pods.self_heal.enabled),
+        help: "Whether edge restarts pods that fail again and again or whose network is broken. A pod's annotation `edge.io/self-heal` says otherwise for that pod; most of the keys below have one too, such as `edge.io/self-heal-failures`.",
+    },
+    Key {
+        path: "pods.self-heal.static-pods",
+        slot: Slot::Switch(|c| &mut c.pods.self_heal.static_pods),
+        help: "Whether pods from files on this node are healed too.",
+    },
+    Key {
+        path: "pods.self-heal.failures",
+        slot: Slot::Number(|c| &mut c.pods.self_heal.failures, 1, 100),
+        help: "After so many failed starts within the window a pod is restarted.",
+    },
+    Key {
+        path: "pods.self-heal.window",
+        slot: Slot::Span(|c| &mut c.pods.self_heal.window, Duration::from_secs(1), DAY),
+        help: "The time in which failed starts are counted; a pod without any for as long is well again.",
+    },
+    Key {
+        path: "pods.self-heal.broken-for",
+        slot: Slot::Span(|c| &mut c.pods.self_heal.broken_for, Duration::from_secs(1), DAY),
+        help: "How long a pod may be without its network, its volumes or its sandbox before it is restarted.",
+    },
+    Key {
+        path: "pods.self-heal.max-restarts",
+        slot: Slot::Number(|c| &mut c.pods.self_heal.max_restarts, 1, 100),
+        help: "So many restarts are tried, first of the containers, then of the whole pod; then it is left alone.",
+    },
+    Key {
+        path: "pods.self-heal.back-off",
+        slot: Slot::Span(|c| &mut c.pods.self_heal.back_off, Duration::from_secs(1), DAY),
+        help: "The time between two restarts of a pod; doubled each time.",
     },
 ];
 

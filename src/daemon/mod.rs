@@ -9,6 +9,7 @@ mod control;
 mod notify;
 mod perform;
 mod pins;
+mod pods;
 mod report;
 pub mod task;
 
@@ -123,6 +124,7 @@ struct Daemon {
     overrides: Overrides,
     proxy: Option<Proxy>,
     pins: pins::Pins,
+    pods: pods::Pods,
     place: Arc<task::Place>,
 }
 
@@ -142,12 +144,12 @@ impl Daemon {
             None => None,
         };
         let (orders, mut inbox) = mpsc::channel(4);
-        let pins = pins::Pins::start(&config, &opened.cache)?;
         let board = Board::default();
+        let pins = pins::Pins::start(&config, &opened.cache, &board)?;
+        let pods = pods::Pods::start(&config, &opened.cache, proxy.as_ref(), &board)?;
         let place = Arc::new(task::Place::new(config.clone()));
         let facts = report::Facts {
             board: board.clone(),
-            pins: pins.trouble.clone(),
             started,
             cache: opened.cache.clone(),
             damaged: opened.damaged.map(|(path, why)| format!("{}: {why}", path.display())),
@@ -159,7 +161,7 @@ impl Daemon {
         core.spawn(control::serve(socket, doors, stopped.clone()));
         notify::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        let mut daemon = Self { config, overrides, proxy, pins, place };
+        let mut daemon = Self { config, overrides, proxy, pins, pods, place };
         let ended = loop {
             tokio::select! {
                 order = inbox.recv() => if let Some(Order::Reload(reply)) = order {
@@ -207,7 +209,9 @@ impl Daemon {
         }
         self.config.offline_mode = new.offline_mode;
         self.config.runtime.pin_images = new.runtime.pin_images;
+        self.config.pods = new.pods;
         self.pins.set(&self.config);
+        self.pods.set(&self.config);
         self.place.set_config(self.config.clone());
         Ok(())
     }

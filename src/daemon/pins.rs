@@ -5,15 +5,17 @@ use tokio::sync::watch;
 
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::cri::{self, ImageStore};
-use crate::pods::pins::keep;
+use crate::cri::{self, ImageStore, Runtime};
+use crate::health::Board;
+use crate::pods::pins::{Places, keep};
 
-/// The running task's two ends.
+/// CRI-O's folder of configuration.
+const CRIO: &str = "/etc/crio";
+
+/// The running task's end that the daemon holds.
 #[derive(Debug)]
 pub struct Pins {
     wanted: watch::Sender<bool>,
-    /// What prevents that images are kept, if anything.
-    pub trouble: watch::Receiver<Option<String>>,
 }
 
 impl Pins {
@@ -21,13 +23,16 @@ impl Pins {
     ///
     /// # Errors
     /// An endpoint that is none.
-    pub fn start(config: &Config, cache: &Cache) -> Result<Self, cri::Error> {
-        let store = ImageStore::new(&config.runtime)?;
+    pub fn start(config: &Config, cache: &Cache, board: &Board) -> Result<Self, cri::Error> {
+        let places = Places {
+            store: ImageStore::new(&config.runtime)?,
+            runtime: Runtime::new(&config.runtime)?,
+            crio: CRIO.into(),
+        };
         let (wanted, asked) = watch::channel(Self::are_wanted(config));
-        let (told, trouble) = watch::channel(None);
         let cache = cache.clone();
-        tokio::spawn(keep(store, asked, told, move || pods(cache.clone())));
-        Ok(Self { wanted, trouble })
+        tokio::spawn(keep(places, asked, board.part("pins"), move || pods(cache.clone())));
+        Ok(Self { wanted })
     }
 
     /// Takes a changed configuration: without offline mode no image is kept.
@@ -42,11 +47,8 @@ impl Pins {
 
 /// The cached pods; `None` while they were never listed, which is not the same as none.
 async fn pods(cache: Cache) -> Option<Vec<Value>> {
-    let read = cache.read(|reader| {
-        let synced =
-            reader.counts()?.iter().any(|count| count.resource == "v1/pods" && count.synced.is_some());
-        Ok(if synced { Some(reader.all("v1/pods")?) } else { None })
-    });
+    let read = cache
+        .read(|reader| Ok(if reader.is_synced("v1/pods")? { Some(reader.all("v1/pods")?) } else { None }));
     match read.await {
         Ok(pods) => pods,
         Err(error) => {

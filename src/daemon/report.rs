@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::cache::{Cache, Change};
 use crate::cri;
@@ -129,7 +128,6 @@ pub struct Facts {
     pub proxy: Option<Proxy>,
     pub runtime: cri::Settings,
     pub board: Board,
-    pub pins: watch::Receiver<Option<String>>,
 }
 
 /// How long the runtime may take to list its images.
@@ -140,7 +138,6 @@ impl Facts {
     pub async fn report(&self) -> Report {
         let mut errors: Vec<String> = self.cache.trouble().into_iter().collect();
         errors.extend(self.damaged.as_ref().map(|what| format!("a damaged cache was set aside: {what}")));
-        errors.extend(self.pins.borrow().clone());
         let read = self.cache.read(|reader| Ok((reader.counts()?, reader.changes()?))).await;
         let (counts, changes) = read.unwrap_or_else(|error| {
             errors.push(error.to_string());

@@ -2,6 +2,7 @@
 //! moment, shown as kubectl shows them, restarted, looked into, healed; and the images that they need kept.
 
 pub mod describe;
+pub mod event;
 pub mod exec;
 pub mod get;
 pub mod heal;
@@ -10,5 +11,9 @@ pub mod observe;
 pub mod pins;
 pub mod print;
 pub mod restart;
+mod settings;
 pub mod survival;
+pub mod tend;
 pub mod view;
+
+pub use settings::Settings;

@@ -81,6 +81,18 @@ impl LocalWrites {
         }
     }
 
+    /// Keeps an event of edge's own, to be told to the cloud.
+    pub async fn take_event(&self, event: Value) -> Result<(), CacheError> {
+        let namespace = meta::namespace(&event).unwrap_or_default().to_owned();
+        let name = meta::name(&event).unwrap_or_default().to_owned();
+        let key = ObjectKey { resource: "v1/events".to_owned(), namespace, name };
+        match self.event(key, Verb::Create, Input::Object(event)).await {
+            Ok(_) => Ok(()),
+            Err(Refused::Cache(error)) => Err(error),
+            Err(Refused::Status(failure)) => Err(CacheError::Refused(failure.message)),
+        }
+    }
+
     async fn commit(
         &self,
         job: impl FnOnce(&mut Writer, &mut Vec<Edit>) -> Result<Found, CacheError> + Send + 'static,

@@ -220,6 +220,15 @@ impl Proxy {
         self.shared.outbox.dropped()
     }
 
+    /// Keeps an event of edge's own (`v1`, with namespace and name) on disk and tells it to the cloud, now or when it
+    /// is back.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub async fn tell(&self, event: serde_json::Value) -> Result<(), CacheError> {
+        self.shared.writes.take_event(event).await
+    }
+
     /// Whether anything is kept.
     pub fn offline_mode(&self) -> bool {
         self.shared.is_offline_mode()

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use edge::cri::{Runtime, Settings};
 use serde_json::{Value, json};
 
 use super::node::Node;
+use super::process::Process;
 use super::{image, parts, seconds};
 
 /// The image of every sandbox.
@@ -18,14 +20,15 @@ const IMAGES: [&str; 4] =
 pub(super) const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 
 impl Node {
-    pub(super) fn configure_containerd(&self) -> Result<()> {
+    /// Writes containerd's configuration and that of the pods' network; containerd sees the latter at once.
+    pub fn configure_containerd(&self) -> Result<()> {
         let machine = self.machine()?;
         machine.write("/etc/containerd/config.toml", &containerd_config())?;
         machine.write("/etc/cni/net.d/10-edge.conflist", &network(self.number))?;
         machine.shell("mkdir -p /etc/containerd/certs.d").map(drop)
     }
 
-    pub(super) fn start_containerd(&mut self) -> Result<()> {
+    pub fn start_containerd(&mut self) -> Result<()> {
         let (program, path) = (parts::containerd("containerd")?, parts::containerd_path()?);
         self.containerd = Some(self.spawn("containerd", &[&program], &[("PATH", &path)])?);
         self.cluster.wait_for("containerd", seconds(60), || self.ctr(&["version"]));
@@ -49,6 +52,42 @@ impl Node {
         let mut argv = vec![&*program, "-n", "k8s.io"];
         argv.extend(args);
         self.machine()?.run(&argv)
+    }
+
+    /// containerd's process; fails when it was not started since the boot.
+    pub fn containerd(&mut self) -> Result<&mut Process> {
+        self.containerd.as_mut().context("containerd was not started")
+    }
+
+    /// Kills containerd; what it runs goes on.
+    pub fn stop_containerd(&mut self) {
+        if let Some(mut containerd) = self.containerd.take() {
+            containerd.kill();
+        }
+    }
+
+    /// Asks the node's runtime from outside, through its own file system.
+    pub fn cri<T>(&self, ask: impl AsyncFnOnce(Runtime) -> Result<T, edge::cri::Error>) -> Result<T> {
+        let socket = format!("/proc/{}/root/run/containerd/containerd.sock", self.machine()?.init());
+        let settings = Settings { endpoint: format!("unix://{socket}"), ..Settings::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(async { ask(Runtime::new(&settings)?).await })?)
+    }
+
+    /// The newest sandbox of a pod: its id, and the file of its network namespace.
+    pub fn sandbox(&self, pod: &str) -> Result<(String, String)> {
+        let (id, info) = self.cri(async |runtime| {
+            let mut all = runtime.state().await?.sandboxes;
+            all.retain(|sandbox| sandbox.metadata.as_ref().is_some_and(|meta| meta.name == pod));
+            let id =
+                all.into_iter().max_by_key(|sandbox| sandbox.created_at).map_or_else(String::new, |s| s.id);
+            let info = runtime.sandbox_info(&id).await?;
+            Ok((id, info))
+        })?;
+        let info: Value = serde_json::from_str(info.get("info").context("no info")?)?;
+        let mut all = info["runtimeSpec"]["linux"]["namespaces"].as_array().into_iter().flatten();
+        let network = all.find(|n| n["type"] == "network").and_then(|n| n["path"].as_str());
+        Ok((id, network.context("no network namespace")?.to_owned()))
     }
 
     /// The running containers of containerd, sandboxes left out: container id -> `namespace/pod/container`.

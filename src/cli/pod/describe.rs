@@ -8,6 +8,7 @@ use super::Seen;
 use crate::cache::Reader;
 use crate::cli::output;
 use crate::config::Config;
+use crate::kube::meta;
 use crate::pods::describe::describe;
 use crate::sys::clock;
 
@@ -46,6 +47,15 @@ fn events(config: &Config) -> Result<Vec<Value>> {
     events.extend(reader.all("events.k8s.io/v1/events")?);
     let waiting =
         reader.changes()?.into_iter().filter(|change| change.what.key.resource.ends_with("/events"));
-    events.extend(waiting.filter_map(|change| serde_json::from_slice(&change.what.body?).ok()));
+    // What waits for the cloud is kept here as well, as long as it is among the newest.
+    for change in waiting {
+        let name =
+            |event: &Value| (meta::namespace(event).map(str::to_owned), meta::name(event).map(str::to_owned));
+        let event: Option<Value> = change.what.body.and_then(|body| serde_json::from_slice(&body).ok());
+        let Some(event) = event else { continue };
+        if !events.iter().any(|kept| name(kept) == name(&event)) {
+            events.push(event);
+        }
+    }
     Ok(events)
 }

@@ -5,13 +5,18 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Seen;
+use crate::cache::{ObjectKey, Reader};
 use crate::cli::{failure, output};
 use crate::config::{Config, quantity};
 use crate::kube::meta;
 use crate::pods::get::{Query, select};
-use crate::pods::restart::{Outcome, Part, Plan, Request, Restarted, carry_out, plan, wait};
+use crate::pods::observe::{KUBELET_HEALTHZ, kubelet_is_up};
+use crate::pods::restart::{
+    Outcome, Part, Plan, Request, Restarted, Turn, carry_out, is_another, plan, short, wait,
+};
 use crate::pods::view::{live, runtime_uid};
 
 /// `edge pod restart`
@@ -45,10 +50,9 @@ pub struct Restart {
 
 impl Restart {
     pub async fn run(&self, config: &Config) -> Result<()> {
-        let seen = Seen::now(config).await?;
-        if let Err(error) = seen.observed.runtime {
-            return Err(error.into());
-        }
+        // From the start: an interrupt in the middle of stopping must not leave a pod half stopped.
+        let mut interrupts = Interrupts::new()?;
+        let seen = self.seen(config).await?;
         let query = Query {
             names: self.names.clone(),
             namespace: Some(self.namespace.namespace.clone()),
@@ -64,20 +68,48 @@ impl Restart {
                 self.namespace.namespace
             )));
         }
-        for pod in selected.pods {
-            if let Err(error) = self.one(&seen, pod).await {
-                if error.is::<Interrupted>() || error.is::<output::Closed>() {
-                    return Err(error);
+        for (place, pod) in selected.pods.iter().enumerate() {
+            let outcome = if place == 0 {
+                self.one(config, &seen, pod, &mut interrupts).await
+            } else {
+                self.later(config, pod, &mut interrupts).await
+            };
+            let Err(error) = outcome else { continue };
+            let ends = error.is::<Interrupted>() || error.is::<output::Closed>();
+            if ends {
+                let rest: Vec<String> = selected.pods[place + 1..].iter().map(|pod| name(pod)).collect();
+                if !rest.is_empty() {
+                    output::note(&format!("edge: not restarted: {}", rest.join(", ")));
                 }
-                let pod = format!("{}/{}", self.namespace.namespace, meta::name(pod).unwrap_or_default());
-                failure::report(&error.context(format!("cannot restart `{pod}`")));
-                failed = true;
+                return Err(error);
             }
+            failure::report(&error.context(format!("cannot restart `{}`", name(pod))));
+            failed = true;
         }
         if failed { Err(output::Exit(1).into()) } else { Ok(()) }
     }
 
-    async fn one(&self, seen: &Seen, pod: &Value) -> Result<()> {
+    async fn seen(&self, config: &Config) -> Result<Seen> {
+        let mut seen = Seen::now(config).await?;
+        std::mem::replace(&mut seen.observed.runtime, Ok(()))?;
+        Ok(seen)
+    }
+
+    /// One whose turn comes after others: it is looked at anew, and must still be the same.
+    async fn later(&self, config: &Config, pod: &Value, interrupts: &mut Interrupts) -> Result<()> {
+        let seen = self.seen(config).await?;
+        let same = seen.observed.pods.iter().find(|now| runtime_uid(now) == runtime_uid(pod));
+        let same = same.ok_or_else(|| anyhow::anyhow!("it was deleted meanwhile"))?;
+        self.one(config, &seen, same, interrupts).await
+    }
+
+    async fn one(
+        &self,
+        config: &Config,
+        seen: &Seen,
+        pod: &Value,
+        interrupts: &mut Interrupts,
+    ) -> Result<()> {
         let live = live(&seen.observed.state);
         let part = match (&self.container, self.whole) {
             (Some(container), _) => Part::Container(container.clone()),
@@ -89,40 +121,136 @@ impl Restart {
         for note in &plan.notes {
             output::note(&format!("edge: {}: {note}", plan.pod));
         }
-        // From here to its end nothing interrupts: a half-stopped pod would be nobody's wish.
-        let interrupt = tokio::signal::ctrl_c();
-        tokio::pin!(interrupt);
-        carry_out(&seen.runtime, &plan).await?;
-        output::result(&stopped(&plan))?;
+        stop(config, seen, &plan, interrupts).await?;
         if self.no_wait {
             return Ok(());
         }
+        let waiting = wait(&seen.runtime, &plan, self.timeout, || deleted(config, pod));
         let outcome = tokio::select! {
-            outcome = wait(&seen.runtime, &plan, self.timeout) => outcome?,
-            _ = &mut interrupt => return Err(Interrupted { pod: plan.pod }.into()),
+            outcome = waiting => outcome?,
+            never = watch_kubelet(&plan.pod) => match never {},
+            () = interrupts.next() => return Err(Interrupted::Waiting { pod: plan.pod }.into()),
         };
-        match outcome {
-            Outcome::Running(running) => output::result(&format!("{}: {}", plan.pod, runs(&running))),
-            Outcome::TimedOut { running, missing } => {
-                if !running.is_empty() {
-                    output::result(&format!("{}: {}", plan.pod, runs(&running)))?;
-                }
-                anyhow::bail!(
-                    "{} not running again after {}s hint: the kubelet goes on trying, see `edge pod get {}`",
-                    missing.join(", "),
-                    self.timeout.as_secs(),
-                    meta::name(pod).unwrap_or_default()
-                )
+        self.tell(&plan, outcome).await
+    }
+
+    async fn tell(&self, plan: &Plan, outcome: Outcome) -> Result<()> {
+        let (running, missing, runtime) = match outcome {
+            Outcome::Running(running) => {
+                return output::result(&format!("{}: {}", plan.pod, runs(&running)));
             }
+            Outcome::Deleted => anyhow::bail!("it was deleted meanwhile, and nobody starts it again"),
+            Outcome::TimedOut { running, missing, runtime } => (running, missing, runtime),
+        };
+        if let Some(error) = runtime {
+            return Err(anyhow::Error::new(error)
+                .context("its containers were stopped, and whether they run again is not known"));
+        }
+        if !running.is_empty() {
+            output::result(&format!("{}: {}", plan.pod, runs(&running)))?;
+        }
+        let (missing, after) = (missing.join(", "), self.timeout.as_secs());
+        if !kubelet_is_up(KUBELET_HEALTHZ).await {
+            anyhow::bail!(
+                "{missing} not running again after {after}s: the kubelet does not answer hint: `systemctl start \
+                 kubelet`, and it starts them"
+            );
+        }
+        let pod = plan.pod.replacen('/', " ", 1);
+        anyhow::bail!(
+            "{missing} not running again after {after}s hint: the kubelet goes on trying, see `edge pod describe -n {pod}`"
+        )
+    }
+}
+
+/// Stops what the plan names, in the pod's turn. Once begun it is done to its end, whoever interrupts.
+async fn stop(config: &Config, seen: &Seen, plan: &Plan, interrupts: &mut Interrupts) -> Result<()> {
+    let folder = config.turns();
+    let held = |holder: &str| output::note(&format!("edge: {}: {holder} restarts it: waiting", plan.pod));
+    let turn = tokio::select! {
+        turn = Turn::take(&folder, &plan.uid, "`edge pod restart`", held) => turn?,
+        () = interrupts.next() => return Err(Interrupted::Before { pod: plan.pod.clone() }.into()),
+    };
+    let stopping = carry_out(&seen.runtime, plan);
+    tokio::pin!(stopping);
+    let mut interrupted = false;
+    loop {
+        tokio::select! {
+            outcome = &mut stopping => break outcome?,
+            () = interrupts.next() => {
+                interrupted = true;
+                let most = plan.patience().as_secs();
+                output::note(&format!(
+                    "edge: {}: its containers are being stopped, which takes up to {most}s and is not broken off",
+                    plan.pod
+                ));
+            }
+        }
+    }
+    drop(turn);
+    output::result(&stopped(plan))?;
+    if interrupted { Err(Interrupted::Waiting { pod: plan.pod.clone() }.into()) } else { Ok(()) }
+}
+
+/// Says once that the kubelet went away while its work is waited for.
+async fn watch_kubelet(pod: &str) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if !kubelet_is_up(KUBELET_HEALTHZ).await {
+            output::note(&format!(
+                "edge: {pod}: the kubelet does not answer: waiting for it to start the containers"
+            ));
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Whether the pod is on its way out, as far as the cache knows. One that cannot be read says nothing.
+async fn deleted(config: &Config, pod: &Value) -> bool {
+    let path = config.state_dir.join("cache.db");
+    let key = ObjectKey {
+        resource: "v1/pods".to_owned(),
+        namespace: meta::namespace(pod).unwrap_or_default().to_owned(),
+        name: meta::name(pod).unwrap_or_default().to_owned(),
+    };
+    let read =
+        Reader::open(&path).and_then(|reader| Ok((reader.is_synced("v1/pods")?, reader.object(&key)?)));
+    match read {
+        Ok((true, found)) => found.is_none_or(|now| is_another(pod, &now.body)),
+        _ => false,
+    }
+}
+
+/// SIGINT and SIGTERM, from the moment on that this was made.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn new() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }
 
 /// The operator does not want to wait any longer.
 #[derive(Debug, thiserror::Error)]
-#[error("not waited for `{pod}`: its containers are stopped, and the kubelet starts them again")]
-struct Interrupted {
-    pod: String,
+enum Interrupted {
+    #[error("interrupted before anything of `{pod}` was stopped")]
+    Before { pod: String },
+    #[error("not waited for `{pod}`: its containers are stopped, and the kubelet starts them again")]
+    Waiting { pod: String },
+}
+
+fn name(pod: &Value) -> String {
+    format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default())
 }
 
 fn span(text: &str) -> Result<Duration, String> {
@@ -140,8 +268,4 @@ fn stopped(plan: &Plan) -> String {
 fn runs(running: &[Restarted]) -> String {
     let parts: Vec<String> = running.iter().map(|r| format!("{} {}", r.name, short(&r.id))).collect();
     format!("running {}", parts.join(", "))
-}
-
-fn short(id: &str) -> &str {
-    id.get(..13).unwrap_or(id)
 }

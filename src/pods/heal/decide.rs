@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Settings, Symptoms};
 
+/// Starts that may be counted ahead.
+const AHEAD: u32 = 3;
+
 /// What is remembered of a pod between two looks, by its uid; kept on disk, so that a reboot does not start anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -22,8 +25,8 @@ pub struct Memory {
     pub restarts: u32,
     /// What was tried last.
     last: Option<(Timestamp, Part)>,
-    /// Nothing more is tried.
-    pub gave_up: bool,
+    /// Nothing more is tried, and why.
+    pub gave_up: Option<String>,
 }
 
 /// What is restarted.
@@ -49,6 +52,7 @@ pub enum Decision {
 
 /// Decides on a pod at `now`. `settings` are those of this pod.
 pub fn decide(memory: &mut Memory, symptoms: &Symptoms, settings: &Settings, now: Timestamp) -> Decision {
+    set_back(memory, now);
     note(memory, symptoms, settings.window, now);
     let left_alone = symptoms.ending || (symptoms.is_static && !settings.static_pods);
     if !settings.enabled || left_alone {
@@ -58,36 +62,72 @@ pub fn decide(memory: &mut Memory, symptoms: &Symptoms, settings: &Settings, now
         recover(memory, settings.window, now);
         return Decision::Leave;
     };
-    if memory.gave_up || waits(memory, settings.back_off, now) {
+    if memory.gave_up.is_some() || waits(memory, settings.back_off, now) {
         return Decision::Leave;
     }
     if memory.restarts >= settings.max_restarts {
-        memory.gave_up = true;
-        return Decision::GiveUp(format!("{why}, and {} restarts did not help", memory.restarts));
+        let tried = if memory.restarts == 1 {
+            "a restart".to_owned()
+        } else {
+            format!("{} restarts", memory.restarts)
+        };
+        return give_up(memory, format!("{why}, and {tried} did not help"));
+    }
+    if symptoms.broken.is_some() && !symptoms.is_there {
+        let why = format!(
+            "{why}, and there is nothing of it yet that could be restarted: the kubelet goes on trying"
+        );
+        return give_up(memory, why);
     }
     // Where nothing runs, the kubelet is at it already, and only a new sandbox can make a difference.
     let part = if memory.last.is_some() || !symptoms.runs { Part::Whole } else { Part::Containers };
     Decision::Restart(part, why)
 }
 
-/// Remembers that `part` was restarted at `now`.
-pub fn acted(memory: &mut Memory, part: Part, now: Timestamp) {
+/// Nothing more is tried until the pod has been well for a while; `why` is said of it meanwhile.
+pub fn give_up(memory: &mut Memory, why: String) -> Decision {
+    memory.gave_up = Some(why.clone());
+    Decision::GiveUp(why)
+}
+
+/// Remembers that `part` was restarted at `now`, for the sake of the symptoms. What starts anew for that reason is no
+/// failed start.
+pub fn acted(memory: &mut Memory, part: Part, symptoms: &Symptoms, now: Timestamp) {
     memory.last = Some((now, part));
     memory.restarts += 1;
     memory.failures.clear();
     memory.broken_since = None;
+    memory.seen = Some(symptoms.restarts.iter().map(|(name, count)| (name.clone(), count + 1)).collect());
+}
+
+/// The machine has booted: every container starts anew, which is no failure of its own.
+pub fn booted(memory: &mut Memory) {
+    for count in memory.seen.iter_mut().flat_map(BTreeMap::values_mut) {
+        *count += 1;
+    }
+}
+
+/// Brings times that lie ahead back to `now`: a gateway without a clock boots in the past, and what was counted
+/// before must still count.
+fn set_back(memory: &mut Memory, now: Timestamp) {
+    let times = memory.failures.iter_mut().chain(&mut memory.broken_since);
+    times.chain(memory.last.as_mut().map(|(at, _)| at)).for_each(|at| *at = (*at).min(now));
 }
 
 fn note(memory: &mut Memory, symptoms: &Symptoms, window: Duration, now: Timestamp) {
-    let before = memory.seen.replace(symptoms.restarts.clone());
     // The first look has nothing to compare with; the restarts of the past are the past's.
-    if let Some(before) = before {
-        for name in &symptoms.failing {
-            let restarts = symptoms.restarts.get(name).copied().unwrap_or(0);
-            let more = restarts.saturating_sub(before.get(name).copied().unwrap_or(0));
-            memory.failures.extend((0..more.min(100)).map(|_| now));
-        }
+    let before = memory.seen.take().unwrap_or_else(|| symptoms.restarts.clone());
+    for name in &symptoms.failing {
+        let restarts = symptoms.restarts.get(name).copied().unwrap_or(0);
+        let more = restarts.saturating_sub(before.get(name).copied().unwrap_or(0));
+        memory.failures.extend((0..more.min(100)).map(|_| now));
     }
+    // What was counted ahead stays so until the container has been started; a count that began anew is believed.
+    let counted = |name: &String, count: u32| match before.get(name) {
+        Some(before) if *before > count && before - count <= AHEAD => *before,
+        _ => count,
+    };
+    memory.seen = Some(symptoms.restarts.iter().map(|(n, c)| (n.clone(), counted(n, *c))).collect());
     memory.failures.retain(|at| within(*at, window, now));
     memory.broken_since = symptoms.broken.map(|_| memory.broken_since.unwrap_or(now));
 }
@@ -106,8 +146,8 @@ fn reason(memory: &Memory, symptoms: &Symptoms, settings: &Settings, now: Timest
 /// A pod that has been without a failure for a whole window since the last restart is well again.
 fn recover(memory: &mut Memory, window: Duration, now: Timestamp) {
     let quiet = memory.failures.is_empty() && memory.broken_since.is_none();
-    if quiet && memory.last.is_some_and(|(at, _)| !within(at, window, now)) {
-        (memory.restarts, memory.last, memory.gave_up) = (0, None, false);
+    if quiet && memory.last.is_none_or(|(at, _)| !within(at, window, now)) {
+        (memory.restarts, memory.last, memory.gave_up) = (0, None, None);
     }
 }
 
@@ -116,10 +156,9 @@ fn waits(memory: &Memory, back_off: Duration, now: Timestamp) -> bool {
     memory.last.is_some_and(|(at, _)| within(at, doubled, now))
 }
 
-/// Whether `at` lies less than `span` before `now`. A time in the future, of a clock that was set back, does not.
+/// Whether `at` lies less than `span` before `now`.
 fn within(at: Timestamp, span: Duration, now: Timestamp) -> bool {
-    let age = now.duration_since(at);
-    !age.is_negative() && age.unsigned_abs() < span
+    now.duration_since(at).unsigned_abs() < span
 }
 
 #[cfg(test)]
@@ -140,12 +179,14 @@ mod tests {
             restarts: BTreeMap::from([("main".to_owned(), restarts)]),
             failing: vec!["main".to_owned()],
             runs: true,
+            is_there: true,
             ..Symptoms::default()
         }
     }
 
     fn no_network() -> Symptoms {
-        Symptoms { broken: Some(Broken::NetworkNamespace), runs: true, ..Symptoms::default() }
+        let broken = Some(Broken::NetworkNamespace);
+        Symptoms { broken, runs: true, is_there: true, ..Symptoms::default() }
     }
 
     #[test]
@@ -154,10 +195,11 @@ mod tests {
         let mut done = Vec::new();
         for minute in 0..240 {
             let now = at(minute * 60);
-            match decide(&mut memory, &crashed(u32::try_from(minute).unwrap() + 40), &settings, now) {
+            let symptoms = crashed(u32::try_from(minute).unwrap() + 40);
+            match decide(&mut memory, &symptoms, &settings, now) {
                 Decision::Leave => {}
                 Decision::Restart(part, _) => {
-                    acted(&mut memory, part, now);
+                    acted(&mut memory, part, &symptoms, now);
                     done.push((minute, Some(part)));
                 }
                 Decision::GiveUp(why) => {
@@ -166,9 +208,10 @@ mod tests {
                 }
             }
         }
-        // 5 failures at 1 a minute, then each time 5 more and the doubled back-off of 5, 10 and 20 minutes.
+        // 5 failures at 1 a minute; then each time the one start that was its own doing, 5 failures more, and the
+        // doubled back-off of 5, 10 and 20 minutes.
         let expected =
-            [(5, Some(Part::Containers)), (10, Some(Part::Whole)), (20, Some(Part::Whole)), (40, None)];
+            [(5, Some(Part::Containers)), (11, Some(Part::Whole)), (21, Some(Part::Whole)), (41, None)];
         assert_eq!(done, expected);
     }
 
@@ -231,7 +274,7 @@ mod tests {
         let mut memory = Memory::default();
         decide(&mut memory, &no_network(), &on(), at(0));
         decide(&mut memory, &no_network(), &on(), at(300));
-        acted(&mut memory, Part::Containers, at(300));
+        acted(&mut memory, Part::Containers, &no_network(), at(300));
         let text = serde_json::to_string(&memory).unwrap();
         let mut memory: Memory = serde_json::from_str(&text).unwrap();
         assert_eq!(memory.restarts, 1);
@@ -239,5 +282,30 @@ mod tests {
         assert_eq!(memory.restarts, 1, "not a whole window yet");
         decide(&mut memory, &Symptoms::default(), &on(), at(901));
         assert_eq!(memory.restarts, 0);
+    }
+
+    #[test]
+    fn a_boot_in_the_past_forgets_nothing_and_its_starts_are_no_failures() {
+        let mut memory = Memory::default();
+        decide(&mut memory, &no_network(), &on(), at(0));
+        acted(&mut memory, Part::Whole, &no_network(), at(300));
+        decide(&mut memory, &crashed(7), &on(), at(300));
+        booted(&mut memory);
+        for second in 0..100 {
+            assert_eq!(decide(&mut memory, &crashed(8), &on(), at(second - 900_000)), Decision::Leave);
+        }
+        assert_eq!((memory.restarts, memory.failures.len()), (1, 0));
+    }
+
+    #[test]
+    fn of_what_was_never_there_nothing_is_restarted_and_that_is_said_once() {
+        let mut memory = Memory::default();
+        let symptoms = Symptoms { broken: Some(Broken::Mount), ..Symptoms::default() };
+        decide(&mut memory, &symptoms, &on(), at(0));
+        let Decision::GiveUp(why) = decide(&mut memory, &symptoms, &on(), at(300)) else { panic!() };
+        assert!(why.starts_with("a volume cannot be mounted for 300 s, and there is nothing"), "{why}");
+        assert_eq!(decide(&mut memory, &symptoms, &on(), at(600)), Decision::Leave);
+        decide(&mut memory, &Symptoms::default(), &on(), at(601));
+        assert_eq!(memory.gave_up, None, "it is well again");
     }
 }

@@ -29,6 +29,15 @@ impl Broken {
             Self::Sandbox => "its sandbox cannot be made",
         }
     }
+
+    /// What the kubelet's event of this reason says is broken.
+    pub fn of_event(reason: &str) -> Option<Self> {
+        match reason {
+            "FailedCreatePodSandBox" => Some(Self::Sandbox),
+            "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => Some(Self::Mount),
+            _ => None,
+        }
+    }
 }
 
 /// A pod at one moment.
@@ -42,21 +51,24 @@ pub struct Symptoms {
     pub broken: Option<Broken>,
     /// Whether a container runs that could be stopped.
     pub runs: bool,
+    /// Whether the runtime has anything of it, running or not.
+    pub is_there: bool,
     /// On its way out, or finished.
     pub ending: bool,
     /// From a file on the node.
     pub is_static: bool,
 }
 
-/// What the merged `pod` shows. `lost_namespace` says that the network namespace of its ready sandbox is not there;
-/// `reasons` are those of its recent Warning events.
-pub fn symptoms(pod: &Value, lost_namespace: bool, reasons: &[&str]) -> Symptoms {
+/// What the merged `pod` shows. `broken` is what the runtime and the events say of what its containers share;
+/// `is_there` whether the runtime has a sandbox of it.
+pub fn symptoms(pod: &Value, broken: Option<Broken>, is_there: bool) -> Symptoms {
     let phase = pod["status"]["phase"].as_str().unwrap_or_default();
     let lists = ["initContainerStatuses", "containerStatuses"];
     let statuses = || lists.iter().flat_map(|list| pod["status"][*list].as_array().into_iter().flatten());
     let mut symptoms = Symptoms {
-        broken: broken(pod, lost_namespace, reasons),
+        broken,
         runs: statuses().any(|s| s["state"]["running"].is_object()),
+        is_there,
         ending: meta::deletion_timestamp(pod).is_some() || matches!(phase, "Succeeded" | "Failed"),
         is_static: is_static(pod),
         ..Symptoms::default()
@@ -71,23 +83,6 @@ pub fn symptoms(pod: &Value, lost_namespace: bool, reasons: &[&str]) -> Symptoms
         }
     }
     symptoms
-}
-
-fn broken(pod: &Value, lost_namespace: bool, reasons: &[&str]) -> Option<Broken> {
-    let host_network = pod["spec"]["hostNetwork"] == true;
-    let running = pod["status"]["phase"] == "Running";
-    let address = pod["status"]["podIP"].as_str().unwrap_or_default();
-    if lost_namespace && !host_network {
-        Some(Broken::NetworkNamespace)
-    } else if reasons.contains(&"FailedCreatePodSandBox") {
-        Some(Broken::Sandbox)
-    } else if reasons.contains(&"FailedMount") {
-        Some(Broken::Mount)
-    } else if running && !host_network && address.is_empty() {
-        Some(Broken::NoAddress)
-    } else {
-        None
-    }
 }
 
 fn is_static(pod: &Value) -> bool {

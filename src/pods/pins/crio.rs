@@ -1,9 +1,68 @@
-//! CRI-O has no call for pins: it reads them from its configuration.
+//! CRI-O has no call for pins: it reads them from its configuration, where edge keeps a file of its own. What CRI-O
+//! makes of it is seen in CRI's `pinned`.
 
-use super::Needed;
+use std::io::ErrorKind;
+use std::path::Path;
 
-/// The content of `/etc/crio/crio.conf.d/50-edge-pins.conf`, which CRI-O reads again at SIGHUP.
-pub fn drop_in(needed: &Needed) -> String {
+use serde_json::Value;
+
+use super::needed::{Needed, needed, normalised};
+use crate::cri::{Error, Runtime, v1};
+use crate::sys::durable;
+
+/// edge's file, below CRI-O's folder.
+const DROP_IN: &str = "crio.conf.d/50-edge-pins.conf";
+
+/// Writes the file that pins what `pods` need, or removes it where they need nothing; what prevents that it has an
+/// effect, if anything.
+///
+/// # Errors
+/// The runtime's.
+pub async fn look(runtime: &Runtime, folder: &Path, pods: &[Value]) -> Result<Option<String>, Error> {
+    let name = runtime.version().await?.runtime_name;
+    if name != "cri-o" {
+        let why = format!("images are not pinned: `{name}` is neither containerd nor CRI-O");
+        return Ok((!pods.is_empty()).then_some(why));
+    }
+    let needed = needed(pods);
+    if let Err(error) = write(&folder.join(DROP_IN), &needed) {
+        return Ok(Some(format!("images are not pinned: {error}")));
+    }
+    let images = runtime.images().await?;
+    let free = images.iter().filter(|image| !image.pinned).find_map(|image| wanted(image, &needed));
+    Ok(free.map(|image| {
+        format!(
+            "CRI-O does not keep `{image}` yet hint: `systemctl reload crio`, and it reads its pins again"
+        )
+    }))
+}
+
+/// The name by which an image is needed, if it is.
+fn wanted<'i>(image: &'i v1::Image, needed: &Needed) -> Option<&'i str> {
+    let tags = image.repo_tags.iter().find(|tag| needed.names.contains(&normalised(tag)));
+    let by_digest = |name: &&String| name.split_once('@').is_some_and(|(_, d)| needed.digests.contains(d));
+    tags.or_else(|| image.repo_digests.iter().find(by_digest)).map(String::as_str)
+}
+
+/// Makes the file what it should be; one that is so already is left alone.
+fn write(path: &Path, needed: &Needed) -> std::io::Result<()> {
+    if needed.names.is_empty() && needed.digests.is_empty() {
+        return durable::remove(path);
+    }
+    let text = drop_in(needed);
+    match std::fs::read(path) {
+        Ok(there) if there == text.as_bytes() => return Ok(()),
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(durable::named(e, "read", path)),
+        _ => {}
+    }
+    if let Some(folder) = path.parent() {
+        durable::folder(folder, 0o755)?;
+    }
+    durable::write(path, text.as_bytes(), 0o644)
+}
+
+/// The content of the file.
+fn drop_in(needed: &Needed) -> String {
     let images = needed.names.iter().filter(|name| !name.starts_with("sha256:"));
     let lines: String = images.map(|name| format!("    {},\n", toml_string(name))).collect();
     format!(
@@ -20,14 +79,32 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pods::pins::needed;
 
     #[test]
-    fn the_drop_in_is_toml_that_names_every_image() {
+    fn the_file_is_toml_that_names_every_image_and_goes_with_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(DROP_IN);
         let pods = [json!({"spec": {"containers": [{"image": "nginx"}, {"image": "a.test/b:1"}]}})];
-        let read: toml::Table = drop_in(&needed(&pods)).parse().unwrap();
+        write(&path, &needed(&pods)).unwrap();
+        let read: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
         let pinned = read["crio"]["image"]["pinned_images"].as_array().unwrap();
         assert_eq!(pinned.len(), 2);
         assert_eq!(pinned[1].as_str(), Some("docker.io/library/nginx:latest"));
+        write(&path, &needed(&[])).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_image_is_needed_by_its_tag_or_its_digest() {
+        let needed =
+            needed(&[json!({"spec": {"containers": [{"image": "nginx"}, {"image": "b@sha256:aa"}]}})]);
+        let image = |tag: &str, digest: &str| v1::Image {
+            repo_tags: vec![tag.to_owned()],
+            repo_digests: vec![digest.to_owned()],
+            ..v1::Image::default()
+        };
+        assert!(wanted(&image("docker.io/library/nginx:latest", "x@sha256:bb"), &needed).is_some());
+        assert!(wanted(&image("b:1", "docker.io/library/b@sha256:aa"), &needed).is_some());
+        assert_eq!(wanted(&image("c:1", "c@sha256:cc"), &needed), None);
     }
 }

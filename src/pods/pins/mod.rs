@@ -7,6 +7,5 @@ mod keep;
 mod needed;
 
 pub use apply::{Report, apply, clear, is_honoured};
-pub use crio::drop_in;
-pub use keep::keep;
+pub use keep::{Places, keep};
 pub use needed::{Changes, Needed, OWN, needed, plan};

@@ -3,6 +3,8 @@
 
 mod plan;
 mod run;
+mod turn;
 
 pub use plan::{Part, Plan, Refusal, Request, Target, plan};
-pub use run::{Outcome, Restarted, carry_out, wait};
+pub use run::{Outcome, Restarted, carry_out, is_another, short, wait};
+pub use turn::Turn;

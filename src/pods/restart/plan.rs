@@ -58,6 +58,14 @@ pub struct Target {
     pub grace: Duration,
 }
 
+impl Plan {
+    /// How long stopping takes at the most: the containers together, then each sidecar.
+    pub fn patience(&self) -> Duration {
+        let together = self.containers.iter().map(|target| target.grace).max().unwrap_or_default();
+        together + self.sidecars.iter().map(|target| target.grace).sum::<Duration>()
+    }
+}
+
 /// Why nothing is stopped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

@@ -1,13 +1,15 @@
-//! Carries a plan out, and waits for what the kubelet makes of it. A plan carried out twice at once restarts once:
-//! stopping what has stopped is no error, and both see the new containers.
+//! Carries a plan out, and waits for what the kubelet makes of it. A plan carried out twice restarts once: stopping
+//! what has stopped is no error, and both see the new containers.
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
+use serde_json::Value;
 
 use super::{Plan, Target};
 use crate::cri::{Error, Runtime, State, v1};
-use crate::pods::view::live;
+use crate::kube::meta;
+use crate::pods::view::{live, runtime_uid};
 
 /// Between two looks at the runtime while waiting.
 const LOOK: Duration = Duration::from_millis(200);
@@ -22,16 +24,20 @@ pub struct Restarted {
 }
 
 /// How waiting ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Outcome {
     /// All that must run do.
     Running(Vec<Restarted>),
+    /// The pod was deleted meanwhile: nobody starts it again.
+    Deleted,
     /// Time is up.
     TimedOut {
         /// Those that run again.
         running: Vec<Restarted>,
         /// The names of those that do not.
         missing: Vec<String>,
+        /// Why the runtime could not be asked at last, if it could not.
+        runtime: Option<Error>,
     },
 }
 
@@ -40,7 +46,9 @@ pub enum Outcome {
 /// # Errors
 /// The runtime's. What was not stopped by then still runs.
 pub async fn carry_out(runtime: &Runtime, plan: &Plan) -> Result<(), Error> {
-    try_join_all(plan.containers.iter().map(|target| stop(runtime, target))).await?;
+    // Each to its end, whatever becomes of the others: a call that is dropped leaves a container half stopped.
+    let stopped = join_all(plan.containers.iter().map(|target| stop(runtime, target))).await;
+    stopped.into_iter().collect::<Result<(), Error>>()?;
     for target in plan.sidecars.iter().rev() {
         stop(runtime, target).await?;
     }
@@ -51,21 +59,35 @@ pub async fn carry_out(runtime: &Runtime, plan: &Plan) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits until the expected containers run, at most `timeout`.
+/// Waits until the expected containers run, at most `timeout`, or until `deleted` says that the pod is on its way out.
+/// A runtime that is away for a while is waited for.
 ///
 /// # Errors
-/// The runtime's, when it cannot be asked.
-pub async fn wait(runtime: &Runtime, plan: &Plan, timeout: Duration) -> Result<Outcome, Error> {
+/// The runtime's, when it answers and refuses.
+pub async fn wait<F: Future<Output = bool>>(
+    runtime: &Runtime,
+    plan: &Plan,
+    timeout: Duration,
+    deleted: impl Fn() -> F,
+) -> Result<Outcome, Error> {
     let deadline = tokio::time::Instant::now() + timeout;
+    let mut running = Vec::new();
     loop {
-        let state = runtime.state().await?;
-        let running = restarted(plan, &state);
-        if running.len() == plan.expected.len() {
+        let mut trouble = None;
+        match runtime.state().await {
+            Ok(state) => running = restarted(plan, &state),
+            Err(error) if error.is_down() => trouble = Some(error),
+            Err(error) => return Err(error),
+        }
+        if running.len() == plan.expected.len() && trouble.is_none() {
             return Ok(Outcome::Running(running));
+        }
+        if deleted().await {
+            return Ok(Outcome::Deleted);
         }
         if tokio::time::Instant::now() + LOOK > deadline {
             let missing = plan.expected.iter().filter(|name| !running.iter().any(|r| r.name == **name));
-            return Ok(Outcome::TimedOut { missing: missing.cloned().collect(), running });
+            return Ok(Outcome::TimedOut { missing: missing.cloned().collect(), running, runtime: trouble });
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -84,6 +106,16 @@ fn restarted(plan: &Plan, state: &State) -> Vec<Restarted> {
         .filter(|(_, c)| c.state() == v1::ContainerState::ContainerRunning && !stopped(&c.id))
         .map(|(name, c)| Restarted { name: name.clone(), id: c.id.clone() })
         .collect()
+}
+
+/// Whether the pod as it is `now` is on its way out, or another one of the same name.
+pub fn is_another(pod: &Value, now: &Value) -> bool {
+    runtime_uid(now) != runtime_uid(pod) || meta::deletion_timestamp(now).is_some()
+}
+
+/// A runtime's id as people read it.
+pub fn short(id: &str) -> &str {
+    id.get(..13).unwrap_or(id)
 }
 
 async fn stop(runtime: &Runtime, target: &Target) -> Result<(), Error> {
