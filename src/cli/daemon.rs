@@ -12,6 +12,7 @@ pub struct Daemon {}
 impl Daemon {
     pub fn run(&self, global: &Global) -> Result<()> {
         let overrides = global.overrides()?;
+        crate::daemon::prepared::settle_before_start(&overrides)?;
         Ok(crate::daemon::run(global.load()?, overrides)?)
     }
 }

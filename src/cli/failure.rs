@@ -36,6 +36,12 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
+/// The same as one line, whoever reads it.
+pub fn line(error: &anyhow::Error) -> String {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    rendered(&joined(&causes), false)
+}
+
 fn code(error: &anyhow::Error) -> u8 {
     if let Some(PerformError::Task(task)) = error.chain().find_map(|cause| cause.downcast_ref()) {
         return task.code;

@@ -9,13 +9,28 @@ use tracing_subscriber::fmt;
 use super::failure::Usage;
 use super::output;
 
-/// Starts it. `EDGE_LOG`, else `RUST_LOG`, says what is told; by default a daemon tells what an
-/// operator wants to know and a command only warns.
+/// Who tells of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Teller {
+    /// What an operator wants to know.
+    Daemon,
+    /// Warnings.
+    Command,
+    /// Nothing, unless asked: snapd takes every line for the hook's own answer.
+    Hook,
+}
+
+/// Starts it. `EDGE_LOG`, else `RUST_LOG`, says what is told; else it is as [`Teller`] says.
 ///
 /// # Errors
 /// A filter that cannot be read.
-pub fn start(is_daemon: bool) -> Result<()> {
-    let default = if is_daemon { "info" } else { "warn" };
+pub fn start(teller: Teller) -> Result<()> {
+    let is_daemon = teller == Teller::Daemon;
+    let default = match teller {
+        Teller::Daemon => "info",
+        Teller::Command => "warn",
+        Teller::Hook => "off",
+    };
     let asked = ["EDGE_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, env::var(name).ok()?)));
     let filter = match asked {
         Some((name, text)) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|e| {

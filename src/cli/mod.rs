@@ -8,6 +8,7 @@ mod daemon;
 mod failure;
 mod gc;
 mod generate;
+mod hook;
 mod join;
 mod leave;
 mod logging;
@@ -22,7 +23,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Snap};
+use crate::sys::snapctl;
 
 /// Keeps a Kubernetes gateway working when the cloud is gone.
 #[derive(Debug, Parser)]
@@ -70,6 +72,9 @@ enum Command {
     Gc(gc::Gc),
     /// Show, change or check the configuration
     Config(config::Config),
+    /// Run a hook of the snap, as snapd does
+    #[command(hide = true)]
+    Hook(hook::Hook),
     /// Write a completion script for a shell to standard output
     Completion(generate::Completion),
     /// Write the manual pages into a folder
@@ -85,6 +90,7 @@ impl Global {
             config: absolute(&self.config)?,
             state_dir: absolute(&self.state_dir)?,
             socket: absolute(&self.socket)?,
+            snap: own_snap(),
         })
     }
 
@@ -93,13 +99,28 @@ impl Global {
     }
 }
 
+/// The snap that this process runs in, if it is edge's own and not one that calls edge.
+fn own_snap() -> Option<Snap> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if variable("SNAP_NAME")? != "edge" {
+        return None;
+    }
+    let snapctl = variable("EDGE_SNAPCTL").map_or_else(|| snapctl::PROGRAM.into(), PathBuf::from);
+    Some(Snap { common: variable("SNAP_COMMON")?.into(), snapctl })
+}
+
 /// Parses, runs and reports; the only way in.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(hook::Hook::by_own_name(arguments.into_iter().collect())) {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
-    let outcome = logging::start(matches!(cli.command, Command::Daemon(_))).and_then(|()| dispatch(&cli));
+    let teller = match cli.command {
+        Command::Daemon(_) => logging::Teller::Daemon,
+        Command::Hook(_) => logging::Teller::Hook,
+        _ => logging::Teller::Command,
+    };
+    let outcome = logging::start(teller).and_then(|()| dispatch(&cli));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
@@ -115,6 +136,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Pod(command) => command.run(&cli.global),
         Command::Gc(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
+        Command::Hook(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),
     }

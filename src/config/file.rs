@@ -5,7 +5,7 @@ use std::path::Path;
 use toml_edit::{DocumentMut, Item, TableLike};
 
 use super::error::{Error, Problem, Wrong};
-use super::table::{self, KEYS};
+use super::table;
 use super::{Config, rules};
 
 /// Parses the text of `file` as TOML; the keys are not looked at.
@@ -44,15 +44,11 @@ fn entry(path: &str, item: &Item, into: &mut Config) -> Result<(), Problem> {
     if let Some(key) = table::find(path) {
         return key.slot.fill(item, into).map_err(|wrong| wrong.of(path, shown(item)));
     }
-    if is_section(path) {
+    if table::is_section(path) {
         let wrong = || Wrong::whole("a section".into()).of(path, shown(item));
         return section(item.as_table_like().ok_or_else(wrong)?, path, into);
     }
     Err(Problem::Unknown { key: path.to_owned(), nearest: table::nearest(path) })
-}
-
-fn is_section(path: &str) -> bool {
-    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// A value as it was written, on one line and not too long for one.

@@ -13,6 +13,7 @@ pub mod quantity;
 mod rows;
 mod rules;
 mod slot;
+pub mod snap;
 mod table;
 
 use std::io::ErrorKind;
@@ -81,12 +82,37 @@ pub struct Overrides {
     pub state_dir: Option<PathBuf>,
     /// The control socket.
     pub socket: Option<PathBuf>,
+    /// The snap that edge runs in, if it does.
+    pub snap: Option<Snap>,
+}
+
+/// What edge must know of its snap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snap {
+    /// The folder that all revisions share, `$SNAP_COMMON`.
+    pub common: PathBuf,
+    /// snapd's command for programs inside a snap.
+    pub snapctl: PathBuf,
 }
 
 impl Overrides {
     /// The configuration file in force.
     pub fn file(&self) -> PathBuf {
-        self.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
+        self.defaults().file
+    }
+
+    /// What holds where the file says nothing. A snap has all its files in its own folder.
+    pub fn defaults(&self) -> Config {
+        let mut config = Config::default();
+        if let Some(snap) = &self.snap {
+            config.file = snap.common.join("edge.toml");
+            config.socket = snap.common.join("run/edge.sock");
+            config.state_dir.clone_from(&snap.common);
+        }
+        if let Some(file) = &self.config {
+            config.file.clone_from(file);
+        }
+        config
     }
 }
 
@@ -102,7 +128,7 @@ impl Config {
             None if overrides.config.is_some() => return Err(Error::Missing(file)),
             None => String::new(),
         };
-        let mut config = Self::parse(&file, &text)?;
+        let mut config = Self::parse_over(overrides.defaults(), &text)?;
         if let Some(folder) = &overrides.state_dir {
             config.state_dir.clone_from(folder);
         }
@@ -117,8 +143,19 @@ impl Config {
     /// # Errors
     /// One line that names the file, the key, the value and what was expected.
     pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
-        let document = file::parse(file, text)?;
-        Self::from_document(file, &document)
+        Self::parse_over(Self { file: file.to_path_buf(), ..Self::default() }, text)
+    }
+
+    /// Checks `text` as the content of the file that `defaults` names, over what they hold.
+    ///
+    /// # Errors
+    /// As for [`Config::parse`].
+    pub fn parse_over(mut defaults: Self, text: &str) -> Result<Self, Error> {
+        let document = file::parse(&defaults.file, text)?;
+        match file::fill(&document, &mut defaults) {
+            Ok(()) => Ok(defaults),
+            Err(problem) => Err(Error::Content { file: defaults.file, problem }),
+        }
     }
 
     /// The value of a key, as `edge.toml` has it. `Ok(None)` if it is not set and has no default.

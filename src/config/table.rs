@@ -131,6 +131,11 @@ pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
+/// Whether keys lie below that name.
+pub fn is_section(path: &str) -> bool {
+    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
 /// The known name that `path` is probably meant to be.
 pub fn nearest(path: &str) -> Option<&'static str> {
     KEYS.iter()

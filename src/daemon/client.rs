@@ -52,7 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`ClientError`].
 pub async fn ask_status(socket: &Path) -> Result<Report, ClientError> {
-    let body = ask(socket, Method::GET, "/v1/status").await?;
+    let body = ask(socket, Method::GET, "/v1/status", String::new()).await?;
     serde_json::from_slice(&body)
         .map_err(|e| ClientError::Exchange { socket: socket.to_owned(), why: e.to_string() })
 }
@@ -62,7 +62,33 @@ pub async fn ask_status(socket: &Path) -> Result<Report, ClientError> {
 /// # Errors
 /// [`ClientError::Refused`] with the daemon's line.
 pub async fn ask_reload(socket: &Path) -> Result<(), ClientError> {
-    ask(socket, Method::POST, "/v1/reload").await.map(|_| ())
+    ask(socket, Method::POST, "/v1/reload", String::new()).await.map(|_| ())
+}
+
+/// Has the daemon keep a configuration, an `edge.toml`, until snapd has committed the same values.
+///
+/// # Errors
+/// [`ClientError::Refused`] with the daemon's line.
+pub async fn ask_prepare(socket: &Path, text: String) -> Result<(), ClientError> {
+    ask(socket, Method::POST, "/v1/config/prepare", text).await.map(|_| ())
+}
+
+/// Has the daemon put on disk what is only queued.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn ask_checkpoint(socket: &Path) -> Result<(), ClientError> {
+    ask(socket, Method::POST, "/v1/checkpoint", String::new()).await.map(|_| ())
+}
+
+/// The commands that the daemon is doing for somebody.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn ask_busy(socket: &Path) -> Result<Vec<String>, ClientError> {
+    let body = ask(socket, Method::GET, "/v1/busy", String::new()).await?;
+    serde_json::from_slice(&body)
+        .map_err(|e| ClientError::Exchange { socket: socket.to_owned(), why: e.to_string() })
 }
 
 /// Has the daemon do a task; `hear` is told its progress. The daemon calls the task off when the
@@ -97,13 +123,13 @@ pub async fn ask_task(
     Err(broke("it ended before the task did; `edge status` says how it is".into()))
 }
 
-async fn ask(socket: &Path, method: Method, path: &str) -> Result<Vec<u8>, ClientError> {
+async fn ask(socket: &Path, method: Method, path: &str, body: String) -> Result<Vec<u8>, ClientError> {
     let late = || ClientError::Exchange {
         socket: socket.to_owned(),
         why: format!("no answer within {} s", PATIENCE.as_secs()),
     };
     let exchange = async {
-        let answer = send(socket, method, path, Vec::new()).await?;
+        let answer = send(socket, method, path, body.into_bytes()).await?;
         let code = answer.status();
         let text = text(socket, answer).await?;
         if code == StatusCode::OK { Ok(text.into_bytes()) } else { Err(ClientError::Refused(text)) }

@@ -1,7 +1,8 @@
 //! The control socket: HTTP over a Unix socket that only root can open.
 //!
 //! GET /v1/status gives a [`Report`](super::Report); POST /v1/reload reads the configuration anew and
-//! answers 200, or 422 with one line. POST /v1/task does a [`Task`] given as JSON and answers with one
+//! answers 200, or 422 with one line; POST /v1/config/prepare keeps one until snapd has committed it, likewise. POST
+//! /v1/checkpoint puts on disk what is queued, GET /v1/busy names the commands that the daemon is doing. POST /v1/task does a [`Task`] given as JSON and answers with one
 //! [`Line`] of JSON after the other: what is said of its progress, then how it ended. Whoever hangs up
 //! before the end calls the task off.
 
@@ -85,14 +86,21 @@ async fn answer(doors: &Doors, request: Request<Incoming>) -> Response<Body> {
             Ok(body) => respond(StatusCode::OK, body),
             Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, error.to_string().into_bytes()),
         },
-        (&Method::POST, "/v1/reload") => {
-            let (reply, done) = oneshot::channel();
-            let sent = doors.orders.send(Order::Reload(reply)).await.is_ok();
-            match done.await {
-                Ok(Ok(())) if sent => respond(StatusCode::OK, Vec::new()),
-                Ok(Err(why)) => respond(StatusCode::UNPROCESSABLE_ENTITY, why.into_bytes()),
-                _ => respond(StatusCode::SERVICE_UNAVAILABLE, b"the daemon is stopping".to_vec()),
+        (&Method::POST, "/v1/reload") => order(doors, Order::Reload).await,
+        (&Method::POST, "/v1/config/prepare") => {
+            let body = Limited::new(request.into_body(), TASK).collect().await.map(|body| body.to_bytes());
+            match body
+                .map_err(|e| e.to_string())
+                .and_then(|body| String::from_utf8(body.into()).map_err(|e| e.to_string()))
+            {
+                Ok(text) => order(doors, |reply| Order::Prepare(text, reply)).await,
+                Err(why) => respond(StatusCode::BAD_REQUEST, why.into_bytes()),
             }
+        }
+        (&Method::POST, "/v1/checkpoint") => order(doors, Order::Checkpoint).await,
+        (&Method::GET, "/v1/busy") => {
+            let busy = doors.place.at_work();
+            respond(StatusCode::OK, serde_json::to_vec(&busy).unwrap_or_default())
         }
         (&Method::POST, "/v1/task") => {
             let body = Limited::new(request.into_body(), TASK).collect().await.map(|body| body.to_bytes());
@@ -106,12 +114,27 @@ async fn answer(doors: &Doors, request: Request<Incoming>) -> Response<Body> {
     }
 }
 
+/// Has the daemon's own task do something, and answers with its word.
+async fn order(
+    doors: &Doors,
+    make: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Order,
+) -> Response<Body> {
+    let (reply, done) = oneshot::channel();
+    let sent = doors.orders.send(make(reply)).await.is_ok();
+    match done.await {
+        Ok(Ok(())) if sent => respond(StatusCode::OK, Vec::new()),
+        Ok(Err(why)) => respond(StatusCode::UNPROCESSABLE_ENTITY, why.into_bytes()),
+        _ => respond(StatusCode::SERVICE_UNAVAILABLE, b"the daemon is stopping".to_vec()),
+    }
+}
+
 /// Does the task while its progress is read.
 fn perform(task: Task, place: Arc<Place>) -> Response<Body> {
     let (progress, mut heard) = Progress::channel();
     let (lines, mut read) = mpsc::channel::<Line>(16);
     tokio::spawn(async move {
         let reader = lines.clone();
+        let _at_work = place.begin(task.command());
         let work = async {
             let work = task::run(task, &place, &progress);
             tokio::pin!(work);

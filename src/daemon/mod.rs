@@ -10,6 +10,7 @@ mod notify;
 mod perform;
 mod pins;
 mod pods;
+pub mod prepared;
 mod report;
 pub mod task;
 
@@ -31,8 +32,9 @@ use crate::proxy::{self, Proxy, cloud};
 use crate::sys::lock::{LockError, StateLock};
 use crate::trust;
 use crate::trust::ca::LocalCa;
+use prepared::Verdict;
 
-pub use client::{ClientError, ask_reload, ask_status};
+pub use client::{ClientError, ask_busy, ask_checkpoint, ask_prepare, ask_reload, ask_status};
 pub use perform::{PerformError, perform};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report, ResourceReport, RiskReport};
 
@@ -98,6 +100,12 @@ const DRAIN: Duration = Duration::from_secs(5);
 enum Order {
     /// Read the configuration anew and apply it.
     Reload(oneshot::Sender<Result<(), String>>),
+    /// Keep this configuration until snapd has committed the same values.
+    Prepare(String, oneshot::Sender<Result<(), String>>),
+    /// What came of a prepared one.
+    Settled(String, Verdict),
+    /// Put on disk what is only queued.
+    Checkpoint(oneshot::Sender<Result<(), String>>),
 }
 
 /// Runs until told to stop by SIGTERM or SIGINT. `overrides` are what flags and environment said: a
@@ -126,6 +134,10 @@ struct Daemon {
     pins: pins::Pins,
     pods: pods::Pods,
     place: Arc<task::Place>,
+    cache: Cache,
+    /// The way back to itself, for what is decided beside.
+    orders: mpsc::Sender<Order>,
+    settling: Option<tokio::task::AbortHandle>,
 }
 
 impl Daemon {
@@ -157,16 +169,18 @@ impl Daemon {
             runtime: config.runtime.clone(),
         };
         let socket = bind_socket(&config.socket)?;
-        let doors = Arc::new(control::Doors { facts, orders, place: place.clone() });
+        let doors = Arc::new(control::Doors { facts, orders: orders.clone(), place: place.clone() });
         core.spawn(control::serve(socket, doors, stopped.clone()));
+        let cache = opened.cache.clone();
+        let mut daemon = Self { config, overrides, proxy, pins, pods, place, cache, orders, settling: None };
+        // Only now: a hook that found no socket has left its word on disk, and looked for the socket again after that.
+        daemon.settle_what_waits();
         notify::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        let mut daemon = Self { config, overrides, proxy, pins, pods, place };
         let ended = loop {
             tokio::select! {
-                order = inbox.recv() => if let Some(Order::Reload(reply)) = order {
-                    let done = daemon.reload().await;
-                    let _ = reply.send(done.map_err(|e| e.to_string()));
+                order = inbox.recv() => if let Some(order) = order {
+                    daemon.obey(order).await;
                 },
                 ended = core.join_next() => match ended {
                     Some(Ok(part)) => break Err(DaemonError::Ended(part)),
@@ -190,6 +204,82 @@ impl Daemon {
         }
         let _ = std::fs::remove_file(&daemon.config.socket);
         ended
+    }
+
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Reload(reply) => {
+                let done = self.reload().await;
+                let _ = reply.send(done.map_err(|e| e.to_string()));
+            }
+            Order::Prepare(text, reply) => {
+                let _ = reply.send(self.prepare(&text));
+            }
+            Order::Settled(text, verdict) => self.settled(&text, verdict).await,
+            Order::Checkpoint(reply) => {
+                let done = self.cache.flush().await;
+                let _ = reply.send(done.map_err(|e| e.to_string()));
+            }
+        }
+    }
+
+    /// Keeps a configuration that snapd may yet refuse; the one that waited before is forgotten.
+    fn prepare(&mut self, text: &str) -> Result<(), String> {
+        let defaults = self.overrides.defaults();
+        Config::parse_over(defaults.clone(), text).map_err(|e| e.to_string())?;
+        if self.overrides.snap.is_none() {
+            return Err("nothing is prepared outside a snap hint: `edge config set` changes edge.toml".into());
+        }
+        prepared::stage(&defaults.file, text).map_err(|e| e.to_string())?;
+        self.settle_what_waits();
+        Ok(())
+    }
+
+    /// Waits beside for snapd's word on the configuration that waits, if one does.
+    fn settle_what_waits(&mut self) {
+        let Some(snap) = self.overrides.snap.clone() else { return };
+        let defaults = self.overrides.defaults();
+        let text = match prepared::waiting(&defaults.file) {
+            Ok(Some(text)) => text,
+            Ok(None) => return,
+            Err(error) => return tracing::error!(%error, "a prepared configuration cannot be read"),
+        };
+        let wanted = match Config::parse_over(defaults.clone(), &text) {
+            Ok(wanted) => wanted,
+            Err(error) => return tracing::error!(%error, "a prepared configuration is damaged"),
+        };
+        let orders = self.orders.clone();
+        let task = tokio::spawn(async move {
+            let verdict = prepared::verdict(&snap, &defaults, &wanted).await;
+            let _ = orders.send(Order::Settled(text, verdict)).await;
+        });
+        if let Some(before) = self.settling.replace(task.abort_handle()) {
+            before.abort();
+        }
+    }
+
+    async fn settled(&mut self, text: &str, verdict: Verdict) {
+        let file = self.overrides.file();
+        // Another one may have been prepared since.
+        if !prepared::waiting(&file).is_ok_and(|waiting| waiting.as_deref() == Some(text)) {
+            return;
+        }
+        if verdict == Verdict::Dropped {
+            tracing::warn!("a prepared configuration is dropped: snapd did not commit it");
+            if let Err(error) = prepared::drop_waiting(&file) {
+                tracing::error!(%error, "a dropped configuration cannot be removed");
+            }
+            return;
+        }
+        let promoted = prepared::promote(&file, text).map_err(|e| e.to_string());
+        let applied = match promoted {
+            Ok(()) => self.reload().await.map_err(|e| e.to_string()),
+            Err(error) => Err(error),
+        };
+        match applied {
+            Ok(()) => tracing::info!("the configuration that snapd committed is in force"),
+            Err(error) => tracing::error!(%error, "the committed configuration was not applied"),
+        }
     }
 
     /// Reads the configuration anew and applies what can be applied while running.

@@ -66,12 +66,40 @@ impl TaskError {
 pub struct Place {
     config: Mutex<Arc<Config>>,
     store: OnceCell<Store>,
+    at_work: Arc<Mutex<Vec<&'static str>>>,
+}
+
+/// A command is being done for as long as it lives.
+#[derive(Debug)]
+pub struct AtWork {
+    command: &'static str,
+    all: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = all.iter().position(|command| *command == self.command) {
+            all.remove(at);
+        }
+    }
 }
 
 impl Place {
     /// The place that `config` describes.
     pub fn new(config: Config) -> Self {
-        Self { config: Mutex::new(Arc::new(config)), store: OnceCell::new() }
+        Self { config: Mutex::new(Arc::new(config)), store: OnceCell::new(), at_work: Arc::default() }
+    }
+
+    /// Notes that a command is being done, until what this returns is dropped.
+    pub fn begin(&self, command: &'static str) -> AtWork {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        AtWork { command, all: self.at_work.clone() }
+    }
+
+    /// The commands that are being done.
+    pub fn at_work(&self) -> Vec<&'static str> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The configuration in force.

@@ -7,3 +7,4 @@ pub mod digest;
 pub mod durable;
 pub mod lock;
 pub mod progress;
+pub mod snapctl;

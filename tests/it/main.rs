@@ -25,6 +25,7 @@ mod registry_clients;
 mod registry_containerd;
 mod registry_pull;
 mod registry_serve;
+mod snap_hooks;
 mod store;
 mod store_crash;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,87 @@
+//! The configure hook: takes snapd's values as a whole, or refuses them with one line.
+//!
+//! Here nothing is put into force. snapd commits the values only after this hook has ended well, so they are left
+//! with the daemon, or on disk where none runs; `daemon::prepared` says what becomes of them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Scene;
+use crate::config::snap::{self, Taken};
+use crate::config::{self, Config};
+use crate::daemon::{ClientError, ask_prepare, prepared};
+use crate::sys::durable;
+
+/// How long the daemon may take; one that hangs must not hold snapd up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Checks all values, tells snapd what nobody set, and leaves them with the daemon if anything changed.
+pub async fn configure(scene: &Scene) -> Result<()> {
+    let defaults = scene.overrides.defaults();
+    let in_force = in_force(&defaults)?;
+    let waiting = prepared::waiting(&defaults.file)?;
+    let waits = waiting.as_deref().and_then(|text| Config::parse_over(defaults.clone(), text).ok());
+    // What was committed a moment ago and not yet promoted is what these values are compared with.
+    let before = waits.as_ref().or(in_force.as_ref());
+    let taken = values(scene, &defaults, before).await?;
+    tell_snapd(scene, &taken).await?;
+    if before == Some(&taken.config) {
+        return Ok(());
+    }
+    hand_over(&taken.config).await
+}
+
+/// Sets what nobody set, so that services start with it and `snap get` shows it.
+pub async fn defaults(scene: &Scene) -> Result<()> {
+    let taken = values(scene, &scene.overrides.defaults(), None).await?;
+    tell_snapd(scene, &taken).await
+}
+
+/// What is in the file, if one was ever written.
+fn in_force(defaults: &Config) -> Result<Option<Config>> {
+    let text = match std::fs::read_to_string(&defaults.file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(durable::named(e, "read", &defaults.file).into()),
+    };
+    // One that somebody broke by hand is replaced by values that were checked.
+    Ok(Config::parse_over(defaults.clone(), &text).ok())
+}
+
+/// snapd's values, checked.
+pub async fn values(scene: &Scene, defaults: &Config, before: Option<&Config>) -> Result<Taken> {
+    let values = scene.snapctl.values(&snap::sections()).await?;
+    Ok(snap::read(&values, defaults, before).map_err(config::Error::Given)?)
+}
+
+/// Within the hook's own transaction: if it fails, none of this was said.
+async fn tell_snapd(scene: &Scene, taken: &Taken) -> Result<()> {
+    if taken.alias {
+        scene.snapctl.unset(snap::ALIAS).await?;
+    }
+    Ok(scene.snapctl.set(&taken.missing).await?)
+}
+
+/// Leaves a configuration with the daemon. Where none listens, on disk, and then it is looked for once more: one that
+/// starts meanwhile looks on disk after it listens, so that one of the two finds the other.
+async fn hand_over(config: &Config) -> Result<()> {
+    let text = format!(
+        "# Written by edge from what snapd holds. Change it with: snap set edge KEY=VALUE\n{}",
+        config::to_toml(config)
+    );
+    if ask(config, &text).await? {
+        return Ok(());
+    }
+    prepared::stage(&config.file, &text)?;
+    ask(config, &text).await.map(drop)
+}
+
+/// Whether the daemon took it; false if none answers.
+async fn ask(config: &Config, text: &str) -> Result<bool> {
+    match tokio::time::timeout(PATIENCE, ask_prepare(&config.socket, text.to_owned())).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(refused @ ClientError::Refused(_))) => Err(refused.into()),
+        Ok(Err(_)) | Err(_) => Ok(false),
+    }
+}

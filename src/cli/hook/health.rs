@@ -1,0 +1,96 @@
+//! What `edge status` knows, as snapd shows it in `snap list` and `snap info`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Scene;
+use crate::config::Config;
+use crate::daemon::{ClientError, Report, ask_status};
+use crate::health::State;
+
+/// A daemon that has just been started may take this long to answer; snapd waits 30 s for the hook.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The length of a message, in characters, that snapd takes.
+const LEAST: usize = 7;
+const MOST: usize = 70;
+
+/// One of snapd's words, a short code, and what to say.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    state: &'static str,
+    said: Option<(&'static str, String)>,
+}
+
+/// Asks the daemon, and tells snapd.
+pub async fn check(scene: &Scene) -> Result<()> {
+    let config = Config::load(&scene.overrides)?;
+    let began = tokio::time::Instant::now();
+    let answer = loop {
+        match ask_status(&config.socket).await {
+            Err(ClientError::Connect { .. }) if began.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            answer => break answer,
+        }
+    };
+    let verdict = match answer {
+        Ok(report) => judge(&report),
+        Err(_) => problem("error", "no-daemon", "the edge daemon does not answer: see `snap logs edge`"),
+    };
+    let said = verdict.said.as_ref().map(|(code, message)| (*code, message.as_str()));
+    Ok(scene.snapctl.set_health(verdict.state, said).await?)
+}
+
+/// A link that is away is what edge is for, and no fault of the snap's.
+fn judge(report: &Report) -> Verdict {
+    if let Some(error) = report.errors.first() {
+        return problem("error", "trouble", error);
+    }
+    if let Some(part) = report.parts.iter().find(|part| part.state == State::Trouble) {
+        return problem("error", "part-in-trouble", &format!("{}: {}", part.part, part.message));
+    }
+    if !report.refused.is_empty() {
+        let count = report.refused.len();
+        return problem(
+            "blocked",
+            "refused-by-cloud",
+            &format!("the cloud refused {count} changes: edge status"),
+        );
+    }
+    if !report.at_risk.is_empty() {
+        let mut pods: Vec<&str> = report.at_risk.iter().map(|risk| risk.pod.as_str()).collect();
+        pods.dedup();
+        let text = format!("{} pods would not survive an outage: edge status", pods.len());
+        return problem("blocked", "pods-at-risk", &text);
+    }
+    Verdict { state: "okay", said: None }
+}
+
+fn problem(state: &'static str, code: &'static str, text: &str) -> Verdict {
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = line.split(" hint: ").next().unwrap_or_default();
+    let mut message: String = line.chars().take(MOST).collect();
+    if line.chars().count() > MOST {
+        message = line.chars().take(MOST - 3).collect::<String>() + "...";
+    }
+    if message.chars().count() < LEAST {
+        message = format!("trouble: {message}");
+    }
+    Verdict { state, said: Some((code, message)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_of_the_length_that_snapd_takes() {
+        for text in ["", "x", "port 5000 is taken", &"long ".repeat(40), "two\nlines here hint: not told"] {
+            let Some((_, message)) = problem("error", "trouble", text).said else { panic!("{text}") };
+            let length = message.chars().count();
+            assert!((LEAST..=MOST).contains(&length), "{message:?}");
+            assert!(!message.contains('\n') && !message.contains("hint"));
+        }
+    }
+}

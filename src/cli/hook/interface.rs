@@ -1,0 +1,39 @@
+//! The interfaces of the snap: what follows when one is connected, and what must be undone before one goes.
+
+use anyhow::{Result, ensure};
+
+use super::Scene;
+use crate::config::Config;
+use crate::daemon::{ClientError, ask_reload};
+use crate::proxy::join::Record;
+
+/// The daemon looks anew at once at what it may reach now. Without one there is nobody to tell.
+pub async fn connected(scene: &Scene) -> Result<()> {
+    let config = Config::load(&scene.overrides)?;
+    match ask_reload(&config.socket).await {
+        Err(ClientError::Connect { .. }) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Without its files kubelet could never get its own credentials back.
+pub fn kubelet_goes(scene: &Scene) -> Result<()> {
+    let config = Config::load(&scene.overrides)?;
+    let joined = Record::read(&config.state_dir)?;
+    ensure!(
+        joined.is_none(),
+        "kubelet's credentials are edge's, and could not be given back any more hint: `snap stop edge` and `edge leave` first"
+    );
+    Ok(())
+}
+
+/// Without its files containerd would go on asking an edge that is gone.
+pub fn containerd_config_goes(scene: &Scene) -> Result<()> {
+    let config = Config::load(&scene.overrides)?;
+    let changed = super::remove::containerd_points_here(&config)?;
+    ensure!(
+        !changed,
+        "containerd asks edge for images, and could not be put back any more hint: `edge leave` undoes it"
+    );
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! From one revision to the next: what must be at rest before, and what is brought up to date after.
+//!
+//! The stamp says which layout the state has. Databases only ever gain tables and columns, so a revision opens what the
+//! next one left; a layout that breaks this gets another number here, and older revisions refuse it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{Scene, configure};
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::daemon::{ClientError, ask_busy, ask_checkpoint};
+use crate::store::{Settings as StoreSettings, Store};
+use crate::sys::durable;
+use crate::sys::lock::{LockError, StateLock};
+
+/// The layout of the state that this edge writes.
+const LAYOUT: u32 = 1;
+/// How long the daemon may take to put on disk what is queued.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who wrote the state last.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Stamp {
+    layout: u32,
+    version: String,
+}
+
+/// A new snap: its folders and its stamp.
+pub fn install(scene: &Scene) -> Result<()> {
+    durable::folder(&scene.snap.common.join("run"), 0o700)?;
+    write_stamp(scene)
+}
+
+/// Before the old revision stops: refuses while something runs that must not be cut off, and has everything on disk.
+pub async fn before(scene: &Scene) -> Result<()> {
+    let config = Config::load(&scene.overrides)?;
+    match ask_busy(&config.socket).await {
+        Ok(busy) if busy.is_empty() => {
+            let done = tokio::time::timeout(PATIENCE, ask_checkpoint(&config.socket)).await;
+            Ok(done.context("the daemon did not put its queue on disk in time")??)
+        }
+        Ok(busy) => bail!("`{}` is running hint: refresh again when it has ended", busy.join("`, `")),
+        Err(ClientError::Connect { .. }) => alone(&config),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Without a daemon, another command may hold the state.
+fn alone(config: &Config) -> Result<()> {
+    match StateLock::take(&config.state_dir, "edge hook pre-refresh") {
+        Ok(_lock) => Ok(()),
+        Err(LockError::Held { holder, .. }) => {
+            bail!("{holder} is running hint: refresh again when it has ended")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// In the new revision, before its services start: the state is opened, which brings it up to date, and snapd's values
+/// are held against this revision's keys. Whatever fails here makes snapd go back to the old revision.
+pub async fn after(scene: &Scene) -> Result<()> {
+    check_stamp(scene)?;
+    let config = Config::load(&scene.overrides)?;
+    configure::values(scene, &scene.overrides.defaults(), None)
+        .await
+        .context("the configuration does not fit")?;
+    let _lock = StateLock::take(&config.state_dir, "edge hook post-refresh")?;
+    if config.state_dir.join("cache.db").exists() {
+        let opened = Cache::open(&config.state_dir)?;
+        opened.cache.flush().await?;
+    }
+    let settings = StoreSettings::below(&config.state_dir);
+    if settings.folder.exists() {
+        drop(Store::open(settings)?);
+    }
+    write_stamp(scene)
+}
+
+fn stamp_path(scene: &Scene) -> PathBuf {
+    scene.snap.common.join("layout.json")
+}
+
+fn write_stamp(scene: &Scene) -> Result<()> {
+    let stamp = Stamp { layout: LAYOUT, version: env!("CARGO_PKG_VERSION").into() };
+    Ok(durable::write(&stamp_path(scene), &serde_json::to_vec(&stamp)?, 0o600)?)
+}
+
+fn check_stamp(scene: &Scene) -> Result<()> {
+    let path = stamp_path(scene);
+    let Some(stamp) = read_stamp(&path)? else { return Ok(()) };
+    ensure!(
+        stamp.layout <= LAYOUT,
+        "the state has layout {} of edge {}, and edge {} knows layout {LAYOUT} at most hint: install edge {} or newer",
+        stamp.layout,
+        stamp.version,
+        env!("CARGO_PKG_VERSION"),
+        stamp.version
+    );
+    Ok(())
+}
+
+fn read_stamp(path: &Path) -> Result<Option<Stamp>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(durable::named(e, "read", path).into()),
+    };
+    let stamp = serde_json::from_str(&text).with_context(|| format!("`{}` is damaged", path.display()))?;
+    Ok(Some(stamp))
+}

@@ -1,0 +1,126 @@
+//! A configuration that snapd may yet refuse. It is kept beside the one in force, and takes its place once snapd has
+//! committed the same values; otherwise it is dropped. Nothing is applied or deleted before.
+//!
+//! snapd runs the hook that checks the values before it commits them, and tells nobody afterwards. So whoever holds
+//! a prepared one asks for the committed values until they are the same, for a while.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::{self, Config, Overrides, Snap};
+use crate::sys::durable;
+use crate::sys::snapctl::Snapctl;
+
+/// How long snapd may take to commit after the hook. It does so at once; this covers a machine that swaps.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks, at first and at most.
+const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// What a start waits for snapd at most; later looks go on while it runs.
+const START: Duration = Duration::from_secs(2);
+
+/// What came of a prepared configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// snapd has the same values.
+    Committed,
+    /// snapd has others, and had time.
+    Dropped,
+}
+
+/// Where a configuration for `file` waits.
+pub fn path(file: &Path) -> PathBuf {
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".prepared");
+    file.with_file_name(name)
+}
+
+/// The one that waits for `file`, if one does.
+///
+/// # Errors
+/// With the path.
+pub fn waiting(file: &Path) -> io::Result<Option<String>> {
+    let path = path(file);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(durable::named(e, "read", &path)),
+    }
+}
+
+/// Keeps `text` for `file`, over one that waits already.
+///
+/// # Errors
+/// With the path.
+pub fn stage(file: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = file.parent().filter(|folder| !folder.exists()) {
+        durable::folder(folder, 0o755)?;
+    }
+    durable::write(&path(file), text.as_bytes(), 0o644)
+}
+
+/// Puts `text` into force as `file`.
+///
+/// # Errors
+/// With the path.
+pub fn promote(file: &Path, text: &str) -> io::Result<()> {
+    durable::write(file, text.as_bytes(), 0o644)?;
+    drop_waiting(file)
+}
+
+/// Forgets the one that waits.
+///
+/// # Errors
+/// With the path.
+pub fn drop_waiting(file: &Path) -> io::Result<()> {
+    durable::remove(&path(file))
+}
+
+/// Waits until snapd has committed `wanted`, or certainly will not.
+pub async fn verdict(snap: &Snap, defaults: &Config, wanted: &Config) -> Verdict {
+    let (began, mut pause) = (Instant::now(), LOOK.0);
+    loop {
+        match is_committed(snap, defaults, wanted).await {
+            Some(true) => return Verdict::Committed,
+            Some(false) if began.elapsed() > PATIENCE => return Verdict::Dropped,
+            // A snapd that is away says nothing of what it has.
+            _ => tokio::time::sleep(pause).await,
+        }
+        pause = (pause * 2).min(LOOK.1);
+    }
+}
+
+/// Before the daemon reads its configuration: a prepared one that snapd has committed while nobody ran is put into
+/// force. One that cannot be judged now stays for later; a start waits for nobody.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
+    let Some(snap) = &overrides.snap else { return Ok(()) };
+    let defaults = overrides.defaults();
+    let Some(text) = waiting(&defaults.file)? else { return Ok(()) };
+    let Ok(wanted) = Config::parse_over(defaults.clone(), &text) else {
+        tracing::error!(file = %path(&defaults.file).display(), "a prepared configuration is damaged, and dropped");
+        return drop_waiting(&defaults.file);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let look = async { tokio::time::timeout(START, is_committed(snap, &defaults, &wanted)).await };
+    match runtime.block_on(look) {
+        Ok(Some(true)) => promote(&defaults.file, &text),
+        _ => Ok(()),
+    }
+}
+
+async fn is_committed(snap: &Snap, defaults: &Config, wanted: &Config) -> Option<bool> {
+    match Snapctl::new(&snap.snapctl).values(&config::snap::sections()).await {
+        Ok(values) => {
+            Some(config::snap::read(&values, defaults, None).is_ok_and(|taken| taken.config == *wanted))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "snapd was not asked what it has committed");
+            None
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The hooks of the snap and the daemon beside them, against a stand-in of `snapctl` that keeps snapd's rules: a hook
+//! sees the staged values, and they are committed only when it ends well.
+//!
+//! The real snapd is in `snap_real.rs`; here are the moments that it cannot be brought to.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::command::Done;
+
+/// An installed snap of one revision, with its folders in a temporary place.
+struct Snap {
+    folder: tempfile::TempDir,
+    binary: PathBuf,
+    emulator: Option<&'static str>,
+}
+
+/// A daemon of the snap; it ends with the value.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Snap {
+    fn new() -> Self {
+        Self::of(env!("CARGO_BIN_EXE_edge").into(), None)
+    }
+
+    fn of(binary: PathBuf, emulator: Option<&'static str>) -> Self {
+        let snap = Self { folder: tempfile::tempdir().unwrap(), binary, emulator };
+        std::fs::create_dir_all(snap.path("snap/meta/hooks")).unwrap();
+        std::fs::create_dir_all(snap.path("snap/bin")).unwrap();
+        std::fs::create_dir_all(snap.path("common")).unwrap();
+        symlink(&snap.binary, snap.path("snap/bin/edge")).unwrap();
+        snap.write("committed.json", &json!({}));
+        // The ports of a test are whichever are free.
+        snap.write(
+            "committed.json",
+            &json!({"proxy": {"listen": "127.0.0.1:0"}, "registry": {"listen": "127.0.0.1:0"}}),
+        );
+        snap
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    fn write(&self, below: &str, value: &Value) {
+        std::fs::write(self.path(below), value.to_string()).unwrap();
+    }
+
+    fn committed(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.path("committed.json")).unwrap()).unwrap()
+    }
+
+    /// edge called as `program`, as snapd calls what is in a snap.
+    fn command(&self, program: &str, cookie: &str, arguments: &[&str]) -> Command {
+        let called = self.path("snap").join(program);
+        let mut command = match self.emulator {
+            Some(emulator) => {
+                let mut command = Command::new(emulator);
+                command.arg("-0").arg(called).arg(&self.binary);
+                command
+            }
+            None => Command::new(called),
+        };
+        command.args(arguments).env_clear().stdin(Stdio::null()).current_dir("/");
+        command.env("PATH", "/usr/bin:/bin").env("SNAP", self.path("snap")).env("SNAP_NAME", "edge");
+        command.env("SNAP_COMMON", self.path("common")).env("SNAP_COOKIE", cookie);
+        command.env("STAND_IN", self.folder.path());
+        command.env("EDGE_SNAPCTL", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/snapctl.py"));
+        command
+    }
+
+    fn edge(&self, arguments: &[&str]) -> Done {
+        Done::of(self.command("bin/edge", "app", arguments).output().unwrap())
+    }
+
+    /// Runs a hook in a transaction that begins with `staged`. It is left as it is, not committed.
+    fn hook_over(&self, name: &str, staged: &Value) -> Done {
+        self.write("staged.json", staged);
+        let link = self.path("snap/meta/hooks").join(name);
+        if !link.exists() {
+            symlink("../../bin/edge", &link).unwrap();
+        }
+        Done::of(self.command(&format!("meta/hooks/{name}"), "hook", &[]).output().unwrap())
+    }
+
+    /// What snapd does when a hook has ended well.
+    fn commit(&self) {
+        std::fs::rename(self.path("staged.json"), self.path("committed.json")).unwrap();
+    }
+
+    /// Runs a hook as snapd does: what it set is committed if it ends well.
+    fn hook(&self, name: &str) -> Done {
+        let done = self.hook_over(name, &self.committed());
+        if done.code == 0 {
+            self.commit();
+        }
+        done
+    }
+
+    /// `snap set edge KEY=VALUE...`
+    fn set(&self, values: &[(&str, Value)]) -> Done {
+        let done = self.hook_over("configure", &self.staged(values));
+        if done.code == 0 {
+            self.commit();
+        }
+        done
+    }
+
+    fn staged(&self, values: &[(&str, Value)]) -> Value {
+        let mut staged = self.committed();
+        for (key, value) in values {
+            let mut place = &mut staged;
+            for word in key.split('.') {
+                place = &mut place[word];
+            }
+            *place = value.clone();
+        }
+        staged
+    }
+
+    fn install(&self) {
+        for hook in ["install", "default-configure", "configure"] {
+            self.hook(hook).good();
+        }
+    }
+
+    fn daemon(&self) -> Daemon {
+        let log = std::fs::File::create(self.path("daemon.log")).unwrap();
+        let mut command = self.command("bin/edge", "service", &["daemon"]);
+        let daemon = Daemon(command.stderr(log).spawn().unwrap());
+        self.until("the daemon answers", || self.edge(&["status"]).code == 0);
+        daemon
+    }
+
+    fn in_force(&self, key: &str) -> String {
+        self.edge(&["config", "get", key]).good().out.trim_end().to_owned()
+    }
+
+    fn until(&self, what: &str, mut is: impl FnMut() -> bool) -> Duration {
+        let began = Instant::now();
+        while !is() {
+            let log = std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default();
+            assert!(began.elapsed() < Duration::from_secs(20), "not so in time: {what}\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        began.elapsed()
+    }
+
+    /// Every file below the snap's folder, with the time of its last change.
+    fn files(&self) -> Vec<(PathBuf, std::time::SystemTime)> {
+        let mut found: Vec<_> = std::fs::read_dir(self.path("common"))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap()))
+            .collect();
+        found.sort();
+        found
+    }
+}
+
+/// Exactly one line, and exit code 1.
+#[track_caller]
+fn refused(done: Done, expected: &str) {
+    done.bad(1, expected);
+}
+
+#[test]
+fn a_change_takes_effect_within_a_second_in_the_same_process() {
+    live_change(&Snap::new());
+}
+
+#[test]
+#[ignore = "needs target/snap/edge-arm64, which scripts/snap --arch arm64 builds; run by scripts/test --long"]
+fn the_arm64_binary_does_the_same() {
+    let binary = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/snap/edge-arm64");
+    assert!(binary.exists(), "no `{}` hint: scripts/snap --arch arm64", binary.display());
+    let snap = || Snap::of(binary.clone(), Some("/usr/bin/qemu-aarch64-static"));
+    live_change(&snap());
+    refusals(&snap());
+    while_down(&snap());
+}
+
+fn live_change(snap: &Snap) {
+    snap.install();
+    let mut daemon = snap.daemon();
+    // The first configuration is put into force by the daemon, so that what follows is a change of it.
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    assert_eq!(snap.in_force("cloud.probe-interval"), "5s");
+    snap.set(&[("cloud.probe-interval", json!("7s")), ("offline-mode", json!("false"))]).good();
+    let waited = snap.until("the change is in force", || snap.in_force("offline-mode") == "false");
+    assert!(waited < Duration::from_secs(if snap.emulator.is_some() { 10 } else { 1 }), "{waited:?}");
+    assert_eq!(snap.in_force("cloud.probe-interval"), "7s");
+    assert!(daemon.0.try_wait().unwrap().is_none(), "the same process goes on");
+    assert!(!snap.path("common/edge.toml.prepared").exists());
+}
+
+#[test]
+fn what_is_wrong_is_one_line_and_nothing_changes() {
+    refusals(&Snap::new());
+}
+
+fn refusals(snap: &Snap) {
+    snap.install();
+    let _daemon = snap.daemon();
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    let (before, files) = (snap.committed(), snap.files());
+    for (key, value, told) in [
+        ("offline-mode", json!("maybe"), "key `offline-mode` is `maybe`, expected `true` or `false`"),
+        ("colour", json!("red"), "unknown key `colour`"),
+        ("proxy.listen", json!("0.0.0.0:1"), "key `proxy.listen` is `0.0.0.0:1`, expected a loopback"),
+        ("cloud", json!(3), "key `cloud` is `3`, expected a section"),
+    ] {
+        refused(snap.set(&[("cloud.probe-interval", json!("9s")), (key, value)]), told);
+    }
+    let both = [("offline-mode", json!(false)), ("kubelet.offline-mode", json!(true))];
+    refused(snap.set(&both), "two names of one key");
+    assert_eq!((snap.committed(), snap.files()), (before, files));
+    assert_eq!(snap.in_force("cloud.probe-interval"), "5s");
+}
+
+#[test]
+fn the_older_name_sets_the_key_and_snapd_shows_what_is_in_force() {
+    let snap = Snap::new();
+    snap.install();
+    assert_eq!(snap.committed()["offline-mode"], true, "defaults are set");
+    assert_eq!(snap.committed()["state-dir"], snap.path("common").to_str().unwrap());
+    let _daemon = snap.daemon();
+    snap.set(&[("kubelet.offline-mode", json!(false))]).good();
+    snap.until("it is in force", || snap.in_force("offline-mode") == "false");
+    assert_eq!(snap.committed()["offline-mode"], false);
+    assert_eq!(snap.committed()["kubelet"].get("offline-mode"), None);
+}
+
+#[test]
+fn nothing_changed_is_no_write_and_quick() {
+    let snap = Snap::new();
+    snap.install();
+    let _daemon = snap.daemon();
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    let (before, files) = (snap.committed(), snap.files());
+    let quickest = (0..5).map(|_| {
+        let began = Instant::now();
+        snap.set(&[]).good();
+        began.elapsed()
+    });
+    let quickest = quickest.min().unwrap();
+    // Of the debug build, with Python for snapctl; the release build is measured by scripts/bench.d/snap.
+    assert!(quickest < Duration::from_millis(300), "{quickest:?}");
+    assert_eq!((snap.committed(), snap.files()), (before, files));
+    let calls = std::fs::read_to_string(snap.path("calls.log")).unwrap();
+    let last: Vec<&str> = calls.lines().rev().take(5).collect();
+    assert!(
+        last.iter().all(|call| call.starts_with("hook [\"get\"")),
+        "asked once each, told nothing: {last:?}"
+    );
+}
+
+#[test]
+fn nothing_is_applied_before_snapd_has_committed() {
+    let snap = Snap::new();
+    snap.install();
+    let _daemon = snap.daemon();
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    // The hook ends well, and snapd does not commit: a later hook of the same change failed, or it was killed.
+    snap.hook_over("configure", &snap.staged(&[("offline-mode", json!(false))])).good();
+    assert!(snap.path("common/edge.toml.prepared").exists());
+    // The daemon has looked at least three times by then, and left everything as it is.
+    let looks = || std::fs::read_to_string(snap.path("calls.log")).unwrap().matches("app [").count();
+    let before = looks();
+    snap.until("the daemon has looked", || looks() >= before + 3);
+    assert_eq!(snap.in_force("offline-mode"), "true");
+    // The next change replaces it.
+    snap.set(&[("cloud.probe-interval", json!("8s"))]).good();
+    snap.until("the next is in force", || snap.in_force("cloud.probe-interval") == "8s");
+    assert_eq!(snap.in_force("offline-mode"), "true");
+    assert!(!snap.path("common/edge.toml.prepared").exists());
+}
+
+#[test]
+fn without_a_daemon_it_is_checked_kept_and_applied_at_the_start() {
+    while_down(&Snap::new());
+}
+
+fn while_down(snap: &Snap) {
+    snap.install();
+    refused(snap.set(&[("offline-mode", json!(7))]), "key `offline-mode` is `7`");
+    snap.set(&[("cloud.probe-interval", json!("11s"))]).good();
+    assert!(!snap.path("common/edge.toml").exists(), "a hook puts nothing into force");
+    let _daemon = snap.daemon();
+    assert_eq!(snap.in_force("cloud.probe-interval"), "11s", "before the daemon answers");
+    // What was never committed is not applied by a start either.
+    drop(_daemon);
+    snap.hook_over("configure", &snap.staged(&[("cloud.probe-interval", json!("12s"))])).good();
+    let _daemon = snap.daemon();
+    assert_eq!(snap.in_force("cloud.probe-interval"), "11s");
+}
+
+#[test]
+fn a_snapd_that_is_away_holds_no_start_up() {
+    let snap = Snap::new();
+    snap.install();
+    std::fs::write(snap.path("down"), "").unwrap();
+    let _daemon = snap.daemon();
+    assert!(snap.path("common/edge.toml.prepared").exists(), "kept until snapd can be asked");
+    std::fs::remove_file(snap.path("down")).unwrap();
+    snap.until("it is in force", || snap.path("common/edge.toml").exists());
+}
+
+#[test]
+fn a_daemon_that_hangs_holds_no_hook_up() {
+    let snap = Snap::new();
+    snap.install();
+    let daemon = snap.daemon();
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    let pid = nix::unistd::Pid::from_raw(daemon.0.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    snap.set(&[("cloud.probe-interval", json!("13s"))]).good();
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    snap.until("it is in force", || snap.in_force("cloud.probe-interval") == "13s");
+}
+
+#[test]
+fn a_refresh_is_refused_while_a_command_holds_the_state() {
+    let snap = Snap::new();
+    snap.install();
+    let held = edge::sys::lock::StateLock::take(&snap.path("common"), "edge bundle import").unwrap();
+    refused(snap.hook("pre-refresh"), "edge bundle import (pid ");
+    drop(held);
+    snap.hook("pre-refresh").good();
+    let _daemon = snap.daemon();
+    snap.hook("pre-refresh").good();
+}
+
+#[test]
+fn a_refresh_to_an_older_layout_fails_and_to_this_one_migrates() {
+    let snap = Snap::new();
+    snap.install();
+    let stamp =
+        |layout: u32| snap.write("common/layout.json", &json!({"layout": layout, "version": "9.1.0"}));
+    snap.hook("post-refresh").good();
+    stamp(99);
+    refused(snap.hook("post-refresh"), "the state has layout 99 of edge 9.1.0");
+    stamp(1);
+    // An older database is brought up to date, one that is no file refuses the refresh.
+    std::fs::create_dir(snap.path("common/cache.db")).unwrap();
+    refused(snap.hook("post-refresh"), "cache.db");
+    std::fs::remove_dir(snap.path("common/cache.db")).unwrap();
+    snap.hook("post-refresh").good();
+    let written = std::fs::read_to_string(snap.path("common/layout.json")).unwrap();
+    assert!(written.contains(env!("CARGO_PKG_VERSION")), "{written}");
+}
+
+#[test]
+fn an_upgrade_adds_new_keys_and_keeps_the_users() {
+    let snap = Snap::new();
+    snap.install();
+    // As the revision before left it: without a key that this one has.
+    let mut older = snap.committed();
+    older["registry"].as_object_mut().unwrap().remove("pull-through").unwrap();
+    older["cloud"]["probe-interval"] = json!("42s");
+    snap.write("committed.json", &older);
+    snap.hook("post-refresh").good();
+    snap.hook("configure").good();
+    assert_eq!(snap.committed()["registry"]["pull-through"], true);
+    assert_eq!(snap.committed()["cloud"]["probe-interval"], "42s");
+    // A value that this revision does not take refuses the refresh.
+    older["cloud"]["probe-interval"] = json!("0s");
+    snap.write("committed.json", &older);
+    refused(snap.hook("post-refresh"), "the configuration does not fit: key `cloud.probe-interval` is `0s`");
+}
+
+#[test]
+fn health_is_what_status_knows() {
+    let snap = Snap::new();
+    snap.install();
+    let health =
+        || -> Value { serde_json::from_slice(&std::fs::read(snap.path("health.json")).unwrap()).unwrap() };
+    snap.hook("check-health").good();
+    assert_eq!(health()[0], "error");
+    assert!(health()[1].as_str().unwrap().contains("daemon does not answer"), "{}", health());
+    let _daemon = snap.daemon();
+    snap.hook("check-health").good();
+    let report: Value = serde_json::from_str(&snap.edge(&["status", "-o", "json"]).good().out).unwrap();
+    let expected = if report["errors"].as_array().unwrap().is_empty() { "okay" } else { "error" };
+    assert_eq!(health()[0], expected, "{report}");
+}
+
+#[test]
+fn a_hook_outside_a_snap_says_so() {
+    crate::command::Place::new().run(&["hook", "configure"]).bad(1, "no snap");
+}
