@@ -52,7 +52,7 @@ mod tests {
             "annotations": {"kubernetes.io/config.mirror": "file", "kubernetes.io/config.hash": "file"}}});
         let now = Timestamp::from_millisecond(1_700_000_000_123).unwrap();
         let event = event(&pod, "node-1", Kind::Warning, "SelfHealGaveUp", "why", now);
-        assert_eq!(event["metadata"]["name"], "a.17979cfe3d51d8c0");
+        assert_eq!(event["metadata"]["name"], "a.17979cfe3d7ed4c0");
         assert_eq!(event["involvedObject"]["uid"], "file");
         assert_eq!(event["lastTimestamp"], "2023-11-14T22:13:20Z");
         assert_eq!(event["type"], "Warning");

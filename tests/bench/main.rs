@@ -1,7 +1,7 @@
 //! Figures of edge on a real cluster, each beside the same thing without edge in the same run. Prints them beside what
 //! they should be; a figure never fails the run, only a part that does not work does.
 //!
-//! `bench [--long] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `idle`, `reboot` as names; see `scripts/bench`.
+//! `bench [--long] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `idle`, `reboot`, `pods` as names; see `scripts/bench`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a run that cannot go on ends")]
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "this is a command")]
 #![allow(
@@ -15,6 +15,7 @@ mod latency;
 mod list;
 mod memory;
 mod objects;
+mod pods;
 mod reading;
 mod reboot;
 mod rig;
@@ -27,7 +28,7 @@ use anyhow::{Result, ensure};
 use table::Table;
 
 /// What can be measured, in the order in which it is.
-const NAMES: [&str; 6] = ["latency", "list", "memory", "objects", "reboot", "idle"];
+const NAMES: [&str; 7] = ["latency", "list", "memory", "objects", "reboot", "pods", "idle"];
 
 fn main() {
     let (flags, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
@@ -53,6 +54,7 @@ fn run(long: bool, flags: &[String], names: &[String]) -> Result<()> {
             "list" => list::measure(&mut table)?,
             "memory" => memory::measure(&mut table)?,
             "objects" => objects::measure(&mut table)?,
+            "pods" => pods::measure(&mut table)?,
             "idle" => idle::measure(&mut table, long)?,
             _ => reboot::measure(&mut table)?,
         }

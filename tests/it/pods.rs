@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
-use edge::cri::{Runtime, Settings};
 
 use crate::support::{
-    Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, Node, NodeOptions, Pod, seconds, workload,
+    Cluster, ClusterOptions, Containerd, Cut, Edge, KUBE_ADDRESS, Node, NodeOptions, Pod, Scene,
+    kubectl_path, seconds, workload,
 };
 
 const PODS: &str = r#"
@@ -127,7 +127,10 @@ fn an_operator_sees_enters_and_restarts_pods_with_and_without_the_cloud() -> Res
     restarts(&gateway)?;
     refuses(&gateway)?;
     runs_commands(&gateway)?;
+    ends_standard_input(&gateway)?;
+    lends_a_terminal(&gateway)?;
     shows_logs(&gateway)?;
+    watches(&gateway)?;
 
     gateway.cluster.cut(Cut::Drop)?;
     gateway.cluster.wait_for("edge to notice", seconds(30), || {
@@ -137,6 +140,7 @@ fn an_operator_sees_enters_and_restarts_pods_with_and_without_the_cloud() -> Res
     });
     restarts(&gateway)?;
     describes(&gateway)?;
+    shows_offline_what_kubectl_shows(&gateway);
     survives_kubelet_and_daemon(&mut gateway)
 }
 
@@ -154,15 +158,23 @@ fn describes(gateway: &Gateway) -> Result<()> {
     ] {
         assert!(page.contains(part), "{part} in\n{page}");
     }
+    let names = gateway.edge(&["pod", "get", "-o", "name"])?.0;
+    for name in names.lines().filter_map(|name| name.strip_prefix("pod/")) {
+        gateway.cluster.wait_for("one STATUS", seconds(30), || {
+            let before = gateway.edge(&["pod", "get", name, "--no-headers"])?.0;
+            let page = gateway.edge(&["pod", "describe", name])?.0;
+            let status =
+                page.lines().find_map(|line| line.strip_prefix("Status:")).unwrap_or_default().trim();
+            ensure!(before.split_whitespace().nth(2) == Some(status), "{before} but {status}");
+            Ok(())
+        });
+    }
     Ok(())
 }
 
-/// Asks the node's runtime from outside, through its own file system.
+/// Which images CRI calls pinned.
 fn pinned(node: &Node) -> Result<BTreeMap<String, bool>> {
-    let socket = format!("/proc/{}/root/run/containerd/containerd.sock", node.machine()?.init());
-    let settings = Settings { endpoint: format!("unix://{socket}"), ..Settings::default() };
-    let images =
-        tokio::runtime::Runtime::new()?.block_on(async { Runtime::new(&settings)?.images().await })?;
+    let images = node.cri(async |runtime| runtime.images().await)?;
     let named =
         images.into_iter().flat_map(|image| image.repo_tags.into_iter().map(move |tag| (tag, image.pinned)));
     Ok(named.collect())
@@ -190,6 +202,7 @@ fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
         }
         Ok(())
     });
+    assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "good: ");
     let config = gateway.edge.config(&gateway.node)?;
     gateway.edge.configure(&gateway.node, &format!("offline-mode = false\n{config}"))?;
     gateway.edge.reload()?;
@@ -199,6 +212,30 @@ fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
         ensure!(left.is_empty(), "{left:?} pinned: {images:?}");
         Ok(())
     });
+    assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "off: ");
+    Ok(())
+}
+
+/// State and message of the part that keeps pins.
+fn pins(status: &serde_json::Value) -> String {
+    let parts = status["parts"].as_array().into_iter().flatten();
+    let text = |part: &serde_json::Value, key: &str| part[key].as_str().unwrap_or_default().to_owned();
+    let mut pins = parts.filter(|part| part["part"] == "pins");
+    pins.next().map(|part| format!("{}: {}", text(part, "state"), text(part, "message"))).unwrap_or_default()
+}
+
+#[test]
+fn a_runtime_that_does_not_honour_pins_is_told() -> Result<()> {
+    let options = NodeOptions { containerd: Containerd::Old, ..NodeOptions::default() };
+    let scene = Scene::ready(&options)?;
+    workload::apply(&scene.cluster, &scene.node)?;
+    scene.cluster.wait_for("edge to say so", seconds(90), || {
+        let said = pins(&scene.edge.status(&scene.node)?);
+        ensure!(said.starts_with("trouble: image pins are not honoured by containerd 1.6.20"), "{said}");
+        ensure!(said.ends_with("hint: 1.7 or later keeps the images of offline pods"), "{said}");
+        Ok(())
+    });
+    assert!(scene.edge.run(&scene.node, &["status"])?.contains("image pins are not honoured"));
     Ok(())
 }
 
@@ -283,6 +320,91 @@ fn runs_commands(gateway: &Gateway) -> Result<()> {
     let (_, words, code) = gateway.edge(&["pod", "exec", "crash", "--", "true"])?;
     assert!(code == 1 && words.contains("does not run"), "{words}");
     Ok(())
+}
+
+/// Bytes through `cat` in a container and back, over the end of standard input.
+fn ends_standard_input(gateway: &Gateway) -> Result<()> {
+    let machine = gateway.node.machine()?;
+    let through = |input: &str, count: &str| {
+        let exec = format!("timeout 60 {} pod exec -i plain -c side -- cat", Edge::PROGRAM);
+        machine.shell(&format!("{input} | {exec} | {count}"))
+    };
+    assert_eq!(through("echo hi", "cat")?, "hi\n");
+    // More than any buffer in between holds: neither way may wait for the other.
+    assert_eq!(through("head -c 20000000 /dev/zero", "wc -c")?.trim(), "20000000");
+    let script = format!(
+        "echo x | {} pod exec -i plain -c side -- sh -c 'cat >&2; exit 4' 2>&1; echo $?",
+        Edge::PROGRAM
+    );
+    assert_eq!(machine.shell(&script)?, "x\n4\n");
+    Ok(())
+}
+
+/// The command has a terminal of the size of the caller's, also after that has changed.
+fn lends_a_terminal(gateway: &Gateway) -> Result<()> {
+    let machine = gateway.node.machine()?;
+    let inside = "busybox stty size; until [ \"$(busybox stty size)\" = \"44 99\" ]; do sleep 0.1; done; \
+                  busybox stty size; exit 5";
+    let script = format!(
+        "tty >/run/tty; stty rows 33 cols 77; exec {} pod exec plain -c side -it -- sh -c '{inside}'",
+        Edge::PROGRAM
+    );
+    machine.write("/run/inside.sh", &script)?;
+    machine.shell(
+        "(tail -f /dev/null | (script -qec 'sh /run/inside.sh' /dev/null >/run/screen 2>&1; \
+         echo code $? >>/run/screen)) >/dev/null 2>&1 &",
+    )?;
+    let wait = |what: &str| {
+        gateway.cluster.wait_for(what, seconds(20), || {
+            let screen = machine.read("/run/screen")?;
+            ensure!(screen.contains(what), "{screen}");
+            Ok(screen)
+        })
+    };
+    wait("33 77");
+    machine.shell("stty -F \"$(cat /run/tty)\" rows 44 cols 99")?;
+    wait("44 99");
+    wait("code 5");
+    Ok(())
+}
+
+/// `-w` shows every change of a pod on a line of its own, under the columns that it began with.
+fn watches(gateway: &Gateway) -> Result<()> {
+    let machine = gateway.node.machine()?;
+    machine.shell(&format!(
+        "({} pod get plain -w >/run/watched 2>&1 & echo $! >/run/pid) >/dev/null 2>&1 &",
+        Edge::PROGRAM
+    ))?;
+    gateway
+        .cluster
+        .wait_for("the first lines", seconds(20), || machine.shell("grep -q Running /run/watched"));
+    gateway.edge(&["pod", "exec", "plain", "--", "sh", "-c", "kill -TERM 1"])?;
+    let rows = gateway.cluster.wait_for("its restart", seconds(40), || {
+        let watched = machine.read("/run/watched")?;
+        let rows: Vec<Vec<String>> =
+            watched.lines().map(|row| row.split_whitespace().map(str::to_owned).collect()).collect();
+        ensure!(rows.iter().any(|row| row.get(1).is_some_and(|ready| ready == "1/2")), "{watched}");
+        ensure!(rows.last().is_some_and(|row| row[1] == "2/2" && row[2] == "Running"), "{watched}");
+        Ok(rows)
+    });
+    machine.shell("kill $(cat /run/pid)")?;
+    assert_eq!(rows[0], ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
+    assert!(rows[1..].iter().all(|row| row[0] == "plain"), "{rows:?}");
+    Ok(())
+}
+
+/// kubectl pointed at the proxy gets its table from edge.
+fn shows_offline_what_kubectl_shows(gateway: &Gateway) {
+    gateway.cluster.wait_for("the same words offline", seconds(30), || {
+        let kubectl = kubectl_path()?;
+        let flags = ["--kubeconfig", Edge::KUBECONFIG, "--cache-dir=/run/kubectl"];
+        let get = ["get", "pods", "-A", "-o", "wide", "--field-selector=spec.nodeName=node-1"];
+        let argv: Vec<&str> = std::iter::once(&*kubectl).chain(flags).chain(get).collect();
+        let theirs = gateway.node.machine()?.run(&argv)?;
+        let ours = gateway.edge(&["pod", "get", "-A", "-o", "wide"])?.0;
+        ensure!(theirs == ours, "kubectl:\n{theirs}\nedge:\n{ours}");
+        Ok(())
+    });
 }
 
 fn shows_logs(gateway: &Gateway) -> Result<()> {

@@ -18,7 +18,7 @@ back-off = "2s"
 
 /// Fails from its second start on, until the memory that its containers share is new.
 const POISONED: &str = "[ ! -e /dev/shm/poison ] || exit 3; \
-    [ -e /state/once ] || { touch /state/once /dev/shm/poison; exit 3; }; \
+    [ -e /state/once ] || { : >/state/once; : >/dev/shm/poison; exit 3; }; \
     trap 'exit 0' TERM; while sleep 0.1; do :; done";
 const WELL: &str = "trap 'exit 0' TERM; while sleep 0.1; do :; done";
 
@@ -54,7 +54,12 @@ fn pods() -> Vec<Value> {
         pod("netless", WELL, none(), none()),
         pod("addressless", WELL, none(), none()),
         pod("sandboxless", WELL, none(), none()),
-        pod("ending", "trap '' TERM; while sleep 0.1; do :; done", none(), json!({"terminationGracePeriodSeconds": 12})),
+        pod(
+            "ending",
+            "trap '' TERM; while sleep 0.1; do :; done",
+            none(),
+            json!({"terminationGracePeriodSeconds": 12}),
+        ),
         pod("mountless", WELL, none(), no_map),
     ]
 }
@@ -78,7 +83,8 @@ fn scene() -> Result<Scene> {
 
 /// Reason and message of the events that edge raised about a pod, as the cloud has them.
 fn told(scene: &Scene, pod: &str) -> Result<Vec<String>> {
-    let path = format!("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name={pod},source=edge");
+    let path =
+        format!("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name={pod},source=edge");
     let list = scene.cluster.get(&path)?;
     let items = list["items"].as_array().context("no list")?.iter();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -147,8 +153,9 @@ fn networks(scene: &Scene) -> Result<()> {
     machine.shell(&format!("umount {ending}; rm {ending}"))?;
     let gone = scene.node.sandbox("netless")?.1;
     machine.shell(&format!("umount {gone}; rm {gone}"))?;
-    // The file stays, and leads nowhere.
-    machine.shell(&format!("umount {}", scene.node.sandbox("addressless")?.1))?;
+    // There is a file, and it leads nowhere.
+    let nowhere = scene.node.sandbox("addressless")?.1;
+    machine.shell(&format!("umount {nowhere}; rm -f {nowhere}; : >{nowhere}"))?;
 
     wait_told(scene, "netless", &["SelfHealRestart", "its network namespace is gone for"]);
     wait_told(scene, "addressless", &["SelfHealRestart", "it has no address for"]);
@@ -172,7 +179,8 @@ fn crash_loops(scene: &Scene) -> Result<()> {
     wait_told(scene, "poisoned", &["SelfHealRestart the whole pod restarted (", "failed starts within 30 s"]);
     wait_running(scene, &["poisoned"]);
     wait_told(scene, "hopeless", &["SelfHealGaveUp", "2 restarts did not help"]);
-    let restarts = told(scene, "hopeless")?.iter().filter(|event| event.starts_with("SelfHealRestart")).count();
+    let restarts =
+        told(scene, "hopeless")?.iter().filter(|event| event.starts_with("SelfHealRestart")).count();
     assert_eq!(restarts, 2);
     let (state, message) = part(scene)?;
     assert!(state == "trouble" && message.contains("default/hopeless is left alone: "), "{state} {message}");
@@ -180,7 +188,11 @@ fn crash_loops(scene: &Scene) -> Result<()> {
 }
 
 fn mounts(scene: &Scene) -> Result<()> {
-    wait_told(scene, "mountless", &["SelfHealGaveUp", "a volume cannot be mounted for", "there is nothing of it"]);
+    wait_told(
+        scene,
+        "mountless",
+        &["SelfHealGaveUp", "a volume cannot be mounted for", "there is nothing of it"],
+    );
     assert!(part(scene)?.1.contains("default/mountless is left alone: "), "{:?}", part(scene)?);
     scene.cluster.kubectl(&["create", "configmap", "missing"])?;
     wait_running(scene, &["mountless"]);
@@ -197,7 +209,10 @@ fn counters_survive_a_restart(scene: &mut Scene) -> Result<()> {
     scene.edge.start(&scene.node)?;
     scene.cluster.wait_for("the same line as before", seconds(20), || {
         let (state, message) = part(scene)?;
-        ensure!(state == "trouble" && message.contains("default/hopeless is left alone"), "{state} {message}");
+        ensure!(
+            state == "trouble" && message.contains("default/hopeless is left alone"),
+            "{state} {message}"
+        );
         Ok(())
     });
     let gave_up = told(scene, "hopeless")?.iter().filter(|event| event.starts_with("SelfHealGaveUp")).count();

@@ -91,18 +91,24 @@ fn the_cloud_orders_each_restart_once() -> Result<()> {
         Ok(())
     });
 
-    let (before, after) = gateway.restarts("edge.io/restart=1", "Restarted: its containers restarted by edge.io/restart=1: main ")?;
+    let (before, after) = gateway
+        .restarts("edge.io/restart=1", "Restarted: its containers restarted by edge.io/restart=1: main ")?;
     assert_eq!(before.address, after.address, "the sandbox stays");
     let runs = format!("main {} runs", &after.containers[0].id[..13]);
     assert!(gateway.told("web")?[0].ends_with(&runs), "{:?}", gateway.told("web")?);
     let described = gateway.0.cluster.kubectl(&["describe", "pod", "web"])?;
     assert!(described.contains("by edge.io/restart=1: main"), "{described}");
-    let (before, after) =
-        gateway.restarts("edge.io/restart-whole=again", "Restarted: the whole pod restarted by edge.io/restart-whole=again")?;
+    let (before, after) = gateway.restarts(
+        "edge.io/restart-whole=again",
+        "Restarted: the whole pod restarted by edge.io/restart-whole=again",
+    )?;
     assert_ne!(before.address, after.address, "the sandbox is renewed");
 
     gateway.annotate("once-only", "edge.io/restart=1")?;
-    gateway.wait_told("once-only", "RestartRefused: not restarted by edge.io/restart=1: its restartPolicy is Never");
+    gateway.wait_told(
+        "once-only",
+        "RestartRefused: not restarted by edge.io/restart=1: its restartPolicy is Never",
+    );
 
     survives(&mut gateway)?;
     assert_eq!(gateway.told("made-with-it")?, [""; 0], "it was made with its value");
@@ -125,7 +131,10 @@ fn survives(gateway: &mut Gateway) -> Result<()> {
     gateway.0.node.start_kubelet(Edge::KUBECONFIG)?;
     gateway.0.cluster.wait_for("the pods after the reboot", seconds(60), || {
         let boot = gateway.0.node.running_containers()?;
-        ensure!(boot.values().filter(|name| name.contains("/web/") || name.contains("/made-")).count() == 2, "{boot:?}");
+        ensure!(
+            boot.values().filter(|name| name.contains("/web/") || name.contains("/made-")).count() == 2,
+            "{boot:?}"
+        );
         Ok(())
     });
     gateway.annotate("web", "edge.io/restart=after-the-reboot")?;

@@ -26,6 +26,8 @@ pub struct Edge {
 impl Edge {
     /// The kubeconfig that `join` writes for the kubelet.
     pub const KUBECONFIG: &str = "/etc/kubernetes/kubelet.kubeconfig";
+    /// The binary under test, for scripts.
+    pub const PROGRAM: &str = EDGE;
     /// Where the proxy listens.
     pub const PROXY: &str = "127.0.0.1:6445";
 

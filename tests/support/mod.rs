@@ -60,6 +60,7 @@ pub use self::{
     parts::kubectl_path,
     pod::{Container, Pod},
     process::Process,
+    runtime::Containerd,
     scene::Scene,
 };
 

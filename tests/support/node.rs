@@ -11,12 +11,14 @@ use super::cluster::Cluster;
 use super::kubelet::Kubelet;
 use super::machine::Machine;
 use super::process::Process;
+use super::runtime::Containerd;
 use super::seconds;
 
 /// What differs between nodes.
 #[derive(Clone)]
 pub struct NodeOptions {
     pub version: Kubelet,
+    pub containerd: Containerd,
     /// Keys of the kubelet's configuration, over those of the test support.
     pub kubelet: Value,
     pub kubelet_flags: Vec<String>,
@@ -28,6 +30,7 @@ impl Default for NodeOptions {
     fn default() -> Self {
         Self {
             version: Kubelet::default(),
+            containerd: Containerd::default(),
             kubelet: json!({}),
             kubelet_flags: Vec::new(),
             images: Vec::new(),

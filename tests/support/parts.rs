@@ -30,11 +30,10 @@ pub fn ctr() -> Result<String> {
     program("ctr-1.6/usr/bin/ctr")
 }
 
-/// The folder that must come first on containerd's PATH, for its shim.
-pub fn containerd_path() -> Result<String> {
-    let daemon = containerd("containerd")?;
-    let dir = Path::new(&daemon).parent().unwrap_or(Path::new("/")).display().to_string();
-    Ok(format!("{dir}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+/// A PATH that begins with the folder of `daemon`, where containerd has its shim.
+pub fn path_beside(daemon: &str) -> String {
+    let dir = Path::new(daemon).parent().unwrap_or(Path::new("/")).display();
+    format!("{dir}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 }
 
 /// The path of kubectl, for a test that runs it on a node.

@@ -19,6 +19,16 @@ const IMAGES: [&str; 4] =
 /// Where containerd listens.
 pub(super) const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 
+/// Which containerd a node runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Containerd {
+    /// 1.7.
+    #[default]
+    Current,
+    /// 1.6, which knows no pinned images.
+    Old,
+}
+
 impl Node {
     /// Writes containerd's configuration and that of the pods' network; containerd sees the latter at once.
     pub fn configure_containerd(&self) -> Result<()> {
@@ -29,7 +39,11 @@ impl Node {
     }
 
     pub fn start_containerd(&mut self) -> Result<()> {
-        let (program, path) = (parts::containerd("containerd")?, parts::containerd_path()?);
+        let program = match self.options.containerd {
+            Containerd::Current => parts::containerd("containerd")?,
+            Containerd::Old => parts::program("ctr-1.6/usr/bin/containerd")?,
+        };
+        let path = parts::path_beside(&program);
         self.containerd = Some(self.spawn("containerd", &[&program], &[("PATH", &path)])?);
         self.cluster.wait_for("containerd", seconds(60), || self.ctr(&["version"]));
         Ok(())

@@ -119,7 +119,7 @@ fn note(memory: &mut Memory, symptoms: &Symptoms, window: Duration, now: Timesta
     let before = memory.seen.take().unwrap_or_else(|| symptoms.restarts.clone());
     for name in &symptoms.failing {
         let restarts = symptoms.restarts.get(name).copied().unwrap_or(0);
-        let more = restarts.saturating_sub(before.get(name).copied().unwrap_or(0));
+        let more = restarts.saturating_sub(before.get(name).copied().unwrap_or(restarts));
         memory.failures.extend((0..more.min(100)).map(|_| now));
     }
     // What was counted ahead stays so until the container has been started; a count that began anew is believed.
