@@ -135,20 +135,27 @@ impl Reader {
         resource: &str,
         paths: [&str; N],
     ) -> Result<Vec<[Option<String>; N]>, CacheError> {
-        let columns: Vec<String> =
-            (2..N + 2).map(|n| format!("json_extract(CAST(body AS TEXT), ?{n})")).collect();
-        let sql =
-            format!("SELECT {} FROM object WHERE resource = ?1 ORDER BY namespace, name", columns.join(", "));
+        // All paths in one call, so that SQLite reads each object once; with the last one they are always a list.
+        let places: Vec<String> = (2..N + 2).map(|n| format!("?{n}")).collect();
+        let sql = format!(
+            "SELECT json_extract(CAST(body AS TEXT), {}, '$.kind') FROM object WHERE resource = ?1
+             ORDER BY namespace, name",
+            places.join(", ")
+        );
         let mut statement = self.db().prepare_cached(&sql)?;
         let given = rusqlite::params_from_iter(std::iter::once(resource).chain(paths));
-        let rows = statement.query_map(given, |row| {
-            let mut texts = [const { None }; N];
-            for (place, text) in texts.iter_mut().enumerate() {
-                *text = row.get(place)?;
-            }
-            Ok(texts)
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut found = Vec::new();
+        for row in statement.query_map(given, |row| row.get::<_, String>(0))? {
+            let row = row?;
+            let all: Vec<Value> = serde_json::from_str(&row)
+                .map_err(|source| CacheError::Body { key: resource.to_owned(), source })?;
+            let mut all = all.into_iter();
+            found.push(std::array::from_fn(|_| match all.next() {
+                Some(Value::String(text)) => Some(text),
+                _ => None,
+            }));
+        }
+        Ok(found)
     }
 
     /// Whether a resource was ever read to its end: that there is none of it says nothing before.

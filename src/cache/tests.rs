@@ -52,6 +52,21 @@ async fn empty_and_never_synced_are_two_things() {
 }
 
 #[tokio::test]
+async fn texts_come_out_of_every_object() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap().cache;
+    assert!(!cache.read(|r| r.is_synced("v1/pods")).await.unwrap());
+    let mut second = pod("b", "1");
+    second.body["metadata"]["annotations"] = json!({"edge.io/restart": "now \"quoted\""});
+    list(&cache, scope("node", ""), vec![pod("a", "1"), second]).await;
+    let paths = ["$.metadata.uid", "$.metadata.annotations.\"edge.io/restart\"", "$.spec"];
+    let found = cache.read(move |r| r.texts("v1/pods", paths)).await.unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(found, [[text("uid-a"), None, None], [text("uid-b"), text("now \"quoted\""), None]]);
+    assert!(cache.read(|r| r.is_synced("v1/pods")).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_complete_list_prunes_and_an_unfinished_one_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path()).unwrap().cache;

@@ -73,7 +73,7 @@ impl Gateway {
         then: impl FnOnce(&mut Self, &str) -> Result<()>,
     ) -> Result<Said> {
         let script = format!(
-            "rm -f /run/said /run/code; ({} {arguments} >/run/said 2>&1 & echo $! >/run/pid; wait $!; echo $? >/run/code) \
+            "rm -f /run/said /run/code; ({} {arguments} >/run/said 2>&1 & echo $! >/run/pid; wait $! && c=0 || c=$?; echo $c >/run/code) \
              >/dev/null 2>&1 &",
             Edge::PROGRAM
         );

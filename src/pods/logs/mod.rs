@@ -68,10 +68,38 @@ impl Options {
         }
         let mut shown = Vec::with_capacity(line.text.len() + 32);
         if self.timestamps {
-            shown.extend_from_slice(line.stamp.as_bytes());
+            shown.extend_from_slice(fixed(&line.stamp).as_bytes());
             shown.push(b' ');
         }
         shown.extend_from_slice(&line.text);
         Some(shown)
+    }
+}
+
+/// A time as kubectl shows it, always with nine digits after the second; runtimes leave the last zeros out.
+fn fixed(stamp: &str) -> String {
+    let whole = "2006-01-02T15:04:05".len();
+    let Some((seconds, rest)) = stamp.split_at_checked(whole) else { return stamp.to_owned() };
+    let digits = rest.strip_prefix('.').unwrap_or_default();
+    let digits = &digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())];
+    let zone = rest.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
+    format!("{seconds}.{digits:0<9}{zone}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_nine_digits() {
+        for (stamp, shown) in [
+            ("2026-11-21T12:04:03.59315626Z", "2026-11-21T12:04:03.593156260Z"),
+            ("2026-11-21T12:04:03Z", "2026-11-21T12:04:03.000000000Z"),
+            ("2026-11-21T12:04:03.5+01:00", "2026-11-21T12:04:03.500000000+01:00"),
+            ("2026-11-21T12:04:03.123456789Z", "2026-11-21T12:04:03.123456789Z"),
+            ("", ""),
+        ] {
+            assert_eq!(fixed(stamp), shown);
+        }
     }
 }
