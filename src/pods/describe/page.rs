@@ -16,7 +16,8 @@ impl Page {
     pub(super) fn field(&mut self, level: usize, name: &str, value: &str) {
         let value = if value.is_empty() || value == "/" { "<none>" } else { value };
         let mut lines = value.lines();
-        self.line(level, &format!("{:VALUES$}{}", format!("{name}:"), lines.next().unwrap_or_default()));
+        let first = lines.next().unwrap_or_default();
+        self.line(level, &format!("{:<width$} {first}", format!("{name}:"), width = VALUES - 1));
         for line in lines {
             self.line(level, &format!("{:VALUES$}{line}", ""));
         }

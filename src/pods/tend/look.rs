@@ -54,7 +54,8 @@ fn namespace(info: &std::collections::HashMap<String, String>) -> Option<String>
     all.find(|n| n["type"] == "network")?["path"].as_str().map(str::to_owned)
 }
 
-/// Why the kubelet has made no sandbox: its newest complaint since the last one there was.
+/// Why the kubelet has made no sandbox: its newest complaint since the last one there was. Without any, one that there
+/// was and that runs no more is reason enough.
 fn not_made(pod: &Value, live: Option<&Live<'_>>, events: &[Value]) -> Option<Broken> {
     let since = live.and_then(|live| live.sandbox).map_or(0, |sandbox| sandbox.created_at / 1_000_000_000);
     let about = events.iter().filter(|event| event["involvedObject"]["uid"].as_str() == meta::uid(pod));
@@ -62,7 +63,8 @@ fn not_made(pod: &Value, live: Option<&Live<'_>>, events: &[Value]) -> Option<Br
         let at: jiff::Timestamp = event["lastTimestamp"].as_str()?.parse().ok()?;
         Some((at.as_second(), Broken::of_event(event["reason"].as_str()?)?))
     });
-    told.filter(|(at, _)| *at >= since).max_by_key(|(at, _)| *at).map(|(_, broken)| broken)
+    let newest = told.filter(|(at, _)| *at >= since).max_by_key(|(at, _)| *at).map(|(_, broken)| broken);
+    newest.or_else(|| live.and_then(|live| live.sandbox).map(|_| Broken::Sandbox))
 }
 
 #[cfg(test)]
@@ -94,7 +96,8 @@ mod tests {
         let created_at = made.as_second() * 1_000_000_000;
         let sandboxes = vec![v1::PodSandbox { labels, created_at, ..v1::PodSandbox::default() }];
         let state = State { sandboxes, ..State::default() };
-        assert_eq!(not_made(&pod, live(&state).get("a"), &events), None, "all of them are of before");
+        let stopped = not_made(&pod, live(&state).get("a"), &events[..1]);
+        assert_eq!(stopped, Some(Broken::Sandbox), "the mount that failed is of before");
     }
 
     #[test]
