@@ -30,10 +30,10 @@ pub struct ChartPackage {
 #[derive(Debug, thiserror::Error)]
 pub enum ChartError {
     /// Larger than is taken.
-    #[error("the chart has {0} bytes; hint: the most is {LARGEST}")]
+    #[error("the chart has {0} bytes hint: the most is {LARGEST}")]
     TooLarge(usize),
     /// Not a packed chart.
-    #[error("this is no packed chart: {0}; hint: make one with `helm package`")]
+    #[error("this is no packed chart: {0} hint: make one with `helm package`")]
     Package(String),
     /// A name or version that cannot stand in a path.
     #[error("`{0}` cannot be the name or version of a chart")]

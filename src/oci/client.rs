@@ -82,7 +82,7 @@ pub enum Error {
     #[error("`{0}` is not there")]
     NotFound(String),
     /// It wants another credential.
-    #[error("`{0}` is refused; hint: give a credential for this registry in docker's config.json")]
+    #[error("`{0}` is refused hint: give a credential for this registry in docker's config.json")]
     Unauthorized(String),
     /// It has had enough of us.
     #[error("`{url}` is rate limited for {} s", wait.as_secs())]
@@ -123,7 +123,7 @@ pub enum Error {
         most: u64,
     },
     /// It would have to be asked in the clear.
-    #[error("`{0}` is not https; hint: allow plain HTTP for this upstream if it is in your own network")]
+    #[error("`{0}` is not https hint: allow plain HTTP for this upstream if it is in your own network")]
     Insecure(String),
     /// The client itself cannot be set up.
     #[error("cannot set up the client of registries: {0}")]
@@ -151,7 +151,9 @@ struct Request<'a> {
 /// Fetches from upstream registries. One for the whole process.
 pub struct Client {
     http: reqwest::Client,
-    credentials: Credentials,
+    /// Clients of hosts that have authorities of their own.
+    own: HashMap<String, reqwest::Client>,
+    settings: ClientSettings,
     tokens: Mutex<HashMap<(String, String), token::Token>>,
     limits: limit::Limits,
 }
@@ -162,26 +164,22 @@ impl Client {
     /// # Errors
     /// [`Error::Setup`] for a certificate that cannot be read.
     pub fn new(settings: ClientSettings) -> Result<Self, Error> {
-        let tls = tls(&settings.authorities)?;
-        let mut builder = reqwest::Client::builder().no_proxy();
-        if let Some(proxy) = &settings.proxy {
-            builder = builder.proxy(files::proxy(proxy, settings.no_proxy.as_deref())?);
-        }
-        let http = builder
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .read_timeout(READ)
-            .pool_idle_timeout(Duration::from_secs(60))
-            .user_agent(concat!("edge/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| Error::Setup(chain(&e)))?;
-        Ok(Self {
-            http,
-            credentials: settings.credentials,
-            tokens: Mutex::default(),
-            limits: Default::default(),
-        })
+        let http = http_client(&settings, &[])?;
+        Ok(Self { http, own: HashMap::new(), settings, tokens: Mutex::default(), limits: Default::default() })
+    }
+
+    /// From now on the registry `host`, and no other, may have a certificate of these authorities (DER) too.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] for a certificate that cannot be read.
+    pub fn trust_also(&mut self, host: &str, authorities: &[Vec<u8>]) -> Result<(), Error> {
+        let http = http_client(&self.settings, authorities)?;
+        self.own.insert(super::canonical_host(host).to_owned(), http);
+        Ok(())
+    }
+
+    fn http(&self, upstream: &Upstream) -> &reqwest::Client {
+        self.own.get(&upstream.host).unwrap_or(&self.http)
     }
 
     /// Asks, with a credential or token where the registry wants one, and follows redirects.
@@ -251,7 +249,7 @@ impl Client {
         let mut url = url;
         for _ in 0..=REDIRECTS {
             let mut request =
-                self.http.request(asked.method.clone(), url.clone()).headers(asked.headers.clone());
+                self.http(upstream).request(asked.method.clone(), url.clone()).headers(asked.headers.clone());
             if let Some(body) = asked.body {
                 request = request.body(body.clone());
             }
@@ -283,19 +281,32 @@ impl std::fmt::Debug for Client {
     }
 }
 
-fn tls(authorities: &[Vec<u8>]) -> Result<rustls::ClientConfig, Error> {
+fn http_client(settings: &ClientSettings, more: &[Vec<u8>]) -> Result<reqwest::Client, Error> {
     let mut roots = rustls::RootCertStore::empty();
     // A system without certificates can still mirror from registries whose authority is given.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for authority in authorities {
+    for authority in settings.authorities.iter().chain(more) {
         roots.add(authority.clone().into()).map_err(|e| Error::Setup(format!("a given authority: {e}")))?;
     }
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::Setup(e.to_string()))?
         .with_root_certificates(roots)
-        .with_no_client_auth())
+        .with_no_client_auth();
+    let mut builder = reqwest::Client::builder().no_proxy();
+    if let Some(proxy) = &settings.proxy {
+        builder = builder.proxy(files::proxy(proxy, settings.no_proxy.as_deref())?);
+    }
+    builder
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .read_timeout(READ)
+        .pool_idle_timeout(Duration::from_secs(60))
+        .user_agent(concat!("edge/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|e| Error::Setup(chain(&e)))
 }
 
 /// Plain HTTP only to loopback, unless it was allowed.

@@ -30,14 +30,14 @@ const MOST_LINKS: usize = 10_000;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ManifestError {
     /// Larger than any registry takes.
-    #[error("the manifest has {0} bytes; hint: the most is {LARGEST}")]
+    #[error("the manifest has {0} bytes hint: the most is {LARGEST}")]
     TooLarge(usize),
     /// Not JSON, or not of the right shape.
     #[error("the manifest cannot be read: {0}")]
     Malformed(String),
     /// Docker's oldest format.
     #[error(
-        "the manifest is of Docker schema 1, which is no longer supported; hint: push the image again with a current tool"
+        "the manifest is of Docker schema 1, which is no longer supported hint: push the image again with a current tool"
     )]
     Schema1,
     /// The media type is of something else.

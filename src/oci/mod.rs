@@ -1,8 +1,9 @@
-//! References, manifests, platforms, and the client of upstream registries.
+//! References, manifests, platforms, archives of images, and the client of upstream registries.
 //!
-//! Knows the OCI specifications and what Docker had before them; keeps nothing on disk. Bytes of manifests
+//! Knows the OCI specifications and what Docker had before them; keeps nothing of its own on disk. Bytes of manifests
 //! are never written anew: what is parsed is looked at, and what came is what goes on.
 
+mod archive;
 pub mod chart;
 mod client;
 mod credentials;
@@ -10,6 +11,7 @@ mod manifest;
 mod platform;
 mod reference;
 
+pub use archive::{Archive, ArchiveError, ArchiveWriter, Entry as ArchiveEntry, Form as ArchiveForm};
 pub use client::{
     Client, ClientSettings, Error, FetchedBlob, FetchedFile, FetchedManifest, HeadManifest, RateLimit, Site,
     Upstream,

@@ -62,10 +62,10 @@ impl FromStr for Platform {
         let (os, architecture, variant) = match parts[..] {
             [os, architecture] => (os, architecture, ""),
             [os, architecture, variant] => (os, architecture, variant),
-            _ => return Err(format!("`{text}` is not a platform; hint: write one such as `linux/arm64`")),
+            _ => return Err(format!("`{text}` is not a platform hint: write one such as `linux/arm64`")),
         };
         if os.is_empty() || architecture.is_empty() {
-            return Err(format!("`{text}` is not a platform; hint: write one such as `linux/arm64`"));
+            return Err(format!("`{text}` is not a platform hint: write one such as `linux/arm64`"));
         }
         Ok(Self { os: os.into(), architecture: architecture.into(), variant: variant.into() })
     }

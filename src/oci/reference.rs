@@ -28,10 +28,10 @@ pub struct Reference {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ReferenceError {
     /// The part before tag and digest.
-    #[error("`{0}` is not an image name; hint: lower-case letters, digits, `.`, `_`, `-` between slashes")]
+    #[error("`{0}` is not an image name hint: lower-case letters, digits, `.`, `_`, `-` between slashes")]
     Name(String),
     /// The part after the colon.
-    #[error("`{0}` is not a tag; hint: letters, digits, `.`, `_`, `-`, at most 128 of them")]
+    #[error("`{0}` is not a tag hint: letters, digits, `.`, `_`, `-`, at most 128 of them")]
     Tag(String),
     /// The part after the `@`.
     #[error(transparent)]

@@ -1,6 +1,6 @@
 //! Charts: packages by repository, name and version, with the line that the index has of each.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 
 use super::blob;
 use super::error::During;
@@ -173,24 +173,11 @@ impl Store {
     /// # Errors
     /// Where the database cannot be read.
     pub fn charts(&self, repository: &str, name: Option<&str>) -> Result<Vec<Chart>, Error> {
-        let sql = format!(
-            "{CHARTS} WHERE c.repository = ?1 AND (?2 IS NULL OR c.name = ?2) ORDER BY c.name, c.version, o.kind, o.name"
-        );
-        self.inner.readers.read(|c| {
-            let mut query = c.prepare_cached(&sql).during("list charts")?;
-            let mut rows = query.query((repository, name)).during("list charts")?;
-            let mut charts: Vec<Chart> = Vec::new();
-            while let Some(row) = rows.next().during("list charts")? {
-                let Some(chart) = chart_of(row).during("list charts")? else { continue };
-                let shadowed = charts
-                    .last()
-                    .is_some_and(|last| last.name == chart.name && last.version == chart.version);
-                if !shadowed {
-                    charts.push(chart);
-                }
-            }
-            Ok(charts)
-        })
+        let filter = "c.repository = ?1 AND (?2 IS NULL OR c.name = ?2)";
+        let mut charts = self.inner.readers.read(|c| select(c, filter, (repository, name)))?;
+        // What goes before stands before; the others of the same name and version are hidden by it.
+        charts.dedup_by(|later, first| later.name == first.name && later.version == first.version);
+        Ok(charts)
     }
 
     /// The paths of the chart repositories that hold something.
@@ -213,14 +200,16 @@ fn owned(there: Chart) -> Error {
 }
 
 fn effective(tx: &Connection, repository: &str, name: &str, version: &str) -> Result<Option<Chart>, Error> {
-    let sql = format!(
-        "{CHARTS} WHERE c.repository = ?1 AND c.name = ?2 AND c.version = ?3 ORDER BY o.kind, o.name LIMIT 1"
-    );
-    let found = tx
-        .prepare_cached(&sql)
-        .and_then(|mut q| q.query_row([repository, name, version], chart_of).optional())
-        .during("find a chart")?;
-    Ok(found.flatten())
+    let filter = "c.repository = ?1 AND c.name = ?2 AND c.version = ?3";
+    Ok(select(tx, filter, [repository, name, version])?.into_iter().next())
+}
+
+/// The charts in force that `filter` (over `c`) selects, by name and version, the owner who goes before first.
+fn select(tx: &Connection, filter: &str, values: impl rusqlite::Params) -> Result<Vec<Chart>, Error> {
+    let sql = format!("{CHARTS} WHERE {filter} ORDER BY c.name, c.version, o.kind, o.name");
+    let mut query = tx.prepare_cached(&sql).during("find charts")?;
+    let rows = query.query_map(values, chart_of).during("find charts")?;
+    rows.filter_map(Result::transpose).collect::<Result<_, _>>().during("find charts")
 }
 
 fn chart_of(row: &Row<'_>) -> rusqlite::Result<Option<Chart>> {

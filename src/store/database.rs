@@ -12,7 +12,7 @@ use super::Error;
 use super::error::During;
 
 /// One batch of statements per schema version; `user_version` counts those applied.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// Readers kept open; more are opened when needed and closed after use.
 const READERS: usize = 4;

@@ -9,7 +9,7 @@ use crate::sys::digest::Digest;
 pub enum Error {
     /// Writing would eat into the reserve that keeps the database able to commit.
     #[error(
-        "`{folder}` is full: {free} bytes are free, {needed} are needed; hint: free space, or run `edge gc`"
+        "`{folder}` is full: {free} bytes are free, {needed} are needed hint: free space, or run `edge gc`"
     )]
     Full {
         /// The store's folder.
@@ -33,6 +33,9 @@ pub enum Error {
     /// The transaction that held the change could not be committed.
     #[error("cannot commit to `store.db`: {0}")]
     Commit(String),
+    /// It was opened for reading alone.
+    #[error("the store is open for reading alone")]
+    ForReading,
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -54,7 +57,7 @@ pub enum Error {
     #[error("the blob `{0}` is not here")]
     BlobUnknown(Digest),
     /// The name has an owner that goes before the one who wants to change it.
-    #[error("`{repository}:{name}` belongs to {owner}; hint: change it there")]
+    #[error("`{repository}:{name}` belongs to {owner} hint: change it there")]
     Owned {
         /// The repository.
         repository: String,

@@ -18,12 +18,14 @@
 mod blob;
 mod chart;
 mod database;
+mod door;
 mod error;
 #[doc(hidden)]
 pub mod failpoint;
 mod gc;
 mod generation;
 mod manifest;
+mod note;
 mod refs;
 mod space;
 mod upload;
@@ -40,16 +42,17 @@ use crate::sys::durable;
 
 pub use blob::{Blob, BlobSummary};
 pub use chart::{Chart, NewChart, Replace};
+pub use door::Door;
 pub use error::Error;
 pub use gc::{GcPlan, GcSettings, Hold};
 pub use generation::{Generation, StateChart, StateOf, StateRef, TrustUpdate};
 pub use manifest::{Absent, Child, Facts, Kind, Manifest, NewManifest, Referrer};
-pub use refs::{Owner, Ref, Repository};
+pub use refs::{Closure, Owner, Ref, Repository};
 pub use upload::{Ready, Upload, UploadId};
-pub use verify::{VerifyReport, VerifySettings};
+pub use verify::{Held, VerifyReport, VerifySettings};
 
 /// What the store needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The folder that everything lies in, such as `/var/lib/edge/store`.
     pub folder: PathBuf,
@@ -83,6 +86,21 @@ struct Inner {
     chart_epoch: AtomicU64,
 }
 
+impl Inner {
+    fn new(settings: Settings, readers: database::Readers, writer: writer::Writer) -> Self {
+        Self {
+            readers,
+            writer,
+            uploads: upload::Sessions::default(),
+            used: used::Used::default(),
+            holds: gc::Holds::default(),
+            epoch: AtomicU64::new(0),
+            chart_epoch: AtomicU64::new(0),
+            settings,
+        }
+    }
+}
+
 impl Store {
     /// Opens the store, or makes an empty one. The caller holds the lock on the state folder.
     ///
@@ -94,17 +112,23 @@ impl Store {
         }
         let path = settings.folder.join("store.db");
         let connection = database::open_writer(&path)?;
-        let inner = Inner {
-            readers: database::Readers::new(path),
-            writer: writer::Writer::start(connection)?,
-            uploads: upload::Sessions::default(),
-            used: used::Used::default(),
-            holds: gc::Holds::default(),
-            epoch: AtomicU64::new(0),
-            chart_epoch: AtomicU64::new(0),
-            settings,
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        let (readers, writer) = (database::Readers::new(path), writer::Writer::start(connection)?);
+        Ok(Self { inner: Arc::new(Inner::new(settings, readers, writer)) })
+    }
+
+    /// Opens a store that is there for reading alone, whoever else has it open. `None` where there is none.
+    ///
+    /// # Errors
+    /// Where the database cannot be opened. Every change is [`Error::ForReading`].
+    pub fn open_for_reading(settings: Settings) -> Result<Option<Self>, Error> {
+        let path = settings.folder.join("store.db");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let readers = database::Readers::new(path);
+        // Opened now, so that what is wrong with the file is told once.
+        readers.read(|_| Ok(()))?;
+        Ok(Some(Self { inner: Arc::new(Inner::new(settings, readers, writer::Writer::none())) }))
     }
 
     /// The same as [`Store::epoch`] for charts alone.

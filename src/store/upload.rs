@@ -268,12 +268,15 @@ impl Drop for Upload {
 /// The hash of a whole file from its start, and its length.
 fn hash_file(file: &mut File, algorithm: Algorithm) -> io::Result<(Hasher, u64)> {
     let mut hasher = Hasher::new(algorithm);
-    let length = read_through(file, |piece| hasher.update(piece))?;
+    let length = read_through(file, |piece| {
+        hasher.update(piece);
+        true
+    })?;
     Ok((hasher, length))
 }
 
-/// Hands a file's bytes from its start to `take`, and says how many there were.
-pub(super) fn read_through(file: &mut File, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+/// Hands a file's bytes from its start to `take` until that says false, and says how many there were.
+pub(super) fn read_through(file: &mut File, mut take: impl FnMut(&[u8]) -> bool) -> io::Result<u64> {
     file.seek(SeekFrom::Start(0))?;
     let mut buffer = vec![0; 256 << 10];
     let mut length = 0;
@@ -281,8 +284,10 @@ pub(super) fn read_through(file: &mut File, mut take: impl FnMut(&[u8])) -> io::
         match file.read(&mut buffer) {
             Ok(0) => return Ok(length),
             Ok(n) => {
-                take(&buffer[..n]);
                 length += n as u64;
+                if !take(&buffer[..n]) {
+                    return Ok(length);
+                }
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),

@@ -2,21 +2,24 @@
 //!
 //! A blob set aside is as if it were not here: a push or a pull-through brings it back.
 
+use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
 use super::blob::{ABSENT, DAMAGED};
 use super::error::During;
-use super::upload::matches;
+use super::upload::{matches, read_through};
 use super::{Error, Store, failpoint};
-use crate::sys::digest::Digest;
+use crate::sys::digest::{Digest, Hasher};
 use crate::sys::durable;
 
-/// How gently to read.
+/// How gently to read, and from where on.
 #[derive(Clone, Debug, Default)]
 pub struct VerifySettings {
     /// Bytes a second to stay under; `None` reads as fast as the disk gives.
     pub rate: Option<u64>,
+    /// The last blob that an earlier run has read: this one goes on behind it.
+    pub after: Option<Digest>,
 }
 
 /// What was found.
@@ -30,10 +33,37 @@ pub struct VerifyReport {
     pub damaged: Vec<Digest>,
     /// Blobs whose file is gone.
     pub missing: Vec<Digest>,
+    /// The last blob that was read to its end; blobs are read in the order of digests.
+    pub last: Option<Digest>,
+    /// Whether it was ended early.
+    pub stopped: bool,
+}
+
+/// Blobs that are here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many, manifests among them.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 impl Store {
-    /// Hashes every blob. `go_on` is asked after each; false ends the run early.
+    /// How much is here.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn held(&self) -> Result<Held, Error> {
+        self.inner.readers.read(|c| {
+            c.query_row("SELECT count(*), coalesce(sum(size), 0) FROM blob WHERE state = 1", [], |row| {
+                Ok(Held { blobs: row.get(0)?, bytes: row.get(1)? })
+            })
+            .during("count blobs")
+        })
+    }
+
+    /// Hashes every blob. `go_on` is asked many times a second, with `bytes` of the blob under way counted in; false
+    /// ends the run early.
     ///
     /// # Errors
     /// Where the database or the quarantine cannot be written to.
@@ -42,43 +72,39 @@ impl Store {
         settings: &VerifySettings,
         mut go_on: impl FnMut(&VerifyReport) -> bool,
     ) -> Result<VerifyReport, Error> {
-        let mut report = VerifyReport::default();
-        let mut after: Option<Digest> = None;
+        let mut report = VerifyReport { last: settings.after.clone(), ..VerifyReport::default() };
+        let mut pace = Pace { rate: settings.rate, begun: Instant::now(), bytes: 0 };
         loop {
-            let page = self.blobs(after.as_ref(), 256)?;
-            let Some(last) = page.last() else { return Ok(report) };
-            after = Some(last.digest.clone());
+            let page = self.blobs(report.last.as_ref(), 256)?;
+            if page.is_empty() {
+                return Ok(report);
+            }
             for blob in page {
-                let begun = Instant::now();
-                self.verify_one(&blob.digest, &mut report)?;
+                let path = self.blob_path(&blob.digest);
+                let read = hash(&path, &blob.digest, |piece| {
+                    report.bytes += piece;
+                    pace.keep(piece);
+                    go_on(&report)
+                });
+                match read {
+                    Ok(None) => {
+                        report.stopped = true;
+                        return Ok(report);
+                    }
+                    Ok(Some(true)) => {}
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                        if self.set_aside(&blob.digest, ABSENT)? {
+                            report.missing.push(blob.digest.clone());
+                        }
+                    }
+                    Ok(Some(false)) | Err(_) => {
+                        if self.set_aside(&blob.digest, DAMAGED)? {
+                            report.damaged.push(blob.digest.clone());
+                        }
+                    }
+                }
                 report.blobs += 1;
-                report.bytes += blob.size;
-                if !go_on(&report) {
-                    return Ok(report);
-                }
-                if let Some(rate) = settings.rate.filter(|rate| *rate > 0) {
-                    #[allow(clippy::cast_precision_loss, reason = "a pause need not be exact")]
-                    let due = Duration::from_secs_f64(blob.size as f64 / rate as f64);
-                    std::thread::sleep(due.saturating_sub(begun.elapsed()));
-                }
-            }
-        }
-    }
-
-    fn verify_one(&self, digest: &Digest, report: &mut VerifyReport) -> Result<(), Error> {
-        match matches(&self.blob_path(digest), digest) {
-            Ok(true) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if self.set_aside(digest, ABSENT)? {
-                    report.missing.push(digest.clone());
-                }
-                Ok(())
-            }
-            Ok(false) | Err(_) => {
-                if self.set_aside(digest, DAMAGED)? {
-                    report.damaged.push(digest.clone());
-                }
-                Ok(())
+                report.last = Some(blob.digest);
             }
         }
     }
@@ -128,4 +154,37 @@ impl Store {
         })?;
         Ok(true)
     }
+}
+
+/// Keeps reading under a rate.
+struct Pace {
+    rate: Option<u64>,
+    begun: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn keep(&mut self, bytes: u64) {
+        let Some(rate) = self.rate.filter(|rate| *rate > 0) else { return };
+        self.bytes += bytes;
+        #[allow(clippy::cast_precision_loss, reason = "a pause need not be exact")]
+        let due = Duration::from_secs_f64(self.bytes as f64 / rate as f64);
+        std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
+    }
+}
+
+/// Whether a file still hashes to `digest`. `go_on` is asked after each piece, with its length; `None` where it said no.
+fn hash(
+    path: &std::path::Path,
+    digest: &Digest,
+    mut go_on: impl FnMut(u64) -> bool,
+) -> io::Result<Option<bool>> {
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut wanted = true;
+    read_through(&mut File::open(path)?, |piece| {
+        hasher.update(piece);
+        wanted = go_on(piece.len() as u64);
+        wanted
+    })?;
+    Ok(wanted.then(|| hasher.finish() == *digest))
 }

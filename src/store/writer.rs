@@ -21,7 +21,8 @@ type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
 type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Done + Send>;
 
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Job>,
+    /// None where the store is open for reading alone.
+    jobs: Option<mpsc::Sender<Job>>,
 }
 
 /// What a piece of work can use: the transaction, and the folders it changed.
@@ -44,7 +45,12 @@ impl Writer {
         let (jobs, work) = mpsc::channel();
         // The thread ends when the last handle to the store is dropped and the channel closes.
         std::thread::Builder::new().name("store-writer".into()).spawn(move || run(&connection, &work))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs: Some(jobs) })
+    }
+
+    /// Refuses all changes.
+    pub(super) fn none() -> Self {
+        Self { jobs: None }
     }
 
     /// Runs `change` in a transaction and returns when it is on disk.
@@ -64,7 +70,8 @@ impl Writer {
                 let _ = reply.send(result);
             })
         });
-        self.jobs.send(job).map_err(|_| Error::Closed)?;
+        let jobs = self.jobs.as_ref().ok_or(Error::ForReading)?;
+        jobs.send(job).map_err(|_| Error::Closed)?;
         answer.recv().map_err(|_| Error::Closed)?
     }
 }

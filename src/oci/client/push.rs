@@ -49,7 +49,7 @@ impl Client {
         super::allowed(&url, upstream.insecure)?;
         url.query_pairs_mut().append_pair("digest", digest.as_str());
         let mut request = self
-            .http
+            .http(upstream)
             .put(url.clone())
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, size)

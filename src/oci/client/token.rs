@@ -55,7 +55,7 @@ pub(super) async fn answer(
 }
 
 fn basic(client: &Client, upstream: &Upstream) -> Option<String> {
-    let credential = client.credentials.for_host(&upstream.host)?;
+    let credential = client.settings.credentials.for_host(&upstream.host)?;
     let pair = format!("{}:{}", credential.user, credential.secret);
     Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
 }
@@ -75,7 +75,7 @@ async fn fetch(
         url.query_pairs_mut().append_pair("service", service);
     }
     url.query_pairs_mut().append_pair("scope", find("scope").unwrap_or(scope));
-    let mut request = client.http.get(url.clone());
+    let mut request = client.http(upstream).get(url.clone());
     if let Some(value) = basic(client, upstream) {
         request = request.header(header::AUTHORIZATION, value);
     }
