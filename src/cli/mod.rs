@@ -3,19 +3,23 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 failed;
 //! 2 usage or configuration; 3 verification refused.
 
+mod chart;
 mod config;
 mod daemon;
 mod failure;
 mod gc;
 mod generate;
 mod hook;
+mod image;
 mod join;
 mod leave;
 mod logging;
 mod output;
 mod pod;
 mod progress;
+mod registry;
 mod status;
+mod store;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -70,6 +74,14 @@ enum Command {
     Pod(pod::Pod),
     /// Remove images and charts that nobody needs
     Gc(gc::Gc),
+    /// List, look into, fetch, import, export or remove images
+    Image(image::Image),
+    /// List, look into, add or remove charts
+    Chart(chart::Chart),
+    /// Point containerd at edge
+    Registry(registry::Registry),
+    /// Verify what is stored
+    Store(store::Store),
     /// Show, change or check the configuration
     Config(config::Config),
     /// Run a hook of the snap, as snapd does
@@ -135,6 +147,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Leave(command) => command.run(&cli.global),
         Command::Pod(command) => command.run(&cli.global),
         Command::Gc(command) => command.run(&cli.global),
+        Command::Image(command) => command.run(&cli.global),
+        Command::Chart(command) => command.run(&cli.global),
+        Command::Registry(command) => command.run(&cli.global),
+        Command::Store(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
         Command::Hook(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),

@@ -72,13 +72,26 @@ fn what_is_wrong_is_one_line_with_file_key_value_and_expectation() {
         ),
         ("colour = 1", "unknown key `colour` hint: `edge config get` lists all keys"),
         ("[offline-mode]\nx = 1", "key `offline-mode` is `x = 1`, expected `true` or `false`"),
-        (
-            "[registry]\npush = true",
-            "key `registry.push` is `true`, which needs `registry.insecure-loopback-push`",
-        ),
+        ("[registry]\npush = true", "key `registry.push` is `true`, which needs a credential"),
         (
             "[registry]\nlisten = \"0.0.0.0:5000\"\npush = true\ninsecure-loopback-push = true",
             "key `registry.listen` is `0.0.0.0:5000`, but `registry.insecure-loopback-push` is `true`",
+        ),
+        (
+            "[registry]\nlisten = \"0.0.0.0:5000\"",
+            "key `registry.listen` is `0.0.0.0:5000`, which others can reach, and needs a certificate",
+        ),
+        (
+            "[registry]\ntls-key = \"/k\"",
+            "key `registry.tls-key` is `/k`, which needs `registry.tls-certificate`",
+        ),
+        (
+            "[[registry.upstreams]]\nhost = \"a.io\"\n[[registry.upstreams]]\nhost = \"a.io\"",
+            "key `registry.upstreams[1]`: `a.io` is there twice",
+        ),
+        (
+            "[[registry.upstreams]]\nhost = \"a.io\"\nurl = \"a.io\"",
+            "key `registry.upstreams[0]`: `a.io` is no address",
         ),
         (
             "[registry]\nlisten = \"127.0.0.1:6445\"",
@@ -133,6 +146,13 @@ fn the_sample_has_every_key_and_reads_with_and_without_its_comments() {
         .collect();
     let mut expected = Config::default();
     expected.cloud.kubeconfig = Some(PathBuf::from("/etc/edge/cloud.kubeconfig"));
+    let registry = &mut expected.registry;
+    registry.htpasswd = Some("/etc/edge/htpasswd".into());
+    registry.tokens = Some("/etc/edge/tokens".into());
+    registry.tls_certificate = Some("/etc/edge/tls.crt".into());
+    registry.tls_key = Some("/etc/edge/tls.key".into());
+    registry.docker_config = Some("/etc/edge/docker-config.json".into());
+    (registry.size_limit, registry.verify_rate) = (Some(8 << 30), Some(4 << 20));
     assert_eq!(parse(&active).unwrap(), expected);
     for key in KEYS {
         assert!(active.contains(&format!("\n{} = ", key.split().1)), "{}", key.path);

@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use super::Config;
+use super::rows::Rows;
 use super::slot::Slot;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// One key.
 pub struct Key {
@@ -88,6 +91,76 @@ pub static KEYS: &[Key] = &[
         path: "registry.insecure-loopback-push",
         slot: Slot::Switch(|c| &mut c.registry.insecure_loopback_push),
         help: "Whether pushing needs no credential. Only with a loopback address in registry.listen.",
+    },
+    Key {
+        path: "registry.htpasswd",
+        slot: Slot::OptionalPath(|c| &mut c.registry.htpasswd, "/etc/edge/htpasswd"),
+        help: "Users who may push, as `htpasswd -B` writes them; mode 0600.",
+    },
+    Key {
+        path: "registry.tokens",
+        slot: Slot::OptionalPath(|c| &mut c.registry.tokens, "/etc/edge/tokens"),
+        help: "Bearer tokens that may push, one a line; mode 0600.",
+    },
+    Key {
+        path: "registry.tls-certificate",
+        slot: Slot::OptionalPath(|c| &mut c.registry.tls_certificate, "/etc/edge/tls.crt"),
+        help: "The certificate chain to serve with (PEM). An address that is not loopback needs one, or registry.local-certificate.",
+    },
+    Key {
+        path: "registry.tls-key",
+        slot: Slot::OptionalPath(|c| &mut c.registry.tls_key, "/etc/edge/tls.key"),
+        help: "The key of registry.tls-certificate (PEM); mode 0600.",
+    },
+    Key {
+        path: "registry.local-certificate",
+        slot: Slot::Switch(|c| &mut c.registry.local_certificate),
+        help: "Whether to serve with a certificate of edge's own authority, state-dir/pki/ca.crt.",
+    },
+    Key {
+        path: "registry.own-hosts",
+        slot: Slot::Texts(|c| &mut c.registry.own_hosts),
+        help: "Other names of this registry than loopback and registry.listen, such as `ship-7.local:5000`. A local certificate is good for them too.",
+    },
+    Key {
+        path: "registry.docker-config",
+        slot: Slot::OptionalPath(|c| &mut c.registry.docker_config, "/etc/edge/docker-config.json"),
+        help: "Credentials for upstreams, as `docker login` writes them; mode 0600.",
+    },
+    Key {
+        path: "registry.authorities",
+        slot: Slot::Paths(|c| &mut c.registry.authorities),
+        help: "Files of certificates (PEM) of authorities that upstreams may have beside the system's.",
+    },
+    Key {
+        path: "registry.size-limit",
+        slot: Slot::OptionalSize(|c| &mut c.registry.size_limit, "8GiB"),
+        help: "How much may be here that only pull-through brought and no pod needs; beyond it the least recently used goes. Without it nothing goes.",
+    },
+    Key {
+        path: "registry.reserve",
+        slot: Slot::Size(|c| &mut c.registry.reserve, 1 << 20, 1 << 40),
+        help: "How much of the file system uploads and pulls leave free.",
+    },
+    Key {
+        path: "registry.collect-interval",
+        slot: Slot::Span(|c| &mut c.registry.collect_interval, MINUTE, DAY.saturating_mul(30)),
+        help: "How often what nobody needs is removed, as `edge gc` does.",
+    },
+    Key {
+        path: "registry.verify-interval",
+        slot: Slot::Span(|c| &mut c.registry.verify_interval, MINUTE, DAY.saturating_mul(365)),
+        help: "How often everything is read again in the background and what is damaged is mended, as `edge store verify` does.",
+    },
+    Key {
+        path: "registry.verify-rate",
+        slot: Slot::OptionalRate(|c| &mut c.registry.verify_rate, "4MiB/s"),
+        help: "How fast that may read. Where it is not set, as the example.",
+    },
+    Key {
+        path: "registry.upstreams",
+        slot: Slot::Rows(&Rows(|c: &mut Config| &mut c.registry.upstreams)),
+        help: "The registries that pull-through may ask, each a table with `host` (what images call it), and where needed `url`, `ca` (PEM file) and `insecure = true` (plain HTTP). Others are never asked.",
     },
     Key {
         path: "pods.self-heal.enabled",

@@ -6,13 +6,17 @@
 
 mod client;
 mod control;
+pub mod needs;
 mod notify;
 mod perform;
 mod pins;
 mod pods;
 pub mod prepared;
+mod registry;
 mod report;
+pub mod stores;
 pub mod task;
+mod upkeep;
 
 use std::io;
 use std::path::PathBuf;
@@ -133,6 +137,8 @@ struct Daemon {
     proxy: Option<Proxy>,
     pins: pins::Pins,
     pods: pods::Pods,
+    registry: registry::RegistryTask,
+    upkeep: upkeep::Upkeep,
     place: Arc<task::Place>,
     cache: Cache,
     /// The way back to itself, for what is decided beside.
@@ -171,8 +177,23 @@ impl Daemon {
         let socket = bind_socket(&config.socket)?;
         let doors = Arc::new(control::Doors { facts, orders: orders.clone(), place: place.clone() });
         core.spawn(control::serve(socket, doors, stopped.clone()));
+        let link = proxy.as_ref().map(|proxy| proxy.link().follow());
+        let registry = registry::RegistryTask::start(&config, &place, link, &board);
+        let upkeep = upkeep::Upkeep::start(&place, &board);
         let cache = opened.cache.clone();
-        let mut daemon = Self { config, overrides, proxy, pins, pods, place, cache, orders, settling: None };
+        let mut daemon = Self {
+            config,
+            overrides,
+            proxy,
+            pins,
+            pods,
+            registry,
+            upkeep,
+            place,
+            cache,
+            orders,
+            settling: None,
+        };
         // Only now: a hook that found no socket has left its word on disk, and looked for the socket again after that.
         daemon.settle_what_waits();
         notify::ready();
@@ -197,8 +218,9 @@ impl Daemon {
         };
         notify::stopping();
         stop.send_replace(true);
+        daemon.upkeep.stop();
         let drained = async { while core.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(DRAIN, drained).await;
+        let _ = tokio::join!(tokio::time::timeout(DRAIN, drained), daemon.registry.stop());
         if let Err(error) = opened.cache.flush().await {
             tracing::warn!(%error, "the cache was not written at the end");
         }
@@ -300,9 +322,12 @@ impl Daemon {
         self.config.offline_mode = new.offline_mode;
         self.config.runtime.pin_images = new.runtime.pin_images;
         self.config.pods = new.pods;
+        self.config.registry = new.registry;
         self.pins.set(&self.config);
         self.pods.set(&self.config);
+        self.registry.set(&self.config);
         self.place.set_config(self.config.clone());
+        self.upkeep.set(&self.config.registry);
         Ok(())
     }
 }

@@ -7,11 +7,12 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use serde_json::Value;
+use tokio::sync::oneshot;
 
+use super::stores::{self, StoreTask};
 use crate::config::Config;
-use crate::store::{GcSettings, Settings as StoreSettings, Store};
+use crate::store::{Door, Settings as StoreSettings, Store};
 use crate::sys::progress::Progress;
 
 /// What is to be done.
@@ -23,6 +24,8 @@ pub enum Task {
         /// Only say what would go.
         dry_run: bool,
     },
+    /// Something with images, charts or the store.
+    Store(StoreTask),
 }
 
 impl Task {
@@ -30,6 +33,7 @@ impl Task {
     pub fn command(&self) -> &'static str {
         match self {
             Self::Gc { .. } => "edge gc",
+            Self::Store(task) => task.command(),
         }
     }
 }
@@ -65,7 +69,7 @@ impl TaskError {
 #[derive(Debug)]
 pub struct Place {
     config: Mutex<Arc<Config>>,
-    store: OnceCell<Store>,
+    door: Door,
     at_work: Arc<Mutex<Vec<&'static str>>>,
 }
 
@@ -88,7 +92,9 @@ impl Drop for AtWork {
 impl Place {
     /// The place that `config` describes.
     pub fn new(config: Config) -> Self {
-        Self { config: Mutex::new(Arc::new(config)), store: OnceCell::new(), at_work: Arc::default() }
+        let reserve = config.registry.reserve;
+        let door = Door::new(StoreSettings { reserve, ..StoreSettings::below(&config.state_dir) });
+        Self { config: Mutex::new(Arc::new(config)), door, at_work: Arc::default() }
     }
 
     /// Notes that a command is being done, until what this returns is dropped.
@@ -112,14 +118,18 @@ impl Place {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
-    /// The store of images and charts.
+    /// Where the store of images and charts is had: one for the registry and all tasks of a process.
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// The store of images and charts; open for as long as somebody has it.
     ///
     /// # Errors
     /// It cannot be opened.
-    pub async fn store(&self) -> Result<&Store, TaskError> {
-        let settings = StoreSettings::below(&self.config().state_dir);
-        let open = || async move { blocking(move || Store::open(settings).map_err(TaskError::failed)).await };
-        self.store.get_or_try_init(open).await
+    pub async fn store(&self) -> Result<Store, TaskError> {
+        let door = self.door.clone();
+        blocking(move || door.open().map_err(TaskError::failed)).await
     }
 }
 
@@ -129,38 +139,23 @@ impl Place {
 /// [`TaskError`]; what was done until then is sound, and the task can be asked for again.
 pub async fn run(task: Task, place: &Place, progress: &Progress) -> Result<Value, TaskError> {
     match task {
-        Task::Gc { dry_run } => gc(place, dry_run, progress).await,
+        Task::Gc { dry_run } => stores::collect(place, dry_run).await,
+        Task::Store(task) => stores::run(task, place, progress).await,
     }
 }
 
-async fn gc(place: &Place, dry_run: bool, _progress: &Progress) -> Result<Value, TaskError> {
-    let store = place.store().await?.clone();
-    let settings = GcSettings::default();
-    let collect = move || if dry_run { store.plan_gc(&settings) } else { store.collect(&settings) };
-    let plan = blocking(move || collect().map_err(TaskError::failed)).await?;
-    let remove: Vec<Value> = plan
-        .remove
-        .iter()
-        .map(|(digest, size)| json!({"digest": digest.to_string(), "size": size}))
-        .collect();
-    Ok(json!({
-        "dryRun": dry_run,
-        "blobs": plan.blobs,
-        "bytes": plan.bytes(),
-        "remove": remove,
-        "evict": plan.evict,
-        "orphans": plan.orphans,
-        "uploads": plan.uploads,
-    }))
-}
-
-/// Runs what waits for the disk off the threads that serve.
+/// Runs what waits for the disk on a thread of its own: it may take long, and those that serve share a few.
 ///
 /// # Errors
 /// Those of `work`; that it broke off.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
 ) -> Result<T, TaskError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| TaskError::failed(format!("the work broke off: {e}")))?
+    let (tell, told) = oneshot::channel();
+    let begun = std::thread::Builder::new().name("task".into()).spawn(move || {
+        // Whoever asked may be gone; what is done is done.
+        let _ = tell.send(work());
+    });
+    begun.map_err(|e| TaskError::failed(format!("cannot start a thread: {e}")))?;
+    told.await.unwrap_or_else(|_| Err(TaskError::failed("the work broke off")))
 }

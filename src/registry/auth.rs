@@ -32,11 +32,12 @@ impl Auth {
     pub(super) fn read(settings: &Settings) -> Result<Self, Error> {
         let mut users = HashMap::new();
         if let Some(path) = &settings.htpasswd {
+            super::secret::check(path)?;
             for (number, line) in lines(path)?.iter().enumerate() {
                 let pair = line.split_once(':').filter(|(_, hash)| hash.starts_with("$2"));
                 let Some((user, hash)) = pair else {
                     let why = format!(
-                        "has no bcrypt entry in line {}; hint: make it with `htpasswd -B`",
+                        "has no bcrypt entry in line {} hint: make it with `htpasswd -B`",
                         number + 1
                     );
                     return Err(Error::Content { path: path.clone(), why });
@@ -45,7 +46,10 @@ impl Auth {
             }
         }
         let tokens = match &settings.tokens {
-            Some(path) => lines(path)?.iter().map(|line| Digest::sha256(line.as_bytes())).collect(),
+            Some(path) => {
+                super::secret::check(path)?;
+                lines(path)?.iter().map(|line| Digest::sha256(line.as_bytes())).collect()
+            }
             None => Vec::new(),
         };
         let (push, open_on_loopback) = (settings.push, settings.insecure_loopback_push);
@@ -55,7 +59,7 @@ impl Auth {
     /// Refuses a write that is not allowed.
     pub(super) async fn may_write(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Refusal> {
         if !self.push {
-            let why = "writing is off; hint: set `registry.push`";
+            let why = "writing is off hint: set `registry.push`";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "DENIED", why));
         }
         if self.open_on_loopback && peer.loopback {

@@ -36,7 +36,7 @@ impl Registry {
             }
             // Gone from under us: as if it were not here, so that an upstream is asked again.
             Some((_, Some(Err(error)))) => {
-                tracing::error!(%error, "a blob cannot be opened; hint: run `edge store verify`");
+                tracing::error!(%error, "a blob cannot be opened hint: run `edge store verify`");
                 self.pulled_blob(names, digest).await
             }
             None => self.pulled_blob(names, digest).await,

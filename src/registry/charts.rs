@@ -16,6 +16,7 @@ use crate::oci::chart::newest_first;
 use crate::store::{Chart, Owner};
 
 pub(super) use index::Indexes;
+pub use receive::add;
 pub(super) use route::ChartRoute;
 
 impl Registry {

@@ -69,11 +69,11 @@ pub enum ContainerdError {
     },
     /// containerd ignores `hosts.toml` then, or refuses to start.
     #[error(
-        "`{0}` has a legacy `registry.mirrors` or `registry.configs` section; hint: move it to hosts.toml files, then try again"
+        "`{0}` has a legacy `registry.mirrors` or `registry.configs` section hint: move it to hosts.toml files, then try again"
     )]
     Legacy(PathBuf),
     /// The notes of what was replaced are damaged.
-    #[error("cannot read `{path}`: {why}; hint: what was replaced lies in the same folder")]
+    #[error("cannot read `{path}`: {why} hint: what was replaced lies in the same folder")]
     Record {
         /// Which.
         path: PathBuf,

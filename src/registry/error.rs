@@ -30,12 +30,12 @@ pub enum Error {
     Client(crate::oci::Error),
     /// Writing is on, and anybody could.
     #[error(
-        "`registry.push` is on without a credential; hint: set `registry.htpasswd`, or `insecure-loopback-push = true` on loopback"
+        "`registry.push` is on without a credential hint: set `registry.htpasswd`, or `insecure-loopback-push = true` on loopback"
     )]
     PushWithoutCredential,
     /// The address can be reached from other machines.
     #[error(
-        "`{0}` is not on loopback and has no certificate; hint: set `registry.tls`, or listen on 127.0.0.1"
+        "`{0}` is not on loopback and has no certificate hint: set `registry.tls-certificate` and `registry.tls-key`, or `registry.local-certificate`, or listen on 127.0.0.1"
     )]
     NeedsTls(std::net::SocketAddr),
     /// The certificate or key cannot be used.

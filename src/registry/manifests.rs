@@ -123,7 +123,7 @@ impl Registry {
         let digest = &manifest.blob.digest;
         // Small and read whole: what rots is noticed before it is sent.
         if Digest::of(digest.algorithm(), &bytes) != *digest {
-            tracing::error!(%digest, "a manifest is damaged; hint: run `edge store verify`");
+            tracing::error!(%digest, "a manifest is damaged hint: run `edge store verify`");
             return Ok(None);
         }
         let header = |text: &str| {

@@ -5,8 +5,10 @@
 //! - `route` and `names`: what a path means, and which repository (pure)
 //! - `blobs`, `uploads`, `manifests`, `listing`: the OCI distribution specification 1.1
 //! - `charts`: ChartMuseum's API and Helm's index
-//! - `pull`: what is not here, from upstreams that are configured
-//! - `auth`: who may write
+//! - `sources` and `pull`: what is not here, from upstreams that are configured
+//! - `images`: images as people handle them, from and to archives too
+//! - `auth`: who may write; `secret` checks who can read that
+//! - `spool`: bytes on their way to the disk
 //! - `containerd`: its `hosts.toml`
 //!
 //! Keeps nothing itself: all content lies in [`crate::store`]. Reading needs no credential; writing is off
@@ -17,15 +19,19 @@ mod blobs;
 mod charts;
 pub mod containerd;
 mod error;
+pub mod images;
 mod listing;
 mod manifests;
 mod names;
 mod pull;
 mod reply;
 mod route;
+mod secret;
 mod sendfile;
 mod server;
 pub mod settings;
+mod sources;
+mod spool;
 mod uploads;
 
 use std::sync::Arc;
@@ -33,11 +39,12 @@ use std::sync::Arc;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
-use crate::oci::{Client, ClientSettings, Credentials};
 use crate::store::Store;
 
+pub use charts::add as add_chart;
 pub use error::Error;
-pub use settings::Settings;
+pub use settings::{Identity, Settings, UpstreamRow};
+pub use sources::Sources;
 
 use reply::{Body, Refusal};
 use route::Route;
@@ -51,10 +58,14 @@ pub struct Registry {
 struct Inner {
     store: Store,
     settings: Settings,
+    /// The local certificate, where one is to be shown.
+    identity: Option<Identity>,
     auth: auth::Auth,
     manifests: manifests::Memory,
     pull: pull::Pull,
     indexes: charts::Indexes,
+    /// How many are open.
+    connections: tokio::sync::watch::Sender<usize>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -64,36 +75,41 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Registry {
-    /// Sets up a registry over `store`.
+    /// Reads the files that settings name, as [`Registry::new`] does, and keeps nothing.
+    ///
+    /// # Errors
+    /// Where settings contradict themselves, or a file cannot be read or used.
+    pub fn check(settings: &Settings) -> Result<(), Error> {
+        settings.check()?;
+        Sources::new(settings)?;
+        auth::Auth::read(settings)?;
+        server::check(settings)
+    }
+
+    /// Sets up a registry over `store`; `identity` is what it shows where settings ask for a local certificate.
     ///
     /// # Errors
     /// Where settings contradict themselves, or a file that they name cannot be read.
-    pub fn new(store: Store, settings: Settings) -> Result<Self, Error> {
+    pub fn new(store: Store, settings: Settings, identity: Option<Identity>) -> Result<Self, Error> {
         settings.check()?;
-        let credentials = match &settings.docker_config {
-            Some(path) => Credentials::read(path).map_err(Error::Credentials)?,
-            None => Credentials::default(),
-        };
-        let authorities = settings.authorities.clone();
-        let client = Client::new(ClientSettings { credentials, authorities, ..ClientSettings::default() })
-            .map_err(Error::Client)?;
+        let sources = Sources::new(&settings)?;
         let auth = auth::Auth::read(&settings)?;
-        let pull = pull::Pull::new(store.clone(), client, &settings);
         let inner = Inner {
+            pull: pull::Pull::new(store.clone(), sources),
             store,
             settings,
+            identity,
             auth,
             manifests: manifests::Memory::default(),
-            pull,
             indexes: charts::Indexes::default(),
+            connections: tokio::sync::watch::Sender::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Says whether the outside can be reached at all. While it cannot, no upstream is asked, and what is not here
-    /// is answered 404 at once.
-    pub fn set_online(&self, online: bool) {
-        self.inner.pull.set_online(online);
+    /// Where it fetches from.
+    pub fn sources(&self) -> &Sources {
+        self.inner.pull.sources()
     }
 
     fn store(&self) -> &Store {

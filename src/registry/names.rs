@@ -10,7 +10,7 @@ use crate::oci::{canonical_host, is_repository_path};
 /// The repositories to look into, in this order. What is written goes to the first.
 pub(super) fn candidates(path: &str, ns: Option<&str>, settings: &Settings) -> Result<Vec<String>, Refusal> {
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
-    let ns = ns.filter(|ns| !settings.own_hosts.iter().any(|own| own == ns));
+    let ns = ns.filter(|ns| !settings.is_own(ns));
     if let Some(ns) = ns {
         if !is_host_name(ns) || !is_repository_path(path) {
             return Err(Refusal::name(path));
@@ -37,7 +37,7 @@ fn docker_library(host: &str, path: &str) -> String {
     }
 }
 
-fn is_host_name(host: &str) -> bool {
+pub(super) fn is_host_name(host: &str) -> bool {
     !host.is_empty()
         && host.len() <= 255
         && host.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[')

@@ -4,25 +4,22 @@
 //! before it is answered, and nothing an upstream says removes anything.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Settings;
+use super::Sources;
 use super::manifests::facts_of;
 use super::reply::Body;
-use crate::oci::{Client, Error as OciError, ParsedManifest, Upstream};
+use crate::oci::ParsedManifest;
 use crate::store::{Absent, Error as StoreError, NewManifest, Owner, Store};
 use crate::sys::digest::Digest;
 
-mod transfer;
+pub(super) mod transfer;
 
 use transfer::Transfer;
 
-/// How long an upstream that could not be reached is left alone.
-const REST: Duration = Duration::from_secs(15);
 /// How often a tag is looked up again behind the answer.
 const REVALIDATE: Duration = Duration::from_secs(60);
 /// Tags whose last look-up is remembered.
@@ -32,61 +29,31 @@ pub(super) struct Pull(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    client: Client,
-    /// By host.
-    upstreams: HashMap<String, Source>,
-    online: AtomicBool,
+    sources: Sources,
     manifests: Mutex<HashMap<(String, String), watch::Receiver<bool>>>,
     blobs: Mutex<HashMap<Digest, Arc<Transfer>>>,
     looked: Mutex<HashMap<(String, String), Instant>>,
 }
 
-struct Source {
-    upstream: Upstream,
-    /// Until when it is left alone.
-    rests: Mutex<Option<Instant>>,
-}
-
-impl Source {
-    fn is_resting(&self) -> bool {
-        let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
-        rests.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Notes how an attempt went, so that those that follow do not wait for a dead upstream.
-    fn note(&self, error: &OciError) {
-        let rest = match error {
-            OciError::RateLimited { wait, .. } => *wait,
-            error if error.is_unreachable() => REST,
-            _ => return,
-        };
-        *self.rests.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
-    }
-}
-
 impl Pull {
-    pub(super) fn new(store: Store, client: Client, settings: &Settings) -> Self {
-        let upstreams: &[Upstream] = if settings.pull_through { &settings.upstreams } else { &[] };
-        let source = |upstream: &Upstream| Source { upstream: upstream.clone(), rests: Mutex::new(None) };
+    pub(super) fn new(store: Store, sources: Sources) -> Self {
         Self(Arc::new(Inner {
             store,
-            client,
-            upstreams: upstreams.iter().map(|u| (u.host.clone(), source(u))).collect(),
-            online: AtomicBool::new(true),
+            sources,
             manifests: Mutex::default(),
             blobs: Mutex::default(),
             looked: Mutex::default(),
         }))
     }
 
-    pub(super) fn set_online(&self, online: bool) {
-        self.0.online.store(online, Ordering::Relaxed);
+    pub(super) fn sources(&self) -> &Sources {
+        &self.0.sources
     }
 
     /// Fetches a manifest into the store, if an upstream that may be asked has it.
     pub(super) async fn manifest(&self, names: &[String], name: &str) {
-        let Some(repository) = self.0.first_source(names) else { return };
-        let mut done = self.0.clone().fetch_once(repository, name.to_owned());
+        let Some(repository) = self.0.sources.first_ready(names) else { return };
+        let mut done = self.0.clone().fetch_once(repository.clone(), name.to_owned());
         // An error means that the fetch ended without a word; the store says what is there.
         let _ = done.wait_for(|done| *done).await;
     }
@@ -94,7 +61,7 @@ impl Pull {
     /// Looks up again what a tag stands for upstream, if that was not done lately. Returns at once.
     pub(super) fn revalidate(&self, repository: &str, tag: &str) {
         let inner = &self.0;
-        if tag.contains(':') || inner.source(repository).is_none() {
+        if tag.contains(':') || inner.sources.ready(repository).is_none() {
             return;
         }
         let key = (repository.to_owned(), tag.to_owned());
@@ -117,7 +84,7 @@ impl Pull {
 
     /// A blob that is not here, as it comes in: its size if that is known, and its bytes.
     pub(super) async fn blob(&self, names: &[String], digest: &Digest) -> Option<(Option<u64>, Body)> {
-        let repository = self.0.first_source(names)?;
+        let repository = self.0.sources.first_ready(names)?.clone();
         let transfer = {
             let mut blobs = self.0.blobs.lock().unwrap_or_else(PoisonError::into_inner);
             match blobs.get(digest) {
@@ -134,17 +101,6 @@ impl Pull {
 }
 
 impl Inner {
-    /// The upstream of a repository, if one is configured and may be asked now.
-    fn source(&self, repository: &str) -> Option<&Source> {
-        let (host, _) = repository.split_once('/')?;
-        let source = self.upstreams.get(host)?;
-        (self.online.load(Ordering::Relaxed) && !source.is_resting()).then_some(source)
-    }
-
-    fn first_source(&self, names: &[String]) -> Option<String> {
-        names.iter().find(|name| self.source(name).is_some()).cloned()
-    }
-
     /// Fetches a manifest, or joins the fetch that is under way. True once it is over, however it went.
     fn fetch_once(self: Arc<Self>, repository: String, name: String) -> watch::Receiver<bool> {
         let key = (repository, name);
@@ -166,12 +122,10 @@ impl Inner {
     }
 
     async fn fetch_manifest(&self, repository: &str, name: &str) -> Result<(), String> {
-        let Some(source) = self.source(repository) else { return Ok(()) };
-        let path = repository.split_once('/').map_or(repository, |(_, path)| path);
-        let fetched = self.client.manifest(&source.upstream, path, name).await.map_err(|error| {
-            source.note(&error);
-            error.to_string()
-        })?;
+        let Some((upstream, path)) = self.sources.ready(repository) else { return Ok(()) };
+        let fetched = self.sources.client()?.manifest(&upstream, path, name).await;
+        self.sources.note(&upstream, &fetched);
+        let fetched = fetched.map_err(|error| error.to_string())?;
         let parsed = ParsedManifest::parse(&fetched.bytes, &fetched.media_type).map_err(|e| e.to_string())?;
         let (store, repository, name) = (self.store.clone(), repository.to_owned(), name.to_owned());
         let stored = tokio::task::spawn_blocking(move || {
@@ -196,15 +150,12 @@ impl Inner {
 
     /// Whether the upstream has something else under a tag than the store.
     async fn is_stale(&self, repository: &str, tag: &str) -> bool {
-        let Some(source) = self.source(repository) else { return false };
-        let path = repository.split_once('/').map_or(repository, |(_, path)| path);
-        let there = match self.client.head_manifest(&source.upstream, path, tag).await {
-            Ok(head) => head.digest,
-            Err(error) => {
-                source.note(&error);
-                return false;
-            }
-        };
+        let Some((upstream, path)) = self.sources.ready(repository) else { return false };
+        let Ok(client) = self.sources.client() else { return false };
+        let head = client.head_manifest(&upstream, path, tag).await;
+        self.sources.note(&upstream, &head);
+        let Ok(head) = head else { return false };
+        let there = head.digest;
         let (store, repository, tag) = (self.store.clone(), repository.to_owned(), tag.to_owned());
         let here = tokio::task::spawn_blocking(move || store.manifest(&repository, &tag)).await;
         let here = here.ok().and_then(Result::ok).flatten().map(|manifest| manifest.blob.digest);
@@ -231,13 +182,13 @@ impl Inner {
         digest: &Digest,
         progress: &transfer::Progress,
     ) -> Result<(), String> {
-        let Some(source) = self.source(repository) else { return Err("the upstream rests".into()) };
-        let path = repository.split_once('/').map_or(repository, |(_, path)| path);
-        let fetched =
-            transfer::fetch(&self.client, &source.upstream, path, digest, &self.store, progress).await;
+        let rests = || "the upstream rests".to_owned();
+        let (upstream, path) = self.sources.ready(repository).ok_or_else(rests)?;
+        let client = self.sources.client()?;
+        let fetched = transfer::fetch(client, &upstream, path, digest, &self.store, progress).await;
         let upload = fetched.map_err(|error| {
             if let transfer::Failure::Upstream(error) = &error {
-                source.note(error);
+                self.sources.failed(&upstream, error);
             }
             error.to_string()
         })?;

@@ -9,13 +9,15 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Response};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::reply::Body;
 use super::sendfile::{FileStream, Outgoing};
-use super::{Error, Registry, settings};
+use super::{Error, Identity, Registry, Settings};
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 512;
@@ -34,13 +36,30 @@ pub(super) struct Peer {
 }
 
 impl Registry {
-    /// Serves on `listener` until `end` is done, then lets requests under way finish for a while.
+    /// Waits until nobody was connected for `period`.
+    pub async fn idle(&self, period: Duration) {
+        let mut connections = self.inner.connections.subscribe();
+        loop {
+            let _ = connections.wait_for(|open| *open == 0).await;
+            if tokio::time::timeout(period, connections.wait_for(|open| *open > 0)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Serves on `listener` until `end` is done, then lets requests under way finish for a while. `first` is a
+    /// connection that was accepted before.
     ///
     /// # Errors
     /// [`Error::NeedsTls`] for an address that others can reach, without a certificate.
-    pub async fn serve(self, listener: TcpListener, end: impl Future<Output = ()>) -> Result<(), Error> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        mut first: Option<TcpStream>,
+        end: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
         let address = listener.local_addr().map_err(Error::Listen)?;
-        let tls = self.inner.settings.tls.as_ref().map(acceptor).transpose()?;
+        let tls = acceptor(&self.inner.settings, self.inner.identity.as_ref())?;
         if tls.is_none() && !address.ip().is_loopback() {
             return Err(Error::NeedsTls(address));
         }
@@ -55,10 +74,11 @@ impl Registry {
             };
             let accepted = tokio::select! {
                 () = &mut end => break,
-                accepted = listener.accept() => accepted,
+                Some(first) = async { first.take() } => Ok(first),
+                accepted = listener.accept() => accepted.map(|(stream, _)| stream),
             };
             let stream = match accepted {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     // Out of descriptors or memory: some connection ends soon.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -67,10 +87,13 @@ impl Registry {
                 }
             };
             let (registry, tls, watching) = (self.clone(), tls.clone(), watching.clone());
+            self.inner.connections.send_modify(|open| *open += 1);
             tokio::spawn(async move {
+                let inner = registry.inner.clone();
                 if let Err(error) = registry.connection(stream, tls, watching).await {
                     tracing::debug!(%error, "a connection ended early");
                 }
+                inner.connections.send_modify(|open| *open -= 1);
                 drop(permit);
             });
         }
@@ -151,15 +174,33 @@ fn marked(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-fn acceptor(tls: &settings::Tls) -> Result<TlsAcceptor, Error> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let failed =
-        |path: &std::path::Path, e: &dyn std::fmt::Display| Error::Tls(format!("`{}`: {e}", path.display()));
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.certificate)
-        .and_then(Iterator::collect)
-        .map_err(|e| failed(&tls.certificate, &e))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| failed(&tls.key, &e))?;
+/// Whether a certificate that settings name can be served with.
+pub(super) fn check(settings: &Settings) -> Result<(), Error> {
+    let named = Settings { local_certificate: false, ..settings.clone() };
+    acceptor(&named, None).map(drop)
+}
+
+/// How TLS is spoken, if it is: with the certificate that settings name, or with the local one.
+fn acceptor(settings: &Settings, local: Option<&Identity>) -> Result<Option<TlsAcceptor>, Error> {
+    let identity = match (&settings.tls_certificate, &settings.tls_key) {
+        (Some(certificate), Some(key)) => {
+            super::secret::check(key)?;
+            let read = |path: &std::path::PathBuf| {
+                std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.clone(), source })
+            };
+            Identity { chain: read(certificate)?, key: read(key)? }
+        }
+        _ => match local.filter(|_| settings.local_certificate) {
+            Some(local) => local.clone(),
+            None if settings.local_certificate => return Err(Error::Tls("there is no local one".into())),
+            None => return Ok(None),
+        },
+    };
+    let failed = |e: &dyn std::fmt::Display| Error::Tls(e.to_string());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(identity.chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| failed(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|e| failed(&e))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -168,5 +209,5 @@ fn acceptor(tls: &settings::Tls) -> Result<TlsAcceptor, Error> {
         .with_single_cert(chain, key)
         .map_err(|e| Error::Tls(e.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }

@@ -3,16 +3,13 @@
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
 
 use super::reply::{self, Body, Refusal};
 use super::route::Query;
+use super::spool::{Spool, SpoolError};
 use super::{Registry, names};
-use crate::store::{Error as StoreError, Upload, UploadId};
+use crate::store::{Upload, UploadId};
 use crate::sys::digest::{Algorithm, Digest};
-
-/// Pieces of a body that wait for the disk.
-const WAITING: usize = 16;
 
 impl Registry {
     pub(super) async fn begin_upload(
@@ -120,25 +117,15 @@ impl Registry {
     }
 }
 
-/// Writes a body to an upload on a blocking thread. A client that hangs up leaves an upload that can
-/// be taken up again.
+/// Writes a body to an upload. A client that hangs up leaves an upload that can be taken up again.
 async fn receive(upload: Upload, mut body: Incoming) -> Result<Upload, Refusal> {
-    let (pieces, mut waiting) = mpsc::channel::<bytes::Bytes>(WAITING);
-    let writing = tokio::task::spawn_blocking(move || -> Result<Upload, StoreError> {
-        let mut upload = upload;
-        while let Some(piece) = waiting.blocking_recv() {
-            upload.write(&piece)?;
-        }
-        Ok(upload)
-    });
+    let mut spool = Spool::new(upload);
     let mut broken = None;
     while let Some(frame) = body.frame().await {
         match frame {
             Ok(frame) => {
                 let Ok(data) = frame.into_data() else { continue };
-                if pieces.send(data).await.is_err() {
-                    break;
-                }
+                spool.push(data).await?;
             }
             Err(error) => {
                 broken = Some(error);
@@ -146,16 +133,21 @@ async fn receive(upload: Upload, mut body: Incoming) -> Result<Upload, Refusal> 
             }
         }
     }
-    drop(pieces);
-    let upload = match writing.await {
-        Ok(written) => written?,
-        Err(_) => return Err(Refusal::internal("a task ended unexpectedly")),
-    };
+    let upload = spool.settle().await?;
     match broken {
         None => Ok(upload),
         Some(error) => {
             let why = format!("the body broke off: {error}");
             Err(Refusal::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", why))
+        }
+    }
+}
+
+impl From<SpoolError> for Refusal {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::Store(error) => error.into(),
+            SpoolError::Ended => Self::internal("a task ended unexpectedly"),
         }
     }
 }

@@ -44,10 +44,10 @@ pub struct Digest {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DigestError {
     /// Not `<algorithm>:<lower-case hex of the right length>`.
-    #[error("`{0}` is not a digest; hint: it looks like `sha256:` and 64 lower-case hex digits")]
+    #[error("`{0}` is not a digest hint: it looks like `sha256:` and 64 lower-case hex digits")]
     Malformed(String),
     /// Well formed, of an algorithm that edge does not compute.
-    #[error("the digest algorithm `{0}` is not supported; hint: use sha256 or sha512")]
+    #[error("the digest algorithm `{0}` is not supported hint: use sha256 or sha512")]
     Algorithm(String),
 }
 

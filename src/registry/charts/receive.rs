@@ -79,8 +79,11 @@ impl Registry {
     }
 }
 
-/// Stores a package, and its provenance, for push.
-fn add(
+/// Stores a package, and its provenance, for push, in the chart repository at a path (empty for the one at the root).
+///
+/// # Errors
+/// [`crate::store::Error::ChartExists`] unless it may be replaced, [`crate::store::Error::Owned`].
+pub fn add(
     store: &Store,
     repository: String,
     package: &ChartPackage,

@@ -34,7 +34,7 @@ pub(super) fn config(path: &Path, before: &str) -> Result<(String, PathBuf), Con
     let malformed = |why: &str| ContainerdError::Toml { path: path.to_owned(), why: why.to_owned() };
     if version == Some(1) || (version.is_none() && !before.trim().is_empty()) {
         return Err(malformed(
-            "it is of version 1, which containerd no longer reads; hint: `containerd config migrate`",
+            "it is of version 1, which containerd no longer reads hint: `containerd config migrate`",
         ));
     }
     if version.is_none() {

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::oci::{Client, Error as OciError, FetchedBlob, Upstream};
 use crate::registry::reply::{Body, read_at};
+use crate::registry::spool::{Spool, SpoolError};
 use crate::store::{Error as StoreError, Store, Upload};
 use crate::sys::digest::Digest;
 
@@ -20,7 +21,7 @@ use crate::sys::digest::Digest;
 const TRIES: u32 = 4;
 /// Bytes that a follower reads at once.
 const PIECE: u64 = 256 << 10;
-/// Pieces that wait for a follower's connection, or for the disk.
+/// Pieces that wait for a follower's connection.
 const WAITING: usize = 4;
 
 /// How far a transfer is.
@@ -36,20 +37,29 @@ enum State {
     Failed,
 }
 
-pub(super) struct Transfer(watch::Receiver<State>);
+pub(in crate::registry) struct Transfer(watch::Receiver<State>);
 
 /// The end of a transfer that fetches.
-pub(super) struct Progress(watch::Sender<State>);
+pub(in crate::registry) struct Progress(watch::Sender<State>);
 
 /// Why a blob did not come.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(in crate::registry) enum Failure {
     #[error(transparent)]
     Upstream(OciError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("a task ended unexpectedly")]
     Ended,
+}
+
+impl From<SpoolError> for Failure {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::Store(error) => Self::Store(error),
+            SpoolError::Ended => Self::Ended,
+        }
+    }
 }
 
 impl Progress {
@@ -69,9 +79,22 @@ impl Progress {
 }
 
 impl Transfer {
-    pub(super) fn new() -> (Arc<Self>, Progress) {
+    pub(in crate::registry) fn new() -> (Arc<Self>, Progress) {
         let (tell, state) = watch::channel(State::Asking);
         (Arc::new(Self(state)), Progress(tell))
+    }
+
+    /// Calls `tell` with the bytes that are here and the size if it is known, each time they change, until it is over.
+    pub(in crate::registry) async fn watch(&self, mut tell: impl FnMut(u64, Option<u64>)) {
+        let mut state = self.0.clone();
+        loop {
+            if let State::Running { written, size, .. } = &*state.borrow_and_update() {
+                tell(*written, *size);
+            }
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Waits until the upstream answers; then the size, if known, and the bytes as they come. `None` where
@@ -122,7 +145,7 @@ async fn feed(mut state: watch::Receiver<State>, pieces: mpsc::Sender<io::Result
 }
 
 /// Fetches all bytes of a blob into an upload; a connection that breaks is taken up where it broke.
-pub(super) async fn fetch(
+pub(in crate::registry) async fn fetch(
     client: &Client,
     upstream: &Upstream,
     path: &str,
@@ -130,28 +153,28 @@ pub(super) async fn fetch(
     store: &Store,
     progress: &Progress,
 ) -> Result<Upload, Failure> {
-    let mut upload: Option<(Upload, Arc<File>)> = None;
+    let mut begun: Option<Taking> = None;
     let mut tries = 0;
     loop {
-        let offset = upload.as_ref().map_or(0, |(upload, _)| upload.offset());
+        let offset = begun.as_ref().map_or(0, |taking| taking.upload.offset());
         let broken = match client.blob(upstream, path, digest, offset).await {
             Ok(coming) => {
-                let taken = match upload.take() {
-                    Some(taken) => taken,
+                let taking = match begun.take() {
+                    Some(taking) => taking,
                     None => begin(store, digest, coming.size).await?,
                 };
-                let (taken, broken) = take(coming, taken, progress).await?;
-                let Some(broken) = broken else { return Ok(taken.0) };
-                upload = Some(taken);
+                let (taking, broken) = take(coming, taking, progress).await?;
+                let Some(broken) = broken else { return Ok(taking.upload) };
+                begun = Some(taking);
                 broken
             }
             Err(error) => error,
         };
         tries += 1;
-        let resumable = matches!(broken, OciError::Unreachable { .. }) && upload.is_some();
+        let resumable = matches!(broken, OciError::Unreachable { .. }) && begun.is_some();
         if !resumable || tries >= TRIES {
-            if let Some((upload, _)) = upload {
-                upload.cancel();
+            if let Some(taking) = begun {
+                taking.upload.cancel();
             }
             return Err(Failure::Upstream(broken));
         }
@@ -159,12 +182,18 @@ pub(super) async fn fetch(
     }
 }
 
-async fn begin(store: &Store, digest: &Digest, size: Option<u64>) -> Result<(Upload, Arc<File>), Failure> {
+/// An upload under way, and its file for those who follow.
+struct Taking {
+    upload: Upload,
+    reader: Arc<File>,
+}
+
+async fn begin(store: &Store, digest: &Digest, size: Option<u64>) -> Result<Taking, Failure> {
     let (store, algorithm) = (store.clone(), digest.algorithm());
     let begun = tokio::task::spawn_blocking(move || {
         let upload = store.begin_upload(algorithm, size.unwrap_or(0))?;
-        let reader = upload.reader()?;
-        Ok::<_, StoreError>((upload, Arc::new(reader)))
+        let reader = Arc::new(upload.reader()?);
+        Ok::<_, StoreError>(Taking { upload, reader })
     });
     Ok(begun.await.map_err(|_| Failure::Ended)??)
 }
@@ -172,51 +201,52 @@ async fn begin(store: &Store, digest: &Digest, size: Option<u64>) -> Result<(Upl
 /// Takes what comes until the end, or until the connection breaks.
 async fn take(
     mut coming: FetchedBlob,
-    (upload, reader): (Upload, Arc<File>),
+    Taking { upload, reader }: Taking,
     progress: &Progress,
-) -> Result<((Upload, Arc<File>), Option<OciError>), Failure> {
+) -> Result<(Taking, Option<OciError>), Failure> {
     let size = coming.size;
     progress.running(&reader, size, upload.offset());
     // An upstream that does not resume begins again: what is here already is passed over.
     let mut skip = upload.offset() - coming.offset;
-    let (pieces, mut waiting) = mpsc::channel::<Bytes>(WAITING);
-    let (tell, mut told) = watch::channel(upload.offset());
-    let writing = tokio::task::spawn_blocking(move || {
-        let mut upload = upload;
-        while let Some(piece) = waiting.blocking_recv() {
-            if let Err(error) = upload.write(&piece) {
-                upload.cancel();
-                return Err(error);
-            }
-            tell.send_replace(upload.offset());
+    let mut spool = Spool::new(upload);
+    let broken = loop {
+        let coming = tokio::select! {
+            coming = coming.next() => coming,
+            wrote = spool.wrote() => match wrote {
+                Ok(()) => {
+                    progress.running(&reader, size, spool.written());
+                    spool.nudge();
+                    continue;
+                }
+                Err(error) => return Err(give_up(spool, error).await),
+            },
+        };
+        let piece = match coming {
+            Ok(Some(piece)) => piece,
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        };
+        let passed = skip.min(piece.len() as u64);
+        skip -= passed;
+        let piece = piece.slice(usize::try_from(passed).unwrap_or(piece.len())..);
+        if piece.is_empty() {
+            continue;
         }
-        Ok(upload)
-    });
-    let pumping = async move {
-        loop {
-            let piece = match coming.next().await {
-                Ok(Some(piece)) => piece,
-                Ok(None) => return None,
-                Err(error) => return Some(error),
-            };
-            let passed = skip.min(piece.len() as u64);
-            skip -= passed;
-            let piece = piece.slice(usize::try_from(passed).unwrap_or(piece.len())..);
-            if !piece.is_empty() && pieces.send(piece).await.is_err() {
-                return None;
-            }
+        if let Err(error) = spool.push(piece).await {
+            return Err(give_up(spool, error).await);
         }
+        // Those who follow are waiting: what came is written as soon as the disk is free.
+        spool.nudge();
     };
-    let broken = {
-        let mut pumping = std::pin::pin!(pumping);
-        loop {
-            tokio::select! {
-                broken = &mut pumping => break broken,
-                Ok(()) = told.changed() => progress.running(&reader, size, *told.borrow_and_update()),
-            }
-        }
-    };
-    let upload = writing.await.map_err(|_| Failure::Ended)??;
+    if let Err(error) = spool.drain().await {
+        return Err(give_up(spool, error).await);
+    }
+    let upload = spool.settle().await?;
     progress.running(&reader, size, upload.offset());
-    Ok(((upload, reader), broken))
+    Ok((Taking { upload, reader }, broken))
+}
+
+async fn give_up(spool: Spool, error: SpoolError) -> Failure {
+    spool.cancel().await;
+    error.into()
 }

@@ -1,0 +1,143 @@
+//! `edge registry`: containerd's way to edge.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use super::Global;
+use super::output::{self, Format};
+use crate::config::Config;
+use crate::oci::Upstream;
+use crate::registry::containerd::{self, ContainerdReport, ContainerdSettings, LastResort};
+
+/// `edge registry`
+#[derive(Debug, Args)]
+pub struct Registry {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Have containerd ask edge first, and the real registries where edge has nothing
+    ConfigureContainerd(Configure),
+}
+
+/// `edge registry configure-containerd`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge registry configure-containerd --check      what would change; exit code 1 if anything would
+  edge registry configure-containerd              write hosts.toml files, and keep what was there
+  edge registry configure-containerd --air-gap    edge alone: no other registry is asked any more
+  edge registry configure-containerd --undo       put back what was there
+
+Without --host it is for each registry in registry.upstreams and for all that have no hosts.toml of their own.")]
+struct Configure {
+    /// Only tell what would change
+    #[arg(long, conflicts_with = "undo")]
+    check: bool,
+    /// Put back what was there before
+    #[arg(long)]
+    undo: bool,
+    /// Ask edge alone
+    #[arg(long, conflicts_with = "undo")]
+    air_gap: bool,
+    /// A registry to stand before, such as quay.io; `_default` is all without a hosts.toml; may be given several times
+    #[arg(long, value_name = "HOST", conflicts_with = "undo")]
+    host: Vec<String>,
+    /// containerd's configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
+    containerd_config: PathBuf,
+    /// How to write the result
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Format,
+}
+
+impl Registry {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        let Command::ConfigureContainerd(command) = &self.command;
+        command.run(&global.load()?)
+    }
+}
+
+impl Configure {
+    fn run(&self, config: &Config) -> Result<()> {
+        let settings = self.settings(config)?;
+        let report = match (self.check, self.undo) {
+            (true, _) => containerd::check(&settings)?,
+            (_, true) => containerd::undo(&settings)?,
+            _ => containerd::configure(&settings)?,
+        };
+        match self.output {
+            Format::Json => output::json(&serde_json::json!({
+                "changed": report.changed, "leftAlone": report.left_alone, "restart": report.restart,
+            }))?,
+            Format::Text => output::result(&self.text(&report))?,
+        }
+        if self.check && !report.changed.is_empty() {
+            return Err(output::Exit(1).into());
+        }
+        Ok(())
+    }
+
+    fn settings(&self, config: &Config) -> Result<ContainerdSettings> {
+        let registry = &config.registry;
+        let tls = registry.serves_tls();
+        let mut address = registry.listen;
+        if address.ip().is_unspecified() {
+            // Every address is this machine's; loopback is the one that is always there.
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        let mut hosts: Vec<Upstream> = Vec::new();
+        if self.host.is_empty() {
+            hosts.extend(registry.upstreams.iter().map(|row| row.upstream()));
+            hosts.push(default_host());
+        }
+        let given: BTreeSet<&String> = self.host.iter().collect();
+        for host in given {
+            let known = registry.upstreams.iter().map(|row| row.upstream()).find(|known| known.host == *host);
+            let other = || if host == "_default" { default_host() } else { Upstream::of_host(host) };
+            hosts.push(known.unwrap_or_else(other));
+        }
+        Ok(ContainerdSettings {
+            config: std::path::absolute(&self.containerd_config)?,
+            backup: config.state_dir.join("containerd"),
+            edge: format!("{}://{address}", if tls { "https" } else { "http" }),
+            authority: registry.local_certificate.then(|| config.state_dir.join("pki/ca.crt")),
+            hosts,
+            last_resort: if self.air_gap { LastResort::Nobody } else { LastResort::Registry },
+        })
+    }
+
+    fn text(&self, report: &ContainerdReport) -> String {
+        let mut out = String::new();
+        let verb = match (self.check, self.undo) {
+            (true, _) => "differs",
+            (_, true) => "put back",
+            _ => "written",
+        };
+        for path in &report.changed {
+            let _ = writeln!(out, "{verb}: {}", path.display());
+        }
+        for path in &report.left_alone {
+            let _ = writeln!(out, "left alone, since it was changed after edge wrote it: {}", path.display());
+        }
+        if report.changed.is_empty() && report.left_alone.is_empty() {
+            out.push_str("nothing to do\n");
+        }
+        out.push_str(match (report.restart, self.check) {
+            (true, true) => "containerd would have to be restarted\n",
+            (true, false) => "containerd must be restarted: systemctl restart containerd\n",
+            (false, _) => "containerd need not be restarted\n",
+        });
+        out
+    }
+}
+
+/// All registries without a file of their own.
+fn default_host() -> Upstream {
+    Upstream { host: "_default".into(), url: String::new(), insecure: false }
+}

@@ -1,0 +1,178 @@
+//! Images from upstreams into the store, because somebody said so.
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde::Serialize;
+
+use super::ImageError;
+use super::import::keep;
+use super::plan::{Plan, Wanted};
+use crate::oci::{Client, Error as OciError, Reference, Upstream};
+use crate::registry::Sources;
+use crate::registry::pull::transfer::{self, Failure, Transfer};
+use crate::store::Store;
+use crate::sys::digest::Digest;
+use crate::sys::progress::{Progress, Unit};
+
+/// Blobs that are fetched at once.
+const AT_ONCE: usize = 3;
+
+/// An image that was pulled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pulled {
+    /// Its full name.
+    pub name: String,
+    /// What it stands for.
+    pub digest: Digest,
+    /// Bytes of its blobs.
+    pub bytes: u64,
+    /// Bytes that were fetched for it.
+    pub fetched: u64,
+}
+
+/// Where an image comes from.
+struct From<'a> {
+    client: &'a Client,
+    upstream: Upstream,
+    path: &'a str,
+    store: &'a Store,
+}
+
+/// Fetches an image from its upstream: the one that is configured for its host, or the host itself, which is asked
+/// because the image's name says so. It is kept until it is removed.
+///
+/// # Errors
+/// [`ImageError`]; what was fetched by then is found again by the next try.
+pub async fn pull(
+    store: &Store,
+    sources: &Sources,
+    reference: &Reference,
+    wanted: &Wanted,
+    progress: &Progress,
+) -> Result<Pulled, ImageError> {
+    let _hold = store.hold();
+    let repository = reference.repository();
+    let upstream = sources.of(&repository).map(|(upstream, _)| upstream);
+    let upstream = upstream.unwrap_or_else(|| Upstream::of_host(&reference.host));
+    let client = sources.client().map_err(ImageError::Client)?;
+    let from = From { client, upstream, path: &reference.path, store };
+    let plan = from.plan(reference, wanted).await?;
+    plan.refuse_empty(&reference.to_string(), wanted)?;
+    let fetched = from.blobs(&plan, progress).await?;
+    let (store, name, bytes) = (store.clone(), reference.clone(), plan.bytes());
+    let kept = tokio::task::spawn_blocking(move || keep(&store, &name, plan)).await;
+    let digest = kept.map_err(|_| ImageError::Ended)??;
+    Ok(Pulled { name: reference.to_string(), digest, bytes, fetched })
+}
+
+impl From<'_> {
+    async fn plan(&self, reference: &Reference, wanted: &Wanted) -> Result<Plan, ImageError> {
+        let mut plan = Plan::default();
+        // HEAD first: a manifest that is here already need not be paid for again.
+        let root = match &reference.digest {
+            Some(digest) => Some(digest.clone()),
+            None => self.client.head_manifest(&self.upstream, self.path, reference.name()).await?.digest,
+        };
+        let name = root.map_or_else(|| reference.name().to_owned(), |digest| digest.to_string());
+        let mut waiting = vec![(name, String::new())];
+        while let Some((name, media_type)) = waiting.pop() {
+            let (digest, media_type, bytes) = self.manifest(&name, media_type).await?;
+            let children = plan.take(&digest, &media_type, bytes, wanted)?;
+            waiting.extend(children.into_iter().map(|d| (d.digest.to_string(), d.media_type)));
+        }
+        plan.children_first();
+        Ok(plan)
+    }
+
+    /// A manifest that is here, or else from the upstream.
+    async fn manifest(
+        &self,
+        name: &str,
+        media_type: String,
+    ) -> Result<(Digest, String, Vec<u8>), ImageError> {
+        if let Ok(digest) = name.parse::<Digest>() {
+            let (store, wanted) = (self.store.clone(), digest.clone());
+            let here = tokio::task::spawn_blocking(move || {
+                store.blob(None, &wanted)?.map(|blob| blob.read()).transpose()
+            });
+            let here = here.await.map_err(|_| ImageError::Ended)??;
+            if let Some(bytes) = here.filter(|bytes| Digest::of(digest.algorithm(), bytes) == digest) {
+                return Ok((digest, media_type, bytes));
+            }
+        }
+        let fetched = self.client.manifest(&self.upstream, self.path, name).await?;
+        Ok((fetched.digest, fetched.media_type, fetched.bytes.to_vec()))
+    }
+
+    /// Fetches the blobs that are not here, and says how many bytes those were.
+    async fn blobs(&self, plan: &Plan, progress: &Progress) -> Result<u64, ImageError> {
+        let (store, digests) = (self.store.clone(), plan.blobs.clone());
+        let missing = tokio::task::spawn_blocking(move || {
+            let mut missing = Vec::new();
+            for (digest, size) in digests {
+                if store.blob(None, &digest)?.is_none() {
+                    missing.push((digest, size));
+                }
+            }
+            Ok::<_, crate::store::Error>(missing)
+        });
+        let missing = missing.await.map_err(|_| ImageError::Ended)??;
+        let fetched = missing.iter().map(|(_, size)| size).sum();
+        let fetching =
+            missing.into_iter().map(|(digest, size)| async move { self.blob(&digest, size, progress).await });
+        stream::iter(fetching).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+        Ok(fetched)
+    }
+
+    async fn blob(&self, digest: &Digest, size: u64, progress: &Progress) -> Result<(), ImageError> {
+        let mut item = progress.item(format!("blob {}", &digest.hex()[..12]), Some(size), Unit::Bytes);
+        let (transfer, tell) = Transfer::new();
+        let fetching = transfer::fetch(self.client, &self.upstream, self.path, digest, self.store, &tell);
+        let mut seen = 0;
+        let watching = transfer.watch(|written, _| {
+            item.add(written.saturating_sub(seen));
+            seen = seen.max(written);
+        });
+        let upload = tokio::select! {
+            fetched = fetching => fetched.map_err(ImageError::from)?,
+            () = watching => return Err(ImageError::Ended),
+        };
+        let wanted = digest.clone();
+        let committed = tokio::task::spawn_blocking(move || upload.commit(&wanted, None));
+        committed.await.map_err(|_| ImageError::Ended)??;
+        item.add(size.saturating_sub(seen));
+        item.done();
+        Ok(())
+    }
+}
+
+impl std::convert::From<Failure> for ImageError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Upstream(error) => Self::Upstream(error),
+            Failure::Store(error) => Self::Store(error),
+            Failure::Ended => Self::Ended,
+        }
+    }
+}
+
+/// Fetches one blob again, and stores it; for what was damaged.
+pub(super) async fn fetch_again(
+    client: &Client,
+    upstream: &Upstream,
+    repository: &str,
+    path: &str,
+    digest: &Digest,
+    store: &Store,
+) -> Result<(), ImageError> {
+    let (_transfer, tell) = Transfer::new();
+    let upload = transfer::fetch(client, upstream, path, digest, store, &tell).await?;
+    let (wanted, repository) = (digest.clone(), repository.to_owned());
+    let committed = tokio::task::spawn_blocking(move || upload.commit(&wanted, Some(&repository)));
+    match committed.await.map_err(|_| ImageError::Ended)? {
+        Ok(_) => Ok(()),
+        Err(crate::store::Error::DigestMismatch { .. }) => {
+            Err(OciError::Digest { url: format!("{}/v2/{path}/blobs/{digest}", upstream.url) }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,150 @@
+//! What belongs to an image: its manifests, children first, and their blobs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::ImageError;
+use crate::oci::{Descriptor, ParsedManifest, Platform};
+use crate::sys::digest::Digest;
+
+/// Indexes within indexes that are looked into.
+const DEEPEST: usize = 4;
+
+/// Which images of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// All that are there.
+    All,
+    /// Those that machines of these platforms run best.
+    Platforms(Vec<Platform>),
+}
+
+impl Wanted {
+    /// Those of this machine.
+    pub fn here() -> Self {
+        let (architecture, variant) = match std::env::consts::ARCH {
+            "x86_64" => ("amd64", ""),
+            "aarch64" => ("arm64", ""),
+            "arm" => ("arm", "v7"),
+            other => (other, ""),
+        };
+        let platform =
+            Platform { os: "linux".into(), architecture: architecture.into(), variant: variant.into() };
+        Self::Platforms(vec![platform])
+    }
+
+    /// The manifests of an index that are wanted, with what attests them.
+    pub(super) fn of<'a>(&self, index: &'a ParsedManifest) -> Vec<&'a Descriptor> {
+        let Self::Platforms(platforms) = self else { return index.manifests.iter().collect() };
+        let chosen: Vec<&Digest> =
+            platforms.iter().filter_map(|platform| index.choose(platform)).map(|d| &d.digest).collect();
+        let attests = |d: &Descriptor| {
+            let about = d.annotations.get("vnd.docker.reference.digest");
+            about.is_some_and(|about| chosen.iter().any(|digest| digest.as_str() == about))
+        };
+        index.manifests.iter().filter(|d| chosen.contains(&&d.digest) || attests(d)).collect()
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("any platform"),
+            Self::Platforms(platforms) => {
+                let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+                f.write_str(&names.join(", "))
+            }
+        }
+    }
+}
+
+/// A manifest of a plan.
+pub(super) struct Planned {
+    pub(super) digest: Digest,
+    pub(super) bytes: Vec<u8>,
+    pub(super) parsed: ParsedManifest,
+}
+
+/// All that belongs to an image.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// Children before those that link to them; the last is the image itself.
+    pub(super) manifests: Vec<Planned>,
+    /// With the size that manifests give.
+    pub(super) blobs: BTreeMap<Digest, u64>,
+}
+
+impl Plan {
+    /// Adds a manifest, and says which others it asks for.
+    pub(super) fn take(
+        &mut self,
+        digest: &Digest,
+        media_type: &str,
+        bytes: Vec<u8>,
+        wanted: &Wanted,
+    ) -> Result<Vec<Descriptor>, ImageError> {
+        let parsed = ParsedManifest::parse(&bytes, media_type)
+            .map_err(|source| ImageError::Manifest { digest: digest.clone(), source })?;
+        self.blobs.extend(parsed.blobs().map(|blob| (blob.digest.clone(), blob.size)));
+        let children: Vec<Descriptor> = wanted.of(&parsed).into_iter().cloned().collect();
+        self.manifests.push(Planned { digest: digest.clone(), bytes, parsed });
+        Ok(children)
+    }
+
+    /// Puts children before parents once all were taken, each parent before its children.
+    pub(super) fn children_first(&mut self) {
+        self.manifests.reverse();
+    }
+
+    /// The manifest that was asked for.
+    pub(super) fn root(&self) -> Option<&Planned> {
+        self.manifests.last()
+    }
+
+    /// Bytes of all blobs.
+    pub(super) fn bytes(&self) -> u64 {
+        self.blobs.values().sum()
+    }
+
+    /// Makes the plan by asking `read` for manifests; a child that is not there is left out.
+    pub(super) fn make(
+        digest: &Digest,
+        media_type: &str,
+        wanted: &Wanted,
+        mut read: impl FnMut(&Digest) -> Result<Option<Vec<u8>>, ImageError>,
+    ) -> Result<Self, ImageError> {
+        let mut plan = Self::default();
+        let mut waiting = vec![(digest.clone(), media_type.to_owned(), 0)];
+        while let Some((digest, media_type, depth)) = waiting.pop() {
+            let Some(bytes) = read(&digest)? else {
+                if depth == 0 {
+                    return Err(ImageError::Missing(digest));
+                }
+                continue;
+            };
+            let children = plan.take(&digest, &media_type, bytes, wanted)?;
+            if depth < DEEPEST {
+                waiting.extend(children.into_iter().map(|d| (d.digest, d.media_type, depth + 1)));
+            }
+        }
+        plan.children_first();
+        Ok(plan)
+    }
+
+    /// Refuses an index of which nothing is left.
+    pub(super) fn refuse_empty(&self, name: &str, wanted: &Wanted) -> Result<(), ImageError> {
+        match self.root() {
+            Some(root) if root.parsed.is_index() && self.manifests.len() == 1 => {
+                let has: Vec<String> = root
+                    .parsed
+                    .manifests
+                    .iter()
+                    .filter_map(|d| d.platform.as_ref().map(ToString::to_string))
+                    .collect();
+                let has = if has.is_empty() { "none that is here".into() } else { has.join(", ") };
+                Err(ImageError::Platform { name: name.into(), wanted: wanted.to_string(), has })
+            }
+            _ => Ok(()),
+        }
+    }
+}
