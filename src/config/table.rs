@@ -28,7 +28,7 @@ impl Key {
     }
 }
 
-/// The longest span of self-heal.
+/// The longest span of self-heal; the unit of others.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All keys, in the order in which they are shown: those without a section first.

@@ -11,7 +11,7 @@ use edge::sys::digest::Digest;
 pub fn tool(name: &str) -> PathBuf {
     let parts = std::env::var("EDGE_PARTS").unwrap_or_else(|_| "/var/cache/edge-parts".into());
     let path = Path::new(&parts).join("tools/bin").join(name);
-    assert!(path.exists(), "{} is missing; hint: run scripts/parts.d/registry-clients", path.display());
+    assert!(path.exists(), "{} is missing hint: run scripts/parts.d/registry-clients", path.display());
     path
 }
 

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use edge::oci::Upstream;
-use edge::registry::Settings;
+use edge::registry::{Settings, UpstreamRow};
 use edge::sys::digest::Digest;
 use reqwest::Method;
 
 use crate::registry::{Running, client, image, serve};
+use crate::support::Authority;
 
 /// A docker-registry on a free port, on files below a folder.
 pub struct DockerRegistry {
@@ -27,11 +27,25 @@ impl Drop for DockerRegistry {
 impl DockerRegistry {
     /// Its log, which names every request, goes to `<folder>/log`.
     pub async fn start(folder: &Path) -> Self {
+        Self::start_with(folder, "", "").await
+    }
+
+    /// The same over TLS, with a certificate of `authority` and a section that says who is let in.
+    pub async fn start_secure(folder: &Path, authority: &Authority, auth: &str) -> Self {
+        let pair = authority.server(&["127.0.0.1"]).unwrap();
+        std::fs::write(folder.join("far.crt"), pair.certificate).unwrap();
+        std::fs::write(folder.join("far.key"), pair.key).unwrap();
+        let at = folder.display();
+        let tls = format!(", tls: {{certificate: {at}/far.crt, key: {at}/far.key}}");
+        Self::start_with(folder, &tls, auth).await
+    }
+
+    async fn start_with(folder: &Path, tls: &str, auth: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = folder.join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}/data}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:{port}'}}\n",
+             http: {{addr: '127.0.0.1:{port}'{tls}}}\n{auth}",
             folder.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -43,10 +57,9 @@ impl DockerRegistry {
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
-            .expect("docker-registry is installed; hint: run scripts/parts.d/registry-clients");
-        let client = client();
+            .expect("docker-registry is installed hint: run scripts/parts.d/registry-clients");
         let until = Instant::now() + Duration::from_secs(20);
-        while client.get(format!("http://127.0.0.1:{port}/v2/")).send().await.is_err() {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(Instant::now() < until, "docker-registry does not answer");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -58,7 +71,7 @@ impl DockerRegistry {
     }
 
     /// Pushes an image with one layer; says the layer.
-    async fn push(&self, repository: &str, tag: &str, layer: &[u8]) -> (Digest, String) {
+    pub async fn push(&self, repository: &str, tag: &str, layer: &[u8]) -> (Digest, String) {
         let client = client();
         let mut digests = Vec::new();
         for bytes in [b"{}", layer] {
@@ -89,8 +102,8 @@ impl DockerRegistry {
 }
 
 fn through(upstream: &DockerRegistry) -> Settings {
-    let upstream = Upstream { host: "registry.example".into(), url: upstream.url(), insecure: false };
-    Settings { upstreams: vec![upstream], ..Settings::default() }
+    let row = UpstreamRow::new("registry.example", &upstream.url());
+    Settings { upstreams: vec![row], ..Settings::default() }
 }
 
 async fn text(edge: &Running, path: &str) -> (u16, String) {
@@ -168,10 +181,18 @@ async fn only_what_is_configured_is_asked_and_only_while_online() {
     let edge = serve(&folder.path().join("edge"), through(&upstream)).await;
     let own = format!("/v2/team/app/manifests/1?ns=127.0.0.1:{}", upstream.port);
     assert_eq!(edge.get(&own).await.status(), 404, "ns is a key to look up, never an address to dial");
-    edge.registry.set_online(false);
+    edge.registry.sources().set_online(false);
     let path = "/v2/team/app/manifests/1?ns=registry.example";
-    assert_eq!(edge.get(path).await.status(), 404);
-    edge.registry.set_online(true);
+    let begun = Instant::now();
+    assert_eq!(edge.get(path).await.status(), 404, "nothing is known of the upstream: not here, at once");
+    assert!(begun.elapsed() < Duration::from_millis(500));
+    // Asked behind the answer, it shows that it is nearer than the cloud.
+    let until = Instant::now() + Duration::from_secs(10);
+    while edge.get(path).await.status() != 200 {
+        assert!(Instant::now() < until, "an upstream that can be reached is not used");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    edge.registry.sources().set_online(true);
     let head = edge.send(Method::HEAD, path, &[], b"").await;
     assert_eq!(head.status(), 200);
     assert!(head.headers().contains_key("docker-content-digest"));

@@ -1,0 +1,101 @@
+//! Who may write, to which address, and large blobs on the way out.
+
+use edge::registry::{Registry, Settings};
+use edge::sys::digest::Digest;
+use reqwest::Method;
+use tokio::net::TcpListener;
+
+use crate::registry::{Running, code, header, serve, writable};
+use crate::store;
+
+#[tokio::test]
+async fn nobody_writes_without_leave() {
+    let folder = tempfile::tempdir().unwrap();
+    let push = |edge: &Running, shown: &'static str| {
+        let headers: Vec<(&str, &str)> =
+            if shown.is_empty() { vec![] } else { vec![("authorization", shown)] };
+        let (url, client) = (format!("{}/v2/my/app/blobs/uploads/", edge.url), edge.client.clone());
+        async move {
+            let mut request = client.post(url);
+            for (name, value) in headers {
+                request = request.header(name, value);
+            }
+            request.send().await.unwrap()
+        }
+    };
+    let edge = serve(folder.path(), Settings::default()).await;
+    let refused = push(&edge, "").await;
+    assert_eq!(refused.status(), 403);
+    assert_eq!(code(refused).await, "DENIED");
+    edge.stop().await;
+
+    assert!(Settings { push: true, ..Settings::default() }.check().is_err());
+    let htpasswd = folder.path().join("htpasswd");
+    std::fs::write(&htpasswd, format!("ann:{}\n", bcrypt::hash("secret", 4).unwrap())).unwrap();
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, "# of the pipeline\nt0ken\n").unwrap();
+    let settings = Settings {
+        push: true,
+        htpasswd: Some(htpasswd.clone()),
+        tokens: Some(tokens.clone()),
+        ..Settings::default()
+    };
+    let refused = Registry::new(store::open(folder.path()), settings.clone(), None).unwrap_err().to_string();
+    assert!(refused.contains("htpasswd") && refused.contains("chmod 0600"), "{refused}");
+    for path in [&htpasswd, &tokens] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    let edge = serve(folder.path(), settings).await;
+    let refused = push(&edge, "").await;
+    assert_eq!(
+        (refused.status().as_u16(), header(&refused, "www-authenticate")),
+        (401, "Basic realm=\"edge\"")
+    );
+    assert_eq!(code(refused).await, "UNAUTHORIZED");
+    for (shown, status) in [
+        ("Basic YW5uOnNlY3JldA==", 202),
+        ("Basic YW5uOnNlY3JldA==", 202),
+        ("Bearer t0ken", 202),
+        ("Basic YW5uOndyb25n", 401),
+        ("Basic Ym9iOnNlY3JldA==", 401),
+        ("Bearer # of the pipeline", 401),
+        ("Bearer ", 401),
+        ("nonsense", 401),
+    ] {
+        assert_eq!(push(&edge, shown).await.status(), status, "{shown}");
+    }
+    assert_eq!(edge.get("/v2/").await.status(), 200, "reading needs no credential");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_needs_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::new(store::open(folder.path()), writable(), None).unwrap();
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let refused = registry.serve(listener, None, std::future::pending()).await.unwrap_err();
+    assert!(refused.to_string().contains("has no certificate"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_blobs_come_exactly_also_on_one_connection_and_in_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let edge = serve(folder.path(), writable()).await;
+    let bytes: Vec<u8> = (0..20_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let digest = edge.push_blob("my/app", &bytes).await;
+    let path = format!("/v2/my/app/blobs/{digest}");
+    for _ in 0..3 {
+        let got = edge.get(&path).await;
+        assert_eq!(header(&got, "content-length"), "20000000");
+        assert_eq!(Digest::sha256(&got.bytes().await.unwrap()), digest);
+        assert_eq!(edge.get("/v2/").await.status(), 200);
+    }
+    let part = edge.send(Method::GET, &path, &[("range", "bytes=4194303-12582913")], b"").await;
+    assert_eq!(part.bytes().await.unwrap(), &bytes[4_194_303..=12_582_913]);
+    let all = futures_util::future::join_all(
+        (0..16).map(|_| async { edge.get(&path).await.bytes().await.unwrap() }),
+    )
+    .await;
+    assert!(all.iter().all(|got| Digest::sha256(got) == digest));
+    edge.stop().await;
+}
