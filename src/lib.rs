@@ -12,7 +12,7 @@
 //! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
 //! | rooms  | [`proxy`], [`pods`], [`registry`] |
 //! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`kube`], [`cri`], [`link`], [`health`] |
-//! | floor  | [`sys`] |
+//! | floor  | [`sys`]; [`pack`] the snap, on the build host only |
 
 pub mod cache;
 pub mod cli;
@@ -23,6 +23,7 @@ pub mod health;
 pub mod kube;
 pub mod link;
 pub mod oci;
+pub mod pack;
 pub mod pods;
 pub mod proxy;
 pub mod registry;

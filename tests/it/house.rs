@@ -21,7 +21,7 @@ enum Storey {
     Cli,
 }
 
-const HOUSE: [(&str, Storey); 20] = [
+const HOUSE: [(&str, Storey); 21] = [
     ("cli", Cli),
     ("daemon", Daemon),
     ("config", Config),
@@ -41,6 +41,7 @@ const HOUSE: [(&str, Storey); 20] = [
     ("cri", Ground),
     ("link", Ground),
     ("health", Ground),
+    ("pack", Floor),
     ("sys", Floor),
 ];
 

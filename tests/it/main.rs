@@ -36,6 +36,7 @@ mod registry_secure;
 mod registry_spec;
 mod registry_tools;
 mod snap_hooks;
+mod snap_pack;
 mod store;
 mod store_crash;
 #[path = "../support/mod.rs"]

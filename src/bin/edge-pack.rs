@@ -1,0 +1,97 @@
+//! `edge-pack`: makes on the build host what a gateway gets. Parse, run, exit code; the work is `edge::pack`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use edge::pack::{self, Confinement, Machine, SnapPlan};
+
+/// Makes what a gateway gets, on the build host.
+#[derive(Debug, Parser)]
+#[command(name = "edge-pack", version, arg_required_else_help = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the snap of a static binary
+    #[command(after_help = "Examples:
+  edge-pack snap --arch arm64
+  edge-pack snap --arch amd64 --binary ./edge --confinement classic --out /tmp
+
+The same binary, version and SOURCE_DATE_EPOCH give the same bytes. scripts/snap builds the binaries.")]
+    Snap(Snap),
+}
+
+#[derive(Debug, clap::Args)]
+struct Snap {
+    /// The machine it is for
+    #[arg(long, value_enum)]
+    arch: Arch,
+    /// The built program [default: target/snap/edge-ARCH]
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    /// The folder to put it in
+    #[arg(long, value_name = "DIR", default_value = "target/snap")]
+    out: PathBuf,
+    /// How far it is kept from the host
+    #[arg(long, value_enum, default_value = "strict")]
+    confinement: Kept,
+    /// The version that snapd shows
+    #[arg(long = "snap-version", value_name = "V", default_value = env!("CARGO_PKG_VERSION"))]
+    version: String,
+    /// The time of every file in it, in seconds since 1970
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 0)]
+    epoch: i64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Arch {
+    Amd64,
+    Arm64,
+    Armhf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kept {
+    Strict,
+    Classic,
+}
+
+impl Snap {
+    fn run(self) -> Result<String> {
+        let machine = match self.arch {
+            Arch::Amd64 => Machine::Amd64,
+            Arch::Arm64 => Machine::Arm64,
+            Arch::Armhf => Machine::Armhf,
+        };
+        let built = || PathBuf::from(format!("target/snap/edge-{}", machine.name()));
+        let image = pack::pack_snap(&SnapPlan {
+            machine,
+            binary: self.binary.unwrap_or_else(built),
+            version: self.version,
+            confinement: match self.confinement {
+                Kept::Strict => Confinement::Strict,
+                Kept::Classic => Confinement::Classic,
+            },
+            epoch: self.epoch,
+            out: self.out,
+        })?;
+        Ok(image.display().to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let told = match Cli::parse().command {
+        Command::Snap(snap) => snap.run().context("no snap was made"),
+    };
+    let written = match &told {
+        Ok(path) => writeln!(std::io::stdout(), "{path}"),
+        Err(error) => writeln!(std::io::stderr(), "edge-pack: {error:#}"),
+    };
+    if told.is_ok() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,104 @@
+//! What a built program is for, read from its ELF header.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// A kind of machine, by Debian's and snapd's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// x86-64.
+    Amd64,
+    /// ARM, 64 bits.
+    Arm64,
+    /// ARMv7 with hard floats.
+    Armhf,
+}
+
+impl Machine {
+    /// As snapd writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+            Self::Armhf => "armhf",
+        }
+    }
+
+    /// `e_machine`, and whether words are of 64 bits.
+    fn header(self) -> (u16, bool) {
+        match self {
+            Self::Amd64 => (62, true),
+            Self::Arm64 => (183, true),
+            Self::Armhf => (40, false),
+        }
+    }
+}
+
+/// Checks that the program at `path` runs on `machine` by itself: the base of the snap has no loader and no library.
+///
+/// # Errors
+/// What else it is.
+pub fn check(path: &Path, machine: Machine) -> Result<()> {
+    let bytes = std::fs::read(path).with_context(|| {
+        format!("cannot read `{}` hint: scripts/snap --arch {} builds it", path.display(), machine.name())
+    })?;
+    check_bytes(&bytes, machine)
+        .with_context(|| format!("`{}` is no static program for {}", path.display(), machine.name()))
+}
+
+fn check_bytes(bytes: &[u8], machine: Machine) -> Result<()> {
+    let (number, wide) = machine.header();
+    ensure!(bytes.get(..4) == Some(b"\x7fELF"), "it is no ELF file");
+    ensure!(bytes.get(4) == Some(if wide { &2 } else { &1 }), "its words are of another size");
+    ensure!(number_at(bytes, 18, 2) == Some(number.into()), "it is for another machine");
+    let (table, size, count) = if wide { ((32, 8), 54, 56) } else { ((28, 4), 42, 44) };
+    let header = || {
+        let (table, size, count) =
+            (number_at(bytes, table.0, table.1)?, number_at(bytes, size, 2)?, number_at(bytes, count, 2)?);
+        (0..count)
+            .map(|entry| number_at(bytes, table.checked_add(entry * size)?, 4))
+            .collect::<Option<Vec<_>>>()
+    };
+    let kinds = header().context("its header is cut short")?;
+    // PT_INTERP: the path of a loader.
+    ensure!(!kinds.contains(&3), "it needs a loader");
+    Ok(())
+}
+
+/// A number of `size` bytes, the lowest first.
+fn number_at(bytes: &[u8], at: usize, size: usize) -> Option<usize> {
+    let bytes = bytes.get(at..at.checked_add(size)?)?;
+    bytes
+        .iter()
+        .rev()
+        .try_fold(0_usize, |number, byte| number.checked_mul(256)?.checked_add(usize::from(*byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header with one program header of this type.
+    fn program(machine: u16, kind: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 56];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[18..20].copy_from_slice(&machine.to_le_bytes());
+        bytes[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        bytes[54..56].copy_from_slice(&56_u16.to_le_bytes());
+        bytes[56..58].copy_from_slice(&1_u16.to_le_bytes());
+        bytes[64..68].copy_from_slice(&kind.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn only_a_static_program_for_the_machine_passes() {
+        let told = |bytes: &[u8], machine| check_bytes(bytes, machine).map_err(|e| e.to_string());
+        assert_eq!(told(&program(183, 1), Machine::Arm64), Ok(()));
+        assert_eq!(told(&program(62, 1), Machine::Arm64), Err("it is for another machine".into()));
+        assert_eq!(told(&program(183, 3), Machine::Arm64), Err("it needs a loader".into()));
+        assert_eq!(told(&program(40, 1), Machine::Armhf), Err("its words are of another size".into()));
+        assert_eq!(told(b"#!/bin/sh\n", Machine::Amd64), Err("it is no ELF file".into()));
+        assert_eq!(told(&program(183, 1)[..60], Machine::Arm64), Err("its header is cut short".into()));
+    }
+}

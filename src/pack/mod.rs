@@ -1,0 +1,11 @@
+//! What stays on the build host: makes the snap of a built binary. Only `edge-pack` uses it.
+//!
+//! Everything here gives the same bytes for the same input: times are the caller's, owners are root, and order is by
+//! name.
+
+mod elf;
+mod snap;
+mod squashfs;
+
+pub use elf::{Machine, check as check_binary};
+pub use snap::{Confinement, SnapPlan, pack as pack_snap};

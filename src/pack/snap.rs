@@ -1,0 +1,173 @@
+//! The snap: one static binary, its description, and a link to it for each hook.
+//!
+//! `snap/snapcraft.yaml` is the one place for names, plugs and hooks; what only snapcraft needs of it is left out.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+
+use super::{elf, squashfs};
+
+/// What `snap/snapcraft.yaml` says.
+const SOURCE: &str = include_str!("../../snap/snapcraft.yaml");
+/// Its words that are snapd's own too.
+const SHARED: [&str; 8] = ["name", "title", "license", "summary", "description", "grade", "base", "apps"];
+/// The longest version that snapd takes.
+const VERSION: usize = 32;
+
+/// How far the snap is kept from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confinement {
+    /// It reaches what was connected.
+    Strict,
+    /// It reaches all that root does.
+    Classic,
+}
+
+/// What to make.
+#[derive(Debug)]
+pub struct SnapPlan {
+    /// The machine it is for.
+    pub machine: elf::Machine,
+    /// The built program.
+    pub binary: PathBuf,
+    /// The version that snapd shows.
+    pub version: String,
+    /// How far it is kept from the host.
+    pub confinement: Confinement,
+    /// The time of every file in it, in seconds since 1970.
+    pub epoch: i64,
+    /// The folder to put it in.
+    pub out: PathBuf,
+}
+
+/// Makes it; the path of the snap.
+///
+/// # Errors
+/// The binary is not for that machine; a file cannot be written; mksquashfs fails.
+pub fn pack(plan: &SnapPlan) -> Result<PathBuf> {
+    elf::check(&plan.binary, plan.machine)?;
+    let version_is_good = !plan.version.is_empty() && plan.version.len() <= VERSION;
+    ensure!(version_is_good, "version `{}` is not of 1 to {VERSION} characters", plan.version);
+    fs::create_dir_all(&plan.out).with_context(|| format!("cannot make `{}`", plan.out.display()))?;
+    let tree = plan.out.join(format!(".tree-{}-{}", plan.machine.name(), std::process::id()));
+    let classic = if plan.confinement == Confinement::Classic { "-classic" } else { "" };
+    let name = format!("edge_{}_{}{classic}.snap", plan.version, plan.machine.name());
+    let (image, beside) = (plan.out.join(&name), plan.out.join(format!(".{name}.new")));
+    let made = lay_out(plan, &tree).and_then(|()| squashfs::pack(&tree, &beside, plan.epoch));
+    let _ = fs::remove_dir_all(&tree);
+    made?;
+    fs::rename(&beside, &image).with_context(|| format!("cannot make `{}`", image.display()))?;
+    Ok(image)
+}
+
+/// The content of the snap, with the permissions that snapd expects.
+fn lay_out(plan: &SnapPlan, tree: &Path) -> Result<()> {
+    let source = source()?;
+    for folder in ["", "bin", "meta", "meta/hooks"] {
+        let folder = tree.join(folder);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
+    }
+    let binary = tree.join("bin/edge");
+    fs::copy(&plan.binary, &binary).with_context(|| format!("cannot copy `{}`", plan.binary.display()))?;
+    fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
+    for hook in hooks(&source) {
+        // Relative: snapd refuses links that lead out of the snap, and the path of a revision is not known yet.
+        symlink("../../bin/edge", tree.join("meta/hooks").join(&hook))
+            .with_context(|| format!("cannot link hook `{hook}`"))?;
+    }
+    let yaml = tree.join("meta/snap.yaml");
+    let mut file = fs::File::create(&yaml).with_context(|| format!("cannot write `{}`", yaml.display()))?;
+    std::io::Write::write_all(&mut file, description(plan, &source)?.as_bytes())?;
+    fs::set_permissions(&yaml, Permissions::from_mode(0o444))?;
+    Ok(())
+}
+
+fn source() -> Result<Map<String, Value>> {
+    serde_saphyr::from_str(SOURCE).context("snap/snapcraft.yaml is no YAML mapping")
+}
+
+fn hooks(source: &Map<String, Value>) -> Vec<String> {
+    let hooks = source.get("hooks").and_then(Value::as_object);
+    let mut names: Vec<String> = hooks.into_iter().flat_map(Map::keys).cloned().collect();
+    names.sort();
+    names
+}
+
+/// meta/snap.yaml. It is written as JSON, which is YAML, and has only one way to be written.
+fn description(plan: &SnapPlan, source: &Map<String, Value>) -> Result<String> {
+    let mut words = Map::new();
+    for name in SHARED {
+        let word = source.get(name).with_context(|| format!("no `{name}` in snapcraft.yaml"))?;
+        words.insert(name.into(), word.clone());
+    }
+    words.insert("version".into(), plan.version.clone().into());
+    words.insert("architectures".into(), json!([plan.machine.name()]));
+    match plan.confinement {
+        Confinement::Strict => {
+            words.insert("confinement".into(), "strict".into());
+            for name in ["plugs", "hooks"] {
+                words.insert(name.into(), source.get(name).cloned().unwrap_or_default());
+            }
+        }
+        // A classic snap reaches everything without plugs, and snapd connects none.
+        Confinement::Classic => {
+            words.insert("confinement".into(), "classic".into());
+            let apps = words.get_mut("apps").and_then(Value::as_object_mut);
+            for app in apps.into_iter().flat_map(Map::values_mut) {
+                app.as_object_mut().map(|app| app.remove("plugs"));
+            }
+        }
+    }
+    let mut text = serde_json::to_string_pretty(&words)?;
+    text.push('\n');
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(confinement: Confinement) -> SnapPlan {
+        SnapPlan {
+            machine: elf::Machine::Arm64,
+            binary: "/nowhere".into(),
+            version: "1.2.3".into(),
+            confinement,
+            epoch: 0,
+            out: "/nowhere".into(),
+        }
+    }
+
+    #[test]
+    fn the_description_is_snapcraft_s_without_what_only_snapcraft_knows() {
+        let source = source().unwrap();
+        let read = |confinement| -> Value {
+            serde_saphyr::from_str(&description(&plan(confinement), &source).unwrap()).unwrap()
+        };
+        let strict = read(Confinement::Strict);
+        assert_eq!(strict["name"], "edge");
+        assert_eq!(strict["architectures"], json!(["arm64"]));
+        assert_eq!((&strict["apps"], &strict["hooks"]), (&source["apps"], &source["hooks"]));
+        assert_eq!(strict["plugs"]["containerd"]["interface"], "system-files");
+        assert!(strict.get("parts").is_none() && strict.get("build-base").is_none());
+        let classic = read(Confinement::Classic);
+        assert_eq!(classic["confinement"], "classic");
+        assert!(classic.get("plugs").is_none() && classic["apps"]["daemon"].get("plugs").is_none());
+    }
+
+    #[test]
+    fn snapcraft_links_the_same_hooks() {
+        let source = source().unwrap();
+        let script = source["parts"]["edge"]["override-prime"].as_str().unwrap();
+        let listed =
+            script.split("for hook in").nth(1).unwrap().split(';').next().unwrap().replace('\\', " ");
+        let mut listed: Vec<&str> = listed.split_whitespace().collect();
+        listed.sort_unstable();
+        assert_eq!(listed, hooks(&source));
+    }
+}
