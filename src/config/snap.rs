@@ -12,7 +12,8 @@ use super::{Config, file, json, rules};
 
 /// What users of an older product call `offline-mode`. It is taken as that, and not kept.
 pub const ALIAS: &str = "kubelet.offline-mode";
-const SECTION: &str = "kubelet";
+/// The section of [`ALIAS`], which holds nothing else.
+pub const SECTION: &str = "kubelet";
 const MODE: &str = "offline-mode";
 
 /// What snapd's values come to.

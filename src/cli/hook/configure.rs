@@ -58,7 +58,7 @@ pub async fn values(scene: &Scene, defaults: &Config, before: Option<&Config>) -
 /// Within the hook's own transaction: if it fails, none of this was said.
 async fn tell_snapd(scene: &Scene, taken: &Taken) -> Result<()> {
     if taken.alias {
-        scene.snapctl.unset(snap::ALIAS).await?;
+        scene.snapctl.unset(snap::SECTION).await?;
     }
     Ok(scene.snapctl.set(&taken.missing).await?)
 }

@@ -1,0 +1,191 @@
+# Runs as root in a tree of tests/snapd/tree, beside edge.snap (the snap) and edge-2.snap (the next revision of it). Says one line
+# for each thing that was looked at; ends with 1 if one was not as it should be.
+failed=0
+now() { cut -d ' ' -f 1 /proc/uptime; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%d", (b - a) * 1000 }'; }
+ok() { echo "ok   $1"; }
+bad() {
+    echo "FAIL $1"
+    [ -z "${2:-}" ] || printf '     %s\n' "$2"
+    failed=1
+}
+is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected <$3>, got <$2>"; fi; }
+has() { case $2 in *"$3"*) ok "$1" ;; *) bad "$1" "expected <$3> in <$2>" ;; esac }
+try() {
+    out=$("$@" 2>&1)
+    code=$?
+}
+# soon WHAT COMMAND...: within five seconds.
+soon() {
+    what=$1
+    shift
+    began=$(now)
+    until "$@" >/dev/null 2>&1; do
+        if [ "$(since "$began")" -gt 5000 ]; then bad "$what" "not within 5 s"; return; fi
+        sleep 0.02
+    done
+    ok "$what"
+    took=$(since "$began")
+}
+config() { /snap/bin/edge config get "$1"; }
+in_force() { [ "$(config "$1")" = "$2" ]; }
+pid() { systemctl show -p MainPID --value snap.edge.daemon.service; }
+is_active() { systemctl is-active -q snap.edge.daemon.service; }
+common=/var/snap/edge/common
+# What a snap may not leave behind: everything but snapd's own places, logs and what is mounted.
+host() {
+    find /etc /usr /opt /root /home /srv /var -xdev \( -path /var/lib/snapd -o -path /var/log -o -path /var/cache -o -path /var/tmp \
+        -o -path '/var/lib/systemd' -o -path /root/snap \) -prune -o -type f -printf '%p %s %m\n' | sort
+}
+refused() { # refused WHAT LINE KEY=VALUE...
+    what=$1 line=$2
+    shift 2
+    try snap set edge "$@"
+    is "$what: exit code" "$code" 1
+    is "$what: one line" "$out" "error: cannot perform the following tasks:
+- Run configure hook of \"edge\" snap (run hook \"configure\": edge: $line)"
+}
+
+snap wait system seed.loaded
+mkdir -p /etc/containerd /etc/kubernetes /var/lib/kubelet/pki
+echo 'kubelet before edge' >/etc/kubernetes/kubelet.conf
+host >/run/host-before
+
+echo "# install"
+try snap install ./edge.snap
+is "a snap without a signature needs --dangerous" "$code" 1
+try snap install --dangerous ./edge.snap
+is "install" "$code" 0
+[ "$code" = 0 ] || { echo "$out"; snap tasks --last=install; }
+is "the daemon runs" "$(systemctl is-active snap.edge.daemon.service)" active
+is "defaults are there" "$(snap get edge offline-mode)" true
+is "defaults are those in force" "$(snap get edge cloud.probe-interval)" "$(config cloud.probe-interval)"
+is "the state is the snap's" "$(snap get edge state-dir)" $common
+soon "the installed configuration is in force" test -e $common/edge.toml
+is "the control socket is root's alone" "$(stat -c %a $common/run/edge.sock)" 600
+try /snap/bin/edge status -o json
+is "edge status" "$code" 0
+try snap run edge.edge --version
+has "the command" "$out" "edge "
+
+echo "# configuration"
+before=$(pid)
+began=$(now)
+try snap set edge offline-mode=false
+is "set" "$code" 0
+set_took=$(since "$began")
+soon "it is in force within a second" in_force offline-mode false
+[ "${took:-9999}" -lt 1000 ] || bad "it is in force within a second" "$took ms"
+is "the same process" "$(pid)" "$before"
+is "snapd shows it" "$(snap get edge offline-mode)" false
+try snap set edge offline-mode=true cloud.probe-interval=11s
+soon "two at once" in_force cloud.probe-interval 11s
+soon "two at once, the other" in_force offline-mode true
+refused "a bad value" 'key `offline-mode` is `maybe`, expected `true` or `false`' cloud.probe-interval=12s offline-mode=maybe
+refused "an unknown key" 'unknown key `colour` hint: `edge config get` lists all keys' colour=red
+refused "an unknown key in a section" 'unknown key `cloud.probe-intervall` hint: did you mean `cloud.probe-interval`?' cloud.probe-intervall=5s
+refused "a bad address" 'key `proxy.listen` is `0.0.0.0:6445`, expected a loopback address and port such as `127.0.0.1:6445`' proxy.listen=0.0.0.0:6445
+refused "a wrong type" 'key `state-dir` is `7`, expected an absolute path' state-dir=7
+is "after a refusal snapd has the old value" "$(snap get edge cloud.probe-interval)" 11s
+is "after a refusal the daemon has the old value" "$(config cloud.probe-interval)" 11s
+is "after a refusal nothing waits" "$(ls -A $common | grep -c prepared)" 0
+try snap set edge kubelet.offline-mode=false
+is "the older name" "$code" 0
+soon "the older name is the key" in_force offline-mode false
+is "snapd shows the key" "$(snap get edge offline-mode)" false
+try snap get edge kubelet
+is "and not the older name" "$code" 1
+refused "both names at odds" 'key `kubelet.offline-mode` is `false`, but `offline-mode` is `true` hint: they are two names of one key, set one of them' offline-mode=true kubelet.offline-mode=false
+stamp=$(stat -c %y $common/edge.toml)
+try snap set edge offline-mode=false
+is "nothing changed" "$code" 0
+is "nothing changed, nothing written" "$(stat -c %y $common/edge.toml)" "$stamp"
+try snap unset edge cloud.probe-interval
+soon "unset is the default" in_force cloud.probe-interval 5s
+is "snapd shows the default" "$(snap get edge cloud.probe-interval)" 5s
+is "still the same process" "$(pid)" "$before"
+snap set edge cloud.probe-interval=13s
+soon "in force" in_force cloud.probe-interval 13s
+try snap stop edge.daemon
+try snap set edge cloud.probe-interval=14s
+is "set without a daemon" "$code" 0
+refused "a bad value without a daemon" 'key `offline-mode` is `2`, expected `true` or `false`' offline-mode=2
+is "not in force yet" "$(config cloud.probe-interval)" 13s
+snap start edge.daemon
+soon "in force from the start" in_force cloud.probe-interval 14s
+
+echo "# interfaces"
+for plug in containerd containerd-config kubelet; do
+    try snap connect edge:$plug
+    is "connect $plug" "$code" 0
+    [ "$code" = 0 ] || echo "$out"
+done
+try snap disconnect edge:containerd-config
+is "disconnect what is not in use" "$code" 0
+
+echo "# refresh"
+try snap install --dangerous ./edge-2.snap
+is "refresh" "$code" 0
+[ "$code" = 0 ] || { echo "$out"; snap tasks --last=refresh; }
+has "the next revision" "$(snap list edge)" " x2 "
+is "configuration is kept" "$(snap get edge cloud.probe-interval)" 14s
+soon "and in force" in_force cloud.probe-interval 14s
+has "connections are kept" "$(snap connections edge)" "edge:kubelet"
+is "the daemon runs" "$(systemctl is-active snap.edge.daemon.service)" active
+cp $common/layout.json /run/layout.json
+echo '{"layout":99,"version":"9.0.0"}' >$common/layout.json
+try snap revert edge
+is "revert" "$code" 0
+has "the first revision again" "$(snap list edge)" " x1 "
+is "configuration is kept over revert" "$(snap get edge cloud.probe-interval)" 14s
+soon "the daemon runs after revert" is_active
+before=$(pid)
+try snap install --dangerous ./edge-2.snap
+is "a post-refresh that fails fails the refresh" "$code" 1
+has "with its reason" "$out" 'the state has layout 99 of edge 9.0.0'
+has "it is rolled back" "$(snap list edge)" " x1 "
+is "configuration is kept over the rollback" "$(snap get edge cloud.probe-interval)" 14s
+soon "the daemon runs after the rollback" is_active
+soon "with the old configuration" in_force cloud.probe-interval 14s
+cp /run/layout.json $common/layout.json
+snap stop edge.daemon
+(exec 9<>$common/lock && flock -n 9 && printf 'edge bundle import (pid 7)' >&9 && exec sleep 60) &
+holder=$!
+soon "another command holds the state" grep -q import $common/lock
+try snap install --dangerous ./edge-2.snap
+is "no refresh while a command holds the state" "$code" 1
+has "with the command's name" "$out" 'edge bundle import (pid 7) is running'
+kill $holder
+wait $holder 2>/dev/null
+snap start edge.daemon
+soon "the daemon runs again" in_force cloud.probe-interval 14s
+
+echo "# health"
+health=$(snap info edge --verbose 2>/dev/null | sed -n '/^health:/,/^[a-z]/p')
+echo "# $(echo "$health" | tr '\n' ' ')"
+has "snapd knows the health" "$health" "status:"
+
+echo "# figures"
+echo "figure snap-set-ms $set_took"
+# The hook as snapd runs it, without snapd's own work around it: nothing has changed, so nothing is written.
+best=9999
+for i in 1 2 3 4 5 6 7; do
+    began=$(date +%s%N)
+    SNAP_NAME=edge SNAP_COMMON=$common SNAP_COOKIE=$(cat /var/lib/snapd/cookie/snap.edge) /snap/edge/current/meta/hooks/configure || bad "the hook by hand"
+    took=$((($(date +%s%N) - began) / 1000000))
+    [ $took -ge $best ] || best=$took
+done
+echo "figure configure-nothing-changed-ms $best"
+[ "${EDGE_QUICK:-}" ] || [ $best -lt 30 ] || bad "nothing changed takes under 30 ms" "$best ms"
+
+echo "# remove"
+try snap remove --purge edge
+is "remove" "$code" 0
+[ "$code" = 0 ] || echo "$out"
+tasks=$(snap tasks --last=remove)
+case $tasks in *"ignoring failure"*) bad "the remove hook ended well" "$tasks" ;; *) ok "the remove hook ended well" ;; esac
+is "nothing of the snap is left" "$(ls -d /var/snap/edge /snap/edge 2>/dev/null)" ""
+host >/run/host-after
+is "the host is as it was" "$(diff /run/host-before /run/host-after)" ""
+[ $failed = 0 ] || { snap changes; journalctl --no-pager -u snapd -u 'snap.edge*' | tail -n 60; }
+exit $failed
