@@ -84,12 +84,13 @@ fn get_all(config: &config::Config, format: Format) -> Result<()> {
 
 fn set(overrides: &Overrides, changes: &[String]) -> Result<()> {
     let changes = changes.iter().map(|text| Change::assignment(text)).collect::<Result<Vec<_>, _>>()?;
+    super::edit::edit(overrides, &changes)?;
+    let reload = match overrides.snap {
+        Some(_) => "snap restart edge.daemon",
+        None => "systemctl reload edge",
+    };
     let file = overrides.file();
-    config::edit(&file, &changes)?;
-    output::note(&format!(
-        "`{}` is written; `systemctl reload edge` makes a running daemon read it",
-        file.display()
-    ));
+    output::note(&format!("`{}` is written; `{reload}` makes a running daemon read it", file.display()));
     Ok(())
 }
 

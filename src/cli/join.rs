@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{Global, output};
-use crate::config::{self, Change, Config, quantity};
+use crate::config::{Change, Config, quantity};
 use crate::proxy::join::{self, Plan, Record};
 use crate::proxy::request::Progress;
 use crate::sys::lock::StateLock;
@@ -47,10 +47,10 @@ impl Join {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let ready = runtime.block_on(join::prepare(plan, &mut tell))?;
         let change = Change::Set("cloud.kubeconfig".into(), cloud.to_string_lossy().into_owned());
-        config::edit(&config.file, &[change])?;
+        super::edit::edit(&global.overrides()?, &[change])?;
         let until = ready.certificate.not_after;
         let record = ready.hand_over()?;
-        output::result(&done(&record, until))
+        output::result(&done(&record, until, global.overrides()?.snap.is_some()))
     }
 
     /// What was joined stays where it is; a flag that says otherwise is refused later, with the reason.
@@ -70,7 +70,7 @@ impl Join {
                 .unwrap_or_else(|| folder.join("cloud.kubeconfig")),
             kubelet_cert_dir: given(&self.kubelet_cert_dir)?
                 .or_else(|| known(|r| &r.kubelet_cert_dir))
-                .unwrap_or_else(|| PathBuf::from("/var/lib/kubelet/pki")),
+                .unwrap_or_else(kubelet_cert_dir),
             state_dir: config.state_dir.clone(),
             listen: config.proxy.listen,
             node_name: self.node_name.clone(),
@@ -97,12 +97,20 @@ fn tell(progress: &Progress) {
     });
 }
 
-fn done(record: &Record, until: jiff::Timestamp) -> String {
+/// Kubelet's own default. A strict snap sees the host's folder elsewhere.
+fn kubelet_cert_dir() -> PathBuf {
+    let below_host = PathBuf::from("/var/lib/snapd/hostfs/var/lib/kubelet/pki");
+    if below_host.is_dir() { below_host } else { PathBuf::from("/var/lib/kubelet/pki") }
+}
+
+fn done(record: &Record, until: jiff::Timestamp, in_snap: bool) -> String {
+    let start =
+        if in_snap { "snap restart edge.daemon" } else { "systemctl enable edge && systemctl restart edge" };
     format!(
         "node `{}` is joined; edge keeps its certificate for the cloud (until {until}) and renews it\n\
          two things are left to do:\n  \
          1. start kubelet with --kubeconfig={} and without --bootstrap-kubeconfig\n  \
-         2. systemctl enable edge && systemctl restart edge && systemctl restart kubelet",
+         2. {start} && systemctl restart kubelet",
         record.node_name,
         record.kubelet_kubeconfig.path.display()
     )

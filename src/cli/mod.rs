@@ -6,6 +6,7 @@
 mod chart;
 mod config;
 mod daemon;
+mod edit;
 mod failure;
 mod gc;
 mod generate;

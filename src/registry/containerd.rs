@@ -166,6 +166,14 @@ pub fn undo(settings: &ContainerdSettings) -> Result<ContainerdReport, Container
     Ok(report)
 }
 
+/// Whether anything that edge wrote is noted as not yet put back.
+///
+/// # Errors
+/// [`ContainerdError`].
+pub fn is_changed(settings: &ContainerdSettings) -> Result<bool, ContainerdError> {
+    Ok(!Record::read(&settings.backup)?.paths().is_empty())
+}
+
 fn wanted(settings: &ContainerdSettings) -> Result<Vec<Wanted>, ContainerdError> {
     let before = read(&settings.config)?.unwrap_or_default();
     let (config, certs) = documents::config(&settings.config, &before)?;

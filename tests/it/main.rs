@@ -37,6 +37,7 @@ mod registry_spec;
 mod registry_tools;
 mod snap_hooks;
 mod snap_pack;
+mod snap_real;
 mod store;
 mod store_crash;
 #[path = "../support/mod.rs"]

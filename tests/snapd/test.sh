@@ -35,7 +35,9 @@ common=/var/snap/edge/common
 # What a snap may not leave behind: everything but snapd's own places, logs and what is mounted.
 host() {
     find /etc /usr /opt /root /home /srv /var -xdev \( -path /var/lib/snapd -o -path /var/log -o -path /var/cache -o -path /var/tmp \
-        -o -path '/var/lib/systemd' -o -path /root/snap \) -prune -o -type f -printf '%p %s %m\n' | sort
+        -o -path '/var/lib/systemd' -o -path /root/snap \) -prune -o \( -type f -o -type l \) \
+        -printf '%p %s %m %l\n' | sort
+    find /etc/kubernetes /var/lib/kubelet -type f -exec cksum {} +
 }
 refused() { # refused WHAT LINE KEY=VALUE...
     what=$1 line=$2
@@ -48,7 +50,10 @@ refused() { # refused WHAT LINE KEY=VALUE...
 
 snap wait system seed.loaded
 mkdir -p /etc/containerd /etc/kubernetes /var/lib/kubelet/pki
-echo 'kubelet before edge' >/etc/kubernetes/kubelet.conf
+cp kubelet.conf /etc/kubernetes/kubelet.conf
+cp rotated.pem /var/lib/kubelet/pki/kubelet-client-2026.pem
+ln -s kubelet-client-2026.pem /var/lib/kubelet/pki/kubelet-client-current.pem
+chmod 600 /etc/kubernetes/kubelet.conf /var/lib/kubelet/pki/*
 host >/run/host-before
 
 echo "# install"
@@ -159,6 +164,27 @@ kill $holder
 wait $holder 2>/dev/null
 snap start edge.daemon
 soon "the daemon runs again" in_force cloud.probe-interval 14s
+
+echo "# a node that has joined"
+snap connect edge:containerd-config
+snap stop edge.daemon
+try /snap/bin/edge join --from /etc/kubernetes/kubelet.conf --kubelet-kubeconfig /etc/kubernetes/kubelet.conf
+is "join" "$code" 0
+[ "$code" = 0 ] || echo "$out"
+has "join says what is left" "$out" "snap restart edge.daemon"
+is "snapd knows what join wrote" "$(snap get edge cloud.kubeconfig)" "$(config cloud.kubeconfig)"
+has "kubelet's way is to edge" "$(cat /etc/kubernetes/kubelet.conf)" "https://127.0.0.1:6445"
+is "kubelet's certificate is out of the way" "$(ls /var/lib/kubelet/pki)" "kubelet-client-2026.pem
+kubelet-client-current.pem.before-edge"
+snap start edge.daemon
+soon "the proxy listens" bash -c 'exec 3<>/dev/tcp/127.0.0.1/6445'
+try snap set edge cloud.probe-interval=15s
+is "set on a node that has joined" "$code" 0
+soon "it is in force" in_force cloud.probe-interval 15s
+is "and the node is still joined" "$(config cloud.kubeconfig)" $common/cloud.kubeconfig
+try snap disconnect edge:kubelet
+is "kubelet's files are not disconnected while its credentials are here" "$code" 1
+has "with the reason" "$out" "could not be given back any more"
 
 echo "# health"
 health=$(snap info edge --verbose 2>/dev/null | sed -n '/^health:/,/^[a-z]/p')

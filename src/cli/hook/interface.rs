@@ -3,9 +3,11 @@
 use anyhow::{Result, ensure};
 
 use super::Scene;
+use crate::cli::leave::containerd_settings;
 use crate::config::Config;
 use crate::daemon::{ClientError, ask_reload};
 use crate::proxy::join::Record;
+use crate::registry::containerd;
 
 /// The daemon looks anew at once at what it may reach now. Without one there is nobody to tell.
 pub async fn connected(scene: &Scene) -> Result<()> {
@@ -30,9 +32,8 @@ pub fn kubelet_goes(scene: &Scene) -> Result<()> {
 /// Without its files containerd would go on asking an edge that is gone.
 pub fn containerd_config_goes(scene: &Scene) -> Result<()> {
     let config = Config::load(&scene.overrides)?;
-    let changed = super::remove::containerd_points_here(&config)?;
     ensure!(
-        !changed,
+        !containerd::is_changed(&containerd_settings(&config))?,
         "containerd asks edge for images, and could not be put back any more hint: `edge leave` undoes it"
     );
     Ok(())

@@ -80,7 +80,8 @@ impl Rotated {
         durable::write(&dated, pair.both_pem().as_bytes(), 0o600).map_err(Error::File)?;
         let link = self.folder.join(format!(".{CURRENT}.edge"));
         durable::remove(&link).map_err(Error::File)?;
-        std::os::unix::fs::symlink(&dated, &link)
+        // By its name alone: a snap sees kubelet's folder under another path.
+        std::os::unix::fs::symlink(dated.file_name().unwrap_or(dated.as_os_str()), &link)
             .map_err(|e| Error::File(durable::named(e, "link", &link)))?;
         rename(&link, &self.current()).map_err(Error::File)
     }

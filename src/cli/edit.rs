@@ -1,0 +1,31 @@
+//! Changes to `edge.toml` by commands. In a snap, snapd is told too: what it shows is what is in force.
+
+use anyhow::Result;
+
+use crate::config::{self, Change, Config, Overrides};
+use crate::sys::snapctl::Snapctl;
+
+/// Applies all `changes` to the file in force, or none, and tells snapd where edge runs in its snap. Outside a hook
+/// snapd takes this as committed, and runs no hook.
+pub fn edit(overrides: &Overrides, changes: &[Change]) -> Result<Config> {
+    let config = config::edit(&overrides.file(), changes)?;
+    let Some(snap) = &overrides.snap else { return Ok(config) };
+    let snapctl = Snapctl::new(&snap.snapctl);
+    let mut set = Vec::new();
+    let mut unset = Vec::new();
+    for change in changes {
+        let (Change::Set(key, _) | Change::Unset(key)) = change;
+        match config.get(key)?.as_ref().map(config::json::of_value) {
+            Some(value) => set.push((key.as_str(), value)),
+            None => unset.push(key),
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        snapctl.set(&set).await?;
+        for key in unset {
+            snapctl.unset(key).await?;
+        }
+        Ok(config)
+    })
+}

@@ -1,0 +1,64 @@
+//! The snap on a real snapd, with its own systemd, in namespaces of its own: `tests/snapd` says how. What is looked at
+//! stands in `tests/snapd/test.sh`; the moments that a real snapd cannot be brought to are in `snap_hooks.rs`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use crate::command::Done;
+use crate::support::{Authority, kubeconfig};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The static binary that `scripts/test` has built; it must be of these sources.
+fn binary() -> PathBuf {
+    let path = Path::new(ROOT).join("target/snap-test/edge-amd64");
+    let build = "hint: scripts/snap --quick --arch amd64 --out target/snap-test";
+    let built =
+        path.metadata().unwrap_or_else(|_| panic!("no `{}` {build}", path.display())).modified().unwrap();
+    let newest = newest(&Path::new(ROOT).join("src"));
+    assert!(built >= newest.0, "`{}` is older than `{}` {build}", path.display(), newest.1.display());
+    path
+}
+
+fn newest(folder: &Path) -> (SystemTime, PathBuf) {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let times = entries.map(|path| match path.is_dir() {
+        true => newest(&path),
+        false => (path.metadata().unwrap().modified().unwrap(), path),
+    });
+    times.max().unwrap()
+}
+
+#[test]
+fn installed_configured_refreshed_reverted_and_removed_by_a_real_snapd() {
+    let tree = std::env::var_os("EDGE_PARTS").map_or_else(|| "/var/cache/edge-parts".into(), PathBuf::from);
+    let tree = tree.join("snapd/tree");
+    assert!(tree.exists(), "no `{}` hint: run scripts/parts as root", tree.display());
+    let folder = tempfile::tempdir().unwrap();
+    let payload = folder.path().join("payload");
+    std::fs::create_dir(&payload).unwrap();
+    let binary = binary();
+    for (version, name) in [("1", "edge.snap"), ("2", "edge-2.snap")] {
+        let mut pack = Command::new(env!("CARGO_BIN_EXE_edge-pack"));
+        pack.args(["snap", "--arch", "amd64", "--snap-version", version, "--binary"]).arg(&binary);
+        let made = Done::of(pack.arg("--out").arg(folder.path()).output().unwrap()).good();
+        std::fs::rename(made.out.trim(), payload.join(name)).unwrap();
+    }
+    let cloud = Authority::new("cloud").unwrap();
+    let node = cloud.client("system:node:ship-7", "system:nodes").unwrap();
+    let from = kubeconfig("https://192.0.2.7:6443", cloud.certificate(), &node);
+    std::fs::write(payload.join("kubelet.conf"), from).unwrap();
+    std::fs::write(payload.join("rotated.pem"), format!("{}{}", node.certificate, node.key)).unwrap();
+    std::fs::copy(Path::new(ROOT).join("tests/snapd/test.sh"), payload.join("run.sh")).unwrap();
+    let log = folder.path().join("log");
+    let status =
+        Command::new(Path::new(ROOT).join("tests/snapd/run")).args([&tree, &payload, &log]).status().unwrap();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(status.success(), "{status}\n{said}");
+    // A script that stops early has not looked at everything.
+    assert!(said.lines().filter(|line| line.starts_with("ok ")).count() > 80, "{said}");
+    for figure in said.lines().filter(|line| line.starts_with("figure ")) {
+        println!("{figure}");
+    }
+}
