@@ -156,6 +156,7 @@ pub struct Client {
     settings: ClientSettings,
     tokens: Mutex<HashMap<(String, String), token::Token>>,
     limits: limit::Limits,
+    helpers: super::helper::Helpers,
 }
 
 impl Client {
@@ -165,7 +166,14 @@ impl Client {
     /// [`Error::Setup`] for a certificate that cannot be read.
     pub fn new(settings: ClientSettings) -> Result<Self, Error> {
         let http = http_client(&settings, &[])?;
-        Ok(Self { http, own: HashMap::new(), settings, tokens: Mutex::default(), limits: Default::default() })
+        Ok(Self {
+            http,
+            own: HashMap::new(),
+            settings,
+            tokens: Mutex::default(),
+            limits: Default::default(),
+            helpers: Default::default(),
+        })
     }
 
     /// From now on the registry `host`, and no other, may have a certificate of these authorities (DER) too.

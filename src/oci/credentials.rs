@@ -1,6 +1,6 @@
 //! Credentials for upstream registries, as `docker login` keeps them in `config.json`.
 //!
-//! Only plain entries are read: a credential helper is a program on the user's machine, not on a gateway.
+//! Plain entries are read at once; a credential helper, where one is named, is asked when its host is.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,12 +30,20 @@ impl fmt::Debug for Credential {
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     by_host: HashMap<String, Credential>,
+    /// By host: the end of the name of the program that has them.
+    helpers: HashMap<String, String>,
+    /// The same for all other hosts.
+    store: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
     auths: HashMap<String, Entry>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: HashMap<String, String>,
+    #[serde(default, rename = "credsStore")]
+    store: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +69,11 @@ impl Credentials {
         Self::parse(&text).map_err(|e| format!("`{}` {e}", path.display()))
     }
 
-    fn parse(text: &[u8]) -> Result<Self, String> {
+    /// Reads the text of docker's `config.json`, which pull secrets hold too.
+    ///
+    /// # Errors
+    /// What is wrong, without the secrets in it.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
         // The error of the parser quotes what it found, which may be a secret: only the place is told.
         let file: File = serde_json::from_slice(text)
             .map_err(|e| format!("is not a docker config.json: line {}, column {}", e.line(), e.column()))?;
@@ -73,12 +85,33 @@ impl Credentials {
                 by_host.insert(host_of(&key), credential);
             }
         }
-        Ok(Self { by_host })
+        let helpers = file.helpers.into_iter().map(|(key, helper)| (host_of(&key), helper)).collect();
+        Ok(Self { by_host, helpers, store: file.store.filter(|store| !store.is_empty()) })
     }
 
     /// Sets what a host takes.
     pub fn set(&mut self, host: &str, credential: Credential) {
         self.by_host.insert(canonical_host(host).to_owned(), credential);
+    }
+
+    /// Takes what `other` has for hosts that have nothing here.
+    pub fn add(&mut self, other: Self) {
+        for (host, credential) in other.by_host {
+            self.by_host.entry(host).or_insert(credential);
+        }
+        for (host, helper) in other.helpers {
+            self.helpers.entry(host).or_insert(helper);
+        }
+        self.store = self.store.take().or(other.store);
+    }
+
+    /// The credential helper that has what a host takes, if nothing is written for the host.
+    pub(super) fn helper(&self, host: &str) -> Option<&str> {
+        let host = canonical_host(host);
+        if self.by_host.contains_key(host) {
+            return None;
+        }
+        self.helpers.get(host).or(self.store.as_ref()).map(String::as_str)
     }
 
     /// What to show to a host.

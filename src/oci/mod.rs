@@ -7,6 +7,7 @@ mod archive;
 pub mod chart;
 mod client;
 mod credentials;
+mod helper;
 mod manifest;
 mod platform;
 mod reference;

@@ -18,6 +18,16 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// That of this machine.
+    pub fn own() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Self { os: "linux".into(), architecture: architecture.into(), variant: String::new() }
+    }
+
     /// With the variant that is meant where none is written: arm64 is v8, arm is v7.
     fn normal(&self) -> (&str, &str, &str) {
         let architecture = match self.architecture.as_str() {

@@ -225,6 +225,24 @@ impl Store {
         Ok(Some(Manifest { blob: self.found(&digest, size), media_type, owner }))
     }
 
+    /// A manifest that is here, whatever repository it came through.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn manifest_of(&self, digest: &Digest) -> Result<Option<Manifest>, Error> {
+        let found = self.inner.readers.read(|c| {
+            c.prepare_cached(
+                "SELECT b.id, b.digest, b.size, m.media_type, NULL, NULL FROM manifest m
+                 JOIN blob b ON b.id = m.blob AND b.state = 1 WHERE b.digest = ?1",
+            )
+            .and_then(|mut q| q.query_row([digest.as_str()], manifest_row).optional())
+            .during("find a manifest")
+        })?;
+        let Some((id, _, size, media_type, owner)) = found else { return Ok(None) };
+        self.touch(id);
+        Ok(Some(Manifest { blob: self.found(digest, size), media_type, owner }))
+    }
+
     /// The manifests in `repository` that are about `subject`, in the order of digests.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ mod gc;
 mod generation;
 mod manifest;
 mod note;
+mod owned;
 mod refs;
 mod space;
 mod upload;

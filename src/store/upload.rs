@@ -59,8 +59,34 @@ impl Store {
     /// # Errors
     /// [`Error::Full`] where there is no room.
     pub fn begin_upload(&self, algorithm: Algorithm, size: u64) -> Result<Upload, Error> {
+        self.create_upload(UploadId::new_v4(), algorithm, size)
+    }
+
+    /// The one upload of a blob that is fetched from elsewhere: taken up where an earlier one broke off, also in an
+    /// earlier process.
+    ///
+    /// # Errors
+    /// [`Error::Full`] where there is no room, [`Error::UploadBusy`] while somebody else fetches it.
+    pub fn fetch_upload(&self, digest: &Digest, size: u64) -> Result<Upload, Error> {
+        let mut name = [0; 16];
+        for (byte, pair) in name.iter_mut().zip(digest.hex().as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).ok();
+            *byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+        }
+        let id = UploadId::from_bytes(name);
+        match self.resume_upload(id) {
+            Err(Error::UploadUnknown(_)) => self.create_upload(id, digest.algorithm(), size),
+            Ok(upload) if upload.offset() > size => {
+                upload.cancel();
+                self.create_upload(id, digest.algorithm(), size)
+            }
+            Ok(upload) => self.room_for(size - upload.offset()).map(|()| upload),
+            other => other,
+        }
+    }
+
+    fn create_upload(&self, id: UploadId, algorithm: Algorithm, size: u64) -> Result<Upload, Error> {
         self.room_for(size)?;
-        let id = UploadId::new_v4();
         let path = self.upload_path(id);
         failpoint::pass("upload-create");
         let file = OpenOptions::new()

@@ -46,7 +46,7 @@ pub(super) async fn answer(
             return fetch(client, upstream, &parse(parameters), scope).await.map(Some);
         }
         if scheme.eq_ignore_ascii_case("basic")
-            && let Some(value) = basic(client, upstream)
+            && let Some(value) = basic(client, upstream).await
         {
             return Ok(Some(Token { value, until: Instant::now() + Duration::from_secs(3600) }));
         }
@@ -54,8 +54,12 @@ pub(super) async fn answer(
     Ok(None)
 }
 
-fn basic(client: &Client, upstream: &Upstream) -> Option<String> {
-    let credential = client.settings.credentials.for_host(&upstream.host)?;
+async fn basic(client: &Client, upstream: &Upstream) -> Option<String> {
+    let credentials = &client.settings.credentials;
+    let credential = match credentials.helper(&upstream.host) {
+        Some(helper) => client.helpers.ask(helper, &upstream.host).await?,
+        None => credentials.for_host(&upstream.host)?.clone(),
+    };
     let pair = format!("{}:{}", credential.user, credential.secret);
     Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
 }
@@ -76,7 +80,7 @@ async fn fetch(
     }
     url.query_pairs_mut().append_pair("scope", find("scope").unwrap_or(scope));
     let mut request = client.http(upstream).get(url.clone());
-    if let Some(value) = basic(client, upstream) {
+    if let Some(value) = basic(client, upstream).await {
         request = request.header(header::AUTHORIZATION, value);
     }
     let response = request.send().await.map_err(|e| unreachable(&e, &url))?;
