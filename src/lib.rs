@@ -10,7 +10,7 @@
 //! | storey | parts |
 //! |--------|-------|
 //! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
-//! | rooms  | [`proxy`], [`pods`], [`registry`] |
+//! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`] |
 //! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`kube`], [`cri`], [`link`], [`health`] |
 //! | floor  | [`sys`]; [`pack`] the snap, on the build host only |
 
@@ -22,6 +22,7 @@ pub mod daemon;
 pub mod health;
 pub mod kube;
 pub mod link;
+pub mod mirror;
 pub mod oci;
 pub mod pack;
 pub mod pods;

@@ -15,6 +15,7 @@ mod image;
 mod join;
 mod leave;
 mod logging;
+mod mirror;
 mod output;
 mod pod;
 mod progress;
@@ -83,6 +84,8 @@ enum Command {
     Registry(registry::Registry),
     /// Verify what is stored
     Store(store::Store),
+    /// Fetch images and charts from their upstreams while connected
+    Mirror(mirror::Mirror),
     /// Show, change or check the configuration
     Config(config::Config),
     /// Run a hook of the snap, as snapd does
@@ -104,6 +107,8 @@ impl Global {
             state_dir: absolute(&self.state_dir)?,
             socket: absolute(&self.socket)?,
             snap: own_snap(),
+            proxy: environment(["HTTPS_PROXY", "https_proxy"]),
+            no_proxy: environment(["NO_PROXY", "no_proxy"]),
         })
     }
 
@@ -120,6 +125,11 @@ fn own_snap() -> Option<Snap> {
     }
     let snapctl = variable("EDGE_SNAPCTL").map_or_else(|| snapctl::PROGRAM.into(), PathBuf::from);
     Some(Snap { common: variable("SNAP_COMMON")?.into(), snapctl })
+}
+
+/// The first of these variables that says something.
+fn environment(names: [&str; 2]) -> Option<String> {
+    names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }
 
 /// Parses, runs and reports; the only way in.
@@ -152,6 +162,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Chart(command) => command.run(&cli.global),
         Command::Registry(command) => command.run(&cli.global),
         Command::Store(command) => command.run(&cli.global),
+        Command::Mirror(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
         Command::Hook(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),

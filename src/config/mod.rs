@@ -20,7 +20,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::sys::durable;
-use crate::{cri, pods, proxy, registry};
+use crate::{cri, mirror, pods, proxy, registry};
 
 pub use document::{sample, to_toml};
 pub use edit::{Change, edit};
@@ -55,6 +55,8 @@ pub struct Config {
     pub registry: registry::Settings,
     /// `[pods]`.
     pub pods: pods::Settings,
+    /// `[mirror]` and its lists.
+    pub mirror: mirror::Settings,
 }
 
 impl Default for Config {
@@ -69,6 +71,7 @@ impl Default for Config {
             runtime: cri::Settings::default(),
             registry: registry::Settings::default(),
             pods: pods::Settings::default(),
+            mirror: mirror::Settings::default(),
         }
     }
 }
@@ -84,6 +87,10 @@ pub struct Overrides {
     pub socket: Option<PathBuf>,
     /// The snap that edge runs in, if it does.
     pub snap: Option<Snap>,
+    /// The proxy to other machines, where the file names none.
+    pub proxy: Option<String>,
+    /// What is asked without it.
+    pub no_proxy: Option<String>,
 }
 
 /// What edge must know of its snap.
@@ -134,6 +141,10 @@ impl Config {
         }
         if let Some(socket) = &overrides.socket {
             config.socket.clone_from(socket);
+        }
+        if config.mirror.proxy.is_none() {
+            config.mirror.proxy.clone_from(&overrides.proxy);
+            config.mirror.no_proxy = config.mirror.no_proxy.or_else(|| overrides.no_proxy.clone());
         }
         Ok(config)
     }

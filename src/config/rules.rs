@@ -46,5 +46,5 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     if listen == config.proxy.listen && listen.port() != 0 {
         return clash("registry.listen", listen.to_string(), "which `proxy.listen` is already");
     }
-    Ok(())
+    config.mirror.check().map_err(|fault| Problem::Row { key: fault.key, why: fault.why })
 }

@@ -197,6 +197,86 @@ pub static KEYS: &[Key] = &[
         slot: Slot::Span(|c| &mut c.pods.self_heal.back_off, Duration::from_secs(1), DAY),
         help: "The time between two restarts of a pod; doubled each time.",
     },
+    Key {
+        path: "mirror.schedule",
+        slot: Slot::OptionalText(|c| &mut c.mirror.schedule, "0 2 * * *"),
+        help: "When the mirror runs by itself, as a line of cron in UTC; without it, only `edge mirror sync` does. A run that was missed is made up for.",
+    },
+    Key {
+        path: "mirror.jitter",
+        slot: Slot::Span(|c| &mut c.mirror.jitter, Duration::ZERO, Duration::from_secs(24 * 60 * 60)),
+        help: "Up to how much later than its schedule a run begins, so that a fleet does not come at once.",
+    },
+    Key {
+        path: "mirror.windows",
+        slot: Slot::Texts(|c| &mut c.mirror.windows),
+        help: "Hours of the day, in UTC, within which scheduled runs may fetch, such as `22:00-06:00`; empty for always.",
+    },
+    Key {
+        path: "mirror.platforms",
+        slot: Slot::Texts(|c| &mut c.mirror.platforms),
+        help: "The platforms whose images are fetched, such as `linux/arm64`; empty for this machine's own.",
+    },
+    Key {
+        path: "mirror.bandwidth-limit",
+        slot: Slot::OptionalRate(|c| &mut c.mirror.bandwidth_limit, "2MiB/s"),
+        help: "What all transfers of the mirror together may take.",
+    },
+    Key {
+        path: "mirror.parallel",
+        slot: Slot::Number(|c| &mut c.mirror.parallel, 1, 64),
+        help: "Transfers of the mirror at the same time.",
+    },
+    Key {
+        path: "mirror.proxy",
+        slot: Slot::OptionalText(|c| &mut c.mirror.proxy, "http://proxy.example.com:3128"),
+        help: "The proxy to other machines; without it that of HTTPS_PROXY.",
+    },
+    Key {
+        path: "mirror.no-proxy",
+        slot: Slot::OptionalText(|c| &mut c.mirror.no_proxy, "10.0.0.0/8,.example.com"),
+        help: "Hosts, domains and networks that are asked without the proxy.",
+    },
+    Key {
+        path: "mirror.docker-config",
+        slot: Slot::OptionalPath(|c| &mut c.mirror.docker_config, "/etc/edge/docker.json"),
+        help: "Credentials for upstreams and credential helpers, as docker's config.json has them.",
+    },
+    Key {
+        path: "mirror.authorities",
+        slot: Slot::Paths(|c| &mut c.mirror.authorities),
+        help: "PEM files of certificate authorities that upstreams may have beside the system's.",
+    },
+    Key {
+        path: "mirror.images",
+        slot: Slot::Rows(&Rows(|c: &mut Config| &mut c.mirror.images)),
+        help: "Images to mirror: `repository`, `tags = { exact, glob, regex, semver, latest }`, `digests`, `platforms`, `insecure`, `cosign-key`.",
+    },
+    Key {
+        path: "mirror.charts",
+        slot: Slot::Rows(&Rows(|c: &mut Config| &mut c.mirror.charts)),
+        help: "Charts to mirror: `repository` (https:// or oci://), `name`, `versions`, `latest`, `images`, `dependencies`, `path`, `insecure`.",
+    },
+    Key {
+        path: "mirror.manifests",
+        slot: Slot::Rows(&Rows(|c: &mut Config| &mut c.mirror.manifests)),
+        help: "Kubernetes YAML whose images are mirrored: `path` or `url`, `custom` (where custom resources name images), `insecure`.",
+    },
+    Key {
+        path: "mirror.cluster.images",
+        slot: Slot::Switch(|c| &mut c.mirror.cluster_images),
+        help: "Whether every image of this node's pods is mirrored, with their pull secrets.",
+    },
+    Key {
+        path: "mirror.kubernetes.version",
+        slot: Slot::OptionalText(|c| &mut c.mirror.kubernetes_version, "1.36.3"),
+        help: "The version of Kubernetes whose own images are mirrored.",
+    },
+    Key {
+        path: "mirror.kubernetes.images",
+        slot: Slot::Texts(|c| &mut c.mirror.kubernetes_images),
+        help: "Which of Kubernetes' own images.",
+    },
 ];
 
 /// The key of that name.

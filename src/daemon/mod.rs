@@ -6,6 +6,7 @@
 
 mod client;
 mod control;
+mod mirror;
 pub mod needs;
 mod notify;
 mod perform;
@@ -39,6 +40,7 @@ use crate::trust::ca::LocalCa;
 use prepared::Verdict;
 
 pub use client::{ClientError, ask_busy, ask_checkpoint, ask_prepare, ask_reload, ask_status};
+pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble};
 pub use perform::{PerformError, perform};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report, ResourceReport, RiskReport};
 
@@ -165,15 +167,18 @@ impl Daemon {
         let board = Board::default();
         let pins = pins::Pins::start(&config, &opened.cache, &board)?;
         let pods = pods::Pods::start(&config, &opened.cache, proxy.as_ref(), &board)?;
-        let place = Arc::new(task::Place::new(config.clone()));
+        let place = Arc::new(task::Place::with_cache(config.clone(), opened.cache.clone()));
         let facts = report::Facts {
             board: board.clone(),
+            place: place.clone(),
             started,
             cache: opened.cache.clone(),
             damaged: opened.damaged.map(|(path, why)| format!("{}: {why}", path.display())),
             proxy: proxy.clone(),
             runtime: config.runtime.clone(),
         };
+        let link = proxy.as_ref().map(|proxy| proxy.link().follow());
+        tokio::spawn(mirror::schedule(place.clone(), board.part("mirror"), link, stopped.clone()));
         let socket = bind_socket(&config.socket)?;
         let doors = Arc::new(control::Doors { facts, orders: orders.clone(), place: place.clone() });
         core.spawn(control::serve(socket, doors, stopped.clone()));
@@ -319,6 +324,7 @@ impl Daemon {
                 tracing::warn!(setting = name, "changed: takes effect when edge is started the next time");
             }
         }
+        self.config.mirror = new.mirror;
         self.config.offline_mode = new.offline_mode;
         self.config.runtime.pin_images = new.runtime.pin_images;
         self.config.pods = new.pods;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::mirror::MirrorReport;
 use crate::cache::{Cache, Change};
 use crate::cri;
 use crate::health::{Board, Health};
@@ -36,6 +37,9 @@ pub struct Report {
     /// The parts of the daemon.
     #[serde(default)]
     pub parts: Vec<Health>,
+    /// The mirror, where something is configured for it or it has run.
+    #[serde(default)]
+    pub mirror: Option<MirrorReport>,
     /// What went wrong and is not over.
     pub errors: Vec<String>,
 }
@@ -128,6 +132,7 @@ pub struct Facts {
     pub proxy: Option<Proxy>,
     pub runtime: cri::Settings,
     pub board: Board,
+    pub place: std::sync::Arc<super::task::Place>,
 }
 
 /// How long the runtime may take to list its images.
@@ -167,6 +172,7 @@ impl Facts {
             refused: self.refused(),
             at_risk: self.at_risk(&mut errors).await,
             parts: self.board.all(),
+            mirror: super::mirror::report(&self.place).await,
             errors,
         }
     }

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 
+use super::mirror::MirrorTask;
 use super::stores::{self, StoreTask};
+use crate::cache::Cache;
 use crate::config::Config;
+use crate::mirror::Desk;
 use crate::store::{Door, Settings as StoreSettings, Store};
 use crate::sys::progress::Progress;
 
@@ -26,6 +29,8 @@ pub enum Task {
     },
     /// Something with images, charts or the store.
     Store(StoreTask),
+    /// Something with the mirror.
+    Mirror(MirrorTask),
 }
 
 impl Task {
@@ -34,6 +39,7 @@ impl Task {
         match self {
             Self::Gc { .. } => "edge gc",
             Self::Store(task) => task.command(),
+            Self::Mirror(task) => task.command(),
         }
     }
 }
@@ -70,7 +76,10 @@ impl TaskError {
 pub struct Place {
     config: Mutex<Arc<Config>>,
     door: Door,
+    cache: OnceCell<Cache>,
     at_work: Arc<Mutex<Vec<&'static str>>>,
+    /// Who is at the mirror.
+    pub desk: Desk,
 }
 
 /// A command is being done for as long as it lives.
@@ -94,7 +103,28 @@ impl Place {
     pub fn new(config: Config) -> Self {
         let reserve = config.registry.reserve;
         let door = Door::new(StoreSettings { reserve, ..StoreSettings::below(&config.state_dir) });
-        Self { config: Mutex::new(Arc::new(config)), door, at_work: Arc::default() }
+        Self {
+            config: Mutex::new(Arc::new(config)),
+            door,
+            cache: OnceCell::new(),
+            at_work: Arc::default(),
+            desk: Desk::default(),
+        }
+    }
+
+    /// The place of a daemon, which has the cache open.
+    pub fn with_cache(config: Config, cache: Cache) -> Self {
+        Self { cache: OnceCell::new_with(Some(cache)), ..Self::new(config) }
+    }
+
+    /// The cache of Kubernetes objects.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub async fn cache(&self) -> Result<&Cache, TaskError> {
+        let folder = self.config().state_dir.clone();
+        let open = || async move { Ok(Cache::open(&folder).map_err(TaskError::failed)?.cache) };
+        self.cache.get_or_try_init(open).await
     }
 
     /// Notes that a command is being done, until what this returns is dropped.
@@ -141,6 +171,7 @@ pub async fn run(task: Task, place: &Place, progress: &Progress) -> Result<Value
     match task {
         Task::Gc { dry_run } => stores::collect(place, dry_run).await,
         Task::Store(task) => stores::run(task, place, progress).await,
+        Task::Mirror(task) => super::mirror::run(task, place, progress).await,
     }
 }
 

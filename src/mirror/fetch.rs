@@ -1,0 +1,293 @@
+//! One thing at a time from an upstream into the store: asked again when that may help, blobs taken up where they
+//! broke off, each blob once however many images want it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+
+use super::error::Failure;
+use super::pace::{Gates, Pace};
+use crate::oci::{Client, Descriptor, Error as OciError, FetchedBlob, Upstream};
+use crate::store::{Error as StoreError, Store, Upload};
+use crate::sys::clock;
+use crate::sys::digest::Digest;
+use crate::sys::progress::{Item, Progress, Unit};
+
+/// Tries of one request, or of one blob without a new byte.
+const TRIES: u32 = 4;
+/// The first wait between tries; doubled with each, and up to half as much more by chance.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes that are gathered before they are written.
+const PIECE: usize = 1 << 20;
+
+/// What all transfers of a run share.
+pub(super) struct Wire {
+    pub(super) client: Arc<Client>,
+    pub(super) store: Store,
+    pub(super) progress: Progress,
+    pace: Pace,
+    pub(super) gates: Gates,
+    /// Places for blobs.
+    slots: Semaphore,
+    /// One at a time for each blob.
+    flights: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Bytes of blobs and manifests that travelled.
+    pub(super) travelled: AtomicU64,
+    /// Requests for manifests and lists.
+    pub(super) asked: AtomicU64,
+    /// When the run has to end.
+    until: Option<Timestamp>,
+    /// Why nothing else need be tried, once that is so.
+    stopped: Mutex<Option<String>>,
+}
+
+/// A repository upstream.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) upstream: Upstream,
+    pub(super) path: String,
+}
+
+impl Source {
+    pub(super) fn of(repository: &str, insecure: bool) -> Self {
+        let (host, path) = repository.split_once('/').unwrap_or((repository, ""));
+        Self { upstream: Upstream::at(host, insecure), path: path.to_owned() }
+    }
+}
+
+impl Wire {
+    pub(super) fn new(
+        client: Arc<Client>,
+        store: Store,
+        progress: Progress,
+        (rate, parallel): (Option<u64>, u32),
+        until: Option<Timestamp>,
+    ) -> Self {
+        Self {
+            client,
+            store,
+            progress,
+            pace: Pace::new(rate),
+            gates: Gates::default(),
+            slots: Semaphore::new(parallel.max(1) as usize),
+            flights: Mutex::default(),
+            travelled: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            until,
+            stopped: Mutex::new(None),
+        }
+    }
+
+    /// Asks, and again where that may help: after a broken connection, an answer of 5xx, or a limit that passes.
+    pub(super) async fn ask<T>(
+        &self,
+        host: &str,
+        request: impl AsyncFn() -> Result<T, OciError>,
+    ) -> Result<T, Failure> {
+        let mut tries = 0;
+        loop {
+            self.go_on()?;
+            self.gates.pass(host).await?;
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let error = match request().await {
+                Ok(answer) => {
+                    self.heed_limit(host);
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            tries += 1;
+            match &error {
+                OciError::RateLimited { wait, .. } => self.gates.close(host, *wait),
+                error if error.is_unreachable() && tries < TRIES => tokio::time::sleep(pause(tries)).await,
+                _ => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Leaves a registry alone that says that nothing is left for us.
+    fn heed_limit(&self, host: &str) {
+        if let Some(limit) = self.client.rate_limit(host).filter(|limit| limit.remaining == 0) {
+            self.gates.close(host, limit.resets_in);
+        }
+    }
+
+    /// Ends what is under way when the time is over or nothing can be stored any more.
+    pub(super) fn go_on(&self) -> Result<(), Failure> {
+        if let Some(why) = &*self.stopped.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(Failure::Stopped(why.clone()));
+        }
+        match self.until {
+            Some(until) if clock::now() >= until => {
+                Err(Failure::Stopped("the window for transfers has closed".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn heed(&self, failure: Failure) -> Failure {
+        if let Failure::Store { why, full: true } = &failure {
+            let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+            stopped.get_or_insert_with(|| why.clone());
+        }
+        failure
+    }
+
+    /// Runs what waits for the disk off the network's threads.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let store = self.store.clone();
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.map_err(|_| Failure::Ended)?.map_err(|e| self.heed(e.into()))
+    }
+
+    /// Whether a blob is here.
+    pub(super) async fn has(&self, digest: &Digest) -> Result<bool, Failure> {
+        let digest = digest.clone();
+        self.blocking(move |store| Ok(store.blob(None, &digest)?.is_some())).await
+    }
+
+    /// Fetches a blob unless it is here; says how many bytes travelled.
+    pub(super) async fn blob(&self, source: &Source, wanted: &Descriptor, of: &str) -> Result<u64, Failure> {
+        let flight = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            flights.entry(wanted.digest.clone()).or_default().clone()
+        };
+        let _alone = flight.lock().await;
+        if self.has(&wanted.digest).await? {
+            return Ok(0);
+        }
+        let _slot = self.slots.acquire().await.map_err(|_| Failure::Ended)?;
+        self.go_on()?;
+        let name = format!("{of} {}", &wanted.digest.hex()[..12]);
+        let mut item = self.progress.item(name, Some(wanted.size), Unit::Bytes);
+        let begun = self.travelled.load(Ordering::Relaxed);
+        match self.transfer(source, wanted, &mut item).await {
+            Ok(()) => {
+                item.done();
+                Ok(self.travelled.load(Ordering::Relaxed).saturating_sub(begun))
+            }
+            Err(failure) => Err(self.heed(failure)),
+        }
+    }
+
+    /// A blob of which an earlier process left half may have been damaged by a power cut: then once more from the start.
+    async fn transfer(&self, source: &Source, wanted: &Descriptor, item: &mut Item) -> Result<(), Failure> {
+        for again in [false, true] {
+            let (digest, size) = (wanted.digest.clone(), wanted.size);
+            let upload = self.blocking(move |store| store.fetch_upload(&digest, size)).await?;
+            let resumed = upload.offset() > 0;
+            item.add(upload.offset());
+            let upload = self.fill(source, wanted, upload, item).await?;
+            let digest = wanted.digest.clone();
+            let committed = tokio::task::spawn_blocking(move || upload.commit(&digest, None)).await;
+            match committed.map_err(|_| Failure::Ended)? {
+                Ok(_) => return Ok(()),
+                Err(StoreError::DigestMismatch { .. }) if resumed && !again => {}
+                Err(StoreError::DigestMismatch { actual, expected }) => {
+                    let why = format!("`{}` sent `{actual}` as `{expected}`", source.upstream.host);
+                    return Err(Failure::Upstream { why, unreachable: false, absent: false });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Failure::Ended)
+    }
+
+    /// Fetches until all bytes are there; a connection that breaks is taken up where it broke.
+    async fn fill(
+        &self,
+        source: &Source,
+        wanted: &Descriptor,
+        mut upload: Upload,
+        item: &mut Item,
+    ) -> Result<Upload, Failure> {
+        let Source { upstream, path } = source;
+        let mut tries = 0;
+        while upload.offset() < wanted.size {
+            self.go_on()?;
+            self.gates.pass(&upstream.host).await?;
+            let before = upload.offset();
+            let broken = match self.client.blob(upstream, path, &wanted.digest, before).await {
+                Ok(coming) => {
+                    let (back, broken) = self.take(coming, wanted, upload, item).await?;
+                    upload = back;
+                    broken
+                }
+                Err(error) => Some(error),
+            };
+            tries = if upload.offset() > before { 0 } else { tries + 1 };
+            let why = format!("`{}` ended a blob early", upstream.host);
+            match broken {
+                Some(OciError::RateLimited { wait, .. }) => self.gates.close(&upstream.host, wait),
+                Some(error) if !error.is_unreachable() || tries >= TRIES => return Err(error.into()),
+                None if tries >= TRIES => {
+                    return Err(Failure::Upstream { why, unreachable: true, absent: false });
+                }
+                // All came, or more can be had at once.
+                None if upload.offset() == wanted.size => {}
+                _ => tokio::time::sleep(pause(tries.max(1))).await,
+            }
+        }
+        Ok(upload)
+    }
+
+    /// Writes what comes until it ends or breaks; never more than was announced.
+    async fn take(
+        &self,
+        mut coming: FetchedBlob,
+        wanted: &Descriptor,
+        mut upload: Upload,
+        item: &mut Item,
+    ) -> Result<(Upload, Option<OciError>), Failure> {
+        // An upstream that does not resume begins again: what is here already is passed over.
+        let mut skip = upload.offset() - coming.offset;
+        let mut left = wanted.size - upload.offset();
+        let mut gathered = BytesMut::new();
+        loop {
+            let (piece, broken) = match coming.next().await {
+                Ok(piece) => (piece, None),
+                Err(error) => (None, Some(error)),
+            };
+            let over = piece.is_none();
+            if let Some(piece) = piece {
+                self.travelled.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                self.pace.take(piece.len()).await;
+                let passed = skip.min(piece.len() as u64);
+                skip -= passed;
+                let piece = piece.slice(usize::try_from(passed).unwrap_or(piece.len())..);
+                if piece.len() as u64 > left {
+                    tokio::task::spawn_blocking(move || upload.cancel());
+                    let url = wanted.digest.to_string();
+                    return Err(OciError::TooLarge { url, most: wanted.size }.into());
+                }
+                left -= piece.len() as u64;
+                gathered.extend_from_slice(&piece);
+            }
+            if gathered.len() >= PIECE || over {
+                let bytes: Bytes = gathered.split().freeze();
+                item.add(bytes.len() as u64);
+                let written =
+                    tokio::task::spawn_blocking(move || upload.write(&bytes).map(|()| upload)).await;
+                upload = written.map_err(|_| Failure::Ended)??;
+            }
+            if over {
+                return Ok((upload, broken));
+            }
+            self.go_on()?;
+        }
+    }
+}
+
+/// The wait before the next try.
+fn pause(tries: u32) -> Duration {
+    let whole = PAUSE * 2_u32.pow(tries.saturating_sub(1).min(6));
+    whole + whole.mul_f64(super::chance() / 2.0)
+}

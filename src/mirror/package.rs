@@ -1,0 +1,208 @@
+//! The images that a packed chart refers to, as far as that can be known without rendering it. Pure.
+//!
+//! Rendering is Helm's, in Go's templates; so what is read is what a person would look at: the annotation
+//! `helm.sh/images`, the values, and lines of templates that name an image literally. What comes from values and
+//! templates is a guess until it was asked for upstream.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use regex::Regex;
+use serde_json::Value;
+
+use super::found::Found;
+use crate::oci::Reference;
+
+/// Bytes of a package that are looked through, unpacked, and of one file in it.
+const LOOKED_THROUGH: u64 = 64 << 20;
+const LARGEST_FILE: u64 = 1 << 20;
+/// Annotations that list images: Helm's, and Artifact Hub's.
+const ANNOTATIONS: [&str; 2] = ["helm.sh/images", "artifacthub.io/images"];
+
+/// The files of one chart in a package: itself, or one in its `charts` folder.
+#[derive(Default)]
+struct Parts {
+    chart: Value,
+    values: Value,
+    templates: Vec<(String, String)>,
+}
+
+/// What the chart in `package` refers to.
+///
+/// # Errors
+/// That it is no package.
+pub(super) fn images(package: &[u8]) -> Result<Vec<Found>, String> {
+    let mut found: Vec<Found> = Vec::new();
+    for (folder, parts) in read(package)? {
+        for one in of_parts(&folder, &parts)? {
+            if !found.iter().any(|known| known.image == one.image) {
+                found.push(one);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The charts of a package by their folder within it; the chart itself has the empty one.
+fn read(package: &[u8]) -> Result<BTreeMap<String, Parts>, String> {
+    let unpacked = flate2::read::MultiGzDecoder::new(package).take(LOOKED_THROUGH);
+    let mut archive = tar::Archive::new(unpacked);
+    let mut charts: BTreeMap<String, Parts> = BTreeMap::new();
+    for entry in archive.entries().map_err(|e| e.to_string())? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let Some((folder, file)) = place(path.strip_prefix("./").unwrap_or(&path)) else { continue };
+        let mut text = String::new();
+        // A file that is no text is no concern of ours.
+        if entry.take(LARGEST_FILE).read_to_string(&mut text).is_err() {
+            continue;
+        }
+        let parts = charts.entry(folder).or_default();
+        let yaml = |text: &str| serde_saphyr::from_str(text).unwrap_or(Value::Null);
+        match file.as_str() {
+            "Chart.yaml" => parts.chart = yaml(&text),
+            "values.yaml" => parts.values = yaml(&text),
+            template => parts.templates.push((template.to_owned(), text)),
+        }
+    }
+    Ok(charts)
+}
+
+/// The folder of the chart that a path belongs to, and the path in it, for files that are looked at.
+fn place(path: &str) -> Option<(String, String)> {
+    let (_, mut rest) = path.split_once('/')?;
+    let mut folder = String::new();
+    while let Some(below) = rest.strip_prefix("charts/") {
+        let (name, after) = below.split_once('/')?;
+        folder = format!("{folder}charts/{name}/");
+        rest = after;
+    }
+    let template = rest.starts_with("templates/") && (rest.ends_with(".yaml") || rest.ends_with(".yml"));
+    (template || rest == "Chart.yaml" || rest == "values.yaml").then(|| (folder, rest.to_owned()))
+}
+
+fn of_parts(folder: &str, parts: &Parts) -> Result<Vec<Found>, String> {
+    let mut found = Vec::new();
+    for name in ANNOTATIONS {
+        let listed = parts.chart["annotations"][name].as_str().unwrap_or_default();
+        let listed: Value = serde_saphyr::from_str(listed).unwrap_or(Value::Null);
+        for entry in listed.as_array().into_iter().flatten() {
+            let image = entry["image"].as_str().or_else(|| entry.as_str()).unwrap_or_default();
+            push(&mut found, image, format!("{folder}Chart.yaml {name}"), false);
+        }
+    }
+    let version = match &parts.chart["appVersion"] {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => String::new(),
+    };
+    in_values(&parts.values, &version, &mut Vec::new(), &mut |path, image| {
+        push(&mut found, image, format!("{folder}values.yaml {path}"), true);
+    });
+    let line =
+        Regex::new(r#"(?m)^\s*(?:-\s+)?image:\s*["']?([^\s"'{}#]+)["']?\s*$"#).map_err(|e| e.to_string())?;
+    for (file, text) in &parts.templates {
+        for image in line.captures_iter(text).filter_map(|found| found.get(1)) {
+            push(&mut found, image.as_str(), format!("{folder}{file}"), true);
+        }
+    }
+    Ok(found)
+}
+
+fn push(found: &mut Vec<Found>, image: &str, at: String, guessed: bool) {
+    if image.parse::<Reference>().is_ok() {
+        found.push(Found { image: image.to_owned(), at, guessed });
+    }
+}
+
+/// `{registry, repository, tag, digest}`, and texts named `image`.
+fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dyn FnMut(String, &str)) {
+    let Value::Object(fields) = value else {
+        for (at, inner) in value.as_array().into_iter().flatten().enumerate() {
+            path.push(at.to_string());
+            in_values(inner, version, path, tell);
+            path.pop();
+        }
+        return;
+    };
+    let text = |key: &str| match fields.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        // A tag that somebody forgot to quote.
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    let named_so = path.last().is_some_and(|last| last.to_lowercase().ends_with("image"));
+    let repository = text("repository");
+    if !repository.is_empty() && (named_so || fields.contains_key("tag") || fields.contains_key("registry")) {
+        let tag = Some(text("tag")).filter(|tag| !tag.is_empty()).unwrap_or_else(|| version.to_owned());
+        let digest = Some(text("digest")).filter(|digest| digest.contains(':')).unwrap_or_default();
+        tell(path.join("."), &full(&text("registry"), &repository, &tag, &digest));
+    }
+    for (key, inner) in fields {
+        path.push(key.clone());
+        let is_image = key.to_lowercase().ends_with("image");
+        if let Some(image) = inner.as_str().filter(|image| is_image && !image.is_empty()) {
+            let last = image.rsplit('/').next().unwrap_or(image);
+            let tag = [text("tag"), text("imageTag")].into_iter().find(|tag| !tag.is_empty());
+            match tag.filter(|_| !last.contains([':', '@'])) {
+                Some(tag) => tell(path.join("."), &full("", image, &tag, "")),
+                None => tell(path.join("."), image),
+            }
+        }
+        in_values(inner, version, path, tell);
+        path.pop();
+    }
+}
+
+fn full(registry: &str, repository: &str, tag: &str, digest: &str) -> String {
+    let host = if registry.is_empty() { String::new() } else { format!("{registry}/") };
+    let tag = if tag.is_empty() || !digest.is_empty() { String::new() } else { format!(":{tag}") };
+    let at = if digest.is_empty() { String::new() } else { format!("@{digest}") };
+    format!("{host}{repository}{tag}{at}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pack(files: &[(&str, &str)]) -> Vec<u8> {
+        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gzip);
+        for (path, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            tar.append_data(&mut header, path, text.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[test]
+    fn images_are_found_where_a_person_would_look_and_it_says_where() {
+        let chart = "name: app\nversion: 1.0.0\nappVersion: '2.1'\nannotations:\n  helm.sh/images: |\n    - {name: a, image: q.io/listed:1}\n";
+        let values = "image: {registry: q.io, repository: team/app, tag: ''}\nsidecarImage: q.io/side:3\nmetrics:\n  image: q.io/metrics\n  imageTag: 7\nrepository: https://git.example/x\nempty: {image: ''}\n";
+        let template = "spec:\n  containers:\n  - image: \"q.io/literal:9\"\n  - image: {{ .Values.x }}\n";
+        let package = pack(&[
+            ("app/Chart.yaml", chart),
+            ("app/values.yaml", values),
+            ("app/templates/pod.yaml", template),
+            ("app/charts/sub/Chart.yaml", "name: sub\nversion: 1\nappVersion: 5\n"),
+            ("app/charts/sub/values.yaml", "image: {repository: q.io/sub}\n"),
+            ("app/README.md", "image: q.io/no:1"),
+        ]);
+        let told: Vec<(String, String, bool)> =
+            images(&package).unwrap().into_iter().map(|f| (f.image, f.at, f.guessed)).collect();
+        let expected = [
+            ("q.io/listed:1", "Chart.yaml helm.sh/images", false),
+            ("q.io/team/app:2.1", "values.yaml image", true),
+            ("q.io/metrics:7", "values.yaml metrics.image", true),
+            ("q.io/side:3", "values.yaml sidecarImage", true),
+            ("q.io/literal:9", "templates/pod.yaml", true),
+            ("q.io/sub:5", "charts/sub/values.yaml image", true),
+        ];
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for (image, at, guessed) in expected {
+            assert!(told.contains(&(image.into(), at.into(), guessed)), "{image} {at} in {told:?}");
+        }
+        assert!(images(b"no gzip").is_err());
+    }
+}

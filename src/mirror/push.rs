@@ -1,0 +1,229 @@
+//! Sends what the mirror holds to another registry.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+use tokio::io::AsyncReadExt as _;
+
+use super::Parts;
+use super::error::{Error, Failure};
+use super::fetch::Wire;
+use super::image::{self, Closure};
+use super::plan::{ImageName, Terms};
+use crate::oci::{ParsedManifest, Upstream};
+use crate::store::Owner;
+use crate::sys::digest::Digest;
+use crate::sys::progress::{Progress, Unit};
+
+/// Images that are sent at the same time, and blobs of one.
+const IMAGES: usize = 2;
+const BLOBS: usize = 4;
+/// Bytes that are read at once.
+const PIECE: usize = 256 << 10;
+
+/// What was sent.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pushed {
+    /// Where to.
+    pub registry: String,
+    /// Images, with what failed.
+    pub images: Vec<Sent>,
+    /// Bytes that travelled.
+    pub bytes: u64,
+    /// How many failed.
+    pub failed: usize,
+}
+
+/// One image.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sent {
+    /// As it is called there.
+    pub name: String,
+    /// Why it was not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Sends all to `registry`, `host[:port][/prefix]`: below the prefix an image has its whole name, host included.
+///
+/// # Errors
+/// [`Error`]; what fails of single images is in the result.
+pub async fn push(
+    parts: &Parts,
+    registry: &str,
+    insecure: bool,
+    progress: &Progress,
+) -> Result<Pushed, Error> {
+    let (host, prefix) =
+        registry.trim_end_matches('/').split_once('/').unwrap_or((registry.trim_end_matches('/'), ""));
+    if !host.contains(['.', ':']) && host != "localhost" {
+        let why =
+            format!("`{registry}` names no registry hint: write a host such as `harbor.example.com/edge`");
+        return Err(Error::Name(why));
+    }
+    let _seat = parts.desk.take()?;
+    let _hold = parts.store.hold();
+    let limits = (parts.settings.bandwidth_limit, parts.settings.parallel);
+    let wire =
+        Wire::new(Arc::new(parts.client().await?), parts.store.clone(), progress.clone(), limits, None);
+    let store = parts.store.clone();
+    let read = move || store.state_of(&Owner::Mirror);
+    let mut refs = tokio::task::spawn_blocking(read).await.map_err(|_| Error::Ended)??.refs;
+    // What hangs on images goes after them.
+    refs.sort_by_key(|entry| (super::filter::is_attachment(&entry.name), entry.name.contains(':')));
+    let to =
+        Target { upstream: Upstream::at(host, insecure), prefix: prefix.to_owned(), sent: AtomicU64::new(0) };
+    let mut results = Vec::new();
+    let (first, last): (Vec<_>, Vec<_>) = refs
+        .into_iter()
+        .partition(|entry| !super::filter::is_attachment(&entry.name) && !entry.name.contains(':'));
+    for group in [first, last] {
+        let sends = group.into_iter().map(|entry| {
+            let image = ImageName { repository: entry.repository, name: entry.name };
+            let (to, wire) = (&to, &wire);
+            async move {
+                let name = format!("{host}/{}:{}", to.path(&image), image.name);
+                let sent = send(wire, to, &image, &entry.digest).await;
+                Sent { name, error: sent.err().map(|failure| failure.to_string()) }
+            }
+        });
+        results.extend(stream::iter(sends).buffered(IMAGES).collect::<Vec<_>>().await);
+    }
+    let failed = results.iter().filter(|sent| sent.error.is_some()).count();
+    Ok(Pushed {
+        registry: registry.to_owned(),
+        images: results,
+        bytes: to.sent.load(Ordering::Relaxed),
+        failed,
+    })
+}
+
+struct Target {
+    upstream: Upstream,
+    prefix: String,
+    sent: AtomicU64,
+}
+
+impl Target {
+    /// A port's colon cannot stand in a path.
+    fn path(&self, image: &ImageName) -> String {
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        format!("{}{slash}{}", self.prefix, image.repository.replace(':', "-"))
+    }
+}
+
+async fn send(wire: &Wire, to: &Target, image: &ImageName, digest: &Digest) -> Result<(), Failure> {
+    let path = to.path(image);
+    let host = &to.upstream.host;
+    let there =
+        wire.ask(host, async || wire.client.head_manifest(&to.upstream, &path, &image.name).await).await;
+    match there {
+        Ok(head) if head.digest.as_ref() == Some(digest) => return Ok(()),
+        Err(failure) if !failure.is_absent() => return Err(failure),
+        _ => {}
+    }
+    let closure = local(wire, digest).await?;
+    let mut seen = BTreeSet::new();
+    let blobs = closure.manifests.iter().flat_map(|known| known.parsed.blobs());
+    let blobs: Vec<_> = blobs.filter(|blob| seen.insert(blob.digest.clone())).collect();
+    stream::iter(blobs.into_iter().map(|blob| send_blob(wire, to, &path, &blob.digest, image)))
+        .buffer_unordered(BLOBS)
+        .try_for_each(|()| async { Ok(()) })
+        .await?;
+    let (last, children) = closure.manifests.split_last().ok_or(Failure::Ended)?;
+    for child in children {
+        let name = child.digest.to_string();
+        let put = async || {
+            let bytes = child.bytes.clone();
+            wire.client.push_manifest(&to.upstream, &path, &name, &child.parsed.media_type, bytes).await
+        };
+        wire.ask(host, put).await?;
+    }
+    let put = async || {
+        wire.client
+            .push_manifest(&to.upstream, &path, &image.name, &last.parsed.media_type, last.bytes.clone())
+            .await
+    };
+    wire.ask(host, put).await
+}
+
+/// What is here of an image: a sparse index has only some of its images.
+async fn local(wire: &Wire, digest: &Digest) -> Result<Closure, Failure> {
+    let mut closure = Closure { manifests: Vec::new(), missing: Vec::new() };
+    let mut stack = vec![digest.clone()];
+    while let Some(digest) = stack.pop() {
+        match image::closure(wire, None, &digest, &Terms::default()).await {
+            Ok(one) => closure.manifests.extend(one.manifests),
+            Err(failure) if failure.is_absent() => {
+                // An index of which something is not here: its images one by one, itself last.
+                let known = image::here(wire, &digest).await?;
+                let Some(known) = known else { continue };
+                let mut inner = Vec::new();
+                for child in children(&known.parsed) {
+                    match image::closure(wire, None, &child, &Terms::default()).await {
+                        Ok(one) => inner.extend(one.manifests),
+                        Err(failure) if failure.is_absent() => {}
+                        Err(failure) => return Err(failure),
+                    }
+                }
+                closure.manifests.extend(inner);
+                closure.manifests.push(known);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(closure)
+}
+
+fn children(parsed: &ParsedManifest) -> Vec<Digest> {
+    parsed.manifests.iter().map(|child| child.digest.clone()).collect()
+}
+
+async fn send_blob(
+    wire: &Wire,
+    to: &Target,
+    path: &str,
+    digest: &Digest,
+    of: &ImageName,
+) -> Result<(), Failure> {
+    let host = &to.upstream.host;
+    if wire.ask(host, async || wire.client.has_blob(&to.upstream, path, digest).await).await? {
+        return Ok(());
+    }
+    let wanted = digest.clone();
+    let blob = wire.blocking(move |store| store.blob(None, &wanted)).await?;
+    let Some(blob) = blob else {
+        let why = format!("`{digest}` is not here");
+        return Err(Failure::Upstream { why, unreachable: false, absent: true });
+    };
+    let item = wire.progress.item(format!("{of} {}", &digest.hex()[..12]), Some(blob.size), Unit::Bytes);
+    let put = async || {
+        let file = blob.open().map_err(|e| crate::oci::Error::Setup(e.to_string()))?;
+        let bytes = pieces(tokio::fs::File::from_std(file));
+        wire.client.push_blob(&to.upstream, path, digest, blob.size, bytes).await
+    };
+    wire.ask(host, put).await?;
+    to.sent.fetch_add(blob.size, Ordering::Relaxed);
+    item.done();
+    Ok(())
+}
+
+fn pieces(file: tokio::fs::File) -> impl stream::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    stream::unfold(file, |mut file| async move {
+        let mut buffer = vec![0; PIECE];
+        match file.read(&mut buffer).await {
+            Ok(0) => None,
+            Ok(n) => {
+                buffer.truncate(n);
+                Some((Ok(buffer.into()), file))
+            }
+            Err(e) => Some((Err(e), file)),
+        }
+    })
+}
