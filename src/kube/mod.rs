@@ -2,6 +2,7 @@
 
 pub mod codec;
 mod decode;
+pub mod discovery;
 mod encode;
 mod error;
 mod fields;

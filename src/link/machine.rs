@@ -31,6 +31,8 @@ pub(super) enum Belief {
 pub(super) enum Evidence {
     /// A request failed in a way that may mean an outage.
     Suspicion(String),
+    /// A request was answered although this is an outage.
+    Sign,
     /// A probe was answered.
     Answered,
     /// A probe failed.
@@ -64,6 +66,7 @@ impl Machine {
                 self.next = Some(self.next.map_or(now, |next| next.min(now)));
             }
             Evidence::Suspicion(_) => {}
+            Evidence::Sign => self.next = self.next.map(|next| next.min(now)),
             Evidence::Answered => self.answered(now),
             Evidence::Failed(why) => self.failed(why, now),
         }
@@ -161,6 +164,19 @@ mod tests {
         let next = m.next;
         assert!(!m.take(Evidence::Suspicion("x".into()), now));
         assert_eq!(m.next, next);
+    }
+
+    #[test]
+    fn a_sign_of_life_is_looked_into_at_once_and_is_no_proof() {
+        let (mut m, now) = machine(Some("before the reboot"));
+        m.take(fail(), now);
+        assert_eq!(m.next, Some(now + INTERVAL));
+        assert!(!m.take(Evidence::Sign, now));
+        assert_eq!(m.next, Some(now));
+        let (mut m, now) = machine(None);
+        m.take(Evidence::Answered, now);
+        m.take(Evidence::Sign, now);
+        assert_eq!(m.next, None, "online nothing is asked");
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub struct Link {
     state: watch::Receiver<LinkState>,
     /// Counts probes that were answered.
     answers: watch::Receiver<u64>,
-    evidence: mpsc::Sender<String>,
+    evidence: mpsc::Sender<Evidence>,
 }
 
 impl Link {
@@ -106,7 +106,12 @@ impl Link {
     /// A request failed in a way that may mean an outage. Never waits.
     pub fn suspect(&self, why: String) {
         // A full inbox holds enough suspicion already.
-        let _ = self.evidence.try_send(why);
+        let _ = self.evidence.try_send(Evidence::Suspicion(why));
+    }
+
+    /// A request was answered although the link counts as away: it is worth a look. Never waits.
+    pub fn saw_life(&self) {
+        let _ = self.evidence.try_send(Evidence::Sign);
     }
 
     /// Reports a failure and waits for what the link makes of it: an outage, or a probe that was
@@ -139,7 +144,7 @@ pub struct Owner {
     machine: Machine,
     state: watch::Sender<LinkState>,
     answered: watch::Sender<u64>,
-    inbox: mpsc::Receiver<String>,
+    inbox: mpsc::Receiver<Evidence>,
     probe: Probe,
     replay: Replay,
 }
@@ -156,14 +161,14 @@ impl Owner {
         loop {
             let evidence = match self.machine.next {
                 Some(at) => tokio::select! {
-                    why = self.inbox.recv() => match why {
-                        Some(why) => Evidence::Suspicion(why),
+                    said = self.inbox.recv() => match said {
+                        Some(said) => said,
                         None => return,
                     },
                     () = tokio::time::sleep_until(at) => self.ask().await,
                 },
                 None => match self.inbox.recv().await {
-                    Some(why) => Evidence::Suspicion(why),
+                    Some(said) => said,
                     None => return,
                 },
             };
