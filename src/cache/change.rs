@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{CacheError, ObjectKey, Writer, seconds};
+use super::{CacheError, ObjectKey, Reader, Writer, seconds};
 
 /// What is to be done in the cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,58 @@ impl Change {
     }
 }
 
+/// A change that the cloud did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What it was about.
+    pub object: String,
+    /// What the cloud said.
+    pub why: String,
+    /// When, in seconds since 1970.
+    pub at: i64,
+}
+
+/// Refusals kept for `edge status`; of more, the oldest go.
+const REFUSED: u32 = 20;
+
+impl Reader {
+    /// What the cloud refused for good lately, oldest first.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn refused(&self) -> Result<Vec<Refused>, CacheError> {
+        let mut statement = self.db().prepare_cached("SELECT object, why, at FROM refused ORDER BY id")?;
+        let rows = statement
+            .query_map([], |row| Ok(Refused { object: row.get(0)?, why: row.get(1)?, at: row.get(2)? }))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
 impl Writer {
+    /// The cloud will never take it: it waits no longer, and what was said is kept to be shown.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn refuse_change(&self, change: &Change, why: &str) -> Result<(), CacheError> {
+        self.drop_change(change.id)?;
+        self.db()
+            .prepare_cached("INSERT INTO refused (object, why, at) VALUES (?, ?, ?)")?
+            .execute(params![change.what.key.to_string(), why, seconds()])?;
+        self.db()
+            .prepare_cached("DELETE FROM refused WHERE id <= (SELECT MAX(id) FROM refused) - ?")?
+            .execute([REFUSED])?;
+        Ok(())
+    }
+
+    /// Every change that waits is given up.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn drop_all_changes(&self) -> Result<(), CacheError> {
+        self.db().execute("DELETE FROM change", [])?;
+        Ok(())
+    }
+
     /// The change of this kind that waits for the object, so that edits add up in one.
     ///
     /// # Errors

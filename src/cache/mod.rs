@@ -16,6 +16,8 @@ mod object;
 mod open;
 mod reader;
 mod schema;
+#[cfg(test)]
+mod schema_tests;
 mod scope;
 mod secret;
 mod writer;
@@ -30,9 +32,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub use change::{Change, ChangeKind, NewChange};
+pub use change::{Change, ChangeKind, NewChange, Refused};
 pub use object::{Object, ObjectKey};
-pub use open::Opened;
+pub use open::{Opened, is_writable, readable};
 pub use reader::{Count, Reader};
 pub use scope::{ListRecord, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, TokenKey};
@@ -113,18 +115,23 @@ struct Shared {
 
 impl Cache {
     /// Opens or makes `folder/cache.db`. A damaged database is set aside under a name of its own and
-    /// a new one is begun; [`Opened::damaged`] says so.
+    /// a new one is begun; [`Opened::damaged`] says so. One that cannot be written is copied to the folder `refuge`
+    /// and read from there, and nothing is taken; [`Opened::frozen`] says so.
     ///
     /// # Errors
     /// [`CacheError::Open`] and [`CacheError::Database`] when not even a new one can be made.
-    pub fn open(folder: &Path) -> Result<Opened, CacheError> {
-        open::open(folder)
+    pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
+        open::open(folder, refuge)
     }
 
-    fn start(path: PathBuf, connection: rusqlite::Connection) -> Result<Self, CacheError> {
+    fn start(
+        path: PathBuf,
+        connection: rusqlite::Connection,
+        frozen: Option<String>,
+    ) -> Result<Self, CacheError> {
         let (jobs, inbox) = std::sync::mpsc::channel();
         let (lost, _) = watch::channel(0);
-        let (trouble_sender, trouble) = watch::channel(None);
+        let (trouble_sender, trouble) = watch::channel(frozen.clone());
         let waiting = Arc::new(AtomicUsize::new(0));
         let torn = Arc::new(AtomicBool::new(false));
         let (batches, _) = watch::channel(0);
@@ -138,6 +145,7 @@ impl Cache {
             trouble: trouble_sender,
             batches: batches.clone(),
             path: path.clone(),
+            frozen,
         };
         std::thread::Builder::new()
             .name("cache".into())
@@ -244,6 +252,11 @@ impl Cache {
     /// Why nothing can be written at the moment, such as a full disk; `None` when all is well.
     pub fn trouble(&self) -> Option<String> {
         self.shared.trouble.borrow().clone()
+    }
+
+    /// Follows [`Cache::trouble`].
+    pub fn follow_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.shared.trouble.clone()
     }
 
     /// The database file.

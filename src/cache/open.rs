@@ -15,11 +15,13 @@ pub struct Opened {
     pub cache: Cache,
     /// Where a damaged database was set aside, and what was wrong with it.
     pub damaged: Option<(PathBuf, String)>,
+    /// Why the database cannot be written and a copy of it is read instead.
+    pub frozen: Option<String>,
 }
 
 /// See [`Cache::open`].
-pub fn open(folder: &Path) -> Result<Opened, CacheError> {
-    let path = folder.join("cache.db");
+pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
+    let path = folder.join(FILE);
     durable::folder(folder, 0o700).map_err(|source| CacheError::Open { path: path.clone(), source })?;
     let (connection, damaged) = match connect(&path) {
         Ok(connection) => (connection, None),
@@ -27,9 +29,105 @@ pub fn open(folder: &Path) -> Result<Opened, CacheError> {
             let aside = set_aside(&path)?;
             (connect(&path)?, Some((aside, source.to_string())))
         }
+        Err(error) if is_unwritable(&error) && path.exists() => return freeze(&path, refuge, &error),
         Err(e) => return Err(e),
     };
-    Ok(Opened { cache: Cache::start(path, connection)?, damaged })
+    if let Err(error) = thaw(refuge) {
+        tracing::warn!(%error, "a copy of an earlier cache is still in memory");
+    }
+    Ok(Opened { cache: Cache::start(path, connection, None)?, damaged, frozen: None })
+}
+
+/// Removes the copy that was served before: Secrets are in there.
+fn thaw(refuge: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(refuge.join(FROZEN)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+const FILE: &str = "cache.db";
+const FROZEN: &str = "frozen";
+
+/// Reads a copy, journal included. The gateway may have lost its power because its disk is dying, and its pods must
+/// start all the same.
+fn freeze(path: &Path, refuge: &Path, error: &CacheError) -> Result<Opened, CacheError> {
+    let copy = refuge.join(FROZEN).join(FILE);
+    let failed = |source| CacheError::Open { path: copy.clone(), source };
+    if let Some(folder) = copy.parent() {
+        durable::folder(folder, 0o700).map_err(failed)?;
+    }
+    for suffix in ["", "-wal"] {
+        let with = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        match std::fs::read(with(path)) {
+            Ok(bytes) => durable::write(&with(&copy), &bytes, 0o600).map_err(failed)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                durable::remove(&with(&copy)).map_err(failed)?;
+            }
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    let mut why = format!("`{}` cannot be written, a copy in memory is served: {error}", path.display());
+    let connection = match connect(&copy) {
+        Err(CacheError::Database { source, .. }) if is_damage(&source) => {
+            why = format!("{why}; its newest part is damaged: {source}");
+            connect_older(&copy)?
+        }
+        connected => connected?,
+    };
+    let cache = Cache::start(copy, connection, Some(why.clone()))?;
+    Ok(Opened { cache, damaged: None, frozen: Some(why) })
+}
+
+/// A dying disk may have lost what its journal of files held: then as it was when the database's own journal was last
+/// taken up, and if that is damaged too, with nothing.
+fn connect_older(copy: &Path) -> Result<Connection, CacheError> {
+    let removed = |path: &Path| {
+        durable::remove(path).map_err(|source| CacheError::Open { path: path.to_owned(), source })
+    };
+    let journals = ["-wal", "-shm"].map(|suffix| {
+        let mut name = copy.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    });
+    journals.iter().try_for_each(|journal| removed(journal))?;
+    connect(copy).or_else(|_| {
+        removed(copy)?;
+        journals.iter().try_for_each(|journal| removed(journal))?;
+        connect(copy)
+    })
+}
+
+/// The file that another process may read: the copy while the daemon serves one, as in [`Opened::frozen`].
+pub fn readable(folder: &Path, refuge: &Path) -> PathBuf {
+    let copy = refuge.join(FROZEN).join(FILE);
+    if copy.exists() { copy } else { folder.join(FILE) }
+}
+
+/// Whether the database in `folder` could be opened for writing now.
+pub fn is_writable(folder: &Path) -> bool {
+    let probe = folder.join(".room");
+    let written = durable::write(&probe, &[0; 256 << 10], 0o600).is_ok();
+    durable::remove(&probe).is_ok() && written
+}
+
+/// Errors of a disk that is full or lets nobody write.
+fn is_unwritable(error: &CacheError) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error {
+        CacheError::Open { source, .. } => {
+            matches!(source.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+        }
+        CacheError::Database { source, .. } => {
+            matches!(source.sqlite_error_code(), Some(CannotOpen | DiskFull | ReadOnly | SystemIoFailure))
+        }
+        _ => false,
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection, CacheError> {

@@ -1,11 +1,13 @@
 //! The tables of `cache.db`, and how an older file becomes one of today.
 //!
-//! Migrations only add, so that the release before this one opens the file too.
+//! Migrations only add, so that the release before this one opens the file too: a snap reverts, an image falls
+//! back. `schema_tests` holds each step to that.
 
 use rusqlite::Connection;
 
-/// One step a version; step N brings a file of version N to N + 1.
-const STEPS: [&str; 1] = ["
+/// One step a version; step N brings a file of version N to N + 1. A step that was released is never changed.
+pub(super) const STEPS: [&str; 2] = [
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
     CREATE TABLE identity (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
     CREATE TABLE object (
@@ -74,13 +76,27 @@ const STEPS: [&str; 1] = ["
         base BLOB,                  -- the cloud's object before the first local edit
         body BLOB);
     CREATE INDEX change_object ON change (resource, namespace, name);
-"];
+",
+    "
+    CREATE TABLE refused (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        object TEXT NOT NULL,       -- what a change was about that the cloud did not take
+        why TEXT NOT NULL,
+        at INTEGER NOT NULL);
+",
+];
 
 /// Brings `connection` to today's tables. A file of a later version is taken as it is: later
 /// versions only add.
 pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    migrate_by(connection, &STEPS)
+}
+
+/// The same with the steps of another release.
+pub(super) fn migrate_by(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    for (number, step) in (1_i64..).zip(STEPS).skip(usize::try_from(version).unwrap_or(0)) {
+    for (number, step) in (1_i64..).zip(steps).skip(usize::try_from(version).unwrap_or(0)) {
+        tracing::info!(version = number, "the cache's tables are brought to this version");
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", number)?;

@@ -36,9 +36,20 @@ impl Writer {
     /// # Errors
     /// The statement's.
     pub fn put_token(&self, key: &TokenKey, body: &[u8]) -> Result<(), CacheError> {
-        self.db().prepare_cached("INSERT OR REPLACE INTO token VALUES (?, ?, ?, ?, ?, ?, ?)")?.execute(
-            params![key.namespace, key.account, key.audiences, key.expiration, key.bound, seconds(), body],
-        )?;
+        self.db()
+            .prepare_cached(
+                "INSERT OR REPLACE INTO token (namespace, account, audiences, expiration, bound, at, body)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                key.namespace,
+                key.account,
+                key.audiences,
+                key.expiration,
+                key.bound,
+                seconds(),
+                body
+            ])?;
         Ok(())
     }
 
@@ -56,11 +67,9 @@ impl Writer {
     /// # Errors
     /// The statement's.
     pub fn accept_caller(&self, digest: &str, identity: &str) -> Result<(), CacheError> {
-        self.db().prepare_cached("INSERT OR REPLACE INTO caller VALUES (?, ?, ?)")?.execute(params![
-            digest,
-            identity,
-            seconds()
-        ])?;
+        self.db()
+            .prepare_cached("INSERT OR REPLACE INTO caller (digest, identity, at) VALUES (?, ?, ?)")?
+            .execute(params![digest, identity, seconds()])?;
         Ok(())
     }
 
@@ -80,7 +89,9 @@ impl Writer {
     pub fn replace_verifiers(&self, keys: &[(String, String)]) -> Result<(), CacheError> {
         self.db().execute("DELETE FROM verifier", [])?;
         for (kid, jwk) in keys {
-            self.db().prepare_cached("INSERT OR REPLACE INTO verifier VALUES (?, ?)")?.execute([kid, jwk])?;
+            self.db()
+                .prepare_cached("INSERT OR REPLACE INTO verifier (kid, jwk) VALUES (?, ?)")?
+                .execute([kid, jwk])?;
         }
         Ok(())
     }
@@ -99,7 +110,8 @@ impl Writer {
         let identity = self.identity_row(identity)?;
         self.db()
             .prepare_cached(
-                "INSERT INTO document VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO document (identity, path, variant, type, etag, at, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (identity, path, variant) DO UPDATE
                  SET type = ?4, etag = ?5, at = ?6, body = ?7 WHERE body <> ?7 OR type <> ?4",
             )?

@@ -45,7 +45,7 @@ async fn names(cache: &Cache, identity: &'static str) -> Option<Vec<String>> {
 #[tokio::test]
 async fn empty_and_never_synced_are_two_things() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path()).unwrap().cache;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     assert_eq!(names(&cache, "node").await, None);
     list(&cache, scope("node", ""), vec![]).await;
     assert_eq!(names(&cache, "node").await, Some(vec![]));
@@ -54,7 +54,7 @@ async fn empty_and_never_synced_are_two_things() {
 #[tokio::test]
 async fn texts_come_out_of_every_object() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path()).unwrap().cache;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     assert!(!cache.read(|r| r.is_synced("v1/pods")).await.unwrap());
     let mut second = pod("b", "1");
     second.body["metadata"]["annotations"] = json!({"edge.io/restart": "now \"quoted\""});
@@ -69,7 +69,7 @@ async fn texts_come_out_of_every_object() {
 #[tokio::test]
 async fn a_complete_list_prunes_and_an_unfinished_one_does_not() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path()).unwrap().cache;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     list(&cache, scope("node", ""), vec![pod("a", "1"), pod("b", "1")]).await;
     cache
         .commit(|w| {
@@ -87,7 +87,7 @@ async fn a_complete_list_prunes_and_an_unfinished_one_does_not() {
 #[tokio::test]
 async fn an_identity_reads_only_what_it_has_read() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path()).unwrap().cache;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     list(&cache, scope("node", ""), vec![pod("a", "1")]).await;
     let key = pod("a", "1").key;
     let (mine, other) = cache.read(move |r| Ok((r.get("node", &key)?, r.get("other", &key)?))).await.unwrap();
@@ -98,7 +98,7 @@ async fn an_identity_reads_only_what_it_has_read() {
 #[tokio::test]
 async fn leaving_one_scope_keeps_it_in_the_others() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path()).unwrap().cache;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     list(&cache, scope("node", ""), vec![pod("a", "1")]).await;
     list(&cache, scope("other", "x=y"), vec![pod("a", "1")]).await;
     let take = |identity: &'static str, fields: &'static str| {
@@ -116,7 +116,7 @@ async fn leaving_one_scope_keeps_it_in_the_others() {
 #[tokio::test]
 async fn a_refused_commit_leaves_nothing_and_spoils_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path()).unwrap().cache;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     let (kept, refused) = tokio::join!(
         cache.commit(|w| w.set_meta("kept", "1")),
         cache.commit(|w| {
@@ -134,7 +134,7 @@ async fn a_refused_commit_leaves_nothing_and_spoils_nobody() {
 async fn a_damaged_file_is_set_aside_and_named() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("cache.db"), vec![7; 9000]).unwrap();
-    let opened = Cache::open(folder.path()).unwrap();
+    let opened = Cache::open(folder.path(), folder.path()).unwrap();
     let (aside, why) = opened.damaged.unwrap();
     assert!(aside.exists() && !why.is_empty());
     opened.cache.flush().await.unwrap();
@@ -148,7 +148,7 @@ async fn a_heartbeat_alone_is_not_written_but_a_condition_is() {
         Object::new("v1/nodes", body).unwrap()
     };
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path()).unwrap().cache;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     for (version, beat, ready, stored) in
         [("1", "t1", "True", "1"), ("2", "t2", "True", "1"), ("3", "t3", "False", "3")]
     {
@@ -170,7 +170,7 @@ async fn a_heartbeat_alone_is_not_written_but_a_condition_is() {
 #[tokio::test]
 async fn clearing_keeps_what_waits_for_the_cloud() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path()).unwrap().cache;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     list(&cache, scope("node", ""), vec![pod("a", "1"), pod("b", "1")]).await;
     cache
         .commit(|w| {

@@ -16,6 +16,10 @@ use super::scope::Interned;
 const GATHER: Duration = Duration::from_millis(250);
 /// Jobs in one transaction at the most.
 const BATCH: usize = 2048;
+/// How long nothing is tried by itself after writing failed.
+const RETRY: Duration = Duration::from_secs(5);
+/// Bytes that must find room before writing counts as possible again.
+const ROOM: usize = 128 << 10;
 
 /// What jobs write with: the one connection that may.
 #[derive(Debug)]
@@ -53,13 +57,25 @@ pub(super) struct Thread {
     pub trouble: watch::Sender<Option<String>>,
     pub batches: watch::Sender<u64>,
     pub path: PathBuf,
+    /// Why nothing is written at all: this is a copy of a file that cannot be.
+    pub frozen: Option<String>,
 }
 
 impl Thread {
     /// Runs until every handle is gone, then leaves the file whole and without a journal.
     pub fn run(mut self) {
-        while let Ok(first) = self.inbox.recv() {
-            let jobs = self.gather(first);
+        loop {
+            let failing = self.trouble.borrow().is_some() && self.frozen.is_none();
+            let first = match failing {
+                true => self.inbox.recv_timeout(RETRY),
+                false => self.inbox.recv().map_err(RecvTimeoutError::from),
+            };
+            let jobs = match first {
+                Ok(first) => self.gather(first),
+                // Nobody writes, but somebody may wait to hear that it is possible again.
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             self.write(jobs);
         }
         if let Err(error) = self.writer.connection.execute_batch("PRAGMA optimize") {
@@ -90,7 +106,7 @@ impl Thread {
         let mut finishes = Vec::new();
         let mut compacts = Vec::new();
         let mut records = 0;
-        let mut failed = self.writer.connection.execute_batch("BEGIN IMMEDIATE").err();
+        let mut failed = self.find_room().and_then(|()| self.begin()).err();
         for job in jobs {
             match job {
                 Job::Record { size, run } => {
@@ -113,7 +129,9 @@ impl Thread {
         let why = failed.map(|source| {
             let _ = self.writer.connection.execute_batch("ROLLBACK");
             self.writer.interned.forget();
-            CacheError::Database { operation: "write", path: self.path.clone(), source }.to_string()
+            self.frozen.clone().unwrap_or_else(|| {
+                CacheError::Database { operation: "write", path: self.path.clone(), source }.to_string()
+            })
         });
         self.report(why.as_deref(), records);
         for finish in finishes {
@@ -122,6 +140,25 @@ impl Thread {
         for reply in compacts {
             let _ = reply.send(self.compact());
         }
+    }
+
+    fn begin(&self) -> Result<(), rusqlite::Error> {
+        self.writer.connection.execute_batch("BEGIN IMMEDIATE")
+    }
+
+    /// After a failure, writes and removes something of some size: a transaction that changes nothing succeeds on
+    /// a full disk too, and would call everybody back too early.
+    fn find_room(&self) -> Result<(), rusqlite::Error> {
+        if self.frozen.is_some() {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
+            return Err(rusqlite::Error::SqliteFailure(code, None));
+        }
+        if self.trouble.borrow().is_none() {
+            return Ok(());
+        }
+        let db = &self.writer.connection;
+        db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('room', ?)", ["x".repeat(ROOM)])?;
+        db.execute("DELETE FROM meta WHERE key = 'room'", []).map(drop)
     }
 
     fn compact(&self) -> Result<(), rusqlite::Error> {
@@ -237,7 +274,7 @@ impl Writer {
     pub fn set_meta(&self, key: &str, value: &str) -> Result<(), CacheError> {
         self.db()
             .prepare_cached(
-                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
             )?
             .execute([key, value])?;
         Ok(())
@@ -253,7 +290,7 @@ impl Writer {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.db().execute_batch(
             "DELETE FROM member; DELETE FROM scope; DELETE FROM document; DELETE FROM token;
-             DELETE FROM caller; DELETE FROM verifier;
+             DELETE FROM caller; DELETE FROM verifier; DELETE FROM refused;
              DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM change
                  WHERE change.resource = object.resource AND change.namespace = object.namespace
                    AND change.name = object.name);

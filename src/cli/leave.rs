@@ -1,26 +1,23 @@
-//! `edge leave`: kubelet gets its own credentials back.
-
-use std::path::Path;
+//! `edge leave`: kubelet gets its own credentials back, containerd its own configuration, and images are free again.
 
 use anyhow::Result;
 use clap::Args;
+use serde_json::Value;
 
-use super::join::take_lock;
-use super::{Global, output};
-use crate::cache::Cache;
+use super::{Global, output, progress};
 use crate::config::{Change, Config};
 use crate::cri::ImageStore;
+use crate::daemon::task::Task;
 use crate::pods::pins;
-use crate::proxy::join::{self, Left};
 use crate::registry::containerd::{self, ContainerdSettings, LastResort};
 
 /// `edge leave`
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  systemctl stop edge && edge leave
+  edge leave && systemctl restart kubelet
 
 What edge cached of the cloud is removed, Secrets included. Images, charts and the local certificate
-authority stay.")]
+authority stay. A daemon that runs goes on without a cloud.")]
 pub struct Leave {
     /// Give up what changed on this node and was not yet told to the cloud
     #[arg(long)]
@@ -30,30 +27,15 @@ pub struct Leave {
 impl Leave {
     pub fn run(&self, global: &Global) -> Result<()> {
         let config = global.load()?;
-        let _lock = take_lock(&config.state_dir, "edge leave")?;
-        if !self.discard_changes {
-            refuse_while_changes_wait(&config.state_dir)?;
-        }
-        let left = join::give_back(&config.state_dir)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let stays = runtime.block_on(let_go(&config));
-        let Some(left) = left else {
-            join::clear(&config.state_dir)?;
-            complain(&stays)?;
-            return output::result("this gateway is not joined; there is nothing to give back");
-        };
-        if config.cloud.kubeconfig.as_ref() == Some(&left.cloud_kubeconfig) {
+        let left = progress::perform(&config, Task::Leave { discard_changes: self.discard_changes })?;
+        if left["unset"] == true {
             super::edit::edit(&global.overrides()?, &[Change::Unset("cloud.kubeconfig".into())])?;
         }
-        join::clear(&config.state_dir)?;
-        complain(&stays)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stays = runtime.block_on(let_go(&config));
+        anyhow::ensure!(stays.is_empty(), "{}", stays.join("; "));
         output::result(&done(&left))
     }
-}
-
-fn complain(stays: &[String]) -> Result<()> {
-    anyhow::ensure!(stays.is_empty(), "{}", stays.join("; "));
-    Ok(())
 }
 
 /// containerd gets its own configuration back, and the images that edge pinned are free again. What could not be done,
@@ -95,32 +77,18 @@ async fn free_images(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// What changed here in an outage goes with the cache; it is told to the cloud first, or given up by
-/// name.
-fn refuse_while_changes_wait(state_dir: &Path) -> Result<()> {
-    if !state_dir.join("cache.db").exists() {
-        return Ok(());
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let cache = Cache::open(state_dir)?.cache;
-    let waiting = runtime.block_on(cache.read(|reader| reader.changes()))?.len();
-    anyhow::ensure!(
-        waiting == 0,
-        "{waiting} changes of this node wait to be told to the cloud hint: run `edge daemon` until `edge status` shows none, or leave with --discard-changes"
-    );
-    Ok(())
-}
-
-fn done(left: &Left) -> String {
-    let (path, restored) = &left.kubelet_kubeconfig;
-    let file = if *restored {
-        format!("`{}` is what it was before", path.display())
-    } else {
-        format!("`{}` is gone; start kubelet with the --kubeconfig it had before", path.display())
+fn done(left: &Value) -> String {
+    let Some(node) = left["node"].as_str() else {
+        return "this gateway is not joined; there is nothing to give back".into();
     };
-    let certificate = left
-        .certificate
-        .as_ref()
-        .map_or(String::new(), |path| format!("\nthe cloud's newest certificate is in `{}`", path.display()));
-    format!("node `{}` is given back; {file}{certificate}\nthen: systemctl restart kubelet", left.node_name)
+    let path = left["kubeletKubeconfig"].as_str().unwrap_or_default();
+    let file = if left["restored"] == true {
+        format!("`{path}` is what it was before")
+    } else {
+        format!("`{path}` is gone; start kubelet with the --kubeconfig it had before")
+    };
+    let certificate = left["certificate"]
+        .as_str()
+        .map_or(String::new(), |path| format!("\nthe cloud's newest certificate is in `{path}`"));
+    format!("node `{node}` is given back; {file}{certificate}\nthen: systemctl restart kubelet")
 }

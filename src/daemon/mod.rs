@@ -6,6 +6,8 @@
 
 mod client;
 mod control;
+mod door;
+mod membership;
 mod mirror;
 pub mod needs;
 mod notify;
@@ -24,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -32,14 +34,15 @@ use tokio::task::JoinSet;
 use crate::cache::{Cache, CacheError};
 use crate::config::{self, Config, Overrides};
 use crate::cri;
-use crate::health::Board;
-use crate::proxy::{self, Proxy, cloud};
+use crate::health::{Board, Part};
+use crate::proxy::{self, cloud};
 use crate::sys::lock::{LockError, StateLock};
 use crate::trust;
-use crate::trust::ca::LocalCa;
+use door::Door;
 use prepared::Verdict;
 
 pub use client::{ClientError, ask_busy, ask_checkpoint, ask_prepare, ask_reload, ask_status};
+pub use membership::Join as JoinTask;
 pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble};
 pub use perform::{PerformError, perform};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report, ResourceReport, RiskReport};
@@ -101,11 +104,18 @@ impl DaemonError {
 /// Time for open requests after a request to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How often a disk that could not be written is tried again.
+const THAW: Duration = Duration::from_secs(10);
+
 /// Something asked of the running daemon.
 #[derive(Debug)]
 enum Order {
     /// Read the configuration anew and apply it.
     Reload(oneshot::Sender<Result<(), String>>),
+    /// A cloud was joined: serve it.
+    Join(oneshot::Sender<Result<(), String>>),
+    /// The cloud was left: serve it no longer, and remove what was kept of it.
+    Leave(oneshot::Sender<Result<(), String>>),
     /// Keep this configuration until snapd has committed the same values.
     Prepare(String, oneshot::Sender<Result<(), String>>),
     /// What came of a prepared one.
@@ -136,7 +146,7 @@ pub fn run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
 struct Daemon {
     config: Config,
     overrides: Overrides,
-    proxy: Option<Proxy>,
+    door: Door,
     pins: pins::Pins,
     pods: pods::Pods,
     registry: registry::RegistryTask,
@@ -152,44 +162,48 @@ impl Daemon {
     async fn start_and_run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
         let started = crate::sys::clock::now();
         let mut signals = Signals::new()?;
-        let opened = Cache::open(&config.state_dir)?;
+        let refuge = config.socket.parent().unwrap_or(std::path::Path::new("/run"));
+        let opened = Cache::open(&config.state_dir, refuge)?;
         if let Some((aside, why)) = &opened.damaged {
             let aside = aside.display();
             tracing::error!(%aside, why, "the cache was damaged: set aside, and built anew from the cloud");
         }
         let (stop, stopped) = watch::channel(false);
         let mut core = JoinSet::new();
-        let proxy = match &config.cloud.kubeconfig {
-            Some(path) => Some(start_proxy(&config, path, &opened.cache, &mut core, stopped.clone()).await?),
-            None => None,
-        };
+        if let Some(why) = &opened.frozen {
+            tracing::error!(why, "nothing is kept, and changes are refused, until the disk can be written");
+            core.spawn(thaw(config.state_dir.clone()));
+        }
+        let mut door = Door::new(opened.cache.clone());
+        door.open(&config).await?;
         let (orders, mut inbox) = mpsc::channel(4);
         let board = Board::default();
+        tokio::spawn(tell_cache(board.part("cache"), opened.cache.follow_trouble()));
         let pins = pins::Pins::start(&config, &opened.cache, &board)?;
-        let pods = pods::Pods::start(&config, &opened.cache, proxy.as_ref(), &board)?;
-        let place = Arc::new(task::Place::with_cache(config.clone(), opened.cache.clone()));
+        let pods = pods::Pods::start(&config, &opened.cache, door.follow(), &board)?;
+        let hand = task::Hand { orders: orders.clone() };
+        let place = Arc::new(task::Place::within(config.clone(), opened.cache.clone(), hand));
         let facts = report::Facts {
             board: board.clone(),
             place: place.clone(),
             started,
             cache: opened.cache.clone(),
             damaged: opened.damaged.map(|(path, why)| format!("{}: {why}", path.display())),
-            proxy: proxy.clone(),
+            proxy: door.follow(),
             runtime: config.runtime.clone(),
         };
-        let link = proxy.as_ref().map(|proxy| proxy.link().follow());
-        tokio::spawn(mirror::schedule(place.clone(), board.part("mirror"), link, stopped.clone()));
+        let link = Some(door.link());
+        tokio::spawn(mirror::schedule(place.clone(), board.part("mirror"), link.clone(), stopped.clone()));
         let socket = bind_socket(&config.socket)?;
         let doors = Arc::new(control::Doors { facts, orders: orders.clone(), place: place.clone() });
         core.spawn(control::serve(socket, doors, stopped.clone()));
-        let link = proxy.as_ref().map(|proxy| proxy.link().follow());
         let registry = registry::RegistryTask::start(&config, &place, link, &board);
         let upkeep = upkeep::Upkeep::start(&place, &board);
         let cache = opened.cache.clone();
         let mut daemon = Self {
             config,
             overrides,
-            proxy,
+            door,
             pins,
             pods,
             registry,
@@ -208,6 +222,7 @@ impl Daemon {
                 order = inbox.recv() => if let Some(order) = order {
                     daemon.obey(order).await;
                 },
+                ended = daemon.door.ended() => break Err(ended),
                 ended = core.join_next() => match ended {
                     Some(Ok(part)) => break Err(DaemonError::Ended(part)),
                     Some(Err(_)) => break Err(DaemonError::Ended("daemon's own task")),
@@ -223,6 +238,7 @@ impl Daemon {
         };
         notify::stopping();
         stop.send_replace(true);
+        daemon.door.shut().await;
         daemon.upkeep.stop();
         let drained = async { while core.join_next().await.is_some() {} };
         let _ = tokio::join!(tokio::time::timeout(DRAIN, drained), daemon.registry.stop());
@@ -239,6 +255,14 @@ impl Daemon {
                 let done = self.reload().await;
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
+            Order::Join(reply) => {
+                let done = self.join().await;
+                let _ = reply.send(done.map_err(|e| e.to_string()));
+            }
+            Order::Leave(reply) => {
+                let done = self.leave().await;
+                let _ = reply.send(done.map_err(|e| e.to_string()));
+            }
             Order::Prepare(text, reply) => {
                 let _ = reply.send(self.prepare(&text));
             }
@@ -248,6 +272,20 @@ impl Daemon {
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
         }
+    }
+
+    /// The configuration names a cloud now: the proxy begins, or goes on with the credentials that it finds.
+    async fn join(&mut self) -> Result<(), DaemonError> {
+        self.config.cloud = Config::load(&self.overrides)?.cloud;
+        self.place.set_config(self.config.clone());
+        self.door.open(&self.config).await
+    }
+
+    /// The configuration names no cloud any more.
+    async fn leave(&mut self) -> Result<(), DaemonError> {
+        self.config.cloud = Config::load(&self.overrides)?.cloud;
+        self.place.set_config(self.config.clone());
+        self.door.leave().await
     }
 
     /// Keeps a configuration that snapd may yet refuse; the one that waited before is forgotten.
@@ -312,7 +350,7 @@ impl Daemon {
     /// Reads the configuration anew and applies what can be applied while running.
     async fn reload(&mut self) -> Result<(), DaemonError> {
         let new = Config::load(&self.overrides)?;
-        if let Some(proxy) = &self.proxy {
+        if let Some(proxy) = self.door.proxy() {
             proxy.set_offline_mode(new.offline_mode).await?;
         }
         for (name, changed) in [
@@ -338,54 +376,29 @@ impl Daemon {
     }
 }
 
-/// Opens what the proxy needs, binds its port, and puts its tasks among those that must not end.
-async fn start_proxy(
-    config: &Config,
-    kubeconfig: &std::path::Path,
-    cache: &Cache,
-    core: &mut JoinSet<&'static str>,
-    stopped: watch::Receiver<bool>,
-) -> Result<Proxy, DaemonError> {
-    let (rotator, rotated) = proxy::rotate::Rotator::new(kubeconfig, &config.state_dir)?;
-    let ca = Arc::new(LocalCa::open_or_create(&config.state_dir.join("pki"))?);
-    let parts = proxy::Parts {
-        cache: cache.clone(),
-        credentials: rotated.clone(),
-        ca,
-        probe_interval: config.cloud.probe_interval,
-        offline_mode: config.offline_mode,
-    };
-    let (proxy, owner) = Proxy::new(parts).await?;
-    if !config.offline_mode {
-        proxy.forget().await?;
-    }
-    let listener = TcpListener::bind(config.proxy.listen).await.map_err(|source| DaemonError::Listen {
-        address: config.proxy.listen.to_string(),
-        source,
-        hint: "another program has this port: stop it, or set `proxy.listen`",
-    })?;
-    core.spawn(async move {
-        owner.run().await;
-        "link"
-    });
-    let link = proxy.link();
-    core.spawn(async move {
-        rotator.run(move || link.state().is_online()).await;
-        "rotation of the cloud's certificate"
-    });
-    let house = proxy.clone();
-    core.spawn(async move {
-        house.keep_house().await;
-        "proxy's housekeeping"
-    });
-    let serving = proxy.clone();
-    core.spawn(async move {
-        if let Err(error) = serving.serve(listener, stopped).await {
-            tracing::error!(%error, "the proxy cannot serve");
+/// Keeps the cache's place on the board.
+async fn tell_cache(part: Part, mut trouble: watch::Receiver<Option<String>>) {
+    loop {
+        let why = trouble.borrow_and_update().clone();
+        match why {
+            Some(why) => part.trouble(why),
+            None => part.good(),
         }
-        "proxy"
-    });
-    Ok(proxy)
+        if trouble.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Ends, and the daemon with it, when the disk can be written again: the supervisor starts it anew on the true cache.
+async fn thaw(folder: PathBuf) -> &'static str {
+    loop {
+        tokio::time::sleep(THAW).await;
+        let tried = folder.clone();
+        if let Ok(true) = tokio::task::spawn_blocking(move || crate::cache::is_writable(&tried)).await {
+            return "copy of the cache (the disk can be written again)";
+        }
+    }
 }
 
 /// Binds the control socket, for root alone. A socket file that was left behind is replaced: the lock

@@ -1,6 +1,7 @@
 //! The task that tends pods: ties the pods' room, which restarts, to the proxy, which tells the cloud. It is not core:
 //! without it everything else goes on.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -8,7 +9,7 @@ use tokio::sync::watch;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::cri::{self, Runtime};
-use crate::health::Board;
+use crate::health::{Board, Part};
 use crate::pods::{heal, tend};
 use crate::proxy::Proxy;
 
@@ -18,39 +19,76 @@ pub struct Pods {
     settings: watch::Sender<heal::Settings>,
 }
 
+/// What the pods of any cloud are tended with.
+struct Cloud {
+    cache: Cache,
+    runtime: Runtime,
+    state_dir: PathBuf,
+    turns: PathBuf,
+    settings: watch::Receiver<heal::Settings>,
+    part: Part,
+}
+
+impl Cloud {
+    /// Tends while a cloud is joined.
+    async fn follow(self, mut proxies: watch::Receiver<Option<Proxy>>) {
+        loop {
+            let proxy = proxies.borrow_and_update().clone();
+            let tending = async {
+                match proxy {
+                    Some(proxy) => tend::tend(self.parts(proxy)).await,
+                    None => {
+                        self.part.off();
+                        std::future::pending().await
+                    }
+                }
+            };
+            tokio::select! {
+                () = tending => return,
+                changed = proxies.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn parts(&self, proxy: Proxy) -> tend::Parts {
+        tend::Parts {
+            cache: self.cache.clone(),
+            runtime: self.runtime.clone(),
+            state_dir: self.state_dir.clone(),
+            turns: self.turns.clone(),
+            node: proxy.credentials().node_name().unwrap_or_default().to_owned(),
+            boot: tend::boot_id(),
+            tell: Arc::new(move |event| {
+                let proxy = proxy.clone();
+                Box::pin(async move { proxy.tell(event).await })
+            }),
+            settings: self.settings.clone(),
+            part: self.part.clone(),
+        }
+    }
+}
+
 impl Pods {
-    /// Starts the task. Without a cloud there are no pods of its, and nothing is tended.
+    /// Starts the task. While no cloud is joined there are no pods of its, and nothing is tended.
     ///
     /// # Errors
     /// An endpoint that is none.
     pub fn start(
         config: &Config,
         cache: &Cache,
-        proxy: Option<&Proxy>,
+        proxy: watch::Receiver<Option<Proxy>>,
         board: &Board,
     ) -> Result<Self, cri::Error> {
         let (settings, watched) = watch::channel(config.pods.self_heal.clone());
-        let part = board.part("self-heal");
-        let Some(proxy) = proxy.cloned() else {
-            part.off();
-            return Ok(Self { settings });
-        };
-        let node = proxy.credentials().node_name().unwrap_or_default().to_owned();
-        let parts = tend::Parts {
+        let cloud = Cloud {
             cache: cache.clone(),
             runtime: Runtime::new(&config.runtime)?,
             state_dir: config.state_dir.clone(),
             turns: config.turns(),
-            node,
-            boot: tend::boot_id(),
-            tell: Arc::new(move |event| {
-                let proxy = proxy.clone();
-                Box::pin(async move { proxy.tell(event).await })
-            }),
             settings: watched,
-            part,
+            part: board.part("self-heal"),
         };
-        tokio::spawn(tend::tend(parts));
+        tokio::spawn(cloud.follow(proxy));
         Ok(Self { settings })
     }
 

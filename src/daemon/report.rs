@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::mirror::MirrorReport;
-use crate::cache::{Cache, Change};
+use crate::cache::{Cache, Change, Refused};
 use crate::cri;
 use crate::health::{Board, Health};
 use crate::link::Phase;
@@ -129,7 +130,7 @@ pub struct Facts {
     pub started: jiff::Timestamp,
     pub cache: Cache,
     pub damaged: Option<String>,
-    pub proxy: Option<Proxy>,
+    pub proxy: watch::Receiver<Option<Proxy>>,
     pub runtime: cri::Settings,
     pub board: Board,
     pub place: std::sync::Arc<super::task::Place>,
@@ -143,8 +144,9 @@ impl Facts {
     pub async fn report(&self) -> Report {
         let mut errors: Vec<String> = self.cache.trouble().into_iter().collect();
         errors.extend(self.damaged.as_ref().map(|what| format!("a damaged cache was set aside: {what}")));
-        let read = self.cache.read(|reader| Ok((reader.counts()?, reader.changes()?))).await;
-        let (counts, changes) = read.unwrap_or_else(|error| {
+        let read =
+            self.cache.read(|reader| Ok((reader.counts()?, reader.changes()?, reader.refused()?))).await;
+        let (counts, changes, refused) = read.unwrap_or_else(|error| {
             errors.push(error.to_string());
             Default::default()
         });
@@ -160,7 +162,7 @@ impl Facts {
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: time(self.started),
-            offline_mode: self.proxy.as_ref().is_some_and(Proxy::offline_mode),
+            offline_mode: self.proxy().as_ref().is_some_and(Proxy::offline_mode),
             link: self.link(),
             cloud: self.cloud(&mut errors),
             cache: CacheReport {
@@ -169,7 +171,7 @@ impl Facts {
                 resources,
             },
             changes: changes.iter().map(waiting).collect(),
-            refused: self.refused(),
+            refused: refused.into_iter().map(not_taken).collect(),
             at_risk: self.at_risk(&mut errors).await,
             parts: self.board.all(),
             mirror: super::mirror::report(&self.place).await,
@@ -177,8 +179,12 @@ impl Facts {
         }
     }
 
+    fn proxy(&self) -> Option<Proxy> {
+        self.proxy.borrow().clone()
+    }
+
     fn link(&self) -> LinkReport {
-        let Some(proxy) = &self.proxy else {
+        let Some(proxy) = self.proxy() else {
             return LinkReport { state: "none".into(), since: time(self.started), reason: String::new() };
         };
         let state = proxy.link().state();
@@ -192,7 +198,7 @@ impl Facts {
     }
 
     fn cloud(&self, errors: &mut Vec<String>) -> Option<CloudReport> {
-        let proxy = self.proxy.as_ref()?;
+        let proxy = self.proxy()?;
         let (credentials, life) = (proxy.credentials(), proxy.certificate());
         errors.extend(life.last_error);
         let expires = life.not_after;
@@ -232,17 +238,15 @@ impl Facts {
         let names = listed.iter().flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests));
         Ok(survival::Images::new(names.map(String::as_str)))
     }
+}
 
-    fn refused(&self) -> Vec<ChangeReport> {
-        let dropped = self.proxy.as_ref().map(Proxy::dropped).unwrap_or_default();
-        let refused = dropped.into_iter().map(|dropped| ChangeReport {
-            change: "refused".into(),
-            object: dropped.object,
-            at: time_of(dropped.at),
-            attempts: 1,
-            error: dropped.why,
-        });
-        refused.collect()
+fn not_taken(refused: Refused) -> ChangeReport {
+    ChangeReport {
+        change: "refused".into(),
+        object: refused.object,
+        at: time_of(refused.at),
+        attempts: 1,
+        error: refused.why,
     }
 }
 

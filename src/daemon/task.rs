@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use super::mirror::MirrorTask;
 use super::stores::{self, StoreTask};
+use super::{Order, membership};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::mirror::Desk;
@@ -31,6 +32,13 @@ pub enum Task {
     Store(StoreTask),
     /// Something with the mirror.
     Mirror(MirrorTask),
+    /// Take over a node's credentials for the cloud.
+    Join(membership::Join),
+    /// Give kubelet its own credentials back.
+    Leave {
+        /// Also what changed here and was not told to the cloud goes.
+        discard_changes: bool,
+    },
 }
 
 impl Task {
@@ -40,6 +48,8 @@ impl Task {
             Self::Gc { .. } => "edge gc",
             Self::Store(task) => task.command(),
             Self::Mirror(task) => task.command(),
+            Self::Join(_) => "edge join",
+            Self::Leave { .. } => "edge leave",
         }
     }
 }
@@ -80,6 +90,14 @@ pub struct Place {
     at_work: Arc<Mutex<Vec<&'static str>>>,
     /// Who is at the mirror.
     pub desk: Desk,
+    hand: Option<Hand>,
+}
+
+/// What a task in the daemon can ask of it.
+#[derive(Debug)]
+pub(super) struct Hand {
+    /// Orders to the daemon.
+    pub orders: mpsc::Sender<Order>,
 }
 
 /// A command is being done for as long as it lives.
@@ -109,12 +127,18 @@ impl Place {
             cache: OnceCell::new(),
             at_work: Arc::default(),
             desk: Desk::default(),
+            hand: None,
         }
     }
 
     /// The place of a daemon, which has the cache open.
-    pub fn with_cache(config: Config, cache: Cache) -> Self {
-        Self { cache: OnceCell::new_with(Some(cache)), ..Self::new(config) }
+    pub(super) fn within(config: Config, cache: Cache, hand: Hand) -> Self {
+        Self { cache: OnceCell::new_with(Some(cache)), hand: Some(hand), ..Self::new(config) }
+    }
+
+    /// What can be asked of the daemon, if this is one.
+    pub(super) fn hand(&self) -> Option<&Hand> {
+        self.hand.as_ref()
     }
 
     /// The cache of Kubernetes objects.
@@ -123,7 +147,7 @@ impl Place {
     /// It cannot be opened.
     pub async fn cache(&self) -> Result<&Cache, TaskError> {
         let folder = self.config().state_dir.clone();
-        let open = || async move { Ok(Cache::open(&folder).map_err(TaskError::failed)?.cache) };
+        let open = || async move { Ok(Cache::open(&folder, &folder).map_err(TaskError::failed)?.cache) };
         self.cache.get_or_try_init(open).await
     }
 
@@ -172,6 +196,8 @@ pub async fn run(task: Task, place: &Place, progress: &Progress) -> Result<Value
         Task::Gc { dry_run } => stores::collect(place, dry_run).await,
         Task::Store(task) => stores::run(task, place, progress).await,
         Task::Mirror(task) => super::mirror::run(task, place, progress).await,
+        Task::Join(asked) => membership::join(asked, place, progress).await,
+        Task::Leave { discard_changes } => membership::leave(discard_changes, place).await,
     }
 }
 

@@ -113,3 +113,22 @@ fn many_values_in_few_bytes_are_refused() {
     let refused = decode(&to.finish()).unwrap_err().to_string();
     assert!(refused.contains("too many values"), "{refused}");
 }
+
+#[test]
+fn what_older_clients_write_into_every_object_is_no_news() {
+    let object = |cluster_name: &[u8]| {
+        let mut meta = vec![0x0a, 1, b'a', 0x7a, u8::try_from(cluster_name.len()).unwrap()];
+        meta.extend(cluster_name);
+        let raw = [&[0x0a, u8::try_from(meta.len()).unwrap()], meta.as_slice()].concat();
+        let kind = [b"\x0a\x02v1\x12\x09".as_slice(), b"ConfigMap"].concat();
+        let mut bytes = b"k8s\0".to_vec();
+        for (tag, part) in [(0x0a, kind), (0x12, raw)] {
+            bytes.extend([tag, u8::try_from(part.len()).unwrap()]);
+            bytes.extend(part);
+        }
+        bytes
+    };
+    let decoded = decode(&object(b"")).unwrap().whole().unwrap();
+    assert_eq!(decoded["metadata"]["name"], "a");
+    assert!(decode(&object(b"x")).unwrap().whole().is_err(), "what says something is not dropped");
+}

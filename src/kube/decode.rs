@@ -65,7 +65,9 @@ impl Decoder {
         let mut reader = Reader::new(bytes);
         while let Some((number, wire)) = reader.next()? {
             let Some(at) = message.find(number) else {
-                self.note(message, || format!("field {number}"));
+                if !is_retired(message, number, &wire) {
+                    self.note(message, || format!("field {number}"));
+                }
                 continue;
             };
             let field = &message.fields[at];
@@ -335,6 +337,16 @@ impl Decoder {
             self.unknown = Some(format!("{} {}", message.name, what()));
         }
     }
+}
+
+/// Fields that Kubernetes has taken out, and that older clients write into every object, empty.
+const RETIRED: [(&str, u32); 1] = [
+    // clusterName, until 1.24
+    ("meta/v1.ObjectMeta", 15),
+];
+
+fn is_retired(message: &Message, number: u32, wire: &Wire<'_>) -> bool {
+    matches!(wire, Wire::Bytes([])) && RETIRED.contains(&(message.name, number))
 }
 
 fn number(n: i64) -> (Value, Zero) {

@@ -1,7 +1,7 @@
 //! Reads for the kubelet what its pods need and what it will not ask for again by itself.
 //!
-//! A kubelet that runs has its tokens in memory, never reads an immutable ConfigMap or Secret twice, and looks
-//! at volumes when it likes. So when offline mode is turned on under a running kubelet, or records were lost, a
+//! A kubelet that runs has its tokens in memory, never reads an immutable ConfigMap or Secret twice, looks at
+//! volumes when it likes, and waits long after it was refused. So when offline mode is turned on under a running kubelet, or records were lost, a
 //! reboot in an outage would find holes. Only what is not kept is asked for: with all of it there, nothing is sent.
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::answer::Accept;
 use super::caller::{Caller, NODE};
 use super::forward::{Call, Outcome, Payload};
+use super::replay::Wanted as List;
 use super::{Shared, discovery, token};
 use crate::cache::{CacheError, ObjectKey, Reader, TokenKey};
 use crate::kube::needs::Needs;
@@ -33,34 +34,56 @@ struct Wanted {
     tokens: Vec<Token>,
 }
 
-/// Reads what is missing; gives how much that was, or `None` if the kubelet has not read its own pods yet.
+/// What every kubelet watches, with what it asks for of each: none of its pods starts without them.
+const LISTS: [(&str, &str); 5] = [
+    ("/api/v1/nodes", "metadata.name"),
+    ("/api/v1/pods", "spec.nodeName"),
+    ("/api/v1/services", ""),
+    ("/apis/node.k8s.io/v1/runtimeclasses", ""),
+    ("/apis/storage.k8s.io/v1/csidrivers", ""),
+];
+
+/// Reads what is missing; gives how much that was.
 ///
 /// # Errors
 /// Why not all of it was read.
-pub async fn read(shared: &Shared) -> Result<Option<usize>, String> {
+pub async fn read(shared: &Shared) -> Result<usize, String> {
     let node = node_name(shared);
-    let known = node.clone();
-    let ready = shared.cache.read(move |reader| Ok(!reader.scopes(NODE, "v1/pods", "")?.is_empty())).await;
-    if !ready.map_err(|e| e.to_string())? {
-        return Ok(None);
-    }
     discovery::refresh(shared).await?;
-    let mut read = 0;
+    let mut count = 0;
+    for (path, field) in LISTS {
+        count += usize::from(read_list(shared, path, field, &node).await?);
+    }
     // Twice: the volume behind a claim is known once the claim is.
     for _ in 0..2 {
-        let node = known.clone();
-        let missing =
-            shared.cache.read(move |reader| missing(reader, &node)).await.map_err(|e| e.to_string())?;
+        shared.cache.flush().await.map_err(|e| e.to_string())?;
+        let node = node.clone();
+        let missing = shared.cache.read(move |reader| missing(reader, &node)).await;
+        let missing = missing.map_err(|e| e.to_string())?;
+        count += missing.objects.len() + missing.tokens.len();
         for key in &missing.objects {
             read_object(shared, key).await?;
         }
         for token in missing.tokens {
             ask_token(shared, token).await?;
         }
-        read += missing.objects.len();
-        shared.cache.flush().await.map_err(|e| e.to_string())?;
     }
-    Ok(Some(read))
+    shared.cache.flush().await.map_err(|e| e.to_string())?;
+    Ok(count)
+}
+
+/// A kubelet that was refused for a while waits for up to half a minute before it asks again.
+async fn read_list(shared: &Shared, path: &str, field: &str, node: &str) -> Result<bool, String> {
+    let query = if field.is_empty() { String::new() } else { format!("fieldSelector={field}%3D{node}") };
+    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let call = call(Method::GET, &target)?;
+    let Some(request) = call.request.resource() else { return Ok(false) };
+    let wanted = List::of(NODE, request).map_err(|e| e.to_string())?;
+    let known = shared.cache.read(move |reader| wanted.find(reader)).await.map_err(|e| e.to_string())?;
+    if known.is_some() {
+        return Ok(false);
+    }
+    ask(shared, call, Bytes::new()).await.map(|()| true)
 }
 
 /// The objects that the pods of this node need, whether they are kept or not.
@@ -158,11 +181,12 @@ async fn ask_token(shared: &Shared, token: Token) -> Result<(), String> {
 }
 
 /// A request as the kubelet would make it.
-fn call(method: Method, path: &str) -> Result<Call, String> {
-    let request = KubeRequest::parse(method.as_str(), path, "");
+fn call(method: Method, target: &str) -> Result<Call, String> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let request = KubeRequest::parse(method.as_str(), path, query);
     let head = Request::builder()
         .method(method)
-        .uri(path)
+        .uri(target)
         .header(header::ACCEPT, ACCEPT)
         .header(header::USER_AGENT, concat!("edge/", env!("CARGO_PKG_VERSION")))
         .body(())

@@ -97,7 +97,7 @@ fn decide_offline(request: &ResourceRequest, who: Who) -> Action {
         ("" | "events.k8s.io", "events", "", Verb::Create | Verb::Patch | Verb::Update) => {
             Action::Local(Local::Event)
         }
-        ("certificates.k8s.io", _, _, _) => Action::Refuse(Refusal::Offline),
+        ("certificates.k8s.io", "certificatesigningrequests", _, _) => Action::Refuse(Refusal::Offline),
         (_, _, "", Verb::Get | Verb::List | Verb::Watch) => Action::Replay,
         (_, _, _, _) if who == Who::Kubelet => decide_kubelet_write(request, subresource),
         _ => Action::Refuse(Refusal::Offline),
@@ -177,6 +177,7 @@ mod tests {
         ("GET", "/version", "", Action::Replay),
         ("GET", "/apis/resource.k8s.io/v1/namespaces/a/resourceclaims/c", "", Action::Replay),
         ("POST", "/apis/certificates.k8s.io/v1beta1/namespaces/a/podcertificaterequests", "", OFFLINE),
+        ("GET", "/apis/certificates.k8s.io/v1beta1/clustertrustbundles", "watch=true", Action::Replay),
         ("POST", "/apis/resource.k8s.io/v1/resourceslices", "", OFFLINE),
         ("GET", "/api/v1/namespaces/a/pods/p/log", "", OFFLINE),
         ("POST", "/api/v1/namespaces/a/pods/p/exec", "command=sh", OFFLINE),

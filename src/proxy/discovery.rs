@@ -20,6 +20,9 @@ pub const META: &str = "discovery";
 /// Bytes of a document at the most.
 const LIMIT: usize = 8 << 20;
 
+/// The variant of the aggregated form.
+pub const WHOLE: &str = "aggregated";
+
 /// The variant of documents that are neither aggregated nor protobuf.
 pub const PLAIN: &str = "json";
 
@@ -27,7 +30,7 @@ pub const PLAIN: &str = "json";
 pub fn variant(accept: &str) -> &'static str {
     let first = accept.split(',').next().unwrap_or_default();
     if accept.contains("as=APIGroupDiscoveryList") {
-        "aggregated"
+        WHOLE
     } else if first.contains("protobuf") {
         "protobuf"
     } else {

@@ -83,6 +83,9 @@ impl Shared {
                 Ok((answer, _)) => suspicious(call, answer.status()),
                 Err(error) => Some(error.to_string()),
             };
+            if why.is_none() && before.phase.is_outage() {
+                self.link.saw_life();
+            }
             if let Some(why) = why {
                 if !record {
                     self.link.suspect(why);

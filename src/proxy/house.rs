@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::outbox::Round;
-use super::{LINK_META, Shared, TIME_META, ahead};
+use super::{LINK_META, Shared, TIME_META, ahead, discovery};
 use crate::cache::today;
 use crate::link::Phase;
 
@@ -17,9 +17,11 @@ const SETTLED: Duration = Duration::from_secs(24 * 3600);
 /// Days without being asked for, after which a list is forgotten.
 const UNUSED: i64 = 14;
 
-/// How long after a loss, or the start, what is missing is looked for: clients read anew themselves first.
+/// How long after a loss what is missing is looked for: clients read anew themselves first.
 const LOOK: Duration = Duration::from_secs(2);
-/// The longest time between looks while the kubelet has not read its own pods.
+/// The same after the cloud came, when a kubelet may be on its way up.
+const FIRST_LOOK: Duration = Duration::from_secs(15);
+/// The longest time between looks that fail.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// When to look for what the kubelet will not ask for by itself.
@@ -29,18 +31,18 @@ struct Look {
 }
 
 impl Look {
-    fn soon() -> Self {
-        Self { pause: LOOK, at: Some(Instant::now() + LOOK) }
+    fn after(pause: Duration) -> Self {
+        Self { pause, at: Some(Instant::now() + pause) }
     }
 
     /// Looked: what was missing is there, or another time is set.
-    fn done(&mut self, found: Result<Option<usize>, String>) {
-        self.at = match found {
-            Ok(Some(objects)) => {
-                tracing::debug!(objects, "read ahead");
+    fn done(&mut self, read: Result<usize, String>) {
+        self.at = match read {
+            Ok(0) => None,
+            Ok(count) => {
+                tracing::info!(count, "read ahead what was missing");
                 None
             }
-            Ok(None) => Some(Instant::now() + self.pause),
             Err(error) => {
                 tracing::debug!(error, "not all was read ahead");
                 Some(Instant::now() + self.pause)
@@ -54,7 +56,7 @@ impl Look {
 pub async fn keep(shared: &Shared) {
     let mut link = shared.link.follow();
     let mut lost = shared.cache.lost();
-    let mut look = Look::soon();
+    let mut look = Look::after(FIRST_LOOK);
     let mut credentials = shared.rotated.credentials.clone();
     let mut settles = Instant::now() + SETTLED;
     let mut entered = None;
@@ -64,7 +66,7 @@ pub async fn keep(shared: &Shared) {
             enter(shared, &phase).await;
             settles = Instant::now() + SETTLED;
             if phase == Phase::Online {
-                look = Look::soon();
+                look = Look::after(FIRST_LOOK);
             }
             entered = Some(phase.clone());
         }
@@ -81,7 +83,7 @@ pub async fn keep(shared: &Shared) {
             }
             changed = lost.changed() => {
                 if changed.is_err() { return }
-                look = Look::soon();
+                look = Look::after(LOOK);
             }
             () = until(look.at), if online && shared.is_offline_mode() => look.done(ahead::read(shared).await),
             () = shared.waiting.notified(), if online => sweep(shared).await,
@@ -119,8 +121,13 @@ async fn enter(shared: &Shared, phase: &Phase) {
     if let Err(error) = kept {
         tracing::debug!(%error, "the state of the link was not kept");
     }
-    if *phase == Phase::Online && !shared.is_offline_mode() {
+    if *phase != Phase::Online {
+        return;
+    }
+    if !shared.is_offline_mode() {
         forget_told(shared).await;
+    } else if let Err(error) = discovery::refresh(shared).await {
+        tracing::debug!(error, "discovery was not read");
     }
 }
 

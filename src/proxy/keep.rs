@@ -92,14 +92,13 @@ impl Shared {
 /// Resources whose objects nobody needs back: heartbeats have their own way, events are many, and
 /// reviews and requests are questions.
 fn is_kept(request: &ResourceRequest) -> bool {
-    !matches!(
-        (request.gvr.group.as_str(), request.gvr.resource.as_str()),
-        ("" | "events.k8s.io", "events")
-            | (
-                "authentication.k8s.io" | "authorization.k8s.io" | "certificates.k8s.io" | "metrics.k8s.io",
-                _
-            )
-    )
+    let gvr = &request.gvr;
+    match gvr.group.as_str() {
+        "authentication.k8s.io" | "authorization.k8s.io" | "metrics.k8s.io" => false,
+        "certificates.k8s.io" => gvr.resource != "certificatesigningrequests",
+        "" | "events.k8s.io" => gvr.resource != "events",
+        _ => true,
+    }
 }
 
 /// Tables and bare metadata are views of objects, not objects.

@@ -75,7 +75,10 @@ impl LocalWrites {
             Ok((code, value)) => answer::object(code, &value, encoding),
             Err(Refused::Status(failure)) => answer::failure(&failure, encoding),
             Err(Refused::Cache(error)) => {
-                tracing::error!(%error, "a change on this node was not kept");
+                // That the disk is full was said once, by the cache.
+                if self.cache.trouble().is_none() {
+                    tracing::error!(%error, "a change on this node was not kept");
+                }
                 answer::unavailable(&format!("the cloud is away and {error}"), encoding)
             }
         }

@@ -56,7 +56,6 @@ use crate::kube::GroupVersionResource;
 use crate::link::{Link, Owner, Phase};
 use crate::trust::ca::LocalCa;
 use cloud::Credentials;
-pub use outbox::Dropped;
 use outbox::{Outbox, Round};
 pub use settings::{CloudSettings, Settings};
 use upstream::{As, Upstream};
@@ -215,11 +214,6 @@ impl Proxy {
         self.shared.link.clone()
     }
 
-    /// What the cloud refused for good.
-    pub fn dropped(&self) -> Vec<Dropped> {
-        self.shared.outbox.dropped()
-    }
-
     /// Keeps an event of edge's own (`v1`, with namespace and name) on disk and tells it to the cloud, now or when it
     /// is back.
     ///
@@ -250,6 +244,25 @@ impl Proxy {
             shared.cache.resync();
             return Ok(());
         }
+        shared.forget().await
+    }
+
+    /// Parts with the cloud for good: nothing is kept any more, and all that was is removed, what waits to be told
+    /// to the cloud with it.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub async fn part(&self) -> Result<(), CacheError> {
+        let shared = &self.shared;
+        shared.offline_mode.send_replace(false);
+        shared.mode_changes.send_modify(|n| *n += 1);
+        shared
+            .cache
+            .commit(|writer| {
+                writer.drop_all_changes()?;
+                writer.set_meta(LINK_META, "")
+            })
+            .await?;
         shared.forget().await
     }
 

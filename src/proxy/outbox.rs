@@ -4,7 +4,7 @@
 //! good is dropped and said; what it refuses for now stays for the next round.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -24,26 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: usize = 4 << 20;
 /// Refusals-for-now of one change before the link is used without it.
 const ATTEMPTS: u32 = 5;
-/// Refusals kept for `edge status`.
-const KEPT: usize = 20;
-
-/// A change that the cloud did not take.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Dropped {
-    /// What it was about.
-    pub object: String,
-    /// What the cloud said.
-    pub why: String,
-    /// When, in seconds since 1970.
-    pub at: i64,
-}
 
 /// Replays changes; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     cache: Cache,
     upstream: Arc<Upstream>,
-    dropped: Arc<Mutex<Vec<Dropped>>>,
     /// One round at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -71,8 +57,11 @@ impl Round {
 }
 
 /// What became of one change.
+#[derive(Debug, PartialEq)]
 enum Fate {
     Done(Option<Value>),
+    /// What it is about is not there any more, or another of the same name is.
+    Gone(String),
     Never(String),
     Later(String),
 }
@@ -84,12 +73,7 @@ struct Gone(String);
 impl Outbox {
     /// Replays from `cache` through `upstream`.
     pub fn new(cache: Cache, upstream: Arc<Upstream>) -> Self {
-        Self { cache, upstream, dropped: Arc::default(), turn: Arc::default() }
-    }
-
-    /// What the cloud refused for good lately.
-    pub fn dropped(&self) -> Vec<Dropped> {
-        self.dropped.lock().map(|d| d.clone()).unwrap_or_default()
+        Self { cache, upstream, turn: Arc::default() }
     }
 
     /// Tells the cloud what waits, until nothing does but what it refuses for now.
@@ -141,7 +125,13 @@ impl Outbox {
             };
             match fate {
                 Fate::Done(answer) => self.settle(&change, sent, answer).await.map_err(failed)?,
-                Fate::Never(why) => self.drop_change(&change, why).await.map_err(failed)?,
+                Fate::Gone(why) => {
+                    let object = change.what.key.to_string();
+                    tracing::info!(object, why, "a change made here is about what the cloud has no more");
+                    let id = change.id;
+                    self.cache.commit(move |w| w.drop_change(id)).await.map_err(failed)?;
+                }
+                Fate::Never(why) => self.refuse(&change, why).await.map_err(failed)?,
                 Fate::Later(why) => {
                     let id = change.id;
                     self.cache.commit(move |w| w.fail_change(id, &why)).await.map_err(failed)?;
@@ -225,17 +215,11 @@ impl Outbox {
             .await
     }
 
-    async fn drop_change(&self, change: &Change, why: String) -> Result<(), CacheError> {
+    async fn refuse(&self, change: &Change, why: String) -> Result<(), CacheError> {
         let object = change.what.key.to_string();
         tracing::warn!(object, why, "the cloud does not take a change made here");
-        if let Ok(mut dropped) = self.dropped.lock() {
-            if dropped.len() >= KEPT {
-                dropped.remove(0);
-            }
-            dropped.push(Dropped { object, why, at: crate::sys::clock::now().as_second() });
-        }
-        let id = change.id;
-        self.cache.commit(move |writer| writer.drop_change(id)).await
+        let change = change.clone();
+        self.cache.commit(move |writer| writer.refuse_change(&change, &why)).await
     }
 }
 
@@ -321,10 +305,21 @@ fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
         (ChangeKind::Delete, StatusCode::NOT_FOUND) | (ChangeKind::Create, StatusCode::CONFLICT) => {
             Fate::Done(None)
         }
+        (ChangeKind::Patch, StatusCode::NOT_FOUND) => Fate::Gone(why),
+        (_, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY) if is_another(&value) => Fate::Gone(why),
         (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED) => Fate::Later(why),
         (_, code) if code.is_server_error() => Fate::Later(why),
         _ => Fate::Never(why),
     }
+}
+
+/// Whether a refusal says that the object has another uid: it was deleted and made again under its name.
+fn is_another(status: &Value) -> bool {
+    let causes = status.pointer("/details/causes").and_then(Value::as_array);
+    let field = |cause: &Value| cause.get("field").and_then(Value::as_str) == Some("metadata.uid");
+    let said = status.get("message").and_then(Value::as_str).unwrap_or_default();
+    causes.is_some_and(|causes| causes.iter().any(field))
+        || said.contains("Precondition failed: UID in precondition")
 }
 
 #[cfg(test)]
@@ -356,5 +351,24 @@ mod tests {
         let ids = |round: Round| -> Vec<i64> { round.choose(changes.clone()).iter().map(|c| c.id).collect() };
         assert_eq!(ids(Round::First), [3]);
         assert_eq!(ids(Round::All), [1, 2, 3, 4]);
+    }
+    #[test]
+    fn what_is_about_another_object_of_the_name_goes_without_alarm() {
+        let change = change(1, "v1/pods", "a", 0);
+        let fate = |code: u16, status: Value| {
+            fate(&change, StatusCode::from_u16(code).unwrap(), status.to_string().as_bytes())
+        };
+        let invalid = |field: &str| {
+            json!({"kind": "Status", "message": "Pod \"a\" is invalid", "reason": "Invalid",
+                "details": {"causes": [{"reason": "FieldValueInvalid", "field": field}]}})
+        };
+        assert!(matches!(fate(422, invalid("metadata.uid")), Fate::Gone(_)));
+        assert!(matches!(fate(422, invalid("spec.nodeName")), Fate::Never(_)));
+        assert!(matches!(fate(404, json!({"kind": "Status"})), Fate::Gone(_)));
+        let other = "Precondition failed: UID in precondition: x, UID in object meta: y";
+        assert!(matches!(fate(409, json!({"message": other})), Fate::Gone(_)));
+        assert!(matches!(fate(409, json!({"message": "the object has been modified"})), Fate::Never(_)));
+        assert!(matches!(fate(403, json!({})), Fate::Never(_)));
+        assert!(matches!(fate(500, json!({})), Fate::Later(_)));
     }
 }

@@ -13,7 +13,8 @@ use super::answer::{self, Accept, Body};
 use super::caller::Caller;
 use super::pages::Kept;
 use super::{discovery, shape};
-use crate::cache::{Cache, CacheError, Object, ObjectKey, Reader, Scope, ScopeKey};
+use crate::cache::{Cache, CacheError, Document, Object, ObjectKey, Reader, Scope, ScopeKey};
+use crate::kube;
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
 use crate::kube::stream::{ListHead, ListWriter};
@@ -269,13 +270,27 @@ async fn whole(
     answer::object(StatusCode::OK, &value, accept.encoding)
 }
 
+/// What clients that do not know the aggregated form ask for in many requests.
+fn older_form(whole: &Document, path: &str) -> Option<Document> {
+    let aggregated = serde_json::from_slice(&whole.body).ok()?;
+    let body = kube::discovery::plain(&aggregated, path)?.to_string().into_bytes();
+    Some(Document { kind: Encoding::Json.content_type().to_owned(), etag: String::new(), body })
+}
+
 /// GET of a path that is no resource: discovery, the version.
 pub async fn document(cache: &Cache, caller: &Caller, path: &str, accept: &str) -> Response<Body> {
     let (identity, path, variant) = (caller.identity(), path.to_owned(), discovery::variant(accept));
     let named = path.clone();
-    let read = move |reader: &Reader| match reader.document(&identity, &path, variant)? {
-        Some(document) => Ok(Some(document)),
-        None => reader.document(&identity, &path, discovery::PLAIN),
+    let read = move |reader: &Reader| {
+        if let Some(document) = reader.document(&identity, &path, variant)? {
+            return Ok(Some(document));
+        }
+        if let Some(document) = reader.document(&identity, &path, discovery::PLAIN)? {
+            return Ok(Some(document));
+        }
+        let Some(source) = kube::discovery::source(&path) else { return Ok(None) };
+        let whole = reader.document(&identity, source, discovery::WHOLE)?;
+        Ok(whole.and_then(|whole| older_form(&whole, &path)))
     };
     match cache.read(read).await {
         Ok(Some(document)) => answer::with_type(StatusCode::OK, &document.kind, answer::full(document.body)),

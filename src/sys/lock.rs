@@ -38,19 +38,19 @@ impl StateLock {
     pub fn take(folder: &Path, who: &str) -> Result<Self, LockError> {
         durable::folder(folder, 0o700)?;
         let path = folder.join("lock");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| durable::named(e, "open", &path))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = match options.open(&path) {
+            // On a disk that became read-only the lock is as good, and the holder has no name.
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path),
+            opened => opened,
+        }
+        .map_err(|e| durable::named(e, "open", &path))?;
         match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
-                file.set_len(0)?;
-                file.rewind()?;
-                write!(*file, "{who} (pid {})", std::process::id())?;
+                if let Err(error) = sign(&mut file, who) {
+                    tracing::debug!(%error, "the holder of the lock is not named");
+                }
                 Ok(Self { _file: file })
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -64,6 +64,14 @@ impl StateLock {
             Err((_, e)) => Err(durable::named(e.into(), "lock", &path).into()),
         }
     }
+}
+
+/// Writes over the name that was there, in its place: a full disk has no room for another.
+fn sign(file: &mut File, who: &str) -> io::Result<()> {
+    let name = format!("{who} (pid {})", std::process::id());
+    file.rewind()?;
+    file.write_all(name.as_bytes())?;
+    file.set_len(name.len() as u64)
 }
 
 #[cfg(test)]

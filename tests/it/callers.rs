@@ -1,6 +1,7 @@
 //! Who may ask edge what. Online the cloud judges and edge is not felt; offline each caller reads what it read itself
 //! while the cloud was there, and nobody else is served at all.
 
+use std::collections::BTreeMap;
 use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
@@ -60,6 +61,8 @@ spec:
     command: [sh, -ec, 'i=0; while true; do i=$((i+1)); echo line $i; sleep 1; done']
 "#;
 
+const CACHE: &str = "/var/lib/edge/cache.db";
+const WAL: &str = "/var/lib/edge/cache.db-wal";
 const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
 const SECRET: &str = "/api/v1/namespaces/default/secrets/credentials";
 
@@ -89,9 +92,20 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     let online = client.list(&scene)?;
     ensure!(online.len() > 1, "nothing to compare: {online:?}");
     scene.kubectl(&["get", "pods", "-A", "--field-selector", "spec.nodeName=node-1"])?;
+    // Asked of the cloud itself, so that edge has never seen this form.
+    let apis = old_discovery(|path| cluster.raw(path))?;
+    cluster.wait_for("the APIs, read ahead", seconds(30), || {
+        let known = scene.node.machine()?.output(&["grep", "-qaF", "APIGroupDiscoveryList", CACHE, WAL])?;
+        ensure!(known.status.success(), "not yet");
+        Ok(())
+    });
 
     cluster.cut(Cut::Drop)?;
     scene.wait_link("offline");
+    let offline = old_discovery(|path| scene.node.machine()?.shell(&format!("{IDENTITY} {path}")))?;
+    for (path, online) in &apis {
+        assert_eq!(offline.get(path), Some(online), "`{path}` as clients of before 1.26 ask for it");
+    }
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)?;
     kubelets_kubeconfig_reads(&scene)?;
     scene.edge.kill();
@@ -99,6 +113,47 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)
         .context("after a restart of the daemon")
 }
+
+/// The APIs, as a client asks for them that does not know the aggregated form: path by path.
+fn old_discovery(ask: impl Fn(&str) -> Result<String>) -> Result<BTreeMap<String, Value>> {
+    let mut found = BTreeMap::new();
+    let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+    while let Some(path) = paths.pop() {
+        let text = ask(&path)?;
+        let mut answer: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+        for group in answer["groups"].as_array().into_iter().flatten() {
+            let versions = group["versions"].as_array().into_iter().flatten();
+            paths
+                .extend(versions.map(|version| {
+                    format!("/apis/{}", version["groupVersion"].as_str().unwrap_or_default())
+                }));
+        }
+        comparable(&mut answer);
+        found.insert(path, answer);
+    }
+    ensure!(found.len() > 15, "{:?}", found.keys());
+    Ok(found)
+}
+
+/// Without what only the older form has, and which no client needs.
+fn comparable(answer: &mut Value) {
+    if let Some(answer) = answer.as_object_mut() {
+        answer.remove("serverAddressByClientCIDRs");
+    }
+    if let Some(resources) = answer["resources"].as_array_mut() {
+        for resource in resources.iter_mut().filter_map(Value::as_object_mut) {
+            resource.remove("storageVersionHash");
+        }
+        resources.sort_by_key(|resource| resource["name"].to_string());
+    }
+}
+
+/// curl with the kubelet's certificate, as old clients ask; a path follows.
+const IDENTITY: &str = r#"cd /run
+    get() { sed -n "s/.*$1: *//p" /etc/kubernetes/kubelet.kubeconfig | tr -d '"' | base64 -d; }
+    get client-certificate-data > me.crt; get client-key-data > me.key
+    ask() { curl -sk --max-time 10 --cert me.crt --key me.key -H 'Accept: application/json, */*' "https://127.0.0.1:6445$1"; }
+    ask"#;
 
 /// Callers without a certificate or a token, whatever they ask.
 fn nobody_is_served(scene: &Scene) -> Result<()> {

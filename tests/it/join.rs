@@ -1,6 +1,7 @@
 //! `edge join` and `edge leave` through the built binary: what they write, what they put back, and what
 //! they refuse. What needs a real API server (signing requests) is in `cluster`.
 
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,11 +10,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use edge::proxy::cloud::Credentials;
-use edge::sys::lock::StateLock;
 use edge::trust::ca::{LocalCa, Pair};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
 use crate::command::{Done, Place};
+use crate::tasks::Daemon;
 
 /// A cloud's authority that issues for as long as it is told.
 struct Cloud {
@@ -133,8 +134,8 @@ fn look(folder: &Path, seen: &mut Vec<String>) {
             look(&path, seen);
         } else if meta.is_symlink() {
             seen.push(format!("{} -> {}", path.display(), std::fs::read_link(&path).unwrap().display()));
-        } else {
-            let text = std::fs::read_to_string(&path).unwrap();
+        } else if meta.is_file() {
+            let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
             seen.push(format!("{} {:o} {text}", path.display(), meta.permissions().mode() & 0o777));
         }
     }
@@ -271,7 +272,7 @@ fn leave_gives_the_newest_certificate_back() {
     assert!(done.out.contains("the cloud's newest certificate is in"), "{done:?}");
     let dated = std::fs::read_link(gateway.current()).unwrap();
     assert!(dated.file_name().unwrap().to_str().unwrap().starts_with("kubelet-client-20"), "{dated:?}");
-    assert_eq!(mode(&dated), 0o600);
+    assert_eq!(mode(&gateway.place.path("pki").join(dated)), 0o600);
     assert_eq!(
         gateway.place.read("pki/kubelet-client-current.pem"),
         format!("{}{}", newest.chain, newest.key)
@@ -410,14 +411,47 @@ fn kubelet_s_new_kubeconfig_is_not_the_cloud_s() {
 }
 
 #[test]
-fn while_the_daemon_has_the_state_folder_both_say_so() {
+fn a_daemon_that_runs_takes_part_at_once() {
     let gateway = Gateway::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let serves = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+    let config = format!("[proxy]\nlisten = \"127.0.0.1:{port}\"\n[registry]\nlisten = \"127.0.0.1:0\"\n");
+    gateway.place.write("etc/edge.toml", &config);
     let from = gateway.conf_inline(&gateway.cloud.node(2090));
-    let _held = StateLock::take(&gateway.place.path("state"), "edge daemon").unwrap();
-    for done in [gateway.join(&from, &[]), gateway.leave()] {
-        assert!(done.err.contains("hint: `systemctl stop edge`"), "{done:?}");
-        done.bad(1, "is in use by edge daemon (pid ");
+    let before = gateway.outside();
+    let daemon = Daemon::start(&gateway.place);
+    let status = || -> serde_json::Value {
+        serde_json::from_str(&gateway.place.run(&["status", "-o", "json"]).good().out).unwrap()
+    };
+    assert!(!serves(), "there is no cloud yet");
+    for _ in 0..2 {
+        let done = gateway.join(&from, &[]).good();
+        assert!(done.out.contains("edge serves already"), "{done:?}");
+        assert!(serves());
+        assert_eq!(status()["cloud"]["node"], "ship-7");
+        gateway.join(&from, &[]).good();
+        assert!(serves(), "joined twice");
+
+        gateway.leave().good();
+        assert!(!serves(), "it serves a cloud that was left");
+        let after = status();
+        assert_eq!((&after["link"]["state"], &after["cloud"]), (&"none".into(), &serde_json::Value::Null));
+        assert_eq!(after["cache"]["resources"], serde_json::json!([]));
+        let outside =
+            |lines: Vec<String>| lines.into_iter().filter(|l| !l.contains("edge.sock")).collect::<Vec<_>>();
+        assert_eq!(outside(gateway.outside()), outside(before.clone()));
+        assert!(!gateway.place.path("state/join.json").exists());
+        assert!(!gateway.place.path("state/cloud/client-current.pem").exists());
     }
+    let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let done = gateway.join(&from, &[]).good();
+    assert!(
+        done.out.contains("edge must be restarted before it serves this cloud: cannot listen on"),
+        "{done:?}"
+    );
+    drop((taken, daemon));
+    let _again = Daemon::start(&gateway.place);
+    assert!(serves());
 }
 
 #[test]

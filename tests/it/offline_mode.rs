@@ -125,17 +125,21 @@ fn on_again(scene: &mut Scene) -> Result<()> {
             ensure!(on_disk(scene, secret)?, "`{secret}` is not kept");
         }
         let kept = scene.edge.status(&scene.node)?["cache"]["resources"].clone();
-        for (resource, count) in [
-            ("pods", 7),
-            ("secrets", 3),
-            ("configmaps", 3),
-            ("persistentvolumes", 1),
-            ("persistentvolumeclaims", 1),
-        ] {
-            let found =
-                kept.as_array().into_iter().flatten().find(|row| row["resource"] == format!("v1/{resource}"));
-            let objects = found.map_or(0, |row| row["objects"].as_i64().unwrap_or(0));
-            ensure!(objects >= count, "{objects} of {count} {resource}: {kept}");
+        let wanted = [
+            ("v1/pods", 7),
+            ("v1/secrets", 3),
+            ("v1/configmaps", 3),
+            ("v1/services", 2),
+            ("v1/persistentvolumes", 1),
+            ("v1/persistentvolumeclaims", 1),
+            ("node.k8s.io/v1/runtimeclasses", 0),
+            ("storage.k8s.io/v1/csidrivers", 0),
+            ("storage.k8s.io/v1/csinodes", 1),
+        ];
+        for (resource, count) in wanted {
+            let found = kept.as_array().into_iter().flatten().find(|row| row["resource"] == resource);
+            let objects = found.and_then(|row| row["objects"].as_i64());
+            ensure!(objects >= Some(count), "{objects:?} of {count} {resource}: {kept}");
         }
         Ok(())
     });

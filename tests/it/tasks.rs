@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::command::Place;
 
 /// A daemon of the place; it ends with the value.
-struct Daemon(Child);
+pub struct Daemon(Child);
 
 impl Daemon {
-    fn start(place: &Place) -> Self {
+    pub fn start(place: &Place) -> Self {
         let daemon = Self(place.edge(&["daemon"]).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while place.edge(&["status"]).output().unwrap().status.code() != Some(0) {

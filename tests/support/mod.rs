@@ -53,6 +53,7 @@ pub use self::{
     cluster::{Cluster, ClusterOptions, KUBE_ADDRESS, KUBE_NAME},
     cut::Cut,
     edge::Edge,
+    image::archive as image_archive,
     keys::{Authority, Pair, kubeconfig, token_kubeconfig},
     kubelet::Kubelet,
     machine::Machine,

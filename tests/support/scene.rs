@@ -21,12 +21,20 @@ impl Scene {
 
     /// The same, with another address of the cloud.
     pub fn ready_at(options: &NodeOptions, server: &str) -> Result<Self> {
-        let cluster = Cluster::start(&ClusterOptions::default())?;
+        Self::ready_in(&ClusterOptions::default(), options, server)
+    }
+
+    /// The same, in a cloud with options of its own.
+    pub fn ready_in(cloud: &ClusterOptions, options: &NodeOptions, server: &str) -> Result<Self> {
+        let cluster = Cluster::start(cloud)?;
         let mut node = cluster.node("node-1", options)?;
         cluster.ready()?;
         let mut edge = Edge::new();
+        // Joined while the daemon runs, which then serves at once.
+        edge.spawn(&node, &[])?;
+        cluster.wait_for("a daemon without a cloud", seconds(20), || edge.status(&node));
         edge.join(&node, &cluster.node_kubeconfig(server, "node-1")?)?;
-        edge.start(&node)?;
+        node.listens(Edge::PROXY)?;
         node.start_kubelet(Edge::KUBECONFIG)?;
         node.wait_ready();
         Ok(Self { edge, node, cluster })

@@ -71,7 +71,7 @@ pub async fn after(scene: &Scene) -> Result<()> {
         .context("the configuration does not fit")?;
     let _lock = StateLock::take(&config.state_dir, "edge hook post-refresh")?;
     if config.state_dir.join("cache.db").exists() {
-        let opened = Cache::open(&config.state_dir)?;
+        let opened = Cache::open(&config.state_dir, &config.state_dir)?;
         opened.cache.flush().await?;
     }
     let settings = StoreSettings::below(&config.state_dir);

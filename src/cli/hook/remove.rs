@@ -32,7 +32,7 @@ pub async fn remove(scene: &Scene) -> Result<()> {
 
 fn give_back(config: &Config) -> Result<()> {
     join::give_back(&config.state_dir)?;
-    Ok(join::clear(&config.state_dir)?)
+    Ok(join::clear(&config.state_dir, join::Cached::Closed)?)
 }
 
 /// What changed here and the cloud was not told.
@@ -40,6 +40,6 @@ async fn untold(config: &Config) -> Result<usize> {
     if !config.state_dir.join("cache.db").exists() {
         return Ok(0);
     }
-    let cache = Cache::open(&config.state_dir)?.cache;
+    let cache = Cache::open(&config.state_dir, &config.state_dir)?.cache;
     Ok(cache.read(|reader| reader.changes()).await?.len())
 }

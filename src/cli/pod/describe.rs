@@ -38,7 +38,7 @@ impl Describe {
 
 /// Those that the cloud has told of, and those of here that wait for it.
 fn events(config: &Config) -> Result<Vec<Value>> {
-    let path = config.state_dir.join("cache.db");
+    let path = super::cache_file(config);
     if !path.exists() {
         return Ok(Vec::new());
     }

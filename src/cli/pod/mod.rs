@@ -7,6 +7,8 @@ mod get;
 mod logs;
 mod restart;
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -116,10 +118,16 @@ fn said(line: &str) -> anyhow::Error {
     output::Exit(1).into()
 }
 
+/// The daemon's cache, or the copy that it serves because the disk cannot be written.
+fn cache_file(config: &Config) -> PathBuf {
+    let refuge = config.socket.parent().unwrap_or(Path::new("/run"));
+    crate::cache::readable(&config.state_dir, refuge)
+}
+
 /// What the cache has of this node's pods. Others may be in it: whoever lists all pods through the proxy brings
 /// them in, and the runtime here knows nothing of them.
 fn cached(config: &Config) -> Result<Vec<Value>> {
-    let path = config.state_dir.join("cache.db");
+    let path = cache_file(config);
     if !path.exists() {
         return Ok(Vec::new());
     }

@@ -44,14 +44,25 @@ pub fn give_back(state_dir: &Path) -> Result<Option<Left>, Error> {
     }))
 }
 
+/// What becomes of the cache's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// Nobody has it open: it is removed.
+    Closed,
+    /// The caller has it open, and has emptied it.
+    Emptied,
+}
+
 /// Second half: the cloud's key material, its kubeconfig and the cache of its objects are removed, the
 /// record of the join last. Without a record, what a leave that was cut short left behind.
 ///
 /// # Errors
 /// One line; leave can be run again.
-pub fn clear(state_dir: &Path) -> Result<(), Error> {
+pub fn clear(state_dir: &Path, cached: Cached) -> Result<(), Error> {
     if let Some(record) = Record::read(state_dir)? {
-        remove_cache(state_dir)?;
+        if cached == Cached::Closed {
+            remove_cache(state_dir)?;
+        }
         record.cloud_kubeconfig.restore()?;
         CloudFiles::of(state_dir).clear().map_err(Error::File)?;
     }

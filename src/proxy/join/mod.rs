@@ -23,7 +23,7 @@ use crate::trust::ca::LocalCa;
 
 pub use error::Error;
 use kubelet::Rotated;
-pub use leave::{Left, clear, give_back};
+pub use leave::{Cached, Left, clear, give_back};
 pub use record::{Record, Replaced};
 
 /// What join is asked to do. All paths are absolute.

@@ -1,0 +1,191 @@
+//! `edge join` and `edge leave` as tasks: with the daemon they take effect in it at once, without it at its next start.
+
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::Order;
+use super::task::{Hand, Place, TaskError};
+use crate::cache::Cache;
+use crate::config::{self, Change, Config};
+use crate::proxy::join::{self, Cached, Plan, Record};
+use crate::proxy::request;
+use crate::sys::progress::Progress;
+
+/// What `edge join` is asked. Paths are absolute.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Join {
+    /// The node's kubeconfig, or a bootstrap kubeconfig.
+    pub from: PathBuf,
+    /// Where to write kubelet's.
+    pub kubelet_kubeconfig: Option<PathBuf>,
+    /// Where kubelet keeps the certificate that it rotates.
+    pub kubelet_cert_dir: Option<PathBuf>,
+    /// The node's name, if the caller gives one.
+    pub node_name: Option<String>,
+    /// The name of this machine.
+    pub host_name: String,
+    /// How long to wait until the cloud has signed a certificate, in seconds.
+    pub timeout: u64,
+}
+
+/// Joins. What was done when it fails stays, and the same can be asked again.
+pub async fn join(asked: Join, place: &Place, progress: &Progress) -> Result<Value, TaskError> {
+    do_join(asked, place, progress).await.map_err(|error| confined(error, place))
+}
+
+async fn do_join(asked: Join, place: &Place, progress: &Progress) -> Result<Value, TaskError> {
+    let config = place.config();
+    let plan = plan(asked, &config)?;
+    let cloud = plan.cloud_kubeconfig.clone();
+    let ready = join::prepare(plan, &mut |said| progress.note(told(said))).await.map_err(failed)?;
+    let change = Change::Set("cloud.kubeconfig".into(), cloud.to_string_lossy().into_owned());
+    config::edit(&config.file, &[change]).map_err(TaskError::usage)?;
+    let until = ready.certificate.not_after;
+    let record = ready.hand_over().map_err(failed)?;
+    let restart = match place.hand() {
+        None => Some("edge is not running".to_owned()),
+        Some(hand) => hand.order(Order::Join).await.err(),
+    };
+    Ok(json!({
+        "node": record.node_name,
+        "cloudKubeconfig": cloud,
+        "certificateExpires": until.to_string(),
+        "kubeletKubeconfig": record.kubelet_kubeconfig.path,
+        "restart": restart,
+    }))
+}
+
+/// Leaves. Refuses while changes wait to be told to the cloud, unless they are given up.
+pub async fn leave(discard_changes: bool, place: &Place) -> Result<Value, TaskError> {
+    do_leave(discard_changes, place).await.map_err(|error| confined(error, place))
+}
+
+async fn do_leave(discard_changes: bool, place: &Place) -> Result<Value, TaskError> {
+    let config = place.config();
+    if !discard_changes {
+        let waiting = waiting(&config.state_dir, place).await?;
+        if waiting > 0 {
+            return Err(TaskError::failed(format!(
+                "{waiting} changes of this node wait to be told to the cloud hint: run `edge daemon` until `edge status` shows none, or leave with --discard-changes"
+            )));
+        }
+    }
+    let left = join::give_back(&config.state_dir).map_err(failed)?;
+    let cloud = left.as_ref().map(|left| &left.cloud_kubeconfig);
+    let unset = cloud.is_some() && config.cloud.kubeconfig.as_ref() == cloud;
+    if unset {
+        config::edit(&config.file, &[Change::Unset("cloud.kubeconfig".into())]).map_err(TaskError::usage)?;
+    }
+    let cached = match (place.hand(), &left) {
+        (Some(hand), Some(_)) => {
+            hand.order(Order::Leave).await.map_err(TaskError::failed)?;
+            Cached::Emptied
+        }
+        (Some(_), None) => Cached::Emptied,
+        (None, _) => Cached::Closed,
+    };
+    join::clear(&config.state_dir, cached).map_err(failed)?;
+    Ok(left.map_or(Value::Null, |left| {
+        let (path, restored) = left.kubelet_kubeconfig;
+        json!({
+            "node": left.node_name,
+            "kubeletKubeconfig": path,
+            "restored": restored,
+            "unset": unset,
+            "certificate": left.certificate,
+        })
+    }))
+}
+
+impl Hand {
+    /// Has the daemon do something, and waits until it has.
+    async fn order(&self, order: fn(oneshot::Sender<Result<(), String>>) -> Order) -> Result<(), String> {
+        let (reply, done) = oneshot::channel();
+        let stopping = || "the daemon is stopping".to_owned();
+        self.orders.send(order(reply)).await.map_err(|_| stopping())?;
+        done.await.map_err(|_| stopping())?
+    }
+}
+
+/// What changed here in an outage goes with the cache; it is told to the cloud first, or given up by name.
+async fn waiting(state_dir: &Path, place: &Place) -> Result<usize, TaskError> {
+    let cache = match place.hand() {
+        Some(_) => place.cache().await?.clone(),
+        None if !state_dir.join("cache.db").exists() => return Ok(0),
+        None => Cache::open(state_dir, state_dir).map_err(TaskError::failed)?.cache,
+    };
+    cache.read(|reader| Ok(reader.changes()?.len())).await.map_err(TaskError::failed)
+}
+
+/// What was joined stays where it is; a path that says otherwise is refused later, with the reason.
+fn plan(asked: Join, config: &Config) -> Result<Plan, TaskError> {
+    let before = Record::read(&config.state_dir).map_err(failed)?;
+    let folder = config.file.parent().unwrap_or(Path::new("/"));
+    let known = |pick: fn(&Record) -> &PathBuf| before.as_ref().map(|record| pick(record).clone());
+    Ok(Plan {
+        from: asked.from,
+        kubelet_kubeconfig: asked
+            .kubelet_kubeconfig
+            .or_else(|| known(|r| &r.kubelet_kubeconfig.path))
+            .unwrap_or_else(|| folder.join("kubelet.kubeconfig")),
+        cloud_kubeconfig: known(|r| &r.cloud_kubeconfig.path)
+            .or_else(|| config.cloud.kubeconfig.clone())
+            .unwrap_or_else(|| folder.join("cloud.kubeconfig")),
+        kubelet_cert_dir: asked
+            .kubelet_cert_dir
+            .or_else(|| known(|r| &r.kubelet_cert_dir))
+            .unwrap_or_else(kubelet_cert_dir),
+        state_dir: config.state_dir.clone(),
+        listen: config.proxy.listen,
+        node_name: asked.node_name,
+        host_name: asked.host_name,
+        timeout: Duration::from_secs(asked.timeout),
+    })
+}
+
+/// Kubelet's own default. A strict snap sees the host's folder elsewhere.
+fn kubelet_cert_dir() -> PathBuf {
+    let below_host = PathBuf::from("/var/lib/snapd/hostfs/var/lib/kubelet/pki");
+    if below_host.is_dir() { below_host } else { PathBuf::from("/var/lib/kubelet/pki") }
+}
+
+fn told(progress: &request::Progress) -> String {
+    match progress {
+        request::Progress::Unapproved(name) => format!(
+            "waiting for approval of the signing request; an operator of the cloud says: kubectl certificate approve {name}"
+        ),
+        request::Progress::Approved(name) => format!("`{name}` is approved; waiting for the certificate"),
+        request::Progress::Unreachable(why) => format!("the cloud cannot be asked, trying again: {why}"),
+    }
+}
+
+/// The error with its causes, on one line; none of them tells the next.
+fn failed(error: join::Error) -> TaskError {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    if error.is_input() { TaskError::usage(line) } else { TaskError::failed(line) }
+}
+
+/// Under systemd the daemon sees and writes less of the file system than the person who asks.
+fn confined(error: TaskError, place: &Place) -> TaskError {
+    let about_files = ["cannot read", "cannot write", "cannot make folder", "cannot rename", "cannot link"];
+    let is_one = about_files.iter().any(|words| error.message.contains(words));
+    if place.hand().is_none() || !is_one || error.message.contains(" hint: ") {
+        return error;
+    }
+    let hint = "the daemon does it, and may be kept from there: `systemctl stop edge`, and run this again";
+    TaskError { message: format!("{} hint: {hint}", error.message), ..error }
+}
