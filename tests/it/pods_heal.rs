@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::support::{Cut, NodeOptions, Pod, Scene, seconds};
+use crate::support::{Cut, Edge, NodeOptions, Pod, Scene, seconds};
 
 const SETTINGS: &str = r#"
 [pods.self-heal]
@@ -128,16 +128,18 @@ fn part(scene: &Scene) -> Result<(String, String)> {
 fn self_heal_restarts_what_is_broken_and_knows_whom_to_leave_alone() -> Result<()> {
     let mut scene = scene()?;
     wait_running(&scene, &["netless", "addressless", "sandboxless", "ending"]);
-    let spared = scene.node.sandbox("spared")?.0;
-    let fixed = scene.node.sandbox("fixed-node-1")?.0;
+    let left_alone = ["spared", "fixed-node-1"];
+    let sandboxes = left_alone.map(|name| scene.node.sandbox(name).map(|(id, _)| id));
     networks(&scene)?;
     crash_loops(&scene)?;
     mounts(&scene)?;
-    counters_survive_a_restart(&mut scene)?;
+    for (name, before) in left_alone.iter().zip(sandboxes) {
+        assert_eq!(scene.node.sandbox(name)?.0, before?, "{name} was renewed");
+    }
+    counters_survive_a_reboot(&mut scene)?;
     sandboxes_offline(&scene)?;
 
-    for (name, sandbox) in [("spared", spared), ("fixed-node-1", fixed)] {
-        assert_eq!(scene.node.sandbox(name)?.0, sandbox, "{name} was renewed");
+    for name in left_alone {
         assert_eq!(told(&scene, name)?, [""; 0], "{name}");
         assert!(seen(&scene, name)?.restarts() > 6, "{name} has not failed often enough to show anything");
     }
@@ -204,9 +206,9 @@ fn mounts(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-fn counters_survive_a_restart(scene: &mut Scene) -> Result<()> {
-    scene.edge.kill();
-    scene.edge.start(&scene.node)?;
+fn counters_survive_a_reboot(scene: &mut Scene) -> Result<()> {
+    scene.reboot()?;
+    scene.node.start_kubelet(Edge::KUBECONFIG)?;
     scene.cluster.wait_for("the same line as before", seconds(20), || {
         let (state, message) = part(scene)?;
         ensure!(
@@ -217,6 +219,7 @@ fn counters_survive_a_restart(scene: &mut Scene) -> Result<()> {
     });
     let gave_up = told(scene, "hopeless")?.iter().filter(|event| event.starts_with("SelfHealGaveUp")).count();
     assert_eq!(gave_up, 1, "said once");
+    wait_running(scene, &["sandboxless", "poisoned"]);
     Ok(())
 }
 

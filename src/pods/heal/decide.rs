@@ -107,6 +107,14 @@ pub fn booted(memory: &mut Memory) {
     }
 }
 
+/// Nobody looked for a while, until `now`: what was done last counts as done now, so that a pod must be seen well for a
+/// whole window before it is well again.
+pub fn resumed(memory: &mut Memory, now: Timestamp) {
+    if let Some((at, _)) = &mut memory.last {
+        *at = now;
+    }
+}
+
 /// Brings times that lie ahead back to `now`: a gateway without a clock boots in the past, and what was counted
 /// before must still count.
 fn set_back(memory: &mut Memory, now: Timestamp) {
@@ -295,6 +303,20 @@ mod tests {
             assert_eq!(decide(&mut memory, &crashed(8), &on(), at(second - 900_000)), Decision::Leave);
         }
         assert_eq!((memory.restarts, memory.failures.len()), (1, 0));
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_makes_no_pod_well() {
+        let mut memory = Memory::default();
+        acted(&mut memory, Part::Whole, &no_network(), at(0));
+        let mut looked = memory.clone();
+        decide(&mut looked, &Symptoms::default(), &on(), at(5000));
+        assert_eq!(looked.restarts, 0);
+        resumed(&mut memory, at(5000));
+        decide(&mut memory, &Symptoms::default(), &on(), at(5001));
+        assert_eq!(memory.restarts, 1);
+        decide(&mut memory, &Symptoms::default(), &on(), at(5601));
+        assert_eq!(memory.restarts, 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod act;
 mod look;
 mod notebook;
 mod orders;
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use super::heal::{self, Decision, Memory, Symptoms, acted, decide};
 use super::observe::observe;
 use super::restart::{self, short};
 use super::view::{live, runtime_uid};
-use crate::cache::{Cache, CacheError, ObjectKey};
+use crate::cache::{Cache, CacheError};
 use crate::cri::Runtime;
 use crate::health;
 use crate::kube::meta;
@@ -31,7 +32,8 @@ use crate::sys::clock;
 
 use act::{Error, Hand};
 use notebook::Notebook;
-use orders::{ANNOTATIONS, Order, Orders};
+use orders::{Order, Orders};
+use rows::{Row, rows};
 
 /// What is written in quick succession is looked at once.
 const GATHER: Duration = Duration::from_millis(300);
@@ -67,7 +69,7 @@ pub struct Parts {
 
 /// Runs until the settings have no sender any more.
 pub async fn tend(parts: Parts) {
-    let (book, trouble) = Notebook::open(&parts.state_dir, &parts.boot);
+    let (book, trouble) = Notebook::open(&parts.state_dir, &parts.boot, clock::now());
     if let Some(trouble) = trouble {
         tracing::error!(trouble, "what was remembered of pods is lost: orders of before are not carried out");
     }
@@ -99,20 +101,6 @@ struct Ended {
 enum What {
     Obeyed(Order, Result<String, Error>),
     Healed { why: String, before: Memory, stopped: Box<Result<restart::Plan, Error>> },
-}
-
-/// What must be known of every pod at every look, and no more.
-struct Row {
-    uid: String,
-    key: ObjectKey,
-    orders: [Option<String>; 2],
-    heals: Option<bool>,
-}
-
-impl Row {
-    fn name(&self) -> String {
-        format!("{}/{}", self.key.namespace, self.key.name)
-    }
 }
 
 impl Tender {
@@ -388,36 +376,6 @@ fn healed(plan: &restart::Plan, why: &str) -> String {
 
 fn name(pod: &Value) -> String {
     format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default())
-}
-
-/// This node's pods.
-fn rows(reader: &crate::cache::Reader, node: &str) -> Result<Vec<Row>, CacheError> {
-    let annotation = |name: &str| format!("$.metadata.annotations.\"{name}\"");
-    let (restart, whole) = (annotation(ANNOTATIONS[0].0), annotation(ANNOTATIONS[1].0));
-    let [mirror, hash, heals] =
-        ["kubernetes.io/config.mirror", "kubernetes.io/config.hash", heal::ENABLED].map(annotation);
-    let paths = [
-        "$.spec.nodeName",
-        "$.metadata.uid",
-        "$.metadata.namespace",
-        "$.metadata.name",
-        &mirror,
-        &hash,
-        &restart,
-        &whole,
-        &heals,
-    ];
-    let all = reader.texts("v1/pods", paths)?;
-    let row = |[at, uid, namespace, name, mirror, hash, restart, whole, heals]: [Option<String>; 9]| {
-        if at.as_deref() != Some(node) {
-            return None;
-        }
-        let key = ObjectKey { resource: "v1/pods".to_owned(), namespace: namespace?, name: name? };
-        let uid = if mirror.is_some() { hash.or(mirror)? } else { uid? };
-        let heals = heals.and_then(|text| text.parse().ok());
-        Some(Row { uid, key, orders: [restart, whole], heals })
-    };
-    Ok(all.into_iter().filter_map(row).collect())
 }
 
 /// The machine's id of this boot; empty where it has none.

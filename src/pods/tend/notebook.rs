@@ -7,11 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::orders::Orders;
-use crate::pods::heal::{Memory, booted};
+use crate::pods::heal::{Memory, booted, resumed};
 use crate::sys::durable;
 
 /// Between two writings of what need not be on disk at once.
@@ -52,7 +53,7 @@ pub struct Notebook {
 impl Notebook {
     /// Reads the file in `folder`; `boot` tells one boot of the machine from another. One that cannot be read is as
     /// good as none, and the reason is given: every pod then counts as seen for the first time.
-    pub fn open(folder: &Path, boot: &str) -> (Self, Option<String>) {
+    pub fn open(folder: &Path, boot: &str, now: Timestamp) -> (Self, Option<String>) {
         let path = folder.join("pods.json");
         let read = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -66,6 +67,7 @@ impl Notebook {
             Err(why) => (Default::default(), Some(why)),
         };
         let (mut content, written): (Content, Vec<u8>) = read;
+        content.pods.values_mut().for_each(|page| resumed(&mut page.heal, now));
         if content.boot != boot {
             content.pods.values_mut().for_each(|page| booted(&mut page.heal));
             boot.clone_into(&mut content.boot);
@@ -126,26 +128,26 @@ mod tests {
     #[test]
     fn what_was_saved_is_there_after_a_reboot_and_damage_is_told() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut book, trouble) = Notebook::open(folder.path(), "boot-1");
+        let (mut book, trouble) = Notebook::open(folder.path(), "boot-1", Timestamp::UNIX_EPOCH);
         assert_eq!(trouble, None);
         book.begin("a", Orders::first([Some("1"), None]));
         book.begin("b", Orders::default());
         book.page("b").unwrap().heal.restarts = 2;
         book.save().unwrap();
-        let (mut again, _) = Notebook::open(folder.path(), "boot-2");
+        let (mut again, _) = Notebook::open(folder.path(), "boot-2", Timestamp::UNIX_EPOCH);
         assert_eq!(again.page("b").unwrap().heal.restarts, 2);
         assert_eq!(again.page("a").unwrap().orders.take([Some("1"), None]), None);
         again.keep(&BTreeSet::from(["b".to_owned()]));
         assert!(again.page("a").is_none());
         durable::write(&folder.path().join("pods.json"), b"{", 0o600).unwrap();
-        let (mut damaged, trouble) = Notebook::open(folder.path(), "boot-2");
+        let (mut damaged, trouble) = Notebook::open(folder.path(), "boot-2", Timestamp::UNIX_EPOCH);
         assert!(trouble.unwrap().contains("is damaged") && damaged.page("b").is_none());
     }
 
     #[test]
     fn nothing_new_is_not_written() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut book, _) = Notebook::open(folder.path(), "boot");
+        let (mut book, _) = Notebook::open(folder.path(), "boot", Timestamp::UNIX_EPOCH);
         book.begin("a", Orders::default());
         book.save().unwrap();
         let path = folder.path().join("pods.json");
