@@ -1,6 +1,8 @@
 //! `edge pod get`: which pods were asked for, and what is said where there are none. The words and
 //! exit codes are kubectl's.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -104,7 +106,10 @@ pub fn get(pods: &[Value], query: &Query, style: &Style, now: Timestamp) -> Answ
     if found.is_empty() && !query.names.is_empty() {
         return Answer { text: String::new(), notes: missing, failed };
     }
-    let shown: Vec<Value> = found.into_iter().cloned().collect();
+    // Mostly all of them are shown, and then none is copied.
+    let all = query.names.is_empty() && found.len() == pods.len();
+    let shown: Cow<'_, [Value]> =
+        if all { Cow::Borrowed(pods) } else { found.into_iter().cloned().collect::<Vec<_>>().into() };
     let asked = if query.names.len() == 1 { Asked::One } else { Asked::Many };
     let text = match print(style, &shown, asked, now) {
         Ok(text) => text,

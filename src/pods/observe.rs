@@ -30,7 +30,23 @@ pub struct Observed {
 
 /// `cached` pods and the runtime, merged at `now`.
 pub async fn observe(runtime: &Runtime, cached: Vec<Value>, now: Timestamp) -> Observed {
-    match look(runtime, &cached).await {
+    let state = runtime.state().await;
+    complete(runtime, state, cached, now).await
+}
+
+/// The same, where the runtime's `state` was asked for while the cache was read.
+pub async fn complete(
+    runtime: &Runtime,
+    state: Result<State, cri::Error>,
+    cached: Vec<Value>,
+    now: Timestamp,
+) -> Observed {
+    let looked = async {
+        let state = state?;
+        let details = look(runtime, &cached, &state).await?;
+        Ok((state, details))
+    };
+    match looked.await {
         Ok((state, details)) => {
             let pods = merge(cached, &state, &details, now);
             Observed { pods, state, runtime: Ok(()) }
@@ -39,9 +55,8 @@ pub async fn observe(runtime: &Runtime, cached: Vec<Value>, now: Timestamp) -> O
     }
 }
 
-async fn look(runtime: &Runtime, cached: &[Value]) -> Result<(State, Details), cri::Error> {
-    let state = runtime.state().await?;
-    let asked = questions(cached, &state);
+async fn look(runtime: &Runtime, cached: &[Value], state: &State) -> Result<Details, cri::Error> {
+    let asked = questions(cached, state);
     let mut details = Details::default();
     let mut containers = stream::iter(asked.containers)
         .map(|id| async move { runtime.container(&id).await })
@@ -72,7 +87,7 @@ async fn look(runtime: &Runtime, cached: &[Value]) -> Result<(State, Details), c
             Err(error) => return Err(error),
         }
     }
-    Ok((state, details))
+    Ok(details)
 }
 
 /// Whether a kubelet answers at `healthz` (host and port) within a second.

@@ -343,8 +343,9 @@ fn ends_standard_input(gateway: &Gateway) -> Result<()> {
 /// The command has a terminal of the size of the caller's, also after that has changed.
 fn lends_a_terminal(gateway: &Gateway) -> Result<()> {
     let machine = gateway.node.machine()?;
-    let inside = "busybox stty size; until [ \"$(busybox stty size)\" = \"44 99\" ]; do sleep 0.1; done; \
-                  busybox stty size; exit 5";
+    // The size comes a moment after the command has begun, as with kubectl.
+    let inside = "for size in \"33 77\" \"44 99\"; do \
+                  until busybox stty size 2>&1 | grep \"$size\"; do sleep 0.1; done; done; exit 5";
     let script = format!(
         "tty >/run/tty; stty rows 33 cols 77; exec {} pod exec plain -c side -it -- sh -c '{inside}'",
         Edge::PROGRAM

@@ -80,7 +80,8 @@ fn as_kubectl(scene: &Scene) -> Result<()> {
     ] {
         same(&arguments)?;
     }
-    assert!(same(&["-c", "main", &since])?.starts_with("line 3\n"));
+    let later = same(&["-c", "main", &since])?;
+    assert!(later.contains("line 3\n") && !later.contains("line 1\n"), "{later}");
     scene.edge.run(&scene.node, &["pod", "restart", "steady", "--container", "main"])?;
     scene.cluster.wait_for("the run before", seconds(30), || {
         let theirs = scene.cluster.kubectl(&["logs", "steady", "-c", "main", "-p"])?;

@@ -84,7 +84,8 @@ impl Logs {
         Options {
             // kubectl's -1 is no limit.
             tail: self.tail.and_then(|lines| usize::try_from(lines).ok()),
-            since: ago.or(self.since_time),
+            // The API has whole seconds, and so has kubectl.
+            since: ago.or_else(|| jiff::Timestamp::from_second(self.since_time?.as_second()).ok()),
             timestamps: self.timestamps,
         }
     }

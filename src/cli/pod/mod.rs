@@ -18,7 +18,7 @@ use crate::cache::Reader;
 use crate::config::Config;
 use crate::cri::Runtime;
 use crate::pods::get::{Query, select};
-use crate::pods::observe::{KUBELET_HEALTHZ, Observed, kubelet_is_up, observe};
+use crate::pods::observe::{KUBELET_HEALTHZ, Observed, complete, kubelet_is_up};
 use crate::proxy::join::Record;
 use crate::sys::clock;
 
@@ -80,9 +80,12 @@ struct Seen {
 impl Seen {
     async fn now(config: &Config) -> Result<Self> {
         let runtime = Runtime::new(&config.runtime)?;
-        let cached = cached(config)?;
-        let (observed, kubelet_up) =
-            tokio::join!(observe(&runtime, cached, clock::now()), kubelet_is_up(KUBELET_HEALTHZ));
+        // All at once: the disk, the runtime and the kubelet each take their time.
+        let own = config.clone();
+        let cached = tokio::task::spawn_blocking(move || cached(&own));
+        let (state, cached, kubelet_up) =
+            tokio::join!(runtime.state(), cached, kubelet_is_up(KUBELET_HEALTHZ));
+        let observed = complete(&runtime, state, cached??, clock::now()).await;
         Ok(Self { runtime, observed, kubelet_up })
     }
 
