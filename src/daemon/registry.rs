@@ -92,15 +92,20 @@ struct Shop {
 }
 
 async fn keep(shop: Shop, mut wanted: watch::Receiver<Wanted>, part: Part) {
-    let (mut bound, mut pause) = (None, FIRST);
+    let (mut bound, mut running, mut pause) = (None, None, FIRST);
     loop {
         let settings = wanted.borrow_and_update().settings.clone();
         let served = tokio::select! {
-            served = serve(&shop, &settings, &mut bound, &part) => served,
+            served = serve(&shop, &settings, &mut bound, &mut running, &part) => served,
             changed = wanted.changed() => {
+                let old: Option<Running> = running.take();
                 if changed.is_err() {
+                    if let Some(old) = old {
+                        old.finish().await;
+                    }
                     return;
                 }
+                // The old one lets its requests finish, while the new one takes the next.
                 pause = FIRST;
                 continue;
             }
@@ -119,11 +124,12 @@ async fn keep(shop: Shop, mut wanted: watch::Receiver<Wanted>, part: Part) {
     }
 }
 
-/// Waits for the first connection, then serves until nobody was connected for a while. Dropped, it stops.
+/// Waits for the first connection, then serves until nobody was connected for a while.
 async fn serve(
     shop: &Shop,
     settings: &Settings,
     bound: &mut Option<(SocketAddr, TcpListener)>,
+    running: &mut Option<Running>,
     part: &Part,
 ) -> Result<(), String> {
     if bound.as_ref().is_none_or(|(address, _)| *address != settings.listen) {
@@ -148,8 +154,10 @@ async fn serve(
     let (first, _) = waiting.accept().await.map_err(failed)?;
     drop(waiting);
     let first = first.into_std().map_err(failed)?;
-    let running = Running::start(shop, settings.clone(), identity, clone()?, first)?;
-    running.ended().await
+    let started = running.insert(Running::start(shop, settings.clone(), identity, clone()?, first)?);
+    let ended = (&mut started.done).await;
+    *running = None;
+    ended.unwrap_or_else(|_| Err("the registry ended unexpectedly".into()))
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, String> {
@@ -188,7 +196,7 @@ impl Shop {
 /// A registry that serves on a thread of its own.
 struct Running {
     /// Dropped, it ends.
-    _end: oneshot::Sender<()>,
+    end: oneshot::Sender<()>,
     done: oneshot::Receiver<Result<(), String>>,
 }
 
@@ -243,11 +251,13 @@ impl Running {
                 let _ = tell.send(run());
             })
             .map_err(|e| format!("cannot start a thread: {e}"))?;
-        Ok(Self { _end: end, done })
+        Ok(Self { end, done })
     }
 
-    async fn ended(self) -> Result<(), String> {
-        self.done.await.unwrap_or_else(|_| Err("the registry ended unexpectedly".into()))
+    /// Ends it, and waits until its requests are finished.
+    async fn finish(self) {
+        drop(self.end);
+        let _ = self.done.await;
     }
 }
 

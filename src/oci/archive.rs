@@ -60,6 +60,9 @@ impl ArchiveError {
     }
 }
 
+/// How many bytes there are, and the bytes.
+pub type Piece<'a> = (u64, Box<dyn Read + Send + 'a>);
+
 /// An archive, opened; its contents are read when they are asked for.
 pub struct Archive {
     path: PathBuf,
@@ -103,7 +106,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Io`].
-    pub fn blob(&self, digest: &Digest) -> Result<Option<(u64, Box<dyn Read + Send + '_>)>, ArchiveError> {
+    pub fn blob(&self, digest: &Digest) -> Result<Option<Piece<'_>>, ArchiveError> {
         if let Some(bytes) = self.made.get(digest) {
             return Ok(Some((bytes.len() as u64, Box::new(&bytes[..]))));
         }

@@ -1,4 +1,8 @@
 //! Who may write: users of an htpasswd file (bcrypt), or bearer tokens.
+//!
+//! docker, podman and skopeo show a credential only if `/v2/` asked for one, and docker pulls nothing from a registry that
+//! asks for a password it has not got. So `/v2/` asks for a token, as Docker Hub does, and everybody gets one: those with
+//! a password one that may write, the others one that is good for nothing but reading.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,6 +17,10 @@ use super::server::Peer;
 use super::{Error, Settings};
 use crate::sys::digest::Digest;
 
+/// How long a token that was given out may write.
+const TOKEN: Duration = Duration::from_secs(300);
+/// The token of those who showed no credential.
+const ANYBODY: &str = "anybody";
 /// How long a checked password need not be checked again: bcrypt is slow on purpose.
 const REMEMBERED: Duration = Duration::from_secs(300);
 const MOST_REMEMBERED: usize = 256;
@@ -80,12 +88,53 @@ impl Auth {
         if !good {
             return Err(refused("the credential is not good for writing"));
         }
+        self.remember(key, REMEMBERED);
+        Ok(())
+    }
+
+    /// What `/v2/` asks for where writing needs a credential and none, or a bad one, is shown; `realm` is where tokens are.
+    pub(super) async fn may_enter(
+        &self,
+        headers: &HeaderMap,
+        peer: Peer,
+        realm: &str,
+    ) -> Result<(), Refusal> {
+        if !self.push || (self.open_on_loopback && peer.loopback) {
+            return Ok(());
+        }
+        let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if shown == Some(&format!("Bearer {ANYBODY}")) || self.may_write(headers, peer).await.is_ok() {
+            return Ok(());
+        }
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"edge\"");
+        Err(Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "a token is needed; anybody gets one")
+            .with(header::WWW_AUTHENTICATE, &challenge))
+    }
+
+    /// A token for whoever asks, as docker's specification of tokens has it.
+    pub(super) async fn token(&self, headers: &HeaderMap, peer: Peer) -> Result<serde_json::Value, Refusal> {
+        let token = match headers.contains_key(header::AUTHORIZATION) {
+            false => ANYBODY.to_owned(),
+            true => {
+                self.may_write(headers, peer).await?;
+                let token = uuid::Uuid::new_v4().simple().to_string();
+                self.remember(Digest::sha256(format!("Bearer {token}").as_bytes()), TOKEN);
+                token
+            }
+        };
+        Ok(serde_json::json!({ "token": token, "access_token": token, "expires_in": TOKEN.as_secs() }))
+    }
+
+    fn remember(&self, key: Digest, period: Duration) {
         let mut remembered = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= MOST_REMEMBERED {
+            let now = Instant::now();
+            remembered.retain(|_, until| *until > now);
+        }
         if remembered.len() >= MOST_REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(key, Instant::now() + REMEMBERED);
-        Ok(())
+        remembered.insert(key, Instant::now() + period);
     }
 
     fn is_remembered(&self, key: &Digest) -> bool {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use lru::LruCache;
@@ -36,6 +36,7 @@ struct Remembered {
 /// A manifest, ready to be sent.
 struct Answer {
     bytes: Bytes,
+    key: Digest,
     digest: HeaderValue,
     etag: HeaderValue,
     media_type: HeaderValue,
@@ -89,6 +90,9 @@ impl Registry {
                 found.ok_or_else(|| Refusal::manifest_unknown(name))?
             }
         };
+        if *request.method() == Method::GET {
+            self.inner.pull.complete(&answer.repository, &answer.key);
+        }
         let known = request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| *known == answer.etag);
         let mut response = match known {
             true => reply::empty(StatusCode::NOT_MODIFIED),
@@ -131,6 +135,7 @@ impl Registry {
         };
         let answer = Arc::new(Answer {
             bytes: bytes.into(),
+            key: digest.clone(),
             digest: header(digest.as_str())?,
             etag: header(&format!("\"{digest}\""))?,
             media_type: header(&manifest.media_type)?,

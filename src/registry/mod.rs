@@ -49,6 +49,9 @@ pub use sources::Sources;
 use reply::{Body, Refusal};
 use route::Route;
 
+/// Where clients get tokens.
+const TOKENS: &str = "/token";
+
 /// A handle to the registry; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Registry {
@@ -142,6 +145,15 @@ impl Registry {
         if head { reply::without_body(result) } else { result }
     }
 
+    /// Where a client that came this way gets its token.
+    fn realm(&self, headers: &http::HeaderMap) -> String {
+        let named = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let plain = |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+        let listen = self.inner.settings.listen.to_string();
+        let scheme = if self.inner.settings.serves_tls() { "https" } else { "http" };
+        format!("{scheme}://{}{TOKENS}", named.filter(plain).unwrap_or(&listen))
+    }
+
     async fn dispatch(
         &self,
         request: Request<Incoming>,
@@ -149,6 +161,9 @@ impl Registry {
     ) -> Result<Response<Body>, Refusal> {
         let method = request.method().clone();
         let query = route::Query::parse(request.uri().query().unwrap_or_default());
+        if request.uri().path() == TOKENS && method == Method::GET {
+            return Ok(reply::json(&self.inner.auth.token(request.headers(), peer).await?));
+        }
         let route = Route::parse(request.uri().path())?;
         if route.writes(&method) {
             self.inner.auth.may_write(request.headers(), peer).await?;
@@ -157,7 +172,11 @@ impl Registry {
         }
         let names = |path: &str| names::candidates(path, query.get("ns"), &self.inner.settings);
         match route {
-            Route::Base => Ok(reply::json(&serde_json::json!({}))),
+            Route::Base => {
+                let realm = self.realm(request.headers());
+                self.inner.auth.may_enter(request.headers(), peer, &realm).await?;
+                Ok(reply::json(&serde_json::json!({})))
+            }
             Route::Catalog => self.catalog(&query).await,
             Route::Tags { path } => self.tags(&path, &names(&path)?, &query).await,
             Route::Referrers { path, digest } => self.referrers(&names(&path)?, digest, &query).await,

@@ -20,9 +20,9 @@ pub(super) mod transfer;
 
 use transfer::Transfer;
 
-/// How often a tag is looked up again behind the answer.
+/// How often a tag is looked up again behind the answer, and an image completed.
 const REVALIDATE: Duration = Duration::from_secs(60);
-/// Tags whose last look-up is remembered.
+/// Names whose last look-up is remembered.
 const LOOKED: usize = 10_000;
 
 pub(super) struct Pull(Arc<Inner>);
@@ -64,16 +64,9 @@ impl Pull {
         if tag.contains(':') || inner.sources.ready(repository).is_none() {
             return;
         }
-        let key = (repository.to_owned(), tag.to_owned());
-        let mut looked = inner.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.get(&key).is_some_and(|at| at.elapsed() < REVALIDATE) {
+        if !inner.is_due(repository, tag) {
             return;
         }
-        if looked.len() >= LOOKED {
-            looked.clear();
-        }
-        looked.insert(key, Instant::now());
-        drop(looked);
         let (inner, repository, tag) = (inner.clone(), repository.to_owned(), tag.to_owned());
         tokio::spawn(async move {
             if inner.is_stale(&repository, &tag).await {
@@ -82,25 +75,72 @@ impl Pull {
         });
     }
 
+    /// Fetches what is still missing of an image that a client takes, behind the answer. A client that has a layer
+    /// from elsewhere never asks for it, and would be told offline that it is not here. Returns at once.
+    pub(super) fn complete(&self, repository: &str, digest: &Digest) {
+        let inner = &self.0;
+        if inner.sources.of(repository).is_none() || !inner.is_due(repository, digest.as_str()) {
+            return;
+        }
+        let (pull, repository, digest) = (Self(inner.clone()), repository.to_owned(), digest.clone());
+        tokio::spawn(async move {
+            let (store, wanted) = (pull.0.store.clone(), digest);
+            let missing = tokio::task::spawn_blocking(move || missing(&store, &wanted)).await;
+            for digest in missing.ok().and_then(Result::ok).unwrap_or_default() {
+                if pull.0.sources.ready(&repository).is_none() {
+                    return;
+                }
+                pull.transfer(&repository, &digest).ended().await;
+            }
+        });
+    }
+
     /// A blob that is not here, as it comes in: its size if that is known, and its bytes.
     pub(super) async fn blob(&self, names: &[String], digest: &Digest) -> Option<(Option<u64>, Body)> {
-        let repository = self.0.sources.first_ready(names)?.clone();
-        let transfer = {
-            let mut blobs = self.0.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-            match blobs.get(digest) {
-                Some(transfer) => transfer.clone(),
-                None => {
-                    let transfer = self.0.clone().begin_blob(repository, digest.clone());
-                    blobs.insert(digest.clone(), transfer.clone());
-                    transfer
-                }
-            }
-        };
-        transfer.follow().await
+        let repository = self.0.sources.first_ready(names)?;
+        self.transfer(repository, digest).follow().await
+    }
+
+    /// The transfer of a blob that is under way, or a new one.
+    fn transfer(&self, repository: &str, digest: &Digest) -> Arc<Transfer> {
+        let mut blobs = self.0.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(transfer) = blobs.get(digest) {
+            return transfer.clone();
+        }
+        let transfer = self.0.clone().begin_blob(repository.to_owned(), digest.clone());
+        blobs.insert(digest.clone(), transfer.clone());
+        transfer
     }
 }
 
+/// The blobs of an image that are not here; none of an index, whose images clients choose.
+fn missing(store: &Store, digest: &Digest) -> Result<Vec<Digest>, StoreError> {
+    let Some(manifest) = store.blob(None, digest)? else { return Ok(Vec::new()) };
+    let Ok(parsed) = ParsedManifest::parse(&manifest.read()?, "") else { return Ok(Vec::new()) };
+    let mut missing = Vec::new();
+    for blob in parsed.blobs() {
+        if store.blob(None, &blob.digest)?.is_none() {
+            missing.push(blob.digest.clone());
+        }
+    }
+    Ok(missing)
+}
+
 impl Inner {
+    /// Whether a name was not looked after lately; notes that it is now.
+    fn is_due(&self, repository: &str, name: &str) -> bool {
+        let key = (repository.to_owned(), name.to_owned());
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.get(&key).is_some_and(|at| at.elapsed() < REVALIDATE) {
+            return false;
+        }
+        if looked.len() >= LOOKED {
+            looked.clear();
+        }
+        looked.insert(key, Instant::now());
+        true
+    }
+
     /// Fetches a manifest, or joins the fetch that is under way. True once it is over, however it went.
     fn fetch_once(self: Arc<Self>, repository: String, name: String) -> watch::Receiver<bool> {
         let key = (repository, name);

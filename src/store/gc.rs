@@ -23,7 +23,8 @@ const SLICE: usize = 100;
 /// What a collection may remove.
 #[derive(Clone, Debug)]
 pub struct GcSettings {
-    /// What was stored or used within this time stays: somebody may be about to refer to it.
+    /// What was stored or used within this time stays: somebody may be about to refer to it. Under a limit this is not
+    /// for what something refers to already.
     pub grace: Duration,
     /// Bytes that may be held by pull-through alone; the least recently used goes beyond them.
     pub pull_through_limit: Option<u64>,
@@ -210,7 +211,8 @@ fn mark(tx: &Connection, cutoff: i64, recent: &[i64], limit: Option<u64>) -> Res
     let unlimited = i64::from(limit.is_none());
     tx.execute(
         "INSERT OR IGNORE INTO temp.keep
-         SELECT id FROM blob WHERE max(stored, used) > ?1 AND state <> 0
+         SELECT id FROM blob WHERE max(stored, used) > ?1 AND state <> 0 AND (?2 OR id NOT IN (
+             SELECT child FROM link UNION SELECT f.blob FROM ref f JOIN owner o ON o.id = f.owner WHERE o.kind = 2))
          UNION SELECT f.blob FROM ref f JOIN owner o ON o.id = f.owner WHERE o.kind <> 2 OR ?2
          UNION SELECT blob FROM chart UNION SELECT provenance FROM chart WHERE provenance IS NOT NULL
          UNION SELECT blob FROM pin",

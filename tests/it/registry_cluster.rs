@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::support::{Cut, Node, NodeOptions, Process, Scene, seconds};
+use crate::support::{Cut, KUBE_ADDRESS, Node, NodeOptions, Process, Scene, seconds};
 
 const FAR: &str = "10.250.0.1:5443";
 
@@ -75,6 +75,27 @@ fn images(scene: &Scene) -> Result<Vec<Value>> {
     Ok(listed.as_array().context("no list")?.clone())
 }
 
+/// A chart that edge keeps, installed by helm from the gateway.
+fn helm_installs(scene: &Scene) -> Result<()> {
+    let machine = scene.node.machine()?;
+    machine.write("/etc/chart/web/Chart.yaml", "apiVersion: v2\nname: web\nversion: 1.0.0\n")?;
+    let template = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: from-helm}\ndata: {by: edge}\n";
+    machine.write("/etc/chart/web/templates/map.yaml", template)?;
+    machine.write("/etc/chart/kubeconfig", &scene.cluster.admin_kubeconfig(KUBE_ADDRESS)?)?;
+    let helm = crate::registry_clients::tool("helm");
+    let run = |arguments: &str| {
+        let homes = "HELM_CACHE_HOME=/run/helm HELM_CONFIG_HOME=/run/helm HELM_DATA_HOME=/run/helm";
+        machine.shell(&format!("cd /etc/chart; {homes} {} {arguments}", helm.display()))
+    };
+    run("package web")?;
+    scene.edge.run(&scene.node, &["chart", "add", "/etc/chart/web-1.0.0.tgz"])?;
+    run("repo add edge http://127.0.0.1:5000")?;
+    run("install one edge/web --kubeconfig kubeconfig")?;
+    let found = scene.cluster.kubectl(&["get", "configmap", "from-helm", "-o", "jsonpath={.data.by}"])?;
+    ensure!(found == "edge", "{found}");
+    Ok(())
+}
+
 #[test]
 fn kubelet_and_ctr_pull_through_edge_and_from_edge_when_the_far_registry_is_gone() -> Result<()> {
     let mut scene = Scene::ready(&NodeOptions::default())?;
@@ -116,6 +137,15 @@ fn kubelet_and_ctr_pull_through_edge_and_from_edge_when_the_far_registry_is_gone
     });
     let refused = scene.edge.output(&scene.node, &["image", "remove", "registry.far/team/app:1"])?;
     ensure!(String::from_utf8_lossy(&refused.stderr).contains("pod default/far-one"), "{refused:?}");
+
+    helm_installs(&scene)?;
+
+    // containerd never asked for the layer, which it has from another image; edge has all of it all the same.
+    scene.cluster.wait_for("whole images", seconds(20), || {
+        let listed = images(&scene)?;
+        ensure!(listed.iter().all(|one| one["missing"] == 0), "{listed:?}");
+        Ok(())
+    });
 
     // The cloud is gone, and containerd has lost the images: new pods and pulls get them from edge.
     scene.cluster.cut(Cut::Drop)?;

@@ -29,7 +29,17 @@ impl Daemon {
         let mut daemon = Self { place: Place::new(), child: None };
         daemon.configure(registry);
         daemon.run();
+        daemon.wait_up();
         daemon
+    }
+
+    /// Waits until the daemon answers.
+    fn wait_up(&self) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.status().is_none() {
+            assert!(Instant::now() < until, "the daemon does not answer: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn configure(&self, registry: &str) {

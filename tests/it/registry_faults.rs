@@ -32,9 +32,24 @@ impl Disk {
         self.folder.path()
     }
 
-    fn read_only(&self, yes: bool) {
-        let flags = if yes { MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY } else { MsFlags::MS_REMOUNT };
-        mount(None::<&str>, self.path(), None::<&str>, flags, None::<&str>).unwrap();
+    /// Has the folders of blobs and uploads refuse every change. (Nobody can do that to the whole disk while the
+    /// database is open in it, but a file system that found an error in itself.)
+    fn freeze(&self) {
+        for folder in self.frozen() {
+            mount(Some(&folder), &folder, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(None::<&str>, &folder, None::<&str>, flags, None::<&str>).unwrap();
+        }
+    }
+
+    fn thaw(&self) {
+        for folder in self.frozen() {
+            umount2(&folder, MntFlags::empty()).unwrap();
+        }
+    }
+
+    fn frozen(&self) -> [PathBuf; 2] {
+        ["blobs", "uploads"].map(|name| self.path().join("store").join(name))
     }
 }
 
@@ -119,12 +134,13 @@ async fn a_disk_that_turns_read_only_is_told_and_reads_go_on() {
     let disk = Disk::new("size=64m");
     let edge = serve(disk.path(), writable()).await;
     let config = kept(&edge).await;
-    disk.read_only(true);
+    disk.freeze();
     let (status, said) = post(&edge, b"one more").await;
     assert_eq!((status, said.contains("STORAGE_READ_ONLY")), (503, true), "{said}");
-    assert_eq!(edge.send(Method::DELETE, "/v2/my/app/manifests/1", &[], b"").await.status(), 503);
+    let pushed = edge.push_manifest("my/app", "2", &image(&config, &[])).await;
+    assert_eq!(pushed.status(), StatusCode::SERVICE_UNAVAILABLE);
     still_reads(&edge, &config).await;
-    disk.read_only(false);
+    disk.thaw();
     assert_eq!(post(&edge, b"one more").await.0, 201);
     edge.stop().await;
 }

@@ -64,7 +64,29 @@ async fn nobody_writes_without_leave() {
     ] {
         assert_eq!(push(&edge, shown).await.status(), status, "{shown}");
     }
-    assert_eq!(edge.get("/v2/").await.status(), 200, "reading needs no credential");
+    // `/v2/` asks for a token, which everybody gets, so that clients know when to show a password.
+    let asked = edge.get("/v2/").await;
+    let realm = format!("Bearer realm=\"{}/token\",service=\"edge\"", edge.url);
+    assert_eq!((asked.status().as_u16(), header(&asked, "www-authenticate")), (401, &*realm));
+    let token = |shown: Vec<(&'static str, &'static str)>| {
+        let edge = &edge;
+        async move {
+            let got = edge.send(Method::GET, "/token?service=edge", &shown, b"").await;
+            let status = got.status().as_u16();
+            let told: serde_json::Value = serde_json::from_str(&got.text().await.unwrap()).unwrap();
+            (status, format!("Bearer {}", told["token"].as_str().unwrap_or_default()))
+        }
+    };
+    let (_, anybody) = token(vec![]).await;
+    let (_, ann) = token(vec![("authorization", "Basic YW5uOnNlY3JldA==")]).await;
+    assert_eq!(token(vec![("authorization", "Basic YW5uOndyb25n")]).await.0, 401);
+    for (shown, enters, writes) in [(anybody, 200, 401), (ann, 200, 202), ("Bearer other".into(), 401, 401)] {
+        let headers = [("authorization", shown.as_str())];
+        assert_eq!(edge.send(Method::GET, "/v2/", &headers, b"").await.status(), enters, "{shown}");
+        let begun = edge.send(Method::POST, "/v2/my/app/blobs/uploads/", &headers, b"").await;
+        assert_eq!(begun.status(), writes, "{shown}");
+    }
+    assert_eq!(edge.get("/v2/_catalog").await.status(), 200, "reading needs no credential");
     edge.stop().await;
 }
 

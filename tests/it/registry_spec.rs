@@ -130,10 +130,10 @@ async fn manifests_of_every_shape() {
     // Under sha512, by digest; the bytes come back as they were.
     let text = image(&config, &[]).to_string();
     let long = Digest::of(Algorithm::Sha512, text.as_bytes());
-    let at = format!("/v2/{REPO}/manifests/{long}");
-    let put = edge.send(Method::PUT, &at, &[("content-type", MANIFEST)], text.as_bytes()).await;
+    let path = format!("/v2/{REPO}/manifests/{long}");
+    let put = edge.send(Method::PUT, &path, &[("content-type", MANIFEST)], text.as_bytes()).await;
     assert_eq!(put.status(), 201);
-    let got = edge.get(&at).await;
+    let got = edge.get(&format!("/v2/{REPO}/manifests/{long}")).await;
     assert_eq!(header(&got, "docker-content-digest"), long.as_str());
     assert_eq!(got.text().await.unwrap(), text);
     // A sparse index, and an empty one.

@@ -226,6 +226,13 @@ fn a_layer_that_another_image_shares_and_a_referrer_stay() {
 
 #[test]
 fn only_pull_through_is_evicted_and_the_least_recently_used_first() {
+    // A limit holds for what came today, too.
+    for reopen in [aged, open] {
+        evicts(reopen);
+    }
+}
+
+fn evicts(reopen: fn(&std::path::Path) -> Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let big = |n: u8| vec![n; 1000];
@@ -236,7 +243,7 @@ fn only_pull_through_is_evicted_and_the_least_recently_used_first() {
     let db = rusqlite::Connection::open(folder.path().join("store/store.db")).unwrap();
     db.execute("UPDATE ref SET used = used - 5000 WHERE name = 'old'", []).unwrap();
     drop(db);
-    let store = aged(folder.path());
+    let store = reopen(folder.path());
     let limit = GcSettings { pull_through_limit: Some(1500), ..GcSettings::default() };
     let done = store.collect(&limit).unwrap();
     assert_eq!(done.evict, [format!("{REPO}:old")]);

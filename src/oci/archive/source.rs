@@ -38,7 +38,7 @@ impl Source {
     }
 
     /// The file of that name and its length, if it is there.
-    pub(super) fn read(&self, name: &str) -> io::Result<Option<(u64, Box<dyn Read + Send + '_>)>> {
+    pub(super) fn read(&self, name: &str) -> io::Result<Option<super::Piece<'_>>> {
         match self {
             Self::Folder(folder) => {
                 let Some(name) = plain(Path::new(name)) else { return Ok(None) };

@@ -81,12 +81,12 @@ pub fn export(
 
 /// The one image that docker can load: its format knows no indexes.
 fn loadable(plan: &Plan) -> Option<(Digest, Vec<Digest>)> {
-    let images = plan.manifests.iter().filter_map(|manifest| {
+    let mut images = plan.manifests.iter().filter_map(|manifest| {
         let config = manifest.parsed.config.as_ref()?;
         let image =
             config.media_type.contains("image.config") || config.media_type.contains("container.image");
         let layers = manifest.parsed.layers.iter().map(|layer| layer.digest.clone()).collect();
         image.then(|| (config.digest.clone(), layers))
     });
-    images.last()
+    images.next_back()
 }

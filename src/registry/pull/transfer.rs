@@ -97,6 +97,11 @@ impl Transfer {
         }
     }
 
+    /// Waits until it is over, however it went.
+    pub(in crate::registry) async fn ended(&self) {
+        self.watch(|_, _| ()).await;
+    }
+
     /// Waits until the upstream answers; then the size, if known, and the bytes as they come. `None` where
     /// it has no such blob, or is out of reach.
     pub(super) async fn follow(&self) -> Option<(Option<u64>, Body)> {
