@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::{Global, output, progress};
 use crate::config::{Change, Config};
-use crate::cri::ImageStore;
+use crate::cri::{ImageStore, Runtime};
 use crate::daemon::task::Task;
-use crate::pods::pins;
+use crate::pods::pins::{self, Places};
 use crate::registry::containerd::{self, ContainerdSettings, LastResort};
 
 /// `edge leave`
@@ -69,12 +69,13 @@ pub fn containerd_settings(config: &Config) -> ContainerdSettings {
     }
 }
 
-/// Edge's own pins. Without a runtime there are none to see.
 async fn free_images(config: &Config) -> Result<()> {
-    if config.runtime.socket()?.exists() {
-        pins::clear(&ImageStore::new(&config.runtime)?).await?;
-    }
-    Ok(())
+    let places = Places {
+        store: ImageStore::new(&config.runtime)?,
+        runtime: Runtime::new(&config.runtime)?,
+        crio: "/etc/crio".into(),
+    };
+    Ok(pins::free(&places).await?)
 }
 
 fn done(left: &Value) -> String {

@@ -143,7 +143,7 @@ fn send(socket: &TcpStream, file: &File, offset: u64, most: usize) -> io::Result
     let mut at = i64::try_from(offset).map_err(io::Error::other)?;
     let mut sent = 0;
     while sent < most {
-        match nix::sys::sendfile::sendfile(socket, file, Some(&mut at), most - sent) {
+        match nix::sys::sendfile::sendfile64(socket, file, Some(&mut at), most - sent) {
             Ok(0) => break,
             Ok(bytes) => sent += bytes,
             Err(nix::errno::Errno::EINTR) => {}

@@ -12,12 +12,17 @@ impl Store {
         let folder = &settings.folder;
         let stat = nix::sys::statvfs::statvfs(folder)
             .map_err(|e| crate::sys::durable::named(e.into(), "read the free space of", folder))?;
-        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+        let free = wide(stat.blocks_available()).saturating_mul(wide(stat.fragment_size()));
         let needed = bytes.saturating_add(settings.reserve);
-        let inodes = stat.files() == 0 || stat.files_available() >= INODES;
+        let inodes = stat.files() == 0 || wide(stat.files_available()) >= INODES;
         if free < needed || !inodes {
             return Err(Error::Full { folder: folder.display().to_string(), free, needed });
         }
         Ok(())
     }
+}
+
+/// The counts have 32 bits on armhf, and their product would not fit.
+fn wide(count: impl Into<u64>) -> u64 {
+    count.into()
 }

@@ -53,6 +53,17 @@ where
     }
 }
 
+/// Gives free everything that edge had pinned, once. Without a runtime there is nothing to see.
+///
+/// # Errors
+/// The runtime's.
+pub async fn free(places: &Places) -> Result<(), Error> {
+    match look(places, &[]).await {
+        Err(error) if !error.is_down() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Sees to the pins once; what prevents that they have an effect, if anything.
 async fn look(places: &Places, pods: &[Value]) -> Result<Option<String>, Error> {
     let version = match places.store.version().await {

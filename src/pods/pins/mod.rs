@@ -7,5 +7,5 @@ mod keep;
 mod needed;
 
 pub use apply::{Report, apply, clear, is_honoured};
-pub use keep::{Places, keep};
+pub use keep::{Places, free, keep};
 pub use needed::{Changes, Needed, OWN, needed, plan};
