@@ -9,6 +9,7 @@ use toml_edit::Value;
 use super::Global;
 use super::output::{self, Format};
 use crate::config::{self, Change, KEYS, Overrides};
+use crate::daemon::{ClientError, ask_reload};
 
 /// `edge config`
 #[derive(Debug, Args)]
@@ -85,13 +86,23 @@ fn get_all(config: &config::Config, format: Format) -> Result<()> {
 fn set(overrides: &Overrides, changes: &[String]) -> Result<()> {
     let changes = changes.iter().map(|text| Change::assignment(text)).collect::<Result<Vec<_>, _>>()?;
     super::edit::edit(overrides, &changes)?;
-    let reload = match overrides.snap {
-        Some(_) => "snap restart edge.daemon",
-        None => "systemctl reload edge",
-    };
     let file = overrides.file();
-    output::note(&format!("`{}` is written; `{reload}` makes a running daemon read it", file.display()));
+    let advice = match overrides.snap {
+        Some(_) => in_force(overrides.socket.clone().unwrap_or(overrides.defaults().socket))?,
+        None => "`systemctl reload edge` makes a running daemon read it",
+    };
+    output::note(&format!("`{}` is written; {advice}", file.display()));
     Ok(())
+}
+
+/// Within a snap nobody but edge can tell its daemon, since snapd knows no reload.
+fn in_force(socket: PathBuf) -> Result<&'static str> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(ask_reload(&socket)) {
+        Ok(()) => Ok("the daemon has read it"),
+        Err(ClientError::Connect { .. }) => Ok("it is in force from the daemon's next start"),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn validate(overrides: &Overrides, file: Option<&PathBuf>) -> Result<()> {

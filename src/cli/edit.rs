@@ -10,6 +10,8 @@ use crate::sys::snapctl::Snapctl;
 pub fn edit(overrides: &Overrides, changes: &[Change]) -> Result<Config> {
     let config = config::edit(&overrides.file(), changes)?;
     let Some(snap) = &overrides.snap else { return Ok(config) };
+    // Over the snap's own defaults, which the file alone does not know.
+    let config = Config::load(overrides)?;
     let snapctl = Snapctl::new(&snap.snapctl);
     let mut set = Vec::new();
     let mut unset = Vec::new();

@@ -400,6 +400,24 @@ fn health_is_what_status_knows() {
 }
 
 #[test]
+fn what_config_set_changes_snapd_shows_and_the_next_hook_keeps() {
+    let snap = Snap::new();
+    snap.install();
+    let daemon = snap.daemon();
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    let done = snap.edge(&["config", "set", "cloud.probe-interval=21s", "offline-mode=false"]).good();
+    assert!(done.err.contains("the daemon has read it"), "{done:?}");
+    assert_eq!(snap.committed()["cloud"]["probe-interval"], "21s");
+    assert_eq!(snap.committed()["offline-mode"], false);
+    let files = snap.files();
+    snap.set(&[]).good();
+    assert_eq!(snap.files(), files, "nothing has changed for the hook");
+    drop(daemon);
+    let done = snap.edge(&["config", "set", "cloud.probe-interval=22s"]).good();
+    assert!(done.err.contains("next start"), "{done:?}");
+}
+
+#[test]
 fn a_hook_outside_a_snap_says_so() {
     crate::command::Place::new().run(&["hook", "configure"]).bad(1, "no snap");
 }

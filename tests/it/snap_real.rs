@@ -39,9 +39,12 @@ fn installed_configured_refreshed_reverted_and_removed_by_a_real_snapd() {
     let payload = folder.path().join("payload");
     std::fs::create_dir(&payload).unwrap();
     let binary = binary();
-    for (version, name) in [("1", "edge.snap"), ("2", "edge-2.snap")] {
+    for (version, confinement, name) in
+        [("1", "strict", "edge.snap"), ("2", "strict", "edge-2.snap"), ("1", "classic", "edge-classic.snap")]
+    {
         let mut pack = Command::new(env!("CARGO_BIN_EXE_edge-pack"));
-        pack.args(["snap", "--arch", "amd64", "--snap-version", version, "--binary"]).arg(&binary);
+        pack.args(["snap", "--arch", "amd64", "--snap-version", version, "--confinement", confinement]);
+        pack.arg("--binary").arg(&binary);
         let made = Done::of(pack.arg("--out").arg(folder.path()).output().unwrap()).good();
         std::fs::rename(made.out.trim(), payload.join(name)).unwrap();
     }

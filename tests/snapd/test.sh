@@ -213,5 +213,17 @@ case $tasks in *"ignoring failure"*) bad "the remove hook ended well" "$tasks" ;
 is "nothing of the snap is left" "$(ls -d /var/snap/edge /snap/edge 2>/dev/null)" ""
 host >/run/host-after
 is "the host is as it was" "$(diff /run/host-before /run/host-after)" ""
+echo "# the classic snap"
+try snap install --dangerous --classic ./edge-classic.snap
+is "install" "$code" 0
+[ "$code" = 0 ] || echo "$out"
+soon "its configuration is in force" test -e $common/edge.toml
+try snap set edge offline-mode=false
+is "set" "$code" 0
+soon "in force" in_force offline-mode false
+try snap remove --purge edge
+is "remove" "$code" 0
+host >/run/host-after
+is "the host is as it was" "$(diff /run/host-before /run/host-after)" ""
 [ $failed = 0 ] || { snap changes; journalctl --no-pager -u snapd -u 'snap.edge*' | tail -n 60; }
 exit $failed
