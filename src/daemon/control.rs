@@ -2,9 +2,9 @@
 //!
 //! GET /v1/status gives a [`Report`](super::Report); POST /v1/reload reads the configuration anew and
 //! answers 200, or 422 with one line; POST /v1/config/prepare keeps one until snapd has committed it, likewise. POST
-//! /v1/checkpoint puts on disk what is queued, GET /v1/busy names the commands that the daemon is doing. POST /v1/task does a [`Task`] given as JSON and answers with one
-//! [`Line`] of JSON after the other: what is said of its progress, then how it ended. Whoever hangs up
-//! before the end calls the task off.
+//! /v1/checkpoint puts on disk what is queued; GET /v1/busy names the commands that the daemon is doing. POST /v1/task
+//! does a [`Task`] given as JSON and answers with one [`Line`] of JSON after the other: what is said of its progress,
+//! then how it ended. Whoever hangs up before the end calls the task off.
 
 use std::sync::Arc;
 

@@ -340,6 +340,13 @@ fn a_refresh_is_refused_while_a_command_holds_the_state() {
     let held = edge::sys::lock::StateLock::take(&snap.path("common"), "edge bundle import").unwrap();
     refused(snap.hook("pre-refresh"), "edge bundle import (pid ");
     drop(held);
+    std::fs::create_dir_all(snap.path("common/run/restart")).unwrap();
+    let turn = snap.path("common/run/restart/uid");
+    std::fs::write(&turn, "`edge pod restart` (pid 7)").unwrap();
+    let file = std::fs::File::open(&turn).unwrap();
+    let held = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    refused(snap.hook("pre-refresh"), "`edge pod restart` (pid 7) is restarting a pod");
+    drop(held);
     snap.hook("pre-refresh").good();
     let _daemon = snap.daemon();
     snap.hook("pre-refresh").good();

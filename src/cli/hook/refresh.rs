@@ -13,6 +13,7 @@ use super::{Scene, configure};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::daemon::{ClientError, ask_busy, ask_checkpoint};
+use crate::pods::restart::at_work;
 use crate::store::{Settings as StoreSettings, Store};
 use crate::sys::durable;
 use crate::sys::lock::{LockError, StateLock};
@@ -39,6 +40,12 @@ pub fn install(scene: &Scene) -> Result<()> {
 /// Before the old revision stops: refuses while something runs that must not be cut off, and has everything on disk.
 pub async fn before(scene: &Scene) -> Result<()> {
     let config = Config::load(&scene.overrides)?;
+    let restarting = at_work(&config.turns())?;
+    ensure!(
+        restarting.is_empty(),
+        "{} is restarting a pod hint: refresh again when it has ended",
+        restarting.join(", ")
+    );
     match ask_busy(&config.socket).await {
         Ok(busy) if busy.is_empty() => {
             let done = tokio::time::timeout(PATIENCE, ask_checkpoint(&config.socket)).await;

@@ -7,4 +7,4 @@ mod turn;
 
 pub use plan::{Part, Plan, Refusal, Request, Target, plan};
 pub use run::{Outcome, Restarted, carry_out, is_another, short, wait};
-pub use turn::Turn;
+pub use turn::{Turn, at_work};

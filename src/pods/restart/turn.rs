@@ -46,6 +46,30 @@ impl Turn {
     }
 }
 
+/// Who is restarting a pod now, by the locks in `folder`.
+///
+/// # Errors
+/// The folder or a lock cannot be read.
+pub fn at_work(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(durable::named(e, "list", folder)),
+    };
+    let mut holders = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| durable::named(e, "list", folder))?.path();
+        // Shared, so that two who ask do not take each other for a restart.
+        let Ok(file) = File::open(&path) else { continue };
+        if let Err((mut file, Errno::EWOULDBLOCK)) = Flock::lock(file, FlockArg::LockSharedNonblock) {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).map_err(|e| durable::named(e, "read", &path))?;
+            holders.push(holder);
+        }
+    }
+    Ok(holders)
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         // While it is still locked: whoever locks the old file afterwards sees that it has no name any more.
@@ -95,7 +119,14 @@ mod tests {
         };
         let (second, ()) = tokio::join!(second, free);
         assert!(heard.starts_with("edge daemon (pid "), "{heard}");
-        drop(second.unwrap());
+        let second = second.unwrap();
+        assert_eq!(
+            at_work(folder.path()).unwrap(),
+            [format!("edge pod restart (pid {})", std::process::id())]
+        );
+        drop(second);
+        assert_eq!(at_work(folder.path()).unwrap(), [""; 0]);
+        assert_eq!(at_work(&folder.path().join("none")).unwrap(), [""; 0]);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
     }
 }
