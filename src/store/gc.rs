@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// Unlinks files on the writer's thread, so that no upload of the same bytes is renamed in between.
-    fn remove_files(&self, digests: Vec<Digest>) -> Result<u64, Error> {
+    pub(super) fn remove_files(&self, digests: Vec<Digest>) -> Result<u64, Error> {
         let store = self.clone();
         self.inner.writer.write(move |batch| {
             let mut removed = 0;

@@ -52,6 +52,8 @@ pub struct TrustUpdate {
     pub seq: Option<(String, u64)>,
     /// Seconds since 1970 that are known to have passed.
     pub time_floor: Option<i64>,
+    /// The highest numbers seen of all streams are forgotten first: nothing that bore them is trusted any more.
+    pub forget_seqs: bool,
 }
 
 /// One generation of an owner.
@@ -154,6 +156,50 @@ impl Store {
         })
     }
 
+    /// The names of the streams of bundles that anything was imported of, in order.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn streams(&self) -> Result<Vec<String>, Error> {
+        self.inner.readers.read(|c| {
+            let mut query = c
+                .prepare_cached("SELECT name FROM owner WHERE kind = 0 AND current > 0 ORDER BY name")
+                .during("list streams")?;
+            let rows = query.query_map([], |r| r.get(0)).during("list streams")?;
+            rows.collect::<Result<_, _>>().during("list streams")
+        })
+    }
+
+    /// What an owner's generation in force holds: refs as `repository:tag` or `repository@digest`, charts as
+    /// `chart <repository>/<name>-<version>`, and what each stands for.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn refs_of(&self, owner: &Owner) -> Result<Vec<(String, Digest)>, Error> {
+        self.inner.readers.read(|c| {
+            let mut query = c
+                .prepare_cached(
+                    "SELECT r.name || iif(instr(f.name, ':'), '@', ':') || f.name, b.digest FROM ref f
+                     JOIN owner o ON o.id = f.owner AND o.current = f.generation
+                     JOIN repository r ON r.id = f.repository JOIN blob b ON b.id = f.blob
+                     WHERE o.kind = ?1 AND o.name = ?2
+                     UNION ALL SELECT 'chart ' || iif(c.repository = '', '', c.repository || '/') || c.name || '-' ||
+                       c.version, b.digest FROM chart c JOIN owner o ON o.id = c.owner AND o.current = c.generation
+                     JOIN blob b ON b.id = c.blob WHERE o.kind = ?1 AND o.name = ?2 ORDER BY 1",
+                )
+                .during("list an owner's refs")?;
+            let rows = query
+                .query_map((owner.kind(), owner.name()), |r| Ok((r.get(0)?, r.get::<_, String>(1)?)))
+                .during("list an owner's refs")?;
+            let mut found = Vec::new();
+            for row in rows {
+                let (name, digest) = row.during("list an owner's refs")?;
+                found.extend(digest.parse().ok().map(|digest| (name, digest)));
+            }
+            Ok(found)
+        })
+    }
+
     /// Changes the trust state alone, as pinning a root does.
     ///
     /// # Errors
@@ -229,6 +275,9 @@ fn update_trust(tx: &Connection, update: &TrustUpdate) -> Result<(), Error> {
         )
         .during("note the trust state")
     };
+    if update.forget_seqs {
+        tx.execute("DELETE FROM trust WHERE key LIKE 'seq:%'", []).during("note the trust state")?;
+    }
     if let Some((stream, seq)) = &update.seq {
         let key = format!("seq:{stream}");
         let highest: Option<u64> = tx

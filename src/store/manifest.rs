@@ -150,7 +150,7 @@ impl Store {
         Ok(())
     }
 
-    fn note_manifest(
+    pub(super) fn note_manifest(
         &self,
         batch: &mut Batch<'_>,
         ready: &Ready,

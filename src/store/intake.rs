@@ -1,0 +1,221 @@
+//! Intake: many blobs at once, as a bundle's import brings them, at the price of two syncs for the lot.
+//!
+//! Bytes are hashed as they are written. A batch is synced as a whole, then renamed and noted in one transaction.
+//! What an interrupted intake leaves behind in `uploads/` bears a name of its own and goes when the next one begins.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use super::error::During;
+use super::manifest::Absent;
+use super::upload::Ready;
+use super::{Error, Facts, Store, blob, failpoint};
+use crate::sys::digest::{Digest, Hasher};
+use crate::sys::durable;
+
+/// What names in `uploads/` begin with.
+const PREFIX: &str = "intake-";
+/// Bytes after which the free space is looked at again.
+const LOOK: u64 = 32 << 20;
+
+/// Takes blobs in. The caller sees to it that there is one at a time.
+pub struct Intake {
+    store: Store,
+    folder: PathBuf,
+    handle: File,
+}
+
+/// A blob on its way in. Dropped before [`Incoming::finish`], its bytes are removed.
+pub struct Incoming<'a> {
+    intake: &'a Intake,
+    path: PathBuf,
+    file: File,
+    hasher: Option<Hasher>,
+    digest: Digest,
+    size: u64,
+    looked: u64,
+}
+
+/// A blob whose bytes are written and right, and not yet synced.
+#[derive(Debug)]
+pub struct Landing {
+    ready: Ready,
+    facts: Option<Facts>,
+}
+
+impl Landing {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.ready.size
+    }
+
+    /// Which.
+    pub fn digest(&self) -> &Digest {
+        &self.ready.digest
+    }
+}
+
+impl Store {
+    /// Begins an intake, and removes what an interrupted one left.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read or cleared.
+    pub fn intake(&self) -> Result<Intake, Error> {
+        let folder = self.inner.settings.folder.join("uploads");
+        for entry in std::fs::read_dir(&folder).map_err(|e| durable::named(e, "list", &folder))?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                let path = entry.path();
+                std::fs::remove_file(&path).map_err(|e| durable::named(e, "remove", &path))?;
+            }
+        }
+        let handle = File::open(&folder).map_err(|e| durable::named(e, "open", &folder))?;
+        Ok(Intake { store: self.clone(), folder, handle })
+    }
+
+    /// Refuses when `bytes` more would eat into the reserve.
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub fn check_room(&self, bytes: u64) -> Result<(), Error> {
+        self.room_for(bytes)
+    }
+
+    /// Removes blobs again that came in with an intake and that nothing refers to.
+    ///
+    /// # Errors
+    /// Where the database or the files cannot be changed.
+    pub fn forget(&self, digests: Vec<Digest>) -> Result<(), Error> {
+        for slice in digests.chunks(256) {
+            let slice = slice.to_vec();
+            let gone = self.inner.writer.write(move |batch| {
+                let mut gone = Vec::new();
+                for digest in slice {
+                    let unneeded: Option<i64> = batch
+                        .tx
+                        .prepare_cached(
+                            "SELECT id FROM blob b WHERE digest = ?1
+                             AND NOT EXISTS (SELECT 1 FROM ref WHERE blob = b.id)
+                             AND NOT EXISTS (SELECT 1 FROM member WHERE blob = b.id)
+                             AND NOT EXISTS (SELECT 1 FROM pin WHERE blob = b.id)
+                             AND NOT EXISTS (SELECT 1 FROM chart WHERE blob = b.id OR provenance = b.id)",
+                        )
+                        .and_then(|mut q| rusqlite::OptionalExtension::optional(q.query_row([digest.as_str()], |r| r.get(0))))
+                        .during("find a blob")?;
+                    let Some(id) = unneeded else { continue };
+                    for statement in [
+                        "DELETE FROM link WHERE parent = ?1",
+                        "DELETE FROM manifest WHERE blob = ?1",
+                        "UPDATE blob SET state = 0 WHERE id = ?1",
+                        "DELETE FROM blob WHERE state = 0 AND id NOT IN (SELECT child FROM link)
+                           AND id NOT IN (SELECT subject FROM manifest WHERE subject IS NOT NULL) AND ?1 = ?1",
+                    ] {
+                        batch.tx.execute(statement, [id]).during("forget a blob")?;
+                    }
+                    gone.push(digest);
+                }
+                Ok(gone)
+            })?;
+            self.remove_files(gone)?;
+        }
+        Ok(())
+    }
+}
+
+impl Intake {
+    /// Begins a blob of `size` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub fn begin(&self, digest: &Digest, size: u64) -> Result<Incoming<'_>, Error> {
+        self.store.room_for(size)?;
+        let path = self.folder.join(format!("{PREFIX}{}-{}", digest.algorithm().name(), digest.hex()));
+        failpoint::pass("intake-create");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| durable::named(e, "create", &path))?;
+        let hasher = Some(Hasher::new(digest.algorithm()));
+        Ok(Incoming { intake: self, path, file, hasher, digest: digest.clone(), size: 0, looked: 0 })
+    }
+
+    /// Brings a batch to disk and makes it visible, all of it or nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be synced, renamed or noted.
+    pub fn land(&self, landings: Vec<Landing>) -> Result<(), Error> {
+        failpoint::pass("intake-sync");
+        nix::unistd::syncfs(&self.handle).map_err(|e| durable::named(e.into(), "sync", &self.folder))?;
+        failpoint::pass("intake-synced");
+        let store = self.store.clone();
+        let ids = self.store.inner.writer.write(move |batch| {
+            let mut ids = Vec::with_capacity(landings.len());
+            for landing in &landings {
+                ids.push(match &landing.facts {
+                    Some(facts) => store.note_manifest(batch, &landing.ready, facts, Absent::Allowed)?,
+                    None => store.place(batch, &landing.ready)?,
+                });
+            }
+            Ok(ids)
+        })?;
+        for id in ids {
+            self.store.touch(id);
+        }
+        Ok(())
+    }
+
+    /// Whether a blob is here already, so that it need not come.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn has(&self, digest: &Digest) -> Result<bool, Error> {
+        self.store.inner.readers.read(|c| Ok(blob::here(c, digest)?.is_some()))
+    }
+}
+
+impl Incoming<'_> {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`Error::Full`] where there is no room.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.size + bytes.len() as u64 > self.looked + LOOK {
+            self.intake.store.room_for(bytes.len() as u64)?;
+            self.looked = self.size;
+        }
+        self.file.write_all(bytes).map_err(|e| durable::named(e, "write", &self.path))?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Checks the digest. `facts` make it a manifest.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`]; its bytes are removed then.
+    pub fn finish(mut self, facts: Option<Facts>) -> Result<Landing, Error> {
+        let Some(actual) = self.hasher.as_ref().map(|hasher| hasher.clone().finish()) else {
+            return Err(Error::Closed);
+        };
+        if actual != self.digest {
+            return Err(Error::DigestMismatch { expected: self.digest.clone(), actual });
+        }
+        self.hasher = None;
+        Ok(Landing { ready: Ready { path: self.path.clone(), digest: actual, size: self.size }, facts })
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        if self.hasher.is_some() {
+            // One that stays goes when the next intake begins.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
