@@ -10,10 +10,11 @@
 //! | storey | parts |
 //! |--------|-------|
 //! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
-//! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`] |
+//! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`], [`bundle`] |
 //! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`kube`], [`cri`], [`link`], [`health`] |
 //! | floor  | [`sys`]; [`pack`] the snap, on the build host only |
 
+pub mod bundle;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -1,0 +1,304 @@
+//! Imports what is plugged in: sticks that somebody mounted below the media folders, and those that nobody mounts.
+//!
+//! A stick is ours if it bears the root that is pinned here. What is not ours is left alone: nothing is written on it.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use super::import::{Gateway, Imported};
+use super::mount::{Mount, Mounted, Writable, mounts};
+use super::stick::{Stick, find};
+use super::{Error, Settings, name, receipt};
+use crate::health::Part;
+use crate::sys::clock;
+use crate::sys::progress::Progress;
+use crate::trust::{LARGEST_ROOT, root_file_name};
+
+/// After something changed, so long nothing else must: whoever mounts sticks is given the time to.
+const SETTLE: Duration = Duration::from_millis(700);
+/// However quiet it is, everything is looked at after this.
+const ANYWAY: Duration = Duration::from_secs(60);
+
+/// What became of one stick.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Not ours.
+    NotOurs,
+    /// Nothing new on it.
+    Known,
+    /// A line for each bundle that was imported.
+    Imported(String),
+    /// Why not.
+    Refused(String),
+}
+
+/// Watches until `stop` holds true. `settings` and `gateway` are asked each time anew.
+pub async fn run<S, G, F>(settings: S, gateway: G, part: Part, mut stop: watch::Receiver<bool>)
+where
+    S: Fn() -> Settings,
+    G: Fn() -> F,
+    F: Future<Output = Result<Gateway, String>>,
+{
+    let mut events = Events::open();
+    let mut seen = BTreeSet::new();
+    loop {
+        let now = settings();
+        if now.auto_import {
+            let found =
+                tokio::task::spawn_blocking(move || places(&now.media_dirs)).await.unwrap_or_default();
+            let new: Vec<Place> = found.iter().filter(|place| !seen.contains(*place)).cloned().collect();
+            if seen.is_empty() && new.is_empty() {
+                part.good();
+            }
+            for place in new {
+                match gateway().await {
+                    Ok(gateway) => tell(&part, &place, blocking(gateway, place.clone()).await),
+                    Err(why) => part.trouble(why),
+                }
+            }
+            // What was pulled is forgotten, so that it is looked at when it comes back.
+            seen = found;
+        } else {
+            part.off();
+            seen.clear();
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = events.next() => {}
+            () = tokio::time::sleep(ANYWAY) => {}
+        }
+    }
+}
+
+async fn blocking(gateway: Gateway, place: Place) -> Result<Outcome, Error> {
+    let done = tokio::task::spawn_blocking(move || take(&gateway, &place)).await;
+    done.unwrap_or_else(|e| Err(Error::Files(io::Error::other(e.to_string()))))
+}
+
+fn tell(part: &Part, place: &Place, outcome: Result<Outcome, Error>) {
+    let stick = place.shown();
+    match outcome {
+        Ok(Outcome::NotOurs) => tracing::debug!(stick, "a stick without a bundle of ours is left alone"),
+        Ok(Outcome::Known) => part.good_with(format!("{stick}: nothing new")),
+        Ok(Outcome::Imported(line)) => {
+            tracing::info!(stick, line, "imported from a stick");
+            part.good_with(format!("{stick}: {line}"));
+        }
+        Ok(Outcome::Refused(why)) => part.trouble(format!("{stick}: {why}")),
+        Err(error) => part.trouble(format!("{stick}: {error}")),
+    }
+}
+
+/// Where a stick may be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Somebody mounted it.
+    Mounted(Mount),
+    /// Nobody did; its device, and a number that differs each time that one comes.
+    Device(PathBuf, String),
+}
+
+impl Place {
+    fn shown(&self) -> String {
+        match self {
+            Self::Mounted(mount) => mount.at.display().to_string(),
+            Self::Device(device, _) => device.display().to_string(),
+        }
+    }
+}
+
+/// All places where a stick may be now.
+fn places(media_dirs: &[PathBuf]) -> BTreeSet<Place> {
+    let mounted = mounts().unwrap_or_default();
+    let below = |mount: &&Mount| media_dirs.iter().any(|dir| mount.at.starts_with(dir));
+    let mut found: BTreeSet<Place> = mounted.iter().filter(below).cloned().map(Place::Mounted).collect();
+    let entries = std::fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+    for entry in entries {
+        let folder = entry.path();
+        if let Some(number) = is_stick(&folder)
+            && !mounted.iter().any(|mount| read(&folder.join("dev")) == mount.device)
+        {
+            found.insert(Place::Device(Path::new("/dev").join(entry.file_name()), number));
+        }
+    }
+    found
+}
+
+/// Whether a block device is one that people plug in, and has a medium; then what tells this time from the last.
+fn is_stick(folder: &Path) -> Option<String> {
+    let real = std::fs::canonicalize(folder).ok()?;
+    let whole = if folder.join("partition").exists() { real.parent()?.to_owned() } else { real.clone() };
+    let device = whole.file_name()?.to_str()?;
+    let plugged = read(&whole.join("removable")) == "1"
+        || real.to_string_lossy().contains("/usb")
+        || device.starts_with("loop") && whole.join("loop/backing_file").exists();
+    let medium = read(&folder.join("size")).parse::<u64>().is_ok_and(|size| size > 0);
+    (plugged && medium).then(|| read(&whole.join("diskseq")))
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// Looks at one stick, and imports what is new on it.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn take(gateway: &Gateway, place: &Place) -> Result<Outcome, Error> {
+    match place {
+        Place::Mounted(mount) => take_mounted(gateway, &mount.at),
+        Place::Device(device, _) => {
+            let at = gateway.scratch().join("stick");
+            match Mounted::new(device, &at).map_err(Error::Stick)? {
+                Some(mounted) => take_mounted(gateway, &mounted.at),
+                None => Ok(Outcome::NotOurs),
+            }
+        }
+    }
+}
+
+fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
+    let folders = match find(top) {
+        Ok(folders) => folders,
+        Err(Error::NotThere(_)) => return Ok(Outcome::NotOurs),
+        Err(error) => return Err(error),
+    };
+    let (mut done, mut refused, mut ours) = (Vec::new(), Vec::new(), false);
+    for folder in folders {
+        if !is_ours(gateway, &folder)? {
+            continue;
+        }
+        ours = true;
+        let shown = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match gateway.import(&folder, &Progress::silent()) {
+            Ok(imported) => done.extend(line(&imported)),
+            Err(error) => refused.push(format!("{shown}: {error}")),
+        }
+    }
+    let said = [done.clone(), refused.clone()].concat().join("; ");
+    if !said.is_empty() {
+        let told = Writable::new(top).and_then(|_writable| outcome(gateway, top, &said));
+        if let Err(error) = told {
+            tracing::warn!(stick = %top.display(), %error, "the outcome cannot be written on the stick");
+        }
+    }
+    Ok(match (ours, refused.is_empty(), done.is_empty()) {
+        (false, ..) => Outcome::NotOurs,
+        (_, false, _) => Outcome::Refused(said),
+        (_, true, false) => Outcome::Imported(said),
+        (_, true, true) => Outcome::Known,
+    })
+}
+
+fn line(imported: &Imported) -> Option<String> {
+    imported.generation?;
+    let (name, refs) = (name::folder(&imported.stream, imported.seq), imported.refs);
+    Some(format!("{name} is in force, {refs} refs, {} blobs came", imported.blobs))
+}
+
+/// Whether it bears our root. Everything else about it is judged by the import.
+fn is_ours(gateway: &Gateway, folder: &Path) -> Result<bool, Error> {
+    let Ok(chain) = gateway.chain() else { return Ok(false) };
+    let stick = Stick::open(folder)?;
+    let version = chain.files().next().map_or(1, |(version, _)| version);
+    let theirs = stick.small(&[name::TRUST, &root_file_name(version)], LARGEST_ROOT);
+    Ok(theirs.is_ok_and(|theirs| theirs.is_some_and(|theirs| chain.file(version) == Some(&theirs[..]))))
+}
+
+/// Says on the stick what became of it, for whoever carries it back.
+fn outcome(gateway: &Gateway, top: &Path, said: &str) -> Result<(), Error> {
+    let path = top.join(name::RECEIPTS).join(format!("{}.txt", gateway.name()));
+    receipt::write_text(&path, &format!("{} {said}\n", clock::now()))
+}
+
+/// What the kernel says of mounts and of block devices.
+struct Events {
+    mounts: Option<AsyncFd<std::fs::File>>,
+    devices: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Events {
+    /// What cannot be had is made up for by looking anyway now and then.
+    fn open() -> Self {
+        let mounts = std::fs::File::open("/proc/self/mountinfo");
+        let mounts = mounts.and_then(|file| watched(file, Interest::PRIORITY));
+        let devices = uevents().and_then(|fd| watched(fd, Interest::READABLE));
+        for error in [mounts.as_ref().err(), devices.as_ref().err()].into_iter().flatten() {
+            tracing::warn!(%error, "sticks are found by looking every minute only");
+        }
+        Self { mounts: mounts.ok(), devices: devices.ok() }
+    }
+
+    /// Waits until something changed, and has been quiet for a moment since.
+    async fn next(&mut self) {
+        self.one().await;
+        while tokio::time::timeout(SETTLE, self.one()).await.is_ok() {}
+    }
+
+    async fn one(&mut self) {
+        let mounted = async {
+            match &self.mounts {
+                Some(mounts) => {
+                    if let Ok(mut ready) = mounts.ready(Interest::PRIORITY).await {
+                        ready.clear_ready();
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let plugged = async {
+            match &self.devices {
+                Some(devices) => loop {
+                    let Ok(mut ready) = devices.readable().await else { return };
+                    let mut message = [0; 4096];
+                    let got = recv(devices.get_ref().as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT);
+                    match got {
+                        Ok(length) if is_block(&message[..length]) => return,
+                        Ok(_) => {}
+                        Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
+                        // Messages were lost: look.
+                        Err(_) => return,
+                    }
+                },
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = mounted => {}
+            () = plugged => {}
+        }
+    }
+}
+
+/// Both kinds own their descriptor for as long as they live, which is what the deprecation is about.
+#[allow(deprecated, reason = "the constructor in its place is unsafe, and unsafe code is forbidden here")]
+fn watched<T: AsRawFd>(inner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(inner, interest)
+}
+
+fn is_block(message: &[u8]) -> bool {
+    message.split(|b| *b == 0).any(|field| field == b"SUBSYSTEM=block")
+}
+
+/// The kernel's own messages about devices. They are only a reason to look; nothing in them is used.
+fn uevents() -> io::Result<OwnedFd> {
+    let fd = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::NetlinkKObjectUEvent,
+    )?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 1))?;
+    Ok(fd)
+}

@@ -1,0 +1,251 @@
+//! From the stick into the store: each missing blob is read once, hashed while it is written, and never read again.
+//!
+//! One thread reads, hashes and writes; another syncs and renames the batch before.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use super::facts::{LARGEST_IMAGE_MANIFEST, facts_of};
+use super::gather::Key;
+use super::import::is_carried;
+use super::list::BlobLine;
+use super::manifest::{List, Manifest};
+use super::open::{Opened, Spool};
+use super::readback::PartHash;
+use super::stick::{Stick, in_order, let_go};
+use super::{Error, Fault, name};
+use crate::oci::ParsedManifest;
+use crate::store::{self, Facts, Incoming, Intake, Kind, Landing, Store};
+use crate::sys::digest::Digest;
+use crate::sys::progress::{Item, Progress, Unit};
+
+/// Bytes and blobs of a batch.
+const BATCH_BYTES: u64 = 64 << 20;
+const BATCH_BLOBS: usize = 512;
+/// Bytes read at once.
+const PIECE: usize = 256 << 10;
+
+/// Brings all blobs that the store lacks, `total` bytes of them; says which came.
+///
+/// # Errors
+/// [`Fault`] for the first one that is not what was signed; then none of them stays.
+pub fn blobs(
+    opened: &Opened,
+    store: &Store,
+    intake: &Intake,
+    total: u64,
+    progress: &Progress,
+) -> Result<Vec<Key>, Error> {
+    let mut came = Vec::new();
+    let item = progress.item(format!("import {}", opened.manifest.stream), Some(total), Unit::Bytes);
+    let done: Result<(), Error> = std::thread::scope(|scope| {
+        let (send, batches) = sync_channel::<Vec<Landing>>(1);
+        let lander = scope.spawn(move || {
+            for batch in batches {
+                intake.land(batch)?;
+            }
+            Ok::<_, store::Error>(())
+        });
+        let mut reader =
+            Reader { opened, intake, send, item, batch: Vec::new(), bytes: 0, links: BTreeSet::new() };
+        let read = reader.all(&mut came);
+        let Reader { send, item, links, .. } = reader;
+        drop(send);
+        let landed = lander.join().unwrap_or(Err(store::Error::Closed));
+        // When landing failed, reading ended because of it.
+        landed?;
+        read?;
+        check_links(intake, &links)?;
+        item.done();
+        Ok(())
+    });
+    match done {
+        Ok(()) => Ok(came),
+        Err(error) => {
+            if error.is_refusal() {
+                forget(store, &came)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Takes back what came.
+///
+/// # Errors
+/// Where the store cannot be changed.
+pub fn forget(store: &Store, came: &[Key]) -> Result<(), Error> {
+    for slice in came.chunks(1024) {
+        store.forget(slice.iter().filter_map(Key::digest).collect())?;
+    }
+    // What was written and never landed goes too.
+    store.intake()?;
+    Ok(())
+}
+
+/// Configurations and layers of the manifests that came must be here: else an image is named that cannot be pulled.
+fn check_links(intake: &Intake, links: &BTreeSet<Key>) -> Result<(), Error> {
+    for digest in links.iter().filter_map(Key::digest) {
+        if !intake.has(&digest)? {
+            return Err(Fault::Unlisted { name: "a layer of an image".into(), digest }.into());
+        }
+    }
+    Ok(())
+}
+
+struct Reader<'a> {
+    opened: &'a Opened,
+    intake: &'a Intake,
+    send: SyncSender<Vec<Landing>>,
+    item: Item,
+    batch: Vec<Landing>,
+    bytes: u64,
+    links: BTreeSet<Key>,
+}
+
+impl Reader<'_> {
+    fn all(&mut self, came: &mut Vec<Key>) -> Result<(), Error> {
+        let mut lines = self.opened.blob_lines()?;
+        let mut buffer = vec![0; PIECE];
+        while let Some(line) = lines.next_blob(self.opened.manifest.part_size)? {
+            if !is_carried(&line.carried) || self.intake.has(&line.digest)? {
+                continue;
+            }
+            let landing = match self.one(&line, &mut buffer) {
+                Ok(landing) => landing,
+                Err(error) => {
+                    if !error.is_refusal() {
+                        // The stick was pulled: what came whole is kept for the next try.
+                        self.hand_over()?;
+                    }
+                    return Err(error);
+                }
+            };
+            came.push(Key::of(&line.digest));
+            self.bytes += line.size;
+            self.batch.push(landing);
+            if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_BLOBS {
+                self.hand_over()?;
+            }
+        }
+        self.hand_over()
+    }
+
+    fn hand_over(&mut self) -> Result<(), Error> {
+        self.bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.send.send(batch).map_err(|_| store::Error::Closed.into())
+    }
+
+    fn one(&mut self, line: &BlobLine, buffer: &mut [u8]) -> Result<Landing, Error> {
+        let manifest = &*self.opened.manifest;
+        let mut incoming = self.intake.begin(&line.digest, line.size)?;
+        let mut kept = Vec::new();
+        let count = line.files();
+        for index in 0..count {
+            let (steps, file) = part_of(&self.opened.stick, manifest, line, index)?;
+            in_order(&file);
+            let mut hash = PartHash::of(&line.carried, index);
+            let mut left = name::part_length(line.size, manifest.part_size, index);
+            while left > 0 {
+                let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                let read = (&file).read(&mut buffer[..want]);
+                let read = read.map_err(|e| self.opened.stick.broken(e, "read", &steps.join("/")))?;
+                if read == 0 {
+                    return Err(Fault::Digest(steps.join("/")).into());
+                }
+                hash.update(&buffer[..read]);
+                incoming.write(&buffer[..read])?;
+                if line.is_manifest {
+                    kept.extend_from_slice(&buffer[..read]);
+                }
+                left -= read as u64;
+                self.item.add(read as u64);
+            }
+            hash.check(&steps)?;
+            let_go(&file);
+        }
+        let facts = match line.is_manifest {
+            true => Some(self.facts(line, &kept)?),
+            false => None,
+        };
+        finish(incoming, facts, &line.digest)
+    }
+
+    fn facts(&mut self, line: &BlobLine, bytes: &[u8]) -> Result<Facts, Error> {
+        // The digest is checked before anything is made of the bytes.
+        if Digest::of(line.digest.algorithm(), bytes) != line.digest {
+            return Err(Fault::Digest(line.digest.to_string()).into());
+        }
+        let parsed = ParsedManifest::parse(bytes, "")
+            .map_err(|e| Fault::Image { digest: line.digest.clone(), why: e.to_string() })?;
+        let facts = facts_of(&parsed);
+        let blobs = facts.children.iter().filter(|child| child.kind == Kind::Blob);
+        self.links.extend(blobs.map(|child| Key::of(&child.digest)));
+        Ok(facts)
+    }
+}
+
+/// A part of a blob, opened, with its steps.
+pub fn part_of(
+    stick: &Stick,
+    manifest: &Manifest,
+    line: &BlobLine,
+    index: u64,
+) -> Result<(Vec<String>, std::fs::File), Error> {
+    if line.is_manifest && line.size > LARGEST_IMAGE_MANIFEST {
+        let why = format!("it has {} bytes", line.size);
+        return Err(Fault::Image { digest: line.digest.clone(), why }.into());
+    }
+    let steps = name::part(manifest.layout, &line.digest, line.files(), index);
+    let file = stick.sized(&steps, name::part_length(line.size, manifest.part_size, index))?;
+    Ok((steps, file))
+}
+
+fn finish(incoming: Incoming<'_>, facts: Option<Facts>, digest: &Digest) -> Result<Landing, Error> {
+    match incoming.finish(facts) {
+        Ok(landing) => Ok(landing),
+        Err(store::Error::DigestMismatch { .. }) => Err(Fault::Digest(digest.to_string()).into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Keeps the manifest and the lists as blobs, to be pinned with the generation; says which they are.
+///
+/// # Errors
+/// Where the store cannot take them.
+pub fn lists(opened: &Opened, intake: &Intake) -> Result<Vec<Digest>, Error> {
+    let manifest = &opened.manifest;
+    let mut landings = Vec::new();
+    for (spool, list) in [(&opened.blobs, &manifest.blobs), (&opened.refs, &manifest.refs)] {
+        landings.extend(keep(spool, list, intake)?);
+    }
+    let envelope = manifest.digest();
+    if !intake.has(envelope)? {
+        let mut incoming = intake.begin(envelope, opened.envelope.len() as u64)?;
+        incoming.write(&opened.envelope)?;
+        landings.push(finish(incoming, None, envelope)?);
+    }
+    intake.land(landings)?;
+    Ok(vec![manifest.blobs.digest.clone(), manifest.refs.digest.clone(), envelope.clone()])
+}
+
+fn keep(spool: &Spool, list: &List, intake: &Intake) -> Result<Option<Landing>, Error> {
+    if intake.has(&list.digest)? {
+        return Ok(None);
+    }
+    let mut incoming = intake.begin(&list.digest, list.size)?;
+    let mut reader = spool.reader()?;
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match reader.read(&mut buffer).map_err(Error::Files)? {
+            0 => break,
+            read => incoming.write(&buffer[..read])?,
+        }
+    }
+    Ok(Some(finish(incoming, None, &list.digest)?))
+}

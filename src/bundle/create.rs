@@ -1,0 +1,419 @@
+//! Makes a bundle on a stick: blobs first, then the lists, then what is signed; read back before it is called good.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::gather::{Fact, Gathered, Key, Selection, Source, gather};
+use super::list::{BlobLine, Carried, ListWriter};
+use super::manifest::{self, Audience, Layout, Manifest, Totals};
+use super::receipt::{self, Believed};
+use super::stick::{in_order, let_go};
+use super::{Error, name, readback};
+use crate::store::Store;
+use crate::sys::digest::{Algorithm, Digest, Hasher};
+use crate::sys::durable;
+use crate::sys::progress::{Progress, Unit};
+use crate::trust::{Chain, Envelope, SecretKey, is_name};
+
+/// Files in one folder beyond which blobs are spread over many. FAT32 takes about 10,900 names of this length.
+const MOST_FLAT: u64 = 8_192;
+/// What a file or folder takes beside its bytes, at the most.
+const OVERHEAD: u64 = 64 << 10;
+
+/// What is to be made.
+#[derive(Debug)]
+pub struct Plan {
+    /// Whose refs these are.
+    pub stream: String,
+    /// The top of the stick.
+    pub to: PathBuf,
+    /// What goes in.
+    pub selection: Selection,
+    /// Whom it is for.
+    pub audience: Audience,
+    /// Until when it may be used.
+    pub not_after: Option<Timestamp>,
+    /// For people.
+    pub notes: String,
+    /// Receipts of the gateways that it is for; with none it is full.
+    pub receipts: Vec<Believed>,
+    /// Bytes of a part; [`PART_SIZE`] but for tests.
+    pub part_size: u64,
+    /// Where the depot remembers what it made.
+    pub records: PathBuf,
+    /// Now.
+    pub created: Timestamp,
+}
+
+/// Bytes of a part: FAT32 takes files of 4 GiB less one byte, and some cameras' sticks only of 2 GiB.
+pub const PART_SIZE: u64 = 2 << 30;
+
+/// What was made.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Made {
+    /// Where.
+    pub folder: PathBuf,
+    /// Its stream.
+    pub stream: String,
+    /// Its number.
+    pub seq: u64,
+    /// The envelope's digest.
+    pub manifest: Digest,
+    /// Snapshots that it builds on.
+    pub bases: Vec<Digest>,
+    /// Refs of the state.
+    pub refs: u64,
+    /// Blobs of the state, and their bytes.
+    pub blobs: u64,
+    /// Bytes of the state.
+    pub bytes: u64,
+    /// Blobs that lie in the bundle.
+    pub carried: u64,
+    /// Their bytes.
+    pub carried_bytes: u64,
+}
+
+/// What a depot remembers of a stream.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Record {
+    seq: u64,
+    manifest: Option<Digest>,
+}
+
+/// Makes the bundle. When this returns, the stick may be pulled.
+///
+/// # Errors
+/// [`Error`]; a half-made bundle has no `COMPLETE`, and goes when the next one is made.
+pub fn create(
+    store: &Store,
+    chain: &Chain,
+    keys: &[SecretKey],
+    plan: &Plan,
+    progress: &Progress,
+) -> Result<Made, Error> {
+    if !is_name(&plan.stream) {
+        let why = format!("`{}` cannot name a stream: small letters, digits, `-` and `.`", plan.stream);
+        return Err(Error::Usage(why));
+    }
+    let _hold = store.hold();
+    let gathered = gather(store, &plan.selection)?;
+    if gathered.refs.is_empty() {
+        return Err(Error::Usage("there is nothing in the store to put into a bundle".into()));
+    }
+    let there = receipt::common(&plan.receipts, gathered.blobs.keys())?;
+    let totals = totals_of(&gathered, &there);
+    let record = read_record(plan)?;
+    let seen = plan.receipts.iter().map(|believed| believed.receipt.seq).max().unwrap_or(0);
+    let seq = record.seq.max(seen) + 1;
+    let bundles = plan.to.join(name::BUNDLES);
+    clear(&bundles, &plan.stream)?;
+    let folder = bundles.join(name::folder(&plan.stream, seq));
+    make_folder(&folder)?;
+    check_room(&plan.to, &totals)?;
+    let files = totals.carried + totals.carried_bytes / plan.part_size.max(1);
+    let layout = if files > MOST_FLAT { Layout::Sharded } else { Layout::Flat };
+    let writer = Writer { store, gathered: &gathered, there: &there, folder: &folder, layout, plan };
+    writer.put(name::FORMAT, format!("{}\n", manifest::FORMAT).as_bytes())?;
+    writer.roots(chain)?;
+    let blobs = writer.blobs(&totals, progress)?;
+    let refs = writer.refs()?;
+    if layout == Layout::Flat {
+        writer.for_others()?;
+    }
+    let manifest = Manifest {
+        format: manifest::FORMAT.into(),
+        importer: manifest::IMPORTER,
+        stream: plan.stream.clone(),
+        seq,
+        previous: record.manifest,
+        bases: bases_of(&plan.receipts),
+        snapshot: refs.digest.clone(),
+        audience: plan.audience.clone(),
+        created: plan.created,
+        not_after: plan.not_after,
+        root: chain.current().version,
+        notes: plan.notes.clone(),
+        layout,
+        part_size: plan.part_size,
+        totals,
+        blobs,
+        refs,
+    };
+    manifest.check()?;
+    let envelope = seal(&manifest, keys)?;
+    let digest = Digest::sha256(&envelope);
+    // From here on the number is used, whether or not the stick survives.
+    write_record(plan, &Record { seq, manifest: Some(digest.clone()) })?;
+    writer.put(name::MANIFEST, &envelope)?;
+    readback::sync(&folder)?;
+    readback::check(&folder, &manifest, &envelope, progress)?;
+    writer.put(name::COMPLETE, b"made, synced and read back\n")?;
+    readback::sync(&folder)?;
+    Ok(Made {
+        folder,
+        stream: plan.stream.clone(),
+        seq,
+        manifest: digest,
+        bases: manifest.bases,
+        refs: manifest.refs.lines,
+        blobs: totals.blobs,
+        bytes: totals.bytes,
+        carried: totals.carried,
+        carried_bytes: totals.carried_bytes,
+    })
+}
+
+fn seal(manifest: &Manifest, keys: &[SecretKey]) -> Result<Vec<u8>, Error> {
+    let payload = serde_json::to_vec(manifest).map_err(|e| Error::Usage(e.to_string()))?;
+    let mut envelope = Envelope::unsigned(manifest::PAYLOAD_TYPE, &payload);
+    for key in keys {
+        envelope.sign(key)?;
+    }
+    let bytes = envelope.to_bytes();
+    if bytes.len() as u64 > manifest::LARGEST {
+        return Err(Error::Usage("the notes or the audience are too long for one manifest".into()));
+    }
+    Ok(bytes)
+}
+
+fn totals_of(gathered: &Gathered, there: &BTreeSet<Key>) -> Totals {
+    let mut totals = Totals::default();
+    for (key, fact) in &gathered.blobs {
+        totals.blobs += 1;
+        totals.bytes += fact.size;
+        if !there.contains(key) {
+            totals.carried += 1;
+            totals.carried_bytes += fact.size;
+        }
+    }
+    totals
+}
+
+fn bases_of(receipts: &[Believed]) -> Vec<Digest> {
+    let bases: BTreeSet<&Digest> = receipts.iter().map(|believed| &believed.receipt.snapshot).collect();
+    bases.into_iter().cloned().collect()
+}
+
+/// Removes bundles of this stream that were never completed.
+fn clear(bundles: &Path, stream: &str) -> Result<(), Error> {
+    let Ok(entries) = std::fs::read_dir(bundles) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let ours = entry.file_name().to_str().and_then(name::parse_folder).is_some_and(|(s, _)| s == stream);
+        let path = entry.path();
+        if ours && path.is_dir() && !path.join(name::COMPLETE).exists() {
+            std::fs::remove_dir_all(&path).map_err(|e| Error::Stick(durable::named(e, "remove", &path)))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_room(to: &Path, totals: &Totals) -> Result<(), Error> {
+    let stat = nix::sys::statvfs::statvfs(to)
+        .map_err(|e| Error::Stick(durable::named(e.into(), "read the free space of", to)))?;
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let block = stat.fragment_size().min(OVERHEAD);
+    let lists = totals.blobs.saturating_mul(256);
+    let needed = totals.carried_bytes + totals.carried * block + lists + OVERHEAD;
+    if free < needed {
+        return Err(Error::NoRoom { folder: to.to_owned(), free, needed });
+    }
+    Ok(())
+}
+
+fn make_folder(path: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(path).map_err(|e| Error::Stick(durable::named(e, "make", path)))
+}
+
+fn record_path(plan: &Plan) -> PathBuf {
+    plan.records.join(format!("{}.json", plan.stream))
+}
+
+fn read_record(plan: &Plan) -> Result<Record, Error> {
+    let path = record_path(plan);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Usage(format!("`{}` is damaged: {e}", path.display()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Record::default()),
+        Err(e) => Err(Error::Files(durable::named(e, "read", &path))),
+    }
+}
+
+fn write_record(plan: &Plan, record: &Record) -> Result<(), Error> {
+    durable::folder(&plan.records, 0o700).map_err(Error::Files)?;
+    let bytes = serde_json::to_vec(record).unwrap_or_default();
+    durable::write(&record_path(plan), &bytes, 0o600).map_err(Error::Files)
+}
+
+/// Writes one bundle.
+struct Writer<'a> {
+    store: &'a Store,
+    gathered: &'a Gathered,
+    there: &'a BTreeSet<Key>,
+    folder: &'a Path,
+    layout: Layout,
+    plan: &'a Plan,
+}
+
+impl Writer<'_> {
+    fn put(&self, file: &str, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.folder.join(file);
+        let mut created = self.new_file(&path)?;
+        created.write_all(bytes).map_err(|e| Error::Stick(durable::named(e, "write", &path)))
+    }
+
+    fn new_file(&self, path: &Path) -> Result<File, Error> {
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).open(path);
+        opened.map_err(|e| Error::Stick(durable::named(e, "create", path)))
+    }
+
+    fn roots(&self, chain: &Chain) -> Result<(), Error> {
+        make_folder(&self.folder.join(name::TRUST))?;
+        for (version, bytes) in chain.files() {
+            self.put(&format!("{}/{}", name::TRUST, crate::trust::root_file_name(version)), bytes)?;
+        }
+        Ok(())
+    }
+
+    fn refs(&self) -> Result<manifest::List, Error> {
+        let path = self.folder.join(name::REFS_LIST);
+        let failed = |e| Error::Stick(durable::named(e, "write", &path));
+        let mut list = ListWriter::new(BufWriter::new(self.new_file(&path)?));
+        for line in &self.gathered.refs {
+            list.line(line).map_err(failed)?;
+        }
+        Ok(list.end().map_err(failed)?.0)
+    }
+
+    fn blobs(&self, totals: &Totals, progress: &Progress) -> Result<manifest::List, Error> {
+        let path = self.folder.join(name::BLOBS_LIST);
+        let failed = |e| Error::Stick(durable::named(e, "write", &path));
+        let mut list = ListWriter::new(BufWriter::new(self.new_file(&path)?));
+        let mut item = progress.item("copy to the stick", Some(totals.carried_bytes), Unit::Bytes);
+        let mut made = BTreeSet::new();
+        let mut buffer = vec![0; 1 << 20];
+        for (key, fact) in &self.gathered.blobs {
+            let Some(digest) = key.digest() else { continue };
+            let carried = match self.there.contains(key) {
+                true => Carried::No,
+                false => {
+                    self.copy(key, &digest, *fact, &mut made, &mut buffer, &mut |bytes| item.add(bytes))?
+                }
+            };
+            let line = BlobLine { digest, size: fact.size, is_manifest: fact.is_manifest, carried };
+            list.line(&line.to_text()).map_err(failed)?;
+        }
+        let (list, _) = list.end().map_err(failed)?;
+        item.done();
+        Ok(list)
+    }
+
+    /// Copies a blob and checks on the way that the depot's own copy is still what it should be.
+    fn copy(
+        &self,
+        key: &Key,
+        digest: &Digest,
+        fact: Fact,
+        made: &mut BTreeSet<PathBuf>,
+        buffer: &mut [u8],
+        copied: &mut dyn FnMut(u64),
+    ) -> Result<Carried, Error> {
+        let mut from = self.source(key, digest)?;
+        let count = name::parts(fact.size, self.plan.part_size);
+        let single = count == 1 && digest.algorithm() == Algorithm::Sha256;
+        let mut whole = Hasher::new(digest.algorithm());
+        let mut hashes = Vec::new();
+        for index in 0..count {
+            let path = self.folder.join(name::part(self.layout, digest, count, index).join("/"));
+            if let Some(folder) = path.parent()
+                && made.insert(folder.to_owned())
+            {
+                make_folder(folder)?;
+            }
+            let mut to = self.new_file(&path)?;
+            let mut left = name::part_length(fact.size, self.plan.part_size, index);
+            let mut part = (!single).then(|| Hasher::new(Algorithm::Sha256));
+            while left > 0 {
+                let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                let read = from.read(&mut buffer[..want]).map_err(Error::Files)?;
+                if read == 0 {
+                    break;
+                }
+                whole.update(&buffer[..read]);
+                if let Some(part) = &mut part {
+                    part.update(&buffer[..read]);
+                }
+                to.write_all(&buffer[..read]).map_err(|e| Error::Stick(durable::named(e, "write", &path)))?;
+                left -= read as u64;
+                copied(read as u64);
+            }
+            hashes.extend(part.map(Hasher::finish));
+        }
+        let actual = whole.finish();
+        if actual != *digest {
+            return Err(crate::store::Error::DigestMismatch { expected: digest.clone(), actual }.into());
+        }
+        Ok(if single { Carried::Whole } else { Carried::Parts(hashes) })
+    }
+
+    fn source(&self, key: &Key, digest: &Digest) -> Result<Box<dyn Read>, Error> {
+        let file = match self.gathered.sources.get(key) {
+            Some(Source::Bytes(bytes)) => return Ok(Box::new(std::io::Cursor::new(bytes.clone()))),
+            Some(Source::Path(path)) => {
+                File::open(path).map_err(|e| Error::Files(durable::named(e, "open", path)))?
+            }
+            None => {
+                let blob = self.store.blob(None, digest)?;
+                blob.ok_or_else(|| Error::Absent(digest.to_string()))?.open()?
+            }
+        };
+        in_order(&file);
+        Ok(Box::new(LetGo(file)))
+    }
+
+    /// `index.json` and `oci-layout`, with which skopeo and oras read the same folder.
+    fn for_others(&self) -> Result<(), Error> {
+        self.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        let path = self.folder.join("index.json");
+        let failed = |e| Error::Stick(durable::named(e, "write", &path));
+        let mut out = BufWriter::new(self.new_file(&path)?);
+        out.write_all(br#"{"schemaVersion":2,"manifests":["#).map_err(failed)?;
+        let mut first = true;
+        for (shown, digest, media_type) in &self.gathered.named {
+            let key = Key::of(digest);
+            let Some(fact) = self.gathered.blobs.get(&key).filter(|_| !self.there.contains(&key)) else {
+                continue;
+            };
+            let entry = serde_json::json!({
+                "mediaType": media_type,
+                "digest": digest,
+                "size": fact.size,
+                "annotations": {"org.opencontainers.image.ref.name": shown},
+            });
+            let comma = if first { "" } else { "," };
+            first = false;
+            write!(out, "{comma}{entry}").map_err(failed)?;
+        }
+        out.write_all(b"]}").and_then(|()| out.flush()).map_err(failed)
+    }
+}
+
+/// A file that does not stay in the page cache once it was read.
+struct LetGo(File);
+
+impl Read for LetGo {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        let_go(&self.0);
+    }
+}

@@ -1,0 +1,202 @@
+//! What can go wrong with a bundle, and which of it means that the bundle is not to be believed.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::oci;
+use crate::store;
+use crate::sys::digest::Digest;
+use crate::trust::{AnchorError, KeyError, Refusal};
+
+/// Why a bundle was not made, read or imported.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A signature, or the rules against replay.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// What the signed manifest says does not fit this gateway, or what lies beside it.
+    #[error(transparent)]
+    Content(#[from] Fault),
+    /// The roots, or gateways' keys.
+    #[error(transparent)]
+    Trust(#[from] AnchorError),
+    /// A signing key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The stick cannot be read or written; the text names the file.
+    #[error("{0} hint: is the stick still plugged in? run the same command again, it goes on where it was")]
+    Stick(#[source] io::Error),
+    /// A file on this machine.
+    #[error(transparent)]
+    Files(io::Error),
+    /// There is no bundle there.
+    #[error("`{}` holds no bundle hint: give the folder that has `edge-bundle` in it, or one of the folders below that", .0.display())]
+    NotThere(PathBuf),
+    /// More than one stream is there.
+    #[error("`{}` holds bundles of several streams: {streams} hint: give the folder of one", .folder.display())]
+    Several {
+        /// Where.
+        folder: PathBuf,
+        /// Their folders' names.
+        streams: String,
+    },
+    /// Asked for wrongly.
+    #[error("{0}")]
+    Usage(String),
+    /// Something that was asked for is not in the store.
+    #[error(
+        "`{0}` is not in the store hint: `edge image list` and `edge chart list` say what is; pull or add it first"
+    )]
+    Absent(String),
+    /// No room on the stick.
+    #[error("`{}` has {free} bytes free, and {needed} are needed hint: use a larger stick, or leave images out", .folder.display())]
+    NoRoom {
+        /// Where.
+        folder: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// What was written reads back differently.
+    #[error("`{0}` reads back differently than it was written hint: the stick is damaged; use another one")]
+    ReadBack(String),
+    /// There is nothing to go back to.
+    #[error("stream `{0}` has no earlier generation to go back to")]
+    NoEarlier(String),
+    /// Threads cannot be had.
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] io::Error),
+    /// A registry did not take or give the bundle.
+    #[error("the registry: {0}")]
+    Registry(#[from] oci::Error),
+    /// What a registry holds under that name is no bundle.
+    #[error("`{reference}` is no bundle: {why}")]
+    Artifact {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Why a bundle whose signature holds is refused all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Another format, or an edge that is too old for it.
+    #[error("the bundle is of format `{found}`, and this edge reads `{wanted}` hint: update edge first")]
+    Format {
+        /// What it says.
+        found: String,
+        /// What is read.
+        wanted: String,
+    },
+    /// A field of the manifest that cannot be.
+    #[error("the manifest is not valid: {0}")]
+    Manifest(String),
+    /// It is for somebody else.
+    #[error("the bundle is for {wanted}, and this is {found}{hint}")]
+    Audience {
+        /// Whom it is for.
+        wanted: String,
+        /// Who this is.
+        found: String,
+        /// What to do, or nothing.
+        hint: &'static str,
+    },
+    /// Its time is over.
+    #[error("the bundle was to be used until {until}, and it is at least {passed} hint: make a new one")]
+    Late {
+        /// Its end.
+        until: jiff::Timestamp,
+        /// A time that has certainly passed.
+        passed: jiff::Timestamp,
+    },
+    /// It is dated past the end of the root that vouches for it.
+    #[error("the bundle is dated {created}, which is after its root's end at {expires}")]
+    Dated {
+        /// Its date.
+        created: jiff::Timestamp,
+        /// The root's end.
+        expires: jiff::Timestamp,
+    },
+    /// It builds on what this gateway does not have.
+    #[error(
+        "the bundle builds on a state that this gateway does not have: {missing} blobs are missing, the first is `{first}` hint: make it with this gateway's receipt, or with `--full`"
+    )]
+    Base {
+        /// How many.
+        missing: u64,
+        /// One of them.
+        first: Digest,
+    },
+    /// A file that the manifest names is not there.
+    #[error("`{0}` is missing")]
+    Missing(String),
+    /// A file that the manifest does not name.
+    #[error("`{0}` does not belong to the bundle")]
+    Extra(String),
+    /// A link, a pipe, a folder or a device where a file should be.
+    #[error("`{0}` is not a plain file")]
+    NotAFile(String),
+    /// A file of another length.
+    #[error("`{name}` has {found} bytes, and {wanted} are signed")]
+    Size {
+        /// Which.
+        name: String,
+        /// What it has.
+        found: u64,
+        /// What is signed.
+        wanted: u64,
+    },
+    /// A file of another content.
+    #[error("`{0}` is not what was signed")]
+    Digest(String),
+    /// A list that contradicts the manifest, or itself.
+    #[error("`{name}` line {line}: {why}")]
+    List {
+        /// Which list.
+        name: &'static str,
+        /// From 1.
+        line: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// A name is given to something that the bundle does not hold.
+    #[error("`{name}` stands for `{digest}`, which the bundle does not list")]
+    Unlisted {
+        /// The ref or chart.
+        name: String,
+        /// What it stands for.
+        digest: Digest,
+    },
+    /// Bytes that are said to be a manifest of an image, and are none.
+    #[error("`{digest}` is no image manifest: {why}")]
+    Image {
+        /// Which.
+        digest: Digest,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Error {
+    /// Whether the bundle itself is refused (exit code 3), and not the machine at fault.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Content(_) | Self::Trust(AnchorError::Refused(_)) => true,
+            Self::Store(e) => {
+                matches!(e, store::Error::Rollback { .. } | store::Error::DigestMismatch { .. })
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it was asked for wrongly (exit code 2).
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_) | Self::Several { .. } | Self::Trust(AnchorError::NotPinned))
+    }
+}

@@ -1,0 +1,353 @@
+//! What goes into a bundle: the refs that were asked for, and all blobs that they need.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::facts::{chosen, facts_of};
+use super::list::{Purpose, RefLine};
+use super::{Error, Fault};
+use crate::oci::{ParsedManifest, Platform, Reference, media};
+use crate::store::{Chart, Kind, Store};
+use crate::sys::digest::{Algorithm, Digest, Hasher};
+use crate::sys::durable;
+
+/// What is asked for. Nothing at all is everything that the store has.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Images, as people write them.
+    pub images: Vec<String>,
+    /// Charts, `NAME[:VERSION]`; without a version, all that are here.
+    pub charts: Vec<String>,
+    /// Files that ride along.
+    pub files: Vec<PathBuf>,
+    /// Platforms whose images are taken from indexes; all of them if empty.
+    pub platforms: Vec<Platform>,
+}
+
+/// What was gathered.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// Lines of `refs.list`, in order.
+    pub refs: BTreeSet<String>,
+    /// Every blob that the refs need, in the order of digests.
+    pub blobs: BTreeMap<Key, Fact>,
+    /// Top-level manifests for `index.json`: what they are called, and their media type.
+    pub named: Vec<(String, Digest, String)>,
+    /// Blobs that are not in the store: files, and the manifests made for them.
+    pub sources: BTreeMap<Key, Source>,
+}
+
+/// A digest in as little memory as it takes: there may be 100,000. Ordered as the text is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// SHA-256.
+    Sha256([u8; 32]),
+    /// SHA-512.
+    Sha512(Box<[u8; 64]>),
+}
+
+/// What is known of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is a manifest.
+    pub is_manifest: bool,
+}
+
+/// Where a blob's bytes come from, if not from the store.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file.
+    Path(PathBuf),
+    /// Made here.
+    Bytes(Vec<u8>),
+}
+
+impl Key {
+    /// Of a digest.
+    pub fn of(digest: &Digest) -> Self {
+        let hex = digest.hex().as_bytes();
+        let nibble =
+            |b: u8| if b.is_ascii_digit() { b - b'0' } else { b.wrapping_sub(b'a').wrapping_add(10) };
+        let fill = |into: &mut [u8]| {
+            for (byte, pair) in into.iter_mut().zip(hex.chunks(2)) {
+                *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
+            }
+        };
+        match digest.algorithm() {
+            Algorithm::Sha256 => {
+                let mut bytes = [0; 32];
+                fill(&mut bytes);
+                Self::Sha256(bytes)
+            }
+            Algorithm::Sha512 => {
+                let mut bytes = Box::new([0; 64]);
+                fill(&mut bytes[..]);
+                Self::Sha512(bytes)
+            }
+        }
+    }
+
+    /// The digest, or `None` for what cannot be.
+    pub fn digest(&self) -> Option<Digest> {
+        let (name, bytes): (&str, &[u8]) = match self {
+            Self::Sha256(bytes) => ("sha256", bytes),
+            Self::Sha512(bytes) => ("sha512", &bytes[..]),
+        };
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        format!("{name}:{hex}").parse().ok()
+    }
+}
+
+/// Gathers from `store` what `selection` asks for.
+///
+/// # Errors
+/// [`Error::Absent`] for what is not here.
+pub fn gather(store: &Store, selection: &Selection) -> Result<Gathered, Error> {
+    let mut gathered = Gathered::default();
+    if selection.images.is_empty() && selection.charts.is_empty() && selection.files.is_empty() {
+        everything(store, selection, &mut gathered)?;
+    }
+    for text in &selection.images {
+        image(store, selection, &mut gathered, text)?;
+    }
+    for text in &selection.charts {
+        charts(store, &mut gathered, text)?;
+    }
+    for path in &selection.files {
+        file(&mut gathered, path)?;
+    }
+    Ok(gathered)
+}
+
+fn everything(store: &Store, selection: &Selection, gathered: &mut Gathered) -> Result<(), Error> {
+    for found in store.refs(None)? {
+        add_image(store, selection, gathered, &found.repository, &found.name, &found.digest)?;
+    }
+    for repository in store.chart_repositories()? {
+        for chart in store.charts(&repository, None)? {
+            add_chart(store, gathered, &chart)?;
+        }
+    }
+    Ok(())
+}
+
+fn image(store: &Store, selection: &Selection, gathered: &mut Gathered, text: &str) -> Result<(), Error> {
+    let reference: Reference = text.parse().map_err(|e| Error::Usage(format!("{e}")))?;
+    let repository = reference.repository();
+    let found = store.manifest(&repository, reference.name())?;
+    // What was pushed here without a host is asked for without one.
+    let bare = reference.host == "docker.io" && found.is_none();
+    let (repository, found) = match found {
+        Some(found) => (repository, Some(found)),
+        None if bare => {
+            let short = text.split(['@', ':']).next().unwrap_or(text).to_owned();
+            (short.clone(), store.manifest(&short, reference.name())?)
+        }
+        None => (repository, None),
+    };
+    let found = found.ok_or_else(|| Error::Absent(text.into()))?;
+    let name = reference.tag.as_deref().filter(|_| reference.digest.is_none()).unwrap_or(reference.name());
+    add_image(store, selection, gathered, &repository, name, &found.blob.digest)?;
+    Ok(())
+}
+
+/// Adds a name, what it needs, and what is about it: signatures and the like, by subject and by tag.
+fn add_image(
+    store: &Store,
+    selection: &Selection,
+    gathered: &mut Gathered,
+    repository: &str,
+    name: &str,
+    digest: &Digest,
+) -> Result<(), Error> {
+    let line = RefLine::Image { repository: repository.into(), name: name.into(), digest: digest.clone() };
+    if !gathered.refs.insert(text_of(&line)) {
+        return Ok(());
+    }
+    let mut manifests = Vec::new();
+    let media_type = walk(store, selection, gathered, digest, &mut manifests)?;
+    gathered.named.push((line.shown(), digest.clone(), media_type));
+    for about in manifests {
+        for referrer in store.referrers(repository, &about)? {
+            let name = referrer.digest.as_str();
+            add_image(store, selection, gathered, repository, name, &referrer.digest)?;
+        }
+        let prefix = ParsedManifest::referrers_tag(&about);
+        for tag in store.tags(repository, &prefix, 20)?.unwrap_or_default() {
+            if tag.starts_with(&prefix)
+                && let Some(found) = store.manifest(repository, &tag)?
+            {
+                add_image(store, selection, gathered, repository, &tag, &found.blob.digest)?;
+            }
+        }
+        if let Some(found) = store.manifest(repository, &prefix)? {
+            add_image(store, selection, gathered, repository, &prefix, &found.blob.digest)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds a manifest and all below it; says its media type, and into `seen` each manifest that was new.
+fn walk(
+    store: &Store,
+    selection: &Selection,
+    gathered: &mut Gathered,
+    top: &Digest,
+    seen: &mut Vec<Digest>,
+) -> Result<String, Error> {
+    let mut waiting = vec![top.clone()];
+    let mut top_type = media::OCI_MANIFEST.to_owned();
+    while let Some(digest) = waiting.pop() {
+        let blob = store.blob(None, &digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
+        let bytes = blob.read()?;
+        let parsed = ParsedManifest::parse(&bytes, "")
+            .map_err(|e| Fault::Image { digest: digest.clone(), why: e.to_string() })?;
+        if digest == *top {
+            top_type.clone_from(&parsed.media_type);
+        }
+        let fact = Fact { size: blob.size, is_manifest: true };
+        if gathered.blobs.insert(Key::of(&digest), fact).is_some_and(|before| before.is_manifest) {
+            continue;
+        }
+        seen.push(digest);
+        for child in facts_of(&parsed).children.iter().filter(|child| child.kind == Kind::Blob) {
+            add_blob(store, gathered, &child.digest)?;
+        }
+        for child in chosen(&parsed, &selection.platforms) {
+            // A child that is not here was left out before, by a mirror's platforms.
+            if store.blob(None, &child.digest)?.is_some() {
+                waiting.push(child.digest.clone());
+            }
+        }
+    }
+    Ok(top_type)
+}
+
+fn add_blob(store: &Store, gathered: &mut Gathered, digest: &Digest) -> Result<(), Error> {
+    let key = Key::of(digest);
+    if gathered.blobs.contains_key(&key) {
+        return Ok(());
+    }
+    let blob = store.blob(None, digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
+    gathered.blobs.insert(key, Fact { size: blob.size, is_manifest: false });
+    Ok(())
+}
+
+fn charts(store: &Store, gathered: &mut Gathered, text: &str) -> Result<(), Error> {
+    let (path, version) = match text.split_once(':') {
+        Some((path, version)) => (path, Some(version)),
+        None => (text, None),
+    };
+    let (repository, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let found = store.charts(repository, Some(name))?;
+    let mut any = false;
+    for chart in found.iter().filter(|chart| version.is_none_or(|version| chart.version == version)) {
+        add_chart(store, gathered, chart)?;
+        any = true;
+    }
+    if any { Ok(()) } else { Err(Error::Absent(format!("chart {text}"))) }
+}
+
+fn add_chart(store: &Store, gathered: &mut Gathered, chart: &Chart) -> Result<(), Error> {
+    add_blob(store, gathered, &chart.digest)?;
+    if let Some(provenance) = &chart.provenance {
+        add_blob(store, gathered, provenance)?;
+    }
+    let line = RefLine::Chart {
+        repository: chart.repository.clone(),
+        name: chart.name.clone(),
+        version: chart.version.clone(),
+        digest: chart.digest.clone(),
+        provenance: chart.provenance.clone(),
+        created: chart.created,
+        entry: chart.entry.clone(),
+    };
+    gathered.refs.insert(text_of(&line));
+    Ok(())
+}
+
+/// A file becomes an OCI artifact of one layer, so that it is stored, kept per generation and served as all else is.
+fn file(gathered: &mut Gathered, path: &Path) -> Result<(), Error> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    if !crate::oci::is_tag(&name) {
+        let why = format!(
+            "`{}` cannot ride along: its name must be letters, digits, `.`, `_` and `-`",
+            path.display()
+        );
+        return Err(Error::Usage(why));
+    }
+    let (content, size) = hash_path(path)?;
+    let purpose = match name.rsplit_once('.') {
+        Some((_, "snap")) => Purpose::Snap,
+        _ if name.contains(".img") => Purpose::Image,
+        _ => Purpose::File,
+    };
+    let empty = Digest::sha256(b"{}");
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": media::OCI_MANIFEST,
+        "artifactType": "application/vnd.edge.file.v1",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2},
+        "layers": [{
+            "mediaType": "application/octet-stream",
+            "digest": content,
+            "size": size,
+            "annotations": {"org.opencontainers.image.title": name},
+        }],
+    })
+    .to_string()
+    .into_bytes();
+    let digest = Digest::sha256(&manifest);
+    let line = RefLine::File { name, purpose, size, content: content.clone(), digest: digest.clone() };
+    gathered.refs.insert(text_of(&line));
+    gathered.named.push((line.shown(), digest.clone(), media::OCI_MANIFEST.into()));
+    for (digest, source, size, is_manifest) in [
+        (&content, Source::Path(path.to_owned()), size, false),
+        (&empty, Source::Bytes(b"{}".to_vec()), 2, false),
+        (&digest, Source::Bytes(manifest.clone()), manifest.len() as u64, true),
+    ] {
+        gathered.blobs.insert(Key::of(digest), Fact { size, is_manifest });
+        gathered.sources.insert(Key::of(digest), source);
+    }
+    Ok(())
+}
+
+fn hash_path(path: &Path) -> Result<(Digest, u64), Error> {
+    let mut file = File::open(path).map_err(|e| Error::Files(durable::named(e, "open", path)))?;
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut buffer = vec![0; 1 << 20];
+    let mut size = 0;
+    loop {
+        let read = file.read(&mut buffer).map_err(|e| Error::Files(durable::named(e, "read", path)))?;
+        if read == 0 {
+            return Ok((hasher.finish(), size));
+        }
+        hasher.update(&buffer[..read]);
+        size += read as u64;
+    }
+}
+
+fn text_of(line: &RefLine) -> String {
+    serde_json::to_string(line).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_digests_in_their_order() {
+        let mut digests: Vec<Digest> = (0..50_u8)
+            .map(|n| Digest::of(if n % 3 == 0 { Algorithm::Sha512 } else { Algorithm::Sha256 }, &[n]))
+            .collect();
+        let mut keys: Vec<Key> = digests.iter().map(Key::of).collect();
+        digests.sort();
+        keys.sort();
+        let back: Vec<Digest> = keys.iter().filter_map(Key::digest).collect();
+        assert_eq!(back, digests);
+    }
+}

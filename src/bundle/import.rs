@@ -1,0 +1,296 @@
+//! Import: nothing of a bundle is seen before one transaction makes all of it seen.
+//!
+//! Roots, manifest and lists are verified; then everything is judged that can be judged without reading blobs; then
+//! each missing blob is read once, and what is written is what was hashed; then refs, generation, sequence number,
+//! root version and time floor change together. An interrupted import leaves blobs that nothing refers to, and the
+//! next one goes on with them; a refused one leaves none.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::list::Carried;
+use super::manifest::{Identity, Manifest, own_platform};
+use super::mount::Writable;
+use super::open::{Opened, open};
+use super::receipt::{self, Receipt};
+use super::{Error, Fault, copy, state};
+use crate::store::{Intake, Owner, StateOf, Store, TrustUpdate};
+use crate::sys::clock;
+use crate::sys::digest::Digest;
+use crate::sys::progress::Progress;
+use crate::trust::{Anchor, Chain, Verified, gateway, sequence};
+
+/// This gateway, as an import sees it.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The state folder.
+    pub state_dir: PathBuf,
+    /// Who it is.
+    pub me: Identity,
+    /// Its store.
+    pub store: Store,
+}
+
+/// What an import did.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Imported {
+    /// Its stream.
+    pub stream: String,
+    /// Its number.
+    pub seq: u64,
+    /// The generation in force, if this import made it.
+    pub generation: Option<u64>,
+    /// Blobs that came.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Refs in force.
+    pub refs: u64,
+    /// The receipt, if one could be written.
+    pub receipt: Option<PathBuf>,
+    /// What there is to say besides.
+    pub remarks: Vec<String>,
+}
+
+/// What a generation's note holds.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub struct Note {
+    /// Its number in the stream.
+    pub seq: u64,
+    /// The envelope that it came in.
+    pub manifest: Digest,
+    /// The state.
+    pub snapshot: Digest,
+    /// When the depot made it.
+    pub created: Timestamp,
+    /// Blobs of the state.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The depot's words.
+    pub notes: String,
+}
+
+/// A bundle that this gateway may import, and what that takes.
+pub struct Judged {
+    /// The bundle.
+    pub opened: Opened,
+    /// Whether it is the last one again.
+    pub again: Option<Again>,
+    /// The root version in force before.
+    pub root_before: u64,
+    /// Whether its keys are so new that sequence numbers begin anew.
+    pub forget_seqs: bool,
+    /// Blobs that must come.
+    pub missing: u64,
+    /// Their bytes.
+    pub missing_bytes: u64,
+}
+
+/// The same bundle a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// It is in force.
+    InForce,
+    /// It was rolled back.
+    RolledBack,
+}
+
+impl Gateway {
+    /// The roots that are pinned.
+    ///
+    /// # Errors
+    /// [`Error::Trust`] where none is.
+    pub fn chain(&self) -> Result<Chain, Error> {
+        let version = self.store.trust_value("root-version")?;
+        Ok(Anchor::below(&self.state_dir).load(version.and_then(|v| u64::try_from(v).ok()))?)
+    }
+
+    /// The folder for what is needed for a moment.
+    pub fn scratch(&self) -> PathBuf {
+        self.state_dir.join("bundle")
+    }
+
+    /// A time that has certainly passed: what the store and the pinned root say, and what edge knows. The machine's
+    /// clock is no witness: it may have been set back, or ahead.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn passed(&self, chain: &Chain) -> Result<Timestamp, Error> {
+        let kept = self.store.trust_value("time-floor")?.unwrap_or(0);
+        let kept = Timestamp::from_second(kept).unwrap_or(Timestamp::UNIX_EPOCH);
+        Ok(kept.max(clock::floor()).max(chain.current().created))
+    }
+
+    /// Verifies the bundle in `folder` up to its lists, and judges whether it may be imported here.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing was changed.
+    pub fn judge(&self, folder: &Path) -> Result<Judged, Error> {
+        let chain = self.chain()?;
+        let root_before = chain.current().version;
+        let passed = self.passed(&chain)?;
+        let opened = open(folder, chain, passed, &self.scratch())?;
+        let manifest = &opened.manifest;
+        manifest.check_audience(&self.me, &own_platform())?;
+        let forget_seqs = opened.chain.keys_are_new_since(root_before);
+        let key = format!("seq:{}", manifest.stream);
+        let highest = if forget_seqs { None } else { self.store.trust_value(&key)? };
+        let highest = highest.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
+        let again = self.again(manifest, highest)?;
+        if again.is_none() {
+            sequence::judge(&manifest.stream, manifest.seq, highest)?;
+        }
+        let (missing, missing_bytes) = state::check(&opened, &self.store)?;
+        Ok(Judged { opened, again, root_before, forget_seqs, missing, missing_bytes })
+    }
+
+    fn again(&self, manifest: &Verified<Manifest>, highest: u64) -> Result<Option<Again>, Error> {
+        if manifest.seq != highest {
+            return Ok(None);
+        }
+        let generations = self.store.generations(&Owner::Bundle(manifest.stream.clone()))?;
+        let same = generations.iter().find(|generation| {
+            Note::read(&generation.note).is_some_and(|note| note.manifest == *manifest.digest())
+        });
+        Ok(same.map(|generation| if generation.current { Again::InForce } else { Again::RolledBack }))
+    }
+
+    /// Imports the bundle in `folder`.
+    ///
+    /// # Errors
+    /// [`Error`]; what was in force before is in force.
+    pub fn import(&self, folder: &Path, progress: &Progress) -> Result<Imported, Error> {
+        let _one = state::one_at_a_time(&self.scratch(), progress)?;
+        let judged = self.judge(folder)?;
+        let manifest = &judged.opened.manifest;
+        let mut imported = Imported {
+            stream: manifest.stream.clone(),
+            seq: manifest.seq,
+            generation: None,
+            blobs: judged.missing,
+            bytes: judged.missing_bytes,
+            refs: manifest.refs.lines,
+            receipt: None,
+            remarks: Vec::new(),
+        };
+        match judged.again {
+            Some(Again::InForce) => imported.remarks.push("it is in force already; nothing changed".into()),
+            Some(Again::RolledBack) => {
+                imported.remarks.push("it was imported before and rolled back; nothing changed".into());
+                return Ok(imported);
+            }
+            None => {
+                self.store.check_room(judged.missing_bytes)?;
+                let _hold = self.store.hold();
+                let intake = self.store.intake()?;
+                let came = copy::blobs(&judged.opened, &self.store, &intake, judged.missing_bytes, progress);
+                let flipped = came.and_then(|came| match self.flip(&judged, &intake) {
+                    Ok(number) => Ok(number),
+                    Err(error) if error.is_refusal() => {
+                        copy::forget(&self.store, &came)?;
+                        Err(error)
+                    }
+                    Err(error) => Err(error),
+                });
+                imported.generation = Some(flipped?);
+                clock::raise_floor(manifest.created);
+                tracing::info!(stream = manifest.stream, seq = manifest.seq, "imported a bundle");
+            }
+        }
+        match self.write_receipt(&judged, folder) {
+            Ok(path) => imported.receipt = path,
+            Err(error) => imported.remarks.push(format!("no receipt was written: {error}")),
+        }
+        Ok(imported)
+    }
+
+    /// Keeps the lists with the generation, and puts it in force.
+    fn flip(&self, judged: &Judged, intake: &Intake) -> Result<u64, Error> {
+        let opened = &judged.opened;
+        let manifest = &opened.manifest;
+        let pins = copy::lists(opened, intake)?;
+        let note = Note {
+            seq: manifest.seq,
+            manifest: manifest.digest().clone(),
+            snapshot: manifest.snapshot.clone(),
+            created: manifest.created,
+            blobs: manifest.totals.blobs,
+            bytes: manifest.totals.bytes,
+            notes: manifest.notes.clone(),
+        };
+        let mut to = StateOf { pins, note: note.to_text(), ..StateOf::default() };
+        let mut lines = opened.ref_lines()?;
+        while let Some(line) = lines.next_ref()? {
+            match line.into_state(&manifest.stream) {
+                Ok(found) => to.refs.push(found),
+                Err(chart) => to.charts.push(chart),
+            }
+        }
+        Anchor::below(&self.state_dir).keep(&opened.chain, judged.root_before)?;
+        let trust = TrustUpdate {
+            root_version: Some(opened.chain.current().version),
+            seq: Some((manifest.stream.clone(), manifest.seq)),
+            time_floor: Some(manifest.created.as_second()),
+            forget_seqs: judged.forget_seqs,
+        };
+        Ok(self.store.flip(&Owner::Bundle(manifest.stream.clone()), to, trust)?)
+    }
+
+    /// Says on the stick what is here now. `None` where the bundle does not lie on a stick of the usual form.
+    fn write_receipt(&self, judged: &Judged, folder: &Path) -> Result<Option<PathBuf>, Error> {
+        let Some(receipts) = receipt::folder_beside(folder) else { return Ok(None) };
+        let _writable = Writable::new(folder)?;
+        let manifest = &judged.opened.manifest;
+        let key = gateway::own_key(&self.state_dir)?;
+        let receipt = Receipt {
+            gateway: self.name(),
+            key: key.public().text(),
+            stream: manifest.stream.clone(),
+            seq: manifest.seq,
+            manifest: manifest.digest().clone(),
+            snapshot: manifest.snapshot.clone(),
+            imported: clock::now(),
+            have: manifest.blobs.clone(),
+        };
+        let mut lines = judged.opened.blob_lines()?;
+        let part_size = manifest.part_size;
+        let digests = std::iter::from_fn(|| {
+            lines.next_blob(part_size).map_err(Error::from).map(|l| l.map(|l| l.digest)).transpose()
+        });
+        Ok(Some(receipt::write(&receipts, receipt, &key, digests)?))
+    }
+
+    /// Its configured name, or the machine's.
+    pub fn name(&self) -> String {
+        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let name = self.me.gateway.clone().or(host.map(|host| host.to_ascii_lowercase()));
+        name.filter(|name| crate::trust::is_name(name)).unwrap_or_else(|| "gateway".into())
+    }
+}
+
+impl Note {
+    /// As a generation keeps it.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads it back.
+    pub fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+/// Whether a blob comes with this bundle.
+pub fn is_carried(carried: &Carried) -> bool {
+    *carried != Carried::No
+}
+
+/// What stands in the way of a bundle, told as a fault of its base.
+pub fn base_fault(missing: u64, first: Digest) -> Fault {
+    Fault::Base { missing, first }
+}

@@ -1,0 +1,139 @@
+//! What a bundle holds and what importing it would change, believed or not.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::import::{Again, Gateway};
+use super::list::RefLine;
+use super::manifest::{self, Manifest};
+use super::open::{Opened, open};
+use super::stick::Stick;
+use super::{Error, Fault, name, readback, state};
+use crate::store::Owner;
+use crate::sys::clock;
+use crate::sys::progress::Progress;
+use crate::trust::{Chain, gateway};
+
+/// What is said of a bundle.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inspected {
+    /// Where.
+    pub folder: PathBuf,
+    /// Whether its signatures hold here, and everything but its blobs was checked.
+    pub verified: bool,
+    /// Why not, or why it would not be imported.
+    pub refused: Option<String>,
+    /// What is signed, or claimed.
+    pub manifest: Manifest,
+    /// Blobs that an import would bring, and their bytes.
+    pub missing: u64,
+    /// Their bytes.
+    pub missing_bytes: u64,
+    /// Whether it is in force already.
+    pub in_force: bool,
+    /// What it holds; empty where it is not verified.
+    pub refs: Vec<String>,
+    /// Names that would be new.
+    pub added: Vec<String>,
+    /// Names that would stand for something else.
+    pub changed: Vec<String>,
+    /// Names that would go.
+    pub removed: Vec<String>,
+}
+
+impl Gateway {
+    /// Says what the bundle in `folder` holds and would change.
+    ///
+    /// # Errors
+    /// Only where not even its manifest can be read.
+    pub fn inspect(&self, folder: &Path) -> Result<Inspected, Error> {
+        match self.judge(folder) {
+            Ok(judged) => {
+                let mut said = empty(folder, (*judged.opened.manifest).clone());
+                said.verified = true;
+                (said.missing, said.missing_bytes) = (judged.missing, judged.missing_bytes);
+                said.in_force = judged.again == Some(Again::InForce);
+                self.changes(&judged.opened, &mut said)?;
+                Ok(said)
+            }
+            Err(error) => {
+                let stick = Stick::open(folder)?;
+                let bytes = stick.small(&[name::MANIFEST], manifest::LARGEST)?;
+                let bytes = bytes.ok_or_else(|| Fault::Missing(name::MANIFEST.into()))?;
+                let claimed: Manifest = gateway::peek(&bytes, name::MANIFEST, manifest::LARGEST)?;
+                let mut said = empty(folder, claimed);
+                said.refused = Some(error.to_string());
+                Ok(said)
+            }
+        }
+    }
+
+    fn changes(&self, opened: &Opened, said: &mut Inspected) -> Result<(), Error> {
+        let stream = &opened.manifest.stream;
+        let mut before: BTreeMap<String, String> = BTreeMap::new();
+        for found in self.store.refs_of(&Owner::Bundle(stream.clone()))? {
+            before.insert(found.0, found.1.to_string());
+        }
+        let mut lines = opened.ref_lines()?;
+        while let Some(line) = lines.next_ref()? {
+            let (key, digest) = keyed(&line, stream);
+            said.refs.push(line.shown());
+            match before.remove(&key) {
+                None => said.added.push(line.shown()),
+                Some(old) if old != digest => said.changed.push(line.shown()),
+                Some(_) => {}
+            }
+        }
+        said.removed = before.into_keys().collect();
+        Ok(())
+    }
+
+    /// Checks all of a bundle, every byte. `chain` is what to believe, if not the pinned roots.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed.
+    pub fn verify(
+        &self,
+        folder: &Path,
+        chain: Option<Chain>,
+        progress: &Progress,
+    ) -> Result<Manifest, Error> {
+        let opened = match chain {
+            // Another depot's bundle, or this depot's own: whom it is for is not asked.
+            Some(chain) => open(folder, chain, clock::floor(), &self.scratch())?,
+            None => self.judge(folder)?.opened,
+        };
+        state::check_alone(&opened)?;
+        readback::verify(&opened, progress)?;
+        Ok((*opened.manifest).clone())
+    }
+}
+
+/// How the store calls a line's name, and what it stands for.
+fn keyed(line: &RefLine, stream: &str) -> (String, String) {
+    let shown = match line {
+        RefLine::File { name, .. } => format!("{}/{stream}:{name}", super::list::FILES),
+        other => other.shown(),
+    };
+    let digest = line.digests().first().map(ToString::to_string).unwrap_or_default();
+    (shown, digest)
+}
+
+fn empty(folder: &Path, manifest: Manifest) -> Inspected {
+    Inspected {
+        folder: folder.to_owned(),
+        verified: false,
+        refused: None,
+        manifest,
+        missing: 0,
+        missing_bytes: 0,
+        in_force: false,
+        refs: Vec::new(),
+        added: Vec::new(),
+        changed: Vec::new(),
+        removed: Vec::new(),
+    }
+}

@@ -1,0 +1,60 @@
+//! Signed bundles: what a depot carries to gateways that are never connected.
+//!
+//! # A bundle on a stick
+//! ```text
+//! edge-bundle/<stream>-<seq>/
+//!   FORMAT                        "edge-bundle 1\n"
+//!   trust/<N>.root.json           every root since the first
+//!   manifest.dsse                 the only way in, at most 1 MiB, signed
+//!   blobs.list, refs.list         hashed streams; their digests and sizes are signed
+//!   blobs/sha256/<hex>[.pNNNN]    parts of at most 2 GiB; or sha256/<xx>/<hex> where there are many
+//!   oci-layout, index.json        for skopeo and oras; never read here
+//!   COMPLETE                      written last: a hint, not trust
+//! edge-receipts/<gateway>.<stream>.dsse, .have
+//! ```
+//!
+//! - `manifest`, `list`, `name`  the format: pure
+//! - `keys`      the depot's folder of keys
+//! - `gather`, `create`, `readback`  the depot's way
+//! - `stick`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
+//! - `inspect`, `history`  looking, and going back
+//! - `auto`, `mount`  sticks that are plugged in
+//! - `receipt`   what a gateway says that it has
+//! - `remote`    the same bundle in an OCI registry
+//!
+//! Refuses to read anything of a stick twice, to follow a name found there, and to unpack.
+
+pub mod auto;
+mod copy;
+mod create;
+mod error;
+mod facts;
+mod gather;
+mod history;
+mod import;
+mod inspect;
+pub mod keys;
+mod list;
+mod manifest;
+mod mount;
+mod name;
+mod open;
+mod readback;
+mod receipt;
+pub mod remote;
+mod settings;
+mod state;
+mod stick;
+
+pub use create::{Made, PART_SIZE, Plan, create};
+pub use error::{Error, Fault};
+pub use gather::Selection;
+pub use history::{Entry, history};
+pub use import::{Gateway, Imported, Note};
+pub use inspect::Inspected;
+pub use list::{BlobLine, Carried, ListReader, RefLine};
+pub use manifest::{Audience, Identity, Manifest, PAYLOAD_TYPE};
+pub use name::{BUNDLES, RECEIPTS};
+pub use receipt::{Believed, Receipt, enrol, read_all as read_receipts};
+pub use settings::Settings;
+pub use stick::{find, find_one};

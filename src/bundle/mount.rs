@@ -1,0 +1,186 @@
+//! Mounting sticks: read only, without devices, set-user-id or programs; writable only for the moment of a receipt.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::Error;
+use crate::sys::durable;
+
+/// What never happens on a stick.
+const NEVER: MsFlags = MsFlags::MS_NODEV.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NOEXEC);
+
+/// A line of `/proc/self/mountinfo`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mount {
+    /// Tells a mount from a later one at the same place.
+    pub id: u64,
+    /// `major:minor`.
+    pub device: String,
+    /// Where.
+    pub at: PathBuf,
+    options: String,
+}
+
+/// Everything that is mounted.
+///
+/// # Errors
+/// Where the kernel does not say.
+pub fn mounts() -> io::Result<Vec<Mount>> {
+    Ok(std::fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(parse).collect())
+}
+
+fn parse(line: &str) -> Option<Mount> {
+    let mut fields = line.split(' ');
+    let id = fields.next()?.parse().ok()?;
+    let device = fields.nth(1)?.to_owned();
+    let at = PathBuf::from(unescaped(fields.nth(1)?));
+    Some(Mount { id, device, at, options: fields.next()?.to_owned() })
+}
+
+/// The kernel writes blanks and the like as `\040`.
+fn unescaped(text: &str) -> String {
+    let mut out: Vec<u8> = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| bytes[at] == b'\\') {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A stick that edge itself has mounted; unmounted when dropped.
+#[derive(Debug)]
+pub struct Mounted {
+    /// Where.
+    pub at: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts a block device read only at `at`. `None` where it holds no file system that a stick has.
+    ///
+    /// # Errors
+    /// Where it cannot be read or mounted.
+    pub fn new(device: &Path, at: &Path) -> io::Result<Option<Self>> {
+        let Some((kind, options)) = file_system(device)? else { return Ok(None) };
+        durable::folder(at, 0o700)?;
+        mount(Some(device), at, Some(kind), MsFlags::MS_RDONLY | NEVER, Some(options))
+            .map_err(|e| durable::named(e.into(), "mount", device))?;
+        Ok(Some(Self { at: at.to_owned() }))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.at, MntFlags::MNT_DETACH) {
+            tracing::warn!(at = %self.at.display(), %error, "cannot unmount a stick");
+        }
+    }
+}
+
+/// The file system of a device, by its magic numbers, and what to mount it with.
+fn file_system(device: &Path) -> io::Result<Option<(&'static str, &'static str)>> {
+    let mut head = vec![0; 4096];
+    let mut file = File::open(device).map_err(|e| durable::named(e, "open", device))?;
+    if file.seek(SeekFrom::Start(0)).and_then(|_| file.read_exact(&mut head)).is_err() {
+        // No medium, or nothing on it.
+        return Ok(None);
+    }
+    let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
+    Ok(if at(3, b"EXFAT   ") {
+        Some(("exfat", ""))
+    } else if at(0x52, b"FAT32   ") || at(0x36, b"FAT1") {
+        Some(("vfat", "utf8"))
+    } else if at(0x438, &[0x53, 0xef]) {
+        // A journal is not replayed: that would write.
+        Some(("ext4", "noload"))
+    } else {
+        None
+    })
+}
+
+/// While it lives, what lies at a path can be written to, also where it is mounted read only.
+#[derive(Debug)]
+pub struct Writable {
+    mount: Option<Mount>,
+}
+
+impl Writable {
+    /// Makes the file system of `path` writable, if it is not.
+    ///
+    /// # Errors
+    /// Where it may not be.
+    pub fn new(path: &Path) -> Result<Self, Error> {
+        let failed = |e: io::Error| Error::Stick(durable::named(e, "make writable", path));
+        let stat = nix::sys::statvfs::statvfs(path).map_err(|e| failed(e.into()))?;
+        if !stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
+            return Ok(Self { mount: None });
+        }
+        let device = std::fs::metadata(path).map_err(failed)?.dev();
+        let device = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+        let real = std::fs::canonicalize(path).map_err(failed)?;
+        let of = |mount: &Mount| mount.device == device && real.starts_with(&mount.at);
+        let all = mounts().map_err(failed)?;
+        let found = all.into_iter().filter(of).max_by_key(|mount| mount.at.as_os_str().len());
+        let found = found.ok_or_else(|| failed(io::Error::other("nothing is mounted there")))?;
+        remount(&found, MsFlags::empty()).map_err(failed)?;
+        Ok(Self { mount: Some(found) })
+    }
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        let Some(mount) = &self.mount else { return };
+        if let Ok(handle) = File::open(&mount.at) {
+            // Mounting read only syncs too; this one is for a stick that is pulled just then.
+            let _ = nix::unistd::syncfs(&handle);
+        }
+        if let Err(error) = remount(mount, MsFlags::MS_RDONLY) {
+            tracing::warn!(at = %mount.at.display(), %error, "a stick stays writable");
+        }
+    }
+}
+
+fn remount(mount_: &Mount, more: MsFlags) -> io::Result<()> {
+    let mut flags = MsFlags::MS_REMOUNT | more;
+    for option in mount_.options.split(',') {
+        flags |= match option {
+            "nodev" => MsFlags::MS_NODEV,
+            "nosuid" => MsFlags::MS_NOSUID,
+            "noexec" => MsFlags::MS_NOEXEC,
+            "noatime" => MsFlags::MS_NOATIME,
+            "relatime" => MsFlags::MS_RELATIME,
+            _ => MsFlags::empty(),
+        };
+    }
+    Ok(mount(None::<&str>, &mount_.at, None::<&str>, flags, None::<&str>)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_kernel_are_read() {
+        let line = r"36 35 98:0 /mnt1 /media/my\040stick ro,nodev,relatime master:1 - vfat /dev/sda1 rw";
+        let mount = parse(line).unwrap();
+        assert_eq!((mount.id, mount.device.as_str()), (36, "98:0"));
+        assert_eq!(mount.at, Path::new("/media/my stick"));
+        assert_eq!(mount.options, "ro,nodev,relatime");
+        assert_eq!(unescaped(r"a\134b\x"), r"a\b\x");
+        assert!(mounts().unwrap().iter().any(|mount| mount.at == Path::new("/proc")));
+    }
+}

@@ -1,0 +1,162 @@
+//! The way in: roots, then the manifest, then the two lists. Nothing is believed before the step ahead of it held,
+//! and nothing is read twice: lists are copied as they are hashed, and the copy is what is used.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::list::ListReader;
+use super::manifest::{self, List, Manifest};
+use super::stick::Stick;
+use super::{Error, Fault, name};
+use crate::sys::digest::{Algorithm, Hasher};
+use crate::sys::durable;
+use crate::trust::{Chain, LARGEST_ROOT, Refusal, Verified, root_file_name, version_of};
+
+/// A bundle whose manifest and lists are verified.
+pub struct Opened {
+    /// Where its blobs are.
+    pub stick: Stick,
+    /// The roots, as far as the stick leads.
+    pub chain: Chain,
+    /// What was signed.
+    pub manifest: Verified<Manifest>,
+    /// `manifest.dsse`, as it was verified.
+    pub envelope: Vec<u8>,
+    /// `blobs.list`.
+    pub blobs: Spool,
+    /// `refs.list`.
+    pub refs: Spool,
+}
+
+/// A list that was hashed while it was copied; gone when it is dropped.
+pub struct Spool(File);
+
+impl Spool {
+    /// A file without a name in `folder`.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn new(folder: &Path) -> Result<Self, Error> {
+        durable::folder(folder, 0o700).map_err(Error::Files)?;
+        let path = folder.join(format!("spool-{}", uuid::Uuid::new_v4()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| Error::Files(durable::named(e, "create", &path)))?;
+        std::fs::remove_file(&path).map_err(|e| Error::Files(durable::named(e, "remove", &path)))?;
+        Ok(Self(file))
+    }
+
+    /// From its start.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn reader(&self) -> Result<BufReader<File>, Error> {
+        let mut file = self.0.try_clone().map_err(Error::Files)?;
+        file.rewind().map_err(Error::Files)?;
+        Ok(BufReader::with_capacity(64 << 10, file))
+    }
+
+    /// For writing.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.0
+    }
+}
+
+/// Opens the bundle in `folder` by `chain`, the roots that are believed. `passed` is a time that has certainly
+/// passed; `scratch` is a folder of this machine's for the lists.
+///
+/// # Errors
+/// [`Error`]; nothing was changed.
+pub fn open(folder: &Path, mut chain: Chain, passed: Timestamp, scratch: &Path) -> Result<Opened, Error> {
+    let stick = Stick::open(folder)?;
+    check_format(&stick)?;
+    follow(&stick, &mut chain)?;
+    let envelope = stick.small(&[name::MANIFEST], manifest::LARGEST)?;
+    let envelope = envelope.ok_or_else(|| Fault::Missing(name::MANIFEST.into()))?;
+    let root = chain.current();
+    root.check_time(passed)?;
+    let signed: Verified<Manifest> =
+        root.open(&envelope, name::MANIFEST, manifest::PAYLOAD_TYPE, manifest::LARGEST)?;
+    signed.check()?;
+    if signed.root > root.version {
+        return Err(Refusal::RootOrder { pinned: root.version, found: signed.root }.into());
+    }
+    signed.check_time(passed, root.expires)?;
+    let blobs = spool(&stick, name::BLOBS_LIST, &signed.blobs, scratch)?;
+    let refs = spool(&stick, name::REFS_LIST, &signed.refs, scratch)?;
+    Ok(Opened { stick, chain, manifest: signed, envelope, blobs, refs })
+}
+
+impl Opened {
+    /// Reads `blobs.list`.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn blob_lines(&self) -> Result<ListReader<BufReader<File>>, Error> {
+        Ok(ListReader::blobs(self.blobs.reader()?))
+    }
+
+    /// Reads `refs.list`.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn ref_lines(&self) -> Result<ListReader<BufReader<File>>, Error> {
+        Ok(ListReader::refs(self.refs.reader()?))
+    }
+}
+
+fn check_format(stick: &Stick) -> Result<(), Error> {
+    let wanted = format!("{}\n", manifest::FORMAT);
+    let Some(bytes) = stick.small(&[name::FORMAT], 256)? else {
+        return Err(Fault::Missing(name::FORMAT.into()).into());
+    };
+    if bytes != wanted.as_bytes() {
+        let found = String::from_utf8_lossy(&bytes).trim().chars().take(40).collect();
+        return Err(Fault::Format { found, wanted: manifest::FORMAT.into() }.into());
+    }
+    Ok(())
+}
+
+/// Follows the roots on the stick, after making sure that they are of the same line as those pinned.
+fn follow(stick: &Stick, chain: &mut Chain) -> Result<(), Error> {
+    let mut newest = 0;
+    stick.names(&[name::TRUST], |file| {
+        let version = version_of(file).ok_or_else(|| Fault::Extra(format!("{}/{file}", name::TRUST)))?;
+        newest = newest.max(version);
+        Ok(())
+    })?;
+    let read = |version: u64| stick.small(&[name::TRUST, &root_file_name(version)], LARGEST_ROOT);
+    let pinned = chain.current().version;
+    if let Some(theirs) = read(pinned)?
+        && chain.file(pinned).is_some_and(|ours| ours != theirs)
+    {
+        let what = format!("{}/{}", name::TRUST, root_file_name(pinned));
+        return Err(Refusal::Threshold { what, found: 0, needed: 1 }.into());
+    }
+    chain.follow(newest.max(pinned), read)
+}
+
+/// Copies a list while hashing it, and only as many bytes as are signed.
+fn spool(stick: &Stick, file: &'static str, list: &List, scratch: &Path) -> Result<Spool, Error> {
+    let mut from = stick.sized(&[file], list.size)?.take(list.size);
+    let mut spool = Spool::new(scratch)?;
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut buffer = vec![0; 256 << 10];
+    let mut lines = 0;
+    loop {
+        let read = from.read(&mut buffer).map_err(|e| stick.broken(e, "read", file))?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        lines += buffer[..read].iter().filter(|b| **b == b'\n').count() as u64;
+        spool.file().write_all(&buffer[..read]).map_err(Error::Files)?;
+    }
+    if hasher.finish() != list.digest || lines != list.lines {
+        return Err(Fault::Digest(file.into()).into());
+    }
+    Ok(spool)
+}

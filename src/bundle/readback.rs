@@ -1,0 +1,172 @@
+//! Reading all of a bundle: before a stick is called safe to remove, and for `edge bundle verify`.
+//!
+//! After a write the page cache would answer in the stick's place, so it is dropped first.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use super::list::{BlobLine, Carried, ListReader};
+use super::manifest::{List, Manifest};
+use super::open::Opened;
+use super::stick::{Stick, in_order, let_go};
+use super::{Error, Fault, name};
+use crate::sys::digest::{Algorithm, Digest, Hasher};
+use crate::sys::durable;
+use crate::sys::progress::{Item, Progress, Unit};
+
+/// Brings everything on the stick of `folder` to its medium.
+///
+/// # Errors
+/// [`Error::Stick`] where a write failed behind our back.
+pub fn sync(folder: &Path) -> Result<(), Error> {
+    let failed = |e: std::io::Error| Error::Stick(durable::named(e, "sync", folder));
+    let handle = File::open(folder).map_err(failed)?;
+    nix::unistd::syncfs(&handle).map_err(|e| failed(e.into()))
+}
+
+/// Reads back what was just written, from the medium.
+///
+/// # Errors
+/// [`Error::ReadBack`] where it is not what was written.
+pub fn check(folder: &Path, manifest: &Manifest, envelope: &[u8], progress: &Progress) -> Result<(), Error> {
+    let stick = Stick::open(folder)?;
+    let other = |shown: &str| Error::ReadBack(folder.join(shown).display().to_string());
+    for (shown, list) in [(name::BLOBS_LIST, &manifest.blobs), (name::REFS_LIST, &manifest.refs)] {
+        check_list(&stick, shown, list).map_err(|e| told(e, &other, shown))?;
+    }
+    let kept = cold(&stick, &[name::MANIFEST], envelope.len() as u64).and_then(|mut file| {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|e| stick.broken(e, "read", name::MANIFEST))?;
+        Ok(bytes)
+    });
+    if kept.map_err(|e| told(e, &other, name::MANIFEST))? != envelope {
+        return Err(other(name::MANIFEST));
+    }
+    let file = cold(&stick, &[name::BLOBS_LIST], manifest.blobs.size)?;
+    let mut lines = ListReader::blobs(BufReader::with_capacity(64 << 10, file));
+    let mut item = progress.item("read back", Some(manifest.totals.carried_bytes), Unit::Bytes);
+    while let Some(line) = lines.next_blob(manifest.part_size)? {
+        let checked = check_blob(&stick, manifest, &line, Cache::Dropped, &mut item);
+        checked.map_err(|e| told(e, &other, &line.digest.to_string()))?;
+    }
+    item.done();
+    Ok(())
+}
+
+/// Here a fault is the stick's, and not an attack.
+fn told(error: Error, other: &impl Fn(&str) -> Error, shown: &str) -> Error {
+    match error {
+        Error::Content(_) => other(shown),
+        error => error,
+    }
+}
+
+fn cold(stick: &Stick, steps: &[&str], size: u64) -> Result<File, Error> {
+    let file = stick.sized(steps, size)?;
+    let_go(&file);
+    Ok(file)
+}
+
+fn check_list(stick: &Stick, shown: &'static str, list: &List) -> Result<(), Error> {
+    let mut file = cold(stick, &[shown], list.size)?;
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(|e| stick.broken(e, "read", shown))? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+    if hasher.finish() == list.digest { Ok(()) } else { Err(Fault::Digest(shown.into()).into()) }
+}
+
+/// Reads every blob of an opened bundle.
+///
+/// # Errors
+/// [`Fault`] for the first one that is not what was signed.
+pub fn verify(opened: &Opened, progress: &Progress) -> Result<(), Error> {
+    let manifest = &opened.manifest;
+    let mut item = progress.item("verify", Some(manifest.totals.carried_bytes), Unit::Bytes);
+    let mut lines = opened.blob_lines()?;
+    while let Some(line) = lines.next_blob(manifest.part_size)? {
+        check_blob(&opened.stick, manifest, &line, Cache::Kept, &mut item)?;
+    }
+    item.done();
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    /// The medium itself must answer.
+    Dropped,
+    /// Memory may.
+    Kept,
+}
+
+fn check_blob(
+    stick: &Stick,
+    manifest: &Manifest,
+    line: &BlobLine,
+    cache: Cache,
+    item: &mut Item,
+) -> Result<(), Error> {
+    let mut whole = Hasher::new(line.digest.algorithm());
+    let mut buffer = vec![0; 256 << 10];
+    let count = line.files();
+    for index in 0..count {
+        let steps = name::part(manifest.layout, &line.digest, count, index);
+        let file = stick.sized(&steps, name::part_length(line.size, manifest.part_size, index))?;
+        if cache == Cache::Dropped {
+            let_go(&file);
+        }
+        in_order(&file);
+        let mut part = PartHash::of(&line.carried, index);
+        let mut from = &file;
+        loop {
+            let read = from.read(&mut buffer).map_err(|e| stick.broken(e, "read", &steps.join("/")))?;
+            if read == 0 {
+                break;
+            }
+            whole.update(&buffer[..read]);
+            part.update(&buffer[..read]);
+            item.add(read as u64);
+        }
+        part.check(&steps)?;
+        if cache == Cache::Dropped {
+            let_go(&file);
+        }
+    }
+    if count > 0 && whole.finish() != line.digest {
+        return Err(Fault::Digest(line.digest.to_string()).into());
+    }
+    Ok(())
+}
+
+/// The hash of one part, where it is not the blob's own.
+pub struct PartHash(Option<(Hasher, Digest)>);
+
+impl PartHash {
+    /// Of part `index`.
+    pub fn of(carried: &Carried, index: u64) -> Self {
+        let Carried::Parts(hashes) = carried else { return Self(None) };
+        let hash = usize::try_from(index).ok().and_then(|index| hashes.get(index));
+        Self(hash.map(|hash| (Hasher::new(Algorithm::Sha256), hash.clone())))
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        if let Some((hasher, _)) = &mut self.0 {
+            hasher.update(bytes);
+        }
+    }
+
+    /// Whether they were those signed.
+    ///
+    /// # Errors
+    /// [`Fault::Digest`].
+    pub fn check(self, steps: &[String]) -> Result<(), Fault> {
+        let differs = self.0.is_some_and(|(hasher, wanted)| hasher.finish() != wanted);
+        if differs { Err(Fault::Digest(steps.join("/"))) } else { Ok(()) }
+    }
+}

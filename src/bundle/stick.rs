@@ -1,0 +1,221 @@
+//! Reading from a stick that nobody trusts: plain files beneath one folder, never through a link, never more than asked.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, PosixFadviseAdvice, open, openat, posix_fadvise};
+use nix::sys::stat::Mode;
+
+use super::{Error, Fault, name};
+use crate::sys::durable;
+
+/// Entries of a folder of a bundle that are looked at.
+const MOST_ENTRIES: usize = 4_000_000;
+
+/// The folder of one bundle.
+#[derive(Debug)]
+pub struct Stick {
+    folder: OwnedFd,
+    path: PathBuf,
+}
+
+impl Stick {
+    /// Opens the folder of a bundle.
+    ///
+    /// # Errors
+    /// Where it is no folder.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let folder = open(path, flags, Mode::empty())
+            .map_err(|e| Error::Stick(durable::named(e.into(), "open", path)))?;
+        Ok(Self { folder, path: path.to_owned() })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file at `steps` for reading, and its length. `None` where it is not there.
+    ///
+    /// # Errors
+    /// [`Fault::NotAFile`] for a link, a pipe or whatever else lies there.
+    pub fn file(&self, steps: &[impl AsRef<str>]) -> Result<Option<(File, u64)>, Error> {
+        let shown = steps.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/");
+        let Some((last, folders)) = steps.split_last() else { return Ok(None) };
+        let mut at: Option<OwnedFd> = None;
+        for step in folders {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            match self.step(at.as_ref(), step.as_ref(), flags, &shown)? {
+                Some(next) => at = Some(next),
+                None => return Ok(None),
+            }
+        }
+        // A pipe would let an opening without O_NONBLOCK wait for ever.
+        let flags =
+            OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+        let Some(found) = self.step(at.as_ref(), last.as_ref(), flags, &shown)? else { return Ok(None) };
+        let file = File::from(found);
+        let meta = file.metadata().map_err(|e| self.broken(e, "read", &shown))?;
+        if !meta.is_file() {
+            return Err(Fault::NotAFile(shown).into());
+        }
+        Ok(Some((file, meta.len())))
+    }
+
+    fn step(
+        &self,
+        at: Option<&OwnedFd>,
+        name: &str,
+        flags: OFlag,
+        shown: &str,
+    ) -> Result<Option<OwnedFd>, Error> {
+        match openat(at.unwrap_or(&self.folder), name, flags, Mode::empty()) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::ENOENT) => Ok(None),
+            // A link, something that is no folder, a socket.
+            Err(Errno::ELOOP | Errno::ENOTDIR | Errno::ENXIO) => Err(Fault::NotAFile(shown.into()).into()),
+            Err(e) => Err(self.broken(e.into(), "open", shown)),
+        }
+    }
+
+    /// The file at `steps`, which is signed to have `size` bytes.
+    ///
+    /// # Errors
+    /// [`Fault::Missing`], [`Fault::Size`] before anything of it is read.
+    pub fn sized(&self, steps: &[impl AsRef<str>], size: u64) -> Result<File, Error> {
+        let shown = || steps.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/");
+        let (file, found) = self.file(steps)?.ok_or_else(|| Fault::Missing(shown()))?;
+        if found != size {
+            return Err(Fault::Size { name: shown(), found, wanted: size }.into());
+        }
+        Ok(file)
+    }
+
+    /// All of a small file, or `None`.
+    ///
+    /// # Errors
+    /// [`Fault::Size`] where it has more than `most` bytes.
+    pub fn small(&self, steps: &[&str], most: u64) -> Result<Option<Vec<u8>>, Error> {
+        let shown = steps.join("/");
+        let Some((file, found)) = self.file(steps)? else { return Ok(None) };
+        if found > most {
+            return Err(crate::trust::Refusal::TooLarge { what: shown, most }.into());
+        }
+        let mut bytes = Vec::new();
+        file.take(most + 1).read_to_end(&mut bytes).map_err(|e| self.broken(e, "read", &shown))?;
+        Ok(Some(bytes))
+    }
+
+    /// Names in the folder at `steps`; none where there is no such folder. Hidden ones, which systems leave on
+    /// sticks, are left out.
+    ///
+    /// # Errors
+    /// [`Fault::NotAFile`] where it is a link.
+    pub fn names(
+        &self,
+        steps: &[&str],
+        mut each: impl FnMut(&str) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let shown = if steps.is_empty() { ".".to_owned() } else { steps.join("/") };
+        let mut at: Option<OwnedFd> = None;
+        for step in steps {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            match self.step(at.as_ref(), step, flags, &shown)? {
+                Some(next) => at = Some(next),
+                None => return Ok(()),
+            }
+        }
+        let descriptor = at.as_ref().unwrap_or(&self.folder).as_raw_fd();
+        let entries = std::fs::read_dir(format!("/proc/self/fd/{descriptor}"))
+            .map_err(|e| self.broken(e, "list", &shown))?;
+        for (count, entry) in entries.enumerate() {
+            let entry = entry.map_err(|e| self.broken(e, "list", &shown))?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if count > MOST_ENTRIES {
+                return Err(Fault::Extra(format!("{shown}/{name}")).into());
+            }
+            if !name.starts_with('.') {
+                each(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells an error of the stick with the file's name.
+    pub fn broken(&self, error: io::Error, operation: &str, shown: &str) -> Error {
+        Error::Stick(durable::named(error, operation, &self.path.join(shown)))
+    }
+}
+
+/// Lets go of what the kernel keeps of a file in memory: it is read once, and a gateway is small.
+pub fn let_go(file: &File) {
+    // Advice: where it is not taken, nothing is lost.
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+/// Says that a file is read from its start to its end.
+pub fn in_order(file: &File) {
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+}
+
+/// The bundles at `path`: itself, or those in it, the newest of each stream.
+///
+/// # Errors
+/// [`Error::NotThere`].
+pub fn find(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.join(name::MANIFEST).symlink_metadata().is_ok() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let folder = match path.file_name() {
+        Some(last) if last == name::BUNDLES => path.to_owned(),
+        _ => path.join(name::BUNDLES),
+    };
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            // The folder of a bundle whose manifest is missing is still one.
+            if path.join(name::FORMAT).exists() {
+                return Ok(vec![path.to_owned()]);
+            }
+            return Err(Error::NotThere(path.to_owned()));
+        }
+        Err(e) => return Err(Error::Stick(durable::named(e, "list", &folder))),
+    };
+    let mut newest = std::collections::BTreeMap::<String, u64>::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::Stick(durable::named(e, "list", &folder)))?;
+        let text = entry.file_name();
+        if let Some((stream, seq)) = text.to_str().and_then(name::parse_folder) {
+            let known = newest.entry(stream.to_owned()).or_default();
+            *known = seq.max(*known);
+        }
+    }
+    if newest.is_empty() {
+        return Err(Error::NotThere(path.to_owned()));
+    }
+    Ok(newest.iter().map(|(stream, seq)| folder.join(name::folder(stream, *seq))).collect())
+}
+
+/// The one bundle at `path`.
+///
+/// # Errors
+/// [`Error::Several`].
+pub fn find_one(path: &Path) -> Result<PathBuf, Error> {
+    let mut found = find(path)?;
+    match (found.pop(), found.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (Some(last), false) => {
+            found.push(last);
+            let names =
+                found.iter().filter_map(|path| path.file_name()).map(|n| n.to_string_lossy().into_owned());
+            let streams = names.collect::<Vec<_>>().join(", ");
+            Err(Error::Several { folder: path.to_owned(), streams })
+        }
+        (None, _) => Err(Error::NotThere(path.to_owned())),
+    }
+}
