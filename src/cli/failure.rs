@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use super::output;
+use crate::bundle;
 use crate::config;
 use crate::daemon::{DaemonError, PerformError};
 use crate::proxy::{cloud, join};
+use crate::trust::Refusal;
 
 /// The command was called wrongly, in a way that the parser of the command line cannot see.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +48,17 @@ fn code(error: &anyhow::Error) -> u8 {
     if let Some(PerformError::Task(task)) = error.chain().find_map(|cause| cause.downcast_ref()) {
         return task.code;
     }
+    let is_refusal = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<Refusal>() || cause.downcast_ref::<bundle::Error>().is_some_and(bundle::Error::is_refusal)
+    };
+    if error.chain().any(is_refusal) {
+        return 3;
+    }
     let is_input = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<config::Error>()
             || cause.is::<Usage>()
             || cause.is::<cloud::Error>()
+            || cause.downcast_ref::<bundle::Error>().is_some_and(bundle::Error::is_usage)
             || cause.downcast_ref::<DaemonError>().is_some_and(DaemonError::is_input)
             || cause.downcast_ref::<join::Error>().is_some_and(join::Error::is_input)
     };

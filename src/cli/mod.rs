@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 failed;
 //! 2 usage or configuration; 3 verification refused.
 
+mod bundle;
 mod chart;
 mod config;
 mod daemon;
@@ -22,6 +23,7 @@ mod progress;
 mod registry;
 mod status;
 mod store;
+mod trust;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -86,6 +88,10 @@ enum Command {
     Store(store::Store),
     /// Fetch images and charts from their upstreams while connected
     Mirror(mirror::Mirror),
+    /// Carry images and charts to gateways on a stick, signed
+    Bundle(bundle::Bundle),
+    /// Say whose bundles are believed
+    Trust(trust::Trust),
     /// Show, change or check the configuration
     Config(config::Config),
     /// Run a hook of the snap, as snapd does
@@ -163,6 +169,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Registry(command) => command.run(&cli.global),
         Command::Store(command) => command.run(&cli.global),
         Command::Mirror(command) => command.run(&cli.global),
+        Command::Bundle(command) => command.run(&cli.global),
+        Command::Trust(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
         Command::Hook(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::output;
 use crate::config::Config;
 use crate::daemon::{self, task::Task};
-use crate::sys::progress::{Event, Stage, Unit};
+use crate::sys::progress::{Event, Progress, Stage, Unit};
 
 /// Has `task` done, here or by the daemon, and shows how far it is on standard error.
 pub fn perform(config: &Config, task: Task) -> Result<Value> {
@@ -19,6 +19,35 @@ pub fn perform(config: &Config, task: Task) -> Result<Value> {
     let done = runtime.block_on(daemon::perform(config, task, |event| shown.hear(event)));
     shown.end();
     Ok(done?)
+}
+
+/// Runs work of this process's own, and shows how far it is on standard error.
+pub fn run<T, E, W>(work: impl FnOnce(Progress) -> W) -> Result<T, E>
+where
+    W: Future<Output = Result<T, E>>,
+    E: From<std::io::Error>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut shown = Shown::new();
+    let (progress, mut heard) = Progress::channel();
+    let done = runtime.block_on(async {
+        let work = std::pin::pin!(work(progress));
+        let mut work = work;
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = heard.recv() => shown.hear(event),
+                done = &mut work => {
+                    while let Ok(event) = heard.try_recv() {
+                        shown.hear(event);
+                    }
+                    return done;
+                }
+            }
+        }
+    });
+    shown.end();
+    done
 }
 
 /// What is on the terminal.

@@ -20,7 +20,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::sys::durable;
-use crate::{cri, mirror, pods, proxy, registry};
+use crate::{bundle, cri, mirror, pods, proxy, registry};
 
 pub use document::{sample, to_toml};
 pub use edit::{Change, edit};
@@ -57,6 +57,8 @@ pub struct Config {
     pub pods: pods::Settings,
     /// `[mirror]` and its lists.
     pub mirror: mirror::Settings,
+    /// `[bundle]`.
+    pub bundle: bundle::Settings,
 }
 
 impl Default for Config {
@@ -72,6 +74,7 @@ impl Default for Config {
             registry: registry::Settings::default(),
             pods: pods::Settings::default(),
             mirror: mirror::Settings::default(),
+            bundle: bundle::Settings::default(),
         }
     }
 }

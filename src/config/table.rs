@@ -277,6 +277,26 @@ pub static KEYS: &[Key] = &[
         slot: Slot::Texts(|c| &mut c.mirror.kubernetes_images),
         help: "Which of Kubernetes' own images.",
     },
+    Key {
+        path: "bundle.gateway",
+        slot: Slot::OptionalText(|c| &mut c.bundle.gateway, "ship-7"),
+        help: "The name of this gateway, for bundles that are made for it, and in its receipts.",
+    },
+    Key {
+        path: "bundle.fleet",
+        slot: Slot::OptionalText(|c| &mut c.bundle.fleet, "north"),
+        help: "The fleet that this gateway belongs to, for bundles that are made for it.",
+    },
+    Key {
+        path: "bundle.auto-import",
+        slot: Slot::Switch(|c| &mut c.bundle.auto_import),
+        help: "Whether a stick with a valid bundle is imported when it is plugged in.",
+    },
+    Key {
+        path: "bundle.media-dirs",
+        slot: Slot::Paths(|c| &mut c.bundle.media_dirs),
+        help: "Where sticks are mounted; looked at for bundles. A stick that nobody mounts is mounted by edge.",
+    },
 ];
 
 /// The key of that name.

@@ -4,6 +4,7 @@
 //! bound before anybody is told that edge is ready. The proxy and the cache are core: if one of
 //! their tasks ends, the daemon ends, and the supervisor starts it anew.
 
+pub mod bundle;
 mod client;
 mod control;
 mod door;
@@ -199,6 +200,8 @@ impl Daemon {
         core.spawn(control::serve(socket, doors, stopped.clone()));
         let registry = registry::RegistryTask::start(&config, &place, link, &board);
         let upkeep = upkeep::Upkeep::start(&place, &board);
+        let media = bundle::watch_media(place.clone(), board.part("bundle"), stopped.clone());
+        tokio::spawn(media);
         let cache = opened.cache.clone();
         let mut daemon = Self {
             config,
@@ -367,6 +370,7 @@ impl Daemon {
         self.config.runtime.pin_images = new.runtime.pin_images;
         self.config.pods = new.pods;
         self.config.registry = new.registry;
+        self.config.bundle = new.bundle;
         self.pins.set(&self.config);
         self.pods.set(&self.config);
         self.registry.set(&self.config);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
+use super::bundle;
 use super::mirror::MirrorTask;
 use super::stores::{self, StoreTask};
 use super::{Order, membership};
@@ -39,6 +40,11 @@ pub enum Task {
         /// Also what changed here and was not told to the cloud goes.
         discard_changes: bool,
     },
+    /// Something about bundles and trust.
+    Bundle {
+        /// What.
+        order: bundle::Order,
+    },
 }
 
 impl Task {
@@ -50,6 +56,7 @@ impl Task {
             Self::Mirror(task) => task.command(),
             Self::Join(_) => "edge join",
             Self::Leave { .. } => "edge leave",
+            Self::Bundle { order } => order.command(),
         }
     }
 }
@@ -198,6 +205,7 @@ pub async fn run(task: Task, place: &Place, progress: &Progress) -> Result<Value
         Task::Mirror(task) => super::mirror::run(task, place, progress).await,
         Task::Join(asked) => membership::join(asked, place, progress).await,
         Task::Leave { discard_changes } => membership::leave(discard_changes, place).await,
+        Task::Bundle { order } => bundle::run(order, place, progress).await,
     }
 }
 

@@ -1,0 +1,291 @@
+//! What is asked of bundles and of the roots that they are believed by, done by whoever holds the state folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::task::{Place, TaskError, blocking};
+use crate::bundle::{self, Audience, Gateway, PART_SIZE, Plan, Selection, keys};
+use crate::health::Part;
+use crate::oci::Platform;
+use crate::store::TrustUpdate;
+use crate::sys::clock;
+use crate::sys::durable;
+use crate::sys::progress::Progress;
+use crate::trust::{Anchor, AnchorError, Chain, Enrolled, RoleName, Root, Verified, read_root_file};
+
+/// One order. Paths are absolute.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "order")]
+pub enum Order {
+    /// Make a bundle.
+    Create(Box<Create>),
+    /// Say what a bundle holds.
+    Inspect {
+        /// The stick, or a bundle's folder.
+        folder: PathBuf,
+    },
+    /// Check every byte of a bundle.
+    Verify {
+        /// The stick, or a bundle's folder.
+        folder: PathBuf,
+        /// A root to believe instead of the pinned one.
+        root: Option<PathBuf>,
+    },
+    /// Import a bundle.
+    Import {
+        /// The stick, or a bundle's folder.
+        folder: PathBuf,
+    },
+    /// Say what was imported.
+    History {
+        /// One stream, or all.
+        stream: Option<String>,
+    },
+    /// Go back.
+    Rollback {
+        /// Which stream, where there are several.
+        stream: Option<String>,
+        /// To which generation; the one before if it is not said.
+        to: Option<u64>,
+    },
+    /// Believe a root.
+    Pin {
+        /// `1.root.json`.
+        file: PathBuf,
+    },
+    /// Say what is believed.
+    Show,
+    /// Believe a gateway's receipts.
+    Enrol {
+        /// One of them.
+        receipt: PathBuf,
+    },
+}
+
+/// What `edge bundle create` is told.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "they are the flags of the command")]
+pub struct Create {
+    pub stream: String,
+    pub keys: PathBuf,
+    pub passphrase_file: Option<PathBuf>,
+    pub to: PathBuf,
+    pub images: Vec<String>,
+    pub charts: Vec<String>,
+    pub files: Vec<PathBuf>,
+    pub platforms: Vec<String>,
+    pub receipts: Option<PathBuf>,
+    pub full: bool,
+    pub gateways: Vec<String>,
+    pub fleets: Vec<String>,
+    pub not_after: Option<Timestamp>,
+    pub notes: String,
+}
+
+impl Order {
+    /// The command that a person types for it.
+    pub fn command(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "edge bundle create",
+            Self::Inspect { .. } => "edge bundle inspect",
+            Self::Verify { .. } => "edge bundle verify",
+            Self::Import { .. } => "edge bundle import",
+            Self::History { .. } => "edge bundle history",
+            Self::Rollback { .. } => "edge bundle rollback",
+            Self::Pin { .. } => "edge trust pin",
+            Self::Show => "edge trust show",
+            Self::Enrol { .. } => "edge trust enrol",
+        }
+    }
+}
+
+impl From<bundle::Error> for TaskError {
+    fn from(error: bundle::Error) -> Self {
+        let message = error.to_string();
+        match (error.is_refusal(), error.is_usage()) {
+            (true, _) => Self::refused(message),
+            (_, true) => Self::usage(message),
+            _ => Self::failed(message),
+        }
+    }
+}
+
+impl From<AnchorError> for TaskError {
+    fn from(error: AnchorError) -> Self {
+        bundle::Error::from(error).into()
+    }
+}
+
+/// This gateway as its configuration and store are now.
+///
+/// # Errors
+/// Where the store cannot be opened.
+pub async fn gateway(place: &Place) -> Result<Gateway, TaskError> {
+    let config = place.config();
+    let store = place.store().await?.clone();
+    Ok(Gateway { state_dir: config.state_dir.clone(), me: config.bundle.identity(), store })
+}
+
+/// Does an order.
+///
+/// # Errors
+/// [`TaskError`]; a refused bundle is 3.
+pub async fn run(order: Order, place: &Place, progress: &Progress) -> Result<Value, TaskError> {
+    let gateway = gateway(place).await?;
+    let progress = progress.clone();
+    blocking(move || perform(order, &gateway, &progress)).await
+}
+
+fn perform(order: Order, gateway: &Gateway, progress: &Progress) -> Result<Value, TaskError> {
+    match order {
+        Order::Create(create) => make(&create, gateway, progress),
+        Order::Inspect { folder } => value(gateway.inspect(&bundle::find_one(&folder)?)?),
+        Order::Verify { folder, root } => {
+            let chain = root.map(|root| believed(&root)).transpose()?;
+            value(gateway.verify(&bundle::find_one(&folder)?, chain, progress)?)
+        }
+        Order::Import { folder } => value(gateway.import(&bundle::find_one(&folder)?, progress)?),
+        Order::History { stream } => value(bundle::history(&gateway.store, stream.as_deref())?),
+        Order::Rollback { stream, to } => value(gateway.roll_back(stream.as_deref(), to)?),
+        Order::Pin { file } => pin(&file, gateway),
+        Order::Show => show(gateway),
+        Order::Enrol { receipt } => {
+            let (name, key) = bundle::enrol(&receipt, &Enrolled::below(&gateway.state_dir))?;
+            Ok(json!({"gateway": name, "key": key.id().as_str()}))
+        }
+    }
+}
+
+fn value(of: impl Serialize) -> Result<Value, TaskError> {
+    serde_json::to_value(of).map_err(TaskError::failed)
+}
+
+fn believed(root: &Path) -> Result<Chain, TaskError> {
+    let bytes = read_root_file(root).map_err(TaskError::failed)?;
+    Chain::begin(bytes, &root.display().to_string()).map_err(TaskError::refused)
+}
+
+fn pin(file: &Path, gateway: &Gateway) -> Result<Value, TaskError> {
+    let bytes = read_root_file(file).map_err(TaskError::failed)?;
+    let pinned = gateway.store.trust_value("root-version").map_err(TaskError::failed)?;
+    let pinned = pinned.and_then(|version| u64::try_from(version).ok());
+    let version = Anchor::below(&gateway.state_dir).pin(&bytes, pinned)?;
+    let update = TrustUpdate { root_version: Some(version), ..TrustUpdate::default() };
+    gateway.store.update_trust(update).map_err(TaskError::failed)?;
+    show(gateway)
+}
+
+fn show(gateway: &Gateway) -> Result<Value, TaskError> {
+    let chain = match gateway.chain() {
+        Ok(chain) => Some(chain),
+        Err(bundle::Error::Trust(AnchorError::NotPinned)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let enrolled = Enrolled::below(&gateway.state_dir).list()?;
+    let gateways: Vec<Value> =
+        enrolled.iter().map(|(name, key)| json!({"gateway": name, "key": key.id().as_str()})).collect();
+    Ok(json!({
+        "root": chain.as_ref().map(|chain| root(chain.current())),
+        "gateways": gateways,
+    }))
+}
+
+/// A root for people and programs.
+pub fn root(root: &Verified<Root>) -> Value {
+    let role = |name: RoleName| {
+        let role = root.role(name);
+        json!({"keys": role.keys, "threshold": role.threshold})
+    };
+    json!({
+        "version": root.version,
+        "created": root.created,
+        "expires": root.expires,
+        "root": role(RoleName::Root),
+        "bundle": role(RoleName::Bundle),
+    })
+}
+
+fn make(create: &Create, gateway: &Gateway, progress: &Progress) -> Result<Value, TaskError> {
+    let passphrase = create.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    let chain = keys::read_chain(&create.keys)?;
+    let signers = keys::bundle_keys(&create.keys, &chain, passphrase.as_deref())?;
+    let platforms: Result<Vec<Platform>, String> = create.platforms.iter().map(|text| text.parse()).collect();
+    let receipts = receipts(create, gateway, progress)?;
+    let plan = Plan {
+        stream: create.stream.clone(),
+        to: create.to.clone(),
+        selection: Selection {
+            images: create.images.clone(),
+            charts: create.charts.clone(),
+            files: create.files.clone(),
+            platforms: platforms.map_err(TaskError::usage)?,
+        },
+        audience: Audience {
+            gateways: create.gateways.clone(),
+            fleets: create.fleets.clone(),
+            platforms: create.platforms.clone(),
+        },
+        not_after: create.not_after,
+        notes: create.notes.clone(),
+        receipts,
+        part_size: PART_SIZE,
+        records: gateway.state_dir.join("bundle/made"),
+        // Whole seconds: that is what people read, and what the time floor keeps.
+        created: Timestamp::from_second(clock::now().as_second()).unwrap_or_default(),
+    };
+    value(bundle::create(&gateway.store, &chain, &signers, &plan, progress)?)
+}
+
+/// The receipts to build on: those of the gateways that it is for, if each of them gave one; else none.
+fn receipts(
+    create: &Create,
+    gateway: &Gateway,
+    progress: &Progress,
+) -> Result<Vec<bundle::Believed>, TaskError> {
+    if create.full {
+        return Ok(Vec::new());
+    }
+    let folder = create.receipts.clone().unwrap_or_else(|| create.to.join(bundle::RECEIPTS));
+    let enrolled = Enrolled::below(&gateway.state_dir);
+    let (mut believed, ignored) = bundle::read_receipts(&folder, &create.stream, &enrolled)?;
+    for line in ignored {
+        progress.note(line);
+    }
+    if !create.gateways.is_empty() {
+        believed.retain(|one| create.gateways.contains(&one.receipt.gateway));
+        let without =
+            create.gateways.iter().find(|name| !believed.iter().any(|one| one.receipt.gateway == **name));
+        if let Some(name) = without {
+            progress.note(format!("no receipt of gateway `{name}`: the bundle is full"));
+            return Ok(Vec::new());
+        }
+    }
+    Ok(believed)
+}
+
+/// The first line of a file.
+///
+/// # Errors
+/// Where it cannot be read, or is empty.
+pub fn read_passphrase(path: &Path) -> Result<Vec<u8>, TaskError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|e| TaskError::usage(durable::named(e, "read", path)))?;
+    let line = text.lines().next().unwrap_or_default();
+    if line.is_empty() {
+        return Err(TaskError::usage(format!("`{}` holds no passphrase", path.display())));
+    }
+    Ok(line.as_bytes().to_vec())
+}
+
+/// Imports sticks that are plugged in, while `bundle.auto-import` says so, until `stop` holds true.
+pub async fn watch_media(place: Arc<Place>, part: Part, stop: watch::Receiver<bool>) {
+    let settings = || place.config().bundle.clone();
+    let asked = || async { gateway(&place).await.map_err(|e| e.message) };
+    bundle::auto::run(settings, asked, part, stop).await;
+}
