@@ -3,6 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 
 mod baseline;
+mod bundle;
+mod bundle_attacks;
+mod bundle_commands;
+mod bundle_disk;
+mod bundle_faults;
+mod bundle_fuzz;
+mod bundle_large;
 mod callers;
 mod certificates;
 mod clock;
