@@ -114,7 +114,8 @@ pub fn create(
     let bundles = plan.to.join(name::BUNDLES);
     clear(&bundles, &plan.stream)?;
     let folder = bundles.join(name::folder(&plan.stream, seq));
-    make_folder(&folder)?;
+    receipt::real_folder(&bundles)?;
+    std::fs::create_dir(&folder).map_err(|e| Error::Stick(durable::named(e, "make", &folder)))?;
     check_room(&plan.to, &totals)?;
     let files = totals.carried + totals.carried_bytes / plan.part_size.max(1);
     let layout = if files > MOST_FLAT { Layout::Sharded } else { Layout::Flat };

@@ -71,24 +71,56 @@ pub fn write(
     key: &SecretKey,
     blobs: impl Iterator<Item = Result<Digest, Error>>,
 ) -> Result<PathBuf, Error> {
-    let stick = |operation: &'static str, path: &Path, e| Error::Stick(durable::named(e, operation, path));
-    std::fs::create_dir_all(folder).map_err(|e| stick("make", folder, e))?;
+    real_folder(folder)?;
     let (signed, have) = names(&receipt.gateway, &receipt.stream);
-    let (path, part) = (folder.join(&have), folder.join(format!("{have}.part")));
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&part);
-    let file = file.map_err(|e| stick("create", &part, e))?;
-    let mut list = ListWriter::new(BufWriter::new(file));
-    for digest in blobs {
-        list.line(digest?.as_str()).map_err(|e| stick("write", &part, e))?;
-    }
-    let (list, writer) = list.end().map_err(|e| stick("write", &part, e))?;
-    writer.get_ref().sync_all().map_err(|e| stick("sync", &part, e))?;
-    std::fs::rename(&part, &path).map_err(|e| stick("rename", &part, e))?;
-    receipt.have = list;
+    let path = folder.join(&have);
+    let failed = |e| Error::Stick(durable::named(e, "write", &path));
+    let mut written = None;
+    put_new(&path, |file| {
+        let mut list = ListWriter::new(BufWriter::new(file));
+        for digest in blobs {
+            list.line(digest?.as_str()).map_err(failed)?;
+        }
+        written = Some(list.end().map_err(failed)?.0);
+        Ok(())
+    })?;
+    receipt.have = written.unwrap_or(receipt.have);
     let bytes = gateway::seal(&receipt, RECEIPT_TYPE, key)?;
     let path = folder.join(signed);
-    durable::write(&path, &bytes, 0o644).map_err(Error::Stick)?;
+    put_new(&path, |file| {
+        file.write_all(&bytes).map_err(|e| Error::Stick(durable::named(e, "write", &path)))
+    })?;
     Ok(path)
+}
+
+/// Makes a folder on the stick, if it is not there. A link in its place would have root write wherever it points to.
+///
+/// # Errors
+/// [`Fault::NotAFile`] for a link.
+pub fn real_folder(path: &Path) -> Result<(), Error> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(Fault::NotAFile(path.display().to_string()).into()),
+        Err(_) => std::fs::create_dir(path).map_err(|e| Error::Stick(durable::named(e, "make", path))),
+    }
+}
+
+/// Replaces a file on the stick: written beside it, synced, renamed. Never through a link that lies there.
+fn put_new(path: &Path, write: impl FnOnce(&mut File) -> Result<(), Error>) -> Result<(), Error> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let failed = |operation: &'static str, e| Error::Stick(durable::named(e, operation, &part));
+    match std::fs::remove_file(&part) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove", e)),
+        _ => {}
+    }
+    let opened = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&part);
+    let mut file = opened.map_err(|e| failed("create", e))?;
+    write(&mut file)?;
+    file.sync_all().map_err(|e| failed("sync", e))?;
+    std::fs::rename(&part, path).map_err(|e| failed("rename", e))?;
+    durable::sync_folder_of(path).map_err(Error::Stick)
 }
 
 /// The receipts in `folder` for `stream` of gateways that are enrolled, and one line for each that is ignored.
@@ -229,9 +261,9 @@ pub fn folder_beside(folder: &Path) -> Option<PathBuf> {
 /// [`Error::Stick`].
 pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| Error::Stick(durable::named(e, "make", folder)))?;
+        real_folder(folder)?;
     }
-    let mut file = File::create(path).map_err(|e| Error::Stick(durable::named(e, "create", path)))?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    written.map_err(|e| Error::Stick(durable::named(e, "write", path)))
+    put_new(path, |file| {
+        file.write_all(text.as_bytes()).map_err(|e| Error::Stick(durable::named(e, "write", path)))
+    })
 }

@@ -175,6 +175,10 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>, Error> {
         Some(last) if last == name::BUNDLES => path.to_owned(),
         _ => path.join(name::BUNDLES),
     };
+    // A link could lead anywhere on this machine.
+    if std::fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_symlink()) {
+        return Err(Fault::NotAFile(folder.display().to_string()).into());
+    }
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -190,7 +194,8 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>, Error> {
     for entry in entries {
         let entry = entry.map_err(|e| Error::Stick(durable::named(e, "list", &folder)))?;
         let text = entry.file_name();
-        if let Some((stream, seq)) = text.to_str().and_then(name::parse_folder) {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if let Some((stream, seq)) = text.to_str().and_then(name::parse_folder).filter(|_| is_folder) {
             let known = newest.entry(stream.to_owned()).or_default();
             *known = seq.max(*known);
         }

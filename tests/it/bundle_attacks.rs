@@ -452,6 +452,32 @@ fn the_good_bundle_that_they_spoil_is_imported() {
 }
 
 #[test]
+fn a_link_on_the_stick_has_root_write_nowhere_else() {
+    let attack = Attack::new();
+    let elsewhere = attack.scene.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, attack.scene.path("stick/edge-receipts")).unwrap();
+    let imported = import(&attack.scene.gateway, &attack.scene.stick()).unwrap();
+    assert!(imported.receipt.is_none() && imported.remarks[0].contains("not a plain file"), "{imported:?}");
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    // A link where the receipt itself or its beginnings would lie.
+    fs::remove_file(attack.scene.path("stick/edge-receipts")).unwrap();
+    fs::create_dir(attack.scene.path("stick/edge-receipts")).unwrap();
+    let name = attack.scene.gateway.name();
+    let target = elsewhere.join("target");
+    for end in ["main.dsse", "main.dsse.part", "main.have", "main.have.part"] {
+        symlink(&target, attack.scene.path(&format!("stick/edge-receipts/{name}.{end}"))).unwrap();
+    }
+    let imported = import(&attack.scene.gateway, &attack.scene.stick()).unwrap();
+    assert!(imported.receipt.is_some() && !target.exists(), "{imported:?}");
+    // And where all bundles would lie.
+    fs::rename(attack.scene.path("stick/edge-bundle"), elsewhere.join("edge-bundle")).unwrap();
+    symlink(elsewhere.join("edge-bundle"), attack.scene.path("stick/edge-bundle")).unwrap();
+    assert!(import(&attack.scene.gateway, &attack.scene.stick()).unwrap_err().is_refusal());
+    assert!(attack.scene.create(&attack.scene.plan()).is_err());
+}
+
+#[test]
 fn an_older_number_is_refused_and_so_is_another_bundle_of_the_same() {
     let attack = Attack::new();
     let kept = attack.scene.path("kept");
