@@ -51,15 +51,16 @@ where
     F: Future<Output = Result<Gateway, String>>,
 {
     let mut events = Events::open();
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut watching) = (BTreeSet::new(), false);
     loop {
         let now = settings();
         if now.auto_import {
             let found =
                 tokio::task::spawn_blocking(move || places(&now.media_dirs)).await.unwrap_or_default();
             let new: Vec<Place> = found.iter().filter(|place| !seen.contains(*place)).cloned().collect();
-            if seen.is_empty() && new.is_empty() {
+            if !watching {
                 part.good();
+                watching = true;
             }
             for place in new {
                 match gateway().await {
@@ -72,6 +73,7 @@ where
         } else {
             part.off();
             seen.clear();
+            watching = false;
         }
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
@@ -122,7 +124,8 @@ impl Place {
 fn places(media_dirs: &[PathBuf]) -> BTreeSet<Place> {
     let mounted = mounts().unwrap_or_default();
     let below = |mount: &&Mount| media_dirs.iter().any(|dir| mount.at.starts_with(dir));
-    let mut found: BTreeSet<Place> = mounted.iter().filter(below).cloned().map(Place::Mounted).collect();
+    let mut found: BTreeSet<Place> =
+        mounted.iter().filter(below).map(|mount| Place::Mounted(mount.bare())).collect();
     let entries = std::fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
     for entry in entries {
         let folder = entry.path();
@@ -139,10 +142,7 @@ fn places(media_dirs: &[PathBuf]) -> BTreeSet<Place> {
 fn is_stick(folder: &Path) -> Option<String> {
     let real = std::fs::canonicalize(folder).ok()?;
     let whole = if folder.join("partition").exists() { real.parent()?.to_owned() } else { real.clone() };
-    let device = whole.file_name()?.to_str()?;
-    let plugged = read(&whole.join("removable")) == "1"
-        || real.to_string_lossy().contains("/usb")
-        || device.starts_with("loop") && whole.join("loop/backing_file").exists();
+    let plugged = read(&whole.join("removable")) == "1" || real.to_string_lossy().contains("/usb");
     let medium = read(&folder.join("size")).parse::<u64>().is_ok_and(|size| size > 0);
     (plugged && medium).then(|| read(&whole.join("diskseq")))
 }

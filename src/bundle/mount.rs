@@ -25,6 +25,13 @@ pub struct Mount {
     options: String,
 }
 
+impl Mount {
+    /// The same without its options, which change when it is made writable for a moment.
+    pub fn bare(&self) -> Self {
+        Self { options: String::new(), ..self.clone() }
+    }
+}
+
 /// Everything that is mounted.
 ///
 /// # Errors

@@ -128,7 +128,7 @@ impl From<AnchorError> for TaskError {
 /// Where the store cannot be opened.
 pub async fn gateway(place: &Place) -> Result<Gateway, TaskError> {
     let config = place.config();
-    let store = place.store().await?.clone();
+    let store = place.store().await?;
     Ok(Gateway { state_dir: config.state_dir.clone(), me: config.bundle.identity(), store })
 }
 

@@ -9,7 +9,7 @@ use edge::registry::Settings;
 use serde_json::Value;
 
 use crate::bundle::{Scene, gateway, import, pin, put_chart, put_image};
-use crate::bundle_disk::{Loop, Mounted, ONE, ext4};
+use crate::bundle_disk::{Loop, Mounted, ONE, ext4, fat32};
 use crate::command::Place;
 use crate::registry::serve;
 use crate::registry_clients::{layout, run, tool};
@@ -232,13 +232,38 @@ async fn after_an_import_images_are_pulled_and_charts_too_and_others_read_the_st
     edge.stop().await;
 }
 
-/// A stick with a bundle of the scene on it, as a real file system on a loop device.
+/// A stick with a bundle of the scene on it, as a real file system on a loop device: FAT32 where the kernel knows it.
 fn stick(scene: &Scene, folder: &Path) -> Loop {
-    Loop::over(&ext4(folder, 32, Some(&scene.stick())), &[])
+    match knows_fat() {
+        true => Loop::over(&fat32(folder, 64, &scene.stick()), &[]),
+        false => Loop::over(&ext4(folder, 32, Some(&scene.stick())), &[]),
+    }
+}
+
+fn knows_fat() -> bool {
+    std::fs::read_to_string("/proc/filesystems").unwrap().lines().any(|line| line.trim() == "vfat")
+}
+
+#[test]
+fn what_is_on_a_stick_fits_fat32() {
+    let scene = Scene::new();
+    let layer: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    put_image(&scene.depot, "q.io/app", Some("1"), &layer, "arm64");
+    let note = scene.path("Notes_for_the_crew.txt");
+    std::fs::write(&note, "x").unwrap();
+    let mut plan = scene.plan();
+    (plan.part_size, plan.selection.files) = (1 << 16, vec![note]);
+    plan.selection.images = vec!["q.io/app:1".into()];
+    scene.create(&plan).unwrap();
+    let image = fat32(scene.folder.path(), 64, &scene.stick()).display().to_string();
+    let back = scene.path("back");
+    std::fs::create_dir(&back).unwrap();
+    crate::bundle_disk::run("mcopy", &["-s", "-i", &image, "::/edge-bundle", &back.display().to_string()]);
+    assert_eq!(import(&scene.gateway, &back).unwrap().blobs, 6);
 }
 
 fn receipts(device: &Path, at: &Path) -> Vec<PathBuf> {
-    let mounted = Mounted::new(device, at, "ro,noload");
+    let mounted = Mounted::new(device, at, if knows_fat() { "ro" } else { "ro,noload" });
     let mut found: Vec<PathBuf> = std::fs::read_dir(mounted.0.join("edge-receipts"))
         .into_iter()
         .flatten()

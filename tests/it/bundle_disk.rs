@@ -235,6 +235,18 @@ impl Disk {
     }
 }
 
+/// A FAT32 image of `size` MiB that holds a copy of what is in `from`, made without the kernel.
+pub fn fat32(folder: &Path, size: u32, from: &Path) -> PathBuf {
+    let image = folder.join("image.fat32");
+    std::fs::File::create(&image).unwrap().set_len(u64::from(size) << 20).unwrap();
+    let shown = image.display().to_string();
+    run("mformat", &["-i", &shown, "-F", "::"]);
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        run("mcopy", &["-s", "-i", &shown, &entry.path().display().to_string(), "::"]);
+    }
+    image
+}
+
 /// An ext4 image of `size` MiB that holds a copy of `from`.
 pub fn ext4(folder: &Path, size: u32, from: Option<&Path>) -> PathBuf {
     let image = folder.join("image.ext4");
