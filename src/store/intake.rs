@@ -101,15 +101,19 @@ impl Store {
                              AND NOT EXISTS (SELECT 1 FROM pin WHERE blob = b.id)
                              AND NOT EXISTS (SELECT 1 FROM chart WHERE blob = b.id OR provenance = b.id)",
                         )
-                        .and_then(|mut q| rusqlite::OptionalExtension::optional(q.query_row([digest.as_str()], |r| r.get(0))))
+                        .and_then(|mut q| {
+                            rusqlite::OptionalExtension::optional(
+                                q.query_row([digest.as_str()], |r| r.get(0)),
+                            )
+                        })
                         .during("find a blob")?;
                     let Some(id) = unneeded else { continue };
                     for statement in [
                         "DELETE FROM link WHERE parent = ?1",
                         "DELETE FROM manifest WHERE blob = ?1",
                         "UPDATE blob SET state = 0 WHERE id = ?1",
-                        "DELETE FROM blob WHERE state = 0 AND id NOT IN (SELECT child FROM link)
-                           AND id NOT IN (SELECT subject FROM manifest WHERE subject IS NOT NULL) AND ?1 = ?1",
+                        "DELETE FROM blob WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM link WHERE child = ?1)
+                           AND NOT EXISTS (SELECT 1 FROM manifest WHERE subject = ?1)",
                     ] {
                         batch.tx.execute(statement, [id]).during("forget a blob")?;
                     }

@@ -28,6 +28,7 @@ fn systemd_reads_the_service() {
     let path = place.write("edge.service", &text);
     place.write("kubelet.service", "[Service]\nExecStart=/bin/true\n");
     place.write("kubelet.service.d/10-edge.conf", &unit("10-edge.conf"));
+    place.write("edge.service.d/20-auto-import.conf", &unit("20-auto-import.conf"));
     let kubelet = place.path("kubelet.service");
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
