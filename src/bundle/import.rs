@@ -228,7 +228,7 @@ impl Gateway {
         while let Some(line) = lines.next_ref()? {
             match line.into_state(&manifest.stream) {
                 Ok(found) => to.refs.push(found),
-                Err(chart) => to.charts.push(chart),
+                Err(chart) => to.charts.push(*chart),
             }
         }
         Anchor::below(&self.state_dir).keep(&opened.chain, judged.root_before)?;

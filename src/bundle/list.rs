@@ -179,14 +179,14 @@ impl RefLine {
     }
 
     /// What the store is told: a ref or a chart.
-    pub fn into_state(self, stream: &str) -> Result<StateRef, StateChart> {
+    pub fn into_state(self, stream: &str) -> Result<StateRef, Box<StateChart>> {
         match self {
             Self::Image { repository, name, digest } => Ok(StateRef { repository, name, digest }),
             Self::File { name, digest, .. } => {
                 Ok(StateRef { repository: format!("{FILES}/{stream}"), name, digest })
             }
             Self::Chart { repository, name, version, digest, provenance, created, entry } => {
-                Err(StateChart { repository, name, version, digest, provenance, created, entry })
+                Err(Box::new(StateChart { repository, name, version, digest, provenance, created, entry }))
             }
         }
     }

@@ -236,7 +236,8 @@ mod tests {
     #[test]
     fn what_no_depot_writes_is_refused() {
         manifest().check().unwrap();
-        let cases: [(&str, fn(&mut Manifest)); 6] = [
+        type Spoil = fn(&mut Manifest);
+        let cases: [(&str, Spoil); 6] = [
             ("importer", |m| m.importer = 2),
             ("format", |m| m.format = "edge-bundle 2".into()),
             ("stream", |m| m.stream = "../x".into()),
