@@ -146,8 +146,10 @@ impl Registry {
     }
 
     /// Where a client that came this way gets its token.
-    fn realm(&self, headers: &http::HeaderMap) -> String {
-        let named = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    fn realm(&self, request: &Request<Incoming>) -> String {
+        // HTTP/2 has the host in the address.
+        let header = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let named = request.uri().authority().map(|authority| authority.as_str()).or(header);
         let plain = |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
         let listen = self.inner.settings.listen.to_string();
         let scheme = if self.inner.settings.serves_tls() { "https" } else { "http" };
@@ -173,7 +175,7 @@ impl Registry {
         let names = |path: &str| names::candidates(path, query.get("ns"), &self.inner.settings);
         match route {
             Route::Base => {
-                let realm = self.realm(request.headers());
+                let realm = self.realm(&request);
                 self.inner.auth.may_enter(request.headers(), peer, &realm).await?;
                 Ok(reply::json(&serde_json::json!({})))
             }
