@@ -154,6 +154,13 @@ fn the_sample_has_every_key_and_reads_with_and_without_its_comments() {
     registry.docker_config = Some("/etc/edge/docker-config.json".into());
     (registry.size_limit, registry.verify_rate) = (Some(8 << 30), Some(4 << 20));
     (expected.bundle.gateway, expected.bundle.fleet) = (Some("ship-7".into()), Some("north".into()));
+    let mirror = &mut expected.mirror;
+    mirror.schedule = Some("0 2 * * *".into());
+    mirror.bandwidth_limit = Some(2 << 20);
+    mirror.proxy = Some("http://proxy.example.com:3128".into());
+    mirror.no_proxy = Some("10.0.0.0/8,.example.com".into());
+    mirror.docker_config = Some("/etc/edge/docker.json".into());
+    mirror.kubernetes_version = Some("1.36.3".into());
     assert_eq!(parse(&active).unwrap(), expected);
     for key in KEYS {
         assert!(active.contains(&format!("\n{} = ", key.split().1)), "{}", key.path);

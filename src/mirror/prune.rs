@@ -179,7 +179,7 @@ mod tests {
             digest: digest.clone(),
         };
         let signature = format!("sha256-{}.sig", image.hex());
-        let other = format!("sha256-{}.sig", Digest::sha256(b"old").hex());
+        let other = format!("sha256-{}.sig", Digest::sha256(b"gone").hex());
         let old = Digest::sha256(b"old");
         let refs = [
             entry("2.0.0", &image),
