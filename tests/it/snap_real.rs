@@ -48,6 +48,7 @@ fn installed_configured_refreshed_reverted_and_removed_by_a_real_snapd() {
         let made = Done::of(pack.arg("--out").arg(folder.path()).output().unwrap()).good();
         std::fs::rename(made.out.trim(), payload.join(name)).unwrap();
     }
+    std::fs::write(payload.join("quick"), "").unwrap();
     let cloud = Authority::new("cloud").unwrap();
     let node = cloud.client("system:node:ship-7", "system:nodes").unwrap();
     let from = kubeconfig("https://192.0.2.7:6443", cloud.certificate(), &node);

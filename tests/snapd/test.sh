@@ -202,7 +202,10 @@ for i in 1 2 3 4 5 6 7; do
     [ $took -ge $best ] || best=$took
 done
 echo "figure configure-nothing-changed-ms $best"
-[ "${EDGE_QUICK:-}" ] || [ $best -lt 30 ] || bad "nothing changed takes under 30 ms" "$best ms"
+# A debug build is slower; the target is that of what ships.
+limit=30
+[ ! -e quick ] || limit=300
+[ $best -lt $limit ] || bad "nothing changed takes under $limit ms" "$best ms"
 
 echo "# remove"
 try snap remove --purge edge
