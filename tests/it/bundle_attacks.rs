@@ -240,7 +240,7 @@ const CASES: &[Case] = &[
             bytes.push(0);
             fs::write(path, bytes).unwrap();
         },
-        "bytes are signed",
+        "are signed",
     ),
     (
         "truncated-stick",
@@ -304,7 +304,7 @@ const CASES: &[Case] = &[
     (
         "huge-sparse-file",
         |a| fs::File::options().write(true).open(a.blob()).unwrap().set_len(1 << 40).unwrap(),
-        "bytes are signed",
+        "are signed",
     ),
     (
         "decompression-bomb-of-a-list",
@@ -352,7 +352,7 @@ const CASES: &[Case] = &[
             fs::copy(other.join("blobs.list"), a.path("blobs.list")).unwrap();
             fs::remove_dir_all(other).unwrap();
         },
-        "bytes are signed",
+        "are signed",
     ),
     (
         "a-layer-that-is-not-listed",

@@ -180,9 +180,14 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if !Command::new("umount").arg(&self.0).status().is_ok_and(|status| status.success()) {
-            let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        // A store that was just dropped closes its files on a thread of its own.
+        for _ in 0..100 {
+            if Command::new("umount").arg(&self.0).output().is_ok_and(|done| done.status.success()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 

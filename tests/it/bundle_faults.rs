@@ -187,7 +187,7 @@ fn a_pulled_stick_leaves_the_old_state_and_the_next_try_goes_on() {
     let image = std::fs::read(ext4(scene.folder.path(), 64, Some(&scene.stick()))).unwrap();
     let before = in_force(&scene.gateway);
     let mut came = Vec::new();
-    for requests in [0, 15, 30, 45, 60] {
+    for requests in [0, 8, 16, 24, 32] {
         let disk = Disk::new(&scene.path("pulled"), image.clone(), "ro,noload");
         disk.medium.pull_after(requests);
         let error = match bundle::find_one(&disk.path()) {
