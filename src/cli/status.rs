@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Global;
 use super::output::{self, Format, size};
-use crate::daemon::{ChangeReport, Report, ResourceReport, RiskReport, ask_status};
+use crate::daemon::{ChangeReport, MirrorReport, Report, ResourceReport, RiskReport, ask_status};
 use crate::health::{Health, State};
 
 /// `edge status`
@@ -57,6 +57,9 @@ fn text(report: &Report, now: jiff::Timestamp) -> String {
     changes(&mut out, "Refused by the cloud", &report.refused, now);
     at_risk(&mut out, &report.at_risk);
     parts(&mut out, &report.parts, now);
+    if let Some(told) = &report.mirror {
+        mirror(&mut out, told, now);
+    }
     for error in &report.errors {
         let _ = writeln!(out, "\nerror: {error}");
     }
@@ -104,6 +107,24 @@ fn parts(out: &mut String, parts: &[Health], now: jiff::Timestamp) {
         vec![part.part.clone(), state.into(), since, part.message.clone()]
     }));
     let _ = write!(out, "\n{}", output::columns(&rows));
+}
+
+fn mirror(out: &mut String, report: &MirrorReport, now: jiff::Timestamp) {
+    let last = match (&report.running, &report.ended) {
+        (Some(since), _) => format!("running for {}", age(since, now)),
+        (None, Some(ended)) => format!("{} ago, {}", age(ended, now), size(report.bytes)),
+        (None, None) => "never".to_owned(),
+    };
+    let next = report.next.as_deref().map_or_else(String::new, |next| format!(", next at {next}"));
+    let _ = writeln!(out, "\nMirror        {} wanted, last run {last}{next}", report.wanted);
+    if !report.missing.is_empty() {
+        let _ = writeln!(out, "Missing       {}", report.missing.join(", "));
+    }
+    if !report.failed.is_empty() {
+        let mut rows = vec![["MIRRORED", "FAILED"].map(str::to_owned).to_vec()];
+        rows.extend(report.failed.iter().map(|trouble| vec![trouble.what.clone(), trouble.why.clone()]));
+        let _ = write!(out, "{}", output::columns(&rows));
+    }
 }
 
 fn at_risk(out: &mut String, risks: &[RiskReport]) {

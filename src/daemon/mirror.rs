@@ -124,9 +124,11 @@ fn told(error: Error) -> TaskError {
 async fn parts(place: &Place) -> Result<Parts, TaskError> {
     let config = place.config();
     let cache = if config.mirror.cluster_images { Some(place.cache().await?.clone()) } else { None };
+    let mut settings = config.mirror.clone();
+    settings.docker_config = settings.docker_config.or_else(|| config.registry.docker_config.clone());
     Ok(Parts {
         store: place.store().await?,
-        settings: config.mirror.clone(),
+        settings,
         state_dir: config.state_dir.clone(),
         cache,
         desk: place.desk.clone(),
@@ -183,8 +185,10 @@ where
     let run = move || {
         runtime.block_on(async {
             tokio::select! {
-                done = work() => drop(tell.send(done)),
+                // First: what was called off is not looked at again, since its timers may be gone.
+                biased;
                 _ = gone => {}
+                done = work() => drop(tell.send(done)),
             }
         });
     };

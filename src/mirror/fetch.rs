@@ -103,7 +103,7 @@ impl Wire {
             };
             tries += 1;
             match &error {
-                OciError::RateLimited { wait, .. } => self.gates.close(host, *wait),
+                OciError::RateLimited { wait, .. } if tries < 2 * TRIES => self.gates.close(host, *wait),
                 error if error.is_unreachable() && tries < TRIES => tokio::time::sleep(pause(tries)).await,
                 _ => return Err(error.into()),
             }
@@ -154,25 +154,24 @@ impl Wire {
         self.blocking(move |store| Ok(store.blob(None, &digest)?.is_some())).await
     }
 
-    /// Fetches a blob unless it is here; says how many bytes travelled.
-    pub(super) async fn blob(&self, source: &Source, wanted: &Descriptor, of: &str) -> Result<u64, Failure> {
+    /// Fetches a blob unless it is here.
+    pub(super) async fn blob(&self, source: &Source, wanted: &Descriptor, of: &str) -> Result<(), Failure> {
         let flight = {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
             flights.entry(wanted.digest.clone()).or_default().clone()
         };
         let _alone = flight.lock().await;
         if self.has(&wanted.digest).await? {
-            return Ok(0);
+            return Ok(());
         }
         let _slot = self.slots.acquire().await.map_err(|_| Failure::Ended)?;
         self.go_on()?;
         let name = format!("{of} {}", &wanted.digest.hex()[..12]);
         let mut item = self.progress.item(name, Some(wanted.size), Unit::Bytes);
-        let begun = self.travelled.load(Ordering::Relaxed);
         match self.transfer(source, wanted, &mut item).await {
             Ok(()) => {
                 item.done();
-                Ok(self.travelled.load(Ordering::Relaxed).saturating_sub(begun))
+                Ok(())
             }
             Err(failure) => Err(self.heed(failure)),
         }
@@ -226,7 +225,9 @@ impl Wire {
             tries = if upload.offset() > before { 0 } else { tries + 1 };
             let why = format!("`{}` ended a blob early", upstream.host);
             match broken {
-                Some(OciError::RateLimited { wait, .. }) => self.gates.close(&upstream.host, wait),
+                Some(OciError::RateLimited { wait, .. }) if tries < 2 * TRIES => {
+                    self.gates.close(&upstream.host, wait);
+                }
                 Some(error) if !error.is_unreachable() || tries >= TRIES => return Err(error.into()),
                 None if tries >= TRIES => {
                     return Err(Failure::Upstream { why, unreachable: true, absent: false });

@@ -20,8 +20,8 @@ use crate::oci::{Platform, Reference};
 
 /// The largest file of manifests, in bytes.
 const LARGEST: usize = 64 << 20;
-/// Sources that are asked at the same time.
-const SOURCES: usize = 8;
+/// Charts that are fetched at the same time; each is in memory as a whole.
+const CHARTS: usize = 2;
 /// How far dependencies of charts are followed.
 const DEPTH: u32 = 3;
 
@@ -376,7 +376,7 @@ pub(super) async fn chart_images(
             Ok((got.chart, got.travelled, size, found))
         }
     }))
-    .buffered(SOURCES)
+    .buffered(CHARTS)
     .collect::<Vec<Result<_, Failure>>>()
     .await;
     let mut results = Vec::with_capacity(fetched.len());

@@ -183,7 +183,7 @@ pub(super) async fn fetch(wire: &Wire, source: &Source, closure: &Closure, of: &
     missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
     stream::iter(missing.into_iter().map(|blob| wire.blob(source, blob, of)))
         .buffer_unordered(BLOBS)
-        .try_for_each(|_| async { Ok(()) })
+        .try_for_each(|()| async { Ok(()) })
         .await?;
     for known in closure.manifests.iter().filter(|known| !known.here) {
         let (bytes, digest, facts) = (known.bytes.clone(), known.digest.clone(), facts_of(&known.parsed));
