@@ -40,7 +40,8 @@ impl DockerRegistry {
         Self::start_with(folder, &tls, auth).await
     }
 
-    async fn start_with(folder: &Path, tls: &str, auth: &str) -> Self {
+    /// The same with a part of its `http` section, and a section of its own.
+    pub async fn start_with(folder: &Path, tls: &str, auth: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = folder.join("config.yml");
         let text = format!(
@@ -64,6 +65,12 @@ impl DockerRegistry {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Self { child, port }
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     fn url(&self) -> String {

@@ -45,10 +45,16 @@ impl Authority {
 
     /// A server's certificate for these names and addresses.
     pub fn server(&self, names: &[&str]) -> Result<Pair> {
+        self.server_until(names, (4096, 1, 1))
+    }
+
+    /// A server's certificate that ends on a day (year, month, day).
+    pub fn server_until(&self, names: &[&str], end: (i32, u8, u8)) -> Result<Pair> {
         let mut params =
             CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
         params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or("server"));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_after = date_time_ymd(end.0, end.1, end.2);
         self.sign(params)
     }
 

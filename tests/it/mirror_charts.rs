@@ -1,0 +1,158 @@
+//! Charts from a repository that helm made and nginx serves, the images they refer to, manifests, and a push onwards.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use edge::registry::Settings;
+
+use crate::mirror::{Site, noise, states};
+use crate::registry::{client, serve};
+use crate::registry_clients::{run, tool};
+use crate::registry_pull::DockerRegistry;
+
+/// nginx on a free port, serving a folder.
+struct Web {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Web {
+    async fn start(folder: &Path, root: &Path) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = folder.join("nginx.conf");
+        let text = format!(
+            "daemon off; master_process off; pid {0}/nginx.pid; error_log {0}/nginx.log;\nevents {{}}\nhttp {{ access_log off; \
+             client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
+             server {{ listen 127.0.0.1:{port}; root {1}; }} }}\n",
+            folder.display(),
+            root.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let child =
+            Command::new("/usr/sbin/nginx").arg("-c").arg(&config).stderr(Stdio::null()).spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while client().get(format!("http://127.0.0.1:{port}/")).send().await.is_err() {
+            assert!(Instant::now() < until, "nginx does not answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self { child, port }
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+/// A repository with `app` 1.0.0 and 2.0.0, made by helm; the image of `app` is at `host`.
+async fn repository(folder: &Path, host: &str) -> std::path::PathBuf {
+    let (source, root) = (folder.join("app"), folder.join("charts"));
+    std::fs::create_dir_all(&root).unwrap();
+    for version in ["1.0.0", "2.0.0"] {
+        write(
+            &source.join("Chart.yaml"),
+            &format!("apiVersion: v2\nname: app\nversion: {version}\nappVersion: \"{version}\"\n"),
+        );
+        write(
+            &source.join("values.yaml"),
+            &format!(
+                "image:\n  repository: {host}/team/app\n  tag: \"\"\nextra:\n  image: {host}/team/none:9\n"
+            ),
+        );
+        write(
+            &source.join("templates/pod.yaml"),
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers:\n  - name: a\n    image: {host}/team/side:1\n"
+            ),
+        );
+        run(tool("helm"), &["package", &source.display().to_string(), "-d", &root.display().to_string()])
+            .await;
+    }
+    run(tool("helm"), &["repo", "index", &root.display().to_string()]).await;
+    root
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn charts_come_with_the_images_they_refer_to_and_helm_gets_them_here() {
+    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let root = repository(folder.path(), &site.host()).await;
+    std::fs::write(root.join("app-2.0.0.tgz.prov"), "-----BEGIN PGP SIGNED MESSAGE-----\n").unwrap();
+    let web = Web::start(folder.path(), &root).await;
+    site.upstream.push_image("team/app", "2.0.0", &[&noise(1, 5000)]).await;
+    site.upstream.push_image("team/side", "1", &[&noise(2, 5000)]).await;
+    site.configure(&format!("[[mirror.charts]]\nrepository = \"http://127.0.0.1:{}\"\nname = \"app\"\nversions = \">=2\"\nimages = true\n", web.port));
+    let (code, summary) = site.sync(&[]).await;
+    assert_eq!(
+        (code, states(&summary)),
+        (
+            0,
+            vec!["app:2.0.0 new".into(), "none:9 absent".into(), "side:1 new".into(), "app-2.0.0 new".into()]
+        )
+    );
+    let told = site.edge(&["mirror", "explain", &format!("{}/team/app:2.0.0", site.host())]).await.good().out;
+    assert!(told.contains("chart app-2.0.0: values.yaml image"), "{told}");
+    let (code, again) = site.sync(&[]).await;
+    assert_eq!((code, &again["generation"]), (0, &serde_json::Value::Null), "{again}");
+
+    let edge =
+        serve(&site.place.path("state"), Settings { pull_through: false, ..Settings::default() }).await;
+    let pulled = folder.path().join("pulled");
+    std::fs::create_dir(&pulled).unwrap();
+    run(tool("helm"), &["pull", "app", "--repo", &edge.url, "-d", &pulled.display().to_string()]).await;
+    let (theirs, ours) =
+        (std::fs::read(root.join("app-2.0.0.tgz")), std::fs::read(pulled.join("app-2.0.0.tgz")));
+    assert_eq!(theirs.unwrap(), ours.unwrap(), "byte for byte");
+    assert_eq!(edge.get("/charts/app-2.0.0.tgz.prov").await.status(), 200);
+    edge.stop().await;
+    drop(web);
+    let (code, summary) = site.sync(&[]).await;
+    assert_eq!(code, 1);
+    assert_eq!(summary["failures"][0]["rule"].as_str().unwrap().split(' ').next(), Some("charts"));
+    let listed = site.edge(&["mirror", "list"]).await.good().out;
+    assert!(listed.contains("app-2.0.0") && !listed.contains("no rule wants it"), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_name_their_images_and_all_can_be_pushed_onwards() {
+    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    site.upstream.push_image("team/web", "1", &[&noise(1, 5000)]).await;
+    site.upstream.push_image("team/db", "17", &[&noise(2, 5000)]).await;
+    let host = site.host();
+    let yaml = format!(
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: j}}\nspec: {{jobTemplate: {{spec: {{template: {{spec: {{containers: [{{name: a, image: '{host}/team/web:1'}}]}}}}}}}}}}\n---\napiVersion: x.io/v1\nkind: Db\nmetadata: {{name: d}}\nspec: {{engine: {{image: '{host}/team/db:17'}}, other: {{image: '{host}/team/none:1'}}}}\n"
+    );
+    write(&folder.path().join("deep/all.yaml"), &yaml);
+    site.configure(&format!(
+        "[[mirror.manifests]]\npath = \"{}\"\ncustom = [\"spec.*.image\"]\n",
+        folder.path().display()
+    ));
+    let (code, summary) = site.sync(&[]).await;
+    assert_eq!(
+        (code, states(&summary)),
+        (0, vec!["db:17 new".into(), "none:1 absent".into(), "web:1 new".into()])
+    );
+    let told = site.edge(&["mirror", "explain", &format!("{host}/team/db:17")]).await.good().out;
+    assert!(told.contains("Db d: spec.engine.image"), "{told}");
+
+    let target = tempfile::tempdir().unwrap();
+    let target = DockerRegistry::start(target.path()).await;
+    let to = format!("127.0.0.1:{}/edge", target.port);
+    let pushed = site.edge(&["mirror", "push", &to]).await.good().out;
+    assert!(pushed.contains("2 of 2 names"), "{pushed}");
+    let path = host.replace(':', "-");
+    let inspected =
+        run("skopeo", &["inspect", "--tls-verify=false", &format!("docker://{to}/{path}/team/web:1")]).await;
+    assert!(inspected.contains(summary["images"][2]["digest"].as_str().unwrap()), "{inspected}");
+    let again = site.edge(&["mirror", "push", &to]).await.good().out;
+    assert!(again.contains("0 B sent"), "{again}");
+}

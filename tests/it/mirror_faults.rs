@@ -1,0 +1,211 @@
+//! Upstreams that lie, limit and send elsewhere: a stand-in speaks HTTP, since no real registry can be brought to it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use edge::sys::digest::Digest;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::command::{Done, Place};
+use crate::mirror::{noise, states};
+use crate::registry::MANIFEST;
+
+/// What is answered to a path, in order; the last stays.
+type Answers = Arc<Mutex<HashMap<String, Vec<Answer>>>>;
+
+#[derive(Clone)]
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+fn answer(status: u16, body: &[u8]) -> Answer {
+    Answer { status, headers: Vec::new(), body: body.to_vec() }
+}
+
+impl Answer {
+    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.headers.push((name, value.to_string()));
+        self
+    }
+}
+
+/// A server that says what it is told to.
+struct Liar {
+    port: u16,
+    answers: Answers,
+    heard: Arc<Mutex<Vec<(String, HeaderMap)>>>,
+}
+
+impl Liar {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let liar = Self {
+            port: listener.local_addr().unwrap().port(),
+            answers: Answers::default(),
+            heard: Arc::default(),
+        };
+        let (answers, heard) = (liar.answers.clone(), liar.heard.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (answers, heard) = (answers.clone(), heard.clone());
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let path = request.uri().path().to_owned();
+                    heard.lock().unwrap().push((path.clone(), request.headers().clone()));
+                    let found = answers
+                        .lock()
+                        .unwrap()
+                        .get_mut(&path)
+                        .map(|all| if all.len() > 1 { all.remove(0) } else { all[0].clone() });
+                    let head = request.method() == http::Method::HEAD;
+                    async move { Ok::<_, std::convert::Infallible>(response(found, head)) }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        liar
+    }
+
+    fn say(&self, path: &str, answers: &[Answer]) {
+        self.answers.lock().unwrap().insert(path.to_owned(), answers.to_vec());
+    }
+
+    /// An image with one layer whose answers are `layer`; the true layer is said to be `true_layer`.
+    fn image(&self, tag: &str, true_layer: &[u8], layer: &[Answer]) {
+        let config = br#"{"os":"linux"}"#;
+        let (config_digest, digest) = (Digest::sha256(config), Digest::sha256(true_layer));
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest, "size": config.len()},
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": true_layer.len()}]});
+        let text = manifest.to_string();
+        let name = Digest::sha256(text.as_bytes());
+        let told =
+            answer(200, text.as_bytes()).with("content-type", MANIFEST).with("docker-content-digest", &name);
+        for by in [tag, name.as_str()] {
+            self.say(&format!("/v2/a/b/manifests/{by}"), std::slice::from_ref(&told));
+        }
+        self.say(&format!("/v2/a/b/blobs/{config_digest}"), &[answer(200, config)]);
+        self.say(&format!("/v2/a/b/blobs/{digest}"), layer);
+    }
+
+    fn heard(&self, end: &str) -> Vec<HeaderMap> {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().filter(|(path, _)| path.ends_with(end)).map(|(_, headers)| headers.clone()).collect()
+    }
+}
+
+fn response(
+    found: Option<Answer>,
+    head: bool,
+) -> Response<http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>> {
+    let found = found.unwrap_or_else(|| answer(404, b"{}"));
+    let body = if head { Vec::new() } else { found.body };
+    let mut response = Response::new(Full::new(Bytes::from(body)).boxed());
+    *response.status_mut() = StatusCode::from_u16(found.status).unwrap();
+    for (name, value) in found.headers {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
+}
+
+async fn sync(place: &Place, port: u16, tag: &str, more: &str) -> (i32, Value) {
+    let rule = format!(
+        "[[mirror.images]]\nrepository = \"127.0.0.1:{port}/a/b\"\ntags = {{ exact = [\"{tag}\"] }}\n"
+    );
+    place.write("etc/edge.toml", &format!("{more}{rule}"));
+    let mut command = place.edge(&["mirror", "sync", "-o", "json"]);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let done = Done::of(output);
+    (done.code, serde_json::from_str(&done.out).unwrap_or_else(|_| panic!("{done:?}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lies_about_digest_and_length_are_refused_and_nothing_of_them_is_seen() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    let layer = noise(1, 50_000);
+    let mut wrong = layer.clone();
+    wrong[1000] ^= 1;
+    let longer: Vec<u8> = layer.iter().copied().chain([1; 5000]).collect();
+    for (tag, body, expected) in
+        [("wrong", &wrong, "sent `sha256:"), ("longer", &longer, "is larger than 50000 bytes")]
+    {
+        liar.image(tag, &layer, &[answer(200, body)]);
+        let (code, summary) = sync(&place, liar.port, tag, "").await;
+        assert_eq!((code, states(&summary)), (1, vec![format!("b:{tag} failed")]));
+        let why = summary["images"][0]["error"].as_str().unwrap();
+        assert!(why.contains(expected), "{why}");
+        assert_eq!(summary["generation"], Value::Null);
+    }
+    liar.image("late", &layer, &[answer(500, b""), answer(503, b""), answer(200, &layer)]);
+    let (code, summary) = sync(&place, liar.port, "late", "").await;
+    assert_eq!((code, states(&summary)), (0, vec!["b:late new".to_owned()]), "{summary}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_waited_for_if_short_and_told_if_long() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    let layer = noise(2, 10_000);
+    liar.image("1", &layer, &[answer(429, b"").with("retry-after", 1), answer(200, &layer)]);
+    let begun = std::time::Instant::now();
+    let (code, _) = sync(&place, liar.port, "1", "").await;
+    assert_eq!(code, 0);
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
+    liar.image("2", &noise(3, 10_000), &[answer(429, b"").with("retry-after", 3600)]);
+    let (code, summary) = sync(&place, liar.port, "2", "").await;
+    let why = summary["images"][0]["error"].as_str().unwrap();
+    assert!(code == 1 && why.contains("limits its answers, again after 20"), "{why}");
+    let head = liar.answers.lock().unwrap()["/v2/a/b/manifests/2"][0].clone();
+    liar.say("/v2/a/b/manifests/3", &[head.with("ratelimit-remaining", "0;w=21600")]);
+    let before = liar.heard.lock().unwrap().len();
+    let (code, summary) = sync(&place, liar.port, "3", "").await;
+    assert_eq!(code, 1, "{summary}");
+    assert_eq!(liar.heard.lock().unwrap().len() - before, 1, "nothing is asked once nothing is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_do_not_travel_along_a_redirect() {
+    let (liar, elsewhere, place) = (Liar::start().await, Liar::start().await, Place::new());
+    let layer = noise(4, 10_000);
+    liar.image("1", &layer, &[]);
+    let digest = Digest::sha256(&layer);
+    let blob = format!("/v2/a/b/blobs/{digest}");
+    let to = format!("http://127.0.0.1:{}/signed?token=x", elsewhere.port);
+    let wants = answer(401, b"").with("www-authenticate", "Basic realm=\"x\"");
+    liar.say(&blob, &[wants.clone(), answer(307, b"").with("location", to)]);
+    elsewhere.say("/signed", &[answer(200, &layer)]);
+    let config = place.write(
+        "docker.json",
+        &format!("{{\"auths\":{{\"127.0.0.1:{}\":{{\"auth\":\"dTpzM2NyM3Q=\"}}}}}}", liar.port),
+    );
+    let more = format!("[mirror]\ndocker-config = \"{}\"\n", config.display());
+    let (code, summary) = sync(&place, liar.port, "1", &more).await;
+    assert_eq!(code, 0, "{summary}");
+    assert!(liar.heard(&blob).iter().any(|headers| headers.contains_key("authorization")));
+    let signed = elsewhere.heard("/signed");
+    assert!(!signed.is_empty() && signed.iter().all(|headers| !headers.contains_key("authorization")));
+    assert!(!summary.to_string().contains("s3cr3t"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_in_the_middle_fail_one_image_and_say_so() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    for (status, expected) in
+        [(403, "is refused"), (404, "is not there"), (401, "is refused"), (500, "answered 500")]
+    {
+        let tag = format!("s{status}");
+        liar.image(&tag, &noise(status, 5000), &[answer(u16::try_from(status).unwrap(), b"")]);
+        let (code, summary) = sync(&place, liar.port, &tag, "").await;
+        let why = summary["images"][0]["error"].as_str().unwrap();
+        assert!(code == 1 && why.contains(expected), "{status}: {why}");
+    }
+}

@@ -1,0 +1,136 @@
+//! Signatures and what else hangs on images; and policies that ask for them. openssl makes the keys and signs.
+
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use edge::sys::digest::Digest;
+use serde_json::{Value, json};
+
+use crate::mirror::{Site, noise, states};
+use crate::registry::MANIFEST;
+use crate::registry_pull::DockerRegistry;
+
+fn openssl(arguments: &[&str]) {
+    let done = Command::new("openssl").args(arguments).output().unwrap();
+    assert!(done.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A key pair as cosign has it: the paths of the private and the public key.
+fn keys(folder: &Path, name: &str) -> (String, String) {
+    let path = |end: &str| folder.join(format!("{name}.{end}")).display().to_string();
+    let (private, public) = (path("key"), path("pub"));
+    openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &private]);
+    openssl(&["ec", "-in", &private, "-pubout", "-out", &public]);
+    (private, public)
+}
+
+fn sign(folder: &Path, key: &str, payload: &[u8]) -> String {
+    let (text, signature) = (folder.join("payload"), folder.join("signature"));
+    std::fs::write(&text, payload).unwrap();
+    openssl(&[
+        "dgst",
+        "-sha256",
+        "-sign",
+        key,
+        "-out",
+        &signature.display().to_string(),
+        &text.display().to_string(),
+    ]);
+    STANDARD.encode(std::fs::read(signature).unwrap())
+}
+
+/// What `cosign sign --key` leaves in a registry.
+async fn put_signature(
+    up: &DockerRegistry,
+    repository: &str,
+    image: &Digest,
+    folder: &Path,
+    key: &str,
+) -> Digest {
+    let payload = json!({"critical": {"identity": {"docker-reference": repository},
+        "image": {"docker-manifest-digest": image}, "type": "cosign container image signature"}, "optional": null});
+    let payload = payload.to_string();
+    let layer = up.push_blob(repository, payload.as_bytes()).await;
+    let config = up.push_blob(repository, b"{}").await;
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2},
+        "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": layer, "size": payload.len(),
+            "annotations": {"dev.cosignproject.cosign/signature": sign(folder, key, payload.as_bytes())}}]});
+    up.push_manifest(repository, &format!("sha256-{}.sig", image.hex()), &manifest).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_policy_s_key_has_not_signed_is_refused_and_signatures_come_along() {
+    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (private, public) = keys(folder.path(), "ours");
+    let (stranger, _) = keys(folder.path(), "stranger");
+    let (up, repository) = (&site.upstream, "team/app");
+    let good = up.push_image(repository, "good", &[&noise(1, 20_000)]).await;
+    up.push_image(repository, "bare", &[&noise(2, 20_000)]).await;
+    let other = up.push_image(repository, "other", &[&noise(3, 20_000)]).await;
+    let signature = put_signature(up, repository, &good, folder.path(), &private).await;
+    put_signature(up, repository, &other, folder.path(), &stranger).await;
+    let sbom = up.push_image(repository, &format!("sha256-{}.sbom", good.hex()), &[b"packages"]).await;
+    let rule = format!(
+        "[[mirror.images]]\nrepository = \"HOST/team/app\"\ntags = {{ exact = [\"good\", \"bare\", \"other\"] }}\ncosign-key = \"{public}\"\n"
+    );
+    site.configure(&rule);
+    let (code, summary) = site.sync(&[]).await;
+    assert_eq!(code, 3, "verification refused: {summary}");
+    assert_eq!(states(&summary), ["app:bare refused", "app:good new", "app:other refused"]);
+    let why = |at: usize| summary["images"][at]["error"].as_str().unwrap().to_owned();
+    assert!(why(0).contains("it has no signature"), "{}", why(0));
+    assert!(why(2).contains("the signature is not of this key"), "{}", why(2));
+    let store = site.store();
+    let name = format!("{}/team/app", site.host());
+    let expected =
+        vec!["good".to_owned(), format!("sha256-{}.sbom", good.hex()), format!("sha256-{}.sig", good.hex())];
+    assert_eq!(store.tags(&name, "", 10).unwrap().unwrap(), expected);
+    for digest in [&good, &signature, &sbom] {
+        assert!(store.manifest_of(digest).unwrap().is_some());
+    }
+    assert!(
+        store.blob(None, &Digest::sha256(&noise(2, 20_000))).unwrap().is_none(),
+        "nothing of it was fetched"
+    );
+    drop(store);
+    // A tag that moves to something unsigned stays what it was.
+    up.push_image(repository, "good", &[&noise(4, 20_000)]).await;
+    let (code, summary) = site.sync(&["app:good"]).await;
+    assert_eq!((code, states(&summary)), (3, vec!["app:good refused".to_owned()]));
+    let kept = site.store().manifest(&name, "good").unwrap().unwrap().blob.digest;
+    assert_eq!(kept, good);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_attached_goes_when_its_image_is_wanted_no_more() {
+    let site = Site::start().await;
+    let (up, repository) = (&site.upstream, "team/app");
+    let old = up.push_image(repository, "1.0.0", &[&noise(1, 20_000)]).await;
+    up.push_image(repository, "2.0.0", &[&noise(2, 30_000)]).await;
+    up.push_image(repository, &format!("sha256-{}.att", old.hex()), &[b"attestation"]).await;
+    let rule = |tags: &str| {
+        site.configure(&format!("[[mirror.images]]\nrepository = \"HOST/team/app\"\ntags = {{ {tags} }}\n"))
+    };
+    rule("semver = \"*\"");
+    assert_eq!(site.sync(&[]).await.0, 0);
+    let nothing: Value =
+        serde_json::from_str(&site.edge(&["mirror", "prune", "-o", "json"]).await.good().out).unwrap();
+    assert_eq!((&nothing["remove"], &nothing["kept"]), (&json!([]), &json!(3)));
+    rule("semver = \">=2\"");
+    site.edge(&["mirror", "prune"]).await.bad(2, "nobody can be asked hint: `--yes`");
+    assert_eq!(site.sync(&[]).await.0, 0, "a run removes nothing");
+    let name = format!("{}/team/app", site.host());
+    assert_eq!(site.store().tags(&name, "", 10).unwrap().unwrap().len(), 3);
+    let shown = site.edge(&["mirror", "prune", "--dry-run"]).await.good().out;
+    assert!(
+        shown.contains("app:1.0.0") && shown.contains(".att") && shown.contains("2 would go, 1 stay"),
+        "{shown}"
+    );
+    let done = site.edge(&["mirror", "prune", "--yes"]).await.good().out;
+    assert!(done.contains("2 removed, 1 stay"), "{done}");
+    assert_eq!(site.store().tags(&name, "", 10).unwrap().unwrap(), ["2.0.0"]);
+}
