@@ -274,13 +274,18 @@ async fn is_due(place: &Place, part: &Part, link: Option<&watch::Receiver<LinkSt
     let connected = link.is_none_or(|link| link.borrow().is_online());
     open && connected
         && place.desk.since().is_none()
-        && next(&config.mirror, &record, share).is_some_and(|at| at <= now)
+        && next(&config.mirror, &record, share, now).is_some_and(|at| at <= now)
 }
 
 /// When the next run is due.
-fn next(settings: &mirror::Settings, record: &Record, share: f64) -> Option<jiff::Timestamp> {
+fn next(
+    settings: &mirror::Settings,
+    record: &Record,
+    share: f64,
+    now: jiff::Timestamp,
+) -> Option<jiff::Timestamp> {
     let table = Timetable::parse(settings.schedule.as_deref()?).ok()?;
-    schedule::due(&table, &record.past(), settings.jitter, share, clock::now())
+    schedule::due(&table, &record.past(), settings.jitter, share, now)
 }
 
 /// Sleeps until something may be due.
@@ -289,7 +294,7 @@ async fn nap(place: &Place, share: f64) {
     let folder = config.state_dir.clone();
     let record = blocking(move || Record::read(&folder).map_err(TaskError::failed)).await.unwrap_or_default();
     let now = clock::now();
-    let left = next(&config.mirror, &record, share).map(|at| at.duration_since(now).unsigned_abs());
+    let left = next(&config.mirror, &record, share, now).map(|at| at.duration_since(now).unsigned_abs());
     tokio::time::sleep(left.map_or(NAP, |left| left.clamp(Duration::from_millis(500), NAP))).await;
 }
 
@@ -309,7 +314,7 @@ pub async fn report(place: &Place) -> Option<MirrorReport> {
         running: place.desk.since().map(time),
         started: record.started.map(time),
         ended: record.ended.map(time),
-        next: next(settings, &record, 0.0).map(time),
+        next: next(settings, &record, 0.0, clock::now()).map(time),
         wanted: record.images.len() + record.charts.len(),
         bytes: record.bytes,
         failed,

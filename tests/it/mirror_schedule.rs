@@ -61,6 +61,11 @@ async fn two_runs_at_once_are_one_too_many() {
     site.configure("[mirror]\nbandwidth-limit = \"512KiB/s\"\n[[mirror.images]]\nrepository = \"HOST/team/big\"\ntags = { exact = [\"1\"] }\n");
     let daemon = Daemon::start(&site.place);
     let mut first = site.place.edge(&["mirror", "sync"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while crate::mirror::size_of(&site.place.path("state/store/uploads")) == 0 {
+        assert!(Instant::now() < deadline, "nothing came");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // `edge mirror list` answers meanwhile, and a second run does not begin.
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
