@@ -1,6 +1,6 @@
 //! The network is cut in the middle of transfers: a real docker-registry on a machine of its own, a cable that is pulled.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -45,9 +45,10 @@ impl Ground {
         let folder = tempfile::tempdir()?;
         let boot = |name: &str| Machine::boot(name, &folder.path().join(name), folder.path());
         let (upstream, gateway) = (boot("upstream")?, boot("gateway")?);
-        let theirs = gateway.init().to_string();
-        upstream
-            .run(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &theirs])?;
+        let (ours, theirs) = (upstream.init().to_string(), gateway.init().to_string());
+        let cable =
+            ["link", "add", "eth0", "netns", &ours, "type", "veth", "peer", "name", "eth0", "netns", &theirs];
+        ensure!(Command::new("ip").args(cable).status()?.success(), "no cable between the machines");
         for (machine, address) in [(&upstream, UPSTREAM), (&gateway, GATEWAY)] {
             machine.shell(&format!("ip addr add {address}/24 dev eth0; ip link set eth0 up"))?;
         }
