@@ -131,6 +131,8 @@ struct Context<'a> {
     hosts: Hosts,
     keys: BTreeMap<std::path::PathBuf, PublicKey>,
     dry: bool,
+    /// What a dry run has counted: a blob that many images want comes once.
+    counted: std::sync::Mutex<BTreeSet<Digest>>,
 }
 
 /// Runs once.
@@ -170,6 +172,7 @@ pub async fn sync(parts: &Parts, request: &Request, progress: &Progress) -> Resu
         hosts: Hosts::default(),
         keys,
         dry: request.dry_run,
+        counted: std::sync::Mutex::default(),
     };
     let all: Vec<&WantedImage> = gathered.plan.images().collect();
     let mut done: Vec<Done> = stream::iter(all.into_iter().map(|wanted| one(&context, wanted)))
@@ -335,6 +338,9 @@ async fn bring(
     // Something of it was lost, or more platforms are wanted: it comes anew.
     done.entry.state = if state == State::Unchanged && !closure.is_here() { State::Updated } else { state };
     if context.dry {
+        let mut counted = context.counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let twice = closure.missing.iter().filter(|blob| !counted.insert(blob.digest.clone()));
+        done.entry.bytes -= twice.map(|blob| blob.size).sum::<u64>();
         return Ok(());
     }
     image::fetch(wire, source, &closure, &wanted.image.to_string()).await?;

@@ -182,6 +182,8 @@ async fn only_what_is_missing_travels_and_what_is_unchanged_costs_one_request() 
         (0, vec!["app:1.1.0 new".into(), "app:2.0.0 new".into(), "app:edge new".into()])
     );
     assert!(!site.place.path("state/mirror.json").exists());
+    let would = dry.1["bytes"].as_u64().unwrap();
+    assert!((450_000..460_000).contains(&would), "a layer that all share is counted once: {would}");
     site.requests();
     let (code, first) = site.sync(&[]).await;
     assert_eq!((code, states(&first)), (0, states(&dry.1)));
