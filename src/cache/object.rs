@@ -70,7 +70,7 @@ pub(super) const COLUMNS: &str =
 const LEASES: &str = "coordination.k8s.io/v1/leases";
 
 /// How long a change that is nothing but a heartbeat may stay out of the file, in seconds.
-const HEARTBEAT: i64 = 3600;
+pub(super) const HEARTBEAT: i64 = 3600;
 
 impl Writer {
     /// The object under `key`, and its row.

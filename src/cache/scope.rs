@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{OptionalExtension, params};
 
+use super::object::HEARTBEAT;
 use super::{CacheError, Object, ObjectKey, Writer, seconds};
 
 /// The row of a scope.
@@ -290,8 +291,8 @@ impl Writer {
         self.mark_synced(scope, kind, version)
     }
 
-    /// The scope was read in full at `version`. Written only when it tells something new: a list that
-    /// was the same an hour ago costs no flash.
+    /// The scope was read in full at `version`. Once that is written, a later version is not for an hour: a kubelet
+    /// reads each ConfigMap anew every few minutes, and the version of the cloud always rises.
     ///
     /// # Errors
     /// The statement's.
@@ -299,9 +300,9 @@ impl Writer {
         self.db()
             .prepare_cached(
                 "UPDATE scope SET kind = ?2, version = ?3, synced = ?4 WHERE id = ?1
-                 AND (synced IS NULL OR kind <> ?2 OR (version <> ?3 AND synced < ?4 - 60))",
+                 AND (synced IS NULL OR kind <> ?2 OR (version <> ?3 AND synced < ?4 - ?5))",
             )?
-            .execute(params![scope.0, kind, version, seconds()])?;
+            .execute(params![scope.0, kind, version, seconds(), HEARTBEAT])?;
         Ok(())
     }
 

@@ -84,6 +84,25 @@ async fn a_complete_list_prunes_and_an_unfinished_one_does_not() {
     assert_eq!(cache.read(|r| r.all("v1/pods")).await.unwrap().len(), 1, "what nobody reads is gone");
 }
 
+/// Flash wears out: a kubelet reads each ConfigMap anew every few minutes, at a version that always rises.
+#[tokio::test]
+async fn a_list_that_is_read_again_within_the_hour_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    list(&cache, scope("node", ""), vec![pod("a", "1")]).await;
+    let read_again = |minutes: i64, version: &'static str| {
+        cache.commit(move |w| {
+            w.db().execute("UPDATE scope SET synced = ?", [seconds() - minutes * 60])?;
+            let id = w.scope(&scope("node", ""))?;
+            let before = w.db().total_changes();
+            w.mark_synced(id, "PodList", version)?;
+            Ok(w.db().total_changes() - before)
+        })
+    };
+    assert_eq!(read_again(50, "8").await.unwrap(), 0);
+    assert_eq!(read_again(70, "9").await.unwrap(), 1);
+}
+
 #[tokio::test]
 async fn an_identity_reads_only_what_it_has_read() {
     let folder = tempfile::tempdir().unwrap();

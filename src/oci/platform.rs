@@ -83,7 +83,9 @@ impl FromStr for Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        // A configuration may leave both out, as that of an image that is only data does.
+        let said = |part: &'_ str| if part.is_empty() { "unknown".to_owned() } else { part.to_owned() };
+        write!(f, "{}/{}", said(&self.os), said(&self.architecture))?;
         if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
     }
 }
@@ -91,6 +93,13 @@ impl fmt::Display for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_said_is_unknown() {
+        let nothing = Platform { os: String::new(), architecture: String::new(), variant: String::new() };
+        assert_eq!(nothing.to_string(), "unknown/unknown");
+        assert_eq!("linux/arm/v7".parse::<Platform>().unwrap().to_string(), "linux/arm/v7");
+    }
 
     #[test]
     fn machines_run_what_they_can() {

@@ -352,7 +352,7 @@ fn lends_a_terminal(gateway: &Gateway) -> Result<()> {
     );
     machine.write("/run/inside.sh", &script)?;
     machine.shell(
-        "(tail -f /dev/null | (script -qec 'sh /run/inside.sh' /dev/null >/run/screen 2>&1; \
+        "(tail -f /dev/null | (script -qec 'sh /run/inside.sh' /dev/null >/run/screen 2>&1 || \
          echo code $? >>/run/screen)) >/dev/null 2>&1 &",
     )?;
     let wait = |what: &str| {
