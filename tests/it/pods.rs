@@ -380,7 +380,8 @@ fn watches(gateway: &Gateway) -> Result<()> {
         .cluster
         .wait_for("the first lines", seconds(20), || machine.shell("grep -q Running /run/watched"));
     gateway.edge(&["pod", "exec", "plain", "--", "sh", "-c", "kill -TERM 1"])?;
-    let rows = gateway.cluster.wait_for("its restart", seconds(40), || {
+    // The kubelet may make a container wait that was restarted often: for 80 seconds after the third time.
+    let rows = gateway.cluster.wait_for("its restart", seconds(180), || {
         let watched = machine.read("/run/watched")?;
         let rows: Vec<Vec<String>> =
             watched.lines().map(|row| row.split_whitespace().map(str::to_owned).collect()).collect();
