@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Order;
 use super::report::Facts;
 use super::task::{self, Place, Task, TaskError};
-use crate::sys::progress::{Event, Progress};
+use crate::sys::progress::Event;
 
 /// An answer's body.
 type Body = BoxBody<Bytes, std::convert::Infallible>;
@@ -130,27 +130,14 @@ async fn order(
 
 /// Does the task while its progress is read.
 fn perform(task: Task, place: Arc<Place>) -> Response<Body> {
-    let (progress, mut heard) = Progress::channel();
     let (lines, mut read) = mpsc::channel::<Line>(16);
     tokio::spawn(async move {
         let reader = lines.clone();
         let _at_work = place.begin(task.command());
         let work = async {
-            let work = task::run(task, &place, &progress);
-            tokio::pin!(work);
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(event) = heard.recv() => drop(lines.send(Line::Said(event)).await),
-                    done = &mut work => {
-                        while let Ok(event) = heard.try_recv() {
-                            let _ = lines.send(Line::Said(event)).await;
-                        }
-                        let _ = lines.send(Line::Ended(done)).await;
-                        break;
-                    }
-                }
-            }
+            let told = async |line| drop(lines.send(line).await);
+            let done = task::run_heard(task, &place, |event| told(Line::Said(event))).await;
+            told(Line::Ended(done)).await;
         };
         tokio::select! {
             () = work => {}

@@ -6,7 +6,7 @@ use super::client::{self, ClientError};
 use super::task::{self, Place, Task, TaskError};
 use crate::config::Config;
 use crate::sys::lock::{LockError, StateLock};
-use crate::sys::progress::{Event, Progress};
+use crate::sys::progress::Event;
 
 /// The name under which the daemon holds the lock.
 pub(super) const DAEMON: &str = "edge daemon";
@@ -40,21 +40,11 @@ pub async fn perform(
     match StateLock::take(&config.state_dir, task.command()) {
         Ok(_lock) => {
             let place = Place::new(config.clone());
-            let (progress, mut heard) = Progress::channel();
-            let work = task::run(task, &place, &progress);
-            tokio::pin!(work);
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(event) = heard.recv() => hear(event),
-                    done = &mut work => {
-                        while let Ok(event) = heard.try_recv() {
-                            hear(event);
-                        }
-                        return Ok(done?);
-                    }
-                }
-            }
+            let told = |event| {
+                hear(event);
+                std::future::ready(())
+            };
+            Ok(task::run_heard(task, &place, told).await?)
         }
         Err(LockError::Held { holder, .. }) if holder.starts_with(DAEMON) => {
             Ok(client::ask_task(&config.socket, &task, hear).await??)

@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::mirror::Desk;
 use crate::store::{Door, Settings as StoreSettings, Store};
-use crate::sys::progress::Progress;
+use crate::sys::progress::{Event, Progress};
 
 /// What is to be done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -191,6 +191,32 @@ impl Place {
     pub async fn store(&self) -> Result<Store, TaskError> {
         let door = self.door.clone();
         blocking(move || door.open().map_err(TaskError::failed)).await
+    }
+}
+
+/// Does `task`; `hear` is told all of its progress, in order and before this returns.
+///
+/// # Errors
+/// Those of [`run`].
+pub async fn run_heard<F: Future<Output = ()>>(
+    task: Task,
+    place: &Place,
+    mut hear: impl FnMut(Event) -> F,
+) -> Result<Value, TaskError> {
+    let (progress, mut heard) = Progress::channel();
+    let work = run(task, place, &progress);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            Some(event) = heard.recv() => hear(event).await,
+            done = &mut work => {
+                while let Ok(event) = heard.try_recv() {
+                    hear(event).await;
+                }
+                return done;
+            }
+        }
     }
 }
 
