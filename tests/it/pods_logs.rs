@@ -46,7 +46,7 @@ fn logs_are_kubectls_and_go_over_rotation_and_restarts() -> Result<()> {
     let scene = scene()?;
     scene.cluster.wait_for("steady to have said all", seconds(60), || {
         let said = scene.cluster.kubectl(&["logs", "steady", "-c", "main"])?;
-        ensure!(said.contains("line 6"), "{said}");
+        ensure!(said.contains("to stderr 6"), "{said}");
         Ok(())
     });
     as_kubectl(&scene)?;
@@ -75,10 +75,20 @@ fn as_kubectl(scene: &Scene) -> Result<()> {
         vec!["-c", "main", &*since],
         vec!["-c", "main", &*since, "--tail=2", "--timestamps"],
         vec!["-c", "main", "--since=1h"],
-        vec!["--all-containers"],
-        vec!["--all-containers", "--tail=1"],
     ] {
         same(&arguments)?;
+    }
+    // kubectl takes the containers from a Go map, in any order.
+    for arguments in [vec!["--all-containers"], vec!["--all-containers", "--tail=1"]] {
+        let theirs = scene.cluster.kubectl(&[&["logs", "steady"], &*arguments].concat())?;
+        let ours = edge(scene, &[&["steady"], &*arguments].concat())?;
+        let sorted = |text: &str| {
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        assert_eq!(sorted(&ours), sorted(&theirs), "{arguments:?}");
+        assert!(ours.starts_with("I was first\n") && ours.ends_with("beside\n"), "in the pod's order: {ours}");
     }
     let later = same(&["-c", "main", &since])?;
     assert!(later.contains("line 3\n") && !later.contains("line 1\n"), "{later}");

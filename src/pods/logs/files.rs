@@ -1,7 +1,12 @@
 //! Where a container's log lies: `ROOT/NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log`, and beside it what was rotated:
 //! `ATTEMPT.log.TIME`, later `ATTEMPT.log.TIME.gz`.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
 
 use super::Error;
 
@@ -11,6 +16,37 @@ pub struct LogFolder {
     pub(super) path: PathBuf,
     pub(super) container: String,
 }
+
+/// A file of a log, held open: it can be read to its end, whatever becomes of its name.
+pub(super) struct Piece {
+    pub(super) path: PathBuf,
+    file: File,
+    /// Device and inode.
+    pub(super) identity: (u64, u64),
+}
+
+impl Piece {
+    /// None where there is no such file.
+    pub(super) fn open(path: PathBuf) -> Result<Option<Self>, Error> {
+        let found = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
+        match found {
+            Ok((meta, file)) => Ok(Some(Self { path, file, identity: (meta.dev(), meta.ino()) })),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Read { path, source }),
+        }
+    }
+
+    /// What the container wrote, unpacked.
+    pub(super) fn reader(&self) -> Box<dyn Read + '_> {
+        match self.path.extension() {
+            Some(e) if e == "gz" => Box::new(MultiGzDecoder::new(&self.file)),
+            _ => Box::new(&self.file),
+        }
+    }
+}
+
+/// How often a log that is rotated while it is opened is opened anew.
+const ATTEMPTS: u32 = 20;
 
 /// Which run of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +78,23 @@ impl LogFolder {
         }
     }
 
-    /// The files of an attempt, oldest first; the last one is written to.
-    pub(super) fn files(&self, attempt: u32) -> Result<Vec<PathBuf>, Error> {
+    /// The files of an attempt, oldest first; the last one is written to. All are of one moment: where the kubelet
+    /// renamed, packed or removed one meanwhile, they are opened again, or lines would be missing or there twice.
+    pub(super) fn open(&self, attempt: u32) -> Result<Vec<Piece>, Error> {
+        let mut names = self.files(attempt)?;
+        for _ in 0..ATTEMPTS {
+            let pieces = names.iter().cloned().filter_map(|path| Piece::open(path).transpose());
+            let pieces = pieces.collect::<Result<Vec<_>, _>>()?;
+            let now = self.files(attempt)?;
+            if now == names {
+                return Ok(pieces);
+            }
+            names = now;
+        }
+        Err(Error::Restless { container: self.container.clone() })
+    }
+
+    fn files(&self, attempt: u32) -> Result<Vec<PathBuf>, Error> {
         let current = format!("{attempt}.log");
         let mut rotated: Vec<String> = Vec::new();
         for name in self.names()? {

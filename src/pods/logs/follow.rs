@@ -1,12 +1,11 @@
 //! A log as it grows: over rotation, and over restarts of the container, until the caller stops it.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::files::Piece;
 use super::line::Joiner;
 use super::read::each;
 use super::{Error, Line, LogFolder, Options, Sink, Which};
@@ -30,9 +29,10 @@ pub async fn follow(
     let mut joiner = Joiner::default();
     // Opened before the folder is listed: a file that is rotated in between is read once, by this handle.
     let mut open = Open::at(folder.current(attempt))?;
-    for file in folder.files(attempt)? {
-        if open.as_ref().map(|o| o.identity) != identity(&file) && file != folder.current(attempt) {
-            each(&file, &mut joiner, &mut |line| out.give(line))?;
+    for piece in folder.open(attempt)? {
+        let held = open.as_ref().is_some_and(|open| open.piece.identity == piece.identity);
+        if !held && piece.path != folder.current(attempt) {
+            each(&piece, &mut joiner, &mut |line| out.give(line))?;
         }
     }
     loop {
@@ -88,24 +88,14 @@ impl Out<'_, '_> {
 
 /// The file that is written to.
 struct Open {
-    path: PathBuf,
-    file: File,
-    identity: (u64, u64),
+    piece: Piece,
     /// What was read of a line that is not written to its end.
     begun: Vec<u8>,
 }
 
 impl Open {
     fn at(path: PathBuf) -> Result<Option<Self>, Error> {
-        let failed = |source| Error::Read { path: path.clone(), source };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed(e)),
-        };
-        let meta = file.metadata().map_err(failed)?;
-        let identity = (meta.dev(), meta.ino());
-        Ok(Some(Self { path, file, identity, begun: Vec::new() }))
+        Ok(Piece::open(path)?.map(|piece| Self { piece, begun: Vec::new() }))
     }
 
     /// Gives what is new up to the end of the file; true if there was anything.
@@ -113,8 +103,8 @@ impl Open {
         let mut buffer = vec![0; 64 << 10];
         let mut grew = false;
         loop {
-            let read = self.file.read(&mut buffer);
-            let read = read.map_err(|source| Error::Read { path: self.path.clone(), source })?;
+            let read = self.piece.reader().read(&mut buffer);
+            let read = read.map_err(|source| Error::Read { path: self.piece.path.clone(), source })?;
             if read == 0 {
                 return Ok(grew);
             }
@@ -150,5 +140,5 @@ fn next_attempt(folder: &LogFolder, attempt: u32, open: Option<&Open>) -> Result
         return Ok(Some(newest));
     }
     let there = identity(&folder.current(attempt));
-    Ok((there.is_some() && there != open.map(|o| o.identity)).then_some(attempt))
+    Ok((there.is_some() && there != open.map(|o| o.piece.identity)).then_some(attempt))
 }

@@ -38,6 +38,12 @@ pub enum Error {
         /// The pod's log folder.
         folder: PathBuf,
     },
+    /// It was rotated each time it was looked at.
+    #[error("the log of container `{container}` is rotated faster than it can be read. hint: try again")]
+    Restless {
+        /// The container's name.
+        container: String,
+    },
     /// Only one attempt so far.
     #[error("previous terminated container `{container}` not found")]
     NoPrevious {
@@ -88,7 +94,70 @@ fn fixed(stamp: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    /// What a kubelet does to a log, in its order: pack what was renamed before, rename, let a new one be begun.
+    fn rotate(folder: &Path, round: u32) {
+        let before = folder.join(format!("0.log.{:09}", round - 1));
+        if let Ok(bytes) = fs::read(&before) {
+            let packed = before.with_added_extension("gz");
+            let unfinished = before.with_added_extension("tmp");
+            let mut gz = flate2::write::GzEncoder::new(
+                fs::File::create(&unfinished).unwrap(),
+                flate2::Compression::fast(),
+            );
+            gz.write_all(&bytes).unwrap();
+            gz.finish().unwrap();
+            fs::rename(unfinished, packed).unwrap();
+            fs::remove_file(before).unwrap();
+        }
+        fs::rename(folder.join("0.log"), folder.join(format!("0.log.{round:09}"))).unwrap();
+    }
+
+    #[test]
+    fn a_log_is_whole_however_it_is_rotated_meanwhile() {
+        let root = tempfile::tempdir().unwrap();
+        let log = LogFolder::new(root.path(), "default", "talker", "u", "main");
+        fs::create_dir_all(&log.path).unwrap();
+        let end = AtomicBool::new(false);
+        let said = |round: u32| {
+            let lines: String =
+                (0..4).map(|i| format!("2026-01-01T00:00:00Z stdout F {}\n", round * 4 + i)).collect();
+            fs::write(log.path.join("0.log"), lines).unwrap();
+        };
+        said(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1.. {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                    rotate(&log.path, round);
+                    said(round);
+                    if end.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            // Until a hundred rotations came between.
+            while !log.path.join("0.log.000000100.gz").exists() {
+                let mut text = String::new();
+                let mut sink = |line: &[u8]| {
+                    text.push_str(std::str::from_utf8(line).unwrap());
+                    Ok(())
+                };
+                let read = read(&log, Which::Current, &Options::default(), &mut sink);
+                let gap = text.lines().enumerate().find(|(i, line)| *line != i.to_string());
+                end.store(read.is_err() || gap.is_some(), Ordering::Relaxed);
+                read.unwrap();
+                assert_eq!(gap, None);
+            }
+            end.store(true, Ordering::Relaxed);
+        });
+    }
 
     #[test]
     fn times_have_nine_digits() {

@@ -1,12 +1,9 @@
 //! A log as it is now, over all its files.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read};
 
-use flate2::read::MultiGzDecoder;
-
+use super::files::Piece;
 use super::line::Joiner;
 use super::{Error, Line, LogFolder, Options, Sink, Which};
 
@@ -15,7 +12,7 @@ use super::{Error, Line, LogFolder, Options, Sink, Which};
 /// # Errors
 /// [`Error::NoLog`], [`Error::NoPrevious`], or reading's.
 pub fn read(folder: &LogFolder, which: Which, options: &Options, sink: Sink<'_>) -> Result<(), Error> {
-    let files = folder.files(folder.attempt(which)?)?;
+    let files = folder.open(folder.attempt(which)?)?;
     let mut give = |line: &Line| match options.show(line) {
         Some(text) => sink(&text).map_err(Error::Write),
         None => Ok(()),
@@ -34,7 +31,7 @@ pub fn read(folder: &LogFolder, which: Which, options: &Options, sink: Sink<'_>)
 }
 
 /// The last `count` lines; files that are not needed for them are not read.
-fn last(files: &[std::path::PathBuf], count: usize) -> Result<VecDeque<Line>, Error> {
+fn last(files: &[Piece], count: usize) -> Result<VecDeque<Line>, Error> {
     let mut found: VecDeque<Line> = VecDeque::new();
     for file in files.iter().rev() {
         let mut joiner = Joiner::default();
@@ -59,20 +56,12 @@ fn last(files: &[std::path::PathBuf], count: usize) -> Result<VecDeque<Line>, Er
 }
 
 pub(super) fn each(
-    path: &Path,
+    piece: &Piece,
     joiner: &mut Joiner,
     give: &mut dyn FnMut(&Line) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let failed = |source: std::io::Error| Error::Read { path: path.to_path_buf(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        // Rotated away or compressed since the folder was listed.
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed(e)),
-    };
-    let compressed = path.extension().is_some_and(|e| e == "gz");
-    let reader: Box<dyn Read> = if compressed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    let mut reader = BufReader::with_capacity(64 << 10, reader);
+    let failed = |source: std::io::Error| Error::Read { path: piece.path.clone(), source };
+    let mut reader = BufReader::with_capacity(64 << 10, piece.reader());
     let mut raw = Vec::new();
     loop {
         raw.clear();
