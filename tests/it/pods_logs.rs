@@ -88,7 +88,10 @@ fn as_kubectl(scene: &Scene) -> Result<()> {
             lines
         };
         assert_eq!(sorted(&ours), sorted(&theirs), "{arguments:?}");
-        assert!(ours.starts_with("I was first\n") && ours.ends_with("beside\n"), "in the pod's order: {ours}");
+        assert!(
+            ours.starts_with("I was first\n") && ours.ends_with("beside\n"),
+            "in the pod's order: {ours}"
+        );
     }
     let later = same(&["-c", "main", &since])?;
     assert!(later.contains("line 3\n") && !later.contains("line 1\n"), "{later}");

@@ -90,9 +90,9 @@ impl Cluster {
         }
     }
 
-    /// Panics, after printing the tails of all logs.
+    /// Panics, after printing why, then the tails of all logs.
     pub fn fail(&self, why: &str) -> ! {
-        eprintln!("{}", tails(&self.inner.ground.logs(), 25));
+        eprintln!("FAILED: {why}\n{}", tails(&self.inner.ground.logs(), 25));
         if let Ok(pods) = self.kubectl(&["get", "pods,nodes", "-A", "-o", "wide"]) {
             eprintln!("{pods}");
         }
@@ -100,8 +100,12 @@ impl Cluster {
     }
 }
 
-/// Polls until it succeeds or the deadline passes.
+/// How much longer than on a quiet machine a test waits before it fails: deadlines only end what hangs.
+const PATIENCE: u32 = 3;
+
+/// Polls until it succeeds or the deadline, stretched for a busy machine, passes.
 pub(super) fn wait<T>(what: &str, deadline: Duration, mut check: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = deadline * PATIENCE;
     let start = Instant::now();
     loop {
         match check() {

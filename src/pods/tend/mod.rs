@@ -77,7 +77,9 @@ pub async fn tend(parts: Parts) {
     let written = hand.cache.written();
     let (tell, settings, part, node) = (parts.tell, parts.settings, parts.part, parts.node);
     let at_work = JoinSet::new();
-    Tender { hand, node, tell, settings, part, book, at_work, healing: BTreeSet::new() }.run(written).await;
+    Tender { hand, node, tell, settings, part, book, at_work, healing: BTreeSet::new(), unsaved: None }
+        .run(written)
+        .await;
 }
 
 struct Tender {
@@ -90,6 +92,8 @@ struct Tender {
     at_work: JoinSet<Ended>,
     /// Pods that are being healed at this moment.
     healing: BTreeSet<String>,
+    /// Why the notebook could not be written last time: said once, not at each look.
+    unsaved: Option<String>,
 }
 
 /// A restart that came to its end.
@@ -340,9 +344,16 @@ impl Tender {
     /// Whether what must be remembered is on disk.
     fn saved(&mut self, how: impl FnOnce(&mut Notebook) -> std::io::Result<()>) -> bool {
         match how(&mut self.book) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.unsaved = None;
+                true
+            }
             Err(error) => {
-                tracing::error!(%error, "what is remembered of pods is not on disk: nothing is restarted");
+                let why = error.to_string();
+                if self.unsaved.as_ref() != Some(&why) {
+                    tracing::error!(%error, "what is remembered of pods is not on disk: nothing is restarted");
+                }
+                self.unsaved = Some(why);
                 false
             }
         }
