@@ -5,6 +5,7 @@
 //! their tasks ends, the daemon ends, and the supervisor starts it anew.
 
 pub mod bundle;
+mod change;
 mod client;
 mod control;
 mod door;
@@ -18,17 +19,16 @@ mod pods;
 pub mod prepared;
 mod registry;
 mod report;
+mod signals;
 pub mod stores;
 pub mod task;
 mod upkeep;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -41,6 +41,7 @@ use crate::sys::lock::{LockError, StateLock};
 use crate::trust;
 use door::Door;
 use prepared::Verdict;
+use signals::{Asked, Signals, bind_socket};
 
 pub use client::{ClientError, ask_busy, ask_checkpoint, ask_prepare, ask_reload, ask_status};
 pub use membership::Join as JoinTask;
@@ -163,7 +164,7 @@ impl Daemon {
     async fn start_and_run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
         let started = crate::sys::clock::now();
         let mut signals = Signals::new()?;
-        let refuge = config.socket.parent().unwrap_or(std::path::Path::new("/run"));
+        let refuge = config.socket.parent().unwrap_or(Path::new("/run"));
         let opened = Cache::open(&config.state_dir, refuge)?;
         if let Some((aside, why)) = &opened.damaged {
             let aside = aside.display();
@@ -276,108 +277,6 @@ impl Daemon {
             }
         }
     }
-
-    /// The configuration names a cloud now: the proxy begins, or goes on with the credentials that it finds.
-    async fn join(&mut self) -> Result<(), DaemonError> {
-        self.config.cloud = Config::load(&self.overrides)?.cloud;
-        self.place.set_config(self.config.clone());
-        self.door.open(&self.config).await
-    }
-
-    /// The configuration names no cloud any more.
-    async fn leave(&mut self) -> Result<(), DaemonError> {
-        self.config.cloud = Config::load(&self.overrides)?.cloud;
-        self.place.set_config(self.config.clone());
-        self.door.leave().await
-    }
-
-    /// Keeps a configuration that snapd may yet refuse; the one that waited before is forgotten.
-    fn prepare(&mut self, text: &str) -> Result<(), String> {
-        let defaults = self.overrides.defaults();
-        Config::parse_over(defaults.clone(), text).map_err(|e| e.to_string())?;
-        if self.overrides.snap.is_none() {
-            return Err("nothing is prepared outside a snap hint: `edge config set` changes edge.toml".into());
-        }
-        prepared::stage(&defaults.file, text).map_err(|e| e.to_string())?;
-        self.settle_what_waits();
-        Ok(())
-    }
-
-    /// Waits beside for snapd's word on the configuration that waits, if one does.
-    fn settle_what_waits(&mut self) {
-        let Some(snap) = self.overrides.snap.clone() else { return };
-        let defaults = self.overrides.defaults();
-        let text = match prepared::waiting(&defaults.file) {
-            Ok(Some(text)) => text,
-            Ok(None) => return,
-            Err(error) => return tracing::error!(%error, "a prepared configuration cannot be read"),
-        };
-        let wanted = match Config::parse_over(defaults.clone(), &text) {
-            Ok(wanted) => wanted,
-            Err(error) => return tracing::error!(%error, "a prepared configuration is damaged"),
-        };
-        let orders = self.orders.clone();
-        let task = tokio::spawn(async move {
-            let verdict = prepared::verdict(&snap, &defaults, &wanted).await;
-            let _ = orders.send(Order::Settled(text, verdict)).await;
-        });
-        if let Some(before) = self.settling.replace(task.abort_handle()) {
-            before.abort();
-        }
-    }
-
-    async fn settled(&mut self, text: &str, verdict: Verdict) {
-        let file = self.overrides.file();
-        // Another one may have been prepared since.
-        if !prepared::waiting(&file).is_ok_and(|waiting| waiting.as_deref() == Some(text)) {
-            return;
-        }
-        if verdict == Verdict::Dropped {
-            tracing::warn!("a prepared configuration is dropped: snapd did not commit it");
-            if let Err(error) = prepared::drop_waiting(&file) {
-                tracing::error!(%error, "a dropped configuration cannot be removed");
-            }
-            return;
-        }
-        let promoted = prepared::promote(&file, text).map_err(|e| e.to_string());
-        let applied = match promoted {
-            Ok(()) => self.reload().await.map_err(|e| e.to_string()),
-            Err(error) => Err(error),
-        };
-        match applied {
-            Ok(()) => tracing::info!("the configuration that snapd committed is in force"),
-            Err(error) => tracing::error!(%error, "the committed configuration was not applied"),
-        }
-    }
-
-    /// Reads the configuration anew and applies what can be applied while running.
-    async fn reload(&mut self) -> Result<(), DaemonError> {
-        let new = Config::load(&self.overrides)?;
-        if let Some(proxy) = self.door.proxy() {
-            proxy.set_offline_mode(new.offline_mode).await?;
-        }
-        for (name, changed) in [
-            ("state-dir", new.state_dir != self.config.state_dir),
-            ("cloud", new.cloud != self.config.cloud),
-            ("proxy", new.proxy != self.config.proxy),
-        ] {
-            if changed {
-                tracing::warn!(setting = name, "changed: takes effect when edge is started the next time");
-            }
-        }
-        self.config.mirror = new.mirror;
-        self.config.offline_mode = new.offline_mode;
-        self.config.runtime.pin_images = new.runtime.pin_images;
-        self.config.pods = new.pods;
-        self.config.registry = new.registry;
-        self.config.bundle = new.bundle;
-        self.pins.set(&self.config);
-        self.pods.set(&self.config);
-        self.registry.set(&self.config);
-        self.place.set_config(self.config.clone());
-        self.upkeep.set(&self.config.registry);
-        Ok(())
-    }
 }
 
 /// Keeps the cache's place on the board.
@@ -401,63 +300,6 @@ async fn thaw(folder: PathBuf) -> &'static str {
         let tried = folder.clone();
         if let Ok(true) = tokio::task::spawn_blocking(move || crate::cache::is_writable(&tried)).await {
             return "copy of the cache (the disk can be written again)";
-        }
-    }
-}
-
-/// Binds the control socket, for root alone. A socket file that was left behind is replaced: the lock
-/// on the state folder says that nobody else answers there.
-fn bind_socket(path: &PathBuf) -> Result<UnixListener, DaemonError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let failed = |source| DaemonError::Listen {
-        address: path.display().to_string(),
-        source,
-        hint: "the folder of the control socket must be writable: run as root, or set EDGE_SOCKET",
-    };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
-    // Nobody may connect in the moment between bind and chmod.
-    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(path);
-    nix::sys::stat::umask(before);
-    let listener = bound.map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-enum Asked {
-    Stop,
-    Reload,
-}
-
-impl Signals {
-    fn new() -> Result<Self, DaemonError> {
-        let listen = |kind| {
-            signal(kind).map_err(|source| DaemonError::System { operation: "listen for signals", source })
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 }

@@ -1,0 +1,120 @@
+//! How the configuration changes while edge runs: by a join or a leave, by a reload, and by what a snap's hook has
+//! prepared and snapd has committed.
+
+use super::prepared::{self, Verdict};
+use super::{Daemon, DaemonError, Order};
+use crate::config::Config;
+
+impl Daemon {
+    /// The configuration names a cloud now: the proxy begins, or goes on with the credentials that it finds.
+    pub(super) async fn join(&mut self) -> Result<(), DaemonError> {
+        self.config.cloud = Config::load(&self.overrides)?.cloud;
+        self.place.set_config(self.config.clone());
+        self.door.open(&self.config).await
+    }
+
+    /// The configuration names no cloud any more.
+    pub(super) async fn leave(&mut self) -> Result<(), DaemonError> {
+        self.config.cloud = Config::load(&self.overrides)?.cloud;
+        self.place.set_config(self.config.clone());
+        self.door.leave().await
+    }
+
+    /// Keeps a configuration that snapd may yet refuse; the one that waited before is forgotten.
+    pub(super) fn prepare(&mut self, text: &str) -> Result<(), String> {
+        let defaults = self.overrides.defaults();
+        Config::parse_over(defaults.clone(), text).map_err(|e| e.to_string())?;
+        if self.overrides.snap.is_none() {
+            return Err("nothing is prepared outside a snap hint: `edge config set` changes edge.toml".into());
+        }
+        prepared::stage(&defaults.file, text).map_err(|e| e.to_string())?;
+        self.settle_what_waits();
+        Ok(())
+    }
+
+    /// Waits beside for snapd's word on the configuration that waits, if one does.
+    pub(super) fn settle_what_waits(&mut self) {
+        let Some(snap) = self.overrides.snap.clone() else { return };
+        let defaults = self.overrides.defaults();
+        let text = match prepared::waiting(&defaults.file) {
+            Ok(Some(text)) => text,
+            Ok(None) => return,
+            Err(error) => return tracing::error!(%error, "a prepared configuration cannot be read"),
+        };
+        let wanted = match Config::parse_over(defaults.clone(), &text) {
+            Ok(wanted) => wanted,
+            Err(error) => return tracing::error!(%error, "a prepared configuration is damaged"),
+        };
+        let orders = self.orders.clone();
+        let task = tokio::spawn(async move {
+            let verdict = prepared::verdict(&snap, &defaults, &wanted).await;
+            let _ = orders.send(Order::Settled(text, verdict)).await;
+        });
+        if let Some(before) = self.settling.replace(task.abort_handle()) {
+            before.abort();
+        }
+    }
+
+    pub(super) async fn settled(&mut self, text: &str, verdict: Verdict) {
+        let file = self.overrides.file();
+        // Another one may have been prepared since.
+        if !prepared::waiting(&file).is_ok_and(|waiting| waiting.as_deref() == Some(text)) {
+            return;
+        }
+        if verdict == Verdict::Dropped {
+            tracing::warn!("a prepared configuration is dropped: snapd did not commit it");
+            if let Err(error) = prepared::drop_waiting(&file) {
+                tracing::error!(%error, "a dropped configuration cannot be removed");
+            }
+            return;
+        }
+        let promoted = prepared::promote(&file, text).map_err(|e| e.to_string());
+        let applied = match promoted {
+            Ok(()) => self.reload().await.map_err(|e| e.to_string()),
+            Err(error) => Err(error),
+        };
+        match applied {
+            Ok(()) => tracing::info!("the configuration that snapd committed is in force"),
+            Err(error) => tracing::error!(%error, "the committed configuration was not applied"),
+        }
+    }
+
+    /// Reads the configuration anew and applies what can be applied while running.
+    pub(super) async fn reload(&mut self) -> Result<(), DaemonError> {
+        let mut new = Config::load(&self.overrides)?;
+        if let Some(proxy) = self.door.proxy() {
+            proxy.set_offline_mode(new.offline_mode).await?;
+        }
+        for name in hold(&self.config, &mut new) {
+            tracing::warn!(setting = name, "changed: takes effect when edge is started the next time");
+        }
+        self.config = new;
+        self.pins.set(&self.config);
+        self.pods.set(&self.config);
+        self.registry.set(&self.config);
+        self.place.set_config(self.config.clone());
+        self.upkeep.set(&self.config.registry);
+        Ok(())
+    }
+}
+
+/// Leaves what cannot change while edge runs as it was; the names of those that were to change.
+fn hold(old: &Config, new: &mut Config) -> Vec<&'static str> {
+    let mut held = Vec::new();
+    let mut keep = |name, changed: bool| {
+        if changed {
+            held.push(name);
+        }
+    };
+    keep("state-dir", old.state_dir != new.state_dir);
+    keep("socket", old.socket != new.socket);
+    keep("cloud", old.cloud != new.cloud);
+    keep("proxy", old.proxy != new.proxy);
+    keep("runtime.endpoint", old.runtime.endpoint != new.runtime.endpoint);
+    new.state_dir.clone_from(&old.state_dir);
+    new.socket.clone_from(&old.socket);
+    new.cloud.clone_from(&old.cloud);
+    new.proxy.clone_from(&old.proxy);
+    new.runtime.endpoint.clone_from(&old.runtime.endpoint);
+    held
+}
