@@ -61,26 +61,30 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Up to `limit` objects of the scope in the order of namespace and name, after `after`.
+    /// The rows of a scope's objects, in the order of namespace and name.
     ///
     /// # Errors
     /// The statement's.
-    pub fn page(
-        &self,
-        scope: ScopeId,
-        after: Option<&ObjectKey>,
-        limit: usize,
-    ) -> Result<Vec<Object>, CacheError> {
+    pub fn members(&self, scope: ScopeId) -> Result<Vec<i64>, CacheError> {
+        let sql = "SELECT object.id FROM member JOIN object ON object.id = member.object
+                   WHERE member.scope = ? ORDER BY object.namespace, object.name";
+        let mut statement = self.db().prepare_cached(sql)?;
+        Ok(statement.query_map([scope.0], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
+    /// Those of `rows` that are still in the scope, in the same order.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn objects(&self, scope: ScopeId, rows: &[i64]) -> Result<Vec<Object>, CacheError> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM member JOIN object ON object.id = member.object
-             WHERE member.scope = ?1 AND (object.namespace, object.name) > (?2, ?3)
-             ORDER BY object.namespace, object.name LIMIT ?4"
+            "SELECT {COLUMNS} FROM object WHERE id = ?1
+             AND EXISTS (SELECT 1 FROM member WHERE scope = ?2 AND object = ?1)"
         );
-        let (namespace, name) = after.map_or(("", ""), |k| (k.namespace.as_str(), k.name.as_str()));
         let mut statement = self.db().prepare_cached(&sql)?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = statement.query_map(params![scope.0, namespace, name, limit], Object::from_row)?;
-        Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
+        let read = |row: &i64| statement.query_row(params![row, scope.0], Object::from_row).optional();
+        let found = rows.iter().map(read).filter_map(Result::transpose);
+        Ok(found.map(|object| object.map(|(_, object)| object)).collect::<Result<_, _>>()?)
     }
 
     /// One object, if the identity has read it.

@@ -36,7 +36,8 @@ async fn names(cache: &Cache, identity: &'static str) -> Option<Vec<String>> {
     cache
         .read(move |r| {
             let Some(scope) = r.scopes(identity, "v1/pods", "")?.into_iter().next() else { return Ok(None) };
-            Ok(Some(r.page(scope.id, None, 10)?.into_iter().map(|o| o.key.name).collect()))
+            let rows = r.members(scope.id)?;
+            Ok(Some(r.objects(scope.id, &rows)?.into_iter().map(|o| o.key.name).collect()))
         })
         .await
         .unwrap()

@@ -16,6 +16,7 @@ pub mod csr;
 mod decide;
 mod discovery;
 mod forward;
+mod frames;
 mod headers;
 mod house;
 mod input;

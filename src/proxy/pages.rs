@@ -1,7 +1,9 @@
 //! The objects of a list that is kept, read page by page: little memory however long the list is.
 
+use std::collections::VecDeque;
+
 use super::replay::Wanted;
-use crate::cache::{Cache, CacheError, Object, ObjectKey, ScopeId};
+use crate::cache::{Cache, CacheError, Object, ScopeId};
 
 /// Objects read from the disk at once: little memory, few look-ups.
 const PAGE: usize = 64;
@@ -12,28 +14,35 @@ pub struct Kept {
     cache: Cache,
     scope: ScopeId,
     wanted: Wanted,
-    after: Option<ObjectKey>,
-    ended: bool,
+    /// The rows that are still to be read; sorted once, since sorting at each page makes long lists slow.
+    rows: Option<VecDeque<i64>>,
 }
 
 impl Kept {
     /// Reads what is `wanted` of `scope`.
     pub fn new(cache: Cache, scope: ScopeId, wanted: Wanted) -> Self {
-        Self { cache, scope, wanted, after: None, ended: false }
+        Self { cache, scope, wanted, rows: None }
     }
 
-    /// The next page, which may hold nothing of what is wanted; `None` after the last.
+    /// The next page, which may hold nothing of what is wanted; `None` after the last. What was removed since the
+    /// first page is left out; what came since is not in any.
     ///
     /// # Errors
     /// When the cache cannot be read.
     pub async fn next(&mut self) -> Result<Option<Vec<Object>>, CacheError> {
-        if self.ended {
+        let scope = self.scope;
+        let rows = match &mut self.rows {
+            Some(rows) => rows,
+            none => {
+                let members = self.cache.read(move |reader| reader.members(scope)).await?;
+                none.insert(members.into())
+            }
+        };
+        if rows.is_empty() {
             return Ok(None);
         }
-        let (scope, after) = (self.scope, self.after.take());
-        let mut page = self.cache.read(move |reader| reader.page(scope, after.as_ref(), PAGE)).await?;
-        self.ended = page.len() < PAGE;
-        self.after = page.last().map(|object| object.key.clone());
+        let next: Vec<i64> = rows.drain(..rows.len().min(PAGE)).collect();
+        let mut page = self.cache.read(move |reader| reader.objects(scope, &next)).await?;
         page.retain(|object| self.wanted.matches(object));
         Ok(Some(page))
     }

@@ -233,7 +233,9 @@ async fn stream(
         for object in &page {
             bytes.extend(writer.item(&object.body).map_err(failed)?);
         }
-        if sender.send(Ok(Frame::data(std::mem::take(&mut bytes).into()))).await.is_err() {
+        // A list in protobuf, whose length stands before it, gives nothing before its end.
+        if !bytes.is_empty() && sender.send(Ok(Frame::data(std::mem::take(&mut bytes).into()))).await.is_err()
+        {
             return Ok(());
         }
     }

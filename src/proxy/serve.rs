@@ -19,6 +19,7 @@ use super::answer::{self, Body};
 use super::caller::{self, Caller};
 use super::decide::{Action, Local, Refusal, Who, decide};
 use super::forward::{Call, Outcome, Payload, decode_body};
+use super::frames::Solid;
 use super::headers::accept_of;
 use super::local::Write;
 use super::watch::LocalWatch;
@@ -107,7 +108,10 @@ async fn connection(
     let has_certificate = stream.get_ref().1.peer_certificates().is_some_and(|c| !c.is_empty());
     let service = service_fn(move |request| {
         let shared = shared.clone();
-        async move { Ok::<_, std::convert::Infallible>(handle(&shared, has_certificate, request).await) }
+        async move {
+            let answer = handle(&shared, has_certificate, request).await;
+            Ok::<_, std::convert::Infallible>(answer.map(Solid))
+        }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server

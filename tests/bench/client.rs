@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+/// What kubelet says: the sender may choose.
+const EITHER: &str = "application/vnd.kubernetes.protobuf,application/json";
 /// Objects under way at once while a stage is set.
 const AT_ONCE: usize = 16;
 
@@ -56,7 +58,7 @@ impl Client {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
-            .header("accept", PROTOBUF)
+            .header("accept", EITHER)
             .header("content-type", kind)
             .body(Full::new(body))?;
         let mut sender = self.sender.clone();

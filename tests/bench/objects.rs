@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::client::Client;
 use crate::reading;
@@ -73,7 +73,7 @@ fn cost(rig: &mut Rig, count: usize, path: &'static str) -> Result<Cost> {
     rig.wait_link("offline")?;
     let replayed = rig.on_node(move |ways| async move {
         let edge = Client::connect(&ways.edge).await?;
-        timed(&edge, path).await
+        timed(&edge, path).await.context("replayed")
     })?;
     let peak = reading::peak(pid)?;
     rig.cluster.heal()?;
@@ -82,8 +82,9 @@ fn cost(rig: &mut Rig, count: usize, path: &'static str) -> Result<Cost> {
 
 async fn online(ways: Ways, path: &str) -> Result<(f64, f64)> {
     let (direct, edge) = (Client::connect(&ways.direct).await?, Client::connect(&ways.edge).await?);
-    timed(&direct, path).await?;
-    Ok((timed(&direct, path).await?, timed(&edge, path).await?))
+    timed(&direct, path).await.context("straight")?;
+    let straight = timed(&direct, path).await.context("straight, again")?;
+    Ok((straight, timed(&edge, path).await.context("through edge")?))
 }
 
 async fn timed(client: &Client, path: &str) -> Result<f64> {
