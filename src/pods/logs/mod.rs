@@ -128,7 +128,7 @@ mod tests {
         let said = |round: u32| {
             let lines: String =
                 (0..4).map(|i| format!("2026-01-01T00:00:00Z stdout F {}\n", round * 4 + i)).collect();
-            fs::write(log.path.join("0.log"), lines).unwrap();
+            fs::File::create(log.path.join("0.log")).unwrap().write_all(lines.as_bytes()).unwrap();
         };
         said(0);
         std::thread::scope(|scope| {

@@ -34,15 +34,17 @@ where
     loop {
         let on = *wanted.borrow_and_update();
         let pods = if on { cached().await } else { Some(Vec::new()) };
-        if let Some(pods) = pods {
-            match look(&places, &pods).await {
+        match pods {
+            // A machine that has joined no cloud, or has not heard of its pods yet.
+            None => part.good_with("no pods are known"),
+            Some(pods) => match look(&places, &pods).await {
                 Ok(Some(trouble)) => part.trouble(trouble),
                 Ok(None) if on => part.good(),
                 Ok(None) => part.off(),
                 // Nothing is to be kept, so nobody misses the runtime.
                 Err(error) if pods.is_empty() && error.is_down() => part.off(),
                 Err(error) => part.trouble(error.to_string()),
-            }
+            },
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
