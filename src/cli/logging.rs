@@ -3,8 +3,10 @@
 use std::env;
 
 use anyhow::Result;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::failure::Usage;
 use super::output;
@@ -32,21 +34,22 @@ pub fn start(teller: Teller) -> Result<()> {
         Teller::Hook => "off",
     };
     let asked = ["EDGE_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, env::var(name).ok()?)));
-    let filter = match asked {
-        Some((name, text)) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|e| {
-            Usage(format!("{name} is `{text}`: {e} hint: use a level such as `debug`, or `edge=debug`"))
-        })?,
-        _ => EnvFilter::new(default),
+    let (name, text) = match &asked {
+        Some((name, text)) if !text.is_empty() => (*name, text.as_str()),
+        _ => ("", default),
     };
-    let events = fmt()
-        .with_env_filter(filter)
+    let filter: Targets = text.parse().map_err(|e| {
+        Usage(format!("{name} is `{text}`: {e} hint: use a level such as `debug`, or `edge=debug`"))
+    })?;
+    let events = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(output::is_watched() && env::var_os("NO_COLOR").is_none());
+    let all = tracing_subscriber::registry().with(filter);
     // journald writes the time itself; a command's reader knows it.
     if !is_daemon || env::var_os("JOURNAL_STREAM").is_some() {
-        events.without_time().with_target(is_daemon).init();
+        all.with(events.without_time().with_target(is_daemon)).init();
     } else {
-        events.init();
+        all.with(events).init();
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use regex::Regex;
+use regex_lite::Regex;
 use semver::{Version, VersionReq};
 
 use super::settings::TagFilter;
@@ -162,7 +162,7 @@ pub fn glob(text: &str) -> Result<Regex, String> {
                 out.push(')');
             }
             ',' if depth > 0 => out.push('|'),
-            c => out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
+            c => out.push_str(&regex_lite::escape(c.encode_utf8(&mut [0; 4]))),
         }
     }
     out.push_str(")$");
@@ -175,12 +175,12 @@ pub fn glob(text: &str) -> Result<Regex, String> {
 /// # Errors
 /// Why it is none, on one line.
 fn pattern(text: &str) -> Result<Regex, String> {
-    let short = |e: regex::Error| {
+    let short = |e: regex_lite::Error| {
         let told = e.to_string();
         let last = told.lines().last().unwrap_or_default().trim();
         format!("`{text}` is not a regular expression: {}", last.strip_prefix("error: ").unwrap_or(last))
     };
-    regex::RegexBuilder::new(text).size_limit(1 << 20).build().map_err(short)
+    regex_lite::RegexBuilder::new(text).size_limit(1 << 20).build().map_err(short)
 }
 
 /// # Errors

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
-use regex::Regex;
+use regex_lite::Regex;
 use serde_json::Value;
 
 use super::found::Found;

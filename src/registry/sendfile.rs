@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 
 /// Bytes of one stand-in, and so of one piece sent.
 const PIECE: usize = 4 << 20;
-/// Never read or written: only its addresses matter, so it takes no memory.
-static STAND_IN: [u8; PIECE] = [0; PIECE];
+/// Never read or written: only its addresses matter, so it takes no memory, and no room in the binary.
+static STAND_IN: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; PIECE]);
 /// Milliseconds that the blocking thread waits for a quick reader before it gives the piece back.
 const PATIENCE: u16 = 4;
 
