@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use super::facts::{LARGEST_IMAGE_MANIFEST, facts_of};
+use super::facts::LARGEST_IMAGE_MANIFEST;
 use super::gather::Key;
 use super::import::is_carried;
 use super::list::BlobLine;
@@ -183,7 +183,7 @@ impl Reader<'_> {
         }
         let parsed = ParsedManifest::parse(bytes, "")
             .map_err(|e| Fault::Image { digest: line.digest.clone(), why: e.to_string() })?;
-        let facts = facts_of(&parsed);
+        let facts = parsed.facts();
         let blobs = facts.children.iter().filter(|child| child.kind == Kind::Blob);
         self.links.extend(blobs.map(|child| Key::of(&child.digest)));
         Ok(facts)

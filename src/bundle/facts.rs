@@ -1,27 +1,12 @@
-//! What a manifest links to: for the store, and for whoever walks down from an image.
+//! What is taken of an index, and how large a manifest may be.
 
 use crate::oci::{Descriptor, LARGEST, ParsedManifest, Platform};
-use crate::store::{Child, Facts, Kind};
 use crate::sys::digest::Digest;
 
 /// The largest manifest of an image, in bytes.
 pub const LARGEST_IMAGE_MANIFEST: u64 = LARGEST as u64;
 /// What an attestation names the image that it is about with.
 const ABOUT: &str = "vnd.docker.reference.digest";
-
-/// What the store keeps of a manifest.
-pub fn facts_of(parsed: &ParsedManifest) -> Facts {
-    let child = |kind| move |d: &Descriptor| Child { digest: d.digest.clone(), size: d.size, kind };
-    let blobs = parsed.blobs().map(child(Kind::Blob));
-    let manifests = parsed.manifests.iter().map(child(Kind::Manifest));
-    Facts {
-        media_type: parsed.media_type.clone(),
-        artifact_type: parsed.artifact_type.clone(),
-        subject: parsed.subject.as_ref().map(|subject| (subject.digest.clone(), subject.size)),
-        annotations: parsed.annotations.as_ref().map(|annotations| annotations.get().to_owned()),
-        children: blobs.chain(manifests).collect(),
-    }
-}
 
 /// The manifests of an index that `platforms` run, with what attests to them; all of them where none is given.
 pub fn chosen<'a>(parsed: &'a ParsedManifest, platforms: &[Platform]) -> Vec<&'a Descriptor> {

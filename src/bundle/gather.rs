@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::facts::{chosen, facts_of};
+use super::facts::chosen;
 use super::list::{Purpose, RefLine};
 use super::{Error, Fault};
 use crate::oci::{ParsedManifest, Platform, Reference, media};
@@ -214,7 +214,7 @@ fn walk(
             continue;
         }
         seen.push(digest);
-        for child in facts_of(&parsed).children.iter().filter(|child| child.kind == Kind::Blob) {
+        for child in parsed.facts().children.iter().filter(|child| child.kind == Kind::Blob) {
             add_blob(store, gathered, &child.digest)?;
         }
         for child in chosen(&parsed, &selection.platforms) {

@@ -10,7 +10,6 @@ use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::plan::Terms;
 use crate::oci::{Descriptor, ParsedManifest, media};
-use crate::store::{Child, Facts, Kind};
 use crate::sys::digest::Digest;
 
 /// The deepest that indexes may lie in one another.
@@ -186,24 +185,10 @@ pub(super) async fn fetch(wire: &Wire, source: &Source, closure: &Closure, of: &
         .try_for_each(|()| async { Ok(()) })
         .await?;
     for known in closure.manifests.iter().filter(|known| !known.here) {
-        let (bytes, digest, facts) = (known.bytes.clone(), known.digest.clone(), facts_of(&known.parsed));
+        let (bytes, digest, facts) = (known.bytes.clone(), known.digest.clone(), known.parsed.facts());
         wire.blocking(move |store| store.add_manifest(&bytes, &digest, facts)).await?;
     }
     Ok(())
-}
-
-/// What the store keeps of a manifest.
-pub(super) fn facts_of(parsed: &ParsedManifest) -> Facts {
-    let child = |kind| move |d: &Descriptor| Child { digest: d.digest.clone(), size: d.size, kind };
-    let blobs = parsed.blobs().map(child(Kind::Blob));
-    let manifests = parsed.manifests.iter().map(child(Kind::Manifest));
-    Facts {
-        media_type: parsed.media_type.clone(),
-        artifact_type: parsed.artifact_type.clone(),
-        subject: parsed.subject.as_ref().map(|subject| (subject.digest.clone(), subject.size)),
-        annotations: parsed.annotations.as_ref().map(|annotations| annotations.get().to_owned()),
-        children: blobs.chain(manifests).collect(),
-    }
 }
 
 /// The images of an index that were fetched for it, and itself: what signatures may be about.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::Platform;
 use crate::sys::digest::{Algorithm, Digest};
+use crate::sys::facts::{Child, Facts, Kind};
 
 /// Media types.
 pub mod media {
@@ -192,6 +193,20 @@ impl ParsedManifest {
     /// Configuration and layers that a registry must have.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         self.config.iter().chain(&self.layers).filter(|descriptor| !descriptor.is_foreign())
+    }
+
+    /// What a store keeps of it.
+    pub fn facts(&self) -> Facts {
+        let child = |kind| move |d: &Descriptor| Child { digest: d.digest.clone(), size: d.size, kind };
+        let blobs = self.blobs().map(child(Kind::Blob));
+        let manifests = self.manifests.iter().map(child(Kind::Manifest));
+        Facts {
+            media_type: self.media_type.clone(),
+            artifact_type: self.artifact_type.clone(),
+            subject: self.subject.as_ref().map(|subject| (subject.digest.clone(), subject.size)),
+            annotations: self.annotations.as_ref().map(|annotations| annotations.get().to_owned()),
+            children: blobs.chain(manifests).collect(),
+        }
     }
 
     /// The image of an index that a machine of `platform` runs best.

@@ -14,8 +14,8 @@ use super::Registry;
 use super::reply::{self, Body, Refusal};
 use super::route::Query;
 use super::uploads::created;
-use crate::oci::{Descriptor, LARGEST, ManifestError, ParsedManifest, is_tag};
-use crate::store::{Absent, Child, Facts, Kind, NewManifest, Owner};
+use crate::oci::{LARGEST, ManifestError, ParsedManifest, is_tag};
+use crate::store::{Absent, NewManifest, Owner};
 use crate::sys::digest::{Algorithm, Digest};
 
 /// Manifests larger than this are read from disk each time.
@@ -171,7 +171,7 @@ impl Registry {
         let parsed = ParsedManifest::parse(&bytes, &content_type)?;
         let subject = parsed.subject.as_ref().map(|subject| subject.digest.to_string());
         let (digest, tags) = named(&name, query, &bytes)?;
-        let (repository, facts, wanted) = (names[0].clone(), facts_of(&parsed), digest.clone());
+        let (repository, facts, wanted) = (names[0].clone(), parsed.facts(), digest.clone());
         self.blocking(move |store| {
             let tags: Vec<Option<&str>> = if tags.is_empty() {
                 vec![None]
@@ -242,18 +242,4 @@ fn named(name: &str, query: &Query, bytes: &[u8]) -> Result<(Digest, Vec<String>
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", why));
     }
     Ok((digest, vec![name.to_owned()]))
-}
-
-/// What the store keeps of a manifest.
-pub(super) fn facts_of(parsed: &ParsedManifest) -> Facts {
-    let child = |kind| move |d: &Descriptor| Child { digest: d.digest.clone(), size: d.size, kind };
-    let blobs = parsed.blobs().map(child(Kind::Blob));
-    let manifests = parsed.manifests.iter().map(child(Kind::Manifest));
-    Facts {
-        media_type: parsed.media_type.clone(),
-        artifact_type: parsed.artifact_type.clone(),
-        subject: parsed.subject.as_ref().map(|subject| (subject.digest.clone(), subject.size)),
-        annotations: parsed.annotations.as_ref().map(|annotations| annotations.get().to_owned()),
-        children: blobs.chain(manifests).collect(),
-    }
 }

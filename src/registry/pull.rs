@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::Sources;
-use super::manifests::facts_of;
 use super::reply::Body;
 use crate::oci::ParsedManifest;
 use crate::store::{Absent, Error as StoreError, NewManifest, Owner, Store};
@@ -174,7 +173,7 @@ impl Inner {
                 tag: (!name.contains(':')).then_some(name.as_str()),
                 bytes: &fetched.bytes,
                 digest: &fetched.digest,
-                facts: facts_of(&parsed),
+                facts: parsed.facts(),
                 owner: Owner::PullThrough,
                 absent: Absent::Allowed,
             })

@@ -49,10 +49,12 @@ pub use error::Error;
 pub use gc::{GcPlan, GcSettings, Hold};
 pub use generation::{Generation, StateChart, StateOf, StateRef, TrustUpdate};
 pub use intake::{Incoming, Intake, Landing};
-pub use manifest::{Absent, Child, Facts, Kind, Manifest, NewManifest, Referrer};
+pub use manifest::{Absent, Manifest, NewManifest, Referrer};
 pub use refs::{Closure, Owner, Ref, Repository};
 pub use upload::{Ready, Upload, UploadId};
 pub use verify::{Held, VerifyReport, VerifySettings};
+
+pub use crate::sys::facts::{Child, Facts, Kind};
 
 /// What the store needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]

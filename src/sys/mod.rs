@@ -1,10 +1,12 @@
-//! The floor: durable files, digests, the clock, the lock on the state folder. Knows nothing of Kubernetes.
+//! The floor: durable files, digests, what manifests link to, the clock, the lock on the state folder. Knows nothing of
+//! Kubernetes.
 //!
 //! Every other room may use this one; it uses none.
 
 pub mod clock;
 pub mod digest;
 pub mod durable;
+pub mod facts;
 pub mod lock;
 pub mod progress;
 pub mod snapctl;

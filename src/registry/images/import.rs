@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::ImageError;
 use super::plan::{Plan, Wanted};
 use crate::oci::{Archive, Reference};
-use crate::registry::manifests::facts_of;
 use crate::store::{Absent, NewManifest, Owner, Store};
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Progress, Unit};
@@ -126,7 +125,7 @@ fn blobs(
 pub(super) fn keep(store: &Store, reference: &Reference, mut plan: Plan) -> Result<Digest, ImageError> {
     let Some(root) = plan.manifests.pop() else { return Err(ImageError::Ended) };
     for child in &plan.manifests {
-        store.add_manifest(&child.bytes, &child.digest, facts_of(&child.parsed))?;
+        store.add_manifest(&child.bytes, &child.digest, child.parsed.facts())?;
     }
     let repository = reference.repository();
     // A name with a digest and without a tag is kept under its digest.
@@ -140,7 +139,7 @@ pub(super) fn keep(store: &Store, reference: &Reference, mut plan: Plan) -> Resu
         tag,
         bytes: &root.bytes,
         digest: &root.digest,
-        facts: facts_of(&root.parsed),
+        facts: root.parsed.facts(),
         owner: Owner::Push,
         absent: Absent::Refused,
     })?;

@@ -6,7 +6,6 @@ use super::ImageError;
 use super::fetch::fetch_again;
 use crate::oci::ParsedManifest;
 use crate::registry::Sources;
-use crate::registry::manifests::facts_of;
 use crate::store::{Kind, Store};
 use crate::sys::digest::Digest;
 
@@ -67,6 +66,6 @@ async fn manifest(
         .map_err(|source| ImageError::Manifest { digest: digest.clone(), source })?;
     let (store, digest) = (store.clone(), digest.clone());
     let stored =
-        tokio::task::spawn_blocking(move || store.add_manifest(&fetched.bytes, &digest, facts_of(&parsed)));
+        tokio::task::spawn_blocking(move || store.add_manifest(&fetched.bytes, &digest, parsed.facts()));
     Ok(stored.await.map_err(|_| ImageError::Ended)??)
 }
