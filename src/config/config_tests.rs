@@ -152,7 +152,7 @@ fn the_sample_has_every_key_and_reads_with_and_without_its_comments() {
     registry.tls_certificate = Some("/etc/edge/tls.crt".into());
     registry.tls_key = Some("/etc/edge/tls.key".into());
     registry.docker_config = Some("/etc/edge/docker-config.json".into());
-    (registry.size_limit, registry.verify_rate) = (Some(8 << 30), Some(4 << 20));
+    registry.size_limit = Some(8 << 30);
     (expected.bundle.gateway, expected.bundle.fleet) = (Some("ship-7".into()), Some("north".into()));
     let mirror = &mut expected.mirror;
     mirror.schedule = Some("0 2 * * *".into());

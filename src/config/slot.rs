@@ -39,6 +39,8 @@ pub enum Slot<C: 'static> {
     Size(Field<C, u64>, u64, u64),
     /// Bytes, at least one.
     OptionalSize(Field<C, Option<u64>>, &'static str),
+    /// Bytes a second within bounds, both ends included.
+    Rate(Field<C, u64>, u64, u64),
     /// Bytes a second, at least one.
     OptionalRate(Field<C, Option<u64>>, &'static str),
     /// `ip:port`.
@@ -72,6 +74,11 @@ impl<C> Slot<C> {
                 quantity::size_text(*most)
             ),
             Self::OptionalSize(..) => "a size such as `512MiB` or `10GiB`".into(),
+            Self::Rate(_, least, most) => format!(
+                "a rate from `{}/s` to `{}/s`, such as `512KiB/s` or `2MiB/s`",
+                quantity::size_text(*least),
+                quantity::size_text(*most)
+            ),
             Self::OptionalRate(..) => "a rate such as `512KiB/s` or `2MiB/s`".into(),
             Self::Address(_) => "an address and port such as `127.0.0.1:5000` or `[::1]:5000`".into(),
             Self::Loopback(_) => "a loopback address and port such as `127.0.0.1:6445`".into(),
@@ -113,6 +120,9 @@ impl<C> Slot<C> {
             Self::OptionalSize(field, _) => {
                 *field(into) = Some(quantity::size(value.as_str()?).filter(|s| *s > 0)?);
             }
+            Self::Rate(field, least, most) => {
+                *field(into) = quantity::rate(value.as_str()?).filter(|r| r >= least && r <= most)?;
+            }
             Self::OptionalRate(field, _) => {
                 *field(into) = Some(quantity::rate(value.as_str()?).filter(|r| *r > 0)?);
             }
@@ -143,6 +153,7 @@ impl<C> Slot<C> {
             Self::Span(field, ..) => quantity::span_text(*field(from)).into(),
             Self::Size(field, ..) => quantity::size_text(*field(from)).into(),
             Self::OptionalSize(field, _) => quantity::size_text((*field(from))?).into(),
+            Self::Rate(field, ..) => format!("{}/s", quantity::size_text(*field(from))).into(),
             Self::OptionalRate(field, _) => format!("{}/s", quantity::size_text((*field(from))?)).into(),
             Self::Address(field) | Self::Loopback(field) => field(from).to_string().into(),
             Self::UnixSocket(field) => field(from).as_str().into(),

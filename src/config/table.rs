@@ -93,6 +93,11 @@ pub static KEYS: &[Key] = &[
         help: "Whether pushing needs no credential. Only with a loopback address in registry.listen.",
     },
     Key {
+        path: "registry.push-sparse",
+        slot: Slot::Switch(|c| &mut c.registry.push_sparse),
+        help: "Whether an image may be pushed without all its layers. Otherwise it is refused, since a layer that is missing is mostly one that was lost.",
+    },
+    Key {
         path: "registry.htpasswd",
         slot: Slot::OptionalPath(|c| &mut c.registry.htpasswd, "/etc/edge/htpasswd"),
         help: "Users who may push, as `htpasswd -B` writes them; mode 0600.",
@@ -154,8 +159,8 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         path: "registry.verify-rate",
-        slot: Slot::OptionalRate(|c| &mut c.registry.verify_rate, "4MiB/s"),
-        help: "How fast that may read. Where it is not set, as the example.",
+        slot: Slot::Rate(|c| &mut c.registry.verify_rate, 64 << 10, 1 << 40),
+        help: "How fast that may read; `edge store verify` is told by its `--rate`.",
     },
     Key {
         path: "registry.upstreams",

@@ -22,8 +22,6 @@ use crate::sys::progress::Progress;
 
 /// Nothing is done so soon after a start: the gateway has other things to do.
 const AFTER_START: Duration = Duration::from_secs(600);
-/// Bytes a second that reading again takes where nothing is set.
-const GENTLE: u64 = 4 << 20;
 /// The key of the note about verification.
 const NOTE: &str = "verify";
 /// How often how far it is is noted.
@@ -153,7 +151,7 @@ async fn verify(
     stop: &Arc<AtomicBool>,
 ) -> Result<Option<String>, TaskError> {
     let before = noted(place).await?;
-    let rate = Some(settings.verify_rate.unwrap_or(GENTLE));
+    let rate = Some(settings.verify_rate);
     let (stop, until) = (stop.clone(), std::time::Instant::now() + NOTED);
     let go_on = move || !stop.load(Ordering::Relaxed) && std::time::Instant::now() < until;
     let reading = VerifySettings { rate, after: before.after };

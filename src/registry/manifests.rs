@@ -171,6 +171,7 @@ impl Registry {
         let parsed = ParsedManifest::parse(&bytes, &content_type)?;
         let subject = parsed.subject.as_ref().map(|subject| subject.digest.to_string());
         let (digest, tags) = named(&name, query, &bytes)?;
+        let absent = if self.inner.settings.push_sparse { Absent::Allowed } else { Absent::Refused };
         let (repository, facts, wanted) = (names[0].clone(), parsed.facts(), digest.clone());
         self.blocking(move |store| {
             let tags: Vec<Option<&str>> = if tags.is_empty() {
@@ -186,7 +187,7 @@ impl Registry {
                     digest: &wanted,
                     facts: facts.clone(),
                     owner: Owner::Push,
-                    absent: Absent::Refused,
+                    absent,
                 })?;
             }
             Ok(())

@@ -20,6 +20,8 @@ pub struct Settings {
     pub push: bool,
     /// Whether clients on loopback may write without a credential.
     pub insecure_loopback_push: bool,
+    /// Whether an image is taken whose configuration or layers are not all here.
+    pub push_sparse: bool,
     /// The registries that a miss may be fetched from. Others are never asked.
     pub upstreams: Vec<UpstreamRow>,
     /// Names that clients call this registry by in `?ns=`, such as `127.0.0.1:5000`.
@@ -46,8 +48,8 @@ pub struct Settings {
     pub collect_interval: Duration,
     /// How often everything is read again.
     pub verify_interval: Duration,
-    /// Bytes a second that reading again may take; 4 MiB where nothing is set.
-    pub verify_rate: Option<u64>,
+    /// Bytes a second that reading again in the background may take.
+    pub verify_rate: u64,
 }
 
 /// A registry to fetch from, as the configuration has it.
@@ -123,6 +125,7 @@ impl Default for Settings {
             pull_through: true,
             push: false,
             insecure_loopback_push: false,
+            push_sparse: false,
             upstreams: Vec::new(),
             own_hosts: Vec::new(),
             tls_certificate: None,
@@ -136,7 +139,7 @@ impl Default for Settings {
             reserve: 64 << 20,
             collect_interval: Duration::from_secs(6 * 3600),
             verify_interval: Duration::from_secs(7 * 24 * 3600),
-            verify_rate: None,
+            verify_rate: 4 << 20,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::sys::facts::{Facts, Kind};
 pub enum Absent {
     /// A manifest without its configuration or layers is refused; manifests of an index may be missing.
     Refused,
-    /// Anything may be missing (pull-through fetches it when asked for it).
+    /// Anything may be missing: pull-through fetches it when asked for it, a sparse push may never bring it.
     Allowed,
 }
 
