@@ -7,6 +7,7 @@ use super::Registry;
 use super::reply::{self, Body, Refusal};
 use super::route::Query;
 use crate::oci::media;
+use crate::store::Referrer;
 use crate::sys::digest::Digest;
 
 /// The most that one page holds.
@@ -64,18 +65,12 @@ impl Registry {
         subject: Digest,
         query: &Query,
     ) -> Result<Response<Body>, Refusal> {
-        let candidates = names.to_vec();
-        let found = self
-            .blocking(move |store| {
-                for name in candidates {
-                    let referrers = store.referrers(&name, &subject)?;
-                    if !referrers.is_empty() {
-                        return Ok(referrers);
-                    }
-                }
-                Ok(Vec::new())
-            })
-            .await?;
+        let mut found = self.referrers_here(names, &subject).await?;
+        let none = found.is_empty();
+        self.inner.pull.referrers(names, &subject, none).await;
+        if none {
+            found = self.referrers_here(names, &subject).await?;
+        }
         let wanted = query.get("artifactType");
         let mut manifests = Vec::new();
         for referrer in found {
@@ -100,6 +95,22 @@ impl Registry {
             reply::set(&mut response, "oci-filters-applied", "artifactType");
         }
         Ok(response)
+    }
+}
+
+impl Registry {
+    async fn referrers_here(&self, names: &[String], subject: &Digest) -> Result<Vec<Referrer>, Refusal> {
+        let (candidates, subject) = (names.to_vec(), subject.clone());
+        self.blocking(move |store| {
+            for name in candidates {
+                let referrers = store.referrers(&name, &subject)?;
+                if !referrers.is_empty() {
+                    return Ok(referrers);
+                }
+            }
+            Ok(Vec::new())
+        })
+        .await
     }
 }
 

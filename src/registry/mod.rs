@@ -5,7 +5,7 @@
 //! - `route` and `names`: what a path means, and which repository (pure)
 //! - `blobs`, `uploads`, `manifests`, `listing`: the OCI distribution specification 1.1
 //! - `charts`: ChartMuseum's API and Helm's index
-//! - `sources` and `pull`: what is not here, from upstreams that are configured
+//! - `sources`, `pull` and `referrers`: what is not here, from upstreams that are configured
 //! - `images`: images as people handle them, from and to archives too
 //! - `auth`: who may write; `secret` checks who can read that
 //! - `spool`: bytes on their way to the disk
@@ -24,6 +24,7 @@ mod listing;
 mod manifests;
 mod names;
 mod pull;
+mod referrers;
 mod reply;
 mod route;
 mod secret;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Sources;
 use super::reply::Body;
+use super::{Sources, referrers};
 use crate::oci::ParsedManifest;
 use crate::store::{Absent, Error as StoreError, NewManifest, Owner, Store};
 use crate::sys::digest::Digest;
@@ -29,9 +29,18 @@ pub(super) struct Pull(Arc<Inner>);
 struct Inner {
     store: Store,
     sources: Sources,
-    manifests: Mutex<HashMap<(String, String), watch::Receiver<bool>>>,
+    manifests: Mutex<HashMap<(String, Sought), watch::Receiver<bool>>>,
     blobs: Mutex<HashMap<Digest, Arc<Transfer>>>,
     looked: Mutex<HashMap<(String, String), Instant>>,
+}
+
+/// What is looked for in a repository upstream.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Sought {
+    /// A manifest, by tag or digest.
+    Manifest(String),
+    /// All manifests that are about this one.
+    About(Digest),
 }
 
 impl Pull {
@@ -52,7 +61,7 @@ impl Pull {
     /// Fetches a manifest into the store, if an upstream that may be asked has it.
     pub(super) async fn manifest(&self, names: &[String], name: &str) {
         let Some(repository) = self.0.sources.first_ready(names) else { return };
-        let mut done = self.0.clone().fetch_once(repository.clone(), name.to_owned());
+        let mut done = self.0.clone().fetch_once(repository.clone(), Sought::Manifest(name.to_owned()));
         // An error means that the fetch ended without a word; the store says what is there.
         let _ = done.wait_for(|done| *done).await;
     }
@@ -69,7 +78,7 @@ impl Pull {
         let (inner, repository, tag) = (inner.clone(), repository.to_owned(), tag.to_owned());
         tokio::spawn(async move {
             if inner.is_stale(&repository, &tag).await {
-                let _ = inner.fetch_once(repository, tag).wait_for(|done| *done).await;
+                let _ = inner.fetch_once(repository, Sought::Manifest(tag)).wait_for(|done| *done).await;
             }
         });
     }
@@ -92,6 +101,21 @@ impl Pull {
                 pull.transfer(&repository, &digest).ended().await;
             }
         });
+    }
+
+    /// Fetches the manifests that are about `subject` into the store, if an upstream that may be asked lists any, and
+    /// was not asked lately. Waits for them only if `wait`: what is here is answered at once.
+    pub(super) async fn referrers(&self, names: &[String], subject: &Digest, wait: bool) {
+        let inner = &self.0;
+        let Some(repository) = inner.sources.first_ready(names) else { return };
+        let sought = (repository.clone(), Sought::About(subject.clone()));
+        if !inner.running().contains_key(&sought) && !inner.is_due(repository, &format!("about {subject}")) {
+            return;
+        }
+        let mut done = inner.clone().fetch_once(sought.0, sought.1);
+        if wait {
+            let _ = done.wait_for(|done| *done).await;
+        }
     }
 
     /// A blob that is not here, as it comes in: its size if that is known, and its bytes.
@@ -141,9 +165,9 @@ impl Inner {
     }
 
     /// Fetches a manifest, or joins the fetch that is under way. True once it is over, however it went.
-    fn fetch_once(self: Arc<Self>, repository: String, name: String) -> watch::Receiver<bool> {
-        let key = (repository, name);
-        let mut running = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+    fn fetch_once(self: Arc<Self>, repository: String, sought: Sought) -> watch::Receiver<bool> {
+        let key = (repository, sought);
+        let mut running = self.running();
         if let Some(done) = running.get(&key) {
             return done.clone();
         }
@@ -151,13 +175,39 @@ impl Inner {
         running.insert(key.clone(), done.clone());
         drop(running);
         tokio::spawn(async move {
-            if let Err(error) = self.fetch_manifest(&key.0, &key.1).await {
-                tracing::info!(repository = key.0, name = key.1, error, "not fetched");
+            let (fetched, name) = match &key.1 {
+                Sought::Manifest(name) => (self.fetch_manifest(&key.0, name).await, name.clone()),
+                Sought::About(subject) => {
+                    (self.fetch_referrers(&key.0, subject).await, format!("referrers of {subject}"))
+                }
+            };
+            if let Err(error) = fetched {
+                tracing::info!(repository = key.0, name, error, "not fetched");
             }
-            self.manifests.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            self.running().remove(&key);
             tell.send_replace(true);
         });
         done
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Sought), watch::Receiver<bool>>> {
+        self.manifests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch_referrers(&self, repository: &str, subject: &Digest) -> Result<(), String> {
+        let Some((upstream, path)) = self.sources.ready(repository) else { return Ok(()) };
+        let client = self.sources.client()?;
+        let listed = referrers::listed(client, &upstream, path, subject).await;
+        self.sources.note(&upstream, &listed);
+        for descriptor in listed.map_err(|error| error.to_string())? {
+            let (store, wanted, name) =
+                (self.store.clone(), repository.to_owned(), descriptor.digest.to_string());
+            let here = tokio::task::spawn_blocking(move || store.manifest(&wanted, &name)).await;
+            if !matches!(here, Ok(Ok(Some(_)))) {
+                self.fetch_manifest(repository, descriptor.digest.as_str()).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn fetch_manifest(&self, repository: &str, name: &str) -> Result<(), String> {

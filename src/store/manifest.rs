@@ -116,6 +116,33 @@ impl Store {
         Ok(())
     }
 
+    /// Stores a manifest that is about another one of `repository`, and is found and kept through that one: it has no
+    /// name of its own, and goes when its subject does.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`], [`Error::Full`].
+    pub fn add_referrer(
+        &self,
+        repository: &str,
+        bytes: &[u8],
+        digest: &Digest,
+        facts: Facts,
+    ) -> Result<(), Error> {
+        let mut upload = self.begin_upload(digest.algorithm(), bytes.len() as u64)?;
+        upload.write(bytes)?;
+        let ready = upload.finish(digest)?;
+        let (store, repository) = (self.clone(), repository.to_owned());
+        let id = self.inner.writer.write(move |batch| {
+            let repository = blob::repository_id(batch.tx, &repository)?;
+            let id = store.note_manifest(batch, &ready, &facts, Absent::Allowed)?;
+            add_closure(batch.tx, repository, id)?;
+            Ok(id)
+        })?;
+        self.touch(id);
+        self.changed();
+        Ok(())
+    }
+
     pub(super) fn note_manifest(
         &self,
         batch: &mut Batch<'_>,

@@ -49,6 +49,7 @@ mod registry_containerd;
 mod registry_daemon;
 mod registry_faults;
 mod registry_pull;
+mod registry_referrers;
 mod registry_rights;
 mod registry_secure;
 mod registry_shapes;

@@ -139,7 +139,15 @@ impl Image {
                 let done = progress::perform(&config, Task::Store(task))?;
                 tell(&done, command.output, |one| {
                     let fetched = output::size(one["fetched"].as_u64().unwrap_or(0));
-                    format!("pulled {} {}, {fetched} fetched", word(one, "name"), word(one, "digest"))
+                    let attached = match one["attached"].as_array().map_or(0, Vec::len) {
+                        0 => String::new(),
+                        count => format!(", with {count} attached"),
+                    };
+                    format!(
+                        "pulled {} {}, {fetched} fetched{attached}",
+                        word(one, "name"),
+                        word(one, "digest")
+                    )
                 })
             }
             Command::Import(command) => {

@@ -27,14 +27,16 @@ pub struct Pulled {
     pub bytes: u64,
     /// Bytes that were fetched for it.
     pub fetched: u64,
+    /// What hangs on it and came with it: digests, or tags.
+    pub attached: Vec<String>,
 }
 
 /// Where an image comes from.
-struct From<'a> {
-    client: &'a Client,
-    upstream: Upstream,
-    path: &'a str,
-    store: &'a Store,
+pub(super) struct From<'a> {
+    pub(super) client: &'a Client,
+    pub(super) upstream: Upstream,
+    pub(super) path: &'a str,
+    pub(super) store: &'a Store,
 }
 
 /// Fetches an image from its upstream: the one that is configured for its host, or the host itself, which is asked
@@ -58,14 +60,18 @@ pub async fn pull(
     let plan = from.plan(reference, wanted).await?;
     plan.refuse_empty(&reference.to_string(), wanted)?;
     let fetched = from.blobs(&plan, progress).await?;
-    let (store, name, bytes) = (store.clone(), reference.clone(), plan.bytes());
-    let kept = tokio::task::spawn_blocking(move || keep(&store, &name, plan)).await;
+    let subjects = plan.manifests.iter().filter(|known| known.parsed.subject.is_none());
+    let subjects = subjects.map(|known| known.digest.clone()).collect();
+    let (keeping, name, bytes) = (store.clone(), reference.clone(), plan.bytes());
+    let kept = tokio::task::spawn_blocking(move || keep(&keeping, &name, plan)).await;
     let digest = kept.map_err(|_| ImageError::Ended)??;
-    Ok(Pulled { name: reference.to_string(), digest, bytes, fetched })
+    let attached = from.attached(reference, subjects, progress).await?;
+    let fetched = fetched + attached.fetched;
+    Ok(Pulled { name: reference.to_string(), digest, bytes, fetched, attached: attached.names })
 }
 
 impl From<'_> {
-    async fn plan(&self, reference: &Reference, wanted: &Wanted) -> Result<Plan, ImageError> {
+    pub(super) async fn plan(&self, reference: &Reference, wanted: &Wanted) -> Result<Plan, ImageError> {
         let mut plan = Plan::default();
         // HEAD first: a manifest that is here already need not be paid for again.
         let root = match &reference.digest {
@@ -104,7 +110,7 @@ impl From<'_> {
     }
 
     /// Fetches the blobs that are not here, and says how many bytes those were.
-    async fn blobs(&self, plan: &Plan, progress: &Progress) -> Result<u64, ImageError> {
+    pub(super) async fn blobs(&self, plan: &Plan, progress: &Progress) -> Result<u64, ImageError> {
         let (store, digests) = (self.store.clone(), plan.blobs.clone());
         let missing = tokio::task::spawn_blocking(move || {
             let mut missing = Vec::new();

@@ -2,6 +2,7 @@
 //!
 //! Whoever calls holds the state folder, but for what only reads.
 
+mod attached;
 mod export;
 mod fetch;
 mod import;
