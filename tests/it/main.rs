@@ -56,6 +56,7 @@ mod registry_shapes;
 mod registry_spec;
 mod registry_suite;
 mod registry_tools;
+mod registry_upkeep;
 mod snap_hooks;
 mod snap_pack;
 mod snap_real;

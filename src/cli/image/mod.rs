@@ -2,6 +2,7 @@
 //! is done by whoever holds the state folder.
 
 mod list;
+mod piped;
 
 use std::path::{Path, PathBuf};
 
@@ -75,9 +76,10 @@ struct Pull {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   edge image import images.tar                     docker save, ctr images export, skopeo copy docker-archive:
-  edge image import layout/ --name quay.io/team/app:2")]
+  edge image import layout/ --name quay.io/team/app:2
+  docker save app:2 | edge image import -")]
 struct Import {
-    /// The archive or folder, compressed by gzip or not
+    /// The archive or folder, compressed by gzip or not; `-` reads an archive from standard input
     path: PathBuf,
     /// The name of an image that has none in the archive, or only a tag
     #[arg(long, value_name = "NAME")]
@@ -151,8 +153,11 @@ impl Image {
                 })
             }
             Command::Import(command) => {
+                let piped =
+                    (command.path == Path::new("-")).then(|| piped::Piped::read(&config)).transpose()?;
+                let path = piped.as_ref().map_or(&*command.path, piped::Piped::path);
                 let task = StoreTask::ImageImport {
-                    path: std::path::absolute(&command.path)?,
+                    path: std::path::absolute(path)?,
                     name: command.name.clone(),
                     platforms: command.platform.clone(),
                 };
