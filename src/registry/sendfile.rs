@@ -6,11 +6,12 @@
 //! their place. Should hyper ever copy them first, the connection is closed rather than served wrongly:
 //! what is queued is counted, and nothing else may be written while it waits.
 //!
-//! sendfile reads the disk, which may be slow: it runs on a blocking thread, a piece at a time.
+//! What lies in memory is sent at once, on the connection's own thread. What must be read from the disk, which may be
+//! slow, is sent on a blocking thread, a piece at a time.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -26,6 +28,8 @@ use tokio::task::JoinHandle;
 const PIECE: usize = 4 << 20;
 /// Never read or written: only its addresses matter, so it takes no memory, and no room in the binary.
 static STAND_IN: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; PIECE]);
+/// Bytes between those that are looked for in memory; the kernel reads ahead in windows of this size.
+const STRIDE: usize = 128 << 10;
 /// Milliseconds that the blocking thread waits for a quick reader before it gives the piece back.
 const PATIENCE: u16 = 4;
 
@@ -104,6 +108,18 @@ impl FileStream {
                 return Poll::Ready(Err(io::Error::other("a stand-in has no file behind it")));
             };
             let (stream, most) = (self.stream.clone(), left.min(most));
+            if is_in_memory(&file, offset, most) {
+                match stream.try_io(Interest::WRITABLE, || send_now(&stream, &file, offset, most)) {
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Ok(bytes) => {
+                        self.outgoing.sent(bytes);
+                        return Poll::Ready(Ok(bytes));
+                    }
+                    // The socket is full: its readiness is awaited.
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(e) => return Poll::Ready(Err(e)),
+                }
+            }
             self.sending = Some(tokio::task::spawn_blocking(move || {
                 stream.try_io(Interest::WRITABLE, || send(&stream, &file, offset, most))
             }));
@@ -136,6 +152,27 @@ impl FileStream {
 
 fn is_stand_in(slice: &[u8]) -> bool {
     STAND_IN.as_ptr_range().contains(&slice.as_ptr())
+}
+
+/// Whether the kernel has these bytes of a file in memory, as far as one in each window tells. Never reads the disk.
+fn is_in_memory(file: &File, offset: u64, length: usize) -> bool {
+    let probes = (0..length).step_by(STRIDE).chain(length.checked_sub(1));
+    probes.map(|at| offset + at as u64).all(|at| {
+        let mut byte = [0];
+        // A file system that cannot say so is taken for slow.
+        preadv2(file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
+    })
+}
+
+/// Sends what the socket takes at once.
+fn send_now(socket: &TcpStream, file: &File, offset: u64, most: usize) -> io::Result<usize> {
+    let mut at = i64::try_from(offset).map_err(io::Error::other)?;
+    loop {
+        match nix::sys::sendfile::sendfile64(socket, file, Some(&mut at), most) {
+            Err(nix::errno::Errno::EINTR) => {}
+            sent => return Ok(sent?),
+        }
+    }
 }
 
 /// Sends as much as the socket takes without long waits. `WouldBlock` only if that was nothing.

@@ -228,3 +228,28 @@ async fn killed_in_the_middle_of_a_pull_through_nothing_wrong_is_served() {
         tokio::task::block_in_place(|| daemon.place.run(&["store", "verify", "-o", "json"]).good().out);
     assert!(verified.contains("\"damaged\": []"), "{verified}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_comes_whole_from_the_disk_from_memory_and_from_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let edge = serve(folder.path(), writable()).await;
+    let bytes: Vec<u8> = (0..9_000_001_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    let digest = edge.push_blob("my/app", &bytes).await;
+    let path = format!("/v2/my/app/blobs/{digest}");
+    let file = folder.path().join(format!("store/blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex()));
+    let file = std::fs::File::open(file).unwrap();
+    // What is on disk leaves the kernel's memory: all of it, then a piece in the middle.
+    for (offset, length) in [(0, 0), (3_000_000, 1_000_000)] {
+        let forget = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        nix::fcntl::posix_fadvise(&file, offset, length, forget).unwrap();
+        let many = futures_util::future::join_all((0..6).map(|_| async {
+            edge.get(&path).await.bytes().await.unwrap()
+        }));
+        for got in many.await {
+            assert_eq!((got.len(), Digest::sha256(&got)), (bytes.len(), digest.clone()));
+        }
+    }
+    let range = edge.send(Method::GET, &path, &[("range", "bytes=4194300-4194400")], b"").await;
+    assert_eq!(range.bytes().await.unwrap(), bytes[4_194_300..=4_194_400]);
+    edge.stop().await;
+}
