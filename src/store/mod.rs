@@ -26,6 +26,7 @@ mod gc;
 mod generation;
 mod intake;
 mod manifest;
+mod needs;
 mod note;
 mod owned;
 mod refs;
@@ -50,7 +51,8 @@ pub use gc::{GcPlan, GcSettings, Hold};
 pub use generation::{Generation, StateChart, StateOf, StateRef, TrustUpdate};
 pub use intake::{Incoming, Intake, Landing};
 pub use manifest::{Absent, Manifest, NewManifest, Referrer};
-pub use refs::{Closure, Owner, Ref, Repository};
+pub use needs::Closure;
+pub use refs::{Owner, Ref, Repository};
 pub use upload::{Ready, Upload, UploadId};
 pub use verify::{Held, VerifyReport, VerifySettings};
 
