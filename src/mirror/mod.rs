@@ -5,12 +5,14 @@
 //! - `gather`: asks each source what it wants: lists of tags, indexes, manifests, pods; `found`, `package` read (pure)
 //! - `plan`: what is wanted and why (pure)
 //! - `image`, `attached`, `charts`: one thing at a time; `fetch`, `pace`: how bytes come
-//! - `run`: a whole run, which ends with one new generation of the owner `mirror`; `record`: what it found
+//! - `run`: a whole run, which ends with one new generation of the owner `mirror`; `bring`: one image of it; `summary`:
+//!   what is told of it; `next`: what it leaves behind; `record`: what it found
 //! - `list`: `edge mirror list` and `explain`; `prune`; `push`
 //!
 //! Never removes by itself: a generation holds all of the one before. A tag is changed when all of its image is here.
 
 mod attached;
+mod bring;
 mod charts;
 mod cosign;
 mod error;
@@ -21,6 +23,7 @@ mod gather;
 mod image;
 mod kubernetes;
 pub mod list;
+mod next;
 mod pace;
 mod package;
 mod plan;
@@ -30,6 +33,7 @@ pub mod record;
 mod run;
 pub mod schedule;
 pub mod settings;
+mod summary;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,8 +50,9 @@ use crate::sys::clock;
 pub use error::Error;
 pub use plan::{ImageName, Reason, SourceFailure};
 pub use record::Record;
-pub use run::{Request, Summary, sync};
+pub use run::{Request, sync};
 pub use settings::Settings;
+pub use summary::Summary;
 
 /// The names of the rules that have no rows.
 const CLUSTER: &str = "cluster";

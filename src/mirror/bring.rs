@@ -1,0 +1,147 @@
+//! One image of a run: what its tag stands for, whether it may come, fetching it and what hangs on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::attached::{self, Attachment, Hosts};
+use super::cosign::PublicKey;
+use super::error::Failure;
+use super::fetch::{Source, Wire};
+use super::image;
+use super::plan::{ImageName, WantedImage};
+use super::record::Record;
+use super::summary::{Entry, State};
+use crate::sys::clock;
+use crate::sys::digest::Digest;
+
+/// Seconds after which it is looked again for what hangs on an image that has not changed.
+const LOOK_AGAIN: i64 = 7 * 24 * 3600;
+
+/// An image, with what the run found of it.
+pub(super) struct Done {
+    pub(super) entry: Entry,
+    pub(super) image: ImageName,
+    /// What it stands for from now on.
+    pub(super) digest: Option<Digest>,
+    pub(super) size: u64,
+    pub(super) attached: Vec<Attachment>,
+    /// Whether it was looked for what hangs on it.
+    pub(super) looked: bool,
+    pub(super) may_pass: bool,
+}
+
+pub(super) struct Context<'a> {
+    pub(super) wire: &'a Wire,
+    pub(super) before: &'a BTreeMap<ImageName, Digest>,
+    pub(super) record: &'a Record,
+    pub(super) tags: &'a BTreeMap<String, Vec<String>>,
+    pub(super) hosts: Hosts,
+    pub(super) keys: BTreeMap<std::path::PathBuf, PublicKey>,
+    pub(super) dry: bool,
+    /// What a dry run has counted: a blob that many images want comes once.
+    pub(super) counted: std::sync::Mutex<BTreeSet<Digest>>,
+}
+
+/// One image, from asking to having.
+pub(super) async fn one(context: &Context<'_>, wanted: &WantedImage) -> Done {
+    let source = Source::of(&wanted.image.repository, wanted.terms.insecure);
+    let mut done = Done {
+        entry: Entry {
+            name: wanted.image.to_string(),
+            state: State::Unchanged,
+            digest: None,
+            bytes: 0,
+            from: source.upstream.url.clone(),
+            reasons: wanted.reasons.clone(),
+            attached: Vec::new(),
+            error: None,
+        },
+        image: wanted.image.clone(),
+        digest: None,
+        size: context.record.image(&wanted.image).map_or(0, |known| known.size),
+        attached: Vec::new(),
+        looked: false,
+        may_pass: false,
+    };
+    if let Err(failure) = bring(context, wanted, &source, &mut done).await {
+        done.may_pass = failure.may_pass();
+        done.entry.state = match &failure {
+            failure if failure.is_refusal() => State::Refused,
+            failure if failure.is_absent() && wanted.terms.guessed => State::Absent,
+            _ => State::Failed,
+        };
+        if done.entry.state != State::Absent {
+            done.entry.error = Some(failure.to_string());
+        }
+    }
+    done
+}
+
+async fn bring(
+    context: &Context<'_>,
+    wanted: &WantedImage,
+    source: &Source,
+    done: &mut Done,
+) -> Result<(), Failure> {
+    let wire = context.wire;
+    let digest = image::resolve(wire, source, &wanted.image.name).await?;
+    done.entry.digest = Some(digest.clone());
+    let before = context.before.get(&wanted.image);
+    let state = match before {
+        None => State::New,
+        Some(before) if *before != digest => State::Updated,
+        Some(_) => State::Unchanged,
+    };
+    for path in &wanted.terms.keys {
+        let Some(key) = context.keys.get(path) else { continue };
+        let name = path.display().to_string();
+        attached::verify(wire, source, &digest, key, &name, &context.hosts).await?;
+    }
+    let closure = image::closure(wire, Some(source), &digest, &wanted.terms).await?;
+    done.size = closure.size();
+    done.entry.bytes = closure.bytes();
+    // Something of it was lost, or more platforms are wanted: it comes anew.
+    done.entry.state = if state == State::Unchanged && !closure.is_here() { State::Updated } else { state };
+    if context.dry {
+        let mut counted = context.counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let twice = closure.missing.iter().filter(|blob| !counted.insert(blob.digest.clone()));
+        done.entry.bytes -= twice.map(|blob| blob.size).sum::<u64>();
+        return Ok(());
+    }
+    image::fetch(wire, source, &closure, &wanted.image.to_string()).await?;
+    done.digest = Some(digest.clone());
+    let looked = context.record.looked.get(&digest).copied().unwrap_or(0);
+    let due = clock::now().as_second() - looked >= LOOK_AGAIN;
+    if done.entry.state == State::Unchanged && !due {
+        let known = context.record.image(&wanted.image);
+        done.entry.attached = known.map(|known| known.attached.clone()).unwrap_or_default();
+        // A list of tags that was read anyway tells what is new for nothing.
+        if !context.tags.contains_key(&wanted.image.repository) {
+            return Ok(());
+        }
+    }
+    let listed = context.tags.get(&wanted.image.repository).map(Vec::as_slice);
+    if done.entry.state == State::Unchanged
+        && !due
+        && listed.is_some_and(|tags| !hang(tags, &closure, context))
+    {
+        return Ok(());
+    }
+    let subjects = image::subjects(&closure);
+    let attachments = attached::find(wire, source, &subjects, listed, &context.hosts).await?;
+    for attachment in &attachments {
+        attached::fetch(wire, source, attachment, &wanted.image.to_string()).await?;
+    }
+    done.looked = true;
+    done.entry.attached = attachments.iter().map(|attachment| attachment.name.clone()).collect();
+    done.attached = attachments;
+    Ok(())
+}
+
+/// Whether a tag of the list hangs on the image and is not here.
+fn hang(tags: &[String], closure: &image::Closure, context: &Context<'_>) -> bool {
+    let subjects: BTreeSet<String> = image::subjects(closure).iter().map(ToString::to_string).collect();
+    let here = |tag: &String| context.before.keys().any(|image| image.name == *tag);
+    let hangs =
+        |tag: &&String| super::filter::attached_to(tag).is_some_and(|subject| subjects.contains(&subject));
+    tags.iter().filter(hangs).any(|tag| !here(tag))
+}
