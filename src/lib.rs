@@ -11,7 +11,7 @@
 //! |--------|-------|
 //! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
 //! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`], [`bundle`] |
-//! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`kube`], [`cri`], [`link`], [`health`] |
+//! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`git`], [`kube`], [`cri`], [`link`], [`health`] |
 //! | floor  | [`sys`]; [`pack`] the snap, on the build host only |
 
 pub mod bundle;
@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod cri;
 pub mod daemon;
+pub mod git;
 pub mod health;
 pub mod kube;
 pub mod link;

@@ -21,7 +21,7 @@ enum Storey {
     Cli,
 }
 
-const HOUSE: [(&str, Storey); 21] = [
+const HOUSE: [(&str, Storey); 22] = [
     ("cli", Cli),
     ("daemon", Daemon),
     ("config", Config),
@@ -37,6 +37,7 @@ const HOUSE: [(&str, Storey); 21] = [
     ("store", Ground),
     ("trust", Ground),
     ("oci", Ground),
+    ("git", Ground),
     ("kube", Ground),
     ("cri", Ground),
     ("link", Ground),

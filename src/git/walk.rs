@@ -1,0 +1,330 @@
+//! What hangs on what: commits on their parents, trees on what they list, tags on what they name; which of it a client
+//! lacks; and whether all of it is here and harms nobody who checks it out.
+
+use std::collections::{HashMap, HashSet};
+
+use gix_object::bstr::ByteSlice as _;
+use gix_object::tree::EntryRef;
+use gix_object::{CommitRefIter, TagRefIter, TreeRefIter};
+use gix_validate::path::component;
+
+use super::{Error, Kind, Oid, Reader};
+
+/// The deepest that tags may name tags.
+const TAGS: usize = 8;
+
+/// A commit, as far as it matters here.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The tree that it holds.
+    pub tree: Oid,
+    /// The commits before it.
+    pub parents: Vec<Oid>,
+    /// When it was made, in seconds since 1970.
+    pub time: i64,
+}
+
+/// Reads a commit.
+///
+/// # Errors
+/// [`Error`], also for an object that is none.
+pub fn commit(reader: &mut Reader, id: &Oid) -> Result<Commit, Error> {
+    let (kind, data) = reader.read(id)?;
+    let refused = |why: String| Error::Refused { id: *id, why };
+    if kind != Kind::Commit {
+        return Err(refused(format!("it is a {kind}, where a commit should be")));
+    }
+    let mut parsed = CommitRefIter::from_bytes(data, gix_hash::Kind::Sha1);
+    let tree = parsed.tree_id().map_err(|e| refused(e.to_string()))?;
+    let time = parsed.committer().ok().map_or(0, |by| by.seconds());
+    Ok(Commit { tree, parents: parsed.parent_ids().collect(), time })
+}
+
+/// What a tag stands for in the end, and the tags on the way there.
+///
+/// # Errors
+/// [`Error`].
+pub fn peel(reader: &mut Reader, id: &Oid) -> Result<(Vec<Oid>, Oid, Kind), Error> {
+    let (mut tags, mut at) = (Vec::new(), *id);
+    loop {
+        let (kind, data) = reader.read(&at)?;
+        if kind != Kind::Tag {
+            return Ok((tags, at, kind));
+        }
+        let refused = |why: String| Error::Refused { id: at, why };
+        let target = TagRefIter::from_bytes(data, gix_hash::Kind::Sha1).target_id();
+        let target = target.map_err(|e| refused(e.to_string()))?;
+        if tags.len() == TAGS {
+            return Err(refused("tags name one another too deep".into()));
+        }
+        tags.push(at);
+        at = target;
+    }
+}
+
+/// Which objects a client asks for, and which it has.
+#[derive(Clone, Debug, Default)]
+pub struct Ask {
+    /// What is wanted: commits, tags, or anything else.
+    pub wants: Vec<Oid>,
+    /// What the client has all of, but for what its shallow commits hang on.
+    pub haves: Vec<Oid>,
+    /// Commits that the client has without their parents.
+    pub client_shallow: HashSet<Oid>,
+    /// Commits that are to come without their parents.
+    pub shallow: HashSet<Oid>,
+    /// Leave files out.
+    pub without_blobs: bool,
+}
+
+/// The objects that answer `ask`, each once, commits first.
+///
+/// # Errors
+/// [`Error`].
+pub fn objects(reader: &mut Reader, ask: &Ask) -> Result<Vec<Oid>, Error> {
+    let blobs = if ask.without_blobs { Blobs::Left } else { Blobs::Listed };
+    collect(reader, ask, (blobs, Names::Taken))
+}
+
+fn collect(reader: &mut Reader, ask: &Ask, how: (Blobs, Names)) -> Result<Vec<Oid>, Error> {
+    let mut found = Vec::new();
+    let mut seen: HashSet<Oid> = HashSet::new();
+    let mut known: HashSet<Oid> = HashSet::new();
+    let mut edges: Vec<Oid> = Vec::new();
+    let mut tips = Vec::new();
+    for have in &ask.haves {
+        let (tags, target, kind) = peel(reader, have)?;
+        seen.extend(tags);
+        match kind {
+            Kind::Commit => tips.push(target),
+            Kind::Tree => edges.push(target),
+            _ => drop(seen.insert(target)),
+        }
+    }
+    ancestors(reader, &tips, &ask.client_shallow, &mut known, |_, _| true)?;
+    let (mut starts, mut trees) = (Vec::new(), Vec::new());
+    for want in &ask.wants {
+        let (tags, target, kind) = peel(reader, want)?;
+        found.extend(tags.into_iter().filter(|tag| seen.insert(*tag)));
+        match kind {
+            Kind::Commit => starts.push(target),
+            Kind::Tree => trees.push(target),
+            _ if seen.insert(target) => found.push(target),
+            _ => {}
+        }
+    }
+    let mut walked = known.clone();
+    ancestors(reader, &starts, &ask.shallow, &mut walked, |id, commit| {
+        found.push(id);
+        trees.push(commit.tree);
+        edges.extend(commit.parents.iter().filter(|parent| known.contains(*parent)));
+        true
+    })?;
+    // What the client has of the commits next to those that it lacks need not travel.
+    edges.extend(tips);
+    for edge in edges {
+        let tree = match reader.read(&edge)?.0 {
+            Kind::Commit => commit(reader, &edge)?.tree,
+            _ => edge,
+        };
+        self::trees(reader, tree, (Blobs::Listed, Names::Taken), &mut seen, |_| {})?;
+    }
+    for tree in trees {
+        self::trees(reader, tree, how, &mut seen, |id| found.push(id))?;
+    }
+    Ok(found)
+}
+
+/// Visits commits that hang on `tips` and are not `seen`; stops at those in `stop`, and where `visit` says so.
+fn ancestors(
+    reader: &mut Reader,
+    tips: &[Oid],
+    stop: &HashSet<Oid>,
+    seen: &mut HashSet<Oid>,
+    mut visit: impl FnMut(Oid, &Commit) -> bool,
+) -> Result<(), Error> {
+    let mut stack: Vec<Oid> = tips.iter().rev().copied().collect();
+    while let Some(id) = stack.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let commit = commit(reader, &id)?;
+        if visit(id, &commit) && !stop.contains(&id) {
+            stack.extend(commit.parents.iter().filter(|parent| !seen.contains(*parent)));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blobs {
+    Listed,
+    Left,
+}
+
+/// Whether file names are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    Taken,
+    Checked,
+}
+
+/// Visits a tree and all below it that is not `seen`.
+fn trees(
+    reader: &mut Reader,
+    tree: Oid,
+    (blobs, names): (Blobs, Names),
+    seen: &mut HashSet<Oid>,
+    mut visit: impl FnMut(Oid),
+) -> Result<(), Error> {
+    let mut stack = vec![tree];
+    while let Some(id) = stack.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        visit(id);
+        let (kind, data) = reader.read(&id)?;
+        let refused = |why: String| Error::Refused { id, why };
+        if kind != Kind::Tree {
+            return Err(refused(format!("it is a {kind}, where a tree should be")));
+        }
+        for entry in TreeRefIter::from_bytes(data, gix_hash::Kind::Sha1) {
+            let entry = entry.map_err(|e| refused(e.to_string()))?;
+            if names == Names::Checked {
+                harmless(&entry).map_err(refused)?;
+            }
+            let child = entry.oid.to_owned();
+            match entry.mode.is_tree() {
+                true => stack.push(child),
+                // Another repository's commit is never here.
+                false if entry.mode.is_commit() || blobs == Blobs::Left => {}
+                false if seen.insert(child) => visit(child),
+                false => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How far a client's history is to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// So many commits from what is wanted.
+    Commits(u32),
+    /// So many more than the client has.
+    More(u32),
+    /// Commits since then, in seconds since 1970.
+    Since(i64),
+}
+
+/// Where history is cut: commits that from now on have no parents at the client, and those that get theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Without their parents.
+    pub shallow: Vec<Oid>,
+    /// The client had them without, and gets their parents.
+    pub unshallow: Vec<Oid>,
+}
+
+/// Cuts history.
+///
+/// # Errors
+/// [`Error`].
+pub fn cut(
+    reader: &mut Reader,
+    wants: &[Oid],
+    client_shallow: &HashSet<Oid>,
+    depth: Depth,
+) -> Result<Cut, Error> {
+    let mut tips = Vec::new();
+    for want in wants {
+        if let (_, target, Kind::Commit) = peel(reader, want)? {
+            tips.push(target);
+        }
+    }
+    let mut cut = Cut::default();
+    let mut open: HashSet<Oid> = HashSet::new();
+    if let Depth::Since(since) = depth {
+        let mut seen = HashSet::new();
+        let mut times = HashMap::new();
+        ancestors(reader, &tips, &HashSet::new(), &mut seen, |id, commit| {
+            times.insert(id, (commit.time, commit.parents.clone()));
+            commit.time >= since
+        })?;
+        let late = |id: &Oid| times.get(id).is_some_and(|(time, _)| *time >= since);
+        for (id, (_, parents)) in times.iter().filter(|(id, _)| late(id)) {
+            if parents.iter().all(late) {
+                open.insert(*id);
+            } else {
+                cut.shallow.push(*id);
+            }
+        }
+    } else {
+        // Breadth first: a commit counts by the shortest way to it.
+        let (mut level, left) = match depth {
+            Depth::More(more) => (client_shallow.iter().copied().collect(), more.saturating_add(1)),
+            Depth::Commits(most) => (tips, most),
+            Depth::Since(_) => (Vec::new(), 0),
+        };
+        let mut seen: HashSet<Oid> = level.iter().copied().collect();
+        let mut count = 1;
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for id in &level {
+                let parents = commit(reader, id)?.parents;
+                if count >= left && !parents.is_empty() {
+                    cut.shallow.push(*id);
+                    continue;
+                }
+                open.insert(*id);
+                next.extend(parents.into_iter().filter(|parent| seen.insert(*parent)));
+            }
+            (level, count) = (next, count.saturating_add(1));
+        }
+    }
+    cut.unshallow = client_shallow.iter().filter(|id| open.contains(*id)).copied().collect();
+    cut.shallow.sort();
+    cut.unshallow.sort();
+    Ok(cut)
+}
+
+/// Whether one of `goals` hangs on `tip`, or is it.
+///
+/// # Errors
+/// [`Error`].
+pub fn reaches(reader: &mut Reader, tip: &Oid, goals: &HashSet<Oid>) -> Result<bool, Error> {
+    let (_, target, kind) = peel(reader, tip)?;
+    if goals.contains(tip) || goals.contains(&target) || kind != Kind::Commit {
+        return Ok(goals.contains(tip) || goals.contains(&target));
+    }
+    let (mut found, mut seen) = (false, HashSet::new());
+    ancestors(reader, &[target], &HashSet::new(), &mut seen, |id, _| {
+        found |= goals.contains(&id);
+        !found
+    })?;
+    Ok(found)
+}
+
+/// Checks all that hangs on `tips` and not on `known`, of which that is known: whether it is here, is what it should
+/// be, and has no names that would harm a checkout.
+///
+/// # Errors
+/// The first object that does not pass.
+pub fn check(reader: &mut Reader, tips: &[Oid], known: &[Oid]) -> Result<usize, Error> {
+    let ask = Ask { wants: tips.to_vec(), haves: known.to_vec(), ..Ask::default() };
+    let found = collect(reader, &ask, (Blobs::Listed, Names::Checked))?;
+    match found.iter().find(|id| !reader.has(id)) {
+        Some(absent) => Err(Error::Missing(*absent)),
+        None => Ok(found.len()),
+    }
+}
+
+/// A name that git itself would not write into a working folder.
+fn harmless(entry: &EntryRef<'_>) -> Result<(), String> {
+    let mode = entry.mode.is_link().then_some(component::Mode::Symlink);
+    let options = component::Options { protect_windows: false, ..component::Options::default() };
+    let checked = gix_validate::path::component(entry.filename.as_bstr(), mode, options);
+    checked
+        .map(drop)
+        .map_err(|why| format!("it has the file name `{}`: {why}", entry.filename.as_bytes().escape_ascii()))
+}
