@@ -62,7 +62,7 @@ impl RegistryTask {
     ) -> Self {
         let (wanted, asked) = watch::channel(Wanted::of(config));
         let pki = config.state_dir.join("pki");
-        let shop = Shop { door: place.door().clone(), pki, link };
+        let shop = Shop { door: place.door().clone(), state_dir: config.state_dir.clone(), pki, link };
         let task = tokio::spawn(keep(shop, asked, board.part("registry")));
         Self { wanted, task }
     }
@@ -88,6 +88,7 @@ impl RegistryTask {
 struct Shop {
     door: Door,
     pki: std::path::PathBuf,
+    state_dir: std::path::PathBuf,
     link: Option<watch::Receiver<LinkState>>,
 }
 
@@ -210,7 +211,7 @@ impl Running {
     ) -> Result<Self, String> {
         let (end, ended) = oneshot::channel();
         let (tell, done) = oneshot::channel();
-        let (door, link) = (shop.door.clone(), shop.link.clone());
+        let (door, link, state_dir) = (shop.door.clone(), shop.link.clone(), shop.state_dir.clone());
         let run = move || -> Result<(), String> {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .thread_name("registry")
@@ -223,6 +224,7 @@ impl Running {
             let served = runtime.block_on(async move {
                 let store = door.open().map_err(|e| e.to_string())?;
                 let registry = Registry::new(store, settings, identity).map_err(|e| e.to_string())?;
+                let registry = registry.with_repositories(state_dir);
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())?;
                 let first = tokio::net::TcpStream::from_std(first).map_err(|e| e.to_string())?;
                 let following = link.map(|link| tokio::spawn(follow(link, registry.sources().clone())));

@@ -5,6 +5,7 @@
 //! - `route` and `names`: what a path means, and which repository (pure)
 //! - `blobs`, `uploads`, `manifests`, `listing`: the OCI distribution specification 1.1
 //! - `charts`: ChartMuseum's API and Helm's index
+//! - `git`: mirrored repositories, to read
 //! - `sources`, `pull` and `referrers`: what is not here, from upstreams that are configured
 //! - `images`: images as people handle them, from and to archives too
 //! - `auth`: who may write; `secret` checks who can read that
@@ -19,6 +20,7 @@ mod blobs;
 mod charts;
 pub mod containerd;
 mod error;
+mod git;
 pub mod images;
 mod listing;
 mod manifests;
@@ -68,6 +70,7 @@ struct Inner {
     manifests: manifests::Memory,
     pull: pull::Pull,
     indexes: charts::Indexes,
+    repositories: git::Repositories,
     /// How many are open.
     connections: tokio::sync::watch::Sender<usize>,
 }
@@ -106,6 +109,7 @@ impl Registry {
             auth,
             manifests: manifests::Memory::default(),
             indexes: charts::Indexes::default(),
+            repositories: git::Repositories::default(),
             connections: tokio::sync::watch::Sender::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -137,6 +141,10 @@ impl Registry {
         let head = request.method() == Method::HEAD;
         if let Some(route) = charts::ChartRoute::parse(request.uri().path()) {
             let response = self.answer_chart(route, request, peer).await;
+            return if head { reply::without_body(response) } else { response };
+        }
+        if let Some(route) = git::GitRoute::parse(request.uri().path()) {
+            let response = self.answer_git(route, request).await;
             return if head { reply::without_body(response) } else { response };
         }
         let result = match self.dispatch(request, peer).await {
