@@ -26,7 +26,7 @@ enum Command {
     Sync(Sync),
     /// List what is wanted, and what of it is here
     List(List),
-    /// Say why an image or a chart is mirrored, or not
+    /// Say why an image, a chart or a repository is mirrored, or not
     Explain(Explain),
     /// Remove what no rule wants any more
     Prune(Prune),
@@ -43,7 +43,7 @@ enum Command {
 
 Exit codes: 1 if something failed while the rest went on, 3 if a signature was missing")]
 struct Sync {
-    /// Images or charts; all without
+    /// Images, charts or git repositories; all without
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Only say what would come
@@ -68,8 +68,8 @@ struct List {
   edge mirror explain nginx:1.27
   edge mirror explain ingress-nginx-4.11.0")]
 struct Explain {
-    /// An image such as nginx:1.27, or a chart such as app-1.0.0
-    #[arg(value_name = "IMAGE|CHART")]
+    /// An image such as nginx:1.27, a chart such as app-1.0.0, or a git repository
+    #[arg(value_name = "IMAGE|CHART|REPOSITORY")]
     name: String,
     /// How to write it
     #[arg(short, long, value_enum, default_value = "text")]
@@ -146,10 +146,10 @@ impl List {
         }
         let mut rows = vec![["NAME", "HERE", "SIZE", "WHY"].map(str::to_owned).to_vec()];
         rows.extend(each(&listed).map(|one| {
-            let here = match (text(&one["digest"]), one["error"].is_string()) {
-                ("", _) => "missing",
-                (_, true) => "old",
-                _ => "yes",
+            let here = match (one["here"] == true, one["error"].is_string()) {
+                (false, _) => "missing",
+                (true, true) => "old",
+                (true, false) => "yes",
             };
             let why = match each(&one["reasons"]).next() {
                 Some(reason) => format!("{}: {}", text(&reason["rule"]), text(&reason["by"])),
@@ -173,8 +173,11 @@ impl Explain {
         let mut out = String::new();
         let _ = writeln!(out, "{}", text(&told["name"]));
         for one in each(&told["here"]) {
-            let state = if one["digest"].is_string() { "here" } else { "not here" };
+            let state = if one["here"] == true { "here" } else { "not here" };
             let _ = writeln!(out, "  {state}: {} {}", text(&one["name"]), text(&one["digest"]));
+            for (name, id) in one["refs"].as_object().into_iter().flatten() {
+                let _ = writeln!(out, "  {} {name}", text(id));
+            }
             if let Some(error) = one["error"].as_str() {
                 let _ = writeln!(out, "  last time: {error}");
             }
@@ -274,12 +277,15 @@ fn removals(done: &Value) -> String {
 fn summary(done: &Value) -> String {
     let mut out = String::new();
     let dry = done["dryRun"] == true;
-    let entries: Vec<&Value> = each(&done["images"]).chain(each(&done["charts"])).collect();
+    let entries: Vec<&Value> =
+        each(&done["images"]).chain(each(&done["charts"])).chain(each(&done["git"])).collect();
     if dry {
         let mut rows = vec![["NAME", "STATE", "BYTES", "FROM"].map(str::to_owned).to_vec()];
         let news = entries.iter().filter(|one| matches!(text(&one["state"]), "new" | "updated"));
         rows.extend(news.map(|one| {
-            let bytes = size(number(&one["bytes"]));
+            // Only a pack that was made says how large it is.
+            let known = one["changes"].is_null();
+            let bytes = if known { size(number(&one["bytes"])) } else { "unknown".to_owned() };
             [text(&one["name"]), text(&one["state"]), &bytes, text(&one["from"])].map(str::to_owned).to_vec()
         }));
         if rows.len() > 1 {
@@ -288,6 +294,13 @@ fn summary(done: &Value) -> String {
     }
     for one in entries.iter().filter(|one| one["error"].is_string()) {
         let _ = writeln!(out, "{}: {}: {}", text(&one["state"]), text(&one["name"]), text(&one["error"]));
+    }
+    for repository in each(&done["git"]) {
+        for change in each(&repository["changes"]) {
+            if let Some(told) = kept(change) {
+                let _ = writeln!(out, "kept: {} {}: {told}", text(&repository["name"]), text(&change["ref"]));
+            }
+        }
     }
     for failure in each(&done["failures"]) {
         let _ = writeln!(out, "failed: {}: {}", text(&failure["rule"]), text(&failure["why"]));
@@ -302,6 +315,17 @@ fn summary(done: &Value) -> String {
         size(number(&done["bytes"]))
     );
     out
+}
+
+/// What is told of a ref that upstream has dropped or replaced.
+fn kept(change: &Value) -> Option<String> {
+    let of = |key: &str| text(&change[key]);
+    match (of("turn"), of("kept")) {
+        ("gone", "") => Some("upstream has it no more".into()),
+        ("gone", kept) => Some(format!("upstream has it no more, and another in its way; it is {kept} now")),
+        ("replaced", kept) => Some(format!("upstream has replaced it; what it was is {kept}")),
+        _ => None,
+    }
 }
 
 fn each(value: &Value) -> impl Iterator<Item = &Value> {

@@ -268,6 +268,16 @@ pub static KEYS: &[Key] = &[
         help: "Kubernetes YAML whose images are mirrored: `path` or `url`, `custom` (where custom resources name images), `insecure`.",
     },
     Key {
+        path: "mirror.git",
+        slot: Slot::Rows(&Rows(|c: &mut Config| &mut c.mirror.git)),
+        help: "Git repositories to mirror: `url`, `name`, `branches`, `tags`, `insecure`; served by the registry's listener as `/git/NAME.git`.",
+    },
+    Key {
+        path: "mirror.git-size-limit",
+        slot: Slot::Size(|c| &mut c.mirror.git_size_limit, 1 << 20, 1 << 40),
+        help: "The most that one git repository may take here.",
+    },
+    Key {
         path: "mirror.cluster.images",
         slot: Slot::Switch(|c| &mut c.mirror.cluster_images),
         help: "Whether every image of this node's pods is mirrored, with their pull secrets.",

@@ -33,7 +33,7 @@ pub struct MirrorReport {
     pub ended: Option<String>,
     /// When the next is due, if there is a schedule.
     pub next: Option<String>,
-    /// Images and charts that are wanted.
+    /// Images, charts and repositories that are wanted.
     pub wanted: usize,
     /// Bytes that travelled in the last run.
     pub bytes: u64,
@@ -315,7 +315,7 @@ pub async fn report(place: &Place) -> Option<MirrorReport> {
         started: record.started.map(time),
         ended: record.ended.map(time),
         next: next(settings, &record, 0.0, clock::now()).map(time),
-        wanted: record.images.len() + record.charts.len(),
+        wanted: record.images.len() + record.charts.len() + record.git.len(),
         bytes: record.bytes,
         failed,
         missing: record.missing(),

@@ -193,7 +193,7 @@ pub(super) async fn fetch(
     let ask = async || wire.client.file(&wanted.url, wanted.insecure, "", LARGEST).await;
     let Some(file) = wire.ask(&host, ask).await? else { return Err(Failure::Ended) };
     let package = file.bytes;
-    wire.travelled.fetch_add(package.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    wire.note(package.len());
     let digest = Digest::sha256(&package);
     if wanted.digest.as_deref().is_some_and(|listed| listed.trim_start_matches("sha256:") != digest.hex()) {
         return Err(Failure::Chart(format!("`{}` is not what the index's digest says", wanted.url)));

@@ -42,6 +42,9 @@ pub enum Error {
     /// A name that is none.
     #[error("{0}")]
     Name(String),
+    /// A git repository here.
+    #[error(transparent)]
+    Git(#[from] crate::git::Error),
     /// Another run is not over.
     #[error("a mirror run is under way since {0} hint: `edge status` shows how it went")]
     Running(String),
@@ -103,6 +106,9 @@ pub enum Failure {
     /// A chart that is none, or not the one that was announced.
     #[error("{0}")]
     Chart(String),
+    /// A git repository that cannot be read, there or here.
+    #[error("{0}")]
+    Git(String),
     /// The run ends before its time.
     #[error("{0}")]
     Stopped(String),
@@ -144,6 +150,12 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let (full, why) = (error.is_full() || error.is_read_only(), error.to_string());
         Self::Store { why: why.replace("; hint:", " hint:"), full }
+    }
+}
+
+impl From<crate::git::Error> for Failure {
+    fn from(error: crate::git::Error) -> Self {
+        Self::Git(error.to_string())
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Wire {
     /// One at a time for each blob.
     flights: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     /// Bytes of blobs and manifests that travelled.
-    pub(super) travelled: AtomicU64,
+    travelled: AtomicU64,
     /// Requests for manifests and lists.
     pub(super) asked: AtomicU64,
     /// When the run has to end.
@@ -108,6 +108,22 @@ impl Wire {
                 _ => return Err(error.into()),
             }
         }
+    }
+
+    /// Notes bytes that came, and waits until more may.
+    pub(super) async fn came(&self, bytes: usize) {
+        self.note(bytes);
+        self.pace.take(bytes).await;
+    }
+
+    /// Notes bytes that came.
+    pub(super) fn note(&self, bytes: usize) {
+        self.travelled.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes that came in this run.
+    pub(super) fn travelled(&self) -> u64 {
+        self.travelled.load(Ordering::Relaxed)
     }
 
     /// Leaves a registry alone that says that nothing is left for us.
@@ -259,8 +275,7 @@ impl Wire {
             };
             let over = piece.is_none();
             if let Some(piece) = piece {
-                self.travelled.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                self.pace.take(piece.len()).await;
+                self.came(piece.len()).await;
                 let passed = skip.min(piece.len() as u64);
                 skip -= passed;
                 let piece = piece.slice(usize::try_from(passed).unwrap_or(piece.len())..);
@@ -288,7 +303,7 @@ impl Wire {
 }
 
 /// The wait before the next try.
-fn pause(tries: u32) -> Duration {
+pub(super) fn pause(tries: u32) -> Duration {
     let whole = PAUSE * 2_u32.pow(tries.saturating_sub(1).min(6));
     whole + whole.mul_f64(super::chance() / 2.0)
 }

@@ -170,7 +170,7 @@ async fn manifest(wire: &Wire, source: Option<&Source>, digest: &Digest) -> Resu
     };
     let ask = async || wire.client.manifest(&source.upstream, &source.path, digest.as_str()).await;
     let fetched = wire.ask(&source.upstream.host, ask).await?;
-    wire.travelled.fetch_add(fetched.bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    wire.note(fetched.bytes.len());
     let parsed = ParsedManifest::parse(&fetched.bytes, &fetched.media_type)?;
     Ok(Known { digest: digest.clone(), bytes: fetched.bytes, parsed, here: false })
 }

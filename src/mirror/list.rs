@@ -8,7 +8,7 @@ use super::filter::TagChooser;
 use super::plan::{ImageName, Reason};
 use super::record::Record;
 use super::settings::repository_of;
-use super::{Error, Parts};
+use super::{Error, Parts, git};
 use crate::oci::Reference;
 use crate::store::Owner;
 use crate::sys::digest::Digest;
@@ -17,12 +17,17 @@ use crate::sys::digest::Digest;
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listed {
-    /// `image` or `chart`.
+    /// `image`, `chart` or `git`.
     pub kind: &'static str,
     /// `docker.io/library/nginx:1.27`, or `app-1.0.0`.
     pub name: String,
-    /// What is here; absent where nothing is.
+    /// Whether something of that name is here.
+    pub here: bool,
+    /// What is here; absent where nothing is, and for a repository.
     pub digest: Option<Digest>,
+    /// A repository's refs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refs: BTreeMap<String, String>,
     /// Bytes of all of it.
     pub size: u64,
     /// Why it is wanted; empty where no rule does.
@@ -52,7 +57,9 @@ pub fn list(parts: &Parts) -> Result<Vec<Listed>, Error> {
         listed.push(Listed {
             kind: "image",
             name: image.image.to_string(),
+            here: here.contains_key(&image.image),
             digest: here.get(&image.image).map(|digest| (*digest).clone()),
+            refs: BTreeMap::new(),
             size: image.size,
             reasons: image.reasons.clone(),
             attached: image.attached.clone(),
@@ -78,7 +85,9 @@ pub fn list(parts: &Parts) -> Result<Vec<Listed>, Error> {
         listed.push(Listed {
             kind: "chart",
             name: format!("{}-{}", chart.name, chart.version),
+            here: here.is_some(),
             digest: here.map(|here| here.digest.clone()),
+            refs: BTreeMap::new(),
             size: here
                 .and_then(|here| parts.store.blob(None, &here.digest).ok().flatten())
                 .map_or(0, |b| b.size),
@@ -100,12 +109,42 @@ pub fn list(parts: &Parts) -> Result<Vec<Listed>, Error> {
             ));
         }
     }
+    listed.extend(repositories(parts, &record)?);
     listed.sort_by(|a, b| (b.kind, &a.name).cmp(&(a.kind, &b.name)));
     Ok(listed)
 }
 
+/// The git repositories that are wanted, or here.
+fn repositories(parts: &Parts, record: &Record) -> Result<Vec<Listed>, Error> {
+    let mut names = git::here(&parts.state_dir)?;
+    names.extend(record.git.iter().filter_map(|known| Some(known.name.strip_suffix(".git")?.to_owned())));
+    names.sort();
+    names.dedup();
+    let each = names.into_iter().map(|name| {
+        let title = format!("{name}.git");
+        let known = record.git.iter().find(|known| known.name == title);
+        let refs = match crate::git::read_refs(&crate::git::folder(&parts.state_dir, &name)) {
+            Err(crate::git::Error::Absent(_)) => BTreeMap::new(),
+            other => other?.0.into_iter().map(|(name, id)| (name, id.to_string())).collect(),
+        };
+        Ok(Listed {
+            kind: "git",
+            name: title,
+            here: !refs.is_empty(),
+            digest: None,
+            refs,
+            size: known.map_or(0, |known| known.size),
+            reasons: known.map(|known| known.reasons.clone()).unwrap_or_default(),
+            attached: Vec::new(),
+            error: known.and_then(|known| known.error.clone()),
+        })
+    });
+    each.collect()
+}
+
 fn unwanted(kind: &'static str, name: String, digest: Option<Digest>) -> Listed {
-    Listed { kind, name, digest, size: 0, reasons: Vec::new(), attached: Vec::new(), error: None }
+    let (here, refs) = (true, BTreeMap::new());
+    Listed { kind, name, here, digest, refs, size: 0, reasons: Vec::new(), attached: Vec::new(), error: None }
 }
 
 /// Whether a rule wants something.
@@ -146,6 +185,19 @@ pub fn explain(parts: &Parts, name: &str) -> Result<Explanation, Error> {
             listed.into_iter().filter(|one| one.kind == "chart" && is_chart_of(&one.name, name)).collect();
         let rules = verdicts(here.iter());
         return Ok(Explanation { name: name.to_owned(), wanted: !rules.is_empty(), here, rules });
+    }
+    let rule = parts.settings.git.iter().find(|rule| rule.is_meant_by(name));
+    let title = rule.map_or_else(|| format!("{}.git", name.trim_end_matches(".git")), |rule| rule.title());
+    let here: Vec<Listed> =
+        listed.iter().filter(|one| one.kind == "git" && one.name == title).cloned().collect();
+    if rule.is_some() || !here.is_empty() {
+        let verdict = |rule: &git::GitRule| Verdict {
+            rule: rule.label(),
+            wants: true,
+            why: format!("{}, of {}", rule.why(), rule.url),
+        };
+        let rules: Vec<Verdict> = rule.map(verdict).into_iter().collect();
+        return Ok(Explanation { name: title, wanted: !rules.is_empty(), here, rules });
     }
     let reference: Reference =
         name.parse().map_err(|e: crate::oci::ReferenceError| Error::Name(e.to_string()))?;

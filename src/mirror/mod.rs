@@ -4,6 +4,7 @@
 //! - `settings`: the rules, and what of them makes no sense; `filter`, `schedule`: what they mean (pure)
 //! - `gather`: asks each source what it wants: lists of tags, indexes, manifests, pods; `found`, `package` read (pure)
 //! - `plan`: what is wanted and why (pure)
+//! - `git`: git repositories, which are no blobs and lie beside the store
 //! - `image`, `attached`, `charts`: one thing at a time; `fetch`, `pace`: how bytes come
 //! - `run`: a whole run, which ends with one new generation of the owner `mirror`; `bring`: one image of it; `summary`:
 //!   what is told of it; `next`: what it leaves behind; `record`: what it found
@@ -20,6 +21,7 @@ mod fetch;
 pub mod filter;
 mod found;
 mod gather;
+pub mod git;
 mod image;
 mod kubernetes;
 pub mod list;

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bring::Done;
 use super::gather::Gathered;
+use super::git::{GitEntry, Turn};
 use super::plan::{ImageName, Reason};
-use super::record::{ChartRecord, ImageRecord, Record};
+use super::record::{ChartRecord, GitRecord, ImageRecord, Record};
 use super::run::Request;
 use super::summary::{Fetched, State, Summary};
 use crate::store::{NewChart, StateOf, StateRef};
@@ -54,6 +55,21 @@ pub(super) fn state(before: &StateOf, done: &[Done], charts: &[Fetched]) -> Opti
     Some(StateOf { refs, charts: kept, pins: before.pins.clone(), note: "mirror run".into() })
 }
 
+/// What is noted of a repository; one that failed is what it was.
+fn of_repository(entry: &GitEntry, before: Option<GitRecord>) -> GitRecord {
+    let (name, from, reasons) = (entry.name.clone(), entry.from.clone(), entry.reasons.clone());
+    let error = entry.error.clone();
+    match (&error, before) {
+        (Some(_), Some(before)) => GitRecord { from, reasons, error, ..before },
+        (Some(_), None) => GitRecord { name, from, reasons, error, missing: true, size: 0, kept: Vec::new() },
+        (None, _) => {
+            let gone = entry.changes.iter().filter(|change| change.turn == Turn::Gone);
+            let kept = gone.map(|change| change.name.clone()).collect();
+            GitRecord { name, from, reasons, error, missing: false, size: entry.size, kept }
+        }
+    }
+}
+
 /// What is noted of it.
 pub(super) fn record(
     mut old: Record,
@@ -62,6 +78,7 @@ pub(super) fn record(
     gathered: &Gathered,
     (request, held): (&Request, &BTreeMap<ImageName, Digest>),
 ) -> Record {
+    let partial = !request.names.is_empty();
     let images = done.iter().filter(|done| done.entry.state != State::Absent).map(|done| ImageRecord {
         image: done.image.clone(),
         digest: done.entry.digest.clone(),
@@ -81,9 +98,14 @@ pub(super) fn record(
         missing: entry.digest.is_none(),
     });
     let (images, charts): (Vec<ImageRecord>, Vec<ChartRecord>) = (images.collect(), charts.collect());
+    for entry in &summary.git {
+        let before = old.git.iter().position(|known| known.name == entry.name).map(|at| old.git.remove(at));
+        old.git.push(of_repository(entry, before));
+    }
+    old.git.retain(|known| partial || summary.git.iter().any(|entry| entry.name == known.name));
+    old.git.sort_by(|a, b| a.name.cmp(&b.name));
     // What a source that could not be read wanted before is wanted still; so is all that was not asked for.
     let failed: BTreeSet<&String> = summary.failures.iter().map(|failure| &failure.rule).collect();
-    let partial = !request.names.is_empty();
     let stays = |reasons: &[Reason]| partial || reasons.iter().any(|reason| failed.contains(&reason.rule));
     old.images.retain(|known| stays(&known.reasons) && !images.iter().any(|new| new.image == known.image));
     old.charts.retain(|known| {
@@ -97,6 +119,7 @@ pub(super) fn record(
     old.charts.extend(charts);
     if !partial {
         let cut = done.iter().any(|done| done.may_pass)
+            || summary.git.iter().any(|entry| entry.may_pass)
             || summary.failures.iter().any(|failure| failure.unreachable);
         old.cut_short = if cut { old.cut_short + 1 } else { 0 };
         (old.started, old.ended) = (Some(summary.started), Some(summary.ended));

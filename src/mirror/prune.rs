@@ -8,7 +8,7 @@ use super::filter::{TagChooser, attached_to};
 use super::plan::{ImageName, Reason};
 use super::record::Record;
 use super::settings::repository_of;
-use super::{CLUSTER, Error, KUBERNETES, Parts, Settings};
+use super::{CLUSTER, Error, KUBERNETES, Parts, Settings, git};
 use crate::store::{Owner, StateOf, StateRef, TrustUpdate};
 use crate::sys::digest::Digest;
 
@@ -30,7 +30,7 @@ pub struct Pruned {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unwanted {
-    /// `image` or `chart`.
+    /// `image`, `chart`, `git` or `git-ref`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -75,7 +75,11 @@ pub fn prune(parts: &Parts, dry_run: bool) -> Result<Pruned, Error> {
             size,
         });
     }
-    if !dry_run && !pruned.remove.is_empty() {
+    let changed = !pruned.remove.is_empty();
+    let (repositories, kept) = git::prune(&parts.state_dir, &parts.settings.git, dry_run)?;
+    pruned.remove.extend(repositories);
+    pruned.kept += kept;
+    if !dry_run && changed {
         let state = StateOf { refs: keep, charts, pins: before.pins, note: "prune".into() };
         pruned.generation = Some(parts.store.flip(&Owner::Mirror, state, TrustUpdate::default())?);
     }

@@ -28,6 +28,8 @@ pub struct Record {
     pub images: Vec<ImageRecord>,
     /// All charts that are wanted.
     pub charts: Vec<ChartRecord>,
+    /// All git repositories that are wanted.
+    pub git: Vec<GitRecord>,
     /// Sources that could not be read.
     pub failures: Vec<SourceFailure>,
     /// When it was last looked for what hangs on an image: its digest, seconds since 1970.
@@ -81,6 +83,30 @@ pub struct ChartRecord {
     pub missing: bool,
 }
 
+/// A wanted git repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GitRecord {
+    /// `config.git`
+    pub name: String,
+    /// Where it came from.
+    pub from: String,
+    /// Why it is wanted.
+    pub reasons: Vec<Reason>,
+    /// Why it did not come the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whether nothing of it is here.
+    #[serde(default)]
+    pub missing: bool,
+    /// Bytes of it here.
+    #[serde(default)]
+    pub size: u64,
+    /// Refs that upstream has no more, or has replaced, and that are here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
+}
+
 /// Where the record lies.
 pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("mirror.json")
@@ -129,7 +155,8 @@ impl Record {
         let images = self.images.iter().filter(|image| image.missing).map(|image| image.image.to_string());
         let charts =
             self.charts.iter().filter(|chart| chart.missing).map(|c| format!("{}-{}", c.name, c.version));
-        images.chain(charts).collect()
+        let git = self.git.iter().filter(|one| one.missing).map(|one| one.name.clone());
+        images.chain(charts).chain(git).collect()
     }
 
     /// Things of the last run that went wrong, as lines: what, and why.
@@ -138,7 +165,8 @@ impl Record {
         let charts =
             self.charts.iter().filter_map(|c| Some((format!("{}-{}", c.name, c.version), c.error.clone()?)));
         let sources = self.failures.iter().map(|failure| (failure.rule.clone(), failure.why.clone()));
-        sources.chain(images).chain(charts).collect()
+        let git = self.git.iter().filter_map(|one| Some((one.name.clone(), one.error.clone()?)));
+        sources.chain(images).chain(charts).chain(git).collect()
     }
 }
 

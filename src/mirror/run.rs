@@ -14,6 +14,7 @@ use super::cosign::PublicKey;
 use super::error::Error;
 use super::fetch::Wire;
 use super::gather::{self, Gathered};
+use super::git::{self, GitEntry};
 use super::next;
 use super::plan::{ImageName, Reason, WantedImage};
 use super::record::Record;
@@ -27,16 +28,25 @@ use crate::sys::progress::Progress;
 
 /// Images that are looked at at the same time; bytes have a limit of their own.
 const IMAGES: usize = 8;
+/// Git repositories that are fetched at the same time.
+const REPOSITORIES: usize = 2;
 
 /// What is asked of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Only these images and charts; all without.
+    /// Only these images, charts and repositories; all without.
     pub names: Vec<String>,
     /// Fetch and change nothing.
     pub dry_run: bool,
     /// By the schedule, and so within its windows.
     pub scheduled: bool,
+}
+
+impl Request {
+    /// Whether something is asked for that `is` says is meant by a name.
+    fn asks_for(&self, is: impl Fn(&str) -> bool) -> bool {
+        self.names.is_empty() || self.names.iter().any(|name| is(name))
+    }
 }
 
 /// Runs once.
@@ -64,7 +74,7 @@ pub async fn sync(parts: &Parts, request: &Request, progress: &Progress) -> Resu
     let mut gathered = gather::gather(&wire, settings, parts.pods().await).await;
     let wanted_charts = chosen(&mut gathered, request);
     let charts = gather::chart_images(&wire, settings, &mut gathered, &before.charts, request.dry_run).await;
-    narrow(&mut gathered, request, &wanted_charts)?;
+    narrow(&mut gathered, settings, request, &wanted_charts)?;
 
     let held: BTreeMap<ImageName, Digest> =
         before.refs.iter().map(|r| (next::name_of(r), r.digest.clone())).collect();
@@ -85,15 +95,21 @@ pub async fn sync(parts: &Parts, request: &Request, progress: &Progress) -> Resu
         .await;
     done.sort_by(|a, b| a.image.cmp(&b.image));
 
+    let how = git::How { state_dir: &parts.state_dir, most: settings.git_size_limit, dry: request.dry_run };
+    let asked = settings.git.iter().filter(|rule| request.asks_for(|name| rule.is_meant_by(name)));
+    let repositories: Vec<GitEntry> =
+        stream::iter(asked.map(|rule| git::one(&wire, rule, how))).buffered(REPOSITORIES).collect().await;
+
     let mut summary = Summary {
         dry_run: request.dry_run,
         started,
         ended: started,
-        bytes: wire.travelled.load(Ordering::Relaxed),
+        bytes: wire.travelled(),
         requests: wire.asked.load(Ordering::Relaxed),
         generation: None,
         images: done.iter().map(|done| done.entry.clone()).collect(),
         charts: Vec::new(),
+        git: repositories,
         failures: gathered.plan.failures.clone(),
         failed: 0,
         refused: 0,
@@ -156,13 +172,19 @@ fn chosen(gathered: &mut Gathered, request: &Request) -> BTreeSet<String> {
 }
 
 /// Keeps only the images that are asked for by name, or wanted by a chart that is.
-fn narrow(gathered: &mut Gathered, request: &Request, charts: &BTreeSet<String>) -> Result<(), Error> {
+fn narrow(
+    gathered: &mut Gathered,
+    settings: &Settings,
+    request: &Request,
+    charts: &BTreeSet<String>,
+) -> Result<(), Error> {
     if request.names.is_empty() {
         return Ok(());
     }
     for name in &request.names {
         let chart = gathered.charts.iter().any(|chart| chart.is_meant_by(name));
-        if !chart && !gathered.plan.images().any(|wanted| wanted.image.is_meant_by(name)) {
+        let repository = settings.git.iter().any(|rule| rule.is_meant_by(name));
+        if !chart && !repository && !gathered.plan.images().any(|wanted| wanted.image.is_meant_by(name)) {
             return Err(Error::Unwanted(name.clone()));
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::filter::TagChooser;
+use super::git::GitRule;
 use super::schedule::{Timetable, Window};
 use crate::oci::{Platform, Reference};
 use crate::sys::digest::Digest;
@@ -39,6 +40,10 @@ pub struct Settings {
     pub charts: Vec<ChartRule>,
     /// `[[mirror.manifests]]`.
     pub manifests: Vec<ManifestRule>,
+    /// `[[mirror.git]]`.
+    pub git: Vec<GitRule>,
+    /// The most bytes that one git repository may take.
+    pub git_size_limit: u64,
     /// Whether every image of this node's pods is mirrored.
     pub cluster_images: bool,
     /// The version of Kubernetes whose own images are mirrored.
@@ -63,6 +68,8 @@ impl Default for Settings {
             images: Vec::new(),
             charts: Vec::new(),
             manifests: Vec::new(),
+            git: Vec::new(),
+            git_size_limit: 1 << 30,
             cluster_images: false,
             kubernetes_version: None,
             kubernetes_images: ["pause", "kube-proxy", "coredns"].map(str::to_owned).to_vec(),
@@ -225,6 +232,13 @@ impl Settings {
         }
         for (at, rule) in self.manifests.iter().enumerate() {
             rule.check(&format!("mirror.manifests[{at}]"))?;
+        }
+        for (at, rule) in self.git.iter().enumerate() {
+            rule.check(&format!("mirror.git[{at}]"))?;
+            if self.git[..at].iter().any(|other| other.name == rule.name) {
+                let why = format!("`{}` is there twice", rule.name);
+                return Err(Fault::new(format!("mirror.git[{at}].name"), why));
+            }
         }
         if let Some(version) = &self.kubernetes_version {
             let names = super::kubernetes::images(version, &self.kubernetes_images);

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::charts::WantedChart;
 use super::error::Failure;
+use super::git::GitEntry;
 use super::plan::{Reason, SourceFailure};
 use crate::store::NewChart;
 use crate::sys::digest::Digest;
@@ -71,6 +72,8 @@ pub struct Summary {
     pub images: Vec<Entry>,
     /// Charts, in order.
     pub charts: Vec<Entry>,
+    /// Git repositories, in order.
+    pub git: Vec<GitEntry>,
     /// Sources that could not be read.
     pub failures: Vec<SourceFailure>,
     /// How many failed, sources among them.
@@ -82,7 +85,10 @@ pub struct Summary {
 impl Summary {
     /// Counts what failed and what was refused.
     pub(super) fn count(&mut self) {
-        let with = |state: State| self.images.iter().chain(&self.charts).filter(|e| e.state == state).count();
+        let with = |state: State| {
+            let states = self.images.iter().chain(&self.charts).map(|entry| entry.state);
+            states.chain(self.git.iter().map(|entry| entry.state)).filter(|one| *one == state).count()
+        };
         (self.failed, self.refused) = (with(State::Failed) + self.failures.len(), with(State::Refused));
     }
 }

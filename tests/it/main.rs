@@ -26,6 +26,7 @@ mod mirror;
 mod mirror_charts;
 mod mirror_cut;
 mod mirror_faults;
+mod mirror_git;
 mod mirror_schedule;
 mod mirror_signed;
 mod newer_kinds;

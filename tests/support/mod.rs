@@ -40,7 +40,7 @@ mod kubelet;
 pub mod machine;
 mod names;
 mod node;
-mod parts;
+pub mod parts;
 mod pod;
 mod process;
 mod runtime;
