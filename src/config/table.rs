@@ -63,6 +63,16 @@ pub static KEYS: &[Key] = &[
         help: "Where kubelet finds the proxy. After a change, run `edge join` again: it is written in kubelet's kubeconfig.",
     },
     Key {
+        path: "proxy.in-cluster",
+        slot: Slot::Switch(|c| &mut c.proxy.in_cluster),
+        help: "Whether pods of this node reach the API server through edge too, so that network plugins, CoreDNS and operators start in an outage.",
+    },
+    Key {
+        path: "proxy.in-cluster-listen",
+        slot: Slot::LinkLocal(|c| &mut c.proxy.in_cluster_listen),
+        help: "Where pods find the proxy: an address that edge puts on an interface of its own, `edge-api`. Containers that run keep the one they were started with.",
+    },
+    Key {
         path: "runtime.endpoint",
         slot: Slot::UnixSocket(|c| &mut c.runtime.endpoint),
         help: "The socket of containerd.",

@@ -17,7 +17,7 @@ impl Daemon {
     pub(super) async fn leave(&mut self) -> Result<(), DaemonError> {
         self.config.cloud = Config::load(&self.overrides)?.cloud;
         self.place.set_config(self.config.clone());
-        self.door.leave().await
+        self.door.leave(&self.config).await
     }
 
     /// Keeps a configuration that snapd may yet refuse; the one that waited before is forgotten.

@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 use super::DaemonError;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::health::Board;
 use crate::link::{LinkState, Phase};
+use crate::proxy::incluster::{self, PodsDoor};
 use crate::proxy::{self, Proxy};
 use crate::sys::clock;
 use crate::trust::ca::LocalCa;
@@ -24,6 +26,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Door {
     cache: Cache,
+    board: Board,
     shown: watch::Sender<Option<Proxy>>,
     tasks: JoinSet<&'static str>,
     stop: watch::Sender<bool>,
@@ -31,9 +34,9 @@ pub struct Door {
 
 impl Door {
     /// A door that is shut.
-    pub fn new(cache: Cache) -> Self {
+    pub fn new(cache: Cache, board: &Board) -> Self {
         let (shown, stop) = (watch::Sender::new(None), watch::Sender::new(false));
-        Self { cache, shown, tasks: JoinSet::new(), stop }
+        Self { cache, board: board.clone(), shown, tasks: JoinSet::new(), stop }
     }
 
     /// The proxy, whenever there is one.
@@ -93,6 +96,7 @@ impl Door {
             ca,
             probe_interval: config.cloud.probe_interval,
             offline_mode: config.offline_mode,
+            in_cluster: config.proxy.in_cluster.then_some(config.proxy.in_cluster_listen),
         };
         let (proxy, owner) = Proxy::new(parts).await?;
         if !config.offline_mode
@@ -101,6 +105,15 @@ impl Door {
             // On a disk that cannot be written; what passes is passed on all the same.
             tracing::error!(%error, "offline mode is off, and what was kept is still on the disk");
         }
+        let part = self.board.part("in-cluster");
+        // Before kubelet is served: what it is told of the Service becomes the environment of containers.
+        let pods = match config.proxy.in_cluster {
+            true => Some(PodsDoor::open(&proxy, config.proxy.in_cluster_listen, part).await),
+            false => {
+                part.off();
+                None
+            }
+        };
         let listener =
             TcpListener::bind(config.proxy.listen).await.map_err(|source| DaemonError::Listen {
                 address: config.proxy.listen.to_string(),
@@ -122,6 +135,13 @@ impl Door {
             house.keep_house().await;
             "proxy's housekeeping"
         });
+        if let Some(pods) = pods {
+            let (serving, stopped) = (proxy.clone(), self.stop.subscribe());
+            self.tasks.spawn(async move {
+                pods.run(serving, stopped).await;
+                "door for pods"
+            });
+        }
         let (serving, stopped) = (proxy.clone(), self.stop.subscribe());
         self.tasks.spawn(async move {
             if let Err(error) = serving.serve(listener, stopped).await {
@@ -162,12 +182,18 @@ impl Door {
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub async fn leave(&mut self) -> Result<(), DaemonError> {
+    pub async fn leave(&mut self, config: &Config) -> Result<(), DaemonError> {
         let proxy = self.proxy();
         if let Some(proxy) = &proxy {
             proxy.part().await?;
         }
         self.shut().await;
+        if proxy.is_some() && config.proxy.in_cluster {
+            if let Err(error) = incluster::remove(config.proxy.in_cluster_listen).await {
+                tracing::warn!(error, "the interface for pods is left behind");
+            }
+            self.board.part("in-cluster").off();
+        }
         Ok(())
     }
 }

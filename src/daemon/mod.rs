@@ -176,10 +176,10 @@ impl Daemon {
             tracing::error!(why, "nothing is kept, and changes are refused, until the disk can be written");
             core.spawn(thaw(config.state_dir.clone()));
         }
-        let mut door = Door::new(opened.cache.clone());
+        let board = Board::default();
+        let mut door = Door::new(opened.cache.clone(), &board);
         door.open(&config).await?;
         let (orders, mut inbox) = mpsc::channel(4);
-        let board = Board::default();
         tokio::spawn(tell_cache(board.part("cache"), opened.cache.follow_trouble()));
         let pins = pins::Pins::start(&config, &opened.cache, &board)?;
         let pods = pods::Pods::start(&config, &opened.cache, door.follow(), &board)?;

@@ -19,6 +19,7 @@ mod forward;
 mod frames;
 mod headers;
 mod house;
+pub mod incluster;
 mod input;
 mod intake;
 mod issuer;
@@ -46,6 +47,7 @@ mod upstream;
 mod watch;
 
 use std::collections::HashSet;
+use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -67,6 +69,9 @@ struct Shared {
     link: Link,
     upstream: Arc<Upstream>,
     ca: Arc<LocalCa>,
+    /// What clients on this machine are shown.
+    certificate: Arc<tls::Certificate>,
+    in_cluster: incluster::InCluster,
     outbox: Outbox,
     writes: local::LocalWrites,
     edits: broadcast::Sender<watch::Edit>,
@@ -99,6 +104,8 @@ pub struct Parts {
     pub probe_interval: Duration,
     /// Whether anything is kept at all.
     pub offline_mode: bool,
+    /// Where pods are to find the proxy, if they are.
+    pub in_cluster: Option<SocketAddrV4>,
 }
 
 /// The proxy; cheap to clone.
@@ -142,11 +149,15 @@ impl Proxy {
     /// # Errors
     /// [`ProxyError`].
     pub async fn new(parts: Parts) -> Result<(Self, Owner), ProxyError> {
-        let Parts { cache, credentials, ca, probe_interval, offline_mode } = parts;
+        let Parts { cache, credentials, ca, probe_interval, offline_mode, in_cluster } = parts;
         let upstream = Arc::new(Upstream::new(credentials.credentials.borrow().clone(), resolve::Resolver)?);
         let outbox = Outbox::new(cache.clone(), upstream.clone());
-        let (was_offline, passed) =
-            cache.read(|reader| Ok((reader.meta(LINK_META)?, reader.meta(TIME_META)?))).await?;
+        let (was_offline, passed, service) = cache
+            .read(|reader| Ok((reader.meta(LINK_META)?, reader.meta(TIME_META)?, reader.object(&service())?)))
+            .await?;
+        let mut names: Vec<String> = in_cluster.iter().map(|address| address.ip().to_string()).collect();
+        names.extend(service.iter().flat_map(|known| incluster::addresses(&known.body)));
+        let certificate = tls::Certificate::new(ca.clone(), &names)?;
         if let Some(passed) =
             passed.and_then(|seconds| jiff::Timestamp::from_second(seconds.parse().ok()?).ok())
         {
@@ -170,6 +181,8 @@ impl Proxy {
             link,
             upstream,
             ca,
+            certificate,
+            in_cluster: incluster::InCluster::default(),
             outbox,
             edits,
             waiting,
@@ -188,7 +201,7 @@ impl Proxy {
         listener: TcpListener,
         stop: tokio::sync::watch::Receiver<bool>,
     ) -> Result<(), ProxyError> {
-        let tls = tls::server(&self.shared.ca)?;
+        let tls = tls::server(&self.shared.ca, self.shared.certificate.clone())?;
         serve::serve(listener, tls, self.shared.clone(), stop).await;
         Ok(())
     }
@@ -320,6 +333,12 @@ impl Shared {
             .map(str::to_owned);
         Ok(name.map(|name| (GroupVersionResource::new("", "v1", "nodes"), name)))
     }
+}
+
+/// The Service by which pods know the API server.
+fn service() -> crate::cache::ObjectKey {
+    let (namespace, name) = ("default".to_owned(), "kubernetes".to_owned());
+    crate::cache::ObjectKey { resource: "v1/services".to_owned(), namespace, name }
 }
 
 /// A sign of life: an answer to `/readyz` on a connection made for it, which is then used by all.

@@ -82,7 +82,7 @@ pub async fn serve(
 }
 
 /// Waits until `stop` holds true, or nobody can say so any more.
-async fn told(stop: &mut watch::Receiver<bool>) {
+pub async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -165,7 +165,15 @@ async fn handle(shared: &Arc<Shared>, has_certificate: bool, request: Request<In
     {
         call.head.extensions.insert(token::Asked(token::key(&asked, &body)));
     }
-    route(shared, &call, &mut payload).await
+    if let Some(refused) = shared.in_cluster.refuse_write(&call) {
+        return refused;
+    }
+    let showing = shared.in_cluster.showing(shared, &call);
+    let answered = route(shared, &call, &mut payload).await;
+    match showing {
+        Some(showing) => showing.answer(answered).await,
+        None => answered,
+    }
 }
 
 fn unauthorized(encoding: Encoding) -> Response<Body> {

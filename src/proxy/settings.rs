@@ -1,6 +1,6 @@
 //! What the proxy is told by the configuration.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,11 +9,19 @@ use std::time::Duration;
 pub struct Settings {
     /// Where kubelet finds the proxy; always a loopback address.
     pub listen: SocketAddr,
+    /// Whether pods of this node reach the API server through the proxy.
+    pub in_cluster: bool,
+    /// Where pods find the proxy; always a link-local address.
+    pub in_cluster_listen: SocketAddrV4,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6445)) }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6445)),
+            in_cluster: true,
+            in_cluster_listen: SocketAddrV4::new(Ipv4Addr::new(169, 254, 64, 45), 6445),
+        }
     }
 }
 

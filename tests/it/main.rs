@@ -20,6 +20,7 @@ mod daemon_faults;
 mod disk_faults;
 mod eviction;
 mod house;
+mod incluster;
 mod join;
 mod link;
 mod mirror;

@@ -18,6 +18,11 @@ const APPLETS: [&str; 18] = [
 
 /// Writes a tar that `ctr images import` takes: each name an image with a configuration, and so a digest, of its own.
 pub fn archive(dir: &Path, names: &[&str]) -> Result<PathBuf> {
+    archive_with(dir, names, &[])
+}
+
+/// The same with more programs in `/bin`, given by their paths.
+pub fn archive_with(dir: &Path, names: &[&str], programs: &[&str]) -> Result<PathBuf> {
     let work = tempfile::tempdir_in(dir)?;
     let root = work.path().join("root");
     fs::create_dir_all(root.join("bin"))?;
@@ -25,6 +30,10 @@ pub fn archive(dir: &Path, names: &[&str]) -> Result<PathBuf> {
     fs::copy(parts::program("busybox")?, root.join("bin/busybox"))?;
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet))?;
+    }
+    for program in programs {
+        let path = Path::new(program);
+        fs::copy(path, root.join("bin").join(path.file_name().unwrap_or_default()))?;
     }
     let out = work.path().join("out");
     fs::create_dir(&out)?;

@@ -60,6 +60,13 @@ impl Node {
         Ok(())
     }
 
+    /// Brings an image to the node: busybox with more programs, given by their paths.
+    pub fn import_programs(&self, name: &str, programs: &[&str]) -> Result<()> {
+        let dir = tempfile::tempdir_in(self.cluster.dir())?;
+        let archive = image::archive_with(dir.path(), &[name], programs)?;
+        self.ctr(&["images", "import", &archive.to_string_lossy()]).map(drop)
+    }
+
     /// Runs `ctr` in the kubelet's namespace of containerd.
     pub fn ctr(&self, args: &[&str]) -> Result<String> {
         let program = parts::ctr()?;

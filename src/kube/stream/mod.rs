@@ -14,7 +14,7 @@ mod tests;
 
 pub use list::{Finished, ListEnd, ListSplitter};
 pub use watch::{WatchEvent, WatchKind, WatchSplitter};
-pub use write::{ListHead, ListWriter, watch_event, watch_event_text};
+pub use write::{ListHead, ListWriter, event, watch_event, watch_event_text};
 
 use super::Error;
 use super::codec::{self, Decoded};

@@ -60,6 +60,20 @@ impl ListWriter {
         }
     }
 
+    /// One item as [`ListSplitter::next_item`](super::ListSplitter::next_item) gave it out of a list of the same kind
+    /// and encoding; it is not looked at.
+    pub fn item_as_it_came(&mut self, item: &[u8]) -> Vec<u8> {
+        match self.encoding {
+            Encoding::Json => self.after_comma(item),
+            Encoding::Protobuf => {
+                let mut to = Writer::default();
+                to.bytes_field(2, item);
+                self.gathered.extend(to.finish());
+                Vec::new()
+            }
+        }
+    }
+
     /// What stands behind the items.
     pub fn end(self) -> Result<Vec<u8>, Error> {
         if self.encoding == Encoding::Json {
@@ -107,7 +121,8 @@ pub fn watch_event_text(kind: WatchKind, text: &[u8], encoding: Encoding) -> Res
     }
 }
 
-fn event(kind: WatchKind, object: &[u8], encoding: Encoding) -> Vec<u8> {
+/// Writes one event of a watch, of an object in the bytes of that encoding.
+pub fn event(kind: WatchKind, object: &[u8], encoding: Encoding) -> Vec<u8> {
     match encoding {
         Encoding::Json => {
             let mut out = format!(r#"{{"type":"{}","object":"#, kind.as_str()).into_bytes();

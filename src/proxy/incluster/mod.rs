@@ -1,0 +1,220 @@
+//! The door for pods: the API server's address as this node sees it, on an interface of edge's own.
+//!
+//! Pods ask the API server at the Service `kubernetes`, which leads to the cloud. On this node it leads to edge instead:
+//! kubelet is told another address of that Service, the node's service proxy other endpoints, and pods an authority
+//! more to trust (`view`). What they are told changes on its way to them (`show`) and nowhere else. The address is
+//! link-local (`interface`), so that it is there before any network.
+
+mod interface;
+mod show;
+mod view;
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, header};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::answer::{self, Body};
+use super::forward::Call;
+use super::serve::told;
+use super::{Proxy, Shared};
+use crate::health::Part;
+use crate::kube::status::Failure;
+use crate::kube::{ResourceRequest, Verb};
+use interface::Interface;
+use show::Showing;
+use view::{Target, View};
+
+/// How long after a failure, at the latest, the address is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long the address may keep the daemon from being ready.
+const FIRST: Duration = Duration::from_secs(3);
+/// Changes of interfaces come in bursts: a network plugin makes several at once.
+const BURST: Duration = Duration::from_millis(50);
+
+/// What pods are shown; nothing is changed until edge has once listened at its address.
+#[derive(Debug, Default)]
+pub struct InCluster {
+    view: watch::Sender<Option<Arc<View>>>,
+}
+
+impl InCluster {
+    /// From now on objects are shown as they lead to `address`; whether that is new. Clients that have read them
+    /// otherwise are made to read anew.
+    fn begin(&self, shared: &Shared, address: SocketAddrV4) -> bool {
+        let cloud = shared.upstream.credentials().map(|c| c.server.to_string()).unwrap_or_default();
+        let (authority, cloud) = (shared.ca.ca_pem().to_owned(), cloud.trim_end_matches('/').to_owned());
+        let view = View { address, authority, cloud };
+        let new = self.view.send_if_modified(|now| {
+            let new = now.as_deref() != Some(&view);
+            if new {
+                *now = Some(Arc::new(view));
+            }
+            new
+        });
+        if new {
+            shared.cache.resync();
+        }
+        new
+    }
+
+    /// How an answer to `call` is to be shown, if otherwise than it comes.
+    pub(in crate::proxy) fn showing(&self, shared: &Shared, call: &Call) -> Option<Showing> {
+        let request = call.request.resource()?;
+        if !matches!(request.verb, Verb::Get | Verb::List | Verb::Watch) {
+            return None;
+        }
+        let target = target(call, request)?;
+        let view = self.view.borrow().clone()?;
+        Some(Showing { target, view, verb: request.verb, certificate: shared.certificate.clone() })
+    }
+
+    /// Refuses to have written what was shown otherwise: the cloud's object would become what this node sees.
+    pub fn refuse_write(&self, call: &Call) -> Option<Response<Body>> {
+        let request = call.request.resource()?;
+        let target = target(call, request).filter(|target| target.is_written_by(request))?;
+        self.view.borrow().as_ref()?;
+        tracing::debug!(?target, "a write of what is shown otherwise here was refused");
+        let why =
+            "this node sees it otherwise than the cloud has it: write it through the cloud's own address";
+        let (group, resource) = (&request.gvr.group, &request.gvr.resource);
+        let name = request.name.as_deref().unwrap_or_default();
+        Some(answer::failure(&Failure::forbidden(group, resource, name, why), call.accept.encoding))
+    }
+}
+
+fn target(call: &Call, request: &ResourceRequest) -> Option<Target> {
+    let agent = call.head.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    Target::of(&call.caller, agent, request)
+}
+
+/// The address for pods, with what listens there.
+pub struct PodsDoor {
+    address: SocketAddrV4,
+    part: Part,
+    interface: Option<Interface>,
+    /// Listens, and is not served yet.
+    listener: Option<TcpListener>,
+    serving: JoinSet<()>,
+    /// How often the interface or its address had gone.
+    again: u32,
+}
+
+impl std::fmt::Debug for PodsDoor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PodsDoor").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Why pods are not served.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Interface(#[from] interface::Error),
+    #[error(
+        "cannot listen on `{address}` for pods: {source} hint: stop the program that has this port, or set `proxy.in-cluster-listen`"
+    )]
+    Listen { address: SocketAddrV4, source: std::io::Error },
+    #[error("interface `{}` was not made within {} s", interface::NAME, FIRST.as_secs())]
+    Late,
+}
+
+impl PodsDoor {
+    /// Makes the interface and listens, within a few seconds. What cannot be is told by `part` and tried again by
+    /// [`PodsDoor::run`]; kubelet must be served whatever becomes of it.
+    pub async fn open(proxy: &Proxy, address: SocketAddrV4, part: Part) -> Self {
+        let (interface, listener) = (None, None);
+        let mut door = Self { address, part, interface, listener, serving: JoinSet::new(), again: 0 };
+        door.attempt(proxy).await;
+        door
+    }
+
+    /// Serves pods until `stop` holds true, and keeps the address there.
+    pub async fn run(mut self, proxy: Proxy, mut stop: watch::Receiver<bool>) {
+        loop {
+            let good = self.attempt(&proxy).await;
+            if let Some(listener) = self.listener.take() {
+                let (proxy, stop) = (proxy.clone(), stop.clone());
+                self.serving.spawn(async move {
+                    if let Err(error) = proxy.serve(listener, stop).await {
+                        tracing::error!(%error, "pods cannot be served");
+                    }
+                });
+            }
+            tokio::select! {
+                () = told(&mut stop) => break,
+                Some(_) = self.serving.join_next() => {}
+                () = changed(&mut self.interface) => tokio::time::sleep(BURST).await,
+                () = tokio::time::sleep(RETRY), if !good => {}
+            }
+        }
+        while self.serving.join_next().await.is_some() {}
+    }
+
+    /// Has the address there and something listening at it; whether that is so now.
+    async fn attempt(&mut self, proxy: &Proxy) -> bool {
+        let opened = tokio::time::timeout(FIRST, self.ensure()).await.unwrap_or(Err(Error::Late));
+        let made = match opened {
+            Ok(made) => made,
+            Err(error) => {
+                self.part.trouble(error.to_string());
+                return false;
+            }
+        };
+        let shared = &proxy.shared;
+        let first = shared.in_cluster.begin(shared, self.address);
+        if made && !first {
+            self.again += 1;
+            tracing::warn!(interface = interface::NAME, address = %self.address, "was gone, and is made again");
+        }
+        self.part.good_with(match self.again {
+            0 => format!("serves pods at {}", self.address),
+            n => format!(
+                "serves pods at {}; `{}` had gone and was made again {n} times",
+                self.address,
+                interface::NAME
+            ),
+        });
+        true
+    }
+
+    async fn ensure(&mut self) -> Result<bool, Error> {
+        let interface = match &mut self.interface {
+            Some(interface) => interface,
+            None => self.interface.insert(Interface::open(*self.address.ip())?),
+        };
+        let made = interface.ensure().await?;
+        if self.serving.is_empty() && self.listener.is_none() {
+            let address = self.address;
+            let listening = TcpListener::bind(address).await;
+            self.listener = Some(listening.map_err(|source| Error::Listen { address, source })?);
+        }
+        Ok(made)
+    }
+}
+
+/// Waits for news of interfaces; for ever where the kernel cannot be asked.
+async fn changed(interface: &mut Option<Interface>) {
+    match interface {
+        Some(interface) => interface.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The addresses of the Service `kubernetes`, as the cloud has it.
+pub fn addresses(service: &serde_json::Value) -> Vec<String> {
+    Target::Service.addresses(service)
+}
+
+/// Takes the interface away, as when the cloud is left.
+///
+/// # Errors
+/// In words.
+pub async fn remove(address: SocketAddrV4) -> Result<(), String> {
+    let mut interface = Interface::open(*address.ip()).map_err(|e| e.to_string())?;
+    interface.remove().await.map_err(|e| e.to_string())
+}

@@ -1,0 +1,207 @@
+//! Pods that ask the API server at the Service `kubernetes`: on a gateway they reach it through edge, also after a reboot
+//! in an outage, each with its own token and what it has read itself.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::support::{Cut, Edge, NodeOptions, Scene, kubectl_path, seconds};
+
+/// Where pods find edge.
+const ADDRESS: &str = "169.254.64.45";
+const PORT: &str = "6445";
+/// The cloud's address of the Service.
+const CLUSTER_IP: &str = "10.96.0.1";
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: client, namespace: default}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: stranger, namespace: default}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: client, namespace: default}
+rules:
+- {apiGroups: [""], resources: [configmaps], verbs: ["*"]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: client, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: client}
+subjects: [{kind: ServiceAccount, name: client, namespace: default}]
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: default}
+data: {a: "1"}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: default}
+spec:
+  serviceAccountName: client
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: registry.test/client:1, imagePullPolicy: Never, env: [{name: HOME, value: /tmp}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stranger, namespace: default}
+spec:
+  serviceAccountName: stranger
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: registry.test/client:1, imagePullPolicy: Never, env: [{name: HOME, value: /tmp}]}
+"#;
+
+/// The ConfigMaps of the pod's own namespace, as client-go asks for them today.
+const WATCH_LIST: &str = "/api/v1/namespaces/default/configmaps?watch=true&sendInitialEvents=true\
+    &resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=2";
+const LIST: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A gateway whose pods `client` and `stranger` run.
+fn scene() -> Result<Scene> {
+    let scene = Scene::ready(&NodeOptions::default())?;
+    let cluster = &scene.cluster;
+    scene.node.import_programs("registry.test/client:1", &[&kubectl_path()?])?;
+    cluster.wait_for("the default service account", seconds(60), || {
+        cluster.raw("/api/v1/namespaces/default/serviceaccounts/default")
+    });
+    cluster.apply(MANIFEST)?;
+    running(&scene);
+    Ok(scene)
+}
+
+fn running(scene: &Scene) {
+    scene.cluster.wait_for("the client pods", seconds(90), || {
+        let pods = scene.node.pods()?;
+        let count = pods.iter().filter(|pod| pod.namespace == "default" && pod.running()).count();
+        ensure!(count == 2, "{pods:?}");
+        Ok(())
+    });
+}
+
+/// Runs a command in a pod's container, through edge, whatever the cloud does.
+fn exec(scene: &Scene, pod: &str, argv: &[&str]) -> Result<String> {
+    scene.edge.run(&scene.node, &[&["pod", "exec", pod, "--"], argv].concat())
+}
+
+/// kubectl in a pod, which finds the API server as every client does. (With a flag such as `--request-timeout` it would not.)
+fn kubectl(scene: &Scene, pod: &str, args: &[&str]) -> Result<String> {
+    exec(scene, pod, &[&["kubectl"], args].concat())
+}
+
+/// The names in a list, and in a streamed list, which must end in its bookmark.
+fn reads(scene: &Scene) -> Result<Vec<String>> {
+    let list: Value = serde_json::from_str(&kubectl(scene, "client", &["get", "--raw", LIST])?)?;
+    let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let mut names: Vec<String> = list["items"].as_array().context("no items")?.iter().map(name).collect();
+    let watch = kubectl(scene, "client", &["get", "--raw", WATCH_LIST])?;
+    let events: Vec<Value> =
+        serde_json::Deserializer::from_str(&watch).into_iter().collect::<Result<_, _>>()?;
+    let added = events.iter().take_while(|event| event["type"] == "ADDED");
+    let mut streamed: Vec<String> = added.map(|event| name(&event["object"])).collect();
+    let end = events.get(streamed.len()).context("nothing behind the objects")?;
+    ensure!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true", "{end}");
+    names.sort();
+    streamed.sort();
+    ensure!(names == streamed, "listed {names:?}, streamed {streamed:?}");
+    Ok(names)
+}
+
+/// `in-cluster` in `edge status`.
+fn part(scene: &Scene) -> Result<(String, String)> {
+    let status = scene.edge.status(&scene.node)?;
+    let parts = status["parts"].as_array().context("no parts")?;
+    let part = parts.iter().find(|part| part["part"] == "in-cluster").context("no such part")?;
+    let text = |field: &str| part[field].as_str().unwrap_or_default().to_owned();
+    Ok((text("state"), text("message")))
+}
+
+#[test]
+fn a_pod_reads_the_cluster_after_a_reboot_in_an_outage() -> Result<()> {
+    let mut scene = scene()?;
+    let environment = exec(&scene, "client", &["env"])?;
+    for (name, value) in [("HOST", ADDRESS), ("PORT", PORT), ("PORT_HTTPS", PORT)] {
+        let line = format!("KUBERNETES_SERVICE_{name}={value}");
+        ensure!(environment.lines().any(|l| l == line), "no `{line}` in {environment}");
+    }
+    let trusted = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+    let trusted = exec(&scene, "client", &["cat", trusted])?;
+    ensure!(trusted.matches("BEGIN CERTIFICATE").count() == 2, "{trusted}");
+    nothing_changed_in_the_cloud(&scene)?;
+    let online = reads(&scene)?;
+    ensure!(online.contains(&"settings".to_owned()), "{online:?}");
+    ensure!(kubectl(&scene, "client", &["get", "configmaps"])?.contains("settings"), "kubectl's own way");
+
+    scene.cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    scene.reboot()?;
+    scene.node.start_kubelet(Edge::KUBECONFIG)?;
+    running(&scene);
+    ensure!(reads(&scene)? == online, "after the reboot");
+    let table = kubectl(&scene, "client", &["get", "configmaps"])?;
+    ensure!(table.contains("settings"), "kubectl finds its way by discovery: {table}");
+    let refused =
+        kubectl(&scene, "stranger", &["get", "--raw", LIST]).err().context("a stranger is served")?;
+    ensure!(format!("{refused:#}").contains("nauthorized"), "{refused:#}");
+    let refused = kubectl(&scene, "client", &["create", "configmap", "made"]);
+    let refused = refused.err().context("something was created without the cloud")?;
+    ensure!(format!("{refused:#}").contains("the cloud is away"), "{refused:#}");
+
+    scene.cluster.heal()?;
+    scene.wait_link("online");
+    ensure!(reads(&scene)? == online, "with the cloud back");
+    nothing_changed_in_the_cloud(&scene)?;
+    scene.cluster.kubectl(&["delete", "rolebinding", "client"])?;
+    scene.cluster.wait_for("the end of the client's rights", seconds(10), || {
+        let refused = kubectl(&scene, "client", &["get", "--raw", LIST]).err().context("still served")?;
+        ensure!(format!("{refused:#}").contains("orbidden"), "{refused:#}");
+        Ok(())
+    });
+    Ok(())
+}
+
+fn nothing_changed_in_the_cloud(scene: &Scene) -> Result<()> {
+    let service: Value =
+        serde_json::from_str(&scene.cluster.raw("/api/v1/namespaces/default/services/kubernetes")?)?;
+    ensure!(service["spec"]["clusterIP"] == CLUSTER_IP, "{service}");
+    let root = scene.cluster.raw("/api/v1/namespaces/default/configmaps/kube-root-ca.crt")?;
+    ensure!(root.matches("BEGIN CERTIFICATE").count() == 1, "{root}");
+    Ok(())
+}
+
+#[test]
+fn the_address_for_pods_comes_back_whoever_takes_it() -> Result<()> {
+    let scene = scene()?;
+    let machine = scene.node.machine()?;
+    reads(&scene)?;
+    machine.shell("ip link del edge-api")?;
+    scene.cluster.wait_for("the interface again", seconds(10), || {
+        let (state, message) = part(&scene)?;
+        ensure!(state == "good" && message.contains("made again 1 times"), "{state}: {message}");
+        reads(&scene)
+    });
+    machine.shell(&format!("ip addr del {ADDRESS}/32 dev edge-api"))?;
+    scene.cluster.wait_for("the address again", seconds(10), || reads(&scene));
+
+    machine.shell(&format!(
+        "ip link del edge-api; ip link add mine type bridge; ip addr add {ADDRESS}/32 dev mine"
+    ))?;
+    scene.cluster.wait_for("word of who has the address", seconds(15), || {
+        machine.shell("ip link del edge-api 2>/dev/null || true")?;
+        let (state, message) = part(&scene)?;
+        ensure!(
+            state == "trouble" && message.contains("`mine`") && message.contains("hint:"),
+            "{state}: {message}"
+        );
+        Ok(())
+    });
+    scene.kubectl(&["get", "--raw", "/api/v1/nodes/node-1"]).context("kubelet is served all the same")?;
+    machine.shell("ip link del mine")?;
+    scene.cluster.wait_for("the address back", seconds(15), || reads(&scene));
+    Ok(())
+}
