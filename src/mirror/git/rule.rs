@@ -1,6 +1,6 @@
 //! `[[mirror.git]]`: which branches and tags of a repository. Pure.
 
-use regex::Regex;
+use regex_lite::Regex;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
