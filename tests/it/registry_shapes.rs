@@ -101,7 +101,7 @@ fn sets() -> Vec<(&'static str, Set)> {
     make("nested index", &|set| {
         let images = ["a", "b", "c", "d"].map(|name| set.image(name, 1));
         let children = images.map(|image| set.add(&image, &[]));
-        let inner = [&children[..2], &children[2..]].map(|children| index(children));
+        let inner = [&children[..2], &children[2..]].map(index);
         let inner = inner.map(|index| set.add(&index, &[]));
         set.add(&index(&inner), &["index-of-index"]);
     });
