@@ -1,10 +1,10 @@
 //! From the stick into the store: each missing blob is read once, hashed while it is written, and never read again.
 //!
-//! One thread reads, hashes and writes; another syncs and renames the batch before.
+//! One thread reads and writes, one hashes the same bytes, and one syncs and renames the batch before.
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use super::facts::LARGEST_IMAGE_MANIFEST;
 use super::gather::Key;
@@ -17,12 +17,16 @@ use super::stick::{Stick, in_order, let_go};
 use super::{Error, Fault, name};
 use crate::oci::ParsedManifest;
 use crate::store::{self, Facts, Incoming, Intake, Kind, Landing, Store};
+use crate::sys::beside::Beside;
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Item, Progress, Unit};
 
-/// Bytes and blobs of a batch.
+/// Bytes and blobs of a batch, if the one before has landed.
 const BATCH_BYTES: u64 = 64 << 20;
 const BATCH_BLOBS: usize = 512;
+/// How many times as much a batch grows to while the one before is still landing: on a slow disk fewer syncs are better,
+/// and what a power cut costs is bounded.
+const PATIENCE: usize = 4;
 /// Bytes read at once.
 const PIECE: usize = 256 << 10;
 
@@ -40,15 +44,16 @@ pub fn blobs(
     let mut came = Vec::new();
     let item = progress.item(format!("import {}", opened.manifest.stream), Some(total), Unit::Bytes);
     let done: Result<(), Error> = std::thread::scope(|scope| {
-        let (send, batches) = sync_channel::<Vec<Landing>>(1);
+        // Without a place to wait in: a batch is taken when the one before has landed.
+        let (send, batches) = sync_channel::<Vec<Landing>>(0);
         let lander = scope.spawn(move || {
             for batch in batches {
                 intake.land(batch)?;
             }
             Ok::<_, store::Error>(())
         });
-        let mut reader =
-            Reader { opened, intake, send, item, batch: Vec::new(), bytes: 0, links: BTreeSet::new() };
+        let (batch, links, beside) = (Vec::new(), BTreeSet::new(), Beside::start()?);
+        let mut reader = Reader { opened, intake, send, beside, item, batch, bytes: 0, links };
         let read = reader.all(&mut came);
         let Reader { send, item, links, .. } = reader;
         drop(send);
@@ -98,6 +103,7 @@ struct Reader<'a> {
     opened: &'a Opened,
     intake: &'a Intake,
     send: SyncSender<Vec<Landing>>,
+    beside: Beside,
     item: Item,
     batch: Vec<Landing>,
     bytes: u64,
@@ -107,12 +113,11 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn all(&mut self, came: &mut Vec<Key>) -> Result<(), Error> {
         let mut lines = self.opened.blob_lines()?;
-        let mut buffer = vec![0; PIECE];
         while let Some(line) = lines.next_blob(self.opened.manifest.part_size)? {
             if !is_carried(&line.carried) || self.intake.has(&line.digest)? {
                 continue;
             }
-            let landing = match self.one(&line, &mut buffer) {
+            let landing = match self.one(&line) {
                 Ok(landing) => landing,
                 Err(error) => {
                     if !error.is_refusal() {
@@ -125,11 +130,24 @@ impl Reader<'_> {
             came.push(Key::of(&line.digest));
             self.bytes += line.size;
             self.batch.push(landing);
-            if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_BLOBS {
+            let times = (self.bytes / BATCH_BYTES).max((self.batch.len() / BATCH_BLOBS) as u64);
+            if times >= PATIENCE as u64 {
                 self.hand_over()?;
+            } else if times >= 1 {
+                self.offer()?;
             }
         }
         self.hand_over()
+    }
+
+    /// Hands the batch over if the one before has landed; else it goes on growing.
+    fn offer(&mut self) -> Result<(), Error> {
+        match self.send.try_send(std::mem::take(&mut self.batch)) {
+            Ok(()) => self.bytes = 0,
+            Err(TrySendError::Full(batch)) => self.batch = batch,
+            Err(TrySendError::Disconnected(_)) => return Err(store::Error::Closed.into()),
+        }
+        Ok(())
     }
 
     fn hand_over(&mut self) -> Result<(), Error> {
@@ -141,34 +159,33 @@ impl Reader<'_> {
         self.send.send(batch).map_err(|_| store::Error::Closed.into())
     }
 
-    fn one(&mut self, line: &BlobLine, buffer: &mut [u8]) -> Result<Landing, Error> {
+    fn one(&mut self, line: &BlobLine) -> Result<Landing, Error> {
         let manifest = &*self.opened.manifest;
         let mut incoming = self.intake.begin(&line.digest, line.size)?;
-        let mut kept = Vec::new();
+        let (mut hashers, mut kept) = (Vec::from_iter(incoming.lend()), Vec::new());
         let count = line.files();
         for index in 0..count {
             let (steps, file) = part_of(&self.opened.stick, manifest, line, index)?;
             in_order(&file);
-            let mut hash = PartHash::of(&line.carried, index);
-            let mut left = name::part_length(line.size, manifest.part_size, index);
-            while left > 0 {
-                let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-                let read = (&file).read(&mut buffer[..want]);
-                let read = read.map_err(|e| self.opened.stick.broken(e, "read", &steps.join("/")))?;
-                if read == 0 {
-                    return Err(Fault::Digest(steps.join("/")).into());
-                }
-                hash.update(&buffer[..read]);
-                incoming.write(&buffer[..read])?;
+            let part = PartHash::of(&line.carried, index);
+            part.begin(&mut hashers);
+            let length = name::part_length(line.size, manifest.part_size, index);
+            let broken = |e| self.opened.stick.broken(e, "read", &steps.join("/"));
+            let read = self.beside.read(&file, length, &mut hashers, broken, |piece| {
+                incoming.write(piece)?;
                 if line.is_manifest {
-                    kept.extend_from_slice(&buffer[..read]);
+                    kept.extend_from_slice(piece);
                 }
-                left -= read as u64;
-                self.item.add(read as u64);
+                self.item.add(piece.len() as u64);
+                Ok(())
+            })?;
+            if read != length {
+                return Err(Fault::Digest(steps.join("/")).into());
             }
-            hash.check(&steps)?;
+            part.check(&mut hashers, &steps)?;
             let_go(&file);
         }
+        incoming.give_back(hashers.pop());
         let facts = match line.is_manifest {
             true => Some(self.facts(line, &kept)?),
             false => None,

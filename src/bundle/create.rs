@@ -1,23 +1,20 @@
 //! Makes a bundle on a stick: blobs first, then the lists, then what is signed; read back before it is called good.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::gather::{Fact, Gathered, Key, Selection, Source, gather};
-use super::list::{BlobLine, Carried, ListWriter};
+use super::gather::{Gathered, Key, Selection, gather};
 use super::manifest::{self, Audience, Layout, Manifest, Totals};
 use super::receipt::{self, Believed};
-use super::stick::{in_order, let_go};
+use super::write::Writer;
 use super::{Error, name, readback};
 use crate::store::Store;
-use crate::sys::digest::{Algorithm, Digest, Hasher};
+use crate::sys::digest::Digest;
 use crate::sys::durable;
-use crate::sys::progress::{Progress, Unit};
+use crate::sys::progress::Progress;
 use crate::trust::{Chain, Envelope, SecretKey, is_name};
 
 /// Files in one folder beyond which blobs are spread over many. FAT32 takes about 10,900 names of this length.
@@ -227,10 +224,6 @@ fn check_room(to: &Path, totals: &Totals) -> Result<(), Error> {
     Ok(())
 }
 
-fn make_folder(path: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(path).map_err(|e| Error::Stick(durable::named(e, "make", path)))
-}
-
 fn record_path(plan: &Plan) -> PathBuf {
     plan.records.join(format!("{}.json", plan.stream))
 }
@@ -249,172 +242,4 @@ fn write_record(plan: &Plan, record: &Record) -> Result<(), Error> {
     durable::folder(&plan.records, 0o700).map_err(Error::Files)?;
     let bytes = serde_json::to_vec(record).unwrap_or_default();
     durable::write(&record_path(plan), &bytes, 0o600).map_err(Error::Files)
-}
-
-/// Writes one bundle.
-struct Writer<'a> {
-    store: &'a Store,
-    gathered: &'a Gathered,
-    there: &'a BTreeSet<Key>,
-    folder: &'a Path,
-    layout: Layout,
-    plan: &'a Plan,
-}
-
-impl Writer<'_> {
-    fn put(&self, file: &str, bytes: &[u8]) -> Result<(), Error> {
-        let path = self.folder.join(file);
-        let mut created = self.new_file(&path)?;
-        created.write_all(bytes).map_err(|e| Error::Stick(durable::named(e, "write", &path)))
-    }
-
-    fn new_file(&self, path: &Path) -> Result<File, Error> {
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).open(path);
-        opened.map_err(|e| Error::Stick(durable::named(e, "create", path)))
-    }
-
-    fn roots(&self, chain: &Chain) -> Result<(), Error> {
-        make_folder(&self.folder.join(name::TRUST))?;
-        for (version, bytes) in chain.files() {
-            self.put(&format!("{}/{}", name::TRUST, crate::trust::root_file_name(version)), bytes)?;
-        }
-        Ok(())
-    }
-
-    fn refs(&self) -> Result<manifest::List, Error> {
-        let path = self.folder.join(name::REFS_LIST);
-        let failed = |e| Error::Stick(durable::named(e, "write", &path));
-        let mut list = ListWriter::new(BufWriter::new(self.new_file(&path)?));
-        for line in &self.gathered.refs {
-            list.line(line).map_err(failed)?;
-        }
-        Ok(list.end().map_err(failed)?.0)
-    }
-
-    fn blobs(&self, totals: &Totals, progress: &Progress) -> Result<manifest::List, Error> {
-        let path = self.folder.join(name::BLOBS_LIST);
-        let failed = |e| Error::Stick(durable::named(e, "write", &path));
-        let mut list = ListWriter::new(BufWriter::new(self.new_file(&path)?));
-        let mut item = progress.item("copy to the stick", Some(totals.carried_bytes), Unit::Bytes);
-        let mut made = BTreeSet::new();
-        let mut buffer = vec![0; 1 << 20];
-        for (key, fact) in &self.gathered.blobs {
-            let Some(digest) = key.digest() else { continue };
-            let carried = match self.there.contains(key) {
-                true => Carried::No,
-                false => {
-                    self.copy(key, &digest, *fact, &mut made, &mut buffer, &mut |bytes| item.add(bytes))?
-                }
-            };
-            let line = BlobLine { digest, size: fact.size, is_manifest: fact.is_manifest, carried };
-            list.line(&line.to_text()).map_err(failed)?;
-        }
-        let (list, _) = list.end().map_err(failed)?;
-        item.done();
-        Ok(list)
-    }
-
-    /// Copies a blob and checks on the way that the depot's own copy is still what it should be.
-    fn copy(
-        &self,
-        key: &Key,
-        digest: &Digest,
-        fact: Fact,
-        made: &mut BTreeSet<PathBuf>,
-        buffer: &mut [u8],
-        copied: &mut dyn FnMut(u64),
-    ) -> Result<Carried, Error> {
-        let mut from = self.source(key, digest)?;
-        let count = name::parts(fact.size, self.plan.part_size);
-        let single = count == 1 && digest.algorithm() == Algorithm::Sha256;
-        let mut whole = Hasher::new(digest.algorithm());
-        let mut hashes = Vec::new();
-        for index in 0..count {
-            let path = self.folder.join(name::part(self.layout, digest, count, index).join("/"));
-            if let Some(folder) = path.parent()
-                && made.insert(folder.to_owned())
-            {
-                make_folder(folder)?;
-            }
-            let mut to = self.new_file(&path)?;
-            let mut left = name::part_length(fact.size, self.plan.part_size, index);
-            let mut part = (!single).then(|| Hasher::new(Algorithm::Sha256));
-            while left > 0 {
-                let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-                let read = from.read(&mut buffer[..want]).map_err(Error::Files)?;
-                if read == 0 {
-                    break;
-                }
-                whole.update(&buffer[..read]);
-                if let Some(part) = &mut part {
-                    part.update(&buffer[..read]);
-                }
-                to.write_all(&buffer[..read]).map_err(|e| Error::Stick(durable::named(e, "write", &path)))?;
-                left -= read as u64;
-                copied(read as u64);
-            }
-            hashes.extend(part.map(Hasher::finish));
-        }
-        let actual = whole.finish();
-        if actual != *digest {
-            return Err(crate::store::Error::DigestMismatch { expected: digest.clone(), actual }.into());
-        }
-        Ok(if single { Carried::Whole } else { Carried::Parts(hashes) })
-    }
-
-    fn source(&self, key: &Key, digest: &Digest) -> Result<Box<dyn Read>, Error> {
-        let file = match self.gathered.sources.get(key) {
-            Some(Source::Bytes(bytes)) => return Ok(Box::new(std::io::Cursor::new(bytes.clone()))),
-            Some(Source::Path(path)) => {
-                File::open(path).map_err(|e| Error::Files(durable::named(e, "open", path)))?
-            }
-            None => {
-                let blob = self.store.blob(None, digest)?;
-                blob.ok_or_else(|| Error::Absent(digest.to_string()))?.open()?
-            }
-        };
-        in_order(&file);
-        Ok(Box::new(LetGo(file)))
-    }
-
-    /// `index.json` and `oci-layout`, with which skopeo and oras read the same folder.
-    fn for_others(&self) -> Result<(), Error> {
-        self.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        let path = self.folder.join("index.json");
-        let failed = |e| Error::Stick(durable::named(e, "write", &path));
-        let mut out = BufWriter::new(self.new_file(&path)?);
-        out.write_all(br#"{"schemaVersion":2,"manifests":["#).map_err(failed)?;
-        let mut first = true;
-        for (shown, digest, media_type) in &self.gathered.named {
-            let key = Key::of(digest);
-            let Some(fact) = self.gathered.blobs.get(&key).filter(|_| !self.there.contains(&key)) else {
-                continue;
-            };
-            let entry = serde_json::json!({
-                "mediaType": media_type,
-                "digest": digest,
-                "size": fact.size,
-                "annotations": {"org.opencontainers.image.ref.name": shown},
-            });
-            let comma = if first { "" } else { "," };
-            first = false;
-            write!(out, "{comma}{entry}").map_err(failed)?;
-        }
-        out.write_all(b"]}").and_then(|()| out.flush()).map_err(failed)
-    }
-}
-
-/// A file that does not stay in the page cache once it was read.
-struct LetGo(File);
-
-impl Read for LetGo {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl Drop for LetGo {
-    fn drop(&mut self) {
-        let_go(&self.0);
-    }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::facts::chosen;
@@ -10,6 +9,7 @@ use super::list::{Purpose, RefLine};
 use super::{Error, Fault};
 use crate::oci::{ParsedManifest, Platform, Reference, media};
 use crate::store::{Chart, Kind, Store};
+use crate::sys::beside::Beside;
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 
@@ -317,18 +317,12 @@ fn file(gathered: &mut Gathered, path: &Path) -> Result<(), Error> {
 }
 
 fn hash_path(path: &Path) -> Result<(Digest, u64), Error> {
-    let mut file = File::open(path).map_err(|e| Error::Files(durable::named(e, "open", path)))?;
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut buffer = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let read = file.read(&mut buffer).map_err(|e| Error::Files(durable::named(e, "read", path)))?;
-        if read == 0 {
-            return Ok((hasher.finish(), size));
-        }
-        hasher.update(&buffer[..read]);
-        size += read as u64;
-    }
+    let file = File::open(path).map_err(|e| Error::Files(durable::named(e, "open", path)))?;
+    let broken = |e| Error::Files(durable::named(e, "read", path));
+    let mut hashers = vec![Hasher::new(Algorithm::Sha256)];
+    let size = Beside::start()?.read(&file, u64::MAX, &mut hashers, broken, |_| Ok(()))?;
+    let digest = hashers.pop().map_or_else(|| Digest::sha256(b""), Hasher::finish);
+    Ok((digest, size))
 }
 
 fn text_of(line: &RefLine) -> String {

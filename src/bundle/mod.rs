@@ -15,7 +15,7 @@
 //!
 //! - `manifest`, `list`, `name`  the format: pure
 //! - `keys`      the depot's folder of keys
-//! - `gather`, `create`, `readback`  the depot's way
+//! - `gather`, `create`, `write`, `readback`  the depot's way
 //! - `stick`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
 //! - `auto`, `mount`  sticks that are plugged in
@@ -45,6 +45,7 @@ pub mod remote;
 mod settings;
 mod state;
 mod stick;
+mod write;
 
 pub use create::{Made, PART_SIZE, Plan, create};
 pub use error::{Error, Fault};

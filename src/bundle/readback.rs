@@ -11,6 +11,7 @@ use super::manifest::{List, Manifest};
 use super::open::Opened;
 use super::stick::{Stick, in_order, let_go};
 use super::{Error, Fault, name};
+use crate::sys::beside::Beside;
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 use crate::sys::progress::{Item, Progress, Unit};
@@ -45,9 +46,10 @@ pub fn check(folder: &Path, manifest: &Manifest, envelope: &[u8], progress: &Pro
     }
     let file = cold(&stick, &[name::BLOBS_LIST], manifest.blobs.size)?;
     let mut lines = ListReader::blobs(BufReader::with_capacity(64 << 10, file));
+    let beside = Beside::start()?;
     let mut item = progress.item("read back", Some(manifest.totals.carried_bytes), Unit::Bytes);
     while let Some(line) = lines.next_blob(manifest.part_size)? {
-        let checked = check_blob(&stick, manifest, &line, Cache::Dropped, &mut item);
+        let checked = check_blob(&stick, manifest, &line, Cache::Dropped, &beside, &mut item);
         checked.map_err(|e| told(e, &other, &line.digest.to_string()))?;
     }
     item.done();
@@ -87,10 +89,11 @@ fn check_list(stick: &Stick, shown: &'static str, list: &List) -> Result<(), Err
 /// [`Fault`] for the first one that is not what was signed.
 pub fn verify(opened: &Opened, progress: &Progress) -> Result<(), Error> {
     let manifest = &opened.manifest;
+    let beside = Beside::start()?;
     let mut item = progress.item("verify", Some(manifest.totals.carried_bytes), Unit::Bytes);
     let mut lines = opened.blob_lines()?;
     while let Some(line) = lines.next_blob(manifest.part_size)? {
-        check_blob(&opened.stick, manifest, &line, Cache::Kept, &mut item)?;
+        check_blob(&opened.stick, manifest, &line, Cache::Kept, &beside, &mut item)?;
     }
     item.done();
     Ok(())
@@ -109,64 +112,60 @@ fn check_blob(
     manifest: &Manifest,
     line: &BlobLine,
     cache: Cache,
+    beside: &Beside,
     item: &mut Item,
 ) -> Result<(), Error> {
-    let mut whole = Hasher::new(line.digest.algorithm());
-    let mut buffer = vec![0; 256 << 10];
+    let mut hashers = vec![Hasher::new(line.digest.algorithm())];
     let count = line.files();
     for index in 0..count {
         let steps = name::part(manifest.layout, &line.digest, count, index);
-        let file = stick.sized(&steps, name::part_length(line.size, manifest.part_size, index))?;
+        let length = name::part_length(line.size, manifest.part_size, index);
+        let file = stick.sized(&steps, length)?;
         if cache == Cache::Dropped {
             let_go(&file);
         }
         in_order(&file);
-        let mut part = PartHash::of(&line.carried, index);
-        let mut from = &file;
-        loop {
-            let read = from.read(&mut buffer).map_err(|e| stick.broken(e, "read", &steps.join("/")))?;
-            if read == 0 {
-                break;
-            }
-            whole.update(&buffer[..read]);
-            part.update(&buffer[..read]);
-            item.add(read as u64);
-        }
-        part.check(&steps)?;
+        let part = PartHash::of(&line.carried, index);
+        part.begin(&mut hashers);
+        let broken = |e| stick.broken(e, "read", &steps.join("/"));
+        beside.read(&file, length, &mut hashers, broken, |piece| {
+            item.add(piece.len() as u64);
+            Ok(())
+        })?;
+        part.check(&mut hashers, &steps)?;
         if cache == Cache::Dropped {
             let_go(&file);
         }
     }
-    if count > 0 && whole.finish() != line.digest {
+    if count > 0 && hashers.pop().map(Hasher::finish).as_ref() != Some(&line.digest) {
         return Err(Fault::Digest(line.digest.to_string()).into());
     }
     Ok(())
 }
 
-/// The hash of one part, where it is not the blob's own.
-pub struct PartHash(Option<(Hasher, Digest)>);
+/// The hash that is signed for one part, where it is not the blob's own.
+pub struct PartHash(Option<Digest>);
 
 impl PartHash {
     /// Of part `index`.
     pub fn of(carried: &Carried, index: u64) -> Self {
         let Carried::Parts(hashes) = carried else { return Self(None) };
         let hash = usize::try_from(index).ok().and_then(|index| hashes.get(index));
-        Self(hash.map(|hash| (Hasher::new(Algorithm::Sha256), hash.clone())))
+        Self(hash.cloned())
     }
 
-    /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        if let Some((hasher, _)) = &mut self.0 {
-            hasher.update(bytes);
-        }
+    /// Adds what makes it to those that hash the part.
+    pub fn begin(&self, hashers: &mut Vec<Hasher>) {
+        hashers.extend(self.0.as_ref().map(|_| Hasher::new(Algorithm::Sha256)));
     }
 
-    /// Whether they were those signed.
+    /// Takes that away again, and says whether the bytes were those signed.
     ///
     /// # Errors
     /// [`Fault::Digest`].
-    pub fn check(self, steps: &[String]) -> Result<(), Fault> {
-        let differs = self.0.is_some_and(|(hasher, wanted)| hasher.finish() != wanted);
-        if differs { Err(Fault::Digest(steps.join("/"))) } else { Ok(()) }
+    pub fn check(self, hashers: &mut Vec<Hasher>, steps: &[String]) -> Result<(), Fault> {
+        let Some(wanted) = self.0 else { return Ok(()) };
+        let made = hashers.pop().map(Hasher::finish);
+        if made == Some(wanted) { Ok(()) } else { Err(Fault::Digest(steps.join("/"))) }
     }
 }

@@ -8,6 +8,8 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use super::error::During;
 use super::manifest::Absent;
 use super::upload::Ready;
@@ -32,7 +34,9 @@ pub struct Incoming<'a> {
     intake: &'a Intake,
     path: PathBuf,
     file: File,
+    /// What hashes its bytes; `None` while it is lent.
     hasher: Option<Hasher>,
+    landing: bool,
     digest: Digest,
     size: u64,
     looked: u64,
@@ -144,7 +148,8 @@ impl Intake {
             .open(&path)
             .map_err(|e| durable::named(e, "create", &path))?;
         let hasher = Some(Hasher::new(digest.algorithm()));
-        Ok(Incoming { intake: self, path, file, hasher, digest: digest.clone(), size: 0, looked: 0 })
+        let digest = digest.clone();
+        Ok(Incoming { intake: self, path, file, hasher, landing: false, digest, size: 0, looked: 0 })
     }
 
     /// Brings a batch to disk and makes it visible, all of it or nothing.
@@ -199,25 +204,37 @@ impl Incoming<'_> {
         Ok(())
     }
 
+    /// Lends what hashes its bytes to a caller that hashes what it writes by itself, until it gives that back.
+    pub fn lend(&mut self) -> Option<Hasher> {
+        self.hasher.take()
+    }
+
+    /// Takes back what was lent; it has taken every byte that was written meanwhile.
+    pub fn give_back(&mut self, hasher: Option<Hasher>) {
+        self.hasher = hasher;
+    }
+
     /// Checks the digest. `facts` make it a manifest.
     ///
     /// # Errors
     /// [`Error::DigestMismatch`]; its bytes are removed then.
     pub fn finish(mut self, facts: Option<Facts>) -> Result<Landing, Error> {
-        let Some(actual) = self.hasher.as_ref().map(|hasher| hasher.clone().finish()) else {
+        let Some(actual) = self.hasher.take().map(Hasher::finish) else {
             return Err(Error::Closed);
         };
         if actual != self.digest {
             return Err(Error::DigestMismatch { expected: self.digest.clone(), actual });
         }
-        self.hasher = None;
+        self.landing = true;
+        // Advice that has the kernel begin to write now, and not only when the batch is synced.
+        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         Ok(Landing { ready: Ready { path: self.path.clone(), digest: actual, size: self.size }, facts })
     }
 }
 
 impl Drop for Incoming<'_> {
     fn drop(&mut self) {
-        if self.hasher.is_some() {
+        if !self.landing {
             // One that stays goes when the next intake begins.
             let _ = std::fs::remove_file(&self.path);
         }

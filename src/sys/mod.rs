@@ -3,6 +3,7 @@
 //!
 //! Every other room may use this one; it uses none.
 
+pub mod beside;
 pub mod clock;
 pub mod digest;
 pub mod durable;
