@@ -51,6 +51,22 @@ pub enum Error {
         "`{0}` is not in the store hint: `edge image list` and `edge chart list` say what is; pull or add it first"
     )]
     Absent(String),
+    /// The bundle holds no such file.
+    #[error("the bundle holds no file `{name}` hint: {}", files(.there))]
+    NoFile {
+        /// What was asked for.
+        name: String,
+        /// What it holds.
+        there: Vec<String>,
+    },
+    /// A file that the bundle leaves out, and that is not here either.
+    #[error(
+        "`{0}` does not lie in this bundle, which leaves out what its receiver has, and is not here either hint: extract it where the bundle was imported, or make one with `--full`"
+    )]
+    NotCarried(String),
+    /// Where a file was to be written, something lies.
+    #[error("`{}` is there already hint: remove it, or choose another name", .0.display())]
+    Taken(PathBuf),
     /// No room on the stick.
     #[error("`{}` has {free} bytes free, and {needed} are needed hint: use a larger stick, or leave images out", .folder.display())]
     NoRoom {
@@ -181,6 +197,16 @@ pub enum Fault {
         /// What is wrong.
         why: String,
     },
+}
+
+/// The files of a bundle, for a hint.
+fn files(there: &[String]) -> String {
+    let shown = there.iter().take(10).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match there.len() {
+        0 => "it holds no file; whoever makes it adds one with `--file`".into(),
+        count if count > 10 => format!("it holds {shown} and {} more", count - 10),
+        _ => format!("it holds {shown}"),
+    }
 }
 
 impl Error {

@@ -101,14 +101,23 @@ impl Gateway {
         chain: Option<Chain>,
         progress: &Progress,
     ) -> Result<Manifest, Error> {
+        let opened = self.believed(folder, chain)?;
+        readback::verify(&opened, progress)?;
+        Ok((*opened.manifest).clone())
+    }
+
+    /// Opens a bundle and checks all but its blobs. `chain` is what to believe, if not the pinned roots.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed.
+    pub(super) fn believed(&self, folder: &Path, chain: Option<Chain>) -> Result<Opened, Error> {
         let opened = match chain {
             // Another depot's bundle, or this depot's own: whom it is for is not asked.
             Some(chain) => open(folder, chain, clock::floor(), &self.scratch())?,
             None => self.judge(folder)?.opened,
         };
         state::check_alone(&opened)?;
-        readback::verify(&opened, progress)?;
-        Ok((*opened.manifest).clone())
+        Ok(opened)
     }
 }
 

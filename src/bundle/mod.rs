@@ -18,6 +18,7 @@
 //! - `gather`, `create`, `write`, `readback`  the depot's way
 //! - `stick`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
+//! - `extract`   one file out of it
 //! - `auto`, `mount`  sticks that are plugged in
 //! - `receipt`   what a gateway says that it has
 //! - `remote`    the same bundle in an OCI registry
@@ -28,6 +29,7 @@ pub mod auto;
 mod copy;
 mod create;
 mod error;
+mod extract;
 mod facts;
 mod gather;
 mod history;
@@ -49,6 +51,7 @@ mod write;
 
 pub use create::{Made, PART_SIZE, Plan, create};
 pub use error::{Error, Fault};
+pub use extract::Extracted;
 pub use gather::Selection;
 pub use history::{Entry, history};
 pub use import::{Gateway, Imported, Note};

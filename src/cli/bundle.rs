@@ -1,5 +1,8 @@
 //! `edge bundle`: makes signed bundles at a depot, and takes them in at a gateway.
 
+mod registry;
+mod said;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -12,7 +15,7 @@ use super::Global;
 use super::failure::Usage;
 use super::output::{self, Format};
 use super::progress;
-use crate::bundle::{self, keys, remote};
+use crate::bundle::keys;
 use crate::daemon::bundle::{Create, Order, read_passphrase};
 use crate::daemon::task::Task;
 use crate::sys::clock;
@@ -38,6 +41,8 @@ enum Command {
     Inspect(At),
     /// Check signatures and every byte of a bundle
     Verify(Verify),
+    /// Take one file that rides along out of a bundle, verified
+    Extract(Extract),
     /// Import a bundle: all of it, or nothing
     Import(At),
     /// List what was imported and can be gone back to
@@ -45,9 +50,9 @@ enum Command {
     /// Put an earlier generation in force
     Rollback(Rollback),
     /// Put a bundle into a registry, from where gateways or other depots pull it
-    Push(Push),
+    Push(registry::Push),
     /// Fetch a bundle from a registry into a folder, as if it came on a stick
-    Pull(Pull),
+    Pull(registry::Pull),
 }
 
 #[derive(Debug, Args)]
@@ -138,6 +143,26 @@ struct Verify {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge bundle extract /media/stick edge_2.0_arm64.snap --to /var/tmp/
+  edge bundle extract /media/stick site.conf --to /etc/site.conf --root 1.root.json
+
+What an import would refuse is refused here too. `edge bundle inspect` lists the files.")]
+struct Extract {
+    #[command(flatten)]
+    at: At,
+    /// The file's name in the bundle
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Where it goes: a file that is not there yet, or a folder
+    #[arg(long, value_name = "PATH")]
+    to: PathBuf,
+    /// Believe this root instead of the pinned one, whoever the bundle is for
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct History {
     /// Only this stream
     #[arg(value_name = "STREAM")]
@@ -160,40 +185,6 @@ struct Rollback {
     output: Format,
 }
 
-#[derive(Debug, Args)]
-struct Registry {
-    /// docker's config.json with credentials for the registry
-    #[arg(long, value_name = "FILE")]
-    docker_config: Option<PathBuf>,
-    /// Speak plain HTTP
-    #[arg(long)]
-    insecure: bool,
-}
-
-#[derive(Debug, Args)]
-struct Push {
-    /// The stick, or the folder of one bundle on it
-    #[arg(value_name = "DIR")]
-    folder: PathBuf,
-    /// Such as oci://registry.example.com/edge/main:latest
-    #[arg(value_name = "oci://REF")]
-    to: String,
-    #[command(flatten)]
-    registry: Registry,
-}
-
-#[derive(Debug, Args)]
-struct Pull {
-    /// Such as oci://registry.example.com/edge/main:latest
-    #[arg(value_name = "oci://REF")]
-    from: String,
-    /// The folder that takes the stick's place
-    #[arg(long, value_name = "DIR")]
-    to: PathBuf,
-    #[command(flatten)]
-    registry: Registry,
-}
-
 impl Bundle {
     pub fn run(&self, global: &Global) -> Result<()> {
         match &self.command {
@@ -201,37 +192,35 @@ impl Bundle {
             Command::Create(command) => command.run(global),
             Command::Inspect(at) => {
                 let done = perform(global, Order::Inspect { folder: absolute(&at.folder)? })?;
-                show(at.output, &done, inspected)
+                show(at.output, &done, said::inspected)
             }
             Command::Verify(command) => {
                 let root = command.root.as_ref().map(std::path::absolute).transpose()?;
                 let done = perform(global, Order::Verify { folder: absolute(&command.at.folder)?, root })?;
-                show(command.at.output, &done, |done| {
-                    let blobs = number(&done["totals"], "carried");
-                    format!(
-                        "{} is good: signatures hold, and all {blobs} blobs are what was signed",
-                        title(done)
-                    )
-                })
+                show(command.at.output, &done, said::verified)
+            }
+            Command::Extract(command) => {
+                let root = command.root.as_ref().map(std::path::absolute).transpose()?;
+                let order = Order::Extract {
+                    folder: absolute(&command.at.folder)?,
+                    name: command.name.clone(),
+                    to: absolute(&command.to)?,
+                    root,
+                };
+                show(command.at.output, &perform(global, order)?, said::extracted)
             }
             Command::Import(at) => {
                 let done = perform(global, Order::Import { folder: absolute(&at.folder)? })?;
-                show(at.output, &done, imported)
+                show(at.output, &done, said::imported)
             }
             Command::History(command) => {
                 let done = perform(global, Order::History { stream: command.stream.clone() })?;
-                show(command.output, &done, history)
+                show(command.output, &done, said::history)
             }
             Command::Rollback(command) => {
                 let order = Order::Rollback { stream: command.stream.clone(), to: command.to };
                 let done = perform(global, order)?;
-                show(command.output, &done, |done| {
-                    let (generation, name) = (number(done, "generation"), title(done));
-                    format!(
-                        "generation {generation} of stream `{}` is in force again: {name}",
-                        text(done, "stream")
-                    )
-                })
+                show(command.output, &done, said::rolled_back)
             }
             Command::Push(command) => command.run(),
             Command::Pull(command) => command.run(),
@@ -281,51 +270,7 @@ impl Make {
             notes: self.notes.clone(),
         };
         let done = perform(global, Order::Create(Box::new(create)))?;
-        show(self.output, &done, |done| {
-            let kind = if done["bases"].as_array().is_some_and(|bases| !bases.is_empty()) {
-                "delta"
-            } else {
-                "full"
-            };
-            format!(
-                "{}: {kind}, {} refs, {} blobs of {} carried, {} of {}\nread back; safe to remove",
-                text(done, "folder"),
-                number(done, "refs"),
-                number(done, "carried"),
-                number(done, "blobs"),
-                output::size(number(done, "carriedBytes")),
-                output::size(number(done, "bytes")),
-            )
-        })
-    }
-}
-
-impl Push {
-    fn run(&self) -> Result<()> {
-        let folder = bundle::find_one(&self.folder)?;
-        let pushed = progress::run(|progress| async move {
-            let registry = remote::Registry::new(
-                &self.to,
-                self.registry.docker_config.as_deref(),
-                self.registry.insecure,
-            )?;
-            remote::push(&registry, &folder, &progress).await
-        })?;
-        output::result(&format!("{} is {pushed}", self.to))
-    }
-}
-
-impl Pull {
-    fn run(&self) -> Result<()> {
-        let pulled = progress::run(|progress| async move {
-            let registry = remote::Registry::new(
-                &self.from,
-                self.registry.docker_config.as_deref(),
-                self.registry.insecure,
-            )?;
-            remote::pull(&registry, &self.to, &progress).await
-        })?;
-        output::result(&format!("{}\nnow: edge bundle import {}", pulled.display(), self.to.display()))
+        show(self.output, &done, said::made)
     }
 }
 
@@ -352,104 +297,4 @@ pub fn date(given: &str) -> Result<Timestamp, String> {
         return Ok(time);
     }
     format!("{given}T23:59:59Z").parse().map_err(|_| "expected a day such as `2027-12-31`".into())
-}
-
-fn number(of: &Value, key: &str) -> u64 {
-    of[key].as_u64().unwrap_or(0)
-}
-
-fn text<'a>(of: &'a Value, key: &str) -> &'a str {
-    of[key].as_str().unwrap_or_default()
-}
-
-fn title(of: &Value) -> String {
-    format!("{}-{}", text(of, "stream"), number(of, "seq"))
-}
-
-fn remarks(of: &Value, key: &str) -> Vec<String> {
-    of[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
-}
-
-fn imported(done: &Value) -> String {
-    let mut out = match done["generation"].as_u64() {
-        Some(generation) => format!(
-            "{} is in force as generation {generation}: {} refs; {} blobs came, {}\n",
-            title(done),
-            number(done, "refs"),
-            number(done, "blobs"),
-            output::size(number(done, "bytes")),
-        ),
-        None => format!("{}:\n", title(done)),
-    };
-    for remark in remarks(done, "remarks") {
-        let _ = writeln!(out, "{remark}");
-    }
-    if let Some(receipt) = done["receipt"].as_str() {
-        let _ = writeln!(out, "receipt: {receipt}");
-    }
-    out
-}
-
-fn history(done: &Value) -> String {
-    let header = ["STREAM", "GENERATION", "SEQ", "CREATED", "BLOBS", "SIZE", "IN FORCE", "NOTES"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    for entry in done.as_array().into_iter().flatten() {
-        rows.push(vec![
-            text(entry, "stream").into(),
-            number(entry, "generation").to_string(),
-            number(entry, "seq").to_string(),
-            text(entry, "created").into(),
-            number(entry, "blobs").to_string(),
-            output::size(number(entry, "bytes")),
-            if entry["current"] == true { "yes" } else { "" }.into(),
-            text(entry, "notes").into(),
-        ]);
-    }
-    output::columns(&rows)
-}
-
-fn inspected(done: &Value) -> String {
-    let manifest = &done["manifest"];
-    let totals = &manifest["totals"];
-    let mut out = String::new();
-    let mut line = |name: &str, what: String| {
-        if !what.is_empty() {
-            let _ = writeln!(out, "{name:<12}{what}");
-        }
-    };
-    line("Bundle", title(manifest));
-    let refused = done["refused"].as_str();
-    line(
-        "Signatures",
-        match refused {
-            None => format!("hold, by root version {}", number(manifest, "root")),
-            Some(why) => format!("NOT VERIFIED: {why}"),
-        },
-    );
-    line("Created", text(manifest, "created").into());
-    line("Not after", text(manifest, "not-after").into());
-    let audience = &manifest["audience"];
-    let named = ["gateways", "fleets", "platforms"].map(|key| remarks(audience, key)).concat().join(", ");
-    line("For", if named.is_empty() { "everybody".into() } else { named });
-    line("Notes", text(manifest, "notes").into());
-    let (carried, blobs) = (number(totals, "carried"), number(totals, "blobs"));
-    let sizes = (output::size(number(totals, "carried-bytes")), output::size(number(totals, "bytes")));
-    line("Carries", format!("{carried} of {blobs} blobs, {} of {}", sizes.0, sizes.1));
-    if refused.is_none() {
-        let here = match done["inForce"] == true {
-            true => "is in force already".into(),
-            false => format!(
-                "would bring {} blobs, {}",
-                number(done, "missing"),
-                output::size(number(done, "missingBytes"))
-            ),
-        };
-        line("Import", here);
-    }
-    for (sign, key) in [("+", "added"), ("~", "changed"), ("-", "removed")] {
-        for name in remarks(done, key) {
-            let _ = writeln!(out, "  {sign} {name}");
-        }
-    }
-    out
 }

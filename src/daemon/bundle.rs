@@ -41,6 +41,17 @@ pub enum Order {
         /// The stick, or a bundle's folder.
         folder: PathBuf,
     },
+    /// Take a file out of a bundle.
+    Extract {
+        /// The stick, or a bundle's folder.
+        folder: PathBuf,
+        /// The file's name in the bundle.
+        name: String,
+        /// Where it goes: a file that is not there yet, or a folder that is.
+        to: PathBuf,
+        /// A root to believe instead of the pinned one.
+        root: Option<PathBuf>,
+    },
     /// Say what was imported.
     History {
         /// One stream, or all.
@@ -96,6 +107,7 @@ impl Order {
             Self::Inspect { .. } => "edge bundle inspect",
             Self::Verify { .. } => "edge bundle verify",
             Self::Import { .. } => "edge bundle import",
+            Self::Extract { .. } => "edge bundle extract",
             Self::History { .. } => "edge bundle history",
             Self::Rollback { .. } => "edge bundle rollback",
             Self::Pin { .. } => "edge trust pin",
@@ -154,6 +166,10 @@ fn perform(order: Order, gateway: &Gateway, progress: &Progress) -> Result<Value
             value(gateway.verify(&bundle::find_one(&folder)?, chain, progress)?)
         }
         Order::Import { folder } => value(gateway.import(&bundle::find_one(&folder)?, progress)?),
+        Order::Extract { folder, name, to, root } => {
+            let chain = root.map(|root| believed(&root)).transpose()?;
+            value(gateway.extract(&bundle::find_one(&folder)?, &name, &to, chain, progress)?)
+        }
         Order::History { stream } => value(bundle::history(&gateway.store, stream.as_deref())?),
         Order::Rollback { stream, to } => value(gateway.roll_back(stream.as_deref(), to)?),
         Order::Pin { file } => pin(&file, gateway),

@@ -6,123 +6,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use edge::bundle::{Identity, Manifest, PAYLOAD_TYPE, Plan, keys};
+use edge::bundle::PAYLOAD_TYPE;
 use edge::sys::digest::Digest;
-use edge::trust::{Draft, Envelope, PublicKey, RoleName, SecretKey, read_root_file};
+use edge::trust::SecretKey;
 use serde_json::{Value, json};
 
-use crate::bundle::{Scene, THEN, at, everything, gateway, import, pin, put_image};
-use crate::command::{Done, Place};
-
-/// A stick with a good bundle, ready to be spoilt.
-struct Attack {
-    scene: Scene,
-    folder: PathBuf,
-}
-
-impl Attack {
-    fn new() -> Self {
-        let scene = Scene::new();
-        put_image(&scene.depot, "q.io/app", Some("1"), &[b'x'; 700], "arm64");
-        put_image(&scene.depot, "q.io/other", Some("1"), b"another", "arm64");
-        let folder = scene.create(&Plan { part_size: 512, ..scene.plan() }).unwrap().folder;
-        Self { scene, folder }
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.folder.join(below)
-    }
-
-    fn key(&self, name: &str) -> SecretKey {
-        SecretKey::read(&self.scene.path(&format!("keys/{name}.key")), None).unwrap()
-    }
-
-    fn manifest(&self) -> Manifest {
-        let envelope: Value = serde_json::from_slice(&fs::read(self.path("manifest.dsse")).unwrap()).unwrap();
-        let payload = STANDARD.decode(envelope["payload"].as_str().unwrap()).unwrap();
-        serde_json::from_slice(&payload).unwrap()
-    }
-
-    /// Signs a payload as a bundle's manifest, with the real bundle key.
-    fn sign(&self, payload: &[u8]) {
-        self.sign_with(payload, PAYLOAD_TYPE, &[&self.key("bundle")]);
-    }
-
-    fn sign_with(&self, payload: &[u8], kind: &str, keys: &[&SecretKey]) {
-        let mut envelope = Envelope::unsigned(kind, payload);
-        for key in keys {
-            envelope.sign(key).unwrap();
-        }
-        fs::write(self.path("manifest.dsse"), envelope.to_bytes()).unwrap();
-    }
-
-    /// Changes the manifest, and signs it as a stolen key would.
-    fn forge(&self, change: impl FnOnce(&mut Manifest)) {
-        let mut manifest = self.manifest();
-        change(&mut manifest);
-        self.sign(&serde_json::to_vec(&manifest).unwrap());
-    }
-
-    /// Replaces a list, and signs its new digest.
-    fn forge_list(&self, file: &str, change: impl FnOnce(String) -> String) {
-        let text = change(fs::read_to_string(self.path(file)).unwrap());
-        fs::write(self.path(file), &text).unwrap();
-        self.forge(|manifest| {
-            let list = if file == "blobs.list" { &mut manifest.blobs } else { &mut manifest.refs };
-            (list.digest, list.size) = (Digest::sha256(text.as_bytes()), text.len() as u64);
-            list.lines = text.matches('\n').count() as u64;
-            manifest.snapshot = manifest.refs.digest.clone();
-        });
-    }
-
-    fn edit_envelope(&self, change: impl FnOnce(&mut Value)) {
-        let path = self.path("manifest.dsse");
-        let mut envelope: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        change(&mut envelope);
-        fs::write(path, envelope.to_string()).unwrap();
-    }
-
-    /// The file of some blob, one of one part.
-    fn blob(&self) -> PathBuf {
-        let folder = self.path("blobs/sha256");
-        let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().flatten().map(|e| e.path()).collect();
-        files.retain(|path| path.extension().is_none());
-        files.sort();
-        files.pop().unwrap()
-    }
-
-    /// The part of a blob that lies in two.
-    fn part(&self) -> PathBuf {
-        let folder = self.path("blobs/sha256");
-        let mut files = fs::read_dir(folder).unwrap().flatten().map(|e| e.path());
-        files.find(|path| path.extension().is_some_and(|e| e == "p0001")).unwrap()
-    }
-
-    /// A root that follows the first one, with these bundle keys, signed by these root keys.
-    fn root(&self, version: u64, bundle: &[PublicKey], signers: &[&str]) {
-        let chain = keys::read_chain(&self.scene.path("keys")).unwrap();
-        let root: Vec<PublicKey> = chain.current().keys(RoleName::Root).into_values().collect();
-        let new = edge::trust::Root::new(version, at(THEN), None, (&root, 2), (bundle, 1)).unwrap();
-        let mut draft = Draft::new(new);
-        for name in signers {
-            draft.envelope_mut().sign(&self.key(name)).unwrap();
-        }
-        fs::write(self.path(&format!("trust/{version}.root.json")), draft.to_bytes()).unwrap();
-    }
-}
+use crate::bundle::{THEN, at, everything, import, put_image};
+use crate::bundle_forge::{Attack, flip};
 
 /// What an attack is called, what it does, and a word of the reason.
 type Case = (&'static str, fn(&Attack), &'static str);
-
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    bytes[0] ^= 1;
-    fs::write(path, bytes).unwrap();
-}
 
 fn signed_by_nobody(attack: &Attack) {
     attack.edit_envelope(|envelope| envelope["signatures"] = json!([]));
@@ -427,7 +323,8 @@ fn each_is_refused_with_its_reason_and_changes_nothing() {
 }
 
 #[track_caller]
-fn refused(name: &str, attack: &Attack, reason: &str) {
+/// Imports a spoilt bundle, which is refused for this reason, and changes nothing.
+pub fn refused(name: &str, attack: &Attack, reason: &str) {
     let gateway = &attack.scene.gateway;
     let before = everything(gateway);
     let error = match import(gateway, &attack.scene.stick()) {
@@ -449,167 +346,4 @@ fn the_good_bundle_that_they_spoil_is_imported() {
     fs::write(attack.path(".DS_Store"), "x").unwrap();
     fs::write(attack.path("blobs/sha256/._x"), "x").unwrap();
     import(&attack.scene.gateway, &attack.scene.stick()).unwrap();
-}
-
-#[test]
-fn a_link_on_the_stick_has_root_write_nowhere_else() {
-    let attack = Attack::new();
-    let elsewhere = attack.scene.path("elsewhere");
-    fs::create_dir(&elsewhere).unwrap();
-    symlink(&elsewhere, attack.scene.path("stick/edge-receipts")).unwrap();
-    let imported = import(&attack.scene.gateway, &attack.scene.stick()).unwrap();
-    assert!(imported.receipt.is_none() && imported.remarks[0].contains("not a plain file"), "{imported:?}");
-    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
-    // A link where the receipt itself or its beginnings would lie.
-    fs::remove_file(attack.scene.path("stick/edge-receipts")).unwrap();
-    fs::create_dir(attack.scene.path("stick/edge-receipts")).unwrap();
-    let name = attack.scene.gateway.name();
-    let target = elsewhere.join("target");
-    for end in ["main.dsse", "main.dsse.part", "main.have", "main.have.part"] {
-        symlink(&target, attack.scene.path(&format!("stick/edge-receipts/{name}.{end}"))).unwrap();
-    }
-    let imported = import(&attack.scene.gateway, &attack.scene.stick()).unwrap();
-    assert!(imported.receipt.is_some() && !target.exists(), "{imported:?}");
-    // And where all bundles would lie.
-    fs::rename(attack.scene.path("stick/edge-bundle"), elsewhere.join("edge-bundle")).unwrap();
-    symlink(elsewhere.join("edge-bundle"), attack.scene.path("stick/edge-bundle")).unwrap();
-    assert!(import(&attack.scene.gateway, &attack.scene.stick()).unwrap_err().is_refusal());
-    assert!(attack.scene.create(&attack.scene.plan()).is_err());
-}
-
-#[test]
-fn an_older_number_is_refused_and_so_is_another_bundle_of_the_same() {
-    let attack = Attack::new();
-    let kept = attack.scene.path("kept");
-    copy(&attack.folder, &kept);
-    attack.scene.make();
-    import(&attack.scene.gateway, &attack.scene.stick()).unwrap();
-    let before = everything(&attack.scene.gateway);
-    let old = import(&attack.scene.gateway, &kept).unwrap_err();
-    assert!(
-        old.is_refusal() && old.to_string().contains("sequence 1 of stream `main` is not above 2"),
-        "{old}"
-    );
-    fs::remove_dir_all(&attack.folder).unwrap();
-    copy(&kept, &attack.folder);
-    attack.forge(|m| m.seq = 2);
-    let other = import(&attack.scene.gateway, &attack.folder).unwrap_err();
-    assert!(other.is_refusal() && other.to_string().contains("is not above 2"), "{other}");
-    assert_eq!(everything(&attack.scene.gateway), before);
-}
-
-#[test]
-fn a_rotation_drops_a_stolen_key_with_what_it_staged_and_begins_anew() {
-    let attack = Attack::new();
-    let scene = &attack.scene;
-    // The thief goes as far as it can.
-    attack.forge(|m| m.seq = 10_000);
-    import(&scene.gateway, &scene.stick()).unwrap();
-    let staged = scene.path("staged");
-    attack.forge(|m| m.seq = 20_000);
-    copy(&attack.folder, &staged);
-    // The depot gets a new bundle key, by two of three root keys.
-    let folder = scene.path("keys");
-    fs::remove_file(folder.join("bundle.key")).unwrap();
-    let new = SecretKey::generate().unwrap();
-    new.write(&folder.join("bundle-2.key"), None).unwrap();
-    let rotation = keys::Rotation { bundle: vec![new.public()], ..keys::Rotation::default() };
-    let mut draft = keys::next_root(&keys::read_chain(&folder).unwrap(), &rotation, at(THEN)).unwrap();
-    for name in ["root-1", "root-3"] {
-        draft.envelope_mut().sign(&attack.key(name)).unwrap();
-    }
-    fs::write(folder.join("2.root.json"), draft.to_bytes()).unwrap();
-    fs::remove_dir_all(scene.stick().join("edge-bundle")).unwrap();
-    let made = scene.make();
-    assert_eq!(made.seq, 2);
-    let imported = import(&scene.gateway, &scene.stick()).unwrap();
-    assert_eq!((imported.seq, scene.gateway.store.trust_value("root-version").unwrap()), (2, Some(2)));
-    assert_eq!(scene.gateway.store.trust_value("seq:main").unwrap(), Some(2));
-    let before = everything(&scene.gateway);
-    let refused = import(&scene.gateway, &staged).unwrap_err();
-    assert!(refused.is_refusal() && refused.to_string().contains("signed by 0 of the 1"), "{refused}");
-    assert_eq!(everything(&scene.gateway), before);
-}
-
-#[test]
-fn the_clock_is_no_witness() {
-    // An expired root and an expired bundle stay expired with the clock set back ten years, and a clock that is ten
-    // years ahead neither lets a bundle expire nor moves the floor.
-    let attack = Attack::new();
-    attack.forge(|m| m.not_after = Some(at(THEN + 500)));
-    import(&attack.scene.gateway, &attack.scene.stick()).unwrap();
-    assert_eq!(attack.scene.gateway.store.trust_value("time-floor").unwrap(), Some(THEN));
-    let late = Attack::new();
-    late.forge(|m| m.not_after = Some(at(THEN + 500)));
-    let update = edge::store::TrustUpdate { time_floor: Some(THEN + 501), ..Default::default() };
-    late.scene.gateway.store.update_trust(update).unwrap();
-    refused("expired-bundle", &late, "was to be used until");
-    let expired = Attack::new();
-    let update = edge::store::TrustUpdate { time_floor: Some(THEN + 1_000_000_001), ..Default::default() };
-    expired.scene.gateway.store.update_trust(update).unwrap();
-    refused("expired-root", &expired, "the root of version 1 expired");
-}
-
-#[test]
-fn another_root_cannot_be_pinned_over_the_first() {
-    let scene = Scene::new();
-    crate::bundle::make_keys(&scene.path("theirs"), 1, 1);
-    let place = Place { folder: tempfile::tempdir().unwrap() };
-    place.write("etc/edge.toml", "");
-    let ours = scene.path("keys/1.root.json").display().to_string();
-    let theirs = scene.path("theirs/1.root.json").display().to_string();
-    place.run(&["trust", "pin", &ours]).good();
-    place.run(&["trust", "pin", &ours]).good();
-    place.run(&["trust", "pin", &theirs]).bad(3, "root version 1 is pinned already");
-    let shown = place.run(&["trust", "show", "-o", "json"]).good().out;
-    let shown: Value = serde_json::from_str(&shown).unwrap();
-    let chain = Draft::read(&read_root_file(Path::new(&ours)).unwrap(), "1").unwrap();
-    let key = chain.root.keys(RoleName::Bundle).into_keys().next().unwrap();
-    assert_eq!(shown["root"]["bundle"]["keys"][0], key.as_str());
-}
-
-/// The exit code, the one line and the unchanged store, as a user sees them.
-#[test]
-fn the_command_ends_with_3_and_one_line() {
-    let attack = Attack::new();
-    flip(&attack.blob());
-    let place = Place { folder: tempfile::tempdir().unwrap() };
-    place.write("etc/edge.toml", "");
-    let stick = attack.scene.stick().display().to_string();
-    place.run(&["bundle", "import", &stick]).bad(2, "no root is pinned");
-    place.run(&["trust", "pin", &attack.scene.path("keys/1.root.json").display().to_string()]).good();
-    for command in ["import", "verify"] {
-        let done = Done::of(place.edge(&["bundle", command, &stick]).output().unwrap());
-        assert_eq!(done.code, 3, "{done:?}");
-        let last = done.err.lines().last().unwrap();
-        assert!(last.starts_with("edge: ") && last.contains("is not what was signed"), "{done:?}");
-    }
-    let listed = place.run(&["bundle", "history", "-o", "json"]).good().out;
-    assert_eq!(listed.trim(), "[]");
-    flip(&attack.blob());
-    place.run(&["bundle", "verify", &stick]).good();
-    place.run(&["bundle", "import", &stick]).good();
-}
-
-#[test]
-fn who_is_named_may_import() {
-    let attack = Attack::new();
-    attack.forge(|m| m.audience.gateways = vec!["ship-7".into()]);
-    let me = Identity { gateway: Some("ship-7".into()), fleet: None };
-    let named = gateway(&attack.scene.path("named"), me);
-    pin(&named, &attack.scene.path("keys/1.root.json"));
-    import(&named, &attack.scene.stick()).unwrap();
-    assert!(attack.scene.stick().join("edge-receipts/ship-7.main.dsse").exists());
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

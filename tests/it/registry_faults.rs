@@ -242,9 +242,9 @@ async fn a_blob_comes_whole_from_the_disk_from_memory_and_from_both() {
     for (offset, length) in [(0, 0), (3_000_000, 1_000_000)] {
         let forget = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
         nix::fcntl::posix_fadvise(&file, offset, length, forget).unwrap();
-        let many = futures_util::future::join_all((0..6).map(|_| async {
-            edge.get(&path).await.bytes().await.unwrap()
-        }));
+        let many = futures_util::future::join_all(
+            (0..6).map(|_| async { edge.get(&path).await.bytes().await.unwrap() }),
+        );
         for got in many.await {
             assert_eq!((got.len(), Digest::sha256(&got)), (bytes.len(), digest.clone()));
         }

@@ -1,0 +1,140 @@
+//! What `edge bundle` did, in words.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::cli::output;
+
+pub(super) fn number(of: &Value, key: &str) -> u64 {
+    of[key].as_u64().unwrap_or(0)
+}
+
+pub(super) fn text<'a>(of: &'a Value, key: &str) -> &'a str {
+    of[key].as_str().unwrap_or_default()
+}
+
+pub(super) fn title(of: &Value) -> String {
+    format!("{}-{}", text(of, "stream"), number(of, "seq"))
+}
+
+fn remarks(of: &Value, key: &str) -> Vec<String> {
+    of[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+pub(super) fn imported(done: &Value) -> String {
+    let mut out = match done["generation"].as_u64() {
+        Some(generation) => format!(
+            "{} is in force as generation {generation}: {} refs; {} blobs came, {}\n",
+            title(done),
+            number(done, "refs"),
+            number(done, "blobs"),
+            output::size(number(done, "bytes")),
+        ),
+        None => format!("{}:\n", title(done)),
+    };
+    for remark in remarks(done, "remarks") {
+        let _ = writeln!(out, "{remark}");
+    }
+    if let Some(receipt) = done["receipt"].as_str() {
+        let _ = writeln!(out, "receipt: {receipt}");
+    }
+    out
+}
+
+pub(super) fn history(done: &Value) -> String {
+    let header = ["STREAM", "GENERATION", "SEQ", "CREATED", "BLOBS", "SIZE", "IN FORCE", "NOTES"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for entry in done.as_array().into_iter().flatten() {
+        rows.push(vec![
+            text(entry, "stream").into(),
+            number(entry, "generation").to_string(),
+            number(entry, "seq").to_string(),
+            text(entry, "created").into(),
+            number(entry, "blobs").to_string(),
+            output::size(number(entry, "bytes")),
+            if entry["current"] == true { "yes" } else { "" }.into(),
+            text(entry, "notes").into(),
+        ]);
+    }
+    output::columns(&rows)
+}
+
+pub(super) fn inspected(done: &Value) -> String {
+    let manifest = &done["manifest"];
+    let totals = &manifest["totals"];
+    let mut out = String::new();
+    let mut line = |name: &str, what: String| {
+        if !what.is_empty() {
+            let _ = writeln!(out, "{name:<12}{what}");
+        }
+    };
+    line("Bundle", title(manifest));
+    let refused = done["refused"].as_str();
+    line(
+        "Signatures",
+        match refused {
+            None => format!("hold, by root version {}", number(manifest, "root")),
+            Some(why) => format!("NOT VERIFIED: {why}"),
+        },
+    );
+    line("Created", text(manifest, "created").into());
+    line("Not after", text(manifest, "not-after").into());
+    let audience = &manifest["audience"];
+    let named = ["gateways", "fleets", "platforms"].map(|key| remarks(audience, key)).concat().join(", ");
+    line("For", if named.is_empty() { "everybody".into() } else { named });
+    line("Notes", text(manifest, "notes").into());
+    let (carried, blobs) = (number(totals, "carried"), number(totals, "blobs"));
+    let sizes = (output::size(number(totals, "carried-bytes")), output::size(number(totals, "bytes")));
+    line("Carries", format!("{carried} of {blobs} blobs, {} of {}", sizes.0, sizes.1));
+    if refused.is_none() {
+        let here = match done["inForce"] == true {
+            true => "is in force already".into(),
+            false => format!(
+                "would bring {} blobs, {}",
+                number(done, "missing"),
+                output::size(number(done, "missingBytes"))
+            ),
+        };
+        line("Import", here);
+    }
+    for (sign, key) in [("+", "added"), ("~", "changed"), ("-", "removed")] {
+        for name in remarks(done, key) {
+            let _ = writeln!(out, "  {sign} {name}");
+        }
+    }
+    out
+}
+
+pub(super) fn made(done: &Value) -> String {
+    let delta = done["bases"].as_array().is_some_and(|bases| !bases.is_empty());
+    format!(
+        "{}: {}, {} refs, {} blobs of {} carried, {} of {}\nread back; safe to remove",
+        text(done, "folder"),
+        if delta { "delta" } else { "full" },
+        number(done, "refs"),
+        number(done, "carried"),
+        number(done, "blobs"),
+        output::size(number(done, "carriedBytes")),
+        output::size(number(done, "bytes")),
+    )
+}
+
+pub(super) fn verified(done: &Value) -> String {
+    let blobs = number(&done["totals"], "carried");
+    format!("{} is good: signatures hold, and all {blobs} blobs are what was signed", title(done))
+}
+
+pub(super) fn extracted(done: &Value) -> String {
+    format!(
+        "{}: {} of {}, as it was signed",
+        text(done, "path"),
+        text(done, "digest"),
+        output::size(number(done, "size"))
+    )
+}
+
+pub(super) fn rolled_back(done: &Value) -> String {
+    let (generation, name) = (number(done, "generation"), title(done));
+    format!("generation {generation} of stream `{}` is in force again: {name}", text(done, "stream"))
+}
