@@ -23,7 +23,7 @@ const TRIES: u32 = 4;
 /// The first wait between tries; doubled with each, and up to half as much more by chance.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Bytes that are gathered before they are written.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 
 /// What all transfers of a run share.
 pub(super) struct Wire {
@@ -267,7 +267,8 @@ impl Wire {
         // An upstream that does not resume begins again: what is here already is passed over.
         let mut skip = upload.offset() - coming.offset;
         let mut left = wanted.size - upload.offset();
-        let mut gathered = BytesMut::new();
+        // One piece of memory, used again and again: what is written is let go before more comes.
+        let mut gathered = BytesMut::with_capacity(2 * PIECE);
         loop {
             let (piece, broken) = match coming.next().await {
                 Ok(piece) => (piece, None),
@@ -293,6 +294,7 @@ impl Wire {
                 let written =
                     tokio::task::spawn_blocking(move || upload.write(&bytes).map(|()| upload)).await;
                 upload = written.map_err(|_| Failure::Ended)??;
+                gathered.reserve(2 * PIECE);
             }
             if over {
                 return Ok((upload, broken));
