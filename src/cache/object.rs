@@ -82,6 +82,17 @@ impl Writer {
             .optional()?)
     }
 
+    /// Every object of a resource in a namespace, whoever read it.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn objects_in(&self, resource: &str, namespace: &str) -> Result<Vec<Object>, CacheError> {
+        let sql = format!("SELECT {COLUMNS} FROM object WHERE resource = ? AND namespace = ? ORDER BY name");
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let rows = statement.query_map([resource, namespace], Object::from_row)?;
+        Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
+    }
+
     /// Writes the object unless the file holds just this already; gives its row. A node or
     /// lease whose only news are its heartbeat times is left as it is for an hour, because flash wears out.
     pub(super) fn store(&self, object: &Object) -> Result<i64, CacheError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::endpoints;
 use super::input::Input;
 use super::outbox;
 use super::replay::Wanted;
@@ -91,6 +92,9 @@ pub fn edit(
     let object = Object { body: edited, ..known.clone() };
     writer.put_local(&[], &object)?;
     keep_change(writer, key, subresource, &known, &object)?;
+    if key.resource == "v1/pods" {
+        endpoints::follow(writer, edits, &object)?;
+    }
     let answer = object.body.clone();
     edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
     Ok(Found::Done(StatusCode::OK, Box::new(answer)))

@@ -15,6 +15,7 @@ pub mod cloud;
 pub mod csr;
 mod decide;
 mod discovery;
+mod endpoints;
 mod forward;
 mod frames;
 mod headers;

@@ -24,6 +24,7 @@ mod disk_faults;
 mod eviction;
 mod house;
 mod incluster;
+mod incluster_network;
 mod join;
 mod link;
 mod mirror;

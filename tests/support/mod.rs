@@ -58,7 +58,7 @@ pub use self::{
     kubelet::Kubelet,
     machine::Machine,
     node::{Node, NodeOptions},
-    parts::kubectl_path,
+    parts::{kubectl_path, network_part},
     pod::{Container, Pod},
     process::Process,
     runtime::Containerd,

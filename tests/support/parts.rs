@@ -40,3 +40,8 @@ pub fn path_beside(daemon: &str) -> String {
 pub fn kubectl_path() -> Result<String> {
     kubernetes("kubectl")
 }
+
+/// kube-proxy, CoreDNS: what a network is made of.
+pub fn network_part(name: &str) -> Result<String> {
+    program(&format!("network/{name}"))
+}
