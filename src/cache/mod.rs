@@ -35,7 +35,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 pub use change::{Change, ChangeKind, NewChange, Refused};
 pub use object::{Object, ObjectKey};
 pub use open::{Opened, is_writable, readable};
-pub use reader::{Count, Reader};
+pub use reader::{Count, Reader, Reading};
 pub use scope::{ListRecord, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, TokenKey};
 pub use writer::Writer;

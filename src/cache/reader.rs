@@ -28,6 +28,19 @@ pub struct Count {
     pub synced: Option<i64>,
 }
 
+/// What one identity has read of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Who.
+    pub identity: String,
+    /// Such as `v1/pods`.
+    pub resource: String,
+    /// Objects that it may read back.
+    pub objects: i64,
+    /// Seconds since 1970 of its oldest complete list; `None` if none is complete.
+    pub synced: Option<i64>,
+}
+
 impl Reader {
     /// Opens the database at `path` for reading.
     ///
@@ -169,6 +182,27 @@ impl Reader {
     pub fn is_synced(&self, resource: &str) -> Result<bool, CacheError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM scope WHERE resource = ? AND synced NOT NULL)";
         Ok(self.db().prepare_cached(sql)?.query_row([resource], |row| row.get(0))?)
+    }
+
+    /// What each identity has read, by identity and resource.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn readings(&self) -> Result<Vec<Reading>, CacheError> {
+        let mut statement = self.db().prepare_cached(
+            "SELECT identity.name, scope.resource, COUNT(DISTINCT member.object), MIN(scope.synced)
+             FROM scope JOIN identity ON identity.id = scope.identity LEFT JOIN member ON member.scope = scope.id
+             GROUP BY identity.name, scope.resource ORDER BY identity.name, scope.resource",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(Reading {
+                identity: row.get(0)?,
+                resource: row.get(1)?,
+                objects: row.get(2)?,
+                synced: row.get(3)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// How much is kept of each resource.

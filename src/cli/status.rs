@@ -7,7 +7,9 @@ use clap::Args;
 
 use super::Global;
 use super::output::{self, Format, size};
-use crate::daemon::{ChangeReport, MirrorReport, Report, ResourceReport, RiskReport, ask_status};
+use crate::daemon::{
+    ChangeReport, ClientReport, MirrorReport, Report, ResourceReport, RiskReport, ask_status,
+};
 use crate::health::{Health, State};
 
 /// `edge status`
@@ -53,6 +55,7 @@ fn text(report: &Report, now: jiff::Timestamp) -> String {
     let (path, bytes) = (&report.cache.path, size(report.cache.bytes));
     line("Cache", &format!("{path}, {bytes}"));
     resources(&mut out, &report.cache.resources, now);
+    clients(&mut out, &report.clients, now);
     changes(&mut out, "Waits to be told to the cloud", &report.changes, now);
     changes(&mut out, "Refused by the cloud", &report.refused, now);
     at_risk(&mut out, &report.at_risk);
@@ -76,6 +79,30 @@ fn resources(out: &mut String, resources: &[ResourceReport], now: jiff::Timestam
             kept.synced.as_deref().map_or("never".to_owned(), |time| format!("{} ago", age(time, now)));
         let bytes = u64::try_from(kept.bytes).unwrap_or(0);
         vec![kept.resource.clone(), kept.objects.to_string(), size(bytes), synced]
+    }));
+    let _ = write!(out, "\n{}", output::columns(&rows));
+}
+
+fn clients(out: &mut String, clients: &[ClientReport], now: jiff::Timestamp) {
+    if clients.is_empty() {
+        return;
+    }
+    let mut rows = vec![["CLIENT", "POD", "SEEN", "CACHED", "OLDEST", "REFUSED"].map(str::to_owned).to_vec()];
+    rows.extend(clients.iter().map(|client| {
+        let ago = |time: &str| format!("{} ago", age(time, now));
+        let objects: i64 = client.resources.iter().map(|kept| kept.objects).sum();
+        let cached = match client.resources.len() {
+            0 => "nothing".to_owned(),
+            resources => format!("{objects} objects of {resources} resources"),
+        };
+        let oldest = client.resources.iter().filter_map(|kept| kept.synced.as_deref()).min();
+        let refused = match &client.last_refused {
+            None => "-".to_owned(),
+            Some(last) => format!("{} times, last {} ({})", client.refused, last.request, last.code),
+        };
+        let seen = client.seen.as_deref().map_or("-".to_owned(), ago);
+        let pod = client.pod.clone().unwrap_or_else(|| "-".to_owned());
+        vec![client.client.clone(), pod, seen, cached, oldest.map_or("-".to_owned(), ago), refused]
     }));
     let _ = write!(out, "\n{}", output::columns(&rows));
 }

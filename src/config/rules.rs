@@ -46,6 +46,9 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     if listen == config.proxy.listen && listen.port() != 0 {
         return clash("registry.listen", listen.to_string(), "which `proxy.listen` is already");
     }
+    if let Some((key, value, expected)) = config.proxy.clients.fault() {
+        return clash(key, value, &format!("but an entry is {expected}"));
+    }
     config.mirror.check().map_err(|fault| Problem::Row { key: fault.key, why: fault.why })?;
     if let Some((key, name)) = config.bundle.improper_name() {
         let why = "but it becomes part of file names: small letters, digits, `-` and `.`, at most 63";

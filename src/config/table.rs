@@ -73,6 +73,16 @@ pub static KEYS: &[Key] = &[
         help: "Where pods find the proxy: an address that edge puts on an interface of its own, `edge-api`. Containers that run keep the one they were started with.",
     },
     Key {
+        path: "proxy.clients.cached",
+        slot: Slot::Texts(|c| &mut c.proxy.clients.cached),
+        help: "The clients whose readings are kept beside kubelet's: `*` for all, `NAMESPACE/ACCOUNT` or `NAMESPACE/*` by service account, `agent:NAME` by what they call themselves.",
+    },
+    Key {
+        path: "proxy.clients.leave-out",
+        slot: Slot::Texts(|c| &mut c.proxy.clients.leave_out),
+        help: "Resources of which nothing is kept for those clients, as `RESOURCE.GROUP`: what is large, changes all the time, and is of no use when it is old.",
+    },
+    Key {
         path: "runtime.endpoint",
         slot: Slot::UnixSocket(|c| &mut c.runtime.endpoint),
         help: "The socket of containerd.",

@@ -97,6 +97,7 @@ impl Door {
             probe_interval: config.cloud.probe_interval,
             offline_mode: config.offline_mode,
             in_cluster: config.proxy.in_cluster.then_some(config.proxy.in_cluster_listen),
+            clients: config.proxy.clients.clone(),
         };
         let (proxy, owner) = Proxy::new(parts).await?;
         if !config.offline_mode

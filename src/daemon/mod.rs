@@ -7,6 +7,7 @@
 pub mod bundle;
 mod change;
 mod client;
+mod clients;
 mod control;
 mod door;
 mod membership;
@@ -44,6 +45,7 @@ use prepared::Verdict;
 use signals::{Asked, Signals, bind_socket};
 
 pub use client::{ClientError, ask_busy, ask_checkpoint, ask_prepare, ask_reload, ask_status};
+pub use clients::{ClientReport, ReadingReport, RefusalReport};
 pub use membership::Join as JoinTask;
 pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble};
 pub use perform::{PerformError, perform};

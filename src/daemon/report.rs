@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::clients::ClientReport;
 use super::mirror::MirrorReport;
 use crate::cache::{Cache, Change, Refused};
 use crate::cri;
@@ -29,6 +30,9 @@ pub struct Report {
     pub cloud: Option<CloudReport>,
     /// What is kept.
     pub cache: CacheReport,
+    /// Clients other than kubelet.
+    #[serde(default)]
+    pub clients: Vec<ClientReport>,
     /// What changed here and waits to be told to the cloud.
     pub changes: Vec<ChangeReport>,
     /// What the cloud refused for good, lately.
@@ -170,6 +174,7 @@ impl Facts {
                 bytes: size_on_disk(self.cache.path()),
                 resources,
             },
+            clients: self.clients(&mut errors).await,
             changes: changes.iter().map(waiting).collect(),
             refused: refused.into_iter().map(not_taken).collect(),
             at_risk: self.at_risk(&mut errors).await,
@@ -177,6 +182,14 @@ impl Facts {
             mirror: super::mirror::report(&self.place).await,
             errors,
         }
+    }
+
+    async fn clients(&self, errors: &mut Vec<String>) -> Vec<ClientReport> {
+        let seen = self.proxy().map(|proxy| proxy.clients()).unwrap_or_default();
+        super::clients::report(&self.cache, seen).await.unwrap_or_else(|error| {
+            errors.push(format!("clients were not looked at: {error}"));
+            Vec::new()
+        })
     }
 
     fn proxy(&self) -> Option<Proxy> {
@@ -264,11 +277,11 @@ fn waiting(change: &Change) -> ChangeReport {
     }
 }
 
-fn time(at: jiff::Timestamp) -> String {
+pub(super) fn time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn time_of(seconds: i64) -> String {
+pub(super) fn time_of(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map(time).unwrap_or_default()
 }
 

@@ -20,6 +20,9 @@ use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
 impl Shared {
     /// Records the answer to `call` as its body passes; `None` if it tells nothing that is kept.
     pub fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {
+        if self.client_settings.why_not(call).is_some() {
+            return None;
+        }
         let gzip = match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
             None | Some(b"identity") => false,
             Some(b"gzip") => true,

@@ -11,6 +11,7 @@ mod answer;
 pub mod api;
 mod apply;
 mod caller;
+pub mod clients;
 pub mod cloud;
 pub mod csr;
 mod decide;
@@ -61,7 +62,7 @@ use crate::link::{Link, Owner, Phase};
 use crate::trust::ca::LocalCa;
 use cloud::Credentials;
 use outbox::{Outbox, Round};
-pub use settings::{CloudSettings, Settings};
+pub use settings::{ClientSettings, CloudSettings, Settings};
 use upstream::{As, Upstream};
 
 /// What every request needs.
@@ -73,6 +74,8 @@ struct Shared {
     /// What clients on this machine are shown.
     certificate: Arc<tls::Certificate>,
     in_cluster: incluster::InCluster,
+    clients: clients::Clients,
+    client_settings: ClientSettings,
     outbox: Outbox,
     writes: local::LocalWrites,
     edits: broadcast::Sender<watch::Edit>,
@@ -107,6 +110,8 @@ pub struct Parts {
     pub offline_mode: bool,
     /// Where pods are to find the proxy, if they are.
     pub in_cluster: Option<SocketAddrV4>,
+    /// What is kept for clients other than kubelet.
+    pub clients: ClientSettings,
 }
 
 /// The proxy; cheap to clone.
@@ -140,6 +145,8 @@ pub enum ProxyError {
 
 /// Under which name the last state of the link is kept.
 const LINK_META: &str = "link";
+/// Under which name the address is kept that pods are shown; empty for none.
+const SHOWN_META: &str = "in-cluster";
 /// Under which name a time is kept that has certainly passed: a clock that boots in 1970 is not
 /// believed below it.
 const TIME_META: &str = "time";
@@ -150,12 +157,18 @@ impl Proxy {
     /// # Errors
     /// [`ProxyError`].
     pub async fn new(parts: Parts) -> Result<(Self, Owner), ProxyError> {
-        let Parts { cache, credentials, ca, probe_interval, offline_mode, in_cluster } = parts;
+        let Parts { cache, credentials, ca, probe_interval, offline_mode, in_cluster, clients } = parts;
         let upstream = Arc::new(Upstream::new(credentials.credentials.borrow().clone(), resolve::Resolver)?);
         let outbox = Outbox::new(cache.clone(), upstream.clone());
         let (was_offline, passed, service) = cache
             .read(|reader| Ok((reader.meta(LINK_META)?, reader.meta(TIME_META)?, reader.object(&service())?)))
             .await?;
+        let shown = in_cluster.map_or_else(String::new, |address| address.to_string());
+        let showed = cache.read(|reader| reader.meta(SHOWN_META)).await?;
+        let anew = showed.unwrap_or_default() != shown;
+        if anew {
+            cache.record(shown.len(), move |writer| writer.set_meta(SHOWN_META, &shown));
+        }
         let mut names: Vec<String> = in_cluster.iter().map(|address| address.ip().to_string()).collect();
         names.extend(service.iter().flat_map(|known| incluster::addresses(&known.body)));
         let certificate = tls::Certificate::new(ca.clone(), &names)?;
@@ -183,7 +196,9 @@ impl Proxy {
             upstream,
             ca,
             certificate,
-            in_cluster: incluster::InCluster::default(),
+            in_cluster: incluster::InCluster::new(anew),
+            clients: clients::Clients::default(),
+            client_settings: clients,
             outbox,
             edits,
             waiting,
@@ -222,6 +237,11 @@ impl Proxy {
     /// How the node's certificate is doing.
     pub fn certificate(&self) -> rotate::Life {
         self.shared.rotated.life.borrow().clone()
+    }
+
+    /// The clients other than kubelet that were seen since the start, by identity.
+    pub fn clients(&self) -> std::collections::HashMap<String, clients::Seen> {
+        self.shared.clients.all()
     }
 
     /// The link, for whoever reports it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -168,8 +168,14 @@ async fn handle(shared: &Arc<Shared>, has_certificate: bool, request: Request<In
     if let Some(refused) = shared.in_cluster.refuse_write(&call) {
         return refused;
     }
+    if shared.in_cluster.is_stale(&call) {
+        return answer::failure(&Failure::expired(answer::EXPIRED), call.accept.encoding);
+    }
     let showing = shared.in_cluster.showing(shared, &call);
     let answered = route(shared, &call, &mut payload).await;
+    let refusals = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE];
+    let here = shared.link.state().phase.is_outage() && refusals.contains(&answered.status());
+    shared.clients.note(&call, here.then_some(answered.status()));
     match showing {
         Some(showing) => showing.answer(answered).await,
         None => answered,
@@ -244,7 +250,15 @@ async fn route(shared: &Arc<Shared>, call: &Call, payload: &mut Payload) -> Resp
                 Outcome::Answer(answer) => return answer,
                 Outcome::Outage => {}
             },
-            Action::Replay => return replay(shared, call).await,
+            Action::Replay => {
+                if let Some(why) = shared.client_settings.why_not(call) {
+                    return answer::unavailable(
+                        &format!("the cloud is away and {why}"),
+                        call.accept.encoding,
+                    );
+                }
+                return replay(shared, call).await;
+            }
             Action::Local(local) => return write(shared, local, call, payload).await,
             Action::Refuse(refusal) => return refuse(shared, refusal, call).await,
         }

@@ -13,6 +13,25 @@ pub struct Settings {
     pub in_cluster: bool,
     /// Where pods find the proxy; always a link-local address.
     pub in_cluster_listen: SocketAddrV4,
+    /// Section `[proxy.clients]`.
+    pub clients: ClientSettings,
+}
+
+/// Section `[proxy.clients]`: what is kept of what clients other than kubelet read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Whose readings: `*`, `NAMESPACE/ACCOUNT`, `NAMESPACE/*`, `agent:NAME`.
+    pub cached: Vec<String>,
+    /// Resources that are not kept, as kubectl names them: `RESOURCE.GROUP`.
+    pub leave_out: Vec<String>,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        // Calico's book-keeping of addresses changes with every pod of the cluster, and is of no use when it is old.
+        let leave_out = ["ipamblocks", "ipamhandles"].map(|name| format!("{name}.crd.projectcalico.org"));
+        Self { cached: vec!["*".to_owned()], leave_out: leave_out.into() }
+    }
 }
 
 impl Default for Settings {
@@ -21,6 +40,7 @@ impl Default for Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6445)),
             in_cluster: true,
             in_cluster_listen: SocketAddrV4::new(Ipv4Addr::new(169, 254, 64, 45), 6445),
+            clients: ClientSettings::default(),
         }
     }
 }

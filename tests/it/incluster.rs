@@ -151,6 +151,7 @@ fn a_pod_reads_the_cluster_after_a_reboot_in_an_outage() -> Result<()> {
     let refused = kubectl(&scene, "client", &["create", "configmap", "made"]);
     let refused = refused.err().context("something was created without the cloud")?;
     ensure!(format!("{refused:#}").contains("the cloud is away"), "{refused:#}");
+    status_tells_of_clients(&scene)?;
 
     scene.cluster.heal()?;
     scene.wait_link("online");
@@ -162,6 +163,31 @@ fn a_pod_reads_the_cluster_after_a_reboot_in_an_outage() -> Result<()> {
         ensure!(format!("{refused:#}").contains("orbidden"), "{refused:#}");
         Ok(())
     });
+    Ok(())
+}
+
+/// What is kept for each, how old it is, and what it was refused; for programs and for people.
+#[allow(clippy::print_stdout, reason = "the README shows it")]
+fn status_tells_of_clients(scene: &Scene) -> Result<()> {
+    let status = scene.edge.status(&scene.node)?;
+    let all = status["clients"].as_array().context("no clients")?;
+    let of =
+        |name: &str| all.iter().find(|c| c["client"] == name).with_context(|| format!("no {name}: {all:?}"));
+    let client = of("default/client")?;
+    ensure!(client["pod"] == "client" && client["agent"] == "kubectl", "{client}");
+    let kept = client["resources"].as_array().context("no resources")?;
+    let maps = kept.iter().find(|r| r["resource"] == "v1/configmaps").context("no ConfigMaps")?;
+    ensure!(maps["objects"].as_i64() > Some(1) && maps["synced"].is_string(), "{maps}");
+    ensure!(client["lastRefused"]["request"] == "create v1/configmaps", "{client}");
+    let stranger = of("default/stranger")?;
+    ensure!(
+        stranger["lastRefused"]["code"] == 401 && stranger["resources"] == serde_json::json!([]),
+        "{stranger}"
+    );
+    let text = scene.edge.run(&scene.node, &["status"])?;
+    let row = text.lines().find(|line| line.starts_with("default/client ")).context(text.clone())?;
+    ensure!(row.contains("v1/configmaps (503)") && row.contains("ago"), "{row}");
+    println!("{text}");
     Ok(())
 }
 
@@ -203,5 +229,118 @@ fn the_address_for_pods_comes_back_whoever_takes_it() -> Result<()> {
     scene.kubectl(&["get", "--raw", "/api/v1/nodes/node-1"]).context("kubelet is served all the same")?;
     machine.shell("ip link del mine")?;
     scene.cluster.wait_for("the address back", seconds(15), || reads(&scene));
+    Ok(())
+}
+
+#[test]
+fn what_is_left_out_is_not_kept_and_what_is_turned_off_is_shown_as_it_is() -> Result<()> {
+    let mut scene = scene()?;
+    scene.edge.run(&scene.node, &["config", "set", "proxy.clients.leave-out", "configmaps"])?;
+    scene.edge.stop();
+    scene.edge.start(&scene.node)?;
+    scene.wait_link("online");
+    let through = |scene: &Scene| kubectl(scene, "client", &["get", "--raw", LIST]);
+    ensure!(through(&scene)?.contains("settings"), "online all is passed on");
+    scene.cluster.cut(Cut::Refuse)?;
+    scene.wait_link("offline");
+    let refused = through(&scene).err().context("what was left out is served")?;
+    ensure!(format!("{refused:#}").contains("`proxy.clients.leave-out`"), "{refused:#}");
+    scene.cluster.heal()?;
+    scene.wait_link("online");
+
+    // kubelet runs all the while: it must not go on with the address that nobody serves any more.
+    scene.edge.run(&scene.node, &["config", "set", "proxy.in-cluster", "false"])?;
+    scene.edge.stop();
+    scene.edge.start(&scene.node)?;
+    scene.wait_link("online");
+    scene.cluster.wait_for("containers with the cloud's address", seconds(60), || {
+        scene.cluster.kubectl(&["delete", "pod", "client", "--ignore-not-found", "--now"])?;
+        scene.cluster.apply(MANIFEST)?;
+        running(&scene);
+        let environment = exec(&scene, "client", &["env"])?;
+        ensure!(environment.contains(&format!("KUBERNETES_SERVICE_HOST={CLUSTER_IP}\n")), "{environment}");
+        Ok(())
+    });
+    Ok(())
+}
+
+#[test]
+fn a_deleted_account_loses_access_at_once_after_an_outage() -> Result<()> {
+    let scene = scene()?;
+    reads(&scene)?;
+    scene.cluster.cut(Cut::Refuse)?;
+    scene.wait_link("offline");
+    scene.cluster.kubectl(&["delete", "serviceaccount", "client"])?;
+    reads(&scene).context("the gateway cannot know")?;
+    scene.cluster.heal()?;
+    scene.wait_link("online");
+    scene.cluster.wait_for("the end of the account", seconds(20), || {
+        let refused = kubectl(&scene, "client", &["get", "--raw", LIST]).err().context("still served")?;
+        ensure!(format!("{refused:#}").contains("nauthorized"), "{refused:#}");
+        Ok(())
+    });
+    // What the cloud has refused since, edge refuses as well.
+    scene.cluster.cut(Cut::Refuse)?;
+    scene.wait_link("offline");
+    let refused =
+        kubectl(&scene, "client", &["get", "--raw", LIST]).err().context("served in the next outage")?;
+    ensure!(format!("{refused:#}").contains("nauthorized"), "{refused:#}");
+    Ok(())
+}
+
+/// The link comes and goes; a client that watches everything of the cluster beside kubelet.
+#[test]
+#[allow(clippy::print_stdout, reason = "a test says what it measured")]
+fn clients_that_watch_everything_over_a_link_that_flaps() -> Result<()> {
+    let mut scene = scene()?;
+    scene.cluster.kubectl(&["create", "serviceaccount", "greedy"])?;
+    let admin = [
+        "create",
+        "clusterrolebinding",
+        "greedy",
+        "--clusterrole=cluster-admin",
+        "--serviceaccount=default:greedy",
+    ];
+    scene.cluster.kubectl(&admin)?;
+    let objects = (0..2000).map(|n| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: many-{n}, namespace: default}}\ndata: {{a: '{n}'}}\n---\n")
+    });
+    scene.cluster.apply(&objects.collect::<String>())?;
+    let tokens =
+        (0..5).map(|_| scene.cluster.kubectl(&["create", "token", "greedy"])).collect::<Result<Vec<_>>>()?;
+    let everything = "configmaps secrets pods services endpoints nodes serviceaccounts events";
+    let script = format!(
+        "while true; do for r in {everything}; do curl -sk --max-time 60 -H \"Authorization: Bearer $T\" \
+         \"https://{ADDRESS}:{PORT}/api/v1/$r?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true\" \
+         | wc -c & done; wait; sleep 1; done"
+    );
+    let watchers = tokens.iter().enumerate().map(|(n, token)| {
+        scene.node.spawn(&format!("greedy-{n}"), &["bash", "-c", &script], &[("T", token.trim())])
+    });
+    let _watchers = watchers.collect::<Result<Vec<_>>>()?;
+    scene.cluster.wait_for("all that is watched in the cache", seconds(60), || {
+        let status = scene.edge.status(&scene.node)?;
+        let all = status["clients"].as_array().context("no clients")?;
+        let kept =
+            all.iter().filter(|c| c["client"] == "default/greedy").flat_map(|c| c["resources"].as_array());
+        let maps: i64 = kept
+            .flatten()
+            .filter(|r| r["resource"] == "v1/configmaps")
+            .filter_map(|r| r["objects"].as_i64())
+            .sum();
+        ensure!(maps >= 2000, "{maps}");
+        Ok(())
+    });
+    scene.cluster.flap(Cut::Refuse, 4, seconds(3), seconds(3))?;
+    scene.cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    ensure!(reads(&scene)?.len() >= 2000, "the client has read all");
+    let mebibytes = scene.edge.resident_bytes()? as f64 / f64::from(1 << 20);
+    println!("{mebibytes:.1} MiB resident with five clients and 2,000 objects");
+    scene.kubectl(&["get", "--raw", "/api/v1/nodes/node-1"]).context("kubelet is served beside them")?;
+    scene.cluster.heal()?;
+    scene.wait_link("online");
+    scene.cluster.wait_for("the client with the cloud back", seconds(30), || reads(&scene));
+    ensure!(mebibytes <= 60.0, "{mebibytes} MiB");
     Ok(())
 }

@@ -9,8 +9,9 @@ mod interface;
 mod show;
 mod view;
 
+use std::collections::HashSet;
 use std::net::SocketAddrV4;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Response, header};
@@ -40,9 +41,38 @@ const BURST: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct InCluster {
     view: watch::Sender<Option<Arc<View>>>,
+    /// Where what is shown is not what the daemon before this one showed: the lists that kubelet has read since. It would
+    /// go on with what it knows for as long as it runs.
+    anew: Option<Mutex<HashSet<String>>>,
 }
 
 impl InCluster {
+    /// Shows nothing yet. `changed` if the daemon before this one showed something else.
+    pub fn new(changed: bool) -> Self {
+        Self { view: watch::Sender::default(), anew: changed.then(Mutex::default) }
+    }
+
+    /// Whether a watch goes on from a list that was shown otherwise: its client must read anew.
+    pub fn is_stale(&self, call: &Call) -> bool {
+        let (Some(anew), Some(request)) = (&self.anew, call.request.resource()) else { return false };
+        if target(call, request).is_none() {
+            return false;
+        }
+        let fields = request.query.field_selector.as_deref().unwrap_or_default();
+        let list = format!("{} {:?} {fields}", request.gvr, request.namespace);
+        let mut anew = anew.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = request.query.resource_version.as_deref().unwrap_or_default();
+        let goes_on = !matches!(version, "" | "0") && !request.query.wants_initial_events();
+        match request.verb {
+            Verb::Watch if goes_on => !anew.contains(&list),
+            Verb::Watch | Verb::List => {
+                anew.insert(list);
+                false
+            }
+            _ => false,
+        }
+    }
+
     /// From now on objects are shown as they lead to `address`; whether that is new. Clients that have read them
     /// otherwise are made to read anew.
     fn begin(&self, shared: &Shared, address: SocketAddrV4) -> bool {

@@ -1,0 +1,206 @@
+//! Clients other than kubelet: whose readings are kept, which resources are left out, and what each was refused.
+//!
+//! Decides nothing about who may read: the cloud does, and `caller` while it is away.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use http::{StatusCode, header};
+
+use super::caller::Caller;
+use super::forward::Call;
+use super::settings::ClientSettings;
+use crate::kube::{Request as KubeRequest, ResourceRequest};
+
+/// Clients that are remembered at the most; of more, the one that was not seen for longest goes.
+const REMEMBERED: usize = 256;
+
+/// What was seen of one client since the daemon began.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// What it calls itself, such as `kube-proxy`; empty if it does not.
+    pub agent: String,
+    /// When it asked last.
+    pub at: jiff::Timestamp,
+    /// How often edge refused it while the cloud was away.
+    pub refused: u64,
+    /// The last time it did.
+    pub last: Option<Refusal>,
+}
+
+/// A request that edge refused while the cloud was away.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Such as `list apps/v1/deployments`.
+    pub request: String,
+    /// The HTTP status.
+    pub code: u16,
+    /// When.
+    pub at: jiff::Timestamp,
+}
+
+/// Clients since the daemon began, by identity.
+#[derive(Debug, Default)]
+pub struct Clients {
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+impl Clients {
+    /// Notes a request, and the status that edge itself refused it with, if it did.
+    pub fn note(&self, call: &Call, refused: Option<StatusCode>) {
+        let Caller::Bearer(bearer) = &call.caller else { return };
+        let now = crate::sys::clock::now();
+        let mut seen = self.locked();
+        let identity = bearer.identity();
+        if seen.len() >= REMEMBERED && !seen.contains_key(&identity) {
+            let oldest = seen.iter().min_by_key(|(_, seen)| seen.at).map(|(identity, _)| identity.clone());
+            oldest.and_then(|identity| seen.remove(&identity));
+        }
+        let entry = seen.entry(identity);
+        let entry = entry.or_insert_with(|| Seen { agent: String::new(), at: now, refused: 0, last: None });
+        agent(call).clone_into(&mut entry.agent);
+        entry.at = now;
+        if let Some(code) = refused {
+            entry.refused += 1;
+            entry.last = Some(Refusal { request: describe(call), code: code.as_u16(), at: now });
+        }
+    }
+
+    /// All that were seen, by identity.
+    pub fn all(&self) -> HashMap<String, Seen> {
+        self.locked().clone()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The program in a User-Agent: what stands before the first slash.
+pub fn agent(call: &Call) -> &str {
+    let text = call.head.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    text.split(['/', ' ']).next().unwrap_or_default()
+}
+
+fn describe(call: &Call) -> String {
+    match &call.request {
+        KubeRequest::Resource(request) => {
+            let sub = request.subresource.as_ref().map_or_else(String::new, |sub| format!("/{sub}"));
+            format!("{} {}{sub}", format!("{:?}", request.verb).to_lowercase(), request.gvr)
+        }
+        KubeRequest::NonResource { path, .. } => format!("{} {path}", call.head.method),
+    }
+}
+
+impl ClientSettings {
+    /// Why nothing of what `call` reads is kept; `None` if it is.
+    pub fn why_not(&self, call: &Call) -> Option<String> {
+        let Caller::Bearer(bearer) = &call.caller else { return None };
+        if !self.is_chosen(&bearer.identity(), agent(call)) {
+            return Some("this client is not among `proxy.clients.cached`".to_owned());
+        }
+        let left_out = call.request.resource().filter(|request| self.is_left_out(request))?;
+        Some(format!("{} is among `proxy.clients.leave-out`", left_out.gvr))
+    }
+
+    fn is_chosen(&self, identity: &str, agent: &str) -> bool {
+        let account = identity.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split('/').next());
+        let account = account.and_then(|account| account.split_once(':'));
+        self.cached.iter().any(|choice| match (choice.strip_prefix("agent:"), choice.split_once('/')) {
+            (Some(wanted), _) => wanted == agent,
+            (None, Some((namespace, name))) => {
+                account.is_some_and(|(of, is)| namespace == of && (name == "*" || name == is))
+            }
+            (None, None) => choice == "*",
+        })
+    }
+
+    fn is_left_out(&self, request: &ResourceRequest) -> bool {
+        let gvr = &request.gvr;
+        self.leave_out.iter().any(|written| match written.split_once('.') {
+            Some((resource, group)) => group == gvr.group && (resource == "*" || resource == gvr.resource),
+            None => gvr.group.is_empty() && *written == gvr.resource,
+        })
+    }
+
+    /// What is wrong with the entries: the key, the entry, and what it should be.
+    pub fn fault(&self) -> Option<(&'static str, String, &'static str)> {
+        let word = |text: &str| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._*".contains(c))
+        };
+        let client = |choice: &str| match (choice.strip_prefix("agent:"), choice.split_once('/')) {
+            (Some(agent), _) => word(agent),
+            (None, Some((namespace, name))) => word(namespace) && namespace != "*" && word(name),
+            (None, None) => choice == "*",
+        };
+        if let Some(bad) = self.cached.iter().find(|choice| !client(choice)) {
+            let what = "`*`, `NAMESPACE/ACCOUNT`, `NAMESPACE/*` or `agent:NAME`";
+            return Some(("proxy.clients.cached", bad.clone(), what));
+        }
+        let bad = self.leave_out.iter().find(|resource| !word(resource))?;
+        Some((
+            "proxy.clients.leave-out",
+            bad.clone(),
+            "a resource such as `secrets` or `ipamblocks.crd.projectcalico.org`",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube::Request;
+
+    fn settings(cached: &[&str], leave_out: &[&str]) -> ClientSettings {
+        let own = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        ClientSettings { cached: own(cached), leave_out: own(leave_out) }
+    }
+
+    #[test]
+    fn clients_are_chosen_by_account_or_by_what_they_call_themselves() {
+        let proxy = "system:serviceaccount:kube-system:kube-proxy/uid";
+        let token = "token:00ff";
+        for (choice, identity, agent, chosen) in [
+            ("*", token, "curl", true),
+            ("kube-system/*", proxy, "x", true),
+            ("kube-system/kube-proxy", proxy, "x", true),
+            ("kube-system/kube", proxy, "x", false),
+            ("default/*", proxy, "x", false),
+            ("kube-system/*", token, "x", false),
+            ("agent:flanneld", proxy, "flanneld", true),
+            ("agent:flanneld", proxy, "flannel", false),
+        ] {
+            assert_eq!(
+                settings(&[choice], &[]).is_chosen(identity, agent),
+                chosen,
+                "{choice} {identity} {agent}"
+            );
+        }
+        assert!(!settings(&[], &[]).is_chosen(proxy, "x"));
+    }
+
+    #[test]
+    fn resources_are_left_out_by_name_and_group() {
+        let left_out = |list: &[&str], path: &str| {
+            settings(&["*"], list).is_left_out(Request::parse("GET", path, "").resource().unwrap())
+        };
+        let blocks = "/apis/crd.projectcalico.org/v1/ipamblocks";
+        assert!(left_out(&["ipamblocks.crd.projectcalico.org"], blocks));
+        assert!(left_out(&["*.crd.projectcalico.org"], blocks));
+        assert!(!left_out(&["ipamblocks"], blocks));
+        assert!(left_out(&["secrets"], "/api/v1/namespaces/a/secrets"));
+        let default = ClientSettings::default();
+        assert!(
+            default.is_left_out(Request::parse("GET", blocks, "").resource().unwrap()),
+            "Calico's change all the time"
+        );
+    }
+
+    #[test]
+    fn what_is_no_client_or_resource_is_named() {
+        assert_eq!(settings(&["*", "a/b", "a/*", "agent:x"], &["secrets", "*.metrics.k8s.io"]).fault(), None);
+        assert_eq!(settings(&["kube-system"], &[]).fault().unwrap().1, "kube-system");
+        assert_eq!(settings(&["*/x"], &[]).fault().unwrap().1, "*/x");
+        assert_eq!(settings(&[], &["a b"]).fault().unwrap().0, "proxy.clients.leave-out");
+    }
+}
