@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::ask::{Band, Command, Fetch};
@@ -13,6 +15,8 @@ use crate::git::{Error, Kind, Oid, Reader, Repository, TAGS, pack, pkt};
 const AGENT: &str = concat!("agent=edge/", env!("CARGO_PKG_VERSION"));
 /// What version 0 is offered.
 const OFFERED: &str = "multi_ack_detailed side-band side-band-64k thin-pack ofs-delta shallow deepen-since deepen-relative no-progress include-tag allow-tip-sha1-in-want allow-reachable-sha1-in-want filter object-format=sha1";
+/// How long a client may take nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes that are gathered before they are sent.
 const PIECE: usize = 64 << 10;
 
@@ -68,13 +72,14 @@ fn peeled(reader: &mut Reader, name: &str, id: &Oid) -> Result<Option<Oid>, Erro
 /// Where an answer goes.
 pub(super) struct Out {
     hand: mpsc::Sender<io::Result<Bytes>>,
+    runtime: Handle,
     gathered: Vec<u8>,
     band: Band,
 }
 
 impl Out {
     pub(super) fn new(hand: mpsc::Sender<io::Result<Bytes>>) -> Self {
-        Self { hand, gathered: Vec::new(), band: Band::None }
+        Self { hand, runtime: Handle::current(), gathered: Vec::new(), band: Band::None }
     }
 
     fn line(&mut self, text: impl AsRef<[u8]>) {
@@ -90,7 +95,12 @@ impl Out {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.hand.blocking_send(Ok(bytes.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let sent = self.hand.send(Ok(bytes.into()));
+        match self.runtime.block_on(async { tokio::time::timeout(PATIENCE, sent).await }) {
+            Ok(Ok(())) => Ok(()),
+            // Gone, or as good as: it holds the place of another.
+            _ => Err(io::ErrorKind::BrokenPipe.into()),
+        }
     }
 
     /// Says why there is no more.
@@ -102,7 +112,7 @@ impl Out {
         // A client that is gone need not know.
         let _ = self.send();
         if self.band == Band::None {
-            let _ = self.hand.blocking_send(Err(io::Error::other("the pack cannot be made")));
+            let _ = self.hand.try_send(Err(io::Error::other("the pack cannot be made")));
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::git::{self, Repository};
 /// The largest request that is read, in bytes.
 const LARGEST: usize = 8 << 20;
 /// Packs that are made at the same time; others wait.
-const PACKS: usize = 2;
+const PACKS: usize = 4;
 /// Pieces of an answer that wait for a client.
 const WAITING: usize = 4;
 
