@@ -7,7 +7,10 @@ const INODES: u64 = 128;
 
 impl Store {
     /// Refuses when `bytes` more would eat into the reserve.
-    pub(super) fn room_for(&self, bytes: u64) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Full`], or that the free space cannot be read.
+    pub fn room_for(&self, bytes: u64) -> Result<(), Error> {
         let settings = &self.inner.settings;
         let folder = &settings.folder;
         let stat = nix::sys::statvfs::statvfs(folder)

@@ -344,6 +344,14 @@ fn a_pack_that_is_cut_damaged_or_too_large_changes_nothing() {
         assert_eq!(forge.here(), [format!("{first} refs/heads/main")], "{fault}");
         forge.sound();
     }
+    // No room but what is left free for others.
+    forge.fault("");
+    let config = forge.place.read("etc/edge.toml");
+    forge.place.write("etc/edge.toml", &config.replace("[registry]\n", "[registry]\nreserve = \"1TiB\"\n"));
+    let (code, summary) = forge.sync(&[]);
+    let error = summary["git"][0]["error"].as_str().unwrap();
+    assert!(code == 1 && error.contains("is full"), "{summary}");
+    forge.place.write("etc/edge.toml", &config);
     // Killed in the middle.
     forge.fault("slow 100000");
     let mut child =

@@ -18,6 +18,8 @@ use crate::sys::progress::Item;
 
 /// The most that a list of refs may have, in bytes.
 const LARGEST_LIST: usize = 32 << 20;
+/// Bytes after which it is looked whether there is room for more.
+const LOOK: u64 = 4 << 20;
 /// Pieces of a pack that wait for the disk.
 const WAITING: usize = 4;
 const AGENT: &str = concat!("agent=edge/", env!("CARGO_PKG_VERSION"));
@@ -128,7 +130,7 @@ impl<'a> Remote<'a> {
         };
         let mut answer = self.wire.ask(&self.host(), ask).await?;
         let mut reading = Reading::of(&listing.speech);
-        let (mut lines, mut came) = (Lines::default(), 0);
+        let (mut lines, mut came, mut looked) = (Lines::default(), 0, 0);
         loop {
             let piece = answer.chunk().await.map_err(|e| broken(&url, &e))?;
             let Some(piece) = piece else { break };
@@ -139,6 +141,11 @@ impl<'a> Remote<'a> {
             if came > most {
                 let why = format!("more than {most} bytes came hint: `mirror.git-size-limit`");
                 return Err(self.unfit(&why));
+            }
+            // What the store leaves free for others is left by packs too, with an index and as much again to come.
+            if came >= looked {
+                self.wire.blocking(|store| store.room_for(2 * LOOK)).await?;
+                looked = came + LOOK;
             }
             // Without a side band the pack follows as it is.
             if reading == Reading::Bare {
