@@ -8,14 +8,14 @@ use futures_util::{StreamExt as _, stream};
 use reqwest::Url;
 use serde_json::Value;
 
-use super::charts::{self, Entry, WantedChart};
+use super::charts::{self, Dependency, WantedChart};
 use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::filter::{self, Chosen, TagChooser};
 use super::found::{self, Found};
 use super::plan::{ImageName, Plan, Reason, SourceFailure, Terms};
 use super::settings::{ChartRule, ImageRule, ManifestRule, Settings};
-use super::{CLUSTER, KUBERNETES, kubernetes};
+use super::{CLUSTER, KUBERNETES, kubernetes, oci_charts};
 use crate::oci::{Platform, Reference};
 
 /// The largest file of manifests, in bytes.
@@ -46,7 +46,12 @@ pub(super) fn platforms(settings: &Settings, of_rule: &[String]) -> Vec<Platform
 }
 
 /// Asks all sources. One that fails is noted, and the others go on.
-pub(super) async fn gather(wire: &Wire, settings: &Settings, pods: Option<Vec<Value>>) -> Gathered {
+pub(super) async fn gather(
+    wire: &Wire,
+    settings: &Settings,
+    pods: Option<Vec<Value>>,
+    dry: bool,
+) -> Gathered {
     let mut gathered = Gathered::default();
     for rule in &settings.images {
         let label = rule.label();
@@ -57,7 +62,7 @@ pub(super) async fn gather(wire: &Wire, settings: &Settings, pods: Option<Vec<Va
     }
     for rule in &settings.charts {
         let label = rule.label();
-        match chart_rule(wire, settings, rule, &label, &mut gathered).await {
+        match chart_rule(wire, settings, rule, &label, dry, &mut gathered).await {
             Ok(()) => gathered.plan.read.push(label),
             Err(failure) => gathered.failed(label, &failure),
         }
@@ -178,7 +183,7 @@ async fn image_rule(
     Ok(())
 }
 
-async fn tags(
+pub(super) async fn tags(
     wire: &Wire,
     repository: &str,
     insecure: bool,
@@ -200,6 +205,7 @@ async fn chart_rule(
     settings: &Settings,
     rule: &ChartRule,
     label: &str,
+    dry: bool,
     gathered: &mut Gathered,
 ) -> Result<(), Failure> {
     let mut queue = vec![(rule.clone(), None::<String>, 0)];
@@ -210,7 +216,14 @@ async fn chart_rule(
             continue;
         }
         if rule.oci().is_some() {
-            oci_chart(wire, settings, &rule, label, by, gathered).await?;
+            for (depends, title) in
+                oci_charts::want(wire, settings, &rule, (label, by), dry, gathered).await?
+            {
+                if depth < DEPTH {
+                    let rules = dependencies(&rule, &depends, &title);
+                    queue.extend(rules.map(|(rule, by)| (rule, Some(by), depth + 1)));
+                }
+            }
             continue;
         }
         let index = match indexes.get(&rule.repository) {
@@ -224,7 +237,8 @@ async fn chart_rule(
         for (chart, entry) in charts::choose(&index, &rule, label, by.as_deref()).map_err(Failure::Chart)? {
             if rule.dependencies && depth < DEPTH {
                 queue.extend(
-                    dependencies(&rule, &chart, &entry).map(|(rule, by)| (rule, Some(by), depth + 1)),
+                    dependencies(&rule, &entry.dependencies, &chart.title())
+                        .map(|(rule, by)| (rule, Some(by), depth + 1)),
                 );
             }
             gathered.want_chart(chart);
@@ -252,16 +266,16 @@ impl Gathered {
 /// The charts that one depends on, as rules: the newest version that fits.
 fn dependencies<'a>(
     rule: &'a ChartRule,
-    chart: &'a WantedChart,
-    entry: &'a Entry,
+    listed: &'a [Dependency],
+    title: &'a str,
 ) -> impl Iterator<Item = (ChartRule, String)> + 'a {
-    let elsewhere = entry.dependencies.iter().filter(|dependency| {
+    let elsewhere = listed.iter().filter(|dependency| {
         let repository = &dependency.repository;
         repository.starts_with("http://")
             || repository.starts_with("https://")
             || repository.starts_with("oci://")
     });
-    elsewhere.map(|dependency| {
+    elsewhere.map(move |dependency| {
         let rule = ChartRule {
             repository: dependency.repository.clone(),
             name: Some(dependency.name.clone()),
@@ -269,37 +283,8 @@ fn dependencies<'a>(
             latest: Some(1),
             ..rule.clone()
         };
-        (rule, format!("dependency of {}", chart.title()))
+        (rule, format!("dependency of {title}"))
     })
-}
-
-/// A chart in a registry: its versions are tags, with `_` for `+`.
-async fn oci_chart(
-    wire: &Wire,
-    settings: &Settings,
-    rule: &ChartRule,
-    label: &str,
-    by: Option<String>,
-    gathered: &mut Gathered,
-) -> Result<(), Failure> {
-    let (base, name) = (rule.oci().unwrap_or_default(), rule.name.as_deref().unwrap_or_default());
-    let reference = super::settings::repository_of(&format!("{base}/{name}")).map_err(Failure::Stopped)?;
-    let repository = reference.repository();
-    let range = rule.versions.as_deref().map(filter::range).transpose().map_err(Failure::Stopped)?;
-    let mut fit: Vec<String> = tags(wire, &repository, rule.insecure, gathered).await?;
-    fit.retain(|tag| {
-        let version = filter::version(&tag.replace('_', "+"));
-        version.is_some_and(|version| range.as_ref().is_none_or(|range| range.matches(&version)))
-    });
-    fit.sort_by(|a, b| filter::newest_first(a, b));
-    fit.truncate(rule.latest.map_or(usize::MAX, |n| n as usize));
-    let by = by.unwrap_or_else(|| charts::why(rule));
-    let terms = Terms { insecure: rule.insecure, platforms: platforms(settings, &[]), ..Terms::default() };
-    for tag in fit {
-        let image = ImageName { repository: repository.clone(), name: tag };
-        gathered.plan.want(image, Reason { rule: label.to_owned(), by: by.clone() }, terms.clone());
-    }
-    Ok(())
 }
 
 /// The images of files, folders and addresses of manifests.

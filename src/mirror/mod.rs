@@ -5,7 +5,7 @@
 //! - `gather`: asks each source what it wants: lists of tags, indexes, manifests, pods; `found`, `package` read (pure)
 //! - `plan`: what is wanted and why (pure)
 //! - `git`: git repositories, which are no blobs and lie beside the store
-//! - `image`, `attached`, `charts`: one thing at a time; `fetch`, `pace`: how bytes come
+//! - `image`, `attached`, `charts`, `oci_charts`: one thing at a time; `fetch`, `pace`: how bytes come
 //! - `run`: a whole run, which ends with one new generation of the owner `mirror`; `bring`: one image of it; `summary`:
 //!   what is told of it; `next`: what it leaves behind; `record`: what it found
 //! - `list`: `edge mirror list` and `explain`; `prune`; `push`
@@ -26,6 +26,7 @@ mod image;
 mod kubernetes;
 pub mod list;
 mod next;
+mod oci_charts;
 mod pace;
 mod package;
 mod plan;

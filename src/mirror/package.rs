@@ -10,6 +10,7 @@ use std::io::Read as _;
 use regex_lite::Regex;
 use serde_json::Value;
 
+use super::charts::Dependency;
 use super::found::Found;
 use crate::oci::Reference;
 
@@ -41,6 +42,16 @@ pub(super) fn images(package: &[u8]) -> Result<Vec<Found>, String> {
         }
     }
     Ok(found)
+}
+
+/// What the chart in `package` depends on, from other repositories or its own.
+///
+/// # Errors
+/// That it is no package.
+pub(super) fn dependencies(package: &[u8]) -> Result<Vec<Dependency>, String> {
+    let listed = read(package)?.remove("").map(|parts| parts.chart["dependencies"].clone());
+    let listed = listed.filter(|listed| !listed.is_null());
+    listed.map_or_else(|| Ok(Vec::new()), |listed| serde_json::from_value(listed).map_err(|e| e.to_string()))
 }
 
 /// The charts of a package by their folder within it; the chart itself has the empty one.

@@ -71,7 +71,7 @@ pub async fn sync(parts: &Parts, request: &Request, progress: &Progress) -> Resu
     let read = move || Ok::<_, Error>((store.state_of(&Owner::Mirror)?, Record::read(&folder)?));
     let (before, record) = tokio::task::spawn_blocking(read).await.map_err(|_| Error::Ended)??;
 
-    let mut gathered = gather::gather(&wire, settings, parts.pods().await).await;
+    let mut gathered = gather::gather(&wire, settings, parts.pods().await, request.dry_run).await;
     let wanted_charts = chosen(&mut gathered, request);
     let charts = gather::chart_images(&wire, settings, &mut gathered, &before.charts, request.dry_run).await;
     narrow(&mut gathered, settings, request, &wanted_charts)?;

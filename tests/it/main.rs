@@ -34,6 +34,7 @@ mod mirror_faults;
 mod mirror_git;
 mod mirror_schedule;
 mod mirror_signed;
+mod mirror_sources;
 mod newer_kinds;
 mod offline_mode;
 mod offline_truth;

@@ -67,6 +67,11 @@ impl DockerRegistry {
         Self { child, port }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it.
     pub fn stop(&mut self) {
         let _ = self.child.kill();

@@ -1,0 +1,119 @@
+//! Charts in registries: their versions are tags, with `_` for `+`. They come as images do; what they refer to and
+//! depend on stands in their package, which is read where a rule asks for it.
+
+use bytes::Bytes;
+
+use super::charts::{self, Dependency};
+use super::error::Failure;
+use super::fetch::{Source, Wire};
+use super::filter;
+use super::gather::{Gathered, platforms, tags};
+use super::image;
+use super::package;
+use super::plan::{ImageName, Reason, Terms};
+use super::settings::{ChartRule, Settings, repository_of};
+use crate::oci::chart::LARGEST;
+use crate::oci::{Descriptor, Error as OciError, ParsedManifest};
+use crate::sys::digest::Digest;
+
+/// What helm pushes a package as.
+const PACKAGE: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+
+/// A chart's dependencies, and what it is called.
+pub(super) type Depends = (Vec<Dependency>, String);
+
+/// Wants the versions of a rule, and the images that they refer to; says what they depend on.
+pub(super) async fn want(
+    wire: &Wire,
+    settings: &Settings,
+    rule: &ChartRule,
+    (label, by): (&str, Option<String>),
+    dry: bool,
+    gathered: &mut Gathered,
+) -> Result<Vec<Depends>, Failure> {
+    let (base, name) = (rule.oci().unwrap_or_default(), rule.name.as_deref().unwrap_or_default());
+    let reference = repository_of(&format!("{base}/{name}")).map_err(Failure::Stopped)?;
+    let repository = reference.repository();
+    let range = rule.versions.as_deref().map(filter::range).transpose().map_err(Failure::Stopped)?;
+    let mut fit: Vec<String> = tags(wire, &repository, rule.insecure, gathered).await?;
+    fit.retain(|tag| {
+        let version = filter::version(&tag.replace('_', "+"));
+        version.is_some_and(|version| range.as_ref().is_none_or(|range| range.matches(&version)))
+    });
+    fit.sort_by(|a, b| filter::newest_first(a, b));
+    fit.truncate(rule.latest.map_or(usize::MAX, |n| n as usize));
+    let by = by.unwrap_or_else(|| charts::why(rule));
+    let terms = Terms { insecure: rule.insecure, platforms: platforms(settings, &[]), ..Terms::default() };
+    for tag in &fit {
+        let image = ImageName { repository: repository.clone(), name: tag.clone() };
+        gathered.plan.want(image, Reason { rule: label.to_owned(), by: by.clone() }, terms.clone());
+    }
+    let mut depends = Vec::new();
+    if !rule.images && !rule.dependencies {
+        return Ok(depends);
+    }
+    let source = Source::of(&repository, rule.insecure);
+    for tag in &fit {
+        let package = fetch(wire, &source, tag, dry).await?;
+        let read = move || Ok((package::images(&package)?, package::dependencies(&package)?));
+        let read = tokio::task::spawn_blocking(read).await.map_err(|_| Failure::Ended)?;
+        let (found, listed) = read.map_err(Failure::Chart)?;
+        let title = format!("{name}-{}", tag.replace('_', "+"));
+        if rule.images {
+            gathered.want_found(settings, found, label, &format!("chart {title}"), rule.insecure);
+        }
+        if rule.dependencies {
+            depends.push((listed, title));
+        }
+    }
+    Ok(depends)
+}
+
+/// The package of a chart: from the store, where it is put first unless `dry`.
+async fn fetch(wire: &Wire, source: &Source, tag: &str, dry: bool) -> Result<Bytes, Failure> {
+    let digest = image::resolve(wire, source, tag).await?;
+    let parsed = match image::here(wire, &digest).await? {
+        Some(known) => known.parsed,
+        None => {
+            let ask = async || wire.client.manifest(&source.upstream, &source.path, digest.as_str()).await;
+            let fetched = wire.ask(&source.upstream.host, ask).await?;
+            ParsedManifest::parse(&fetched.bytes, &fetched.media_type)?
+        }
+    };
+    let title = format!("{}/{}:{tag}", source.upstream.host, source.path);
+    let layer = parsed.blobs().find(|blob| blob.media_type == PACKAGE);
+    let layer = layer.ok_or_else(|| Failure::Chart(format!("`{title}` is no chart")))?;
+    if layer.size > LARGEST as u64 {
+        return Err(Failure::Chart(format!(
+            "`{title}` has {} bytes hint: the most is {LARGEST}",
+            layer.size
+        )));
+    }
+    if !dry {
+        wire.blob(source, layer, &title).await?;
+    }
+    let wanted = layer.digest.clone();
+    let here = wire.blocking(move |store| store.blob(None, &wanted)?.map(|blob| blob.read()).transpose());
+    match here.await? {
+        Some(bytes) => Ok(bytes.into()),
+        None => in_memory(wire, source, layer).await,
+    }
+}
+
+async fn in_memory(wire: &Wire, source: &Source, layer: &Descriptor) -> Result<Bytes, Failure> {
+    let host = &source.upstream.host;
+    let ask = async || wire.client.blob(&source.upstream, &source.path, &layer.digest, 0).await;
+    let (mut coming, mut bytes) = (wire.ask(host, ask).await?, Vec::new());
+    let url = layer.digest.to_string();
+    while let Some(piece) = coming.next().await? {
+        wire.came(piece.len()).await;
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > layer.size {
+            return Err(OciError::TooLarge { url, most: layer.size }.into());
+        }
+    }
+    if Digest::of(layer.digest.algorithm(), &bytes) != layer.digest {
+        return Err(OciError::Digest { url }.into());
+    }
+    Ok(bytes.into())
+}
