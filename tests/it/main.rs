@@ -29,6 +29,7 @@ mod join;
 mod link;
 mod mirror;
 mod mirror_charts;
+mod mirror_cluster;
 mod mirror_cut;
 mod mirror_faults;
 mod mirror_git;
