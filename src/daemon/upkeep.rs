@@ -71,6 +71,8 @@ impl Upkeep {
 async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: Part, stop: Arc<AtomicBool>) {
     let started = Instant::now();
     let mut collected = None;
+    // What is wrong after the last collection and after the last verification: neither clears the other's.
+    let (mut uncollected, mut damaged) = (None, None);
     part.good();
     loop {
         let settings = changed.borrow_and_update().clone();
@@ -95,27 +97,26 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
             collected = Some(Instant::now());
             continue;
         }
-        let done = if collect_at <= verify_at {
+        if collect_at <= verify_at {
             collected = Some(Instant::now());
-            collect(&place).await
+            uncollected = collect(&place).await.err().map(|error| error.message);
         } else {
-            verify(&place, &settings, &stop).await
-        };
-        match done {
-            Ok(None) => part.good(),
-            Ok(Some(left)) => part.trouble(left),
-            Err(error) => part.trouble(error.message),
+            damaged = verify(&place, &settings, &stop).await.unwrap_or_else(|error| Some(error.message));
+        }
+        match damaged.as_ref().or(uncollected.as_ref()) {
+            None => part.good(),
+            Some(why) => part.trouble(why.clone()),
         }
     }
 }
 
-async fn collect(place: &Place) -> Result<Option<String>, TaskError> {
+async fn collect(place: &Place) -> Result<(), TaskError> {
     let done = stores::collect(place, false).await?;
     let (blobs, bytes) = (done["remove"].as_array().map_or(0, Vec::len), done["bytes"].as_u64());
     if blobs > 0 {
         tracing::info!(blobs, bytes, evicted = %done["evict"], "removed what nobody needs");
     }
-    Ok(None)
+    Ok(())
 }
 
 /// How long until verification is due. Where nothing was ever stored, as long as it takes.
