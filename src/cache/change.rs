@@ -45,6 +45,8 @@ pub struct NewChange {
     pub uid: String,
     /// Such as `status`; empty for the object itself.
     pub subresource: String,
+    /// The identity of the client that made it; empty for kubelet and edge itself.
+    pub author: String,
     /// The cloud's object before the first local edit, as JSON.
     pub base: Option<Vec<u8>>,
     /// What to send, as JSON; for [`ChangeKind::Patch`] the cached object is compared with `base`.
@@ -67,7 +69,8 @@ pub struct Change {
 }
 
 const COLUMNS: &str =
-    "id, kind, resource, namespace, name, uid, subresource, at, attempts, error, base, body";
+    "id, kind, resource, namespace, name, uid, subresource, at, attempts, error, base, body,
+     COALESCE((SELECT identity FROM author WHERE author.change = change.id), '')";
 
 impl Change {
     pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -80,6 +83,7 @@ impl Change {
                 key,
                 uid: row.get(5)?,
                 subresource: row.get(6)?,
+                author: row.get(12)?,
                 base: row.get(10)?,
                 body: row.get(11)?,
             },
@@ -190,7 +194,35 @@ impl Writer {
                 change.base,
                 change.body
             ])?;
-        Ok(self.db().last_insert_rowid())
+        let id = self.db().last_insert_rowid();
+        if !change.author.is_empty() {
+            self.db()
+                .prepare_cached("INSERT OR REPLACE INTO author (change, identity) VALUES (?, ?)")?
+                .execute(params![id, change.author])?;
+        }
+        Ok(id)
+    }
+
+    /// The cloud has let `identity` write this part of a resource.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn note_written(&self, identity: &str, resource: &str, subresource: &str) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached(
+                "INSERT OR IGNORE INTO written (identity, resource, subresource) VALUES (?, ?, ?)",
+            )?
+            .execute([identity, resource, subresource])?;
+        Ok(())
+    }
+
+    /// Whether the cloud has ever let `identity` write this part of a resource.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn has_written(&self, identity: &str, resource: &str, subresource: &str) -> Result<bool, CacheError> {
+        let sql = "SELECT 1 FROM written WHERE identity = ? AND resource = ? AND subresource = ?";
+        Ok(self.db().prepare_cached(sql)?.exists([identity, resource, subresource])?)
     }
 
     /// Replaces what a waiting change will send.

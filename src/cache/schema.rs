@@ -6,7 +6,7 @@
 use rusqlite::Connection;
 
 /// One step a version; step N brings a file of version N to N + 1. A step that was released is never changed.
-pub(super) const STEPS: [&str; 2] = [
+pub(super) const STEPS: [&str; 3] = [
     "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
     CREATE TABLE identity (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -83,6 +83,18 @@ pub(super) const STEPS: [&str; 2] = [
         object TEXT NOT NULL,       -- what a change was about that the cloud did not take
         why TEXT NOT NULL,
         at INTEGER NOT NULL);
+",
+    "
+    CREATE TABLE author (
+        change INTEGER PRIMARY KEY, -- a change that a client other than kubelet made
+        identity TEXT NOT NULL);
+    CREATE TRIGGER author_gone AFTER DELETE ON change
+        BEGIN DELETE FROM author WHERE change = OLD.id; END;
+    CREATE TABLE written (
+        identity TEXT NOT NULL,     -- whom the cloud has let write this
+        resource TEXT NOT NULL,
+        subresource TEXT NOT NULL,
+        PRIMARY KEY (identity, resource, subresource)) WITHOUT ROWID;
 ",
 ];
 

@@ -9,7 +9,7 @@ use super::schema::{STEPS, migrate_by};
 use super::*;
 
 /// One database for each version that was released.
-const FIXTURES: [&str; 1] = [include_str!("fixtures/v1.sql")];
+const FIXTURES: [&str; 2] = [include_str!("fixtures/v1.sql"), include_str!("fixtures/v2.sql")];
 
 fn with_steps(steps: &[&str]) -> Connection {
     let mut connection = Connection::open_in_memory().unwrap();

@@ -205,7 +205,11 @@ impl Writer {
         self.mark_synced(scope, "", "")
     }
 
-    fn has_read(&self, identity: &str, key: &ObjectKey) -> Result<bool, CacheError> {
+    /// Whether `identity` has read the object.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn has_read(&self, identity: &str, key: &ObjectKey) -> Result<bool, CacheError> {
         Ok(self
             .db()
             .prepare_cached(

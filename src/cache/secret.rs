@@ -146,6 +146,26 @@ impl Reader {
             .optional()?)
     }
 
+    /// The newest token of a pod for the API server, as the answer to a TokenRequest.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn pod_token(
+        &self,
+        namespace: &str,
+        account: &str,
+        uid: &str,
+    ) -> Result<Option<Vec<u8>>, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached(
+                "SELECT body FROM token WHERE namespace = ? AND account = ? AND audiences = '' AND bound = ?
+                 ORDER BY at DESC LIMIT 1",
+            )?
+            .query_row(params![namespace, account, format!("Pod/{uid}")], |row| row.get(0))
+            .optional()?)
+    }
+
     /// Whom the cloud took the bearer of this token (its SHA-256 in hex) for.
     ///
     /// # Errors

@@ -199,6 +199,7 @@ async fn clearing_keeps_what_waits_for_the_cloud() {
                 key: pod("a", "1").key,
                 uid: "uid-a".into(),
                 subresource: "status".into(),
+                author: String::new(),
                 base: Some(b"{}".to_vec()),
                 body: None,
             })?;

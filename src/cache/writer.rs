@@ -290,7 +290,7 @@ impl Writer {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.db().execute_batch(
             "DELETE FROM member; DELETE FROM scope; DELETE FROM document; DELETE FROM token;
-             DELETE FROM caller; DELETE FROM verifier; DELETE FROM refused;
+             DELETE FROM caller; DELETE FROM verifier; DELETE FROM refused; DELETE FROM written;
              DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM change
                  WHERE change.resource = object.resource AND change.namespace = object.namespace
                    AND change.name = object.name);

@@ -78,6 +78,40 @@ pub fn edit(
     subresource: &str,
     input: &Input,
 ) -> Result<Found, CacheError> {
+    edit_by(writer, edits, "", key, subresource, input)
+}
+
+/// The status of an object, told by a client other than kubelet: what it has read, and what the cloud has let it write.
+/// It is told to the cloud in the client's own name, so its token must be known.
+pub fn status(
+    writer: &mut Writer,
+    edits: &mut Vec<Edit>,
+    author: &str,
+    key: &ObjectKey,
+    input: &Input,
+) -> Result<Found, CacheError> {
+    let refuse =
+        |why: &str| Ok(failed(Failure::unavailable(format!("the cloud is away and {why}"), Some(5))));
+    if !writer.has_read(author, key)? {
+        return refuse("this client never read the object while it was there");
+    }
+    if !writer.has_written(author, &key.resource, "status")? {
+        return refuse("it never let this client write such a status while it was there");
+    }
+    if outbox::PodIdentity::of(author).is_none() {
+        return refuse("only pods of this node may tell a status here");
+    }
+    edit_by(writer, edits, author, key, "status", input)
+}
+
+fn edit_by(
+    writer: &mut Writer,
+    edits: &mut Vec<Edit>,
+    author: &str,
+    key: &ObjectKey,
+    subresource: &str,
+    input: &Input,
+) -> Result<Found, CacheError> {
     let Some((_, known)) = writer.object(key)? else { return missing(writer, key) };
     if let Some(uid) = input.uid().filter(|uid| *uid != known.uid) {
         return Ok(conflict(key, uid, &known.uid));
@@ -91,7 +125,7 @@ pub fn edit(
     }
     let object = Object { body: edited, ..known.clone() };
     writer.put_local(&[], &object)?;
-    keep_change(writer, key, subresource, &known, &object)?;
+    keep_change(writer, author, key, subresource, &known, &object)?;
     if key.resource == "v1/pods" {
         endpoints::follow(writer, edits, &object)?;
     }
@@ -127,6 +161,7 @@ fn settle(mut edited: Value, known: &Value, subresource: &str) -> Value {
 /// Edits of one object add up: the first keeps the cloud's object, later ones find it kept.
 fn keep_change(
     writer: &Writer,
+    author: &str,
     key: &ObjectKey,
     subresource: &str,
     base: &Object,
@@ -146,6 +181,7 @@ fn keep_change(
         key: key.clone(),
         uid: base.uid.clone(),
         subresource: subresource.to_owned(),
+        author: author.to_owned(),
         base: Some(base.body.to_string().into_bytes()),
         body: None,
     })?;
@@ -187,6 +223,7 @@ pub fn create(
         key: key.clone(),
         uid: object.uid.clone(),
         subresource: String::new(),
+        author: String::new(),
         base: None,
         body: Some(object.body.to_string().into_bytes()),
     })?;
@@ -225,7 +262,7 @@ pub fn replace(
     let Some((_, known)) = writer.object(key)? else { return missing(writer, key) };
     let object = Object { body: settle(body, &known.body, ""), ..known.clone() };
     writer.put_local(&[], &object)?;
-    keep_change(writer, key, "", &known, &object)?;
+    keep_change(writer, "", key, "", &known, &object)?;
     let answer = object.body.clone();
     edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
     Ok(Found::Done(StatusCode::OK, Box::new(answer)))
@@ -259,6 +296,7 @@ pub fn delete(
             key: key.clone(),
             uid: known.uid.clone(),
             subresource: String::new(),
+            author: String::new(),
             base: None,
             body: Some(
                 json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,

@@ -2,7 +2,7 @@
 //!
 //! Decides nothing about who may read: the cloud does, and `caller` while it is away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::{StatusCode, header};
@@ -43,6 +43,8 @@ pub struct Refusal {
 #[derive(Debug, Default)]
 pub struct Clients {
     seen: Mutex<HashMap<String, Seen>>,
+    /// Whose statuses of which resources the cloud has taken, and in which epoch of the cache.
+    told: Mutex<HashSet<(String, String, u64)>>,
 }
 
 impl Clients {
@@ -64,6 +66,15 @@ impl Clients {
             entry.refused += 1;
             entry.last = Some(Refusal { request: describe(call), code: code.as_u16(), at: now });
         }
+    }
+
+    /// Whether the cloud takes a status of this resource from this client for the first time.
+    pub fn is_first_status(&self, identity: &str, resource: &str, epoch: u64) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= REMEMBERED {
+            told.clear();
+        }
+        told.insert((identity.to_owned(), resource.to_owned(), epoch))
     }
 
     /// All that were seen, by identity.

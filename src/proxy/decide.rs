@@ -24,6 +24,8 @@ pub enum Local {
     Lease,
     /// A patch or new status of an object that is known here.
     Edit,
+    /// The status of an object, told by another client than kubelet: an operator.
+    Status,
     /// The deletion of a pod whose containers are gone.
     DeletePod,
     /// The mirror of a static pod.
@@ -99,7 +101,10 @@ fn decide_offline(request: &ResourceRequest, who: Who) -> Action {
         }
         ("certificates.k8s.io", "certificatesigningrequests", _, _) => Action::Refuse(Refusal::Offline),
         (_, _, "", Verb::Get | Verb::List | Verb::Watch) => Action::Replay,
+        // What is read there is the whole object.
+        (_, _, "status", Verb::Get) => Action::Replay,
         (_, _, _, _) if who == Who::Kubelet => decide_kubelet_write(request, subresource),
+        (_, _, "status", Verb::Patch | Verb::Update) => Action::Local(Local::Status),
         _ => Action::Refuse(Refusal::Offline),
     }
 }
@@ -179,6 +184,7 @@ mod tests {
         ("POST", "/apis/certificates.k8s.io/v1beta1/namespaces/a/podcertificaterequests", "", OFFLINE),
         ("GET", "/apis/certificates.k8s.io/v1beta1/clustertrustbundles", "watch=true", Action::Replay),
         ("POST", "/apis/resource.k8s.io/v1/resourceslices", "", OFFLINE),
+        ("GET", "/api/v1/namespaces/a/pods/p/status", "", Action::Replay),
         ("GET", "/api/v1/namespaces/a/pods/p/log", "", OFFLINE),
         ("POST", "/api/v1/namespaces/a/pods/p/exec", "command=sh", OFFLINE),
         ("DELETE", "/api/v1/namespaces/a/configmaps/c", "", OFFLINE),
@@ -204,11 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn others_offline_read_beat_and_tell_and_nothing_else() {
+    fn others_offline_read_beat_tell_and_say_how_things_are_and_nothing_else() {
         for (method, path, query, kubelet) in KUBELET {
             let expected = match kubelet {
                 Action::Replay => Action::Replay,
                 Action::Local(Local::Lease | Local::Event) => *kubelet,
+                Action::Local(Local::Edit) if path.ends_with("/status") => Action::Local(Local::Status),
                 _ => OFFLINE,
             };
             let request = Request::parse(method, path, query);

@@ -35,6 +35,14 @@ impl Shared {
         Some(Recording::new(self.cache.clone(), intake, gzip))
     }
 
+    /// What a client has told once, the cloud lets it tell: in an outage it is taken here.
+    fn note_written(&self, identity: &str, resource: &str) {
+        let (identity, resource) = (identity.to_owned(), resource.to_owned());
+        if self.clients.is_first_status(&identity, &resource, self.cache.epoch()) {
+            self.cache.record(64, move |writer| writer.note_written(&identity, &resource, "status"));
+        }
+    }
+
     fn intake(
         &self,
         call: &Call,
@@ -72,6 +80,9 @@ impl Shared {
                 })))
             }
             (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK) => {
+                if let (Some("status"), Caller::Bearer(_)) = (subresource, &call.caller) {
+                    self.note_written(&identity, &decoder.resource);
+                }
                 let (key, single) = (key_of(request), Single::Written);
                 Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
             }

@@ -64,6 +64,7 @@ impl LocalWrites {
         let done = match local {
             Local::Lease => self.leases.answer(&self.cache, caller, write.request, &input).await,
             Local::Edit => self.edit(key, write.request.subresource.clone(), input).await,
+            Local::Status => self.status(key, caller.identity(), input).await,
             Local::DeletePod => self.delete_pod(key, input).await,
             Local::MirrorPod => self.create_pod(key, input).await,
             Local::CsiNode => self.csi_node(key, write.request.verb, input).await,
@@ -129,6 +130,10 @@ impl LocalWrites {
     async fn edit(&self, key: ObjectKey, subresource: Option<String>, input: Input) -> Answer {
         let subresource = subresource.unwrap_or_default();
         self.commit(move |writer, edits| apply::edit(writer, edits, &key, &subresource, &input)).await
+    }
+
+    async fn status(&self, key: ObjectKey, author: String, input: Input) -> Answer {
+        self.commit(move |writer, edits| apply::status(writer, edits, &author, &key, &input)).await
     }
 
     async fn delete_pod(&self, key: ObjectKey, input: Input) -> Answer {

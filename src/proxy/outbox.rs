@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::{Value, json};
 
 use super::upstream::{As, UpBody, Upstream};
 use crate::cache::{Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
-use crate::kube::{GroupVersionResource, codec, meta, patch};
+use crate::kube::{GroupVersionResource, codec, meta, patch, schema};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;
@@ -170,12 +170,21 @@ impl Outbox {
     }
 
     async fn send(&self, change: &Change, body: &Value) -> Result<Fate, Gone> {
-        let request = match request(change, body) {
+        let mut request = match request(change, body) {
             Ok(request) => request,
             Err(why) => return Ok(Fate::Never(why)),
         };
+        let mut who = As::Node;
+        if !change.what.author.is_empty() {
+            who = As::Bearer;
+            match self.token_of(&change.what.author).await.map_err(|e| Gone(e.to_string()))? {
+                Some(bearer) => drop(request.headers_mut().insert(header::AUTHORIZATION, bearer)),
+                // Its pod is gone, and its tokens with it.
+                None => return Ok(Fate::Gone("who told it is not on this node any more".to_owned())),
+            }
+        }
         let exchange = async {
-            let (answer, _place) = self.upstream.send(As::Node, request).await.map_err(|e| e.to_string())?;
+            let (answer, _place) = self.upstream.send(who, request).await.map_err(|e| e.to_string())?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?;
             Ok::<_, String>((head.status, body.to_bytes()))
@@ -184,6 +193,19 @@ impl Outbox {
         let (code, bytes) =
             tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| late())?.map_err(Gone)?;
         Ok(fate(change, code, &bytes))
+    }
+
+    /// The newest token of a client on this node, as a header: what it told is told in its name.
+    async fn token_of(&self, identity: &str) -> Result<Option<HeaderValue>, CacheError> {
+        let Some(pod) = PodIdentity::of(identity) else { return Ok(None) };
+        let found = self.cache.read(move |r| r.pod_token(&pod.namespace, &pod.account, &pod.uid)).await?;
+        let answer: Option<Value> = found.and_then(|body| serde_json::from_slice(&body).ok());
+        let token = answer.as_ref().and_then(|a| a.pointer("/status/token")).and_then(Value::as_str);
+        Ok(token.and_then(|token| {
+            let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+            bearer.set_sensitive(true);
+            Some(bearer)
+        }))
     }
 
     /// The cloud has it. If the object was edited again meanwhile, the rest still waits, against what
@@ -223,6 +245,23 @@ impl Outbox {
     }
 }
 
+/// A service account in a pod, as the identity of its token says it.
+pub struct PodIdentity {
+    namespace: String,
+    account: String,
+    uid: String,
+}
+
+impl PodIdentity {
+    /// `None` of any other identity.
+    pub fn of(identity: &str) -> Option<Self> {
+        let (account, uid) = identity.strip_prefix("system:serviceaccount:")?.split_once('/')?;
+        let (namespace, account) = account.split_once(':')?;
+        let own = str::to_owned;
+        (!uid.is_empty()).then(|| Self { namespace: own(namespace), account: own(account), uid: own(uid) })
+    }
+}
+
 /// What is sent for a change, with the object it was computed from.
 enum Sent {
     Nothing,
@@ -244,8 +283,13 @@ pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>,
         }
         object
     };
-    let made = patch::diff(&strip(base), &strip(now));
-    let Some(mut patch) = made.map_err(|e| CacheError::Refused(e.to_string()))? else { return Ok(None) };
+    let (base, now) = (strip(base), strip(now));
+    let word = |field: &str| base.get(field).and_then(Value::as_str).unwrap_or_default();
+    let made = match schema::kind(word("apiVersion"), word("kind")) {
+        Some(_) => patch::diff(&base, &now).map_err(|e| CacheError::Refused(e.to_string()))?,
+        None => patch::merge_diff(&base, &now),
+    };
+    let Some(mut patch) = made else { return Ok(None) };
     patch["metadata"]["uid"] = json!(uid);
     Ok(Some(patch))
 }
@@ -262,6 +306,10 @@ fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
         path.push_str(&change.what.subresource);
     }
     let (method, kind) = match change.what.kind {
+        // Custom resources have no merge keys: their API server takes no strategic patch.
+        ChangeKind::Patch if schema::kind_of(&gvr.api_version(), &gvr.resource).is_none() => {
+            (Method::PATCH, "application/merge-patch+json")
+        }
         ChangeKind::Patch => (Method::PATCH, "application/strategic-merge-patch+json"),
         ChangeKind::Create => (Method::POST, "application/json"),
         ChangeKind::Delete => (Method::DELETE, "application/json"),
@@ -334,6 +382,7 @@ mod tests {
             key,
             uid: "u".into(),
             subresource: "status".into(),
+            author: String::new(),
             base: None,
             body: None,
         };

@@ -235,7 +235,7 @@ fn the_address_for_pods_comes_back_whoever_takes_it() -> Result<()> {
 #[test]
 fn what_is_left_out_is_not_kept_and_what_is_turned_off_is_shown_as_it_is() -> Result<()> {
     let mut scene = scene()?;
-    scene.edge.run(&scene.node, &["config", "set", "proxy.clients.leave-out", "configmaps"])?;
+    scene.edge.run(&scene.node, &["config", "set", "proxy.clients.leave-out=configmaps"])?;
     scene.edge.stop();
     scene.edge.start(&scene.node)?;
     scene.wait_link("online");
@@ -249,7 +249,7 @@ fn what_is_left_out_is_not_kept_and_what_is_turned_off_is_shown_as_it_is() -> Re
     scene.wait_link("online");
 
     // kubelet runs all the while: it must not go on with the address that nobody serves any more.
-    scene.edge.run(&scene.node, &["config", "set", "proxy.in-cluster", "false"])?;
+    scene.edge.run(&scene.node, &["config", "set", "proxy.in-cluster=false"])?;
     scene.edge.stop();
     scene.edge.start(&scene.node)?;
     scene.wait_link("online");
@@ -331,6 +331,7 @@ fn clients_that_watch_everything_over_a_link_that_flaps() -> Result<()> {
         ensure!(maps >= 2000, "{maps}");
         Ok(())
     });
+    ensure!(reads(&scene)?.len() >= 2000, "before the link flaps");
     scene.cluster.flap(Cut::Refuse, 4, seconds(3), seconds(3))?;
     scene.cluster.cut(Cut::Drop)?;
     scene.wait_link("offline");

@@ -25,6 +25,7 @@ mod eviction;
 mod house;
 mod incluster;
 mod incluster_network;
+mod incluster_operator;
 mod join;
 mod link;
 mod mirror;

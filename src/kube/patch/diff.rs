@@ -22,6 +22,27 @@ pub fn diff(base: &Value, now: &Value) -> Result<Option<Value>, Error> {
     Ok((!patch.is_empty()).then_some(Value::Object(patch)))
 }
 
+/// The merge patch (RFC 7386) that turns `base` into `now`, for kinds of which nothing is known; `None` if they say the
+/// same. A null is the same as an absent field.
+pub fn merge_diff(base: &Value, now: &Value) -> Option<Value> {
+    let (Value::Object(base), Value::Object(now)) = (base, now) else {
+        return (base != now).then(|| without_nulls(now));
+    };
+    let mut patch = Object::new();
+    for (key, old) in base.iter().filter(|(_, value)| !value.is_null()) {
+        match now.get(key).filter(|value| !value.is_null()) {
+            None => drop(patch.insert(key.clone(), Value::Null)),
+            Some(new) => drop(merge_diff(old, new).map(|inner| patch.insert(key.clone(), inner))),
+        }
+    }
+    for (key, new) in now.iter().filter(|(_, value)| !value.is_null()) {
+        if base.get(key).is_none_or(Value::is_null) {
+            patch.insert(key.clone(), without_nulls(new));
+        }
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
 fn objects(base: &Object, now: &Object, place: Place) -> Object {
     let mut patch = Object::new();
     for (key, old) in base.iter().filter(|(_, value)| !value.is_null()) {

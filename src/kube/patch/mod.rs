@@ -9,7 +9,7 @@ mod strategic;
 #[cfg(test)]
 mod tests;
 
-pub use diff::diff;
+pub use diff::{diff, merge_diff};
 
 use serde_json::{Map, Value};
 

@@ -262,3 +262,15 @@ fn wild() -> impl Strategy<Value = Value> {
         prop_oneof![prop::collection::vec(inner, 0..4).prop_map(Value::Array), map.prop_map(|m| json!(m))]
     })
 }
+
+#[test]
+fn a_merge_patch_of_what_is_not_known_leads_from_one_to_the_other() {
+    let base = json!({"kind": "Widget", "status": {"phase": "A", "old": 1, "list": [1, 2], "deep": {"x": 1, "y": 2}}});
+    let now =
+        json!({"kind": "Widget", "status": {"phase": "B", "list": [2], "deep": {"x": 1}, "new": {"z": 3}}});
+    let patch = merge_diff(&base, &now).unwrap();
+    assert_eq!(patch["status"]["deep"], json!({"y": null}));
+    assert!(patch.get("kind").is_none());
+    assert_eq!(apply(PatchType::Merge, &base, &patch).unwrap(), now);
+    assert_eq!(merge_diff(&now, &now), None);
+}
