@@ -1,6 +1,6 @@
 //! When something was last used: kept in memory and written now and then, to spare flash.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,27 +14,36 @@ const MANY: usize = 4096;
 const COARSE: i64 = 3600;
 
 #[derive(Default)]
-pub(super) struct Used {
+pub(super) struct Used(Mutex<Noted>);
+
+#[derive(Default)]
+struct Noted {
     /// By blob: since when it counts as in use by somebody who may name it in a manifest soon.
-    recent: Mutex<HashMap<i64, Instant>>,
+    recent: HashMap<i64, Instant>,
+    /// Those of them that are not written yet.
+    unwritten: HashSet<i64>,
 }
 
 impl Store {
     /// Notes that a blob was asked for or stored just now.
     pub(super) fn touch(&self, blob: i64) {
-        let mut recent = self.inner.used.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.insert(blob, Instant::now());
-        let many = recent.len() > MANY;
-        drop(recent);
+        let mut noted = self.noted();
+        noted.recent.insert(blob, Instant::now());
+        noted.unwritten.insert(blob);
+        let many = noted.unwritten.len() > MANY;
+        drop(noted);
         if many && let Err(error) = self.flush_used() {
             tracing::warn!(%error, "cannot note what was used");
         }
     }
 
+    fn noted(&self) -> std::sync::MutexGuard<'_, Noted> {
+        self.inner.used.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Blobs that were used in this process within `period`; older ones are forgotten.
     pub(super) fn recently_used(&self, period: Duration) -> Vec<i64> {
-        let recent = self.inner.used.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().filter(|(_, at)| at.elapsed() < period).map(|(id, _)| *id).collect()
+        self.noted().recent.iter().filter(|(_, at)| at.elapsed() < period).map(|(id, _)| *id).collect()
     }
 
     /// Writes what was used since the last time; called now and then, and before the end.
@@ -42,10 +51,10 @@ impl Store {
     /// # Errors
     /// Where the database cannot be written to.
     pub fn flush_used(&self) -> Result<(), Error> {
-        let mut recent = self.inner.used.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let ids: Vec<i64> = recent.keys().copied().collect();
-        recent.retain(|_, at| at.elapsed() < Duration::from_secs(600));
-        drop(recent);
+        let mut noted = self.noted();
+        let ids = std::mem::take(&mut noted.unwritten);
+        noted.recent.retain(|_, at| at.elapsed() < Duration::from_secs(600));
+        drop(noted);
         if ids.is_empty() {
             return Ok(());
         }

@@ -120,7 +120,10 @@ async fn the_daemon_collects_and_verifies_by_itself() {
         while Instant::now() < until {
             let status = daemon.status().unwrap();
             let parts = status["parts"].as_array().unwrap();
-            assert!(parts.iter().any(|part| part["part"] == "store" && part["state"] == "trouble"), "{status}");
+            assert!(
+                parts.iter().any(|part| part["part"] == "store" && part["state"] == "trouble"),
+                "{status}"
+            );
             std::thread::sleep(Duration::from_secs(1));
         }
     };
