@@ -1,6 +1,7 @@
 //! Git repositories: what their upstream has and is not here comes as one pack, which is checked whole before any ref
 //! changes; then all refs change in one go. What upstream drops or replaces stays, and is told.
 
+mod answer;
 mod prune;
 mod refs;
 mod remote;
@@ -206,7 +207,7 @@ async fn fetch(
     })
     .await?;
     let most = how.most.saturating_sub(here.objects.size());
-    let (hand, mut coming) = remote::Coming::channel();
+    let (hand, mut coming) = answer::Coming::channel();
     let taking = apart(move || {
         let incoming = here.incoming()?;
         let taken = git::pack::take(&mut coming, &incoming, &here.objects)?;
