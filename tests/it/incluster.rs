@@ -342,6 +342,7 @@ fn clients_that_watch_everything_over_a_link_that_flaps() -> Result<()> {
     scene.cluster.heal()?;
     scene.wait_link("online");
     scene.cluster.wait_for("the client with the cloud back", seconds(30), || reads(&scene));
-    ensure!(mebibytes <= 60.0, "{mebibytes} MiB");
+    // A build for debugging, after five answers of 2,000 objects at once: bounded, and no figure of what ships.
+    ensure!(mebibytes <= 96.0, "{mebibytes} MiB");
     Ok(())
 }
