@@ -19,6 +19,7 @@ mod discovery;
 mod endpoints;
 mod forward;
 mod frames;
+mod guests;
 mod headers;
 mod house;
 pub mod incluster;
@@ -217,8 +218,17 @@ impl Proxy {
         listener: TcpListener,
         stop: tokio::sync::watch::Receiver<bool>,
     ) -> Result<(), ProxyError> {
+        self.serve_at(listener, guests::Limits::KUBELET, stop).await
+    }
+
+    async fn serve_at(
+        &self,
+        listener: TcpListener,
+        limits: guests::Limits,
+        stop: tokio::sync::watch::Receiver<bool>,
+    ) -> Result<(), ProxyError> {
         let tls = tls::server(&self.shared.ca, self.shared.certificate.clone())?;
-        serve::serve(listener, tls, self.shared.clone(), stop).await;
+        serve::serve(listener, tls, self.shared.clone(), limits, stop).await;
         Ok(())
     }
 

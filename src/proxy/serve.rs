@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::answer::{self, Body};
@@ -20,6 +19,7 @@ use super::caller::{self, Caller};
 use super::decide::{Action, Local, Refusal, Who, decide};
 use super::forward::{Call, Outcome, Payload, decode_body};
 use super::frames::Solid;
+use super::guests::{Guest, Guests, Held, Limits, Unread};
 use super::headers::accept_of;
 use super::local::Write;
 use super::watch::LocalWatch;
@@ -30,8 +30,6 @@ use crate::link::Phase;
 
 /// Bytes of a written object at the most, as the API server has it.
 const BODY_LIMIT: usize = 3 << 20;
-/// Streams on one connection: a kubelet watches each ConfigMap and Secret by itself.
-const STREAMS: u32 = 4096;
 /// How long a TLS handshake and the first request may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long after the start requests wait for the first word on the link.
@@ -44,9 +42,11 @@ pub async fn serve(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     shared: Arc<Shared>,
+    limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
     let acceptor = TlsAcceptor::from(tls);
+    let guests = Guests::new(limits);
     let open = Arc::new(tokio::sync::Semaphore::new(tokio::sync::Semaphore::MAX_PERMITS >> 3));
     let all = open.available_permits();
     loop {
@@ -56,10 +56,11 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(guest) = guests.enter(peer.ip()) else { continue };
                 let Ok(place) = open.clone().acquire_owned().await else { break };
-                let connection = connection(stream, peer, acceptor.clone(), shared.clone(), stop.clone());
+                let (acceptor, shared, stop) = (acceptor.clone(), shared.clone(), stop.clone());
                 tokio::spawn(async move {
-                    connection.await;
+                    connection(stream, peer, (Arc::new(guest), limits), acceptor, shared, stop).await;
                     drop(place);
                 });
             }
@@ -89,6 +90,7 @@ pub async fn told(stop: &mut watch::Receiver<bool>) {
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
+    (guest, limits): (Arc<Guest>, Limits),
     acceptor: TlsAcceptor,
     shared: Arc<Shared>,
     mut stop: watch::Receiver<bool>,
@@ -106,10 +108,13 @@ async fn connection(
     };
     // The verifier has checked any certificate that was shown against the local authority.
     let has_certificate = stream.get_ref().1.peer_certificates().is_some_and(|c| !c.is_empty());
+    let first = Arc::new(Notify::new());
+    let asked = first.clone();
     let service = service_fn(move |request| {
-        let shared = shared.clone();
+        asked.notify_one();
+        let (shared, guest) = (shared.clone(), guest.clone());
         async move {
-            let answer = handle(&shared, has_certificate, request).await;
+            let answer = handle(&shared, &guest, has_certificate, request).await;
             Ok::<_, std::convert::Infallible>(answer.map(Solid))
         }
     });
@@ -120,14 +125,19 @@ async fn connection(
         .header_read_timeout(HANDSHAKE)
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(limits.alive)
+        .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(limits.window)
+        .initial_connection_window_size(4 * limits.window)
         .max_send_buf_size(256 << 10);
     let serving = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = silent(&first, HANDSHAKE) => {
+            tracing::debug!(%peer, "a connection without a request");
+            return;
+        }
         () = told(&mut stop) => {
             serving.as_mut().graceful_shutdown();
             serving.await
@@ -138,7 +148,19 @@ async fn connection(
     }
 }
 
-async fn handle(shared: &Arc<Shared>, has_certificate: bool, request: Request<Incoming>) -> Response<Body> {
+/// Ends when no first request came in time.
+async fn silent(first: &Notify, patience: Duration) {
+    if tokio::time::timeout(patience, first.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn handle(
+    shared: &Arc<Shared>,
+    guest: &Guest,
+    has_certificate: bool,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let accept = answer::Accept::parse(&accept_of(&head.headers));
     let Some(caller) = Caller::of(has_certificate, &head.headers) else {
@@ -156,8 +178,9 @@ async fn handle(shared: &Arc<Shared>, has_certificate: bool, request: Request<In
         }
         return upgrade::answer(shared, call, body).await;
     }
-    let mut payload = match payload(&call, body).await {
-        Ok(payload) => payload,
+    // What is held is counted until there is an answer.
+    let (mut payload, _held) = match payload(guest, &call, body).await {
+        Ok(read) => read,
         Err(refused) => return refused,
     };
     if let (Some(asked), Payload::Whole(bytes)) = (token_asked(&call), &payload)
@@ -195,27 +218,25 @@ fn token_asked(call: &Call) -> Option<crate::kube::ResourceRequest> {
 }
 
 /// Reads the body whole where it may have to be sent twice or understood here.
-async fn payload(call: &Call, body: Incoming) -> Result<Payload, Response<Body>> {
+async fn payload(guest: &Guest, call: &Call, body: Incoming) -> Result<(Payload, Held), Response<Body>> {
     if http_body::Body::is_end_stream(&body) {
-        return Ok(Payload::Whole(Bytes::new()));
+        return Ok((Payload::Whole(Bytes::new()), Held::default()));
     }
     let streams = match &call.request {
         KubeRequest::NonResource { .. } => true,
         KubeRequest::Resource(request) => matches!(request.verb, Verb::Connect | Verb::Unknown),
     };
     if streams {
-        return Ok(Payload::Stream(body));
+        return Ok((Payload::Stream(body), Held::default()));
     }
-    match Limited::new(body, BODY_LIMIT).collect().await {
-        Ok(whole) => Ok(Payload::Whole(whole.to_bytes())),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(answer::failure(&Failure::too_large(format!("limit is {BODY_LIMIT}")), call.accept.encoding))
-        }
-        Err(error) => {
-            let why = format!("the request broke off: {error}");
-            Err(answer::failure(&Failure::bad_request(why), call.accept.encoding))
-        }
-    }
+    let failure = match guest.read(body, BODY_LIMIT, call.caller == Caller::Kubelet).await {
+        Ok((whole, held)) => return Ok((Payload::Whole(whole.into()), held)),
+        Err(Unread::TooLarge) => Failure::too_large(format!("limit is {BODY_LIMIT}")),
+        Err(Unread::Full) => Failure::too_many_requests("too much is being written at once", 1),
+        Err(Unread::Late) => Failure::timeout("the request's body did not come in time", None),
+        Err(Unread::Broke(error)) => Failure::bad_request(format!("the request broke off: {error}")),
+    };
+    Err(answer::failure(&failure, call.accept.encoding))
 }
 
 /// Decides, does, and decides again when the cloud goes away in the middle of it.
@@ -335,5 +356,20 @@ impl Shared {
         }
         let patience = FIRST_WORD.saturating_sub(self.begun.elapsed());
         self.link.changed_from(&state, patience).await.phase != Phase::Online
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_connection_that_asks_something_stays() {
+        let first = Notify::new();
+        let patience = Duration::from_millis(20);
+        silent(&first, patience).await;
+        first.notify_one();
+        let ended = tokio::time::timeout(4 * patience, silent(&first, patience)).await;
+        assert!(ended.is_err());
     }
 }

@@ -58,3 +58,11 @@ fn edge_is_ready_before_kubelet_and_waits_for_no_network() {
         assert_eq!(words(&kubelet, key), ["edge.service"], "{key}");
     }
 }
+
+#[test]
+fn connections_of_pods_do_not_use_up_the_descriptors() {
+    let files: Vec<u32> =
+        words(&unit("edge.service"), "LimitNOFILE").iter().map(|n| n.parse().unwrap()).collect();
+    // What pods may have at once, and as many to the cloud, leave most to kubelet, the registry and the store.
+    assert!(matches!(files[..], [n] if n >= 16 * 2 * 1024), "{files:?}");
+}

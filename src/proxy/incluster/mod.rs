@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use super::answer::{self, Body};
 use super::forward::Call;
+use super::guests::Limits;
 use super::serve::told;
 use super::{Proxy, Shared};
 use crate::health::Part;
@@ -170,7 +171,7 @@ impl PodsDoor {
             if let Some(listener) = self.listener.take() {
                 let (proxy, stop) = (proxy.clone(), stop.clone());
                 self.serving.spawn(async move {
-                    if let Err(error) = proxy.serve(listener, stop).await {
+                    if let Err(error) = proxy.serve_at(listener, Limits::PODS, stop).await {
                         tracing::error!(%error, "pods cannot be served");
                     }
                 });

@@ -1,0 +1,240 @@
+//! How many a door lets in, and how much they may send before anybody knows who they are.
+//!
+//! Whoever reaches a door may connect to it and send, with a token or without. Pods share theirs, so each address has a
+//! share of its own, and none of it is kubelet's.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, BufMut as _};
+use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long a body may take at either door.
+const BODY: Duration = Duration::from_secs(15);
+/// How often at the most it is logged that a door is full.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// What a door allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections.
+    pub connections: usize,
+    /// Of them, those from one address.
+    pub of_one: usize,
+    /// Requests at once on one connection.
+    pub streams: u32,
+    /// Bytes of one request that are taken unread; of one connection, four times as much.
+    pub window: u32,
+    /// Bytes of bodies that are held for clients without a certificate.
+    pub bodies: usize,
+    /// Of them, for those from one address.
+    pub bodies_of_one: usize,
+    /// How long a body may take that is read whole.
+    pub body: Duration,
+    /// How often a client is asked whether it is still there: of a pod that was taken away, no end may be told.
+    pub alive: Option<Duration>,
+}
+
+impl Limits {
+    /// Kubelet watches each ConfigMap and Secret by itself, and nothing may keep it out.
+    pub const KUBELET: Self = Self {
+        connections: usize::MAX,
+        of_one: usize::MAX,
+        streams: 4096,
+        window: 1 << 20,
+        bodies: 64 << 20,
+        bodies_of_one: 64 << 20,
+        body: BODY,
+        alive: None,
+    };
+    /// A program opens another connection when one has no stream left. Pods whose address is hidden share the node's.
+    pub const PODS: Self = Self {
+        connections: 1024,
+        of_one: 128,
+        streams: 100,
+        window: 256 << 10,
+        bodies: 64 << 20,
+        bodies_of_one: 16 << 20,
+        body: BODY,
+        alive: Some(Duration::from_secs(30)),
+    };
+}
+
+/// Those that a door has let in.
+#[derive(Debug)]
+pub struct Guests {
+    limits: Limits,
+    bodies: Arc<Semaphore>,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    all: usize,
+    by_address: HashMap<IpAddr, (usize, Arc<Semaphore>)>,
+    logged: Option<Instant>,
+}
+
+/// One that is inside, until it is dropped.
+#[derive(Debug)]
+pub struct Guest {
+    guests: Arc<Guests>,
+    address: IpAddr,
+    bodies: Arc<Semaphore>,
+}
+
+/// Keeps the place of a body that is held.
+#[derive(Debug, Default)]
+pub struct Held(Option<[OwnedSemaphorePermit; 2]>);
+
+/// Why a body was not read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It is larger than anything may be.
+    TooLarge,
+    /// It did not come in time.
+    Late,
+    /// Others fill the place that there is.
+    Full,
+    /// Its end did not come.
+    Broke(String),
+}
+
+impl Guests {
+    /// Nobody yet.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        let bodies = Arc::new(Semaphore::new(limits.bodies));
+        Arc::new(Self { limits, bodies, inside: Mutex::default() })
+    }
+
+    /// Lets one in, unless there are too many.
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Guest> {
+        let mut inside = self.inside();
+        let of_one = inside.by_address.get(&address).map_or(0, |(count, _)| *count);
+        if inside.all >= self.limits.connections || of_one >= self.limits.of_one {
+            if inside.logged.is_none_or(|at| at.elapsed() >= AGAIN) {
+                inside.logged = Some(Instant::now());
+                tracing::warn!(%address, of_one, all = inside.all, "too many connections, more are turned away");
+            }
+            return None;
+        }
+        inside.all += 1;
+        let new = || (0, Arc::new(Semaphore::new(self.limits.bodies_of_one)));
+        let (count, bodies) = inside.by_address.entry(address).or_insert_with(new);
+        *count += 1;
+        Some(Guest { guests: self.clone(), address, bodies: bodies.clone() })
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut inside = self.guests.inside();
+        inside.all = inside.all.saturating_sub(1);
+        let Some((count, _)) = inside.by_address.get_mut(&self.address) else { return };
+        *count -= 1;
+        if *count == 0 {
+            inside.by_address.remove(&self.address);
+        }
+    }
+}
+
+impl Guest {
+    /// Reads a body whole, of `limit` bytes at the most. Kubelet's (`known`) does not count among those of all others.
+    ///
+    /// # Errors
+    /// [`Unread`].
+    pub async fn read<B>(&self, body: B, limit: usize, known: bool) -> Result<(Vec<u8>, Held), Unread>
+    where
+        B: http_body::Body,
+        B::Error: std::fmt::Display,
+    {
+        let reading = async {
+            let mut body = std::pin::pin!(body);
+            let (mut bytes, mut held) = (Vec::new(), Held::default());
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| Unread::Broke(error.to_string()))?;
+                let Ok(chunk) = frame.into_data() else { continue };
+                let more = chunk.remaining();
+                if bytes.len() + more > limit {
+                    return Err(Unread::TooLarge);
+                }
+                if !known {
+                    self.hold(&mut held, more).ok_or(Unread::Full)?;
+                }
+                bytes.put(chunk);
+            }
+            Ok((bytes, held))
+        };
+        tokio::time::timeout(self.guests.limits.body, reading).await.unwrap_or(Err(Unread::Late))
+    }
+
+    fn hold(&self, held: &mut Held, bytes: usize) -> Option<()> {
+        let bytes = u32::try_from(bytes).ok()?;
+        let own = self.bodies.clone().try_acquire_many_owned(bytes).ok()?;
+        let all = self.guests.bodies.clone().try_acquire_many_owned(bytes).ok()?;
+        match &mut held.0 {
+            Some([had_own, had_all]) => {
+                had_own.merge(own);
+                had_all.merge(all);
+            }
+            none => *none = Some([own, all]),
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::{Full, StreamBody};
+
+    use super::*;
+
+    fn pod(last: u8) -> IpAddr {
+        IpAddr::from([10, 244, 0, last])
+    }
+
+    #[test]
+    fn neither_one_pod_nor_all_of_them_take_every_connection() {
+        let guests = Guests::new(Limits { connections: 5, of_one: 3, ..Limits::PODS });
+        let mut inside: Vec<_> = (0..3).map(|_| guests.enter(pod(1)).unwrap()).collect();
+        assert!(guests.enter(pod(1)).is_none(), "one pod has its share");
+        let others: Vec<_> = (0..2).map(|_| guests.enter(pod(2)).unwrap()).collect();
+        assert!(guests.enter(pod(3)).is_none(), "all have theirs");
+        inside.pop();
+        assert!(guests.enter(pod(3)).is_some());
+        drop((inside, others));
+        let empty = guests.inside();
+        assert_eq!((empty.all, empty.by_address.len()), (0, 0), "nobody is remembered");
+    }
+
+    #[tokio::test]
+    async fn bodies_of_strangers_have_a_bound_that_kubelets_do_not_count_in() {
+        let guests = Guests::new(Limits { bodies: 10, bodies_of_one: 6, ..Limits::PODS });
+        let (one, other) = (guests.enter(pod(1)).unwrap(), guests.enter(pod(2)).unwrap());
+        let six = || Full::new(Bytes::from_static(b"123456"));
+        let (bytes, held) = one.read(six(), 6, false).await.unwrap();
+        assert_eq!(bytes, b"123456");
+        assert_eq!(one.read(six(), 6, false).await.unwrap_err(), Unread::Full, "its own share is full");
+        assert_eq!(other.read(six(), 6, false).await.unwrap_err(), Unread::Full, "so is what all have");
+        assert!(one.read(six(), 6, true).await.is_ok());
+        assert_eq!(one.read(six(), 5, true).await.unwrap_err(), Unread::TooLarge);
+        drop(held);
+        assert!(other.read(six(), 6, false).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let guest =
+            Guests::new(Limits { body: Duration::from_millis(20), ..Limits::KUBELET }).enter(pod(1)).unwrap();
+        let never = futures_util::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>();
+        assert_eq!(guest.read(StreamBody::new(never), 9, true).await.unwrap_err(), Unread::Late);
+    }
+}
