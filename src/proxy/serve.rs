@@ -196,6 +196,7 @@ async fn handle(
     }
     let showing = shared.in_cluster.showing(shared, &call);
     let answered = route(shared, &call, &mut payload).await;
+    shared.in_cluster.note(&call, answered.status());
     let refusals = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE];
     let here = shared.link.state().phase.is_outage() && refusals.contains(&answered.status());
     shared.clients.note(&call, here.then_some(answered.status()));

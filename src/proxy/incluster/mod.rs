@@ -14,12 +14,13 @@ use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Response, header};
+use http::{Response, StatusCode, header};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::answer::{self, Body};
+use super::caller::Caller;
 use super::forward::Call;
 use super::guests::Limits;
 use super::serve::told;
@@ -35,6 +36,8 @@ use view::{Target, View};
 const RETRY: Duration = Duration::from_secs(5);
 /// How long the address may keep the daemon from being ready.
 const FIRST: Duration = Duration::from_secs(3);
+/// Lists that are remembered at the most.
+const LISTS: usize = 4096;
 /// Changes of interfaces come in bursts: a network plugin makes several at once.
 const BURST: Duration = Duration::from_millis(50);
 
@@ -42,8 +45,8 @@ const BURST: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct InCluster {
     view: watch::Sender<Option<Arc<View>>>,
-    /// Where what is shown is not what the daemon before this one showed: the lists that kubelet has read since. It would
-    /// go on with what it knows for as long as it runs.
+    /// Where what is shown is not what the daemon before this one showed: the lists that their clients have read since.
+    /// They would go on with what they know for as long as they run.
     anew: Option<Mutex<HashSet<String>>>,
 }
 
@@ -56,22 +59,24 @@ impl InCluster {
     /// Whether a watch goes on from a list that was shown otherwise: its client must read anew.
     pub fn is_stale(&self, call: &Call) -> bool {
         let (Some(anew), Some(request)) = (&self.anew, call.request.resource()) else { return false };
-        if target(call, request).is_none() {
-            return false;
+        let anew = anew.lock().unwrap_or_else(PoisonError::into_inner);
+        goes_on(request) && list_of(call, request).is_some_and(|list| !anew.contains(&list))
+    }
+
+    /// Notes that a list was read anew, once `call` was answered with `code`: until then nobody has judged the caller.
+    pub fn note(&self, call: &Call, code: StatusCode) {
+        let (Some(anew), Some(request)) = (&self.anew, call.request.resource()) else { return };
+        let reads = matches!(request.verb, Verb::Watch | Verb::List) && !goes_on(request);
+        if code != StatusCode::OK || !reads {
+            return;
         }
-        let fields = request.query.field_selector.as_deref().unwrap_or_default();
-        let list = format!("{} {:?} {fields}", request.gvr, request.namespace);
+        let Some(list) = list_of(call, request) else { return };
         let mut anew = anew.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = request.query.resource_version.as_deref().unwrap_or_default();
-        let goes_on = !matches!(version, "" | "0") && !request.query.wants_initial_events();
-        match request.verb {
-            Verb::Watch if goes_on => !anew.contains(&list),
-            Verb::Watch | Verb::List => {
-                anew.insert(list);
-                false
-            }
-            _ => false,
+        if anew.len() >= LISTS && !anew.contains(&list) {
+            // Who is forgotten reads once more than needed.
+            anew.clear();
         }
+        anew.insert(list);
     }
 
     /// From now on objects are shown as they lead to `address`; whether that is new. Clients that have read them
@@ -116,6 +121,20 @@ impl InCluster {
         let name = request.name.as_deref().unwrap_or_default();
         Some(answer::failure(&Failure::forbidden(group, resource, name, why), call.accept.encoding))
     }
+}
+
+/// Whether a watch goes on from what its client has read before.
+fn goes_on(request: &ResourceRequest) -> bool {
+    let version = request.query.resource_version.as_deref().unwrap_or_default();
+    request.verb == Verb::Watch && !matches!(version, "" | "0") && !request.query.wants_initial_events()
+}
+
+/// What is remembered of a read: who reads which of the objects. Kubelet, which is known by its certificate, reads each
+/// ConfigMap by itself.
+fn list_of(call: &Call, request: &ResourceRequest) -> Option<String> {
+    let target = target(call, request)?;
+    let one = (call.caller == Caller::Kubelet).then(|| (&request.namespace, &request.query.field_selector));
+    Some(format!("{} {target:?} {one:?}", call.caller.identity()))
 }
 
 fn target(call: &Call, request: &ResourceRequest) -> Option<Target> {
@@ -248,4 +267,67 @@ pub fn addresses(service: &serde_json::Value) -> Vec<String> {
 pub async fn remove(address: SocketAddrV4) -> Result<(), String> {
     let mut interface = Interface::open(*address.ip()).map_err(|e| e.to_string())?;
     interface.remove().await.map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::kube::Request;
+
+    fn call(caller: &Caller, path: &str, query: &str) -> Call {
+        let mut head = http::Request::new(()).into_parts().0;
+        head.headers.insert(header::USER_AGENT, "kube-proxy/v1".parse().unwrap());
+        let accept = answer::Accept::parse("application/json");
+        Call { head, caller: caller.clone(), request: Request::parse("GET", path, query), accept }
+    }
+
+    fn bearer(token: &str) -> Caller {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        Caller::of(false, &headers).unwrap()
+    }
+
+    fn remembered(door: &InCluster) -> usize {
+        door.anew.as_ref().unwrap().lock().unwrap().len()
+    }
+
+    const ENDPOINTS: &str = "/api/v1/endpoints";
+    const GOES_ON: &str = "watch=1&resourceVersion=7";
+
+    #[test]
+    fn only_who_was_answered_is_remembered_and_once() {
+        let (door, proxy) = (InCluster::new(true), bearer("good"));
+        let watch = call(&proxy, ENDPOINTS, GOES_ON);
+        assert!(door.is_stale(&watch));
+        for n in 0..20 {
+            let list = call(&proxy, ENDPOINTS, &format!("fieldSelector=metadata.namespace%3Da{n}"));
+            assert!(!door.is_stale(&list));
+            door.note(&list, StatusCode::UNAUTHORIZED);
+        }
+        assert_eq!(remembered(&door), 0, "nobody knows who that was");
+        for n in 0..20 {
+            door.note(
+                &call(&proxy, ENDPOINTS, &format!("fieldSelector=metadata.namespace%3Da{n}")),
+                StatusCode::OK,
+            );
+        }
+        assert_eq!(remembered(&door), 1);
+        assert!(!door.is_stale(&watch));
+        assert!(door.is_stale(&call(&bearer("other"), ENDPOINTS, GOES_ON)), "another has read nothing yet");
+    }
+
+    #[test]
+    fn kubelet_reads_each_config_map_anew_and_the_set_is_bounded() {
+        let door = InCluster::new(true);
+        let path = |n: usize| format!("/api/v1/namespaces/n{n}/configmaps");
+        door.note(&call(&Caller::Kubelet, &path(0), ""), StatusCode::OK);
+        assert!(!door.is_stale(&call(&Caller::Kubelet, &path(0), GOES_ON)));
+        assert!(door.is_stale(&call(&Caller::Kubelet, &path(1), GOES_ON)));
+        for n in 0..LISTS + 3 {
+            door.note(&call(&Caller::Kubelet, &path(n), ""), StatusCode::OK);
+        }
+        assert!(remembered(&door) <= LISTS);
+    }
 }
