@@ -59,7 +59,10 @@ pub fn is_watched() -> bool {
 }
 
 /// Rows as aligned columns, three spaces apart, the last one ragged; as kubectl lays tables out.
+/// Control characters are written out: what others say of themselves must not steer a terminal.
 pub fn columns(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| visible(cell)).collect()).collect();
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|c| c.chars().count()).max().unwrap_or(0);
@@ -72,6 +75,12 @@ pub fn columns(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
+/// Text with its control characters written out.
+pub fn visible(text: &str) -> String {
+    let write = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(write).collect()
+}
+
 /// Bytes for people: in the unit that leaves at most five figures.
 pub fn size(bytes: u64) -> String {
     match bytes {
@@ -79,5 +88,19 @@ pub fn size(bytes: u64) -> String {
         b if b < 10 << 20 => format!("{} KiB", b >> 10),
         b if b < 10 << 30 => format!("{} MiB", b >> 20),
         b => format!("{} GiB", b >> 30),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_does_not_steer_the_terminal() {
+        let rows = [vec!["a\u{1b}[2J\u{9b}\r\n".to_owned(), "b\u{7f}".to_owned()], vec!["ü".to_owned()]];
+        let text = columns(&rows);
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.starts_with("a\\u{1b}[2J\\u{9b}\\r\\n   b\\u{7f}\n"), "{text}");
     }
 }

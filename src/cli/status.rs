@@ -38,7 +38,7 @@ impl Status {
 fn text(report: &Report, now: jiff::Timestamp) -> String {
     let mut out = String::new();
     let mut line = |name: &str, what: &str| {
-        let _ = writeln!(out, "{name:<14}{what}");
+        let _ = writeln!(out, "{name:<14}{}", output::visible(what));
     };
     let ago = |time: &str| age(time, now);
     let link = &report.link;
@@ -64,7 +64,7 @@ fn text(report: &Report, now: jiff::Timestamp) -> String {
         mirror(&mut out, told, now);
     }
     for error in &report.errors {
-        let _ = writeln!(out, "\nerror: {error}");
+        let _ = writeln!(out, "\nerror: {}", output::visible(error));
     }
     out
 }
@@ -145,7 +145,7 @@ fn mirror(out: &mut String, report: &MirrorReport, now: jiff::Timestamp) {
     let next = report.next.as_deref().map_or_else(String::new, |next| format!(", next at {next}"));
     let _ = writeln!(out, "\nMirror        {} wanted, last run {last}{next}", report.wanted);
     if !report.missing.is_empty() {
-        let _ = writeln!(out, "Missing       {}", report.missing.join(", "));
+        let _ = writeln!(out, "Missing       {}", output::visible(&report.missing.join(", ")));
     }
     if !report.failed.is_empty() {
         let mut rows = vec![["MIRRORED", "FAILED"].map(str::to_owned).to_vec()];
@@ -172,7 +172,7 @@ fn at_risk(out: &mut String, risks: &[RiskReport]) {
 /// The command line that mends a risk, ready to be typed.
 fn mend(risk: &RiskReport) -> Option<String> {
     let (patch, words) = risk.mend.split_last()?;
-    Some(format!("kubectl {} '{patch}'", words.join(" ")))
+    Some(output::visible(&format!("kubectl {} '{patch}'", words.join(" "))))
 }
 
 /// How long ago, in the largest unit that says something.

@@ -78,8 +78,13 @@ impl Bearer {
                 let pod = pod.and_then(Value::as_str).unwrap_or_default();
                 format!("{subject}/{pod}")
             }
-            _ => format!("token:{}", self.digest()),
+            _ => self.hashed(),
         }
+    }
+
+    /// The name of a token that says nothing of itself, or nothing that counts.
+    pub fn hashed(&self) -> String {
+        format!("token:{}", self.digest())
     }
 
     /// The raw token, for asking the cloud in its name.

@@ -48,14 +48,18 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Notes a request, and the status that edge itself refused it with, if it did.
-    pub fn note(&self, call: &Call, refused: Option<StatusCode>) {
+    /// Notes a request, and the status that edge itself refused it with, if it did. Who is not `known` goes by the hash
+    /// of its token, whatever that says of itself.
+    pub fn note(&self, call: &Call, known: bool, refused: Option<StatusCode>) {
         let Caller::Bearer(bearer) = &call.caller else { return };
         let now = crate::sys::clock::now();
         let mut seen = self.locked();
-        let identity = bearer.identity();
+        let identity = if known { bearer.identity() } else { bearer.hashed() };
         if seen.len() >= REMEMBERED && !seen.contains_key(&identity) {
-            let oldest = seen.iter().min_by_key(|(_, seen)| seen.at).map(|(identity, _)| identity.clone());
+            // Anybody can make up tokens; those that have a name are not pushed out by them.
+            let oldest =
+                seen.iter().min_by_key(|(identity, seen)| (!identity.starts_with("token:"), seen.at));
+            let oldest = oldest.map(|(identity, _)| identity.clone());
             oldest.and_then(|identity| seen.remove(&identity));
         }
         let entry = seen.entry(identity);
@@ -159,8 +163,37 @@ impl ClientSettings {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
     use crate::kube::Request;
+
+    fn call(subject: &str, signature: &str) -> Call {
+        let claims = serde_json::json!({ "sub": subject }).to_string();
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+        let mut head = http::Request::new(()).into_parts().0;
+        let token = format!("Bearer e30.{claims}.{signature}").parse().unwrap();
+        head.headers.insert(header::AUTHORIZATION, token);
+        let caller = Caller::of(false, &head.headers).unwrap();
+        let accept = crate::proxy::answer::Accept::parse("application/json");
+        Call { head, caller, request: Request::parse("GET", "/api/v1/pods", ""), accept }
+    }
+
+    #[test]
+    fn nobody_goes_by_a_name_that_only_its_token_says() {
+        let clients = Clients::default();
+        let account = "system:serviceaccount:kube-system:kube-proxy";
+        clients.note(&call(account, "forged"), false, Some(StatusCode::UNAUTHORIZED));
+        let all = clients.all();
+        assert!(all.len() == 1 && all.keys().all(|key| key.starts_with("token:")), "{all:?}");
+        clients.note(&call(account, "good"), true, None);
+        for n in 0..2 * REMEMBERED {
+            clients.note(&call(account, &format!("forged{n}")), false, None);
+        }
+        let all = clients.all();
+        assert!(all.contains_key(&format!("{account}/")), "whoever is known is not pushed out");
+        assert_eq!(all.len(), REMEMBERED);
+    }
 
     fn settings(cached: &[&str], leave_out: &[&str]) -> ClientSettings {
         let own = |list: &[&str]| list.iter().map(ToString::to_string).collect();

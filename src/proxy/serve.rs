@@ -199,11 +199,19 @@ async fn handle(
     shared.in_cluster.note(&call, answered.status());
     let refusals = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE];
     let here = shared.link.state().phase.is_outage() && refusals.contains(&answered.status());
-    shared.clients.note(&call, here.then_some(answered.status()));
+    let known = is_known(shared, &call, answered.status()).await;
+    shared.clients.note(&call, known, here.then_some(answered.status()));
     match showing {
         Some(showing) => showing.answer(answered).await,
         None => answered,
     }
+}
+
+/// Whether who calls is who its token says: the cloud has answered it, or had accepted it before.
+async fn is_known(shared: &Shared, call: &Call, code: StatusCode) -> bool {
+    let Caller::Bearer(bearer) = &call.caller else { return true };
+    let judged = code != StatusCode::UNAUTHORIZED && !code.is_server_error();
+    judged || caller::accepted(&shared.cache, bearer).await.unwrap_or(false)
 }
 
 fn unauthorized(encoding: Encoding) -> Response<Body> {
