@@ -8,9 +8,10 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 
 use super::view::{Target, View};
 use crate::kube::stream::{Finished, ListSplitter, ListWriter, WatchEvent, WatchKind, WatchSplitter, event};
@@ -41,33 +42,46 @@ impl Showing {
         let Some(encoding) = objects(head.status, &head.headers) else {
             return Response::from_parts(head, body);
         };
-        head.headers.remove(header::CONTENT_LENGTH);
         if self.verb == Verb::Watch {
+            head.headers.remove(header::CONTENT_LENGTH);
             let splitter = WatchSplitter::new(encoding);
             let showing =
                 Events { showing: self, encoding, splitter, body, ended: false, ready: VecDeque::new() };
             return Response::from_parts(head, showing.body());
         }
-        let gzip = head.headers.remove(header::CONTENT_ENCODING).is_some();
-        match self.whole(body, encoding, gzip).await {
-            Ok(bytes) => Response::from_parts(head, answer::full(bytes)),
-            Err(why) => answer::unavailable(&why, encoding),
+        let bytes: Bytes = match gather(body).await {
+            Ok(Gathered::Whole(bytes)) => bytes.into(),
+            Ok(Gathered::TooLarge(body)) => {
+                as_it_came(&too_large());
+                return Response::from_parts(head, body);
+            }
+            Err(why) => return answer::unavailable(&why, encoding),
+        };
+        let gzip = head.headers.contains_key(header::CONTENT_ENCODING);
+        match self.whole(&bytes, encoding, gzip) {
+            Ok(shown) => {
+                head.headers.remove(header::CONTENT_LENGTH);
+                head.headers.remove(header::CONTENT_ENCODING);
+                Response::from_parts(head, answer::full(shown))
+            }
+            Err(why) => {
+                as_it_came(&why);
+                Response::from_parts(head, answer::full(bytes))
+            }
         }
     }
 
-    async fn whole(&self, body: Body, encoding: Encoding, gzip: bool) -> Result<Vec<u8>, String> {
-        let broken = |error: &dyn std::fmt::Display| format!("an answer broke off: {error}");
-        let bytes: Bytes = gather(body).await?.into();
-        let bytes = match gzip {
-            false => bytes,
-            true => {
-                let mut plain = Vec::new();
-                let mut unpack = flate2::read::GzDecoder::new(&bytes[..]).take(LIMIT as u64);
-                unpack.read_to_end(&mut plain).map_err(|e| broken(&e))?;
-                plain.into()
+    fn whole(&self, bytes: &[u8], encoding: Encoding, gzip: bool) -> Result<Vec<u8>, String> {
+        let mut plain = Vec::new();
+        if gzip {
+            let mut unpack = flate2::read::GzDecoder::new(bytes).take(LIMIT as u64 + 1);
+            unpack.read_to_end(&mut plain).map_err(|e| format!("it cannot be unpacked: {e}"))?;
+            if plain.len() > LIMIT {
+                return Err(too_large());
             }
-        };
-        if self.verb == Verb::Get { Ok(self.object(&bytes, encoding)) } else { self.list(&bytes, encoding) }
+        }
+        let bytes = if gzip { &plain[..] } else { bytes };
+        if self.verb == Verb::Get { Ok(self.object(bytes, encoding)) } else { self.list(bytes, encoding) }
     }
 
     /// The object as it is shown; as it came if it is none of those.
@@ -119,16 +133,36 @@ impl Showing {
     }
 }
 
-async fn gather(mut body: Body) -> Result<Vec<u8>, String> {
+/// An answer that is to be shown otherwise.
+enum Gathered {
+    Whole(Vec<u8>),
+    /// As it came, with what was read of it before it.
+    TooLarge(Body),
+}
+
+fn too_large() -> String {
+    format!("it is larger than {LIMIT} bytes")
+}
+
+/// What the cloud answered must not fail because of what is shown otherwise. Said once: it comes again with each list.
+fn as_it_came(why: &str) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| tracing::warn!(why, "an answer passes as it came, and does not lead pods to edge"));
+}
+
+async fn gather(mut body: Body) -> Result<Gathered, String> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(chunk) = frame.map_err(|e| format!("an answer broke off: {e}"))?.into_data() else { continue };
-        if bytes.len() + chunk.len() > LIMIT {
-            return Err(format!("an answer is larger than {LIMIT} bytes"));
-        }
         bytes.extend_from_slice(&chunk);
+        if bytes.len() > LIMIT {
+            let begin = futures_util::stream::iter([Ok(Frame::data(Bytes::from(bytes)))]);
+            return Ok(Gathered::TooLarge(
+                StreamBody::new(begin.chain(BodyStream::new(body))).boxed_unsync(),
+            ));
+        }
     }
-    Ok(bytes)
+    Ok(Gathered::Whole(bytes))
 }
 
 /// The encoding of an answer that holds objects.
@@ -294,5 +328,41 @@ mod tests {
         let refused = answer::unavailable("no", Encoding::Json);
         let code = showing(Verb::List).answer(refused).await.status();
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    /// A list with the Service that would be shown otherwise, larger than what is gathered.
+    fn large() -> Vec<u8> {
+        let list = json!({"apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "11"},
+            "items": [service("kubernetes")]});
+        let mut bytes = list.to_string().into_bytes();
+        bytes.resize(LIMIT + 1000, b' ');
+        bytes
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_passes_as_it_came() {
+        let (bytes, chunks) = (large(), large());
+        let frames = chunks.chunks(1 << 20).map(|c| Ok(Frame::data(Bytes::copy_from_slice(c))));
+        let body = StreamBody::new(futures_util::stream::iter(frames.collect::<Vec<_>>())).boxed_unsync();
+        let came = answer::with_type(StatusCode::OK, "application/json", body);
+        let passed = showing(Verb::List).answer(came).await;
+        assert_eq!(passed.status(), StatusCode::OK);
+        assert!(passed.into_body().collect().await.unwrap().to_bytes() == bytes);
+    }
+
+    #[tokio::test]
+    async fn what_unpacks_to_too_much_passes_packed() {
+        use std::io::Write as _;
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(&large()).unwrap();
+        let packed = packer.finish().unwrap();
+        let mut came = answer(packed.clone(), "application/json");
+        came.headers_mut().insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
+        came.headers_mut().insert(header::CONTENT_LENGTH, packed.len().into());
+        let passed = showing(Verb::List).answer(came).await;
+        assert_eq!(passed.status(), StatusCode::OK);
+        assert_eq!(passed.headers()[header::CONTENT_ENCODING], "gzip");
+        assert_eq!(passed.headers()[header::CONTENT_LENGTH], *packed.len().to_string());
+        assert!(passed.into_body().collect().await.unwrap().to_bytes() == packed);
     }
 }
