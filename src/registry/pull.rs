@@ -204,7 +204,11 @@ impl Inner {
                 (self.store.clone(), repository.to_owned(), descriptor.digest.to_string());
             let here = tokio::task::spawn_blocking(move || store.manifest(&wanted, &name)).await;
             if !matches!(here, Ok(Ok(Some(_)))) {
-                self.fetch_manifest(repository, descriptor.digest.as_str()).await?;
+                // One that does not come takes no other with it.
+                let fetched = self.fetch_manifest(repository, descriptor.digest.as_str()).await;
+                if let Err(error) = fetched {
+                    tracing::info!(repository, digest = %descriptor.digest, error, "not fetched");
+                }
             }
         }
         Ok(())

@@ -164,6 +164,35 @@ async fn pulled_by_hand(url: &str, [app, bill, signature]: &[Digest; 3]) {
     assert_eq!(store.referrers(repository, app).unwrap().len(), 0);
 }
 
+/// The files below a folder that hold these bytes.
+fn files_with(folder: &Path, bytes: &[u8]) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let found = entries.flat_map(|path| match path.is_dir() {
+        true => files_with(&path, bytes),
+        false if std::fs::read(&path).is_ok_and(|read| read == bytes) => vec![path],
+        false => Vec::new(),
+    });
+    found.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_about_an_image_and_is_broken_takes_nothing_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = serve(&folder.path().join("far"), writable()).await;
+    let [_, bill, _] = fill(&far.url, false).await;
+    let lost = files_with(folder.path(), SIGNED);
+    assert!(!lost.is_empty());
+    lost.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    let place = Place::new();
+    let table = format!("[[registry.upstreams]]\nhost = \"registry.far\"\nurl = \"{}\"\n", far.url);
+    place.write("etc/edge.toml", &table);
+    let arguments = ["image", "pull", "registry.far/team/app:1"];
+    let done = tokio::task::spawn_blocking(move || place.run(&arguments).good()).await.unwrap();
+    assert!(done.out.contains("with 1 attached"), "cosign's tag came: {done:?}");
+    let warned = done.err.lines().any(|line| line.contains("warning: ") && line.contains(bill.as_str()));
+    assert!(warned, "{done:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_is_pulled_by_hand_brings_what_is_about_it() {
     let folder = tempfile::tempdir().unwrap();

@@ -139,6 +139,9 @@ impl Image {
                     all: command.all_platforms,
                 };
                 let done = progress::perform(&config, Task::Store(task))?;
+                for warning in done["warnings"].as_array().into_iter().flatten().filter_map(|w| w.as_str()) {
+                    output::note(&format!("warning: {}", output::visible(warning)));
+                }
                 tell(&done, command.output, |one| {
                     let fetched = output::size(one["fetched"].as_u64().unwrap_or(0));
                     let attached = match one["attached"].as_array().map_or(0, Vec::len) {

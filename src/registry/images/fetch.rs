@@ -29,6 +29,8 @@ pub struct Pulled {
     pub fetched: u64,
     /// What hangs on it and came with it: digests, or tags.
     pub attached: Vec<String>,
+    /// What hangs on it and did not come, and why.
+    pub warnings: Vec<String>,
 }
 
 /// Where an image comes from.
@@ -65,9 +67,9 @@ pub async fn pull(
     let (keeping, name, bytes) = (store.clone(), reference.clone(), plan.bytes());
     let kept = tokio::task::spawn_blocking(move || keep(&keeping, &name, plan)).await;
     let digest = kept.map_err(|_| ImageError::Ended)??;
-    let attached = from.attached(reference, subjects, progress).await?;
-    let fetched = fetched + attached.fetched;
-    Ok(Pulled { name: reference.to_string(), digest, bytes, fetched, attached: attached.names })
+    let attached = from.attached(reference, subjects, progress).await;
+    let (fetched, warnings) = (fetched + attached.fetched, attached.warnings);
+    Ok(Pulled { name: reference.to_string(), digest, bytes, fetched, attached: attached.names, warnings })
 }
 
 impl From<'_> {
