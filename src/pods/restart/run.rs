@@ -13,6 +13,8 @@ use crate::pods::view::{live, runtime_uid};
 
 /// Between two looks at the runtime while waiting.
 const LOOK: Duration = Duration::from_millis(200);
+/// Looks for the end of a container whose stop failed: five seconds.
+const ENDS: u32 = 25;
 
 /// A container that runs after the restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +121,20 @@ pub fn short(id: &str) -> &str {
 }
 
 async fn stop(runtime: &Runtime, target: &Target) -> Result<(), Error> {
-    gone_is_fine(runtime.stop_container(&target.id, target.grace).await)
+    let error = match gone_is_fine(runtime.stop_container(&target.id, target.grace).await) {
+        Err(error) if !error.is_down() => error,
+        done => return done,
+    };
+    // It may have ended by itself at this very moment: containerd then cannot reach its shim any more, fails, and takes
+    // a while to know of the end.
+    for _ in 0..ENDS {
+        match runtime.container(&target.id).await {
+            Ok(status) if status.state() == v1::ContainerState::ContainerExited => return Ok(()),
+            Err(gone) if gone.is_not_found() => return Ok(()),
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
+    Err(error)
 }
 
 fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
