@@ -1,6 +1,6 @@
 //! Tokens, accepted callers, the issuer's public keys, and documents that are not objects.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{CacheError, Reader, Writer, seconds};
 
@@ -53,33 +53,61 @@ impl Writer {
         Ok(())
     }
 
-    /// Forgets the tokens that were bound to something, as when a pod is gone.
+    /// Forgets the tokens that were bound to something, as when a pod is gone, and whom they stood for.
     ///
     /// # Errors
     /// The statement's.
     pub fn drop_tokens_of(&self, bound: &str) -> Result<(), CacheError> {
         self.db().prepare_cached("DELETE FROM token WHERE bound = ?")?.execute([bound])?;
+        if let Some(uid) = bound.strip_prefix("Pod/").filter(|uid| !uid.is_empty()) {
+            self.db()
+                .prepare_cached("DELETE FROM caller WHERE substr(identity, instr(identity, '/') + 1) = ?")?
+                .execute([uid])?;
+        }
         Ok(())
     }
 
-    /// The cloud accepted this bearer token (its SHA-256 in hex) as that identity.
+    /// The cloud accepted this bearer token (its SHA-256 in hex) as that identity. When it did so first is kept:
+    /// by it a token is known to be newer than another.
     ///
     /// # Errors
     /// The statement's.
     pub fn accept_caller(&self, digest: &str, identity: &str) -> Result<(), CacheError> {
         self.db()
-            .prepare_cached("INSERT OR REPLACE INTO caller (digest, identity, at) VALUES (?, ?, ?)")?
+            .prepare_cached("INSERT OR IGNORE INTO caller (digest, identity, at) VALUES (?, ?, ?)")?
             .execute(params![digest, identity, seconds()])?;
         Ok(())
     }
 
-    /// The cloud refused this bearer token.
+    /// The cloud refused this bearer token of that identity. Those before it stand for the identity no more: they
+    /// were there before it. One that is over may have a good successor; with one that is not (`whole`), all go.
     ///
     /// # Errors
     /// The statement's.
-    pub fn refuse_caller(&self, digest: &str) -> Result<(), CacheError> {
-        self.db().prepare_cached("DELETE FROM caller WHERE digest = ?")?.execute([digest])?;
+    pub fn refuse_caller(&self, digest: &str, identity: &str, whole: bool) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached(
+                "DELETE FROM caller WHERE identity = ?2
+                 AND (?3 OR at <= (SELECT at FROM caller WHERE digest = ?1 AND identity = ?2))",
+            )?
+            .execute(params![digest, identity, whole])?;
         Ok(())
+    }
+
+    /// Whether the cloud has accepted this very token.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn has_accepted(&self, digest: &str) -> Result<bool, CacheError> {
+        Ok(self.db().prepare_cached("SELECT 1 FROM caller WHERE digest = ?")?.exists([digest])?)
+    }
+
+    /// The public key `kid` of the token issuer, as [`Reader::verifier`] has it.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn verifier(&self, kid: &str) -> Result<Option<String>, CacheError> {
+        verifier(self.db(), kid)
     }
 
     /// Keeps the issuer's public keys, as JSON web keys by key id, instead of those before.
@@ -191,11 +219,7 @@ impl Reader {
     /// # Errors
     /// The statement's.
     pub fn verifier(&self, kid: &str) -> Result<Option<String>, CacheError> {
-        Ok(self
-            .db()
-            .prepare_cached("SELECT jwk FROM verifier WHERE kid = ?")?
-            .query_row([kid], |row| row.get(0))
-            .optional()?)
+        verifier(self.db(), kid)
     }
 
     /// A document as `identity` has read it.
@@ -219,4 +243,11 @@ impl Reader {
             })
             .optional()?)
     }
+}
+
+fn verifier(db: &Connection, kid: &str) -> Result<Option<String>, CacheError> {
+    Ok(db
+        .prepare_cached("SELECT jwk FROM verifier WHERE kid = ?")?
+        .query_row([kid], |row| row.get(0))
+        .optional()?)
 }

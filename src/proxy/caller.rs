@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::signature;
-use crate::cache::{Cache, CacheError};
+use crate::cache::{Cache, CacheError, Writer};
 
 /// Who is calling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +98,12 @@ impl Bearer {
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
     }
 
+    /// Whether it says of itself that its time is over.
+    fn is_over(&self) -> bool {
+        let end = self.claims().as_ref().and_then(|claims| claims.get("exp")).and_then(Value::as_i64);
+        end.is_some_and(|end| end <= crate::sys::clock::now().as_second())
+    }
+
     /// The id of the key that signed it.
     pub fn key_id(&self) -> Option<String> {
         signature::key_id(&self.token)
@@ -124,6 +130,20 @@ pub async fn accepted(cache: &Cache, bearer: &Bearer) -> Result<bool, CacheError
         })
         .await?;
     Ok(known || jwk.is_some_and(|jwk| signature::holds(&bearer.token, &jwk)))
+}
+
+/// The cloud refused this caller. Of a token that is not over yet, this is about whom it stands for: the account or the
+/// pod is gone, and no other token stands for them in the next outage. A token that is made up has no such say.
+///
+/// # Errors
+/// When the cache cannot be written.
+pub fn refuse(writer: &Writer, bearer: &Bearer) -> Result<(), CacheError> {
+    let (digest, identity) = (bearer.digest(), bearer.identity());
+    let mut known = writer.has_accepted(&digest)?;
+    if !known && let Some(kid) = bearer.key_id() {
+        known = writer.verifier(&kid)?.is_some_and(|jwk| signature::holds(&bearer.token, &jwk));
+    }
+    if known { writer.refuse_caller(&digest, &identity, !bearer.is_over()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -156,5 +176,71 @@ mod tests {
         assert_eq!(caller.identity(), "system:serviceaccount:ns:a/u1");
         assert!(jwt(r#"{"sub":"somebody"}"#).identity().starts_with("token:"));
         assert!(!format!("{caller:?}").contains("e30"), "a token is never shown");
+    }
+
+    fn token(claims: &str) -> Bearer {
+        match jwt(claims) {
+            Caller::Bearer(bearer) => bearer,
+            Caller::Kubelet => unreachable!(),
+        }
+    }
+
+    /// A pod's token that ends then.
+    fn of_pod(exp: i64) -> Bearer {
+        let pod = r#"{"pod":{"uid":"u1"}}"#;
+        token(&format!(r#"{{"sub":"system:serviceaccount:ns:a","exp":{exp},"kubernetes.io":{pod}}}"#))
+    }
+
+    async fn known(cache: &Cache, bearers: [&Bearer; 2]) -> [bool; 2] {
+        [accepted(cache, bearers[0]).await.unwrap(), accepted(cache, bearers[1]).await.unwrap()]
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_about_the_identity_unless_the_token_has_a_successor() {
+        let (over, first, second) = (of_pod(1_000_000_000), of_pod(9_000_000_000), of_pod(9_000_000_001));
+        let forged = of_pod(9_000_000_002);
+        for (refused, earlier, expected) in [
+            (&first, &first, [false, false]),
+            (&second, &first, [false, false]),
+            (&over, &over, [false, true]),
+            (&forged, &first, [true, true]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+            for bearer in [earlier, &second] {
+                let (digest, identity) = (bearer.digest(), bearer.identity());
+                cache.commit(move |w| w.accept_caller(&digest, &identity)).await.unwrap();
+                if *bearer != second {
+                    // Which was first is known to the second.
+                    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+                }
+            }
+            assert_eq!(known(&cache, [earlier, &second]).await, [true, true]);
+            let bearer = refused.clone();
+            cache.commit(move |w| refuse(w, &bearer)).await.unwrap();
+            assert_eq!(known(&cache, [earlier, &second]).await, expected, "{}", refused.is_over());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_token_of_all_leaves_none_before_it_and_a_pod_that_is_gone_none_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let (first, second) = (of_pod(1_000_000_000), of_pod(1_000_000_001));
+        let accept = async || {
+            for bearer in [&first, &second] {
+                let (digest, identity) = (bearer.digest(), bearer.identity());
+                cache.commit(move |w| w.accept_caller(&digest, &identity)).await.unwrap();
+            }
+        };
+        accept().await;
+        let last = second.clone();
+        cache.commit(move |w| refuse(w, &last)).await.unwrap();
+        assert_eq!(known(&cache, [&first, &second]).await, [false, false]);
+        accept().await;
+        cache.commit(|w| w.drop_tokens_of("Pod/u2")).await.unwrap();
+        assert_eq!(known(&cache, [&first, &second]).await, [true, true]);
+        cache.commit(|w| w.drop_tokens_of("Pod/u1")).await.unwrap();
+        assert_eq!(known(&cache, [&first, &second]).await, [false, false]);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Shared;
 use super::answer;
-use super::caller::{Bearer, Caller};
+use super::caller::{self, Bearer, Caller};
 use super::forward::Call;
 use super::upstream::As;
 
@@ -23,18 +23,19 @@ pub fn note_caller(shared: &Shared, call: &Call, code: StatusCode) {
     if !shared.is_offline_mode() || code.is_server_error() {
         return;
     }
-    let digest = bearer.digest();
+    let (digest, identity) = (bearer.digest(), bearer.identity());
     let Ok(mut accepted) = shared.accepted.lock() else { return };
     if code == StatusCode::UNAUTHORIZED {
-        accepted.remove(&digest);
-        shared.cache.record(64, move |writer| writer.refuse_caller(&digest));
+        // Those of the same identity that the cloud still accepts are written anew when they are used next.
+        accepted.retain(|_, of| *of != identity);
+        let bearer = bearer.clone();
+        shared.cache.record(2048, move |writer| caller::refuse(writer, &bearer));
         return;
     }
     if accepted.len() >= KNOWN {
         accepted.clear();
     }
-    if accepted.insert(digest.clone()) {
-        let identity = bearer.identity();
+    if accepted.insert(digest.clone(), identity.clone()).is_none() {
         shared.cache.record(64, move |writer| writer.accept_caller(&digest, &identity));
         learn_keys(shared, bearer);
     }

@@ -49,7 +49,7 @@ mod upgrade;
 mod upstream;
 mod watch;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -86,8 +86,8 @@ struct Shared {
     offline_mode: tokio::sync::watch::Sender<bool>,
     /// Counts the changes of offline mode, for watches that are served from here.
     mode_changes: tokio::sync::watch::Sender<u64>,
-    /// Hashes of tokens that the cloud is known to accept, so that each is written once.
-    accepted: Mutex<HashSet<String>>,
+    /// Hashes of tokens that the cloud is known to accept, so that each is written once, and of whom they are.
+    accepted: Mutex<HashMap<String, String>>,
     /// Key ids that the issuer's keys were asked for.
     asked_keys: Mutex<HashSet<String>>,
     waiting: Arc<Notify>,
@@ -250,7 +250,7 @@ impl Proxy {
     }
 
     /// The clients other than kubelet that were seen since the start, by identity.
-    pub fn clients(&self) -> std::collections::HashMap<String, clients::Seen> {
+    pub fn clients(&self) -> HashMap<String, clients::Seen> {
         self.shared.clients.all()
     }
 
