@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use gix_pack::cache::lru::MemoryCappedHashmap;
+use gix_pack::data::decode::header::ResolvedBase;
 use gix_pack::data::entry::Location;
 
 use super::{Error, Kind, Oid};
 
 /// Bytes of bases of deltas that a reader remembers.
 const REMEMBERED: usize = 4 << 20;
-/// The largest object that is read, in bytes: a small pack can hold one that is very large.
-pub(super) const LARGEST: usize = 128 << 20;
+/// The largest object that is read, in bytes: a small pack can hold one that is very large, and a chain of them.
+pub(super) const LARGEST: usize = 32 << 20;
 
 /// The packs of a repository, open. Clones share them.
 #[derive(Clone)]
@@ -139,6 +140,22 @@ impl Reader {
             Ok(None) => Err(Error::Missing(*id)),
             Err(why) => Err(Error::Pack(format!("object {id}: {why}"))),
         }
+    }
+
+    /// An object's kind, by its head alone.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn kind(&mut self, id: &Oid) -> Result<Kind, Error> {
+        let pack = &self.objects.with(id).ok_or(Error::Missing(*id))?.bundle;
+        let entry = |id: &gix_hash::oid| {
+            let at = pack.index.lookup(id).map(|at| pack.index.pack_offset_at_index(at));
+            at.map(|at| pack.pack.entry(at)).transpose()
+        };
+        let base = |id: &gix_hash::oid| Ok(entry(id)?.map(ResolvedBase::InPack));
+        let failed = |e: gix_error::Error| Error::Pack(format!("object {id}: {e}"));
+        let own = entry(id).map_err(failed)?.ok_or(Error::Missing(*id))?;
+        Ok(pack.pack.decode_header(own, &mut self.inflate, &base).map_err(failed)?.kind)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What hangs on what: commits on their parents, trees on what they list, tags on what they name; which of it a client
 //! lacks; and whether all of it is here and harms nobody who checks it out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use gix_object::bstr::ByteSlice as _;
 use gix_object::tree::EntryRef;
@@ -77,6 +77,13 @@ pub struct Ask {
     pub without_blobs: bool,
 }
 
+/// What was seen. A hostile tree may call a folder a file: that it was seen as the one says nothing about the other.
+#[derive(Default)]
+struct Seen {
+    trees: HashSet<Oid>,
+    others: HashSet<Oid>,
+}
+
 /// The objects that answer `ask`, each once, commits first.
 ///
 /// # Errors
@@ -88,28 +95,28 @@ pub fn objects(reader: &mut Reader, ask: &Ask) -> Result<Vec<Oid>, Error> {
 
 fn collect(reader: &mut Reader, ask: &Ask, how: (Blobs, Names)) -> Result<Vec<Oid>, Error> {
     let mut found = Vec::new();
-    let mut seen: HashSet<Oid> = HashSet::new();
+    let mut seen = Seen::default();
     let mut known: HashSet<Oid> = HashSet::new();
-    let mut edges: Vec<Oid> = Vec::new();
+    let mut edges: BTreeSet<Oid> = BTreeSet::new();
     let mut tips = Vec::new();
     for have in &ask.haves {
         let (tags, target, kind) = peel(reader, have)?;
-        seen.extend(tags);
+        seen.others.extend(tags);
         match kind {
             Kind::Commit => tips.push(target),
-            Kind::Tree => edges.push(target),
-            _ => drop(seen.insert(target)),
+            Kind::Tree => drop(edges.insert(target)),
+            _ => drop(seen.others.insert(target)),
         }
     }
     ancestors(reader, &tips, &ask.client_shallow, &mut known, |_, _| true)?;
     let (mut starts, mut trees) = (Vec::new(), Vec::new());
     for want in &ask.wants {
         let (tags, target, kind) = peel(reader, want)?;
-        found.extend(tags.into_iter().filter(|tag| seen.insert(*tag)));
+        found.extend(tags.into_iter().filter(|tag| seen.others.insert(*tag)));
         match kind {
             Kind::Commit => starts.push(target),
             Kind::Tree => trees.push(target),
-            _ if seen.insert(target) => found.push(target),
+            _ if seen.others.insert(target) => found.push(target),
             _ => {}
         }
     }
@@ -143,14 +150,12 @@ fn ancestors(
     seen: &mut HashSet<Oid>,
     mut visit: impl FnMut(Oid, &Commit) -> bool,
 ) -> Result<(), Error> {
-    let mut stack: Vec<Oid> = tips.iter().rev().copied().collect();
+    // Noted before it waits: a commit may name another as its parent many times.
+    let mut stack: Vec<Oid> = tips.iter().rev().filter(|tip| seen.insert(**tip)).copied().collect();
     while let Some(id) = stack.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
         let commit = commit(reader, &id)?;
         if visit(id, &commit) && !stop.contains(&id) {
-            stack.extend(commit.parents.iter().filter(|parent| !seen.contains(*parent)));
+            stack.extend(commit.parents.iter().filter(|parent| seen.insert(**parent)));
         }
     }
     Ok(())
@@ -173,37 +178,70 @@ enum Names {
 fn trees(
     reader: &mut Reader,
     tree: Oid,
-    (blobs, names): (Blobs, Names),
-    seen: &mut HashSet<Oid>,
+    how: (Blobs, Names),
+    seen: &mut Seen,
     mut visit: impl FnMut(Oid),
 ) -> Result<(), Error> {
+    if !seen.trees.insert(tree) {
+        return Ok(());
+    }
+    if !seen.others.contains(&tree) {
+        visit(tree);
+    }
     let mut stack = vec![tree];
     while let Some(id) = stack.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        visit(id);
         let (kind, data) = reader.read(&id)?;
         let refused = |why: String| Error::Refused { id, why };
         if kind != Kind::Tree {
             return Err(refused(format!("it is a {kind}, where a tree should be")));
         }
-        for entry in TreeRefIter::from_bytes(data, gix_hash::Kind::Sha1) {
-            let entry = entry.map_err(|e| refused(e.to_string()))?;
-            if names == Names::Checked {
-                harmless(&entry).map_err(refused)?;
-            }
-            let child = entry.oid.to_owned();
-            match entry.mode.is_tree() {
-                true => stack.push(child),
-                // Another repository's commit is never here.
-                false if entry.mode.is_commit() || blobs == Blobs::Left => {}
-                false if seen.insert(child) => visit(child),
-                false => {}
+        let (below, files) = listed(data, how, seen, &mut visit).map_err(refused)?;
+        stack.extend(below);
+        for file in files.iter().filter(|_| how.1 == Names::Checked) {
+            match reader.kind(file)? {
+                Kind::Blob => {}
+                kind => return Err(refused(format!("{file} is a {kind}, where a file should be"))),
             }
         }
     }
     Ok(())
+}
+
+/// Visits the trees and files that a tree lists and that are not `seen`, and says which those are. They are noted
+/// before they wait: a tree may list another a million times.
+fn listed(
+    tree: &[u8],
+    (blobs, names): (Blobs, Names),
+    seen: &mut Seen,
+    visit: &mut impl FnMut(Oid),
+) -> Result<(Vec<Oid>, Vec<Oid>), String> {
+    let (mut below, mut files) = (Vec::new(), Vec::new());
+    for entry in TreeRefIter::from_bytes(tree, gix_hash::Kind::Sha1) {
+        let entry = entry.map_err(|e| e.to_string())?;
+        if names == Names::Checked {
+            harmless(&entry)?;
+        }
+        let child = entry.oid.to_owned();
+        match entry.mode.is_tree() {
+            true if !seen.trees.insert(child) => {}
+            true => {
+                below.push(child);
+                if !seen.others.contains(&child) {
+                    visit(child);
+                }
+            }
+            // Another repository's commit is never here.
+            false if entry.mode.is_commit() || blobs == Blobs::Left => {}
+            false if !seen.others.insert(child) => {}
+            false => {
+                files.push(child);
+                if !seen.trees.contains(&child) {
+                    visit(child);
+                }
+            }
+        }
+    }
+    Ok((below, files))
 }
 
 /// How far a client's history is to reach.
@@ -328,3 +366,7 @@ fn harmless(entry: &EntryRef<'_>) -> Result<(), String> {
         .map(drop)
         .map_err(|why| format!("it has the file name `{}`: {why}", entry.filename.as_bytes().escape_ascii()))
 }
+
+#[cfg(test)]
+#[path = "walk_tests.rs"]
+mod tests;
