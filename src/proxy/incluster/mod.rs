@@ -133,7 +133,7 @@ fn goes_on(request: &ResourceRequest) -> bool {
 /// ConfigMap by itself.
 fn list_of(call: &Call, request: &ResourceRequest) -> Option<String> {
     let target = target(call, request)?;
-    let one = (call.caller == Caller::Kubelet).then(|| (&request.namespace, &request.query.field_selector));
+    let one = (call.caller == Caller::Kubelet).then_some((&request.namespace, &request.query.field_selector));
     Some(format!("{} {target:?} {one:?}", call.caller.identity()))
 }
 
