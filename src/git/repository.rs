@@ -127,10 +127,14 @@ impl Repository {
     /// Changes all refs in one go, then `HEAD`.
     ///
     /// # Errors
-    /// [`Error::Missing`] for a ref to what is not here; [`Error::File`].
+    /// [`Error::Missing`] for a ref to what is not here; [`Error::Refused`] for a name that would not be read again;
+    /// [`Error::File`].
     pub fn flip(&mut self, refs: Refs, head: &str) -> Result<(), Error> {
         if let Some(absent) = refs.values().find(|id| !self.objects.has(id)) {
             return Err(Error::Missing(*absent));
+        }
+        if let Some((name, id)) = refs.iter().find(|(name, _)| !is_ref(name)) {
+            return Err(Error::Refused { id: *id, why: format!("`{}` is no ref", name.escape_debug()) });
         }
         let mut text = HEADER.to_owned();
         for (name, id) in &refs {

@@ -99,9 +99,14 @@ fn keep(refs: &mut Refs, name: &str, id: &Oid) -> String {
     kept
 }
 
+/// The longest name that an upstream may give, in bytes: one that is kept becomes longer.
+const LONGEST: usize = 900;
+
 /// Whether a name is one that an upstream may give.
 pub(super) fn is_theirs(name: &str) -> bool {
-    (name.starts_with(BRANCHES) || name.starts_with(TAGS)) && crate::git::is_ref(name)
+    (name.starts_with(BRANCHES) || name.starts_with(TAGS))
+        && name.len() <= LONGEST
+        && crate::git::is_ref(name)
 }
 
 #[cfg(test)]
@@ -170,5 +175,9 @@ mod tests {
         ] {
             assert_eq!(is_theirs(name), taken, "{name}");
         }
+        let long = |length: usize| format!("{BRANCHES}{}", "a".repeat(length - BRANCHES.len()));
+        assert_eq!([LONGEST, LONGEST + 1].map(|length| is_theirs(&long(length))), [true, false]);
+        let kept = keep(&mut Refs::new(), &long(LONGEST), &id(b'1'));
+        assert!(crate::git::is_ref(&kept), "{} bytes", kept.len());
     }
 }
