@@ -96,6 +96,7 @@ impl Objects {
             inflate: gix_zlib::Inflate::default(),
             cache: MemoryCappedHashmap::new(REMEMBERED),
             buffer: Vec::new(),
+            gone: None,
         }
     }
 
@@ -120,9 +121,16 @@ pub struct Reader {
     inflate: gix_zlib::Inflate,
     cache: MemoryCappedHashmap,
     buffer: Vec<u8>,
+    gone: Option<Box<dyn Fn() -> bool + Send>>,
 }
 
 impl Reader {
+    /// Reads no more once nobody waits for it.
+    pub fn unless(mut self, gone: impl Fn() -> bool + Send + 'static) -> Self {
+        self.gone = Some(Box::new(gone));
+        self
+    }
+
     /// Whether an object is here.
     pub fn has(&self, id: &Oid) -> bool {
         self.objects.has(id)
@@ -133,6 +141,9 @@ impl Reader {
     /// # Errors
     /// [`Error::Missing`]; [`Error::Pack`] for one that cannot be read.
     pub fn read(&mut self, id: &Oid) -> Result<(Kind, &[u8]), Error> {
+        if self.gone.as_ref().is_some_and(|gone| gone()) {
+            return Err(Error::Pack("nobody waits for it any more".into()));
+        }
         let pack = self.objects.with(id).ok_or(Error::Missing(*id))?;
         let found = pack.bundle.find(id, &mut self.buffer, &mut self.inflate, &mut self.cache);
         match found {

@@ -343,6 +343,33 @@ pub fn reaches(reader: &mut Reader, tip: &Oid, goals: &HashSet<Oid>) -> Result<b
     Ok(found)
 }
 
+/// Whether each of `tips` has one of `goals` behind it, or a commit that an earlier one came by on its way to one: near
+/// enough to know whether a pack will be small, and no commit is read twice.
+///
+/// # Errors
+/// [`Error`].
+pub fn all_reach(reader: &mut Reader, tips: &[Oid], goals: &HashSet<Oid>) -> Result<bool, Error> {
+    let mut seen: HashMap<Oid, usize> = HashMap::new();
+    for (number, tip) in tips.iter().enumerate() {
+        let (_, target, kind) = peel(reader, tip)?;
+        let mut found = goals.contains(tip) || goals.contains(&target);
+        let mut stack = vec![target];
+        while let (false, Kind::Commit, Some(id)) = (found, kind, stack.pop()) {
+            match seen.insert(id, number) {
+                Some(before) if before != number => found = true,
+                Some(_) => {}
+                None if goals.contains(&id) => found = true,
+                None => stack
+                    .extend(commit(reader, &id)?.parents.iter().filter(|p| seen.get(*p) != Some(&number))),
+            }
+        }
+        if !found {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Checks all that hangs on `tips` and not on `known`, of which that is known: whether it is here, is what it should
 /// be, and has no names that would harm a checkout.
 ///

@@ -48,8 +48,13 @@ fn tree(entries: &[(&str, &str, Oid)]) -> (Kind, Vec<u8>) {
 }
 
 fn commit_of(tree: Oid) -> (Kind, Vec<u8>) {
+    commit_on(tree, &[])
+}
+
+fn commit_on(tree: Oid, parents: &[Oid]) -> (Kind, Vec<u8>) {
     let by = "t <t@example.com> 1700000000 +0000";
-    (Kind::Commit, format!("tree {tree}\nauthor {by}\ncommitter {by}\n\nx\n").into_bytes())
+    let parents: String = parents.iter().map(|id| format!("parent {id}\n")).collect();
+    (Kind::Commit, format!("tree {tree}\n{parents}author {by}\ncommitter {by}\n\nx\n").into_bytes())
 }
 
 fn id(object: &(Kind, Vec<u8>)) -> Oid {
@@ -97,4 +102,29 @@ fn what_is_listed_many_times_waits_once() {
     let how = (Blobs::Listed, Names::Checked);
     let (below, _) = listed(&many.1, how, &mut Seen::default(), &mut |_| {}).unwrap();
     assert_eq!(below.len(), 1);
+}
+
+#[test]
+fn one_walk_says_whether_all_have_something_behind_them_and_ends_when_nobody_waits() {
+    let empty = tree(&[]);
+    let root = commit_of(id(&empty));
+    let mid = commit_on(id(&empty), &[id(&root)]);
+    let (one, two) = (commit_on(id(&empty), &[id(&mid)]), commit_on(id(&empty), &[id(&mid), id(&root)]));
+    let (_folder, objects) = packed(&[empty.clone(), root.clone(), mid.clone(), one.clone(), two.clone()]);
+    let mut reader = objects.reader();
+    let mut ask = |tips: &[Oid], goal: Oid| all_reach(&mut reader, tips, &[goal].into()).unwrap();
+    assert!(ask(&[id(&one), id(&two), id(&one)], id(&root)));
+    assert!(ask(&[id(&one), id(&two)], id(&mid)));
+    assert!(!ask(&[id(&one), id(&two)], id(&one)));
+    assert!(!ask(&[id(&root)], id(&mid)));
+    assert!(!ask(&[id(&empty)], id(&root)));
+    // Each commit is read once, however often it is wanted.
+    let (count, counted) = (std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0)), 10_000);
+    let reads = count.clone();
+    let mut reader =
+        objects.reader().unless(move || reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > counted);
+    all_reach(&mut reader, &[id(&one), id(&two), id(&mid)], &[id(&root)].into()).unwrap();
+    assert!(count.load(std::sync::atomic::Ordering::Relaxed) <= 6);
+    let mut gone = objects.reader().unless(|| true);
+    assert!(super::objects(&mut gone, &Ask { wants: vec![id(&one)], ..Ask::default() }).is_err());
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -15,8 +15,9 @@ use crate::git::{Error, Kind, Oid, Reader, Repository, TAGS, pack, pkt};
 const AGENT: &str = concat!("agent=edge/", env!("CARGO_PKG_VERSION"));
 /// What version 0 is offered.
 const OFFERED: &str = "multi_ack_detailed side-band side-band-64k thin-pack ofs-delta shallow deepen-since deepen-relative no-progress include-tag allow-tip-sha1-in-want allow-reachable-sha1-in-want filter object-format=sha1";
-/// How long a client may take nothing.
+/// How long a client may let us wait in all, and bytes for each of which a second is added.
 const PATIENCE: Duration = Duration::from_secs(60);
+const FLOOR: u64 = 4 << 10;
 /// Bytes that are gathered before they are sent.
 const PIECE: usize = 64 << 10;
 
@@ -75,11 +76,20 @@ pub(super) struct Out {
     runtime: Handle,
     gathered: Vec<u8>,
     band: Band,
+    sent: u64,
+    waited: Duration,
 }
 
 impl Out {
     pub(super) fn new(hand: mpsc::Sender<io::Result<Bytes>>) -> Self {
-        Self { hand, runtime: Handle::current(), gathered: Vec::new(), band: Band::None }
+        Self {
+            hand,
+            runtime: Handle::current(),
+            gathered: Vec::new(),
+            band: Band::None,
+            sent: 0,
+            waited: Duration::ZERO,
+        }
     }
 
     fn line(&mut self, text: impl AsRef<[u8]>) {
@@ -95,12 +105,23 @@ impl Out {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.sent += bytes.len() as u64;
         let sent = self.hand.send(Ok(bytes.into()));
-        match self.runtime.block_on(async { tokio::time::timeout(PATIENCE, sent).await }) {
+        let left = (PATIENCE + Duration::from_secs(self.sent / FLOOR)).saturating_sub(self.waited);
+        let since = Instant::now();
+        let sent = self.runtime.block_on(async { tokio::time::timeout(left, sent).await });
+        self.waited += since.elapsed();
+        match sent {
             Ok(Ok(())) => Ok(()),
             // Gone, or as good as: it holds the place of another.
             _ => Err(io::ErrorKind::BrokenPipe.into()),
         }
+    }
+
+    /// Reads for a client, as long as it is there.
+    fn reader(&self, repository: &Repository) -> Reader {
+        let hand = self.hand.clone();
+        repository.objects.reader().unless(move || hand.is_closed())
     }
 
     /// Says why there is no more.
@@ -177,7 +198,7 @@ fn list(
         let target = if symrefs { format!(" symref-target:{}", repository.head) } else { String::new() };
         out.line(format!("{head} HEAD{target}\n"));
     }
-    let mut reader = repository.objects.reader();
+    let mut reader = out.reader(repository);
     for (name, id) in repository.refs.iter().filter(|(name, _)| wanted(name)) {
         let target = if peel { peeled(&mut reader, name, id)? } else { None };
         let target = target.map(|target| format!(" peeled:{target}")).unwrap_or_default();
@@ -195,17 +216,15 @@ fn common(repository: &Repository, fetch: &Fetch) -> Vec<Oid> {
 /// Whether what is common is enough for a good pack: all that is wanted has some of it behind.
 fn is_ready(reader: &mut Reader, fetch: &Fetch, common: &[Oid]) -> Result<bool, Error> {
     let goals: HashSet<Oid> = common.iter().copied().collect();
-    for want in &fetch.wants {
-        if goals.is_empty() || !walk::reaches(reader, want, &goals)? {
-            return Ok(false);
-        }
+    if goals.is_empty() {
+        return Ok(fetch.wants.is_empty());
     }
-    Ok(true)
+    walk::all_reach(reader, &fetch.wants, &goals)
 }
 
 fn fetch_two(repository: &Repository, fetch: &Fetch, out: &mut Out) -> Result<(), Error> {
     known(repository, fetch)?;
-    let mut reader = repository.objects.reader();
+    let mut reader = out.reader(repository);
     let common = common(repository, fetch);
     if !fetch.done && !fetch.haves.is_empty() {
         out.line("acknowledgments\n");
@@ -237,7 +256,7 @@ fn fetch_zero(repository: &Repository, fetch: &Fetch, out: &mut Out) -> Result<(
         return Ok(());
     }
     known(repository, fetch)?;
-    let mut reader = repository.objects.reader();
+    let mut reader = out.reader(repository);
     let cut = cut(&mut reader, fetch)?;
     if let Some(cut) = &cut {
         tell_cut(cut, out);

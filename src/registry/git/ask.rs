@@ -185,7 +185,16 @@ impl Fetch {
         Ok(())
     }
 
+    /// Each name once; any object that is here may be wanted, as clones without files do, so there is no other limit.
+    fn once(&mut self) {
+        for ids in [&mut self.wants, &mut self.haves] {
+            let mut seen = HashSet::new();
+            ids.retain(|id| seen.insert(*id));
+        }
+    }
+
     fn relative(&mut self, more: bool) {
+        self.once();
         if let (true, Some(Depth::Commits(depth))) = (more, self.depth) {
             self.depth = Some(Depth::More(depth));
         }
@@ -230,6 +239,9 @@ mod tests {
         let Command::Fetch(fetch) = parse_two(&asked).unwrap() else { panic!() };
         assert_eq!((fetch.wants.len(), fetch.haves.len(), fetch.done), (1, 1, false));
         assert_eq!((fetch.depth, fetch.without_blobs), (Some(Depth::More(3)), true));
+        let asked = body(&["command=fetch", "0001", &want, &have, &want, &have, &want, "0000"]);
+        let Command::Fetch(fetch) = parse_two(&asked).unwrap() else { panic!() };
+        assert_eq!((fetch.wants.len(), fetch.haves.len()), (1, 1));
         let asked = body(&["command=ls-refs", "0001", "peel", "ref-prefix refs/heads/", "0000"]);
         let prefixes = vec!["refs/heads/".to_owned()];
         assert_eq!(parse_two(&asked), Ok(Command::Refs { prefixes, symrefs: false, peel: true }));

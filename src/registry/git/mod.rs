@@ -7,6 +7,7 @@ mod ask;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -22,6 +23,8 @@ use crate::git::{self, Repository};
 const LARGEST: usize = 8 << 20;
 /// Packs that are made at the same time; others wait.
 const PACKS: usize = 4;
+/// How long a request may take to come.
+const REQUEST: Duration = Duration::from_secs(20);
 /// Pieces of an answer that wait for a client.
 const WAITING: usize = 4;
 
@@ -102,9 +105,11 @@ impl Registry {
             }
             (GitRoute::Pack(name), Method::POST) => {
                 let repository = self.repository(&name).await?;
-                let body = read(request).await?;
+                // First its turn, then the request: those who wait hold nothing.
                 let packs = self.inner.repositories.packs.clone();
                 let permit = packs.acquire_owned().await.map_err(|_| internal("it ends"))?;
+                let late = |_| No(StatusCode::REQUEST_TIMEOUT, "the request comes too slowly".into());
+                let body = tokio::time::timeout(REQUEST, read(request)).await.map_err(late)??;
                 let (hand, pieces) = mpsc::channel(WAITING);
                 let mut out = answer::Out::new(hand);
                 let bad = |why: String| No(StatusCode::BAD_REQUEST, why);
