@@ -501,3 +501,37 @@ fn go_git_reads_as_argo_cd_does() {
     assert_eq!(go_git(&["fetch", folder, &url]), [next]);
     git(Path::new(folder), &["fsck", "--full", "--strict"]).good();
 }
+
+#[test]
+fn what_came_beside_what_was_asked_for_is_checked_before_a_ref_names_it() {
+    let forge = Forge::start();
+    let first = forge.commit("first", b"1\n");
+    let second = forge.commit("second", b"2\n");
+    forge.push();
+    forge.configure("", "");
+    assert_eq!(forge.sync(&[]).0, 0);
+    let repository = forge.root().join("config.git");
+    let blob = forge.work(&["rev-parse", "HEAD:first"]).out.trim().to_owned();
+    let mut bytes = b"100644 .git\0".to_vec();
+    bytes.extend((0..20).map(|at| u8::from_str_radix(&blob[2 * at..2 * at + 2], 16).unwrap()));
+    let file = forge.beside("tree");
+    std::fs::write(&file, bytes).unwrap();
+    let file = file.to_str().unwrap();
+    let tree = git(&repository, &["hash-object", "-t", "tree", "-w", "--literally", file]).good();
+    let bad = git(&repository, &["commit-tree", "-m", "x", "-p", &second, tree.out.trim()]).good();
+    // An upstream put it into an earlier pack, where no ref named it.
+    let pack = forge.place.path("state/git/config.git/objects/pack/pack");
+    let all = "git cat-file --batch-all-objects --batch-check='%(objectname)' | git pack-objects -q \"$0\"";
+    let packed = Command::new("sh").args(["-c", all]).arg(&pack).current_dir(&repository).output().unwrap();
+    Done::of(packed).good();
+    git(&repository, &["update-ref", "refs/heads/main", bad.out.trim()]).good();
+    let (code, summary) = forge.sync(&[]);
+    let error = summary["git"][0]["error"].as_str().unwrap_or_default();
+    assert!(code == 1 && error.contains("it has the file name `.git`"), "{summary}");
+    assert_eq!(forge.here(), [format!("{second} refs/heads/main")]);
+    // What is here and was checked comes again as an empty pack.
+    git(&repository, &["update-ref", "refs/heads/main", &second]).good();
+    git(&repository, &["update-ref", "refs/heads/older", &first]).good();
+    let (code, summary) = forge.sync(&[]);
+    assert_eq!((code, turns(&summary)), (0, vec!["refs/heads/older new".to_owned()]), "{summary}");
+}

@@ -131,7 +131,9 @@ async fn bring(wire: &Wire, rule: &GitRule, how: How<'_>, entry: &mut GitEntry) 
         return Ok(());
     }
     let Some(mut here) = here else { return Err(Failure::Ended) };
-    let wants: Vec<Oid> = distinct(upstream.values().filter(|id| !here.objects.has(id)));
+    // Only what refs name was checked: a pack may have brought more than was asked for.
+    let checked: BTreeSet<Oid> = known.values().copied().collect();
+    let wants: Vec<Oid> = distinct(upstream.values().filter(|id| !checked.contains(*id)));
     let taken = if wants.is_empty() {
         None
     } else {
