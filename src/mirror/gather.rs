@@ -105,7 +105,7 @@ pub(super) async fn gather(
 }
 
 impl Gathered {
-    fn failed(&mut self, rule: String, failure: &Failure) {
+    pub(super) fn failed(&mut self, rule: String, failure: &Failure) {
         let unreachable = failure.may_pass();
         self.plan.failures.push(SourceFailure { rule, why: failure.to_string(), unreachable });
     }

@@ -7,6 +7,7 @@ use super::charts::{self, Dependency};
 use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::filter;
+use super::found::Found;
 use super::gather::{Gathered, platforms, tags};
 use super::image;
 use super::package;
@@ -16,13 +17,16 @@ use crate::oci::chart::LARGEST;
 use crate::oci::{Descriptor, Error as OciError, ParsedManifest};
 use crate::sys::digest::Digest;
 
+/// Versions in vain, because nothing answers, before a rule is left.
+const LOST: u32 = 3;
 /// What helm pushes a package as.
 const PACKAGE: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
 
 /// A chart's dependencies, and what it is called.
 pub(super) type Depends = (Vec<Dependency>, String);
 
-/// Wants the versions of a rule, and the images that they refer to; says what they depend on.
+/// Wants the versions of a rule, and the images that they refer to; says what they depend on. A version that cannot be
+/// read is noted, and the others go on.
 pub(super) async fn want(
     wire: &Wire,
     settings: &Settings,
@@ -48,16 +52,24 @@ pub(super) async fn want(
         let image = ImageName { repository: repository.clone(), name: tag.clone() };
         gathered.plan.want(image, Reason { rule: label.to_owned(), by: by.clone() }, terms.clone());
     }
-    let mut depends = Vec::new();
+    let (mut depends, mut lost) = (Vec::new(), 0);
     if !rule.images && !rule.dependencies {
         return Ok(depends);
     }
     let source = Source::of(&repository, rule.insecure);
     for tag in &fit {
-        let package = fetch(wire, &source, tag, dry).await?;
-        let read = move || Ok((package::images(&package)?, package::dependencies(&package)?));
-        let read = tokio::task::spawn_blocking(read).await.map_err(|_| Failure::Ended)?;
-        let (found, listed) = read.map_err(Failure::Chart)?;
+        let (found, listed) = match read(wire, &source, tag, dry).await {
+            Ok(read) => read,
+            Err(failure) => {
+                // A registry that is gone is not asked for each version.
+                lost += u32::from(failure.may_pass());
+                if lost == LOST || wire.go_on().is_err() {
+                    return Err(failure);
+                }
+                gathered.failed(label.to_owned(), &failure);
+                continue;
+            }
+        };
         let title = format!("{name}-{}", tag.replace('_', "+"));
         if rule.images {
             gathered.want_found(settings, found, label, &format!("chart {title}"), rule.insecure);
@@ -67,6 +79,19 @@ pub(super) async fn want(
         }
     }
     Ok(depends)
+}
+
+/// The images that a version refers to, and what it depends on.
+async fn read(
+    wire: &Wire,
+    source: &Source,
+    tag: &str,
+    dry: bool,
+) -> Result<(Vec<Found>, Vec<Dependency>), Failure> {
+    let package = fetch(wire, source, tag, dry).await?;
+    let read = move || Ok((package::images(&package)?, package::dependencies(&package)?));
+    let read = tokio::task::spawn_blocking(read).await.map_err(|_| Failure::Ended)?;
+    read.map_err(Failure::Chart)
 }
 
 /// The package of a chart: from the store, where it is put first unless `dry`.

@@ -114,6 +114,24 @@ async fn charts_in_a_registry_bring_their_images_and_what_they_depend_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_no_chart_is_noted_and_the_others_bring_their_images() {
+    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (at, charts) = (site.host(), format!("oci://{}/charts", site.host()));
+    let image = format!("image: {{repository: {at}/team/app, tag: '7'}}\n");
+    let file = package(folder.path(), "name: app\nversion: 1.0.0\n", &image).await;
+    run(tool("helm"), &["push", &file, &charts, "--plain-http"]).await;
+    site.upstream.push_image("charts/app", "2.0.0", &[&noise(1, 3000)]).await;
+    site.upstream.push_image("team/app", "7", &[&noise(2, 3000)]).await;
+    site.configure(&format!("[[mirror.charts]]\nrepository = \"{charts}\"\nname = \"app\"\nimages = true\n"));
+    let (code, summary) = site.sync(&[]).await;
+    assert!(code == 1 && states(&summary).contains(&"app:7 new".to_owned()), "{summary}");
+    let failures = summary["failures"].as_array().unwrap();
+    let why = failures[0]["why"].as_str().unwrap();
+    assert!(failures.len() == 1 && why.contains("app:2.0.0` is no chart"), "{summary}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signatures_that_hang_by_the_referrers_api_come_along() {
     let folder = tempfile::tempdir().unwrap();
     let upstream = serve(&folder.path().join("up"), writable()).await;
