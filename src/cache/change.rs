@@ -173,6 +173,29 @@ impl Writer {
             .optional()?)
     }
 
+    /// The patches that wait for this part of the object, each of another author, in their order.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn patches(&self, key: &ObjectKey, subresource: &str) -> Result<Vec<Change>, CacheError> {
+        let sql = Change::select(
+            "WHERE kind = 'patch' AND resource = ? AND namespace = ? AND name = ? AND subresource = ? ORDER BY id",
+        );
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let rows =
+            statement.query_map([&key.resource, &key.namespace, &key.name, subresource], Change::from_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether a patch of the object waits.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn is_edited(&self, key: &ObjectKey, uid: &str) -> Result<bool, CacheError> {
+        let sql = "SELECT 1 FROM change WHERE kind = 'patch' AND resource = ? AND namespace = ? AND name = ? AND uid = ?";
+        Ok(self.db().prepare_cached(sql)?.exists([&key.resource, &key.namespace, &key.name, uid])?)
+    }
+
     /// Keeps a change for later.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::outbox;
 use super::replay::Wanted;
 use super::token;
 use super::watch::Edit;
-use crate::cache::{CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
+use crate::cache::{CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
 use crate::kube::status::Failure;
 use crate::kube::stream::WatchKind;
 use crate::kube::{FieldSelector, GroupVersionResource, LabelSelector};
@@ -123,6 +123,10 @@ fn edit_by(
     if edited == known.body {
         return Ok(Found::Done(StatusCode::OK, Box::new(edited)));
     }
+    if !author.is_empty() && is_held(writer, author, key, subresource, &known.uid)? {
+        let why = "the cloud is away and what another client told of this object waits for it";
+        return Ok(failed(Failure::unavailable(why, Some(5))));
+    }
     let object = Object { body: edited, ..known.clone() };
     writer.put_local(&[], &object)?;
     keep_change(writer, author, key, subresource, &known, &object)?;
@@ -158,7 +162,21 @@ fn settle(mut edited: Value, known: &Value, subresource: &str) -> Value {
     edited
 }
 
-/// Edits of one object add up: the first keeps the cloud's object, later ones find it kept.
+/// Whether what somebody else has told of it waits: that cannot be told apart, and each tells in its own name only.
+fn is_held(
+    writer: &Writer,
+    author: &str,
+    key: &ObjectKey,
+    subresource: &str,
+    uid: &str,
+) -> Result<bool, CacheError> {
+    let patches = writer.patches(key, subresource)?;
+    Ok(patches.iter().any(|change| change.what.uid == uid && change.what.author != author)
+        || writer.waiting(ChangeKind::Create, key, "")?.is_some())
+}
+
+/// Edits of one object add up: the first keeps the cloud's object, later ones find it kept. Those of kubelet, which
+/// waits for nobody, are kept beside what a client told before: that ends with what the client told.
 fn keep_change(
     writer: &Writer,
     author: &str,
@@ -170,11 +188,18 @@ fn keep_change(
     if let Some(waiting) = writer.waiting(ChangeKind::Create, key, "")? {
         return writer.rewrite_change(waiting.id, now.body.to_string().as_bytes());
     }
-    if let Some(waiting) = writer.waiting(ChangeKind::Patch, key, subresource)? {
-        if waiting.what.uid == base.uid {
-            return Ok(());
+    let mut is_kept = false;
+    for waiting in writer.patches(key, subresource)? {
+        if waiting.what.author != author {
+            end_change(writer, &waiting, base)?;
+        } else if waiting.what.uid == base.uid {
+            is_kept = true;
+        } else {
+            writer.drop_change(waiting.id)?;
         }
-        writer.drop_change(waiting.id)?;
+    }
+    if is_kept {
+        return Ok(());
     }
     writer.push_change(&NewChange {
         kind: ChangeKind::Patch,
@@ -318,12 +343,99 @@ pub fn delete(
 /// The status is told before the deletion: a Job counts its pods by it. Its difference is computed
 /// now, for the object will not be there later.
 fn keep_last_status(writer: &Writer, key: &ObjectKey, known: &Object) -> Result<(), CacheError> {
-    let Some(waiting) = writer.waiting(ChangeKind::Patch, key, "status")? else { return Ok(()) };
+    for waiting in writer.patches(key, "status")? {
+        end_change(writer, &waiting, known)?;
+    }
+    Ok(())
+}
+
+/// Fixes what a change will send to what it is now, whatever becomes of the object.
+fn end_change(writer: &Writer, waiting: &Change, now: &Object) -> Result<(), CacheError> {
+    if waiting.what.body.is_some() || waiting.what.uid != now.uid {
+        return Ok(());
+    }
     let base = waiting.what.base.as_deref().unwrap_or_default();
-    let base: Value =
-        serde_json::from_slice(base).map_err(|source| CacheError::Body { key: key.to_string(), source })?;
-    match outbox::difference(&base, &known.body, &known.uid)? {
+    let base: Value = serde_json::from_slice(base)
+        .map_err(|source| CacheError::Body { key: now.key.to_string(), source })?;
+    match outbox::told(&waiting.what, &base, &now.body)? {
         Some(patch) => writer.rewrite_change(waiting.id, patch.to_string().as_bytes()),
         None => writer.drop_change(waiting.id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Cache, Change, ScopeKey};
+    use crate::kube::patch::PatchType;
+
+    const ONE: &str = "system:serviceaccount:ns:one/u1";
+    const TWO: &str = "system:serviceaccount:ns:two/u2";
+
+    fn pod() -> ObjectKey {
+        ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() }
+    }
+
+    /// A cache with a pod that kubelet and two clients have read, who may tell its status.
+    async fn cache(folder: &tempfile::TempDir) -> Cache {
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let body = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "n"},
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "1"},
+            "status": {"phase": "Pending"}});
+        let object = Object::new("v1/pods", body).unwrap();
+        let job = move |writer: &mut Writer| {
+            for identity in ["node", ONE, TWO] {
+                let scope = ScopeKey { identity: identity.into(), ..event_scope("v1/pods") };
+                let scope = writer.scope(&scope)?;
+                writer.put(scope, &object)?;
+                writer.note_written(identity, "v1/pods", "status")?;
+            }
+            Ok(())
+        };
+        cache.commit(job).await.unwrap();
+        cache
+    }
+
+    /// What the cache answers to a status of `author`; empty is kubelet.
+    async fn tell(cache: &Cache, author: &'static str, input: Input) -> Result<Value, u16> {
+        let job = move |writer: &mut Writer| {
+            let mut edits = Vec::new();
+            match author {
+                "" => edit(writer, &mut edits, &pod(), "status", &input),
+                _ => status(writer, &mut edits, author, &pod(), &input),
+            }
+        };
+        match cache.commit(job).await.unwrap() {
+            Found::Done(_, value) => Ok(*value),
+            Found::Failed(failure) => Err(failure.code),
+        }
+    }
+
+    fn says(field: &str) -> Input {
+        Input::Patch(PatchType::Merge, json!({"status": {field: "yes"}}))
+    }
+
+    async fn changes(cache: &Cache) -> Vec<Change> {
+        cache.read(|reader| reader.changes()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_each_tells_is_kept_apart_and_kubelet_waits_for_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(&folder).await;
+        assert!(tell(&cache, ONE, says("reason")).await.is_ok());
+        assert!(tell(&cache, ONE, says("message")).await.is_ok());
+        assert_eq!(tell(&cache, TWO, says("hostIP")).await, Err(503), "another's waits");
+        assert_eq!(changes(&cache).await.len(), 1);
+        assert!(tell(&cache, "", says("podIP")).await.is_ok());
+        assert_eq!(tell(&cache, ONE, says("hostIP")).await, Err(503), "kubelet's waits now");
+        let found = changes(&cache).await;
+        assert_eq!(found.iter().map(|c| c.what.author.as_str()).collect::<Vec<_>>(), [ONE, ""]);
+        let sent: Value = serde_json::from_slice(found[0].what.body.as_deref().unwrap()).unwrap();
+        assert_eq!(sent["status"], json!({"reason": "yes", "message": "yes"}), "nothing of kubelet's");
+        let base = serde_json::from_slice(found[1].what.base.as_deref().unwrap()).unwrap();
+        let now = cache.read(|reader| reader.object(&pod())).await.unwrap().unwrap().body;
+        let sent = outbox::told(&found[1].what, &base, &now).unwrap().unwrap();
+        assert_eq!(sent["status"], json!({"podIP": "yes"}), "nothing of the client's");
     }
 }

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::{Value, json};
 
 use super::upstream::{As, UpBody, Upstream};
-use crate::cache::{Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
+use crate::cache::{Cache, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey};
 use crate::kube::{GroupVersionResource, codec, meta, patch, schema};
 
 /// Objects told at once.
@@ -45,15 +45,27 @@ pub enum Round {
 
 impl Round {
     /// The changes that this round tells. An object with a change that the cloud keeps putting off is
-    /// left for later as a whole: what follows builds on it.
+    /// left for later as a whole: what follows builds on it. Only what other clients told is left alone.
     fn choose(self, mut changes: Vec<Change>) -> Vec<Change> {
         if self == Self::First {
             let put_off: Vec<ObjectKey> =
-                changes.iter().filter(|c| c.attempts >= ATTEMPTS).map(|c| c.what.key.clone()).collect();
-            changes.retain(|c| !c.what.key.resource.ends_with("/events") && !put_off.contains(&c.what.key));
+                changes.iter().filter(|c| is_late(c) && !is_clients(c)).map(|c| c.what.key.clone()).collect();
+            changes.retain(|c| {
+                let key = &c.what.key;
+                !key.resource.ends_with("/events") && !put_off.contains(key) && !is_late(c)
+            });
         }
         changes
     }
+}
+
+fn is_late(change: &Change) -> bool {
+    change.attempts >= ATTEMPTS
+}
+
+/// Whether a client other than kubelet made it. Nothing that is kubelet's waits for such a one.
+fn is_clients(change: &Change) -> bool {
+    !change.what.author.is_empty()
 }
 
 /// What became of one change.
@@ -135,6 +147,9 @@ impl Outbox {
                 Fate::Later(why) => {
                     let id = change.id;
                     self.cache.commit(move |w| w.fail_change(id, &why)).await.map_err(failed)?;
+                    if is_clients(&change) {
+                        continue;
+                    }
                     // What follows builds on this one.
                     return Ok(told);
                 }
@@ -161,7 +176,7 @@ impl Outbox {
                     return Ok(Sent::Nothing);
                 };
                 let base = what.base.as_deref().and_then(|b| serde_json::from_slice(b).ok());
-                match difference(&base.unwrap_or(Value::Null), &now.body, &what.uid)? {
+                match told(&what, &base.unwrap_or(Value::Null), &now.body)? {
                     Some(patch) => Ok(Sent::Body(Some(now), patch)),
                     None => Ok(Sent::Nothing),
                 }
@@ -231,6 +246,9 @@ impl Outbox {
                     if let Some(local) = &now {
                         writer.drop_changes_of(&key, &local.uid)?;
                     }
+                } else if writer.is_edited(&key, &answer.uid)? {
+                    // The object here is what the other changes are told from.
+                    return Ok(());
                 }
                 writer.refresh(&answer)
             })
@@ -266,6 +284,29 @@ impl PodIdentity {
 enum Sent {
     Nothing,
     Body(Option<Object>, Value),
+}
+
+/// What a change says of the object: of a client's status nothing else, for others may have changed the rest.
+///
+/// # Errors
+/// As [`difference`].
+pub fn told(what: &NewChange, base: &Value, now: &Value) -> Result<Option<Value>, CacheError> {
+    if what.author.is_empty() {
+        return difference(base, now, &what.uid);
+    }
+    difference(base, &with_status_of(base, now), &what.uid)
+}
+
+/// `object` with the status of another.
+pub fn with_status_of(object: &Value, other: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        match other.get("status") {
+            Some(status) => fields.insert("status".to_owned(), status.clone()),
+            None => fields.remove("status"),
+        };
+    }
+    object
 }
 
 /// The patch that brings the cloud's object to where it is here, bound to its uid; `None` if there
@@ -373,7 +414,6 @@ fn is_another(status: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::NewChange;
 
     fn change(id: i64, resource: &str, name: &str, attempts: u32) -> Change {
         let key = ObjectKey { resource: resource.into(), namespace: "ns".into(), name: name.into() };
@@ -401,6 +441,14 @@ mod tests {
         assert_eq!(ids(Round::First), [3]);
         assert_eq!(ids(Round::All), [1, 2, 3, 4]);
     }
+
+    #[test]
+    fn nothing_of_kubelet_s_is_put_off_by_a_client() {
+        let mut changes = vec![change(1, "v1/pods", "a", ATTEMPTS), change(2, "v1/pods", "a", 0)];
+        changes[0].what.author = "client".into();
+        assert_eq!(Round::First.choose(changes).iter().map(|c| c.id).collect::<Vec<_>>(), [2]);
+    }
+
     #[test]
     fn what_is_about_another_object_of_the_name_goes_without_alarm() {
         let change = change(1, "v1/pods", "a", 0);
