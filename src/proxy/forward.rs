@@ -67,6 +67,11 @@ impl Call {
         }
     }
 
+    /// Whether the caller acts as somebody else.
+    pub fn impersonates(&self) -> bool {
+        self.head.headers.keys().any(|name| name.as_str().starts_with("impersonate-"))
+    }
+
     fn is_idempotent(&self) -> bool {
         !matches!(self.head.method, http::Method::POST | http::Method::PATCH)
     }

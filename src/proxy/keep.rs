@@ -20,7 +20,8 @@ use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
 impl Shared {
     /// Records the answer to `call` as its body passes; `None` if it tells nothing that is kept.
     pub fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {
-        if self.client_settings.why_not(call).is_some() {
+        // What somebody may do in another's name says nothing of what he may do himself.
+        if call.impersonates() || self.client_settings.why_not(call).is_some() {
             return None;
         }
         let gzip = match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {

@@ -254,7 +254,7 @@ async fn route(shared: &Arc<Shared>, call: &Call, payload: &mut Payload) -> Resp
         Caller::Kubelet => Who::Kubelet,
         Caller::Bearer(_) => Who::Other,
     };
-    let impersonates = call.head.headers.keys().any(|name| name.as_str().starts_with("impersonate-"));
+    let impersonates = call.impersonates();
     if !shared.is_offline_mode() {
         // The kubelet's own certificate is local whatever the mode; all else passes through.
         let passed = match decide(&call.request, who, false, impersonates) {

@@ -94,6 +94,8 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     scene.kubectl(&["get", "pods", "-A", "--field-selector", "spec.nodeName=node-1"])?;
     // Asked of the cloud itself, so that edge has never seen this form.
     let apis = old_discovery(|path| cluster.raw(path))?;
+    let as_client = ["-H", "Impersonate-User: system:serviceaccount:default:client"];
+    assert_eq!(admin.status_with(&scene, &as_client, CONFIGMAPS)?, "200");
     cluster.wait_for("the APIs, read ahead", seconds(30), || {
         let known = scene.node.machine()?.output(&["grep", "-qaF", "APIGroupDiscoveryList", CACHE, WAL])?;
         ensure!(known.status.success(), "not yet");
@@ -107,6 +109,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
         assert_eq!(offline.get(path), Some(online), "`{path}` as clients of before 1.26 ask for it");
     }
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)?;
+    assert_eq!(admin.status(&scene, CONFIGMAPS)?, "503", "read in another's name only");
     kubelets_kubeconfig_reads(&scene)?;
     scene.edge.kill();
     scene.edge.start(&scene.node)?;
