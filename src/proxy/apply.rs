@@ -117,6 +117,9 @@ fn edit_by(
         return Ok(conflict(key, uid, &known.uid));
     }
     let edited = match input.apply(&known.body) {
+        Ok(edited) if !edited.is_object() => return Ok(failed(Failure::bad_request("this is no object"))),
+        // Of all else that a client writes there the cloud takes nothing, and nor is it shown here.
+        Ok(edited) if !author.is_empty() => outbox::with_status_of(&known.body, &edited),
         Ok(edited) => settle(edited, &known.body, subresource),
         Err(why) => return Ok(failed(Failure::bad_request(why))),
     };
@@ -437,5 +440,19 @@ mod tests {
         let now = cache.read(|reader| reader.object(&pod())).await.unwrap().unwrap().body;
         let sent = outbox::told(&found[1].what, &base, &now).unwrap().unwrap();
         assert_eq!(sent["status"], json!({"podIP": "yes"}), "nothing of the client's");
+    }
+
+    #[tokio::test]
+    async fn a_client_s_status_is_a_status_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(&folder).await;
+        assert_eq!(tell(&cache, ONE, Input::Object(Value::Null)).await, Err(400));
+        assert_eq!(tell(&cache, ONE, Input::Object(json!(["status"]))).await, Err(400));
+        let more = json!({"metadata": {"labels": {"a": "b"}, "ownerReferences": []}, "spec": {"nodeName": "m"},
+            "data": {}, "status": {"phase": "Running"}});
+        let before = cache.read(|reader| reader.object(&pod())).await.unwrap().unwrap().body;
+        let after = tell(&cache, ONE, Input::Object(more)).await.unwrap();
+        assert_eq!(after["status"], json!({"phase": "Running"}));
+        assert_eq!(outbox::with_status_of(&after, &before), before);
     }
 }

@@ -51,6 +51,9 @@ impl Shared {
         code: StatusCode,
         headers: &HeaderMap,
     ) -> Option<Box<dyn Intake>> {
+        if !request.query.dry_run.is_empty() {
+            return None;
+        }
         let identity = call.caller.identity();
         let decoder = Decoder {
             resource: request.gvr.to_string(),

@@ -60,6 +60,9 @@ impl LocalWrites {
             Ok(input) => input,
             Err(why) => return answer::failure(&Failure::bad_request(why), encoding),
         };
+        if is_dry_run(&write, &input) {
+            return answer::unavailable("the cloud is away and only it can say how a dry run ends", encoding);
+        }
         let key = key_of(write.request);
         let done = match local {
             Local::Lease => self.leases.answer(&self.cache, caller, write.request, &input).await,
@@ -199,6 +202,13 @@ impl From<CacheError> for Refused {
     fn from(error: CacheError) -> Self {
         Self::Cache(error)
     }
+}
+
+/// Whether nothing is to come of it, as its query says, or the options of a deletion do.
+fn is_dry_run(write: &Write<'_>, input: &Input) -> bool {
+    let in_options = write.request.verb == Verb::Delete
+        && matches!(input, Input::Object(options) if options.get("dryRun").is_some_and(|d| !d.is_null()));
+    in_options || !write.request.query.dry_run.is_empty()
 }
 
 fn refused(why: &str) -> Refused {
