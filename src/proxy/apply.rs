@@ -12,7 +12,7 @@ use super::outbox;
 use super::replay::Wanted;
 use super::token;
 use super::watch::Edit;
-use crate::cache::{CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
+use crate::cache::{CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Right, ScopeId, Writer};
 use crate::kube::status::Failure;
 use crate::kube::stream::WatchKind;
 use crate::kube::{FieldSelector, GroupVersionResource, LabelSelector};
@@ -95,13 +95,22 @@ pub fn status(
     if !writer.has_read(author, key)? {
         return refuse("this client never read the object while it was there");
     }
-    if !writer.has_written(author, &key.resource, "status")? {
+    if !writer.has_written(author, &status_right(key))? {
         return refuse("it never let this client write such a status while it was there");
     }
     if outbox::PodIdentity::of(author).is_none() {
         return refuse("only pods of this node may tell a status here");
     }
     edit_by(writer, edits, author, key, "status", input)
+}
+
+/// To tell the status of such objects.
+pub fn status_right(key: &ObjectKey) -> Right {
+    Right {
+        resource: key.resource.clone(),
+        namespace: key.namespace.clone(),
+        subresource: "status".to_owned(),
+    }
 }
 
 fn edit_by(
@@ -133,7 +142,8 @@ fn edit_by(
     let object = Object { body: edited, ..known.clone() };
     writer.put_local(&[], &object)?;
     keep_change(writer, author, key, subresource, &known, &object)?;
-    if key.resource == "v1/pods" {
+    // Addresses and readiness are kubelet's to say.
+    if key.resource == "v1/pods" && author.is_empty() {
         endpoints::follow(writer, edits, &object)?;
     }
     let answer = object.body.clone();
@@ -391,7 +401,7 @@ mod tests {
                 let scope = ScopeKey { identity: identity.into(), ..event_scope("v1/pods") };
                 let scope = writer.scope(&scope)?;
                 writer.put(scope, &object)?;
-                writer.note_written(identity, "v1/pods", "status")?;
+                writer.note_written(identity, &status_right(&pod()))?;
             }
             Ok(())
         };
@@ -454,5 +464,43 @@ mod tests {
         let after = tell(&cache, ONE, Input::Object(more)).await.unwrap();
         assert_eq!(after["status"], json!({"phase": "Running"}));
         assert_eq!(outbox::with_status_of(&after, &before), before);
+    }
+
+    #[tokio::test]
+    async fn a_right_to_tell_is_of_one_namespace_and_can_be_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(&folder).await;
+        let has = async |namespace: &'static str| {
+            let right = status_right(&ObjectKey { namespace: namespace.into(), ..pod() });
+            cache.commit(move |writer| writer.has_written(ONE, &right)).await.unwrap()
+        };
+        assert_eq!((has("ns").await, has("other").await), (true, false));
+        cache.commit(|writer| writer.forget_written(ONE, &status_right(&pod()))).await.unwrap();
+        assert!(!has("ns").await);
+        assert_eq!(tell(&cache, ONE, says("reason")).await, Err(503));
+        assert!(tell(&cache, TWO, says("reason")).await.is_ok(), "whose right it is still");
+    }
+
+    #[tokio::test]
+    async fn endpoints_follow_kubelet_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(&folder).await;
+        let body = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "s", "namespace": "ns", "uid": "s", "resourceVersion": "1"},
+            "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": {"uid": "u"}}]});
+        let slice = Object::new("discovery.k8s.io/v1/endpointslices", body).unwrap();
+        let key = slice.key.clone();
+        let job = move |writer: &mut Writer| {
+            let scope = writer.scope(&event_scope(&slice.key.resource))?;
+            writer.put(scope, &slice)
+        };
+        cache.commit(job).await.unwrap();
+        for (author, address) in [(ONE, "10.0.0.1"), ("", "10.0.0.9")] {
+            let ip = json!({"status": {"podIP": "10.0.0.9", "reason": author}});
+            tell(&cache, author, Input::Patch(PatchType::Merge, ip)).await.unwrap();
+            let key = key.clone();
+            let slice = cache.read(move |reader| reader.object(&key)).await.unwrap().unwrap().body;
+            assert_eq!(slice["endpoints"][0]["addresses"], json!([address]), "`{author}` tells");
+        }
     }
 }

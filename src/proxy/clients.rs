@@ -10,6 +10,7 @@ use http::{StatusCode, header};
 use super::caller::Caller;
 use super::forward::Call;
 use super::settings::ClientSettings;
+use crate::cache::Right;
 use crate::kube::{Request as KubeRequest, ResourceRequest};
 
 /// Clients that are remembered at the most; of more, the one that was not seen for longest goes.
@@ -44,7 +45,7 @@ pub struct Refusal {
 pub struct Clients {
     seen: Mutex<HashMap<String, Seen>>,
     /// Whose statuses of which resources the cloud has taken, and in which epoch of the cache.
-    told: Mutex<HashSet<(String, String, u64)>>,
+    told: Mutex<HashSet<(String, Right, u64)>>,
 }
 
 impl Clients {
@@ -73,12 +74,18 @@ impl Clients {
     }
 
     /// Whether the cloud takes a status of this resource from this client for the first time.
-    pub fn is_first_status(&self, identity: &str, resource: &str, epoch: u64) -> bool {
+    pub fn is_first_status(&self, identity: &str, right: &Right, epoch: u64) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() >= REMEMBERED {
             told.clear();
         }
-        told.insert((identity.to_owned(), resource.to_owned(), epoch))
+        told.insert((identity.to_owned(), right.clone(), epoch))
+    }
+
+    /// The cloud does not take it any more.
+    pub fn forget_status(&self, identity: &str, right: &Right, epoch: u64) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.remove(&(identity.to_owned(), right.clone(), epoch));
     }
 
     /// All that were seen, by identity.

@@ -4,6 +4,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::apply::status_right;
 use super::caller::Caller;
 use super::forward::Call;
 use super::headers::{accept_of, encoding_of};
@@ -36,11 +37,24 @@ impl Shared {
         Some(Recording::new(self.cache.clone(), intake, gzip))
     }
 
-    /// What a client has told once, the cloud lets it tell: in an outage it is taken here.
-    fn note_written(&self, identity: &str, resource: &str) {
-        let (identity, resource) = (identity.to_owned(), resource.to_owned());
-        if self.clients.is_first_status(&identity, &resource, self.cache.epoch()) {
-            self.cache.record(64, move |writer| writer.note_written(&identity, &resource, "status"));
+    /// What a client has told once, the cloud lets it tell: in an outage it is taken here, unless the cloud has
+    /// refused it since.
+    fn note_status(&self, call: &Call, request: &ResourceRequest, code: StatusCode) {
+        let writes = matches!(request.verb, Verb::Patch | Verb::Update);
+        if !writes || request.subresource.as_deref() != Some("status") || call.caller == Caller::Kubelet {
+            return;
+        }
+        let (identity, right) = (call.caller.identity(), status_right(&key_of(request)));
+        let epoch = self.cache.epoch();
+        match code {
+            StatusCode::OK if self.clients.is_first_status(&identity, &right, epoch) => {
+                self.cache.record(64, move |writer| writer.note_written(&identity, &right));
+            }
+            StatusCode::FORBIDDEN => {
+                self.clients.forget_status(&identity, &right, epoch);
+                self.cache.record(64, move |writer| writer.forget_written(&identity, &right));
+            }
+            _ => {}
         }
     }
 
@@ -53,6 +67,9 @@ impl Shared {
     ) -> Option<Box<dyn Intake>> {
         if !request.query.dry_run.is_empty() {
             return None;
+        }
+        if is_kept(request) {
+            self.note_status(call, request, code);
         }
         let identity = call.caller.identity();
         let decoder = Decoder {
@@ -84,9 +101,6 @@ impl Shared {
                 })))
             }
             (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK) => {
-                if let (Some("status"), Caller::Bearer(_)) = (subresource, &call.caller) {
-                    self.note_written(&identity, &decoder.resource);
-                }
                 let (key, single) = (key_of(request), Single::Written);
                 Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
             }
