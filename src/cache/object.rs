@@ -71,6 +71,8 @@ const LEASES: &str = "coordination.k8s.io/v1/leases";
 
 /// How long a change that is nothing but a heartbeat may stay out of the file, in seconds.
 pub(super) const HEARTBEAT: i64 = 3600;
+/// How often it is news that an event happens: from then on it is a heartbeat.
+const NEWS: u64 = 3;
 
 impl Writer {
     /// The object under `key`, and its row.
@@ -93,25 +95,40 @@ impl Writer {
         Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
     }
 
-    /// Writes the object unless the file holds just this already; gives its row. A node or
-    /// lease whose only news are its heartbeat times is left as it is for an hour, because flash wears out.
+    /// Writes the object unless the file holds just this already, or it brings a heartbeat alone; gives its row.
     pub(super) fn store(&self, object: &Object) -> Result<i64, CacheError> {
-        let known: Option<(i64, String, String, i64)> = self
-            .db()
-            .prepare_cached(
-                "SELECT id, uid, version, at FROM object WHERE resource = ? AND namespace = ? AND name = ?",
-            )?
-            .query_row(params![object.key.resource, object.key.namespace, object.key.name], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            })
-            .optional()?;
-        if let Some((id, uid, version, at)) = &known {
-            let same = *uid == object.uid && *version == object.version && !version.is_empty();
-            if same || (seconds() - at < HEARTBEAT && self.only_heartbeat(object)?) {
-                return Ok(*id);
-            }
+        match self.row(&object.key)? {
+            Some(row) if row.holds(object) || self.is_heartbeat_of(&row, object)? => Ok(row.id),
+            _ => self.overwrite(object),
         }
-        self.overwrite(object)
+    }
+
+    /// Whether all its news are heartbeats, and the file's are not an hour old: of a node or a lease their times, of an
+    /// event that happened often that it happened again. Such news stay out of the file, because flash wears out.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn is_heartbeat(&self, object: &Object) -> Result<bool, CacheError> {
+        self.row(&object.key)?.map_or(Ok(false), |row| self.is_heartbeat_of(&row, object))
+    }
+
+    fn is_heartbeat_of(&self, row: &Known, object: &Object) -> Result<bool, CacheError> {
+        // A clock that was set back does not make it young.
+        if !(0..HEARTBEAT).contains(&(seconds() - row.at)) || !beats(object) {
+            return Ok(false);
+        }
+        let Some((_, known)) = self.object(&object.key)? else { return Ok(false) };
+        Ok(without_heartbeat(&known.body) == without_heartbeat(&object.body))
+    }
+
+    fn row(&self, key: &ObjectKey) -> Result<Option<Known>, CacheError> {
+        let mut statement = self.db().prepare_cached(
+            "SELECT id, uid, version, at FROM object WHERE resource = ? AND namespace = ? AND name = ?",
+        )?;
+        let known = statement.query_row(params![key.resource, key.namespace, key.name], |row| {
+            Ok(Known { id: row.get(0)?, uid: row.get(1)?, version: row.get(2)?, at: row.get(3)? })
+        });
+        Ok(known.optional()?)
     }
 
     /// Writes the object whatever the file holds; gives its row.
@@ -141,28 +158,49 @@ impl Writer {
             )?;
         Ok(id)
     }
+}
 
-    fn only_heartbeat(&self, object: &Object) -> Result<bool, CacheError> {
-        if object.key.resource != "v1/nodes" && object.key.resource != LEASES {
-            return Ok(false);
+/// What the file says of an object, without its body.
+struct Known {
+    id: i64,
+    uid: String,
+    version: String,
+    at: i64,
+}
+
+impl Known {
+    fn holds(&self, object: &Object) -> bool {
+        self.uid == object.uid && self.version == object.version && !self.version.is_empty()
+    }
+}
+
+/// Whether it is one of those that come again and again with nothing new.
+fn beats(object: &Object) -> bool {
+    match object.key.resource.as_str() {
+        "v1/nodes" | LEASES => true,
+        "v1/events" | "events.k8s.io/v1/events" => {
+            let times = ["/count", "/deprecatedCount", "/series/count"];
+            times.iter().filter_map(|at| object.body.pointer(at)?.as_u64()).any(|times| times > NEWS)
         }
-        let Some((_, known)) = self.object(&object.key)? else { return Ok(false) };
-        Ok(without_heartbeat(&known.body) == without_heartbeat(&object.body))
+        _ => false,
     }
 }
 
 fn without_heartbeat(object: &Value) -> Value {
-    let mut node = object.clone();
-    if let Some(meta) = node.get_mut("metadata").and_then(Value::as_object_mut) {
+    let mut rest = object.clone();
+    if let Some(meta) = rest.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.remove("resourceVersion");
     }
-    if let Some(spec) = node.get_mut("spec").and_then(Value::as_object_mut) {
+    for repeated in ["count", "lastTimestamp", "series", "deprecatedCount", "deprecatedLastTimestamp"] {
+        rest.as_object_mut().and_then(|object| object.remove(repeated));
+    }
+    if let Some(spec) = rest.get_mut("spec").and_then(Value::as_object_mut) {
         spec.remove("renewTime");
     }
-    if let Some(conditions) = node.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
+    if let Some(conditions) = rest.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
         for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
             condition.remove("lastHeartbeatTime");
         }
     }
-    node
+    rest
 }

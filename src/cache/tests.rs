@@ -188,6 +188,31 @@ async fn a_heartbeat_alone_is_not_written_but_a_condition_is() {
 }
 
 #[tokio::test]
+async fn an_event_that_goes_on_happening_is_not_written_each_time() {
+    let event = |version: &str, count: u64, message: &str| {
+        let body = json!({"metadata": {"name": "e", "namespace": "a", "uid": "u", "resourceVersion": version},
+            "message": message, "count": count, "lastTimestamp": version});
+        Object::new("v1/events", body).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let key = ScopeKey { resource: "v1/events".into(), ..scope("node", "") };
+    for (version, count, message, stored) in [
+        ("1", 1, "no", "1"),
+        ("2", 3, "no", "2"),
+        ("3", 4, "no", "2"),
+        ("4", 40, "no", "2"),
+        ("5", 41, "yes", "5"),
+    ] {
+        let (object, key) = (event(version, count, message), key.clone());
+        let key_of = object.key.clone();
+        cache.commit(move |w| w.scope(&key).and_then(|id| w.put(id, &object))).await.unwrap();
+        let found = cache.read(move |r| r.get("node", &key_of)).await.unwrap().unwrap();
+        assert_eq!(found.version, stored);
+    }
+}
+
+#[tokio::test]
 async fn clearing_keeps_what_waits_for_the_cloud() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
