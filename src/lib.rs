@@ -10,7 +10,7 @@
 //! | storey | parts |
 //! |--------|-------|
 //! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
-//! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`], [`bundle`] |
+//! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`], [`bundle`], [`system`] |
 //! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`git`], [`kube`], [`cri`], [`link`], [`health`] |
 //! | floor  | [`sys`]; [`pack`] the snap, on the build host only |
 
@@ -32,4 +32,5 @@ pub mod proxy;
 pub mod registry;
 pub mod store;
 pub mod sys;
+pub mod system;
 pub mod trust;

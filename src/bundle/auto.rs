@@ -17,11 +17,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::import::{Gateway, Imported};
-use super::mount::{Mount, Mounted, Writable, mounts};
 use super::stick::{Stick, find};
 use super::{Error, Settings, name, receipt};
 use crate::health::Part;
 use crate::sys::clock;
+use crate::sys::mounts::{Mount, Mounted, Writable, is_stick, mounts, read};
 use crate::sys::progress::Progress;
 use crate::trust::{LARGEST_ROOT, root_file_name};
 
@@ -138,19 +138,6 @@ fn places(media_dirs: &[PathBuf]) -> BTreeSet<Place> {
     found
 }
 
-/// Whether a block device is one that people plug in, and has a medium; then what tells this time from the last.
-fn is_stick(folder: &Path) -> Option<String> {
-    let real = std::fs::canonicalize(folder).ok()?;
-    let whole = if folder.join("partition").exists() { real.parent()?.to_owned() } else { real.clone() };
-    let plugged = read(&whole.join("removable")) == "1" || real.to_string_lossy().contains("/usb");
-    let medium = read(&folder.join("size")).parse::<u64>().is_ok_and(|size| size > 0);
-    (plugged && medium).then(|| read(&whole.join("diskseq")))
-}
-
-fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
-}
-
 /// Looks at one stick, and imports what is new on it.
 ///
 /// # Errors
@@ -188,7 +175,8 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
     }
     let said = [done.clone(), refused.clone()].concat().join("; ");
     if !said.is_empty() {
-        let told = Writable::new(top).and_then(|_writable| outcome(gateway, top, &said));
+        let told =
+            Writable::new(top).map_err(Error::Stick).and_then(|_writable| outcome(gateway, top, &said));
         if let Err(error) = told {
             tracing::warn!(stick = %top.display(), %error, "the outcome cannot be written on the stick");
         }

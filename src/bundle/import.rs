@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::list::Carried;
 use super::manifest::{Identity, Manifest, own_platform};
-use super::mount::Writable;
 use super::open::{Opened, open};
 use super::receipt::{self, Receipt};
-use super::{Error, Fault, copy, state};
+use super::{Error, Fault, copy, name, state};
 use crate::store::{Intake, Owner, StateOf, Store, TrustUpdate};
 use crate::sys::clock;
 use crate::sys::digest::Digest;
+use crate::sys::mounts::Writable;
 use crate::sys::progress::Progress;
 use crate::trust::{Anchor, Chain, Verified, gateway, sequence};
 
@@ -124,6 +124,16 @@ impl Gateway {
         let kept = self.store.trust_value("time-floor")?.unwrap_or(0);
         let kept = Timestamp::from_second(kept).unwrap_or(Timestamp::UNIX_EPOCH);
         Ok(kept.max(clock::floor()).max(chain.current().created))
+    }
+
+    /// Whether a bundle of that folder's name, or a later one of its stream, was imported before.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn is_known(&self, folder: &str) -> Result<bool, Error> {
+        let Some((stream, seq)) = name::parse_folder(folder) else { return Ok(false) };
+        let highest = self.store.trust_value(&format!("seq:{stream}"))?;
+        Ok(highest.and_then(|v| u64::try_from(v).ok()).is_some_and(|highest| highest >= seq))
     }
 
     /// Verifies the bundle in `folder` up to its lists, and judges whether it may be imported here.
@@ -244,7 +254,7 @@ impl Gateway {
     /// Says on the stick what is here now. `None` where the bundle does not lie on a stick of the usual form.
     fn write_receipt(&self, judged: &Judged, folder: &Path) -> Result<Option<PathBuf>, Error> {
         let Some(receipts) = receipt::folder_beside(folder) else { return Ok(None) };
-        let _writable = Writable::new(folder)?;
+        let _writable = Writable::new(folder).map_err(Error::Stick)?;
         let manifest = &judged.opened.manifest;
         let key = gateway::own_key(&self.state_dir)?;
         let receipt = Receipt {

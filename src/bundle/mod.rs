@@ -19,7 +19,7 @@
 //! - `stick`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
 //! - `extract`   one file out of it
-//! - `auto`, `mount`  sticks that are plugged in
+//! - `auto`      sticks that are plugged in
 //! - `receipt`   what a gateway says that it has
 //! - `remote`    the same bundle in an OCI registry
 //!
@@ -38,7 +38,6 @@ mod inspect;
 pub mod keys;
 mod list;
 mod manifest;
-mod mount;
 mod name;
 mod open;
 mod readback;

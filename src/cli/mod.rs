@@ -23,6 +23,7 @@ mod progress;
 mod registry;
 mod status;
 mod store;
+mod system;
 mod trust;
 
 use std::ffi::OsString;
@@ -92,6 +93,8 @@ enum Command {
     Bundle(bundle::Bundle),
     /// Say whose bundles are believed
     Trust(trust::Trust),
+    /// Tell of the appliance's two systems, go back to the other one, or give the data up
+    System(system::System),
     /// Show, change or check the configuration
     Config(config::Config),
     /// Run a hook of the snap, as snapd does
@@ -112,6 +115,7 @@ impl Global {
             config: absolute(&self.config)?,
             state_dir: absolute(&self.state_dir)?,
             socket: absolute(&self.socket)?,
+            system_root: std::env::var_os("EDGE_SYSTEM_ROOT").map(std::path::absolute).transpose()?,
             snap: own_snap(),
             proxy: environment(["HTTPS_PROXY", "https_proxy"]),
             no_proxy: environment(["NO_PROXY", "no_proxy"]),
@@ -171,6 +175,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Mirror(command) => command.run(&cli.global),
         Command::Bundle(command) => command.run(&cli.global),
         Command::Trust(command) => command.run(&cli.global),
+        Command::System(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
         Command::Hook(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),

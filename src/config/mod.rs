@@ -20,7 +20,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::sys::durable;
-use crate::{bundle, cri, mirror, pods, proxy, registry};
+use crate::{bundle, cri, mirror, pods, proxy, registry, system};
 
 pub use document::{sample, to_toml};
 pub use edit::{Change, edit};
@@ -59,6 +59,8 @@ pub struct Config {
     pub mirror: mirror::Settings,
     /// `[bundle]`.
     pub bundle: bundle::Settings,
+    /// `[system]`.
+    pub system: system::Settings,
 }
 
 impl Default for Config {
@@ -75,6 +77,7 @@ impl Default for Config {
             pods: pods::Settings::default(),
             mirror: mirror::Settings::default(),
             bundle: bundle::Settings::default(),
+            system: system::Settings::default(),
         }
     }
 }
@@ -88,6 +91,8 @@ pub struct Overrides {
     pub state_dir: Option<PathBuf>,
     /// The control socket.
     pub socket: Option<PathBuf>,
+    /// The top of an appliance's file system; another one than `/` for tests alone.
+    pub system_root: Option<PathBuf>,
     /// The snap that edge runs in, if it does.
     pub snap: Option<Snap>,
     /// The proxy to other machines, where the file names none.
@@ -144,6 +149,9 @@ impl Config {
         }
         if let Some(socket) = &overrides.socket {
             config.socket.clone_from(socket);
+        }
+        if let Some(root) = &overrides.system_root {
+            config.system.root.clone_from(root);
         }
         if config.mirror.proxy.is_none() {
             config.mirror.proxy.clone_from(&overrides.proxy);

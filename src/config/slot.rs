@@ -21,6 +21,8 @@ pub type Field<C, T> = fn(&mut C) -> &mut T;
 pub enum Slot<C: 'static> {
     /// `true` or `false`.
     Switch(Field<C, bool>),
+    /// One of two words; the field says whether it is the second.
+    Either(Field<C, bool>, [&'static str; 2]),
     /// A whole number within bounds, both ends included.
     Number(Field<C, u32>, u32, u32),
     /// An absolute path.
@@ -60,6 +62,7 @@ impl<C> Slot<C> {
     pub fn expected(&self) -> String {
         match self {
             Self::Switch(_) => "`true` or `false`".into(),
+            Self::Either(_, [first, second]) => format!("`{first}` or `{second}`"),
             Self::Number(_, least, most) => format!("a whole number from `{least}` to `{most}`"),
             Self::Path(_) | Self::OptionalPath(..) => "an absolute path".into(),
             Self::Paths(_) => "a list of absolute paths such as `[\"/media\", \"/mnt\"]`".into(),
@@ -105,6 +108,10 @@ impl<C> Slot<C> {
     fn fill_value(&self, value: &Value, into: &mut C) -> Option<()> {
         match self {
             Self::Switch(field) => *field(into) = value.as_bool()?,
+            Self::Either(field, words) => {
+                let given = value.as_str()?;
+                *field(into) = words.iter().position(|word| *word == given)? == 1;
+            }
             Self::Number(field, least, most) => {
                 let number = u32::try_from(value.as_integer()?).ok()?;
                 *field(into) = Some(number).filter(|n| n >= least && n <= most)?;
@@ -151,6 +158,10 @@ impl<C> Slot<C> {
     pub fn show(&self, from: &mut C) -> Option<Value> {
         Some(match self {
             Self::Switch(field) => (*field(from)).into(),
+            Self::Either(field, [first, second]) => {
+                let word: &str = if *field(from) { second } else { first };
+                word.into()
+            }
             Self::Number(field, ..) => i64::from(*field(from)).into(),
             Self::Path(field) => path_text(field(from)).into(),
             Self::OptionalPath(field, _) => path_text(field(from).as_deref()?).into(),

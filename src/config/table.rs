@@ -332,6 +332,11 @@ pub static KEYS: &[Key] = &[
         slot: Slot::Paths(|c| &mut c.bundle.media_dirs),
         help: "Where sticks are mounted; looked at for bundles. A stick that nobody mounts is mounted by edge.",
     },
+    Key {
+        path: "system.reboot",
+        slot: Slot::Either(|c| &mut c.system.reboot_after_import, ["manual", "after-import"]),
+        help: "When the appliance starts a system that a bundle brought: when somebody restarts it, or at once after the import.",
+    },
 ];
 
 /// The key of that name.

@@ -52,6 +52,22 @@ impl Runtime {
         self.connection.call("Version", Duration::ZERO, self.runtime().version(request)).await
     }
 
+    /// Whether it can run containers: its condition `RuntimeReady`, or why that does not hold.
+    ///
+    /// # Errors
+    /// The call's.
+    pub async fn readiness(&self) -> Result<Result<(), String>, Error> {
+        let request = v1::StatusRequest { verbose: false };
+        let answer = self.connection.call("Status", Duration::ZERO, self.runtime().status(request)).await?;
+        let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
+        let ready = conditions.into_iter().find(|condition| condition.r#type == "RuntimeReady");
+        Ok(match ready {
+            Some(condition) if condition.status => Ok(()),
+            Some(condition) => Err(format!("{}: {}", condition.reason, condition.message)),
+            None => Err("it does not say".to_owned()),
+        })
+    }
+
     /// Every sandbox and container.
     ///
     /// # Errors

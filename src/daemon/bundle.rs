@@ -190,7 +190,11 @@ fn believed(root: &Path) -> Result<Chain, TaskError> {
     Chain::begin(bytes, &root.display().to_string()).map_err(TaskError::refused)
 }
 
-fn pin(file: &Path, gateway: &Gateway) -> Result<Value, TaskError> {
+/// Believes a root, where none is pinned yet, or the same one.
+///
+/// # Errors
+/// [`TaskError`] where it is another one, or does not hold.
+pub(super) fn pin(file: &Path, gateway: &Gateway) -> Result<Value, TaskError> {
     let bytes = read_root_file(file).map_err(TaskError::failed)?;
     let pinned = gateway.store.trust_value("root-version").map_err(TaskError::failed)?;
     let pinned = pinned.and_then(|version| u64::try_from(version).ok());

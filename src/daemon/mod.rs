@@ -22,6 +22,7 @@ mod registry;
 mod report;
 mod signals;
 pub mod stores;
+pub mod system;
 pub mod task;
 mod upkeep;
 

@@ -13,6 +13,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use super::bundle;
 use super::mirror::MirrorTask;
 use super::stores::{self, StoreTask};
+use super::system;
 use super::{Order, membership};
 use crate::cache::Cache;
 use crate::config::Config;
@@ -40,6 +41,8 @@ pub enum Task {
         /// Also what changed here and was not told to the cloud goes.
         discard_changes: bool,
     },
+    /// What the appliance's first moments need of the state folder.
+    System(system::Settle),
     /// Something about bundles and trust.
     Bundle {
         /// What.
@@ -56,6 +59,7 @@ impl Task {
             Self::Mirror(task) => task.command(),
             Self::Join(_) => "edge join",
             Self::Leave { .. } => "edge leave",
+            Self::System(_) => "edge system provision",
             Self::Bundle { order } => order.command(),
         }
     }
@@ -231,6 +235,7 @@ pub async fn run(task: Task, place: &Place, progress: &Progress) -> Result<Value
         Task::Mirror(task) => super::mirror::run(task, place, progress).await,
         Task::Join(asked) => membership::join(asked, place, progress).await,
         Task::Leave { discard_changes } => membership::leave(discard_changes, place).await,
+        Task::System(asked) => system::settle(asked, place, progress).await,
         Task::Bundle { order } => bundle::run(order, place, progress).await,
     }
 }

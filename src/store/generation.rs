@@ -221,6 +221,22 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The highest sequence number seen of each stream.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn trust_seqs(&self) -> Result<Vec<(String, i64)>, Error> {
+        self.inner.readers.read(|c| {
+            let mut query = c
+                .prepare_cached("SELECT substr(key, 5), value FROM trust WHERE key LIKE 'seq:%' ORDER BY key")
+                .during("read the trust state")?;
+            let rows = query.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).during("read the trust state")?;
+            rows.collect::<Result<_, _>>().during("read the trust state")
+        })
+    }
+}
+
 fn add_ref(tx: &Connection, owner: i64, number: u64, entry: &StateRef, now: i64) -> Result<(), Error> {
     let manifest: Option<i64> = tx
         .prepare_cached(

@@ -1,4 +1,4 @@
-//! The floor: durable files, digests, what manifests link to, the clock, the lock on the state folder. Knows nothing of
+//! The floor: durable files, digests, what manifests link to, the clock, mounts, the lock on the state folder. Knows nothing of
 //! Kubernetes.
 //!
 //! Every other room may use this one; it uses none.
@@ -9,5 +9,6 @@ pub mod digest;
 pub mod durable;
 pub mod facts;
 pub mod lock;
+pub mod mounts;
 pub mod progress;
 pub mod snapctl;

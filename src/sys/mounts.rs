@@ -1,4 +1,5 @@
-//! Mounting sticks: read only, without devices, set-user-id or programs; writable only for the moment of a receipt.
+//! Mounting: sticks, read only, without devices, set-user-id or programs; and what is mounted read only, writable for the
+//! moment of a write.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::Error;
-use crate::sys::durable;
+use super::durable;
 
 /// What never happens on a stick.
 const NEVER: MsFlags = MsFlags::MS_NODEV.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NOEXEC);
@@ -69,6 +69,21 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Whether the block device that `folder` in sysfs is of is one that people plug in, and has a medium; then what tells this
+/// time from the last.
+pub fn is_stick(folder: &Path) -> Option<String> {
+    let real = std::fs::canonicalize(folder).ok()?;
+    let whole = if folder.join("partition").exists() { real.parent()?.to_owned() } else { real.clone() };
+    let plugged = read(&whole.join("removable")) == "1" || real.to_string_lossy().contains("/usb");
+    let medium = read(&folder.join("size")).parse::<u64>().is_ok_and(|size| size > 0);
+    (plugged && medium).then(|| read(&whole.join("diskseq")))
+}
+
+/// A small file of the kernel's, without its line end; empty where it cannot be read.
+pub fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
 /// A stick that edge itself has mounted; unmounted when dropped.
 #[derive(Debug)]
 pub struct Mounted {
@@ -93,7 +108,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if let Err(error) = umount2(&self.at, MntFlags::MNT_DETACH) {
-            tracing::warn!(at = %self.at.display(), %error, "cannot unmount a stick");
+            tracing::warn!(at = %self.at.display(), %error, "cannot unmount");
         }
     }
 }
@@ -130,8 +145,8 @@ impl Writable {
     ///
     /// # Errors
     /// Where it may not be.
-    pub fn new(path: &Path) -> Result<Self, Error> {
-        let failed = |e: io::Error| Error::Stick(durable::named(e, "make writable", path));
+    pub fn new(path: &Path) -> io::Result<Self> {
+        let failed = |e: io::Error| durable::named(e, "make writable", path);
         let stat = nix::sys::statvfs::statvfs(path).map_err(|e| failed(e.into()))?;
         if !stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
             return Ok(Self { mount: None });
@@ -152,11 +167,11 @@ impl Drop for Writable {
     fn drop(&mut self) {
         let Some(mount) = &self.mount else { return };
         if let Ok(handle) = File::open(&mount.at) {
-            // Mounting read only syncs too; this one is for a stick that is pulled just then.
+            // Mounting read only syncs too; this one is for a medium that goes just then.
             let _ = nix::unistd::syncfs(&handle);
         }
         if let Err(error) = remount(mount, MsFlags::MS_RDONLY) {
-            tracing::warn!(at = %mount.at.display(), %error, "a stick stays writable");
+            tracing::warn!(at = %mount.at.display(), %error, "what was mounted read only stays writable");
         }
     }
 }

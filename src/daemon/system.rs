@@ -1,0 +1,282 @@
+//! The appliance, where its room alone cannot judge or do it: a first boot's configuration, whether all parts are up, and the
+//! trust state on identity.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::bundle::{gateway, pin};
+use super::task::{Place, Task, TaskError, blocking};
+use super::{JoinTask, ask_status};
+use crate::bundle::{self, Gateway};
+use crate::config::{self, Change, Config, Overrides};
+use crate::cri;
+use crate::health::State;
+use crate::proxy::cloud::kubeconfig::Kubeconfig;
+use crate::proxy::join::Record;
+use crate::sys::progress::Progress;
+use crate::sys::{clock, durable};
+use crate::system::{self, Kept, Places};
+
+/// Where kubelet says that it is well.
+const KUBELET: &str = "127.0.0.1:10248";
+/// How often all parts are looked at.
+const PACE: Duration = Duration::from_secs(1);
+/// How long one part may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What whoever holds the state folder does at a boot.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settle {
+    /// A root to pin, where none is.
+    pub root: Option<PathBuf>,
+    /// Where bundles came with the image.
+    pub preload: Option<PathBuf>,
+}
+
+struct Checks(Config);
+
+impl system::Checks for Checks {
+    fn configuration(&self, text: &str) -> Result<(), String> {
+        Config::parse_over(self.0.clone(), text).map(drop).map_err(|e| e.to_string())
+    }
+
+    fn kubeconfig(&self, bytes: &[u8]) -> Result<(), String> {
+        let read = Kubeconfig::parse(Path::new("cloud.kubeconfig"), bytes).map_err(|e| e.to_string())?;
+        let credentials = (read.certificate.is_some() && read.key.is_some()) || read.token.is_some();
+        if credentials {
+            Ok(())
+        } else {
+            Err("it holds neither a certificate with its key nor a token".into())
+        }
+    }
+}
+
+/// Everything that a boot needs before the daemon: the configuration, the trust state, bundles of the image, the join, and
+/// kubelet's arguments. Says lines for the console; what is wrong with a file is one of them.
+///
+/// # Errors
+/// Where what was found cannot be put in place.
+pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec<String>, TaskError> {
+    let defaults = overrides.defaults();
+    let places = Places::below(overrides.system_root.as_deref().unwrap_or(Path::new("/")));
+    let (checks, found) = (Checks(defaults), places.clone());
+    let done = blocking(move || system::provision(&found, &checks).map_err(TaskError::failed)).await?;
+    let mut lines = done.lines;
+    if let Some(source) = &done.source {
+        lines.push(format!("configuration taken from {source}: {}", done.taken.join(", ")));
+    }
+    let config = Config::load(overrides).map_err(TaskError::usage)?;
+    let root = Some(places.at("/var/etc/edge/1.root.json")).filter(|path| path.exists());
+    let preload = Some(places.at("/run/edge/preload")).filter(|path| path.join(bundle::BUNDLES).exists());
+    let settled = perform(&config, Task::System(Settle { root, preload }), progress).await;
+    match settled {
+        Ok(said) => {
+            lines.extend(said.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned))
+        }
+        Err(error) => lines.push(error.message),
+    }
+    lines.extend(join(overrides, &config, &places, progress).await?);
+    Ok(lines)
+}
+
+async fn perform(config: &Config, task: Task, progress: &Progress) -> Result<Value, TaskError> {
+    let told = |event| {
+        if let crate::sys::progress::Event::Note { line } = event {
+            progress.note(line);
+        }
+    };
+    super::perform(config, task, told).await.map_err(|error| match error {
+        super::PerformError::Task(error) => error,
+        other => TaskError::failed(other),
+    })
+}
+
+/// Joins with credentials that were given, where that needs no cloud, and tells kubelet how to start.
+async fn join(
+    overrides: &Overrides,
+    config: &Config,
+    places: &Places,
+    progress: &Progress,
+) -> Result<Option<String>, TaskError> {
+    let given = places.at("/var/etc/edge/given.kubeconfig");
+    let mut line = None;
+    let known = |config: &Config| Record::read(&config.state_dir).map_err(TaskError::failed);
+    if known(config)?.is_none() {
+        // Without its file the daemon would not start; joining sets it again.
+        if config.cloud.kubeconfig.as_ref().is_some_and(|path| !path.exists()) {
+            let unset = config::edit(&config.file, &[Change::Unset("cloud.kubeconfig".into())]);
+            unset.map_err(TaskError::usage)?;
+        }
+        if given.exists() {
+            line = join_with(overrides, &given, progress).await.err();
+        }
+    }
+    let arguments = match known(config)? {
+        Some(record) => format!("--kubeconfig={}", record.kubelet_kubeconfig.path.display()),
+        None => String::new(),
+    };
+    let file = places.at("/run/edge/kubelet.env");
+    durable::folder(&places.at("/run/edge"), 0o700).map_err(TaskError::failed)?;
+    let text = format!("KUBELET_ARGS={arguments}\n");
+    durable::write(&file, text.as_bytes(), 0o600).map_err(TaskError::failed)?;
+    Ok(line)
+}
+
+async fn join_with(overrides: &Overrides, given: &Path, progress: &Progress) -> Result<(), String> {
+    let hint = format!("hint: `edge join --from {}`", given.display());
+    let failed = |why: &dyn std::fmt::Display| format!("the cloud is not joined: {why}");
+    let read = Kubeconfig::read(given).map_err(|e| failed(&e))?;
+    if read.certificate.is_none() {
+        return Err(failed(&format!(
+            "a bootstrap token needs the cloud to sign {hint}, when it can be reached"
+        )));
+    }
+    let config = Config::load(overrides).map_err(|e| failed(&e))?;
+    let host = nix::unistd::gethostname().map_err(|e| failed(&e))?;
+    let asked = JoinTask {
+        from: given.to_owned(),
+        kubelet_kubeconfig: None,
+        kubelet_cert_dir: None,
+        node_name: None,
+        host_name: host.to_string_lossy().into_owned(),
+        timeout: 5,
+    };
+    perform(&config, Task::Join(asked), progress).await.map(drop).map_err(|e| failed(&e))
+}
+
+/// What a boot needs of the state folder: what identity kept of the trust state, a root to pin, the clock, bundles that came
+/// with the image. Says lines for the console.
+///
+/// # Errors
+/// Where the store cannot be opened.
+pub(super) async fn settle(asked: Settle, place: &Place, progress: &Progress) -> Result<Value, TaskError> {
+    let gateway = gateway(place).await?;
+    let (places, progress) = (Places::below(&place.config().system.root), progress.clone());
+    blocking(move || Ok(json!(settle_here(&asked, &gateway, &places, &progress)))).await
+}
+
+fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Progress) -> Vec<String> {
+    let mut lines = Vec::new();
+    match Kept::read(places).and_then(|kept| match kept {
+        Some(kept) => kept.restore(&gateway.store, &gateway.state_dir),
+        None => Ok(false),
+    }) {
+        Ok(true) => {
+            lines.push("the trust state is as identity kept it: older bundles stay refused".to_owned())
+        }
+        Ok(false) => {}
+        Err(error) => lines.push(error.to_string()),
+    }
+    if let Some(root) = &asked.root
+        && let Err(error) = pin(root, gateway)
+    {
+        lines.push(error.message);
+    }
+    lines.extend(set_clock(gateway));
+    if let Some(folder) = &asked.preload {
+        lines.extend(preload(folder, gateway, progress));
+    }
+    let kept = Kept::of(&gateway.store, &gateway.state_dir).and_then(|kept| kept.write(places));
+    lines.extend(kept.err().map(|error| error.to_string()));
+    lines
+}
+
+/// A machine without a battery boots long ago: certificates would not be good yet. Time that has certainly passed is better.
+fn set_clock(gateway: &Gateway) -> Option<String> {
+    let kept = gateway.store.trust_value("time-floor").ok().flatten().unwrap_or(0);
+    clock::raise_floor(Timestamp::from_second(kept).ok()?);
+    let floor = clock::floor();
+    if clock::machine() >= floor {
+        return None;
+    }
+    let time = nix::sys::time::TimeSpec::new(floor.as_second(), 0);
+    let set = nix::time::clock_settime(nix::time::ClockId::CLOCK_REALTIME, time);
+    Some(match set {
+        Ok(()) => format!("the clock was behind what has certainly passed, and is set to {floor}"),
+        Err(e) => format!("the clock is behind {floor}, which has certainly passed, and cannot be set: {e}"),
+    })
+}
+
+/// Imports what came with the image, once.
+fn preload(folder: &Path, gateway: &Gateway, progress: &Progress) -> Vec<String> {
+    let folders = match bundle::find(folder) {
+        Ok(folders) => folders,
+        Err(bundle::Error::NotThere(_)) => return Vec::new(),
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut lines = Vec::new();
+    for folder in folders {
+        let shown = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match gateway.is_known(&shown) {
+            Ok(true) => {}
+            Ok(false) => lines.push(match gateway.import(&folder, progress) {
+                Ok(imported) => {
+                    format!("{shown} is imported: {} refs, {} blobs", imported.refs, imported.blobs)
+                }
+                Err(error) => format!("{shown} is not imported: {error}"),
+            }),
+            Err(error) => lines.push(format!("{shown} is not imported: {error}")),
+        }
+    }
+    lines
+}
+
+/// Waits until edge, the container runtime and kubelet are up; the cloud is not asked. `Ok(Err)` says what was not when time
+/// was up.
+///
+/// # Errors
+/// The runtime's endpoint is none.
+pub async fn healthy(config: &Config, timeout: Duration) -> Result<Result<(), String>, TaskError> {
+    let runtime = cri::Runtime::new(&config.runtime).map_err(TaskError::usage)?;
+    let end = Instant::now() + timeout;
+    loop {
+        let looked = async {
+            edge_is_up(config).await?;
+            let answer = runtime.readiness().await.map_err(|e| e.to_string())?;
+            answer.map_err(|why| format!("the container runtime is not ready: {why}"))?;
+            kubelet_is_up().await.map_err(|why| format!("kubelet is not well: {why}"))
+        };
+        match looked.await {
+            Ok(()) => return Ok(Ok(())),
+            Err(why) if Instant::now() >= end => return Ok(Err(why)),
+            Err(why) => tracing::debug!(why, "not healthy yet"),
+        }
+        tokio::time::sleep(PACE.min(end.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// The daemon answers, its cache is not in trouble, and a cloud that is configured has its proxy.
+async fn edge_is_up(config: &Config) -> Result<(), String> {
+    let asked = tokio::time::timeout(ANSWER, ask_status(&config.socket)).await;
+    let report = asked.map_err(|_| "edge does not answer".to_owned())?.map_err(|e| e.to_string())?;
+    let troubled = report.parts.iter().find(|part| part.part == "cache" && part.state == State::Trouble);
+    if let Some(part) = troubled {
+        return Err(format!("edge's cache: {}", part.message));
+    }
+    match (&config.cloud.kubeconfig, &report.cloud) {
+        (Some(path), None) => Err(format!("edge does not serve the cloud of `{}`", path.display())),
+        _ => Ok(()),
+    }
+}
+
+async fn kubelet_is_up() -> Result<(), String> {
+    let asked = async {
+        let mut stream = TcpStream::connect(KUBELET).await?;
+        stream.write_all(format!("GET /healthz HTTP/1.0\r\nHost: {KUBELET}\r\n\r\n").as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(4096).read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(ANSWER, asked).await.map_err(|_| "it does not answer".to_owned())?;
+    let answer = answer.map_err(|e| format!("`{KUBELET}`: {e}"))?;
+    let first = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+    if first.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(format!("`{KUBELET}` says `{first}`")) }
+}

@@ -1,0 +1,198 @@
+//! The data partition, encrypted under a key that lies on identity: made at the first boot, opened at each, and made anew
+//! after a reset.
+//!
+//! `data-ready` on identity is written when all of it is made, and removed first when it is to go. Without it everything
+//! is begun anew from the start, so a power cut at any moment costs nothing; with it nothing is ever formatted.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use super::identity::Identity;
+use super::run::run;
+use super::{Error, Places, partition};
+use crate::sys::durable;
+
+/// Bytes of the key.
+const KEY: usize = 32;
+/// What a LUKS2 header takes with its copy and its keys, in bytes.
+const HEADER: usize = 16 << 20;
+/// The name of the opened device below `/dev/mapper`.
+const MAPPED: &str = "data";
+/// The files on identity.
+const KEY_FILE: &str = "data.key";
+const READY: &str = "data-ready";
+/// A reset was asked for.
+pub(super) const RESET: &str = "factory-reset";
+
+/// What came of opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It was there.
+    Known,
+    /// It was made, as at a first boot.
+    Made,
+    /// What was there is gone by a reset, and it was made anew.
+    Reset,
+}
+
+/// Opens the data partition as `/dev/mapper/data`, after a reset if one was asked for.
+///
+/// # Errors
+/// [`Error::Data`] where it was made once and cannot be opened: it is left as it is.
+pub fn open(places: &Places) -> Result<Opened, Error> {
+    places.booted()?;
+    let device = partition::device(places, "data")?;
+    let identity = Identity::open(places)?;
+    let here = |name: &str| places.identity().join(name).exists();
+    let reset = here(RESET);
+    if reset {
+        wipe(places, &identity, &device)?;
+    }
+    if here(READY) {
+        if !here(KEY_FILE) {
+            return Err(Error::Data(format!("`{}` is missing", places.identity().join(KEY_FILE).display())));
+        }
+        if !is_open(places) {
+            unlock(places, &device).map_err(|e| Error::Data(e.to_string()))?;
+        }
+        return Ok(Opened::Known);
+    }
+    make(places, &identity, &device)?;
+    Ok(if reset { Opened::Reset } else { Opened::Made })
+}
+
+/// Asks the next boot to give the data up.
+///
+/// # Errors
+/// Where identity cannot be written.
+pub fn ask_reset(places: &Places) -> Result<(), Error> {
+    places.booted()?;
+    Identity::open(places)?.write(RESET, b"asked for by hand\n", 0o600)
+}
+
+/// Makes the data unreadable for good. Each step can be done again; the marker goes last.
+fn wipe(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<(), Error> {
+    close(places)?;
+    // First the key: with it gone, what the header keeps of it is of no use.
+    identity.remove(KEY_FILE)?;
+    let path = device.display().to_string();
+    if let Err(error) = run("cryptsetup", &["erase", "--batch-mode", &path]) {
+        // A disk that was never made has no header; it is overwritten all the same.
+        tracing::info!(%error, "no key slots were erased");
+    }
+    overwrite(device)?;
+    identity.remove(READY)?;
+    identity.remove(RESET)
+}
+
+/// Writes zeros over the header, to the medium.
+fn overwrite(device: &Path) -> Result<(), Error> {
+    let failed = |e| durable::named(e, "overwrite", device);
+    let mut file = OpenOptions::new().write(true).open(device).map_err(failed)?;
+    let zeros = vec![0; 1 << 20];
+    let most = partition::size(device)?.min(HEADER as u64);
+    let mut left = usize::try_from(most).unwrap_or(HEADER);
+    while left > 0 {
+        let piece = left.min(zeros.len());
+        file.write_all(&zeros[..piece]).map_err(failed)?;
+        left -= piece;
+    }
+    Ok(file.sync_all().map_err(failed)?)
+}
+
+fn make(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<(), Error> {
+    close(places)?;
+    let mut key = [0; KEY];
+    SystemRandom::new().fill(&mut key).map_err(|_| Error::Randomness)?;
+    identity.write(KEY_FILE, &key, 0o600)?;
+    let (file, path) = (key_file(places), device.display().to_string());
+    let (cipher, bits) = cipher(&std::fs::read_to_string(places.at("/proc/cpuinfo")).unwrap_or_default());
+    // The key is random: a slow derivation would cost time at each boot and add nothing.
+    let words = [
+        "luksFormat",
+        "--batch-mode",
+        "--type",
+        "luks2",
+        "--cipher",
+        cipher,
+        "--key-size",
+        bits,
+        "--sector-size",
+        "4096",
+        "--pbkdf",
+        "pbkdf2",
+        "--pbkdf-force-iterations",
+        "1000",
+        "--label",
+        "edge-data",
+        "--key-file",
+        &file,
+        &path,
+    ];
+    run("cryptsetup", &words)?;
+    unlock(places, device)?;
+    let mapped = mapped(places);
+    run("mkfs.ext4", &["-q", "-F", "-L", "data", "-m", "1", &mapped])?;
+    OpenOptions::new()
+        .write(true)
+        .open(&mapped)
+        .and_then(|file| file.sync_all())
+        .map_err(|e| durable::named(e, "sync", Path::new(&mapped)))?;
+    identity.write(READY, b"luks2 ext4\n", 0o600)
+}
+
+/// AES where the processor has it, else a cipher that is quick without.
+fn cipher(cpuinfo: &str) -> (&'static str, &'static str) {
+    let has_aes = cpuinfo
+        .lines()
+        .filter(|line| line.starts_with("flags") || line.starts_with("Features"))
+        .any(|line| line.split_ascii_whitespace().any(|word| word == "aes"));
+    if has_aes { ("aes-xts-plain64", "512") } else { ("xchacha20,aes-adiantum-plain64", "256") }
+}
+
+fn unlock(places: &Places, device: &Path) -> Result<(), Error> {
+    let (file, path) = (key_file(places), device.display().to_string());
+    // Flash that is told what is free lives longer; that an outsider can tell how full the disk is harms nobody here.
+    run("cryptsetup", &["open", "--type", "luks2", "--allow-discards", "--key-file", &file, &path, MAPPED])?;
+    Ok(())
+}
+
+fn close(places: &Places) -> Result<(), Error> {
+    if is_open(places) {
+        run("cryptsetup", &["close", MAPPED])?;
+    }
+    Ok(())
+}
+
+fn is_open(places: &Places) -> bool {
+    Path::new(&mapped(places)).exists()
+}
+
+fn mapped(places: &Places) -> String {
+    places.at("/dev/mapper").join(MAPPED).display().to_string()
+}
+
+fn key_file(places: &Places) -> String {
+    places.identity().join(KEY_FILE).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aes_only_where_the_processor_has_it() {
+        for (cpuinfo, cipher_) in [
+            ("processor : 0\nFeatures\t: fp asimd evtstrm aes pmull sha1\n", "aes-xts-plain64"),
+            ("flags\t\t: fpu sse2 aes avx\n", "aes-xts-plain64"),
+            ("processor : 0\nFeatures\t: fp asimd evtstrm crc32 cpuid\n", "xchacha20,aes-adiantum-plain64"),
+            ("model name : aes\n", "xchacha20,aes-adiantum-plain64"),
+            ("", "xchacha20,aes-adiantum-plain64"),
+        ] {
+            assert_eq!(cipher(cpuinfo).0, cipher_, "{cpuinfo}");
+        }
+    }
+}

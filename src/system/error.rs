@@ -1,0 +1,67 @@
+//! What can go wrong with the appliance's own parts.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another kind of machine.
+    #[error("this machine is no edge appliance: `{}` is not there hint: `edge-pack image` makes one", .0.display())]
+    NotAppliance(PathBuf),
+    /// The initrd's word cannot be read.
+    #[error("`{}` names no slot: `{text}`", .path.display())]
+    BootedSlot {
+        /// The initrd's file.
+        path: PathBuf,
+        /// What it says.
+        text: String,
+    },
+    /// A file; the text names it.
+    #[error(transparent)]
+    Files(#[from] io::Error),
+    /// A partition that every appliance has.
+    #[error("there is no partition `{0}` hint: is this the disk that the image was written to?")]
+    NoPartition(String),
+    /// A program failed.
+    #[error("`{command}` failed: {why}")]
+    Run {
+        /// Its words, without secrets.
+        command: String,
+        /// What it said, on one line.
+        why: String,
+    },
+    /// The data cannot be opened, and is not given up for that.
+    #[error(
+        "the data partition cannot be opened: {0} hint: nothing is formatted; `edge system reset` gives the data up and begins anew"
+    )]
+    Data(String),
+    /// There is no slot to go back to.
+    #[error("there is no other good slot to go back to: {0}")]
+    NoOther(String),
+    /// What was to be staged does not fit this machine.
+    #[error("{0}")]
+    Unfit(String),
+    /// What was written reads back differently.
+    #[error(
+        "partition `{0}` reads back differently than it was written hint: the disk is damaged; the booted slot is untouched"
+    )]
+    ReadBack(String),
+    /// No random bytes.
+    #[error("the system gives no random bytes")]
+    Randomness,
+    /// `trust.json` is no copy that can be used.
+    #[error("`{}` is damaged: {why} hint: what the store knows stays; the next import writes it anew", .path.display())]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The store did not take what was kept.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// A root does not hold.
+    #[error(transparent)]
+    Trust(#[from] crate::trust::AnchorError),
+}

@@ -1,0 +1,129 @@
+//! The EFI system partition: which entries it has, and their change. FAT has no journal: whatever is changed is on the medium
+//! before anything follows that rests on it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::entry::{Entry, VerityId};
+use super::slot::{Seen, Status, judge};
+use super::{Error, Places, Record, partition, uki};
+use crate::sys::durable;
+use crate::sys::mounts::Writable;
+
+/// A boot entry that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What its name says.
+    pub entry: Entry,
+    /// Its file's name.
+    pub file: String,
+    /// The root file system that it boots; `None` where it cannot be told.
+    pub verity: Option<VerityId>,
+}
+
+/// All boot entries of ours. Where there is no folder of them there are none.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn entries(places: &Places) -> Result<Vec<Found>, Error> {
+    let folder = places.entries();
+    let listed = match std::fs::read_dir(&folder) {
+        Ok(listed) => listed,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(durable::named(e, "list", &folder).into()),
+    };
+    let mut found = Vec::new();
+    for one in listed {
+        let one = one.map_err(|e| durable::named(e, "list", &folder))?;
+        let Some(file) = one.file_name().to_str().map(str::to_owned) else { continue };
+        if let Some(entry) = Entry::parse(&file) {
+            let verity = uki::verity_of(&one.path()).map_err(|e| durable::named(e, "read", &one.path()))?;
+            found.push(Found { entry, file, verity });
+        }
+    }
+    found.sort_by_key(|found| found.entry.number);
+    Ok(found)
+}
+
+impl Status {
+    /// How the appliance below `places` is.
+    ///
+    /// # Errors
+    /// [`Error::NotAppliance`] for another machine.
+    pub fn read(places: &Places) -> Result<Self, Error> {
+        let booted = places.booted()?;
+        let entries = entries(places)?;
+        let on_disk =
+            [partition::verity_id(places, super::Slot::A)?, partition::verity_id(places, super::Slot::B)?];
+        let record = Record::read(places)?;
+        Ok(judge(Seen { booted, entries: &entries, on_disk, record: &record }))
+    }
+}
+
+/// The partition while it can be written.
+#[derive(Debug)]
+pub struct Esp {
+    folder: PathBuf,
+    _writable: Writable,
+}
+
+impl Esp {
+    /// Makes it writable, until this is dropped.
+    ///
+    /// # Errors
+    /// Where it may not be.
+    pub fn open(places: &Places) -> Result<Self, Error> {
+        let folder = places.entries();
+        std::fs::create_dir_all(&folder).map_err(|e| durable::named(e, "make folder", &folder))?;
+        Ok(Self { _writable: Writable::new(&places.esp())?, folder })
+    }
+
+    /// A file among the entries.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.join(file)
+    }
+
+    /// Gives an entry another name.
+    ///
+    /// # Errors
+    /// It has the one or the other then.
+    pub fn rename(&self, file: &str, to: &str) -> Result<(), Error> {
+        if file != to {
+            let path = self.path(file);
+            std::fs::rename(&path, self.path(to)).map_err(|e| durable::named(e, "rename", &path))?;
+        }
+        self.sync()
+    }
+
+    /// Removes a file that is there.
+    ///
+    /// # Errors
+    /// Where it stays.
+    pub fn remove(&self, file: &str) -> Result<(), Error> {
+        let path = self.path(file);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(durable::named(e, "remove", &path).into()),
+            _ => self.sync(),
+        }
+    }
+
+    /// Brings everything to the medium.
+    ///
+    /// # Errors
+    /// Where it does not take it.
+    pub fn sync(&self) -> Result<(), Error> {
+        sync(&self.folder)
+    }
+}
+
+/// Brings the whole file system of `path` to its medium: FAT's own table lies in no file.
+///
+/// # Errors
+/// Where it does not take it.
+pub fn sync(path: &Path) -> Result<(), Error> {
+    let failed = |e: io::Error| durable::named(e, "sync", path);
+    let handle = File::open(path).map_err(failed)?;
+    nix::unistd::syncfs(&handle).map_err(|e| failed(e.into()))?;
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The appliance: two slots of one root file system each, the partition of the machine's identity, and the encrypted one
+//! of its data.
+//!
+//! - `entry`, `slot`, `record`  what is where: names on the EFI system partition, and the states that follow. Pure.
+//! - `esp`, `uki`, `partition`, `firmware`  reading and changing that: boot entries, partitions by label, EFI variables
+//! - `stage`     the other slot written, read back and made bootable, as an import goes on
+//! - `armed`     the booted slot is good; or it is not, and another one is
+//! - `data`      the data partition: made, opened, and made anew after a reset
+//! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
+//! - `keep`      the copy of the trust state that outlives the data
+//!
+//! Which slot boots is said by file names on the EFI system partition alone: the highest number that has tries left. What
+//! `system.json` on identity says besides is about those names; where the two differ, the names are right.
+//!
+//! Refuses to write the slot that is booted, and to format data that it once made and cannot open.
+
+mod armed;
+mod data;
+mod entry;
+mod error;
+mod esp;
+mod firmware;
+mod identity;
+mod keep;
+mod partition;
+mod places;
+mod provision;
+mod record;
+mod run;
+mod settings;
+mod slot;
+mod uki;
+
+pub use armed::{Fallback, Outcome};
+pub use data::Opened;
+pub use entry::{Entry, VerityId};
+pub use error::Error;
+pub use keep::Kept;
+pub use places::Places;
+pub use provision::{Checks, Provisioned, provision};
+pub use record::{Record, Recorded};
+pub use settings::Settings;
+pub use slot::{Slot, SlotReport, State, Status};
+
+use serde::Deserialize;
+
+/// Which image a system is, as its builder wrote it into the root file system.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Release {
+    /// For people.
+    pub version: String,
+    /// The platform's architecture in Go's words, such as `arm64`.
+    pub arch: String,
+    /// The board that it was made for, such as `generic-efi`.
+    pub board: String,
+}
+
+impl Release {
+    /// Of the system that runs.
+    ///
+    /// # Errors
+    /// Where its file is missing or damaged.
+    pub fn read(places: &Places) -> Result<Self, Error> {
+        let path = places.release();
+        let bytes = std::fs::read(&path).map_err(|e| crate::sys::durable::named(e, "read", &path))?;
+        let damaged = |e: serde_json::Error| Error::Unfit(format!("`{}` is damaged: {e}", path.display()));
+        serde_json::from_slice(&bytes).map_err(damaged)
+    }
+}
+
+/// How the appliance below `places` is.
+///
+/// # Errors
+/// [`Error::NotAppliance`] for another machine.
+pub fn status(places: &Places) -> Result<Status, Error> {
+    Status::read(places)
+}
+
+pub use armed::{arm, roll_back, unhealthy};
+pub use data::{ask_reset, open as open_data};
+
+/// Has the machine start anew.
+///
+/// # Errors
+/// Where systemd does not do it.
+pub fn reboot() -> Result<(), Error> {
+    run::run("systemctl", &["reboot"]).map(drop)
+}

@@ -1,0 +1,64 @@
+//! Where everything of an appliance lies, below one root: the builder of the image puts it there.
+
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::slot::Slot;
+
+/// Tries of an entry that was just staged, or found good.
+pub const TRIES: u32 = 3;
+
+/// The paths of an appliance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    root: PathBuf,
+}
+
+impl Places {
+    /// Below `root`, which is `/` but for tests.
+    pub fn below(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Any path of the appliance.
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// The slot that is booted, as the initrd wrote it down.
+    ///
+    /// # Errors
+    /// [`Error::NotAppliance`] where no initrd did.
+    pub fn booted(&self) -> Result<Slot, Error> {
+        let path = self.at("/run/edge-slot");
+        let text = std::fs::read_to_string(&path).map_err(|_| Error::NotAppliance(path.clone()))?;
+        text.trim()
+            .parse()
+            .map_err(|()| Error::BootedSlot { path, text: text.trim().chars().take(40).collect() })
+    }
+
+    /// The EFI system partition.
+    pub fn esp(&self) -> PathBuf {
+        self.at("/efi")
+    }
+
+    /// Where it has the kernels.
+    pub fn entries(&self) -> PathBuf {
+        self.at("/efi/EFI/Linux")
+    }
+
+    /// What outlives a reset.
+    pub fn identity(&self) -> PathBuf {
+        self.at("/identity")
+    }
+
+    /// What is known of the slots besides.
+    pub fn record(&self) -> PathBuf {
+        self.at("/identity/system.json")
+    }
+
+    /// Says which image this is: `version`, `arch`, `board`.
+    pub fn release(&self) -> PathBuf {
+        self.at("/usr/share/edge/system.json")
+    }
+}
