@@ -212,10 +212,10 @@ fn clear(bundles: &Path, stream: &str) -> Result<(), Error> {
 }
 
 fn check_room(to: &Path, totals: &Totals) -> Result<(), Error> {
-    let stat = nix::sys::statvfs::statvfs(to)
+    let stat = rustix::fs::statvfs(to)
         .map_err(|e| Error::Stick(durable::named(e.into(), "read the free space of", to)))?;
-    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-    let block = stat.fragment_size().min(OVERHEAD);
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let block = stat.f_frsize.min(OVERHEAD);
     let lists = totals.blobs.saturating_mul(256);
     let needed = totals.carried_bytes + totals.carried * block + lists + OVERHEAD;
     if free < needed {

@@ -5,9 +5,8 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, PosixFadviseAdvice, open, openat, posix_fadvise};
-use nix::sys::stat::Mode;
+use rustix::fs::{Advice, Mode, OFlags, fadvise, open, openat};
+use rustix::io::Errno;
 
 use super::{Error, Fault, name};
 use crate::sys::durable;
@@ -28,7 +27,7 @@ impl Stick {
     /// # Errors
     /// Where it is no folder.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = open(path, flags, Mode::empty())
             .map_err(|e| Error::Stick(durable::named(e.into(), "open", path)))?;
         Ok(Self { folder, path: path.to_owned() })
@@ -48,15 +47,14 @@ impl Stick {
         let Some((last, folders)) = steps.split_last() else { return Ok(None) };
         let mut at: Option<OwnedFd> = None;
         for step in folders {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match self.step(at.as_ref(), step.as_ref(), flags, &shown)? {
                 Some(next) => at = Some(next),
                 None => return Ok(None),
             }
         }
         // A pipe would let an opening without O_NONBLOCK wait for ever.
-        let flags =
-            OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
         let Some(found) = self.step(at.as_ref(), last.as_ref(), flags, &shown)? else { return Ok(None) };
         let file = File::from(found);
         let meta = file.metadata().map_err(|e| self.broken(e, "read", &shown))?;
@@ -70,14 +68,14 @@ impl Stick {
         &self,
         at: Option<&OwnedFd>,
         name: &str,
-        flags: OFlag,
+        flags: OFlags,
         shown: &str,
     ) -> Result<Option<OwnedFd>, Error> {
         match openat(at.unwrap_or(&self.folder), name, flags, Mode::empty()) {
             Ok(found) => Ok(Some(found)),
-            Err(Errno::ENOENT) => Ok(None),
+            Err(Errno::NOENT) => Ok(None),
             // A link, something that is no folder, a socket.
-            Err(Errno::ELOOP | Errno::ENOTDIR | Errno::ENXIO) => Err(Fault::NotAFile(shown.into()).into()),
+            Err(Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Err(Fault::NotAFile(shown.into()).into()),
             Err(e) => Err(self.broken(e.into(), "open", shown)),
         }
     }
@@ -123,7 +121,7 @@ impl Stick {
         let shown = if steps.is_empty() { ".".to_owned() } else { steps.join("/") };
         let mut at: Option<OwnedFd> = None;
         for step in steps {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match self.step(at.as_ref(), step, flags, &shown)? {
                 Some(next) => at = Some(next),
                 None => return Ok(()),
@@ -155,12 +153,12 @@ impl Stick {
 /// Lets go of what the kernel keeps of a file in memory: it is read once, and a gateway is small.
 pub fn let_go(file: &File) {
     // Advice: where it is not taken, nothing is lost.
-    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let _ = fadvise(file, 0, None, Advice::DontNeed);
 }
 
 /// Says that a file is read from its start to its end.
 pub fn in_order(file: &File) {
-    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+    let _ = fadvise(file, 0, None, Advice::Sequential);
 }
 
 /// The bundles at `path`: itself, or those in it, the newest of each stream.

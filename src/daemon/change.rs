@@ -101,20 +101,17 @@ impl Daemon {
 /// Leaves what cannot change while edge runs as it was; the names of those that were to change.
 fn hold(old: &Config, new: &mut Config) -> Vec<&'static str> {
     let mut held = Vec::new();
-    let mut keep = |name, changed: bool| {
-        if changed {
-            held.push(name);
-        }
-    };
-    keep("state-dir", old.state_dir != new.state_dir);
-    keep("socket", old.socket != new.socket);
-    keep("cloud", old.cloud != new.cloud);
-    keep("proxy", old.proxy != new.proxy);
-    keep("runtime.endpoint", old.runtime.endpoint != new.runtime.endpoint);
-    new.state_dir.clone_from(&old.state_dir);
-    new.socket.clone_from(&old.socket);
-    new.cloud.clone_from(&old.cloud);
-    new.proxy.clone_from(&old.proxy);
-    new.runtime.endpoint.clone_from(&old.runtime.endpoint);
+    keep(&mut held, "state-dir", &old.state_dir, &mut new.state_dir);
+    keep(&mut held, "socket", &old.socket, &mut new.socket);
+    keep(&mut held, "cloud", &old.cloud, &mut new.cloud);
+    keep(&mut held, "proxy", &old.proxy, &mut new.proxy);
+    keep(&mut held, "runtime.endpoint", &old.runtime.endpoint, &mut new.runtime.endpoint);
     held
+}
+
+fn keep<T: PartialEq + Clone>(held: &mut Vec<&'static str>, name: &'static str, old: &T, new: &mut T) {
+    if old != new {
+        new.clone_from(old);
+        held.push(name);
+    }
 }

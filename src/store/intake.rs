@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use rustix::fs::{Advice, fadvise};
 
 use super::error::During;
 use super::manifest::Absent;
@@ -227,7 +227,7 @@ impl Incoming<'_> {
         }
         self.landing = true;
         // Advice that has the kernel begin to write now, and not only when the batch is synced.
-        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
         Ok(Landing { ready: Ready { path: self.path.clone(), digest: actual, size: self.size }, facts })
     }
 }

@@ -13,19 +13,14 @@ impl Store {
     pub fn room_for(&self, bytes: u64) -> Result<(), Error> {
         let settings = &self.inner.settings;
         let folder = &settings.folder;
-        let stat = nix::sys::statvfs::statvfs(folder)
+        let stat = rustix::fs::statvfs(folder)
             .map_err(|e| crate::sys::durable::named(e.into(), "read the free space of", folder))?;
-        let free = wide(stat.blocks_available()).saturating_mul(wide(stat.fragment_size()));
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let needed = bytes.saturating_add(settings.reserve);
-        let inodes = stat.files() == 0 || wide(stat.files_available()) >= INODES;
+        let inodes = stat.f_files == 0 || stat.f_favail >= INODES;
         if free < needed || !inodes {
             return Err(Error::Full { folder: folder.display().to_string(), free, needed });
         }
         Ok(())
     }
-}
-
-/// The counts have 32 bits on armhf, and their product would not fit.
-fn wide(count: impl Into<u64>) -> u64 {
-    count.into()
 }
