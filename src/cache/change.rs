@@ -13,6 +13,8 @@ pub enum ChangeKind {
     Create,
     /// DELETE with `body` as its options.
     Delete,
+    /// PATCH with `body` by server-side apply, as the change's field manager.
+    Apply,
 }
 
 impl ChangeKind {
@@ -22,15 +24,48 @@ impl ChangeKind {
             Self::Patch => "patch",
             Self::Create => "create",
             Self::Delete => "delete",
+            Self::Apply => "apply",
         }
     }
+}
 
-    fn parse(text: &str) -> Self {
-        match text {
-            "create" => Self::Create,
-            "delete" => Self::Delete,
-            _ => Self::Patch,
-        }
+/// In whose name fields are set by server-side apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldManager {
+    /// What the client calls itself.
+    pub name: String,
+    /// Whether it takes fields from other managers.
+    pub force: bool,
+}
+
+/// Who made a change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Author {
+    /// Kubelet of this node, or edge itself.
+    Node,
+    /// Another client, by its identity.
+    Client(String),
+}
+
+/// Kind and field manager in one column, so that the release before this one, which knows neither, sends such a change
+/// as a patch.
+fn kind_text(change: &NewChange) -> String {
+    match &change.manager {
+        Some(manager) if manager.force => format!("apply! {}", manager.name),
+        Some(manager) => format!("apply {}", manager.name),
+        None => change.kind.as_str().to_owned(),
+    }
+}
+
+fn parse_kind(text: &str) -> (ChangeKind, Option<FieldManager>) {
+    let manager =
+        |name: &str, force| (ChangeKind::Apply, Some(FieldManager { name: name.to_owned(), force }));
+    match text.split_once(' ') {
+        Some(("apply", name)) => manager(name, false),
+        Some(("apply!", name)) => manager(name, true),
+        _ if text == "create" => (ChangeKind::Create, None),
+        _ if text == "delete" => (ChangeKind::Delete, None),
+        _ => (ChangeKind::Patch, None),
     }
 }
 
@@ -45,8 +80,10 @@ pub struct NewChange {
     pub uid: String,
     /// Such as `status`; empty for the object itself.
     pub subresource: String,
-    /// The identity of the client that made it; empty for kubelet and edge itself.
-    pub author: String,
+    /// Who made it.
+    pub author: Author,
+    /// Of [`ChangeKind::Apply`], and of nothing else.
+    pub manager: Option<FieldManager>,
     /// The cloud's object before the first local edit, as JSON.
     pub base: Option<Vec<u8>>,
     /// What to send, as JSON; for [`ChangeKind::Patch`] the cached object is compared with `base`.
@@ -88,20 +125,21 @@ pub struct Change {
 
 const COLUMNS: &str =
     "id, kind, resource, namespace, name, uid, subresource, at, attempts, error, base, body,
-     COALESCE((SELECT identity FROM author WHERE author.change = change.id), '')";
+     (SELECT identity FROM author WHERE author.change = change.id)";
 
 impl Change {
     pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let kind: String = row.get(1)?;
+        let (kind, manager) = parse_kind(&row.get::<_, String>(1)?);
         let key = ObjectKey { resource: row.get(2)?, namespace: row.get(3)?, name: row.get(4)? };
         Ok(Self {
             id: row.get(0)?,
             what: NewChange {
-                kind: ChangeKind::parse(&kind),
+                kind,
                 key,
                 uid: row.get(5)?,
                 subresource: row.get(6)?,
-                author: row.get(12)?,
+                author: row.get::<_, Option<String>>(12)?.map_or(Author::Node, Author::Client),
+                manager,
                 base: row.get(10)?,
                 body: row.get(11)?,
             },
@@ -191,13 +229,14 @@ impl Writer {
             .optional()?)
     }
 
-    /// The patches that wait for this part of the object, each of another author, in their order.
+    /// The patches that wait for this part of the object, in their order.
     ///
     /// # Errors
     /// The statement's.
     pub fn patches(&self, key: &ObjectKey, subresource: &str) -> Result<Vec<Change>, CacheError> {
         let sql = Change::select(
-            "WHERE kind = 'patch' AND resource = ? AND namespace = ? AND name = ? AND subresource = ? ORDER BY id",
+            "WHERE (kind = 'patch' OR kind LIKE 'apply%') AND resource = ? AND namespace = ? AND name = ?
+             AND subresource = ? ORDER BY id",
         );
         let mut statement = self.db().prepare_cached(&sql)?;
         let rows =
@@ -210,7 +249,8 @@ impl Writer {
     /// # Errors
     /// The statement's.
     pub fn is_edited(&self, key: &ObjectKey, uid: &str) -> Result<bool, CacheError> {
-        let sql = "SELECT 1 FROM change WHERE kind = 'patch' AND resource = ? AND namespace = ? AND name = ? AND uid = ?";
+        let sql = "SELECT 1 FROM change WHERE (kind = 'patch' OR kind LIKE 'apply%')
+                   AND resource = ? AND namespace = ? AND name = ? AND uid = ?";
         Ok(self.db().prepare_cached(sql)?.exists([&key.resource, &key.namespace, &key.name, uid])?)
     }
 
@@ -225,7 +265,7 @@ impl Writer {
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
-                change.kind.as_str(),
+                kind_text(change),
                 change.key.resource,
                 change.key.namespace,
                 change.key.name,
@@ -236,10 +276,10 @@ impl Writer {
                 change.body
             ])?;
         let id = self.db().last_insert_rowid();
-        if !change.author.is_empty() {
+        if let Author::Client(identity) = &change.author {
             self.db()
                 .prepare_cached("INSERT OR REPLACE INTO author (change, identity) VALUES (?, ?)")?
-                .execute(params![id, change.author])?;
+                .execute(params![id, identity])?;
         }
         Ok(id)
     }

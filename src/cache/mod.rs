@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub use change::{Change, ChangeKind, NewChange, Refused, Right};
+pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused, Right};
 pub use object::{Object, ObjectKey};
 pub use open::{Opened, is_writable, readable};
 pub use reader::{Count, Reader, Reading};

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{CacheError, Reader, Writer, seconds};
+use super::{CacheError, Reader, ScopeId, Writer, seconds};
 
 /// A TokenRequest, by what was asked: never by what was answered, which changes with each cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,24 @@ impl Writer {
                 .execute([uid])?;
         }
         Ok(())
+    }
+
+    /// Forgets the tokens that were bound to pods which are not in this scope, the whole list of them; gives how many
+    /// pods that were.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn drop_tokens_beside(&self, pods: ScopeId) -> Result<usize, CacheError> {
+        let gone: Vec<String> = self
+            .db()
+            .prepare_cached(
+                "SELECT DISTINCT bound FROM token WHERE bound LIKE 'Pod/%' AND substr(bound, 5) NOT IN
+                 (SELECT uid FROM object JOIN member ON member.object = object.id WHERE scope = ?)",
+            )?
+            .query_map([pods.0], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        gone.iter().try_for_each(|bound| self.drop_tokens_of(bound))?;
+        Ok(gone.len())
     }
 
     /// The cloud accepted this bearer token (its SHA-256 in hex) as that identity. When it did so first is kept:

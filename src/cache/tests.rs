@@ -224,7 +224,8 @@ async fn clearing_keeps_what_waits_for_the_cloud() {
                 key: pod("a", "1").key,
                 uid: "uid-a".into(),
                 subresource: "status".into(),
-                author: String::new(),
+                author: Author::Node,
+                manager: None,
                 base: Some(b"{}".to_vec()),
                 body: None,
             })?;
@@ -237,4 +238,43 @@ async fn clearing_keeps_what_waits_for_the_cloud() {
     assert_eq!((left.0.len(), left.1.len()), (1, 1));
     let text = std::fs::read(folder.path().join("cache.db")).unwrap();
     assert!(!text.windows(5).any(|w| w == b"uid-b"), "what was cleared is not on the disk");
+}
+
+#[tokio::test]
+async fn tokens_of_pods_that_are_not_listed_any_more_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let key = |bound: &str| TokenKey {
+        namespace: "ns".into(),
+        account: "default".into(),
+        audiences: String::new(),
+        expiration: 3600,
+        bound: bound.into(),
+    };
+    list(&cache, scope("node", ""), vec![pod("a", "1"), pod("b", "1")]).await;
+    let keys = ["Pod/uid-a", "Pod/uid-b", "Secret/uid-b", ""].map(key);
+    let kept = keys.clone();
+    cache
+        .commit(move |w| {
+            kept.iter().try_for_each(|key| w.put_token(key, b"{}"))?;
+            w.accept_caller("00ff", "system:serviceaccount:ns:default/uid-b")
+        })
+        .await
+        .unwrap();
+    list(&cache, scope("node", ""), vec![pod("a", "1")]).await;
+    let gone = cache
+        .commit(|w| {
+            let pods = w.scope(&scope("node", ""))?;
+            w.drop_tokens_beside(pods)
+        })
+        .await
+        .unwrap();
+    let left = cache
+        .read(move |r| {
+            keys.iter().map(|key| Ok(r.token(key)?.is_some())).collect::<Result<Vec<_>, CacheError>>()
+        })
+        .await
+        .unwrap();
+    assert_eq!((gone, left), (1, vec![true, false, true, true]));
+    assert_eq!(cache.read(|r| r.caller("00ff")).await.unwrap(), None, "nor is anybody taken for that pod");
 }

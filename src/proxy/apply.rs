@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 
 use super::endpoints;
 use super::input::Input;
-use super::outbox;
 use super::replay::Wanted;
+use super::statuses;
 use super::token;
 use super::watch::Edit;
-use crate::cache::{CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Right, ScopeId, Writer};
+use crate::cache::{
+    Author, CacheError, Change, ChangeKind, FieldManager, NewChange, Object, ObjectKey, ScopeId, Writer,
+};
 use crate::kube::status::Failure;
 use crate::kube::stream::WatchKind;
 use crate::kube::{FieldSelector, GroupVersionResource, LabelSelector};
@@ -47,7 +49,7 @@ fn event_scope(resource: &str) -> crate::cache::ScopeKey {
     }
 }
 
-fn failed(failure: Failure) -> Found {
+pub(super) fn failed(failure: Failure) -> Found {
     Found::Failed(Box::new(failure))
 }
 
@@ -78,45 +80,14 @@ pub fn edit(
     subresource: &str,
     input: &Input,
 ) -> Result<Found, CacheError> {
-    edit_by(writer, edits, "", key, subresource, input)
+    edit_by(writer, edits, &Author::Node, key, subresource, input)
 }
 
-/// The status of an object, told by a client other than kubelet: what it has read, and what the cloud has let it write.
-/// It is told to the cloud in the client's own name, so its token must be known.
-pub fn status(
+/// The same by anybody: of a client other than kubelet the status alone is taken.
+pub(super) fn edit_by(
     writer: &mut Writer,
     edits: &mut Vec<Edit>,
-    author: &str,
-    key: &ObjectKey,
-    input: &Input,
-) -> Result<Found, CacheError> {
-    let refuse =
-        |why: &str| Ok(failed(Failure::unavailable(format!("the cloud is away and {why}"), Some(5))));
-    if !writer.has_read(author, key)? {
-        return refuse("this client never read the object while it was there");
-    }
-    if !writer.has_written(author, &status_right(key))? {
-        return refuse("it never let this client write such a status while it was there");
-    }
-    if outbox::PodIdentity::of(author).is_none() {
-        return refuse("only pods of this node may tell a status here");
-    }
-    edit_by(writer, edits, author, key, "status", input)
-}
-
-/// To tell the status of such objects.
-pub fn status_right(key: &ObjectKey) -> Right {
-    Right {
-        resource: key.resource.clone(),
-        namespace: key.namespace.clone(),
-        subresource: "status".to_owned(),
-    }
-}
-
-fn edit_by(
-    writer: &mut Writer,
-    edits: &mut Vec<Edit>,
-    author: &str,
+    author: &Author,
     key: &ObjectKey,
     subresource: &str,
     input: &Input,
@@ -125,18 +96,22 @@ fn edit_by(
     if let Some(uid) = input.uid().filter(|uid| *uid != known.uid) {
         return Ok(conflict(key, uid, &known.uid));
     }
-    let edited = match input.apply(&known.body) {
-        Ok(edited) if !edited.is_object() => return Ok(failed(Failure::bad_request("this is no object"))),
-        // Of all else that a client writes there the cloud takes nothing, and nor is it shown here.
-        Ok(edited) if !author.is_empty() => outbox::with_status_of(&known.body, &edited),
-        Ok(edited) => settle(edited, &known.body, subresource),
-        Err(why) => return Ok(failed(Failure::bad_request(why))),
+    let told = writer.patches(key, subresource)?;
+    let before = statuses::applied_before(&told, author, input);
+    let edited = match (input.apply(&known.body, before.as_ref()), author) {
+        (Ok(edited), _) if !edited.is_object() => {
+            return Ok(failed(Failure::bad_request("this is no object")));
+        }
+        (Ok(edited), Author::Client(_)) => statuses::with_status_of(key, &known.body, &edited),
+        (Ok(edited), Author::Node) => settle(edited, &known.body, subresource),
+        (Err(why), _) => return Ok(failed(Failure::bad_request(why))),
     };
     if edited == known.body {
         return Ok(Found::Done(StatusCode::OK, Box::new(edited)));
     }
-    if !author.is_empty() && is_held(writer, author, key, subresource, &known.uid)? {
-        let why = "the cloud is away and what another client told of this object waits for it";
+    if *author != Author::Node
+        && let Some(why) = statuses::why_full(writer, key, &told)?
+    {
         return Ok(failed(Failure::unavailable(why, Some(5))));
     }
     let object = Object { body: edited, ..known.clone() };
@@ -145,9 +120,15 @@ fn edit_by(
         return Ok(Found::Done(StatusCode::OK, Box::new(object.body)));
     }
     writer.put_local(&[], &object)?;
-    keep_change(writer, author, key, subresource, &known, &object)?;
+    match input {
+        Input::Apply(manager, body) => {
+            let applied = statuses::applied(body, &known);
+            keep_applied(writer, author, manager, key, subresource, &known, &applied)?;
+        }
+        _ => keep_change(writer, author, key, subresource, &known, &object)?,
+    }
     // Addresses and readiness are kubelet's to say.
-    if key.resource == "v1/pods" && author.is_empty() {
+    if key.resource == "v1/pods" && *author == Author::Node {
         endpoints::follow(writer, edits, &object)?;
     }
     let answer = object.body.clone();
@@ -179,24 +160,11 @@ fn settle(mut edited: Value, known: &Value, subresource: &str) -> Value {
     edited
 }
 
-/// Whether what somebody else has told of it waits: that cannot be told apart, and each tells in its own name only.
-fn is_held(
-    writer: &Writer,
-    author: &str,
-    key: &ObjectKey,
-    subresource: &str,
-    uid: &str,
-) -> Result<bool, CacheError> {
-    let patches = writer.patches(key, subresource)?;
-    Ok(patches.iter().any(|change| change.what.uid == uid && change.what.author != author)
-        || writer.waiting(ChangeKind::Create, key, "")?.is_some())
-}
-
-/// Edits of one object add up: the first keeps the cloud's object, later ones find it kept. Those of kubelet, which
-/// waits for nobody, are kept beside what a client told before: that ends with what the client told.
+/// Edits of one object by one author add up: the first keeps the cloud's object, later ones find it kept. What another
+/// has told before ends with what it told, so that each is told in its author's name, and in their order.
 fn keep_change(
     writer: &Writer,
-    author: &str,
+    author: &Author,
     key: &ObjectKey,
     subresource: &str,
     base: &Object,
@@ -205,17 +173,17 @@ fn keep_change(
     if let Some(waiting) = writer.waiting(ChangeKind::Create, key, "")? {
         return writer.rewrite_change(waiting.id, now.body.to_string().as_bytes());
     }
-    let mut is_kept = false;
-    for waiting in writer.patches(key, subresource)? {
-        if waiting.what.author != author {
-            end_change(writer, &waiting, base)?;
-        } else if waiting.what.uid == base.uid {
-            is_kept = true;
+    let mut waiting = writer.patches(key, subresource)?;
+    let last = waiting
+        .pop_if(|last| last.what.author == *author && last.what.uid == base.uid && last.what.body.is_none());
+    for one in &waiting {
+        if one.what.author == *author && one.what.uid != base.uid {
+            writer.drop_change(one.id)?;
         } else {
-            writer.drop_change(waiting.id)?;
+            end_change(writer, one, base)?;
         }
     }
-    if is_kept {
+    if last.is_some() {
         return Ok(());
     }
     writer.push_change(&NewChange {
@@ -223,9 +191,42 @@ fn keep_change(
         key: key.clone(),
         uid: base.uid.clone(),
         subresource: subresource.to_owned(),
-        author: author.to_owned(),
+        author: author.clone(),
+        manager: None,
         base: Some(base.body.to_string().into_bytes()),
         body: None,
+    })?;
+    Ok(())
+}
+
+/// What is applied is all that its manager wants: the last of it is told, behind what others told before.
+fn keep_applied(
+    writer: &Writer,
+    author: &Author,
+    manager: &FieldManager,
+    key: &ObjectKey,
+    subresource: &str,
+    base: &Object,
+    applied: &Value,
+) -> Result<(), CacheError> {
+    for one in writer.patches(key, subresource)? {
+        let own = one.what.author == *author;
+        let replaced = one.what.manager.as_ref().is_some_and(|m| m.name == manager.name);
+        if own && (replaced || one.what.uid != base.uid) {
+            writer.drop_change(one.id)?;
+        } else {
+            end_change(writer, &one, base)?;
+        }
+    }
+    writer.push_change(&NewChange {
+        kind: ChangeKind::Apply,
+        key: key.clone(),
+        uid: base.uid.clone(),
+        subresource: subresource.to_owned(),
+        author: author.clone(),
+        manager: Some(manager.clone()),
+        base: None,
+        body: Some(applied.to_string().into_bytes()),
     })?;
     Ok(())
 }
@@ -265,7 +266,8 @@ pub fn create(
         key: key.clone(),
         uid: object.uid.clone(),
         subresource: String::new(),
-        author: String::new(),
+        author: Author::Node,
+        manager: None,
         base: None,
         body: Some(object.body.to_string().into_bytes()),
     })?;
@@ -304,7 +306,7 @@ pub fn replace(
     let Some((_, known)) = writer.object(key)? else { return missing(writer, key) };
     let object = Object { body: settle(body, &known.body, ""), ..known.clone() };
     writer.put_local(&[], &object)?;
-    keep_change(writer, "", key, "", &known, &object)?;
+    keep_change(writer, &Author::Node, key, "", &known, &object)?;
     let answer = object.body.clone();
     edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
     Ok(Found::Done(StatusCode::OK, Box::new(answer)))
@@ -338,7 +340,8 @@ pub fn delete(
             key: key.clone(),
             uid: known.uid.clone(),
             subresource: String::new(),
-            author: String::new(),
+            author: Author::Node,
+            manager: None,
             base: None,
             body: Some(
                 json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
@@ -374,137 +377,8 @@ fn end_change(writer: &Writer, waiting: &Change, now: &Object) -> Result<(), Cac
     let base = waiting.what.base.as_deref().unwrap_or_default();
     let base: Value = serde_json::from_slice(base)
         .map_err(|source| CacheError::Body { key: now.key.to_string(), source })?;
-    match outbox::told(&waiting.what, &base, &now.body)? {
+    match statuses::told(&waiting.what, &base, &now.body)? {
         Some(patch) => writer.rewrite_change(waiting.id, patch.to_string().as_bytes()),
         None => writer.drop_change(waiting.id),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::{Cache, Change, ScopeKey};
-    use crate::kube::patch::PatchType;
-
-    const ONE: &str = "system:serviceaccount:ns:one/u1";
-    const TWO: &str = "system:serviceaccount:ns:two/u2";
-
-    fn pod() -> ObjectKey {
-        ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() }
-    }
-
-    /// A cache with a pod that kubelet and two clients have read, who may tell its status.
-    async fn cache(folder: &tempfile::TempDir) -> Cache {
-        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-        let body = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "n"},
-            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "1"},
-            "status": {"phase": "Pending"}});
-        let object = Object::new("v1/pods", body).unwrap();
-        let job = move |writer: &mut Writer| {
-            for identity in ["node", ONE, TWO] {
-                let scope = ScopeKey { identity: identity.into(), ..event_scope("v1/pods") };
-                let scope = writer.scope(&scope)?;
-                writer.put(scope, &object)?;
-                writer.note_written(identity, &status_right(&pod()))?;
-            }
-            Ok(())
-        };
-        cache.commit(job).await.unwrap();
-        cache
-    }
-
-    /// What the cache answers to a status of `author`; empty is kubelet.
-    async fn tell(cache: &Cache, author: &'static str, input: Input) -> Result<Value, u16> {
-        let job = move |writer: &mut Writer| {
-            let mut edits = Vec::new();
-            match author {
-                "" => edit(writer, &mut edits, &pod(), "status", &input),
-                _ => status(writer, &mut edits, author, &pod(), &input),
-            }
-        };
-        match cache.commit(job).await.unwrap() {
-            Found::Done(_, value) => Ok(*value),
-            Found::Failed(failure) => Err(failure.code),
-        }
-    }
-
-    fn says(field: &str) -> Input {
-        Input::Patch(PatchType::Merge, json!({"status": {field: "yes"}}))
-    }
-
-    async fn changes(cache: &Cache) -> Vec<Change> {
-        cache.read(|reader| reader.changes()).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_each_tells_is_kept_apart_and_kubelet_waits_for_nobody() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = cache(&folder).await;
-        assert!(tell(&cache, ONE, says("reason")).await.is_ok());
-        assert!(tell(&cache, ONE, says("message")).await.is_ok());
-        assert_eq!(tell(&cache, TWO, says("hostIP")).await, Err(503), "another's waits");
-        assert_eq!(changes(&cache).await.len(), 1);
-        assert!(tell(&cache, "", says("podIP")).await.is_ok());
-        assert_eq!(tell(&cache, ONE, says("hostIP")).await, Err(503), "kubelet's waits now");
-        let found = changes(&cache).await;
-        assert_eq!(found.iter().map(|c| c.what.author.as_str()).collect::<Vec<_>>(), [ONE, ""]);
-        let sent: Value = serde_json::from_slice(found[0].what.body.as_deref().unwrap()).unwrap();
-        assert_eq!(sent["status"], json!({"reason": "yes", "message": "yes"}), "nothing of kubelet's");
-        let base = serde_json::from_slice(found[1].what.base.as_deref().unwrap()).unwrap();
-        let now = cache.read(|reader| reader.object(&pod())).await.unwrap().unwrap().body;
-        let sent = outbox::told(&found[1].what, &base, &now).unwrap().unwrap();
-        assert_eq!(sent["status"], json!({"podIP": "yes"}), "nothing of the client's");
-    }
-
-    #[tokio::test]
-    async fn a_client_s_status_is_a_status_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = cache(&folder).await;
-        assert_eq!(tell(&cache, ONE, Input::Object(Value::Null)).await, Err(400));
-        assert_eq!(tell(&cache, ONE, Input::Object(json!(["status"]))).await, Err(400));
-        let more = json!({"metadata": {"labels": {"a": "b"}, "ownerReferences": []}, "spec": {"nodeName": "m"},
-            "data": {}, "status": {"phase": "Running"}});
-        let before = cache.read(|reader| reader.object(&pod())).await.unwrap().unwrap().body;
-        let after = tell(&cache, ONE, Input::Object(more)).await.unwrap();
-        assert_eq!(after["status"], json!({"phase": "Running"}));
-        assert_eq!(outbox::with_status_of(&after, &before), before);
-    }
-
-    #[tokio::test]
-    async fn a_right_to_tell_is_of_one_namespace_and_can_be_lost() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = cache(&folder).await;
-        let has = async |namespace: &'static str| {
-            let right = status_right(&ObjectKey { namespace: namespace.into(), ..pod() });
-            cache.commit(move |writer| writer.has_written(ONE, &right)).await.unwrap()
-        };
-        assert_eq!((has("ns").await, has("other").await), (true, false));
-        cache.commit(|writer| writer.forget_written(ONE, &status_right(&pod()))).await.unwrap();
-        assert!(!has("ns").await);
-        assert_eq!(tell(&cache, ONE, says("reason")).await, Err(503));
-        assert!(tell(&cache, TWO, says("reason")).await.is_ok(), "whose right it is still");
-    }
-
-    #[tokio::test]
-    async fn endpoints_follow_kubelet_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = cache(&folder).await;
-        let body = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "s", "namespace": "ns", "uid": "s", "resourceVersion": "1"},
-            "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": {"uid": "u"}}]});
-        let slice = Object::new("discovery.k8s.io/v1/endpointslices", body).unwrap();
-        let key = slice.key.clone();
-        let job = move |writer: &mut Writer| {
-            let scope = writer.scope(&event_scope(&slice.key.resource))?;
-            writer.put(scope, &slice)
-        };
-        cache.commit(job).await.unwrap();
-        for (author, address) in [(ONE, "10.0.0.1"), ("", "10.0.0.9")] {
-            let ip = json!({"status": {"podIP": "10.0.0.9", "reason": author}});
-            tell(&cache, author, Input::Patch(PatchType::Merge, ip)).await.unwrap();
-            let key = key.clone();
-            let slice = cache.read(move |reader| reader.object(&key)).await.unwrap().unwrap().body;
-            assert_eq!(slice["endpoints"][0]["addresses"], json!([address]), "`{author}` tells");
-        }
     }
 }

@@ -4,6 +4,8 @@ use http::header;
 use serde_json::Value;
 
 use super::local::Write;
+use super::statuses;
+use crate::cache::FieldManager;
 use crate::kube::patch::{self, PatchType};
 use crate::kube::{Encoding, Verb, codec};
 
@@ -14,7 +16,12 @@ pub enum Input {
     Object(Value),
     /// A patch of some kind.
     Patch(PatchType, Value),
+    /// A configuration for server-side apply, and whose it is.
+    Apply(FieldManager, Value),
 }
+
+/// The content type of server-side apply; JSON is YAML too.
+const APPLY: &str = "application/apply-patch+yaml";
 
 impl Input {
     /// Reads the body of a write.
@@ -31,6 +38,9 @@ impl Input {
             let decoded = codec::decode(write.body).and_then(codec::Decoded::whole);
             return Ok(Self::Object(decoded.map_err(|e| e.to_string())?));
         }
+        if write.request.verb == Verb::Patch && kind == APPLY {
+            return Self::applied(write);
+        }
         let value = serde_json::from_slice(write.body).map_err(|e| format!("the body is not JSON: {e}"))?;
         if write.request.verb != Verb::Patch {
             return Ok(Self::Object(value));
@@ -41,11 +51,23 @@ impl Input {
         }
     }
 
-    /// The object after this write.
+    fn applied(write: &Write<'_>) -> Result<Self, String> {
+        let query = &write.request.query;
+        let Some(name) = query.field_manager.clone() else {
+            return Err("fieldManager is required for apply patch".to_owned());
+        };
+        let text = std::str::from_utf8(write.body).map_err(|e| format!("the body is no text: {e}"))?;
+        let value = serde_saphyr::from_str(text).map_err(|e| format!("the body is no YAML: {e}"))?;
+        Ok(Self::Apply(FieldManager { name, force: query.force.unwrap_or_default() }, value))
+    }
+
+    /// The object after this write. Of what the same manager has applied `before`, what is applied no more is taken away.
+    ///
     /// # Errors
     /// Why the patch does not fit.
-    pub fn apply(&self, to: &Value) -> Result<Value, String> {
+    pub fn apply(&self, to: &Value, before: Option<&Value>) -> Result<Value, String> {
         match self {
+            Self::Apply(_, value) => statuses::apply(to, value, before),
             Self::Object(value) => Ok(value.clone()),
             Self::Patch(how, value) => patch::apply(*how, to, value).map_err(|e| e.to_string()),
         }
@@ -57,7 +79,7 @@ impl Input {
             Self::Object(value) => {
                 value.pointer("/preconditions/uid").or_else(|| value.pointer("/metadata/uid"))
             }
-            Self::Patch(_, value) => value.pointer("/metadata/uid"),
+            Self::Patch(_, value) | Self::Apply(_, value) => value.pointer("/metadata/uid"),
         }
         .and_then(Value::as_str)
         .filter(|uid| !uid.is_empty())

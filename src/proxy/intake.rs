@@ -1,88 +1,20 @@
 //! What each kind of answer becomes in the cache.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
 use super::caller::NODE;
+use super::decoder::Decoder;
 use super::record::Intake;
 use crate::cache::{
-    Cache, CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer,
+    CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer,
 };
-use crate::kube::codec::Decoded;
+use crate::kube::meta;
 use crate::kube::stream::{Finished, ListSplitter, WatchKind, WatchSplitter};
-use crate::kube::{Encoding, meta};
 
 /// Bytes of one object at the most; etcd takes 1.5 MiB, and what is larger is no object.
 const OBJECT_LIMIT: usize = 16 << 20;
-
-/// Resources whose protobuf holds what this edge does not know: newer than its tables. They are
-/// asked for in JSON from then on, so that nothing is lost silently.
-#[derive(Clone, Debug)]
-pub struct Unknown {
-    resources: Arc<Mutex<HashSet<String>>>,
-    cache: Cache,
-}
-
-impl Unknown {
-    /// Knows of none yet.
-    pub fn new(cache: Cache) -> Self {
-        Self { resources: Arc::default(), cache }
-    }
-
-    /// Whether `resource` must be asked for in JSON.
-    pub fn contains(&self, resource: &str) -> bool {
-        self.resources.lock().is_ok_and(|set| set.contains(resource))
-    }
-
-    fn note(&self, resource: &str) {
-        if self.resources.lock().is_ok_and(|mut set| set.insert(resource.to_owned())) {
-            tracing::info!(resource, "is newer than this edge: asked for in JSON from now on");
-            self.cache.resync();
-        }
-    }
-}
-
-/// Turns an object's bytes into what the cache keeps.
-#[derive(Clone, Debug)]
-pub struct Decoder {
-    /// Such as `v1/pods`.
-    pub resource: String,
-    /// How the answer is encoded.
-    pub encoding: Encoding,
-    /// Where to note what is newer than this edge.
-    pub unknown: Unknown,
-}
-
-impl Decoder {
-    /// Decodes one object or Status.
-    ///
-    /// # Errors
-    /// [`CacheError::Refused`] when it is none.
-    pub fn value(&self, bytes: &[u8]) -> Result<Value, CacheError> {
-        self.whole(self.encoding.decode(bytes))
-    }
-
-    /// Only whole objects are kept; of one with fields that are not known here, the resource is noted.
-    fn whole(&self, decoded: Result<Decoded, crate::kube::Error>) -> Result<Value, CacheError> {
-        decoded.and_then(Decoded::whole).map_err(|error| {
-            if self.encoding == Encoding::Protobuf {
-                self.unknown.note(&self.resource);
-            }
-            CacheError::Refused(format!("an answer of {} is unreadable: {error}", self.resource))
-        })
-    }
-
-    fn object(&self, bytes: &[u8]) -> Result<Object, CacheError> {
-        self.keep(self.value(bytes)?)
-    }
-
-    fn keep(&self, value: Value) -> Result<Object, CacheError> {
-        Object::new(&self.resource, value)
-            .ok_or_else(|| CacheError::Refused(format!("an object of {} has no name", self.resource)))
-    }
-}
 
 /// Takes what an answer carries once all of it is there; of one that broke off it hears nothing.
 pub trait TakeWhole: Send {
@@ -256,7 +188,8 @@ impl Intake for ListIntake {
             return Ok(());
         }
         let id = writer.scope(&self.scope)?;
-        writer.finish(id, &list, &end.kind, &end.resource_version)
+        writer.finish(id, &list, &end.kind, &end.resource_version)?;
+        forget_gone(writer, id, &self.scope)
     }
 }
 
@@ -313,7 +246,8 @@ impl WatchIntake {
         let ends = meta::annotation(object, "k8s.io/initial-events-end") == Some("true");
         let Some(list) = self.initial.take_if(|_| ends) else { return Ok(()) };
         let kind = format!("{}List", meta::kind(object).unwrap_or_default());
-        writer.finish(scope, &list, &kind, meta::resource_version(object).unwrap_or_default())
+        writer.finish(scope, &list, &kind, meta::resource_version(object).unwrap_or_default())?;
+        forget_gone(writer, scope, &self.scope)
     }
 }
 
@@ -330,6 +264,17 @@ impl Intake for WatchIntake {
     fn end(&mut self, _: &mut Writer, _: bool) -> Result<(), CacheError> {
         Ok(())
     }
+}
+
+/// Once kubelet's list of this node's pods is whole, nobody needs the tokens of pods that are not in it: of a pod that went
+/// while nobody watched, no deletion is told.
+fn forget_gone(writer: &Writer, id: ScopeId, scope: &ScopeKey) -> Result<(), CacheError> {
+    let whole = scope.labels.is_empty() && scope.namespace.is_empty();
+    let own = scope.fields.strip_prefix("spec.nodeName=").is_some_and(|rest| !rest.contains(','));
+    if scope.resource == "v1/pods" && scope.identity == NODE && whole && own {
+        writer.drop_tokens_beside(id)?;
+    }
+    Ok(())
 }
 
 /// Whether DELETED in this scope means gone, and not merely that a label changed.

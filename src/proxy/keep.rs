@@ -4,17 +4,16 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::apply::status_right;
 use super::caller::Caller;
+use super::decoder::Decoder;
 use super::forward::Call;
 use super::headers::{accept_of, encoding_of};
 use super::intake::{
-    Decoder, DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake,
-    WatchIntake,
+    DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake, WatchIntake,
 };
 use super::record::{Intake, Recording};
 use super::replay::{Wanted, key_of};
-use super::{Shared, discovery, token};
+use super::{Shared, discovery, statuses, token};
 use crate::cache::Document;
 use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
 
@@ -44,7 +43,7 @@ impl Shared {
         if !writes || request.subresource.as_deref() != Some("status") || call.caller == Caller::Kubelet {
             return;
         }
-        let (identity, right) = (call.caller.identity(), status_right(&key_of(request)));
+        let (identity, right) = (call.caller.identity(), statuses::right(&key_of(request)));
         let epoch = self.cache.epoch();
         match code {
             StatusCode::OK if self.clients.is_first_status(&identity, &right, epoch) => {

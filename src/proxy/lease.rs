@@ -12,6 +12,7 @@ use super::input::Input;
 use super::local::{Answer, Refused};
 use super::replay::key_of;
 use crate::cache::{Cache, ObjectKey};
+use crate::kube::patch::{self, PatchType};
 use crate::kube::status::Failure;
 use crate::kube::{ResourceRequest, Verb, meta};
 
@@ -41,6 +42,14 @@ impl Leases {
             meta::name(lease).unwrap_or_default().clone_into(&mut key.name);
         }
         let held = self.get(cache, caller, &key).await?;
+        if let Input::Apply(_, value) = input {
+            let code = if held.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+            // Nobody else has fields in a lease: what is applied is merged.
+            let base = held.clone().unwrap_or_else(|| json!({}));
+            let merged = patch::apply(PatchType::Merge, &base, value)
+                .map_err(|why| Refused::from(Failure::bad_request(why.to_string())))?;
+            return self.put(caller, key, named(merged, held.as_ref()), code);
+        }
         match (request.verb, held) {
             (Verb::Create, Some(_)) => Err(Refused::from(Failure::already_exists(
                 &request.gvr.group,
@@ -56,7 +65,8 @@ impl Leases {
             }
             (Verb::Get, Some(lease)) => Ok((StatusCode::OK, lease)),
             (_, Some(lease)) => {
-                let edited = input.apply(&lease).map_err(|why| Refused::from(Failure::bad_request(why)))?;
+                let edited =
+                    input.apply(&lease, None).map_err(|why| Refused::from(Failure::bad_request(why)))?;
                 self.put(caller, key, named(edited, Some(&lease)), StatusCode::OK)
             }
         }

@@ -15,6 +15,7 @@ use super::decide::Local;
 use super::input::Input;
 use super::lease::Leases;
 use super::replay::key_of;
+use super::statuses;
 use super::token;
 use super::watch::Edit;
 use crate::cache::{Cache, CacheError, ObjectKey, Writer};
@@ -135,8 +136,8 @@ impl LocalWrites {
         self.commit(move |writer, edits| apply::edit(writer, edits, &key, &subresource, &input)).await
     }
 
-    async fn status(&self, key: ObjectKey, author: String, input: Input) -> Answer {
-        self.commit(move |writer, edits| apply::status(writer, edits, &author, &key, &input)).await
+    async fn status(&self, key: ObjectKey, identity: String, input: Input) -> Answer {
+        self.commit(move |writer, edits| statuses::tell(writer, edits, &identity, &key, &input)).await
     }
 
     async fn delete_pod(&self, key: ObjectKey, input: Input) -> Answer {

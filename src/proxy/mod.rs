@@ -15,6 +15,7 @@ pub mod clients;
 pub mod cloud;
 pub mod csr;
 mod decide;
+mod decoder;
 mod discovery;
 mod endpoints;
 mod forward;
@@ -43,6 +44,9 @@ mod settings;
 mod shape;
 mod sign;
 mod signature;
+mod statuses;
+#[cfg(test)]
+mod statuses_tests;
 mod tls;
 mod token;
 mod upgrade;
@@ -75,12 +79,12 @@ struct Shared {
     /// What clients on this machine are shown.
     certificate: Arc<tls::Certificate>,
     in_cluster: incluster::InCluster,
-    clients: clients::Clients,
+    clients: Arc<clients::Clients>,
     client_settings: ClientSettings,
     outbox: Outbox,
     writes: local::LocalWrites,
     edits: broadcast::Sender<watch::Edit>,
-    unknown: intake::Unknown,
+    unknown: decoder::Unknown,
     pages: intake::Pages,
     signed: sign::Signed,
     offline_mode: tokio::sync::watch::Sender<bool>,
@@ -160,7 +164,8 @@ impl Proxy {
     pub async fn new(parts: Parts) -> Result<(Self, Owner), ProxyError> {
         let Parts { cache, credentials, ca, probe_interval, offline_mode, in_cluster, clients } = parts;
         let upstream = Arc::new(Upstream::new(credentials.credentials.borrow().clone(), resolve::Resolver)?);
-        let outbox = Outbox::new(cache.clone(), upstream.clone());
+        let seen = Arc::new(clients::Clients::default());
+        let outbox = Outbox::new(cache.clone(), upstream.clone(), seen.clone());
         let (was_offline, passed, service) = cache
             .read(|reader| Ok((reader.meta(LINK_META)?, reader.meta(TIME_META)?, reader.object(&service())?)))
             .await?;
@@ -185,7 +190,7 @@ impl Proxy {
         let waiting = Arc::new(Notify::new());
         let shared = Shared {
             writes: local::LocalWrites::new(cache.clone(), edits.clone(), waiting.clone()),
-            unknown: intake::Unknown::new(cache.clone()),
+            unknown: decoder::Unknown::new(cache.clone()),
             pages: intake::Pages::default(),
             signed: sign::Signed::default(),
             offline_mode: tokio::sync::watch::Sender::new(offline_mode),
@@ -198,7 +203,7 @@ impl Proxy {
             ca,
             certificate,
             in_cluster: incluster::InCluster::new(anew),
-            clients: clients::Clients::default(),
+            clients: seen,
             client_settings: clients,
             outbox,
             edits,

@@ -10,11 +10,14 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use serde_json::{Value, json};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
 
+use super::clients::Clients;
+use super::statuses::{self, PodIdentity, told};
 use super::upstream::{As, UpBody, Upstream};
-use crate::cache::{Cache, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey};
-use crate::kube::{GroupVersionResource, codec, meta, patch, schema};
+use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
+use crate::kube::{GroupVersionResource, codec, meta, schema};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;
@@ -30,6 +33,7 @@ const ATTEMPTS: u32 = 5;
 pub struct Outbox {
     cache: Cache,
     upstream: Arc<Upstream>,
+    clients: Arc<Clients>,
     /// One round at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -65,7 +69,7 @@ fn is_late(change: &Change) -> bool {
 
 /// Whether a client other than kubelet made it. Nothing that is kubelet's waits for such a one.
 fn is_clients(change: &Change) -> bool {
-    !change.what.author.is_empty()
+    change.what.author != Author::Node
 }
 
 /// What became of one change.
@@ -75,6 +79,8 @@ enum Fate {
     /// What it is about is not there any more, or another of the same name is.
     Gone(String),
     Never(String),
+    /// Who made it may not, and is not let do so here either.
+    Forbidden(String),
     Later(String),
 }
 
@@ -83,9 +89,9 @@ enum Fate {
 struct Gone(String);
 
 impl Outbox {
-    /// Replays from `cache` through `upstream`.
-    pub fn new(cache: Cache, upstream: Arc<Upstream>) -> Self {
-        Self { cache, upstream, turn: Arc::default() }
+    /// Replays from `cache` through `upstream`; `clients` are told what they may no more.
+    pub fn new(cache: Cache, upstream: Arc<Upstream>, clients: Arc<Clients>) -> Self {
+        Self { cache, upstream, clients, turn: Arc::default() }
     }
 
     /// Tells the cloud what waits, until nothing does but what it refuses for now.
@@ -144,6 +150,10 @@ impl Outbox {
                     self.cache.commit(move |w| w.drop_change(id)).await.map_err(failed)?;
                 }
                 Fate::Never(why) => self.refuse(&change, why).await.map_err(failed)?,
+                Fate::Forbidden(why) => {
+                    self.forget_right(&change).await.map_err(failed)?;
+                    self.refuse(&change, why).await.map_err(failed)?;
+                }
                 Fate::Later(why) => {
                     let id = change.id;
                     self.cache.commit(move |w| w.fail_change(id, &why)).await.map_err(failed)?;
@@ -190,9 +200,9 @@ impl Outbox {
             Err(why) => return Ok(Fate::Never(why)),
         };
         let mut who = As::Node;
-        if !change.what.author.is_empty() {
+        if let Author::Client(identity) = &change.what.author {
             who = As::Bearer;
-            match self.token_of(&change.what.author).await.map_err(|e| Gone(e.to_string()))? {
+            match self.token_of(identity).await.map_err(|e| Gone(e.to_string()))? {
                 Some(bearer) => drop(request.headers_mut().insert(header::AUTHORIZATION, bearer)),
                 // Its pod is gone, and its tokens with it.
                 None => return Ok(Fate::Gone("who told it is not on this node any more".to_owned())),
@@ -226,10 +236,13 @@ impl Outbox {
     /// The cloud has it. If the object was edited again meanwhile, the rest still waits, against what
     /// the cloud has now.
     async fn settle(&self, change: &Change, sent: Sent, answer: Option<Value>) -> Result<(), CacheError> {
-        let (id, key) = (change.id, change.what.key.clone());
+        let (id, key, uid) = (change.id, change.what.key.clone(), change.what.uid.clone());
         let kind = change.what.kind;
         self.cache
             .commit(move |writer| {
+                if kind == ChangeKind::Delete && key.resource == "v1/pods" {
+                    writer.drop_tokens_of(&format!("Pod/{uid}"))?;
+                }
                 let answer = answer.and_then(|value| Object::new(&key.resource, value));
                 let Some(answer) = answer else { return writer.drop_change(id) };
                 let now = writer.object(&key)?.map(|(_, object)| object);
@@ -255,6 +268,17 @@ impl Outbox {
             .await
     }
 
+    /// What the cloud does not let a client tell any more is not taken from it in the next outage.
+    async fn forget_right(&self, change: &Change) -> Result<(), CacheError> {
+        let (Author::Client(identity), right) =
+            (change.what.author.clone(), statuses::right(&change.what.key))
+        else {
+            return Ok(());
+        };
+        self.clients.forget_status(&identity, &right, self.cache.epoch());
+        self.cache.commit(move |writer| writer.forget_written(&identity, &right)).await
+    }
+
     async fn refuse(&self, change: &Change, why: String) -> Result<(), CacheError> {
         let object = change.what.key.to_string();
         tracing::warn!(object, why, "the cloud does not take a change made here");
@@ -263,76 +287,10 @@ impl Outbox {
     }
 }
 
-/// A service account in a pod, as the identity of its token says it.
-pub struct PodIdentity {
-    namespace: String,
-    account: String,
-    uid: String,
-}
-
-impl PodIdentity {
-    /// `None` of any other identity.
-    pub fn of(identity: &str) -> Option<Self> {
-        let (account, uid) = identity.strip_prefix("system:serviceaccount:")?.split_once('/')?;
-        let (namespace, account) = account.split_once(':')?;
-        let own = str::to_owned;
-        (!uid.is_empty()).then(|| Self { namespace: own(namespace), account: own(account), uid: own(uid) })
-    }
-}
-
 /// What is sent for a change, with the object it was computed from.
 enum Sent {
     Nothing,
     Body(Option<Object>, Value),
-}
-
-/// What a change says of the object: of a client's status nothing else, for others may have changed the rest.
-///
-/// # Errors
-/// As [`difference`].
-pub fn told(what: &NewChange, base: &Value, now: &Value) -> Result<Option<Value>, CacheError> {
-    if what.author.is_empty() {
-        return difference(base, now, &what.uid);
-    }
-    difference(base, &with_status_of(base, now), &what.uid)
-}
-
-/// `object` with the status of another.
-pub fn with_status_of(object: &Value, other: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(fields) = object.as_object_mut() {
-        match other.get("status") {
-            Some(status) => fields.insert("status".to_owned(), status.clone()),
-            None => fields.remove("status"),
-        };
-    }
-    object
-}
-
-/// The patch that brings the cloud's object to where it is here, bound to its uid; `None` if there
-/// is no difference. Versions and managed fields are the cloud's alone.
-///
-/// # Errors
-/// When the two are of kinds that have no such patch.
-pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>, CacheError> {
-    let strip = |object: &Value| {
-        let mut object = object.clone();
-        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            for field in ["resourceVersion", "managedFields", "generation"] {
-                meta.remove(field);
-            }
-        }
-        object
-    };
-    let (base, now) = (strip(base), strip(now));
-    let word = |field: &str| base.get(field).and_then(Value::as_str).unwrap_or_default();
-    let made = match schema::kind(word("apiVersion"), word("kind")) {
-        Some(_) => patch::diff(&base, &now).map_err(|e| CacheError::Refused(e.to_string()))?,
-        None => patch::merge_diff(&base, &now),
-    };
-    let Some(mut patch) = made else { return Ok(None) };
-    patch["metadata"]["uid"] = json!(uid);
-    Ok(Some(patch))
 }
 
 fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
@@ -346,12 +304,17 @@ fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
         path.push('/');
         path.push_str(&change.what.subresource);
     }
+    if let Some(manager) = &change.what.manager {
+        let name = utf8_percent_encode(&manager.name, NON_ALPHANUMERIC);
+        path.push_str(&format!("?fieldManager={name}&force={}", manager.force));
+    }
     let (method, kind) = match change.what.kind {
         // Custom resources have no merge keys: their API server takes no strategic patch.
         ChangeKind::Patch if schema::kind_of(&gvr.api_version(), &gvr.resource).is_none() => {
             (Method::PATCH, "application/merge-patch+json")
         }
         ChangeKind::Patch => (Method::PATCH, "application/strategic-merge-patch+json"),
+        ChangeKind::Apply => (Method::PATCH, "application/apply-patch+yaml"),
         ChangeKind::Create => (Method::POST, "application/json"),
         ChangeKind::Delete => (Method::DELETE, "application/json"),
     };
@@ -394,9 +357,10 @@ fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
         (ChangeKind::Delete, StatusCode::NOT_FOUND) | (ChangeKind::Create, StatusCode::CONFLICT) => {
             Fate::Done(None)
         }
-        (ChangeKind::Patch, StatusCode::NOT_FOUND) => Fate::Gone(why),
+        (ChangeKind::Patch | ChangeKind::Apply, StatusCode::NOT_FOUND) => Fate::Gone(why),
         (_, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY) if is_another(&value) => Fate::Gone(why),
         (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED) => Fate::Later(why),
+        (_, StatusCode::FORBIDDEN) => Fate::Forbidden(why),
         (_, code) if code.is_server_error() => Fate::Later(why),
         _ => Fate::Never(why),
     }
@@ -413,7 +377,10 @@ fn is_another(status: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::cache::NewChange;
 
     fn change(id: i64, resource: &str, name: &str, attempts: u32) -> Change {
         let key = ObjectKey { resource: resource.into(), namespace: "ns".into(), name: name.into() };
@@ -422,7 +389,8 @@ mod tests {
             key,
             uid: "u".into(),
             subresource: "status".into(),
-            author: String::new(),
+            author: Author::Node,
+            manager: None,
             base: None,
             body: None,
         };
@@ -445,7 +413,7 @@ mod tests {
     #[test]
     fn nothing_of_kubelet_s_is_put_off_by_a_client() {
         let mut changes = vec![change(1, "v1/pods", "a", ATTEMPTS), change(2, "v1/pods", "a", 0)];
-        changes[0].what.author = "client".into();
+        changes[0].what.author = Author::Client("client".into());
         assert_eq!(Round::First.choose(changes).iter().map(|c| c.id).collect::<Vec<_>>(), [2]);
     }
 
@@ -465,7 +433,7 @@ mod tests {
         let other = "Precondition failed: UID in precondition: x, UID in object meta: y";
         assert!(matches!(fate(409, json!({"message": other})), Fate::Gone(_)));
         assert!(matches!(fate(409, json!({"message": "the object has been modified"})), Fate::Never(_)));
-        assert!(matches!(fate(403, json!({})), Fate::Never(_)));
+        assert!(matches!(fate(403, json!({})), Fate::Forbidden(_)));
         assert!(matches!(fate(500, json!({})), Fate::Later(_)));
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::support::{Cut, Edge, NodeOptions, Scene, kubectl_path, seconds};
+use crate::support::{Cut, Edge, NodeOptions, Scene, seconds, workload};
 
 /// Where pods find edge.
 const ADDRESS: &str = "169.254.64.45";
@@ -12,50 +12,13 @@ const PORT: &str = "6445";
 /// The cloud's address of the Service.
 const CLUSTER_IP: &str = "10.96.0.1";
 
-const MANIFEST: &str = r#"
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: client, namespace: default}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: stranger, namespace: default}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: client, namespace: default}
-rules:
-- {apiGroups: [""], resources: [configmaps], verbs: ["*"]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: client, namespace: default}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: client}
-subjects: [{kind: ServiceAccount, name: client, namespace: default}]
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: settings, namespace: default}
-data: {a: "1"}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: default}
-spec:
-  serviceAccountName: client
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: main, image: registry.test/client:1, imagePullPolicy: Never, env: [{name: HOME, value: /tmp}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: stranger, namespace: default}
-spec:
-  serviceAccountName: stranger
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: main, image: registry.test/client:1, imagePullPolicy: Never, env: [{name: HOME, value: /tmp}]}
-"#;
+/// `client` may read and write ConfigMaps, `stranger` nothing.
+fn manifest() -> String {
+    let settings =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: default}\ndata: {a: '1'}\n";
+    let rights = workload::rights("client", "", &["configmaps"], &["client"]);
+    workload::client("client") + &workload::client("stranger") + &rights + settings
+}
 
 /// The ConfigMaps of the pod's own namespace, as client-go asks for them today.
 const WATCH_LIST: &str = "/api/v1/namespaces/default/configmaps?watch=true&sendInitialEvents=true\
@@ -65,23 +28,10 @@ const LIST: &str = "/api/v1/namespaces/default/configmaps";
 /// A gateway whose pods `client` and `stranger` run.
 fn scene() -> Result<Scene> {
     let scene = Scene::ready(&NodeOptions::default())?;
-    let cluster = &scene.cluster;
-    scene.node.import_programs("registry.test/client:1", &[&kubectl_path()?])?;
-    cluster.wait_for("the default service account", seconds(60), || {
-        cluster.raw("/api/v1/namespaces/default/serviceaccounts/default")
-    });
-    cluster.apply(MANIFEST)?;
-    running(&scene);
+    workload::prepare_clients(&scene.node)?;
+    scene.cluster.apply(&manifest())?;
+    workload::wait_clients(&scene.node, 2);
     Ok(scene)
-}
-
-fn running(scene: &Scene) {
-    scene.cluster.wait_for("the client pods", seconds(90), || {
-        let pods = scene.node.pods()?;
-        let count = pods.iter().filter(|pod| pod.namespace == "default" && pod.running()).count();
-        ensure!(count == 2, "{pods:?}");
-        Ok(())
-    });
 }
 
 /// Runs a command in a pod's container, through edge, whatever the cloud does.
@@ -141,7 +91,7 @@ fn a_pod_reads_the_cluster_after_a_reboot_in_an_outage() -> Result<()> {
     scene.wait_link("offline");
     scene.reboot()?;
     scene.node.start_kubelet(Edge::KUBECONFIG)?;
-    running(&scene);
+    workload::wait_clients(&scene.node, 2);
     ensure!(reads(&scene)? == online, "after the reboot");
     let table = kubectl(&scene, "client", &["get", "configmaps"])?;
     ensure!(table.contains("settings"), "kubectl finds its way by discovery: {table}");
@@ -258,8 +208,8 @@ fn what_is_left_out_is_not_kept_and_what_is_turned_off_is_shown_as_it_is() -> Re
     scene.wait_link("online");
     scene.cluster.wait_for("containers with the cloud's address", seconds(60), || {
         scene.cluster.kubectl(&["delete", "pod", "client", "--ignore-not-found", "--now"])?;
-        scene.cluster.apply(MANIFEST)?;
-        running(&scene);
+        scene.cluster.apply(&manifest())?;
+        workload::wait_clients(&scene.node, 2);
         let environment = exec(&scene, "client", &["env"])?;
         ensure!(environment.contains(&format!("KUBERNETES_SERVICE_HOST={CLUSTER_IP}\n")), "{environment}");
         Ok(())

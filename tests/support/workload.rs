@@ -1,5 +1,6 @@
 //! The standard workload of the scenario tests, in the namespace `default`: Deployment `web` (2), DaemonSet `agent`, Job
-//! `once`, pod `by-hand` with everything a pod can ask of the cloud, static pod `fixed`.
+//! `once`, pod `by-hand` with everything a pod can ask of the cloud, static pod `fixed`. And clients of the API server, as
+//! pods with an account of their own.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use anyhow::{Result, ensure};
 use super::client::wait;
 use super::node::Node;
 use super::pod::{Container, Pod};
-use super::{Cluster, seconds};
+use super::{Cluster, kubectl_path, seconds};
 
 /// All that the cloud holds.
 pub const MANIFEST: &str = include_str!("manifests/workload.yaml");
@@ -74,6 +75,71 @@ pub fn wait_told(node: &Node) -> Vec<Pod> {
 /// How often the Job ran on this node: 1, unless somebody forgot that it had finished.
 pub fn job_runs(node: &Node) -> Result<usize> {
     Ok(node.machine()?.read("/var/lib/workload/once/once")?.lines().count())
+}
+
+/// What each client runs in: busybox, and kubectl.
+const CLIENT_IMAGE: &str = "registry.test/client:1";
+
+/// Brings the image of clients to a node, and waits until pods may be made.
+pub fn prepare_clients(node: &Node) -> Result<()> {
+    node.import_programs(CLIENT_IMAGE, &[&kubectl_path()?])?;
+    node.cluster().wait_for("the default service account", seconds(60), || {
+        node.cluster().raw("/api/v1/namespaces/default/serviceaccounts/default")
+    });
+    Ok(())
+}
+
+/// The manifest of a client: a service account, and a pod of that account and name.
+pub fn client(name: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {name}, namespace: default}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: default}}
+spec:
+  serviceAccountName: {name}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {{name: main, image: {CLIENT_IMAGE}, imagePullPolicy: Never, env: [{{name: HOME, value: /tmp}}]}}
+---
+"
+    )
+}
+
+/// The manifest of all rights on resources of a group in the namespace `default`, for the clients named.
+pub fn rights(name: &str, group: &str, resources: &[&str], clients: &[&str]) -> String {
+    let subjects =
+        clients.iter().map(|client| format!("{{kind: ServiceAccount, name: {client}, namespace: default}}"));
+    format!(
+        "apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{name: {name}, namespace: default}}
+rules:
+- {{apiGroups: ['{group}'], resources: [{}], verbs: ['*']}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: {name}, namespace: default}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {name}}}
+subjects: [{}]
+---
+",
+        resources.join(", "),
+        subjects.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// Waits until this many pods of the namespace `default` run on a node, whatever the cloud knows.
+pub fn wait_clients(node: &Node, count: usize) {
+    node.cluster().wait_for("the clients' pods", seconds(90), || {
+        let pods = node.pods()?;
+        let running = pods.iter().filter(|pod| pod.namespace == "default" && pod.running()).count();
+        ensure!(running == count, "{pods:?}");
+        Ok(())
+    });
 }
 
 /// One line on the pods, for messages.

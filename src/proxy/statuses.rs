@@ -1,0 +1,227 @@
+//! Statuses that clients other than kubelet tell while the cloud is away: who may, what of it counts, and what of it the
+//! cloud is told.
+//!
+//! Each is told in its author's own name, with the author's own token, and says nothing but what the author said.
+
+use serde_json::{Map, Value, json};
+
+use super::apply::{Found, edit_by, failed};
+use super::input::Input;
+use super::watch::Edit;
+use crate::cache::{Author, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Right, Writer};
+use crate::kube::patch::{self, PatchType};
+use crate::kube::status::Failure;
+use crate::kube::{meta, schema};
+
+/// Changes of one status that wait at the most before clients must wait too. Kubelet waits for nobody; where it and a
+/// client tell by turns, each turn is a change of its own.
+const TURNS: usize = 32;
+
+/// The status of an object, told by a client other than kubelet: what it has read, and what the cloud has let it write.
+/// It is told to the cloud in the client's own name, so its token must be known.
+pub fn tell(
+    writer: &mut Writer,
+    edits: &mut Vec<Edit>,
+    identity: &str,
+    key: &ObjectKey,
+    input: &Input,
+) -> Result<Found, CacheError> {
+    let refuse =
+        |why: &str| Ok(failed(Failure::unavailable(format!("the cloud is away and {why}"), Some(5))));
+    if !writer.has_read(identity, key)? {
+        return refuse("this client never read the object while it was there");
+    }
+    if !writer.has_written(identity, &right(key))? {
+        return refuse("it never let this client write such a status while it was there");
+    }
+    if PodIdentity::of(identity).is_none() {
+        return refuse("only pods of this node may tell a status here");
+    }
+    edit_by(writer, edits, &Author::Client(identity.to_owned()), key, "status", input)
+}
+
+/// To tell the status of such objects.
+pub fn right(key: &ObjectKey) -> Right {
+    Right {
+        resource: key.resource.clone(),
+        namespace: key.namespace.clone(),
+        subresource: "status".to_owned(),
+    }
+}
+
+/// Why a client must wait with a status, of which `told` waits for the cloud.
+pub fn why_full(
+    writer: &Writer,
+    key: &ObjectKey,
+    told: &[Change],
+) -> Result<Option<&'static str>, CacheError> {
+    if told.len() >= TURNS {
+        return Ok(Some("the cloud is away and too much waits that was told of this object"));
+    }
+    let made_here = writer.waiting(ChangeKind::Create, key, "")?.is_some();
+    Ok(made_here.then_some("the cloud is away and has not heard of this object yet"))
+}
+
+/// A service account in a pod, as the identity of its token says it.
+pub struct PodIdentity {
+    pub namespace: String,
+    pub account: String,
+    pub uid: String,
+}
+
+impl PodIdentity {
+    /// `None` of any other identity.
+    pub fn of(identity: &str) -> Option<Self> {
+        let (account, uid) = identity.strip_prefix("system:serviceaccount:")?.split_once('/')?;
+        let (namespace, account) = account.split_once(':')?;
+        let own = str::to_owned;
+        (!uid.is_empty()).then(|| Self { namespace: own(namespace), account: own(account), uid: own(uid) })
+    }
+}
+
+/// `object` with what a client may say of it through its status, taken from `other`. A node's annotations belong to that:
+/// network plugins tell there how the node is reached. Of all else that is written there the cloud takes nothing, or not
+/// always, and nor is it shown here.
+pub fn with_status_of(key: &ObjectKey, object: &Value, other: &Value) -> Value {
+    let mut object = object.clone();
+    let take = |object: &mut Value, parent: &str, field: &str| {
+        let Some(fields) = object.pointer_mut(parent).and_then(Value::as_object_mut) else { return };
+        match other.pointer(&format!("{parent}/{field}")) {
+            Some(value) => fields.insert(field.to_owned(), value.clone()),
+            None => fields.remove(field),
+        };
+    };
+    take(&mut object, "", "status");
+    if key.resource == "v1/nodes" {
+        take(&mut object, "/metadata", "annotations");
+    }
+    object
+}
+
+/// What a change says of the object: of a client's nothing but the status, for others may have changed the rest.
+///
+/// # Errors
+/// As [`difference`].
+pub fn told(what: &NewChange, base: &Value, now: &Value) -> Result<Option<Value>, CacheError> {
+    match what.author {
+        Author::Node => difference(base, now, &what.uid),
+        Author::Client(_) => difference(base, &with_status_of(&what.key, base, now), &what.uid),
+    }
+}
+
+/// The patch that brings the cloud's object to where it is here, bound to its uid; `None` if there
+/// is no difference. Versions and managed fields are the cloud's alone.
+///
+/// # Errors
+/// When the two are of kinds that have no such patch.
+pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>, CacheError> {
+    let strip = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            for field in ["resourceVersion", "managedFields", "generation"] {
+                meta.remove(field);
+            }
+        }
+        object
+    };
+    let (base, now) = (strip(base), strip(now));
+    let word = |field: &str| base.get(field).and_then(Value::as_str).unwrap_or_default();
+    let made = match schema::kind(word("apiVersion"), word("kind")) {
+        Some(_) => patch::diff(&base, &now).map_err(|e| CacheError::Refused(e.to_string()))?,
+        None => patch::merge_diff(&base, &now),
+    };
+    let Some(mut patch) = made else { return Ok(None) };
+    patch["metadata"]["uid"] = json!(uid);
+    Ok(Some(patch))
+}
+
+/// What a client has applied before with the same field manager, as far as it waits here.
+pub fn applied_before(told: &[Change], author: &Author, input: &Input) -> Option<Value> {
+    let Input::Apply(manager, _) = input else { return None };
+    let own = |change: &&Change| {
+        change.what.author == *author
+            && change.what.manager.as_ref().is_some_and(|before| before.name == manager.name)
+    };
+    told.iter().rev().find(own).and_then(|change| serde_json::from_slice(change.what.body.as_deref()?).ok())
+}
+
+/// What of an applied configuration the cloud is told: the status, of this very object.
+pub fn applied(body: &Value, known: &Object) -> Value {
+    let field = |name: &str| body.get(name).or_else(|| known.body.get(name)).cloned().unwrap_or_default();
+    let mut metadata = json!({"name": known.key.name, "uid": known.uid});
+    if !known.key.namespace.is_empty() {
+        metadata["namespace"] = json!(known.key.namespace);
+    }
+    json!({"apiVersion": field("apiVersion"), "kind": field("kind"), "metadata": metadata, "status": body["status"]})
+}
+
+/// What becomes of an object when a status is applied to it, as far as that can be known without its managed fields:
+/// what is applied is so, what the same manager applied `before` and no more is gone, and the rest stays. The cloud is told
+/// the configuration itself, and does the same by its own books.
+///
+/// # Errors
+/// Why it does not fit.
+pub fn apply(to: &Value, body: &Value, before: Option<&Value>) -> Result<Value, String> {
+    let Some(status) = body.get("status").filter(|status| status.is_object()) else {
+        return Err("what is applied has no `status`".to_owned());
+    };
+    for field in ["apiVersion", "kind"] {
+        if body.get(field) != to.get(field) {
+            return Err(format!("what is applied has another `{field}` than the object"));
+        }
+    }
+    if meta::name(body).is_some_and(|name| Some(name) != meta::name(to)) {
+        return Err("what is applied has another name than the object".to_owned());
+    }
+    let mut object = to.clone();
+    if let Some(fields) = object.as_object_mut() {
+        let old = fields.entry("status").or_insert_with(|| Value::Object(Map::new()));
+        if let Some(before) = before.and_then(|before| before.get("status")) {
+            prune(old, before, status);
+        }
+    }
+    let word = |field: &str| to.get(field).and_then(Value::as_str).unwrap_or_default();
+    if schema::kind(word("apiVersion"), word("kind")).is_some() {
+        return patch::apply(PatchType::Strategic, &object, &json!({ "status": status }))
+            .map_err(|e| e.to_string());
+    }
+    merge(&mut object["status"], status);
+    Ok(object)
+}
+
+/// Takes away what was applied before and is not any more.
+fn prune(now: &mut Value, before: &Value, after: &Value) {
+    let (Some(now), Some(before)) = (now.as_object_mut(), before.as_object()) else { return };
+    for (key, old) in before {
+        match (now.get_mut(key), after.get(key)) {
+            (Some(_), None) => drop(now.remove(key)),
+            (Some(now), Some(after)) => prune(now, old, after),
+            (None, _) => {}
+        }
+    }
+}
+
+/// Objects are merged, lists replaced, but for conditions: those are told apart by their type, whoever tells them.
+fn merge(now: &mut Value, applied: &Value) {
+    let (Value::Object(fields), Value::Object(more)) = (&mut *now, applied) else {
+        *now = applied.clone();
+        return;
+    };
+    for (key, value) in more {
+        let old = fields.entry(key.as_str()).or_insert(Value::Null);
+        match (&mut *old, value) {
+            (Value::Array(all), Value::Array(new)) if key == "conditions" => merge_conditions(all, new),
+            _ => merge(old, value),
+        }
+    }
+}
+
+fn merge_conditions(all: &mut Vec<Value>, new: &[Value]) {
+    for condition in new {
+        let kind = condition.get("type");
+        match all.iter_mut().find(|old| kind.is_some() && old.get("type") == kind) {
+            Some(old) => merge(old, condition),
+            None => all.push(condition.clone()),
+        }
+    }
+}
