@@ -12,7 +12,7 @@
 //! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
 //! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`], [`bundle`], [`system`] |
 //! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`git`], [`kube`], [`cri`], [`link`], [`health`] |
-//! | floor  | [`sys`]; [`pack`] the snap, on the build host only |
+//! | floor  | [`sys`]; [`pack`] the snap and the image, on the build host only |
 
 pub mod bundle;
 pub mod cache;

@@ -47,6 +47,18 @@ pub fn check(path: &Path, machine: Machine) -> Result<()> {
         .with_context(|| format!("`{}` is no static program for {}", path.display(), machine.name()))
 }
 
+/// The machine that the program at `path` is for.
+///
+/// # Errors
+/// It cannot be read, or is for none of ours.
+pub fn machine_of(path: &Path) -> Result<Machine> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let number = number_at(&bytes, 18, 2);
+    let all = [Machine::Amd64, Machine::Arm64, Machine::Armhf];
+    let found = all.into_iter().find(|machine| number == Some(machine.header().0.into()));
+    found.with_context(|| format!("`{}` is a program for no machine that edge runs on", path.display()))
+}
+
 fn check_bytes(bytes: &[u8], machine: Machine) -> Result<()> {
     let (number, wide) = machine.header();
     ensure!(bytes.get(..4) == Some(b"\x7fELF"), "it is no ELF file");

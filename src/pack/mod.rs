@@ -1,9 +1,10 @@
-//! What stays on the build host: makes the snap of a built binary. Only `edge-pack` uses it.
+//! What stays on the build host: makes the snap of a built binary, and the appliance image. Only `edge-pack` uses it.
 //!
 //! Everything here gives the same bytes for the same input: times are the caller's, owners are root, and order is by
 //! name.
 
 mod elf;
+pub mod image;
 mod snap;
 mod squashfs;
 

@@ -1,5 +1,7 @@
 //! `edge-pack`: makes on the build host what a gateway gets. Parse, run, exit code; the work is `edge::pack`.
 
+mod image;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +27,14 @@ enum Command {
 
 The same binary, version and SOURCE_DATE_EPOCH give the same bytes. scripts/snap builds the binaries.")]
     Snap(Snap),
+    /// Make the appliance image: a disk that is written to a card
+    #[command(after_help = "Examples:
+  edge-pack image --arch arm64 --edge ./edge --kubelet ./kubelet --config edge.toml --trust 1.root.json --out edge.img
+  edge-pack image --arch amd64 --edge ./edge --kubelet ./kubelet --lock edge.img.lock --out edge.img
+
+Beside it are written: .zst, the same compressed; .lock, its packages; .spdx.json, what it is made of; .system/, what a
+bundle brings to update a gateway. scripts/image builds the programs and makes the tools tree.")]
+    Image(Box<image::Arguments>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,13 +72,17 @@ enum Kept {
     Classic,
 }
 
+fn machine(arch: Arch) -> Machine {
+    match arch {
+        Arch::Amd64 => Machine::Amd64,
+        Arch::Arm64 => Machine::Arm64,
+        Arch::Armhf => Machine::Armhf,
+    }
+}
+
 impl Snap {
     fn run(self) -> Result<String> {
-        let machine = match self.arch {
-            Arch::Amd64 => Machine::Amd64,
-            Arch::Arm64 => Machine::Arm64,
-            Arch::Armhf => Machine::Armhf,
-        };
+        let machine = machine(self.arch);
         let built = || PathBuf::from(format!("target/snap/edge-{}", machine.name()));
         let image = pack::pack_snap(&SnapPlan {
             machine,
@@ -88,10 +102,16 @@ impl Snap {
 fn main() -> ExitCode {
     let told = match Cli::parse().command {
         Command::Snap(snap) => snap.run().context("no snap was made"),
+        Command::Image(image) => image.run().context("no image was made"),
     };
     let written = match &told {
         Ok(path) => writeln!(std::io::stdout(), "{path}"),
         Err(error) => writeln!(std::io::stderr(), "edge-pack: {error:#}"),
     };
-    if told.is_ok() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match told {
+        Ok(_) if written.is_ok() => ExitCode::SUCCESS,
+        // As of `edge`: what was to be verified did not hold.
+        Err(error) if error.is::<pack::image::LockDiffers>() => ExitCode::from(3),
+        _ => ExitCode::FAILURE,
+    }
 }

@@ -1,0 +1,160 @@
+//! What is different between machines: `config/boards/*.toml`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::pack::elf::Machine;
+
+/// The boards that edge-pack knows by name.
+const KNOWN: [(&str, &str); 2] = [
+    ("generic-efi", include_str!("../../../config/boards/generic-efi.toml")),
+    ("raspberry-pi", include_str!("../../../config/boards/raspberry-pi.toml")),
+];
+
+/// A kind of machine, as one file describes it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Board {
+    /// Its name: the file's.
+    #[serde(skip)]
+    pub name: String,
+    /// How it finds what to boot.
+    pub boot: Boot,
+    /// More of Debian's components than `main`.
+    #[serde(default)]
+    pub components: Vec<String>,
+    /// How large the partitions are.
+    pub partitions: Partitions,
+    /// Whether a device reboots it when it hangs.
+    pub watchdog: Option<Watchdog>,
+    /// By architecture, as Debian names it.
+    machine: BTreeMap<String, Kernel>,
+}
+
+/// How a machine finds what to boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boot {
+    /// UEFI starts systemd-boot, which counts tries.
+    SystemdBoot,
+    /// The Raspberry Pi's own boot loader, which tries one of two boot partitions once.
+    RaspberryPi,
+}
+
+/// Sizes in MiB.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Partitions {
+    /// The FAT that the firmware reads.
+    pub esp: u64,
+    /// Each of two boot partitions; 0 where the ESP is the one.
+    #[serde(default)]
+    pub boot: u64,
+    /// Each root.
+    pub root: u64,
+    /// Each tree of hashes.
+    pub verity: u64,
+    /// Who the machine is.
+    pub identity: u64,
+    /// Data, before it grows to the end of the disk.
+    pub data: u64,
+}
+
+/// Times as systemd writes them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Watchdog {
+    /// How long systemd may say nothing.
+    pub runtime: String,
+    /// How long a reboot may take.
+    pub reboot: String,
+}
+
+/// The kernel of one architecture.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Kernel {
+    /// Packages: the kernel, and firmware if there is any.
+    pub packages: Vec<String>,
+    /// The kernel's consoles; the last is where edge and systemd write.
+    pub console: Vec<String>,
+    /// Modules that the initrd loads, with what they need, in this order. One that the kernel has built in, or does not
+    /// have, is left out.
+    pub modules: Vec<String>,
+    /// More words of the kernel's command line.
+    #[serde(default)]
+    pub command_line: Vec<String>,
+    /// Device trees, below the folder of them in the kernel's package.
+    #[serde(default)]
+    pub device_trees: Vec<String>,
+    /// Files of the root that the boot loader wants beside the kernel.
+    #[serde(default)]
+    pub firmware: Vec<String>,
+}
+
+impl Board {
+    /// The board of this name, or of the file at this path.
+    ///
+    /// # Errors
+    /// There is none; the file says something that no board has.
+    pub fn find(name: &str) -> Result<Self> {
+        let known = KNOWN.iter().find(|(known, _)| *known == name);
+        let (name, text) = match known {
+            Some((name, text)) => ((*name).to_owned(), (*text).to_owned()),
+            None if name.ends_with(".toml") => {
+                let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                (stem, std::fs::read_to_string(name).with_context(|| format!("cannot read board `{name}`"))?)
+            }
+            None => {
+                let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+                anyhow::bail!("no board `{name}` hint: {}, or a path that ends in .toml", names.join(", "))
+            }
+        };
+        let mut board: Self = toml::from_str(&text).with_context(|| format!("board `{name}`"))?;
+        ensure!(!board.machine.is_empty(), "board `{name}` has no machine");
+        let has_two = board.partitions.boot > 0;
+        ensure!(
+            has_two == (board.boot == Boot::RaspberryPi),
+            "board `{name}`: partitions.boot is for boot = \"raspberry-pi\", and needed there"
+        );
+        board.name = name;
+        Ok(board)
+    }
+
+    /// What it has for a machine.
+    ///
+    /// # Errors
+    /// Nothing: it is not made with such.
+    pub fn kernel(&self, machine: Machine) -> Result<&Kernel> {
+        let names = || self.machine.keys().cloned().collect::<Vec<_>>().join(", ");
+        self.machine.get(machine.name()).with_context(|| {
+            format!("board `{}` is no {} hint: it is {}", self.name, machine.name(), names())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_board_of_the_repository_is_known_and_says_what_a_board_says() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/boards");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let by_path = Board::find(path.to_str().unwrap()).unwrap();
+            let is_known = KNOWN.iter().any(|(name, _)| *name == by_path.name);
+            assert!(is_known || by_path.name == "template", "{}", by_path.name);
+            count += 1;
+        }
+        assert!(count >= KNOWN.len());
+        let board = Board::find("generic-efi").unwrap();
+        assert_eq!(board.kernel(Machine::Arm64).unwrap().packages, ["linux-image-arm64"]);
+        assert!(board.kernel(Machine::Armhf).unwrap_err().to_string().contains("hint: it is amd64, arm64"));
+        assert!(Board::find("toaster").unwrap_err().to_string().contains("no board `toaster`"));
+    }
+}

@@ -1,0 +1,289 @@
+//! The appliance image: a disk of Debian's packages, edge and kubelet, made on any x86 machine without running anything of
+//! the image.
+//!
+//! ```text
+//! board, config/appliance.toml -> packages (apt, lock) -> root (configure) -> initrd -> slot (erofs, verity, boot entry)
+//!                                                                                       -> disk, bundle's system, SBOM
+//! ```
+//!
+//! The same lock, programs, version and SOURCE_DATE_EPOCH give the same bytes, wherever it is made: see the rules in
+//! ARCHITECTURE.md.
+
+mod board;
+mod disk;
+mod fetch;
+mod files;
+mod initrd;
+mod lock;
+mod packages;
+mod pause;
+mod raspberry;
+mod root;
+mod sbom;
+mod slot;
+mod tools;
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest as _, Sha256};
+
+use super::elf::{self, Machine};
+pub use fetch::kubelet;
+pub use lock::{Lock, Package};
+pub use packages::Mirror;
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub struct ImagePlan {
+    /// The machine it is for.
+    pub machine: Machine,
+    /// The name of a board, or the path of its file.
+    pub board: String,
+    /// The static edge.
+    pub edge: PathBuf,
+    /// The static kubelet.
+    pub kubelet: PathBuf,
+    /// The version that people see.
+    pub version: String,
+    /// Configuration that the first boot takes where nobody gives another.
+    pub config: Option<PathBuf>,
+    /// The trust root that it pins then.
+    pub trust: Option<PathBuf>,
+    /// The key that may log in by SSH then.
+    pub authorized_key: Option<PathBuf>,
+    /// A folder of static pods.
+    pub static_pods: Option<PathBuf>,
+    /// Folders with bundles that come with the image.
+    pub bundles: Vec<PathBuf>,
+    /// A folder that is laid over the root.
+    pub overlay: Option<PathBuf>,
+    /// The time of everything in it, in seconds since 1970.
+    pub epoch: i64,
+    /// Where packages come from; not asked when the cache has all that a lock names.
+    pub mirror: Option<Mirror>,
+    /// Which packages to take.
+    pub packages: Choice,
+    /// The tools tree.
+    pub tools: PathBuf,
+    /// The folder where packages are kept.
+    pub cache: PathBuf,
+    /// The image's file; what belongs to it lies beside it, with more at the end of its name.
+    pub out: PathBuf,
+}
+
+/// Which packages an image is made of.
+#[derive(Clone, Debug)]
+pub enum Choice {
+    /// Those that the mirror has today.
+    Today,
+    /// Those of a lock, whatever the mirror has today.
+    Locked(Lock),
+    /// Those that the mirror has today, if they are those of a lock.
+    Verified(Lock),
+}
+
+/// The mirror has other packages than the lock.
+#[derive(Debug, thiserror::Error)]
+#[error("the packages are not those of the lock: {}", .0.join(", "))]
+pub struct LockDiffers(Vec<String>);
+
+/// What was made.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The disk, as it is written to a card.
+    pub disk: PathBuf,
+    /// The same, compressed.
+    pub compressed: PathBuf,
+    /// Bytes of the compressed disk.
+    pub compressed_size: u64,
+    /// Bytes of the root, in its slot.
+    pub root_size: u64,
+    /// The hash that all of the system hangs on.
+    pub root_hash: String,
+}
+
+/// Makes it. `step` hears of each step as it begins.
+///
+/// # Errors
+/// [`LockDiffers`]; a file of the plan is missing or for another machine; a tool fails. Nothing is left at `out` then.
+pub fn pack(plan: &ImagePlan, step: &mut dyn FnMut(&str)) -> Result<Image> {
+    let board = board::Board::find(&plan.board)?;
+    let kernel = board.kernel(plan.machine)?.clone();
+    check(plan)?;
+    let name = plan.out.file_name().context("--out is no file")?.to_string_lossy().into_owned();
+    let folder = plan.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    fs::create_dir_all(&plan.cache).with_context(|| format!("cannot make `{}`", plan.cache.display()))?;
+    let work = folder.join(format!(".{name}-{}", std::process::id()));
+    fs::create_dir(&work).with_context(|| format!("cannot make `{}`", work.display()))?;
+    let made = tools::Tools::new(&plan.tools, &work, &plan.cache, plan.epoch)
+        .and_then(|tools| make(plan, &board, &kernel, &tools, step));
+    // Files of root, some of them read-only folders: nothing of them is needed any more, whatever came of it.
+    let _ = fs::remove_dir_all(&work);
+    made
+}
+
+fn make(
+    plan: &ImagePlan,
+    board: &board::Board,
+    kernel: &board::Kernel,
+    tools: &tools::Tools,
+    step: &mut dyn FnMut(&str),
+) -> Result<Image> {
+    let content = root::Content::read()?;
+    step("choosing packages");
+    let lock = choose(plan, board, kernel, &content, tools)?;
+    step("fetching packages");
+    fetch(plan, board, &lock, tools)?;
+    step(&format!("unpacking {} packages", lock.package.len()));
+    packages::unpack(tools, &lock, root::ROOT)?;
+    step("configuring the root");
+    let release = root::configure(plan, board, kernel, &content, tools)?;
+    step("making the initrd");
+    initrd::make(tools, kernel, &release)?;
+    step("making the root and its hashes");
+    let system = slot::make(plan, board, kernel, &release, tools)?;
+    step("making the disk");
+    disk::make(plan, board, tools)?;
+    step("compressing the disk");
+    tools.run("zstd", ["-q", "-f", "-3", "-T0", "/work/disk.img", "-o", "/work/disk.img.zst"])?;
+    let sbom = bill(plan, &lock, &system, tools)?;
+    let beside = |end: &str| {
+        let mut path = plan.out.clone().into_os_string();
+        path.push(end);
+        PathBuf::from(path)
+    };
+    put(&beside(".lock"), lock.text()?.as_bytes(), 0o644)?;
+    put(&beside(".spdx.json"), sbom.as_bytes(), 0o644)?;
+    let _ = fs::remove_dir_all(beside(".system"));
+    let moves = [("system", ".system"), ("disk.img.zst", ".zst"), ("disk.img", "")];
+    for (from, end) in moves {
+        let to = beside(end);
+        fs::rename(tools.work().join(from), &to)
+            .with_context(|| format!("cannot make `{}`", to.display()))?;
+    }
+    let compressed = beside(".zst");
+    Ok(Image {
+        disk: plan.out.clone(),
+        compressed_size: fs::metadata(&compressed)?.len(),
+        compressed,
+        root_size: system.root_size,
+        root_hash: system.root_hash,
+    })
+}
+
+/// What can be known to be wrong before the work begins.
+fn check(plan: &ImagePlan) -> Result<()> {
+    elf::check(&plan.edge, plan.machine).context("--edge")?;
+    elf::check(&plan.kubelet, plan.machine).context("--kubelet")?;
+    slot::efi(plan.machine)?;
+    let is_good = |c: char| c.is_ascii_alphanumeric() || ".+~_-".contains(c);
+    let version_is_good =
+        !plan.version.is_empty() && plan.version.len() <= 64 && plan.version.chars().all(is_good);
+    ensure!(version_is_good, "version `{}` is not of 1 to 64 letters, digits and .+~_-", plan.version);
+    let folders = plan.bundles.iter().chain(&plan.static_pods).chain(&plan.overlay);
+    for folder in folders {
+        ensure!(folder.is_dir(), "`{}` is no folder", folder.display());
+    }
+    for file in plan.config.iter().chain(&plan.trust).chain(&plan.authorized_key) {
+        ensure!(file.is_file(), "`{}` is no file", file.display());
+    }
+    Ok(())
+}
+
+/// The packages to take.
+fn choose(
+    plan: &ImagePlan,
+    board: &board::Board,
+    kernel: &board::Kernel,
+    content: &root::Content,
+    tools: &tools::Tools,
+) -> Result<Lock> {
+    let today = || -> Result<Lock> {
+        packages::update(tools, plan.machine.name(), &board.components, mirror(plan)?)?;
+        let names: Vec<String> = content.packages.iter().chain(&kernel.packages).cloned().collect();
+        packages::resolve(tools, plan.machine.name(), &names, &content.without)
+    };
+    match &plan.packages {
+        Choice::Today => today(),
+        Choice::Locked(lock) => {
+            let (arch, suite) = (plan.machine.name(), packages::SUITE);
+            let is_ours = lock.architecture == arch && lock.suite == suite;
+            ensure!(is_ours, "the lock is of {} {}, not {suite} {arch}", lock.suite, lock.architecture);
+            Ok(lock.clone())
+        }
+        Choice::Verified(lock) => {
+            let differences = lock.differences(&today()?);
+            if differences.is_empty() { Ok(lock.clone()) } else { Err(LockDiffers(differences).into()) }
+        }
+    }
+}
+
+fn mirror(plan: &ImagePlan) -> Result<&Mirror> {
+    plan.mirror.as_ref().context("no Debian mirror is known hint: --mirror URL")
+}
+
+/// Has all packages in the cache.
+fn fetch(plan: &ImagePlan, board: &board::Board, lock: &Lock, tools: &tools::Tools) -> Result<()> {
+    let missing = packages::missing(tools, lock)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if matches!(plan.packages, Choice::Locked(_)) {
+        packages::update(tools, plan.machine.name(), &board.components, mirror(plan)?)?;
+    }
+    packages::fetch(tools, lock, &missing)
+}
+
+fn bill(plan: &ImagePlan, lock: &Lock, system: &slot::System, tools: &tools::Tools) -> Result<String> {
+    let edge = sum(tools, &format!("{}/usr/bin/edge", root::ROOT))?;
+    let kubelet = sum(tools, &format!("{}/usr/bin/kubelet", root::ROOT))?;
+    let parts = [
+        sbom::Part { name: "edge", version: &plan.version, licence: "Apache-2.0", sha256: &edge },
+        sbom::Part { name: "kubelet", version: "NOASSERTION", licence: "Apache-2.0", sha256: &kubelet },
+    ];
+    let created = jiff::Timestamp::from_second(plan.epoch).context("the epoch is no time")?;
+    sbom::text(lock, &parts, &plan.version, &system.verity, &created.to_string())
+}
+
+/// Writes a file and the folders above it. A link that lies there is replaced, not followed.
+fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let written = || -> std::io::Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+    };
+    written().with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// In hexadecimal. For what is small: [`sum`] is quicker where this program was built to be debugged.
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The sha256 of a file, by its path in the tools tree.
+fn sum(tools: &tools::Tools, path: &str) -> Result<String> {
+    sums(tools, std::iter::once(path.to_owned()))?.remove(path).with_context(|| format!("no sum of `{path}`"))
+}
+
+/// Those of many, by path.
+fn sums(tools: &tools::Tools, paths: impl Iterator<Item = String>) -> Result<HashMap<String, String>> {
+    let paths: Vec<String> = paths.collect();
+    if paths.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let told = tools.run("sha256sum", &paths)?;
+    let pairs = told.lines().filter_map(|line| line.split_once("  "));
+    Ok(pairs.map(|(sum, path)| (path.to_owned(), sum.to_owned())).collect())
+}

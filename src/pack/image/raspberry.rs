@@ -1,0 +1,64 @@
+//! The Raspberry Pi: two boot partitions, and a first one whose `autoboot.txt` says which is booted, and which is tried
+//! once after `reboot "0 tryboot"`. The format is that of the Pi's own documentation, "autoboot.txt" and "config.txt".
+
+use anyhow::{Context, Result};
+
+use super::board::{Board, Kernel};
+use super::put;
+use super::tools::Tools;
+
+/// The file of a system that fills a boot partition.
+pub const BOOT: &str = "boot.img";
+
+/// Partition 2 holds the system of the first slot, 3 that of the second: the numbers of their place on the disk.
+const AUTOBOOT: &str = "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n";
+/// `os_check=0`: the loader of the Pi 5 looks for words of the Pi's own kernels, which Debian's has not.
+const CONFIG: &str = "arm_64bit=1\nenable_uart=1\nuart_2ndstage=0\nos_check=0\nkernel=vmlinuz\ninitramfs initrd followkernel\n\
+                      disable_splash=1\n";
+
+/// Makes `boot.img` in the folder `system` of the work folder: kernel, initrd, device trees, firmware and the command line.
+///
+/// # Errors
+/// The packages lack a file; a tool fails.
+pub fn boot_partition(
+    board: &Board,
+    kernel: &Kernel,
+    release: &str,
+    words: &str,
+    tools: &Tools,
+) -> Result<()> {
+    let folder = tools.work().join("boot.d");
+    put(&folder.join("config.txt"), CONFIG.as_bytes(), 0o644)?;
+    put(&folder.join("cmdline.txt"), format!("{words}\n").as_bytes(), 0o644)?;
+    let trees = kernel.device_trees.iter().map(|tree| format!("device-trees/{tree}"));
+    let copied = trees.collect::<Vec<_>>().join(" ");
+    let text = format!(
+        r#"cd /work; cp {copied} boot.d/
+[ ! -d firmware ] || cp firmware/* boot.d/
+cp boot/vmlinuz-{release} boot.d/vmlinuz; cp initrd boot.d/initrd
+{}"#,
+        fat("boot.d", &format!("system/{BOOT}"), board.partitions.boot, "0ED6E011", tools.epoch())
+    );
+    tools.shell(&text, [""; 0]).context("cannot make the boot partition").map(drop)
+}
+
+/// Makes `esp` in the work folder: the partition that is read first.
+///
+/// # Errors
+/// A tool fails.
+pub fn first_partition(board: &Board, tools: &Tools) -> Result<()> {
+    put(&tools.work().join("esp.d/autoboot.txt"), AUTOBOOT.as_bytes(), 0o644)?;
+    let text = format!("cd /work\n{}", fat("esp.d", "esp", board.partitions.esp, "0ED6E010", tools.epoch()));
+    tools.shell(&text, [""; 0]).context("cannot make the partition that the firmware reads").map(drop)
+}
+
+/// The shell's text that makes a FAT of a folder: its files in the order of their names.
+pub fn fat(folder: &str, image: &str, mib: u64, serial: &str, epoch: i64) -> String {
+    // FAT32 has at least 65,525 clusters; what is smaller cannot be one with sectors of 512 bytes.
+    format!(
+        "find {folder} -exec touch -d @{epoch} {{}} +\n\
+         rm -f {image}; truncate -s {mib}M {image}\n\
+         mkfs.vfat --invariant -F32 -s1 -n EDGE -i {serial} {image} >/dev/null\n\
+         ls {folder} | LC_ALL=C sort | while read -r name; do mcopy -s -m -i {image} {folder}/\"$name\" ::; done"
+    )
+}
