@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::import::{Gateway, Imported};
 use super::stick::{Stick, find};
+use super::system::Asked;
 use super::{Error, Settings, name, receipt};
 use crate::health::Part;
 use crate::sys::clock;
@@ -161,15 +162,18 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
         Err(Error::NotThere(_)) => return Ok(Outcome::NotOurs),
         Err(error) => return Err(error),
     };
-    let (mut done, mut refused, mut ours) = (Vec::new(), Vec::new(), false);
+    let (mut done, mut refused, mut ours, mut staged) = (Vec::new(), Vec::new(), false, false);
     for folder in folders {
         if !is_ours(gateway, &folder)? {
             continue;
         }
         ours = true;
         let shown = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match gateway.import(&folder, &Progress::silent()) {
-            Ok(imported) => done.extend(line(&imported)),
+        match gateway.import(&folder, Asked::ByStick, &Progress::silent()) {
+            Ok(imported) => {
+                staged |= imported.staged.is_some();
+                done.extend(line(&imported));
+            }
             Err(error) => refused.push(format!("{shown}: {error}")),
         }
     }
@@ -181,6 +185,10 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
             tracing::warn!(stick = %top.display(), %error, "the outcome cannot be written on the stick");
         }
     }
+    if let Some(appliance) = gateway.appliance.as_ref().filter(|appliance| staged && appliance.is_eager()) {
+        tracing::info!("a bundle brought another system: the machine starts anew");
+        appliance.start_staged()?;
+    }
     Ok(match (ours, refused.is_empty(), done.is_empty()) {
         (false, ..) => Outcome::NotOurs,
         (_, false, _) => Outcome::Refused(said),
@@ -190,9 +198,13 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
 }
 
 fn line(imported: &Imported) -> Option<String> {
-    imported.generation?;
     let (name, refs) = (name::folder(&imported.stream, imported.seq), imported.refs);
-    Some(format!("{name} is in force, {refs} refs, {} blobs came", imported.blobs))
+    let staged = imported.staged.as_ref().map(|staged| format!("; {staged}")).unwrap_or_default();
+    match imported.generation {
+        Some(_) => Some(format!("{name} is in force, {refs} refs, {} blobs came{staged}", imported.blobs)),
+        None if staged.is_empty() => None,
+        None => Some(format!("{name} was in force{staged}")),
+    }
 }
 
 /// Whether it bears our root. Everything else about it is judged by the import.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use super::facts::LARGEST_IMAGE_MANIFEST;
 use super::gather::Key;
 use super::import::is_carried;
-use super::list::BlobLine;
+use super::list::{BlobLine, Content};
 use super::manifest::{List, Manifest};
 use super::open::{Opened, Spool};
 use super::readback::PartHash;
@@ -114,7 +114,8 @@ impl Reader<'_> {
     fn all(&mut self, came: &mut Vec<Key>) -> Result<(), Error> {
         let mut lines = self.opened.blob_lines()?;
         while let Some(line) = lines.next_blob(self.opened.manifest.part_size)? {
-            if !is_carried(&line.carried) || self.intake.has(&line.digest)? {
+            let elsewhere = !is_carried(&line.carried) || line.kind == Content::System;
+            if elsewhere || self.intake.has(&line.digest)? {
                 continue;
             }
             let landing = match self.one(&line) {
@@ -173,7 +174,7 @@ impl Reader<'_> {
             let broken = |e| self.opened.stick.broken(e, "read", &steps.join("/"));
             let read = self.beside.read(&file, length, &mut hashers, broken, |piece| {
                 incoming.write(piece)?;
-                if line.is_manifest {
+                if line.kind == Content::Manifest {
                     kept.extend_from_slice(piece);
                 }
                 self.item.add(piece.len() as u64);
@@ -186,7 +187,7 @@ impl Reader<'_> {
             let_go(&file);
         }
         incoming.give_back(hashers.pop());
-        let facts = match line.is_manifest {
+        let facts = match line.kind == Content::Manifest {
             true => Some(self.facts(line, &kept)?),
             false => None,
         };
@@ -214,7 +215,7 @@ pub fn part_of(
     line: &BlobLine,
     index: u64,
 ) -> Result<(Vec<String>, std::fs::File), Error> {
-    if line.is_manifest && line.size > LARGEST_IMAGE_MANIFEST {
+    if line.kind == Content::Manifest && line.size > LARGEST_IMAGE_MANIFEST {
         let why = format!("it has {} bytes", line.size);
         return Err(Fault::Image { digest: line.digest.clone(), why }.into());
     }

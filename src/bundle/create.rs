@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::gather::{Gathered, Key, Selection, gather};
+use super::list::Content;
 use super::manifest::{self, Audience, Layout, Manifest, Totals};
 use super::receipt::{self, Believed};
 use super::write::Writer;
@@ -100,10 +101,12 @@ pub fn create(
     }
     let _hold = store.hold();
     let gathered = gather(store, &plan.selection)?;
-    if gathered.refs.is_empty() {
+    if gathered.refs.is_empty() && gathered.system.is_none() {
         return Err(Error::Usage("there is nothing in the store to put into a bundle".into()));
     }
-    let there = receipt::common(&plan.receipts, gathered.blobs.keys())?;
+    // A system is always carried: no gateway keeps the one that it runs.
+    let keepable = gathered.blobs.iter().filter(|(_, fact)| fact.kind != Content::System);
+    let there = receipt::common(&plan.receipts, keepable.map(|(key, _)| key))?;
     let totals = totals_of(&gathered, &there);
     let record = read_record(plan)?;
     let seen = plan.receipts.iter().map(|believed| believed.receipt.seq).max().unwrap_or(0);
@@ -126,7 +129,7 @@ pub fn create(
     }
     let manifest = Manifest {
         format: manifest::FORMAT.into(),
-        importer: manifest::IMPORTER,
+        importer: if gathered.system.is_some() { manifest::IMPORTER } else { manifest::FIRST_IMPORTER },
         stream: plan.stream.clone(),
         seq,
         previous: record.manifest,
@@ -142,6 +145,7 @@ pub fn create(
         totals,
         blobs,
         refs,
+        system: gathered.system.clone(),
     };
     manifest.check()?;
     let envelope = seal(&manifest, keys)?;

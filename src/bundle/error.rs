@@ -80,6 +80,9 @@ pub enum Error {
     /// What was written reads back differently.
     #[error("`{0}` reads back differently than it was written hint: the stick is damaged; use another one")]
     ReadBack(String),
+    /// The appliance's system cannot be staged.
+    #[error("{0}")]
+    System(String),
     /// There is nothing to go back to.
     #[error("stream `{0}` has no earlier generation to go back to")]
     NoEarlier(String),
@@ -123,6 +126,9 @@ pub enum Fault {
         /// What to do, or nothing.
         hint: &'static str,
     },
+    /// It holds the system of another kind of machine.
+    #[error("the bundle holds {0}")]
+    System(String),
     /// Its time is over.
     #[error("the bundle was to be used until {until}, and it is at least {passed} hint: make a new one")]
     Late {

@@ -110,7 +110,8 @@ fn find(opened: &Opened, wanted: &str) -> Result<Signed, Error> {
     Err(Error::NoFile { name: wanted.to_owned(), there })
 }
 
-fn line_of(opened: &Opened, content: &Digest) -> Result<Option<BlobLine>, Error> {
+/// The line of a blob in `blobs.list`.
+pub(super) fn line_of(opened: &Opened, content: &Digest) -> Result<Option<BlobLine>, Error> {
     let mut lines = opened.blob_lines()?;
     while let Some(line) = lines.next_blob(opened.manifest.part_size)? {
         if line.digest == *content {
@@ -121,23 +122,35 @@ fn line_of(opened: &Opened, content: &Digest) -> Result<Option<BlobLine>, Error>
 }
 
 fn from_stick(opened: &Opened, line: &BlobLine, target: &mut Target, item: &mut Item) -> Result<(), Error> {
-    let manifest = &*opened.manifest;
     let (beside, mut hashers) = (Beside::start()?, target.lend());
+    pour(opened, line, &beside, &mut hashers, &mut |piece| {
+        item.add(piece.len() as u64);
+        target.write(piece)
+    })?;
+    target.give_back(hashers);
+    Ok(())
+}
+
+/// Hands `take` all bytes of a blob that lies on the stick, and hashes them by `hashers`; each part is what was signed of it.
+pub(super) fn pour(
+    opened: &Opened,
+    line: &BlobLine,
+    beside: &Beside,
+    hashers: &mut Vec<Hasher>,
+    take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let manifest = &*opened.manifest;
     for index in 0..line.files() {
         let (steps, file) = part_of(&opened.stick, manifest, line, index)?;
         in_order(&file);
         let part = PartHash::of(&line.carried, index);
-        part.begin(&mut hashers);
+        part.begin(hashers);
         let length = name::part_length(line.size, manifest.part_size, index);
         let broken = |e| opened.stick.broken(e, "read", &steps.join("/"));
-        beside.read(&file, length, &mut hashers, broken, |piece| {
-            item.add(piece.len() as u64);
-            target.write(piece)
-        })?;
-        part.check(&mut hashers, &steps)?;
+        beside.read(&file, length, hashers, broken, &mut *take)?;
+        part.check(hashers, &steps)?;
         let_go(&file);
     }
-    target.give_back(hashers);
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::facts::chosen;
-use super::list::{Purpose, RefLine};
+use super::list::{Content, Purpose, RefLine};
+use super::system::{self, SystemPart};
 use super::{Error, Fault};
 use crate::oci::{ParsedManifest, Platform, Reference, media};
 use crate::store::{Chart, Kind, Store};
@@ -24,6 +25,8 @@ pub struct Selection {
     pub files: Vec<PathBuf>,
     /// Platforms whose images are taken from indexes; all of them if empty.
     pub platforms: Vec<Platform>,
+    /// The folder of an appliance's system that rides along.
+    pub system: Option<PathBuf>,
 }
 
 /// What was gathered.
@@ -37,6 +40,8 @@ pub struct Gathered {
     pub named: Vec<(String, Digest, String)>,
     /// Blobs that are not in the store: files, and the manifests made for them.
     pub sources: BTreeMap<Key, Source>,
+    /// The system that rides along.
+    pub system: Option<SystemPart>,
 }
 
 /// A digest in as little memory as it takes: there may be 100,000. Ordered as the text is.
@@ -53,8 +58,8 @@ pub enum Key {
 pub struct Fact {
     /// Bytes.
     pub size: u64,
-    /// Whether it is a manifest.
-    pub is_manifest: bool,
+    /// What it is.
+    pub kind: Content,
 }
 
 /// Where a blob's bytes come from, if not from the store.
@@ -119,6 +124,9 @@ pub fn gather(store: &Store, selection: &Selection) -> Result<Gathered, Error> {
     }
     for path in &selection.files {
         file(&mut gathered, path)?;
+    }
+    if let Some(folder) = &selection.system {
+        add_system(&mut gathered, folder)?;
     }
     Ok(gathered)
 }
@@ -209,8 +217,12 @@ fn walk(
         if digest == *top {
             top_type.clone_from(&parsed.media_type);
         }
-        let fact = Fact { size: blob.size, is_manifest: true };
-        if gathered.blobs.insert(Key::of(&digest), fact).is_some_and(|before| before.is_manifest) {
+        let fact = Fact { size: blob.size, kind: Content::Manifest };
+        if gathered
+            .blobs
+            .insert(Key::of(&digest), fact)
+            .is_some_and(|before| before.kind == Content::Manifest)
+        {
             continue;
         }
         seen.push(digest);
@@ -233,7 +245,7 @@ fn add_blob(store: &Store, gathered: &mut Gathered, digest: &Digest) -> Result<(
         return Ok(());
     }
     let blob = store.blob(None, digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
-    gathered.blobs.insert(key, Fact { size: blob.size, is_manifest: false });
+    gathered.blobs.insert(key, Fact { size: blob.size, kind: Content::Blob });
     Ok(())
 }
 
@@ -305,14 +317,33 @@ fn file(gathered: &mut Gathered, path: &Path) -> Result<(), Error> {
     let line = RefLine::File { name, purpose, size, content: content.clone(), digest: digest.clone() };
     gathered.refs.insert(text_of(&line));
     gathered.named.push((line.shown(), digest.clone(), media::OCI_MANIFEST.into()));
-    for (digest, source, size, is_manifest) in [
-        (&content, Source::Path(path.to_owned()), size, false),
-        (&empty, Source::Bytes(b"{}".to_vec()), 2, false),
-        (&digest, Source::Bytes(manifest.clone()), manifest.len() as u64, true),
+    for (digest, source, size, kind) in [
+        (&content, Source::Path(path.to_owned()), size, Content::Blob),
+        (&empty, Source::Bytes(b"{}".to_vec()), 2, Content::Blob),
+        (&digest, Source::Bytes(manifest.clone()), manifest.len() as u64, Content::Manifest),
     ] {
-        gathered.blobs.insert(Key::of(digest), Fact { size, is_manifest });
+        gathered.blobs.insert(Key::of(digest), Fact { size, kind });
         gathered.sources.insert(Key::of(digest), source);
     }
+    Ok(())
+}
+
+/// A system is no artifact: nobody pulls it, and no store keeps it.
+fn add_system(gathered: &mut Gathered, folder: &Path) -> Result<(), Error> {
+    let part = system::read(folder)?;
+    for (name, file) in part.files.named() {
+        let path = folder.join(name);
+        if hash_path(&path)? != (file.digest.clone(), file.size) {
+            let why = format!("`{}` is not what `{}` says of it", path.display(), system::DESCRIPTION);
+            return Err(Error::Usage(format!("{why} hint: give the folder as `edge-pack image` made it")));
+        }
+        let (key, fact) = (Key::of(&file.digest), Fact { size: file.size, kind: Content::System });
+        if gathered.blobs.insert(key.clone(), fact).is_some() {
+            return Err(Error::Usage(format!("`{}` goes in as something else already", path.display())));
+        }
+        gathered.sources.insert(key, Source::Path(path));
+    }
+    gathered.system = Some(part);
     Ok(())
 }
 

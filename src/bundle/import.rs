@@ -6,14 +6,16 @@
 //! next one goes on with them; a refused one leaves none.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::list::Carried;
+use super::list::{Carried, Content};
 use super::manifest::{Identity, Manifest, own_platform};
 use super::open::{Opened, open};
 use super::receipt::{self, Receipt};
+use super::system::{Appliance, Asked, Origin, Staging};
 use super::{Error, Fault, copy, name, state};
 use crate::store::{Intake, Owner, StateOf, Store, TrustUpdate};
 use crate::sys::clock;
@@ -31,6 +33,8 @@ pub struct Gateway {
     pub me: Identity,
     /// Its store.
     pub store: Store,
+    /// Its slots, where it is an appliance.
+    pub appliance: Option<Arc<dyn Appliance>>,
 }
 
 /// What an import did.
@@ -49,6 +53,8 @@ pub struct Imported {
     pub bytes: u64,
     /// Refs in force.
     pub refs: u64,
+    /// What became of the system in it, where it was staged.
+    pub staged: Option<String>,
     /// The receipt, if one could be written.
     pub receipt: Option<PathBuf>,
     /// What there is to say besides.
@@ -73,6 +79,9 @@ pub struct Note {
     pub bytes: u64,
     /// The depot's words.
     pub notes: String,
+    /// The version of the system that it held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
 }
 
 /// A bundle that this gateway may import, and what that takes.
@@ -173,8 +182,9 @@ impl Gateway {
     /// Imports the bundle in `folder`.
     ///
     /// # Errors
-    /// [`Error`]; what was in force before is in force.
-    pub fn import(&self, folder: &Path, progress: &Progress) -> Result<Imported, Error> {
+    /// [`Error`]; what was in force before is in force. On an appliance a system that could not be staged is an error too, with
+    /// all else in force if that had come so far; the system that runs is untouched.
+    pub fn import(&self, folder: &Path, asked: Asked, progress: &Progress) -> Result<Imported, Error> {
         let _one = state::one_at_a_time(&self.scratch(), progress)?;
         let judged = self.judge(folder)?;
         let manifest = &judged.opened.manifest;
@@ -185,33 +195,48 @@ impl Gateway {
             blobs: judged.missing,
             bytes: judged.missing_bytes,
             refs: manifest.refs.lines,
+            staged: None,
             receipt: None,
             remarks: Vec::new(),
         };
-        match judged.again {
-            Some(Again::InForce) => imported.remarks.push("it is in force already; nothing changed".into()),
-            Some(Again::RolledBack) => {
-                imported.remarks.push("it was imported before and rolled back; nothing changed".into());
-                return Ok(imported);
-            }
-            None => {
-                self.store.check_room(judged.missing_bytes)?;
-                let _hold = self.store.hold();
-                let intake = self.store.intake()?;
-                let came = copy::blobs(&judged.opened, &self.store, &intake, judged.missing_bytes, progress);
-                let flipped = came.and_then(|came| match self.flip(&judged, &intake) {
-                    Ok(number) => Ok(number),
-                    Err(error) if error.is_refusal() => {
-                        copy::forget(&self.store, &came)?;
-                        Err(error)
-                    }
-                    Err(error) => Err(error),
-                });
-                imported.generation = Some(flipped?);
-                clock::raise_floor(manifest.created);
-                tracing::info!(stream = manifest.stream, seq = manifest.seq, "imported a bundle");
-            }
+        if judged.again == Some(Again::RolledBack) {
+            imported.remarks.push("it was imported before and rolled back; nothing changed".into());
+            return Ok(imported);
         }
+        let origin =
+            Origin { stream: &manifest.stream, seq: manifest.seq, manifest: manifest.digest(), asked };
+        let wanted = self.judge_system(manifest, origin, &mut imported.remarks)?;
+        let stage =
+            || wanted.map(|part| self.stage_system(&judged.opened, part, origin, progress)).transpose();
+        let staging = if judged.again == Some(Again::InForce) {
+            let changed =
+                if wanted.is_some() { "its system alone is staged again" } else { "nothing changed" };
+            imported.remarks.insert(0, format!("it is in force already; {changed}"));
+            stage()?
+        } else {
+            self.store.check_room(judged.missing_bytes)?;
+            let _hold = self.store.hold();
+            let intake = self.store.intake()?;
+            let came = copy::blobs(&judged.opened, &self.store, &intake, judged.missing_bytes, progress)?;
+            // The other slot is written before anything is in force: what refers to it comes after it.
+            let done = stage().and_then(|staging| Ok((staging, self.flip(&judged, &intake)?)));
+            let (staging, generation) = match done {
+                Ok(done) => done,
+                Err(error) if error.is_refusal() => {
+                    copy::forget(&self.store, &came)?;
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            };
+            imported.generation = Some(generation);
+            clock::raise_floor(manifest.created);
+            tracing::info!(stream = manifest.stream, seq = manifest.seq, "imported a bundle");
+            staging
+        };
+        if let Some(appliance) = &self.appliance {
+            appliance.keep_trust(&self.store)?;
+        }
+        imported.staged = staging.map(Staging::commit).transpose()?;
         match self.write_receipt(&judged, folder) {
             Ok(path) => imported.receipt = path,
             Err(error) => imported.remarks.push(format!("no receipt was written: {error}")),
@@ -232,6 +257,7 @@ impl Gateway {
             blobs: manifest.totals.blobs,
             bytes: manifest.totals.bytes,
             notes: manifest.notes.clone(),
+            system: manifest.system.as_ref().map(|part| part.version.clone()),
         };
         let mut to = StateOf { pins, note: note.to_text(), ..StateOf::default() };
         let mut lines = opened.ref_lines()?;
@@ -269,9 +295,10 @@ impl Gateway {
         };
         let mut lines = judged.opened.blob_lines()?;
         let part_size = manifest.part_size;
-        let digests = std::iter::from_fn(|| {
-            lines.next_blob(part_size).map_err(Error::from).map(|l| l.map(|l| l.digest)).transpose()
-        });
+        // A system is in a slot, from which nobody can take it again.
+        let kept = std::iter::from_fn(|| lines.next_blob(part_size).map_err(Error::from).transpose())
+            .filter(|line| line.as_ref().map_or(true, |line| line.kind != Content::System));
+        let digests = kept.map(|line| line.map(|line| line.digest));
         Ok(Some(receipt::write(&receipts, receipt, &key, digests)?))
     }
 

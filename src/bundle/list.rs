@@ -22,10 +22,21 @@ pub struct BlobLine {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
-    /// Whether it is a manifest, which links to others.
-    pub is_manifest: bool,
+    /// What it is.
+    pub kind: Content,
     /// Whether it lies in this bundle, and how.
     pub carried: Carried,
+}
+
+/// What a blob is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A layer, a configuration, a chart, a file.
+    Blob,
+    /// A manifest, which links to others.
+    Manifest,
+    /// A part of an appliance's system; it goes to a slot, and never into the store.
+    System,
 }
 
 /// How a blob lies in the bundle.
@@ -42,7 +53,11 @@ pub enum Carried {
 impl BlobLine {
     /// As it is written, without line end.
     pub fn to_text(&self) -> String {
-        let kind = if self.is_manifest { 'm' } else { 'b' };
+        let kind = match self.kind {
+            Content::Blob => 'b',
+            Content::Manifest => 'm',
+            Content::System => 's',
+        };
         let carried = match &self.carried {
             Carried::No => "-".to_owned(),
             Carried::Whole => "=".to_owned(),
@@ -60,10 +75,11 @@ impl BlobLine {
         if number.to_string() != size {
             return Err("the second field is no size".into());
         }
-        let is_manifest = match kind {
-            "m" => true,
-            "b" => false,
-            _ => return Err("the third field is neither `b` nor `m`".into()),
+        let kind = match kind {
+            "m" => Content::Manifest,
+            "b" => Content::Blob,
+            "s" => Content::System,
+            _ => return Err("the third field is none of `b`, `m` and `s`".into()),
         };
         let parts = name::parts(number, part_size);
         let whole = parts == 1 && digest.algorithm() == Algorithm::Sha256;
@@ -81,7 +97,7 @@ impl BlobLine {
             }
             _ => return Err("the fourth field says nothing of where it is".into()),
         };
-        Ok(Self { digest, size: number, is_manifest, carried })
+        Ok(Self { digest, size: number, kind, carried })
     }
 
     /// How many files it lies in here.
@@ -320,15 +336,15 @@ mod tests {
     fn lines_of_blobs_come_back_as_they_were() {
         let (a, b) = (Digest::sha256(b"a"), Digest::of(Algorithm::Sha512, b"b"));
         for line in [
-            BlobLine { digest: a.clone(), size: 5, is_manifest: true, carried: Carried::Whole },
-            BlobLine { digest: a.clone(), size: 5, is_manifest: false, carried: Carried::No },
+            BlobLine { digest: a.clone(), size: 5, kind: Content::Manifest, carried: Carried::Whole },
+            BlobLine { digest: a.clone(), size: 5, kind: Content::Blob, carried: Carried::No },
             BlobLine {
                 digest: a.clone(),
                 size: 15,
-                is_manifest: false,
+                kind: Content::System,
                 carried: Carried::Parts(vec![a.clone(), a.clone()]),
             },
-            BlobLine { digest: b, size: 5, is_manifest: false, carried: Carried::Parts(vec![a.clone()]) },
+            BlobLine { digest: b, size: 5, kind: Content::Blob, carried: Carried::Parts(vec![a.clone()]) },
         ] {
             assert_eq!(BlobLine::parse(&line.to_text(), 10).unwrap(), line);
         }

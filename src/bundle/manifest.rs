@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
+use super::system::SystemPart;
 use crate::oci::Platform;
 use crate::sys::digest::{Algorithm, Digest};
 use crate::trust::is_name;
@@ -14,8 +15,10 @@ pub const PAYLOAD_TYPE: &str = "application/vnd.edge.bundle.manifest.v1+json";
 pub const LARGEST: u64 = 1 << 20;
 /// The content of `FORMAT`.
 pub const FORMAT: &str = "edge-bundle 1";
-/// Importers below this version of the format cannot read what is written.
-pub const IMPORTER: u32 = 1;
+/// The newest version of the importer: it knows systems of appliances.
+pub const IMPORTER: u32 = 2;
+/// What a bundle without one asks for, so that every importer ever released takes it.
+pub const FIRST_IMPORTER: u32 = 1;
 /// The largest list that is taken, in bytes: ten million blobs.
 const LARGEST_LIST: u64 = 1 << 30;
 
@@ -57,6 +60,9 @@ pub struct Manifest {
     pub blobs: List,
     /// `refs.list`.
     pub refs: List,
+    /// The system of an appliance that rides along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemPart>,
 }
 
 /// Whom a bundle is for; an empty list is everybody.
@@ -148,7 +154,14 @@ impl Manifest {
         if self.bases.len() > 1000 || self.totals.carried > self.totals.blobs {
             return fault("its totals contradict one another");
         }
-        Ok(())
+        match &self.system {
+            // An importer that knows nothing of it would take its parts for layers.
+            Some(_) if self.importer <= FIRST_IMPORTER => {
+                fault("it holds a system, and does not say that its importer must know of it")
+            }
+            Some(part) => part.check(),
+            None => Ok(()),
+        }
     }
 
     /// Whether this gateway is meant.
@@ -230,6 +243,7 @@ mod tests {
             totals: Totals::default(),
             blobs: list.clone(),
             refs: list,
+            system: None,
         }
     }
 
@@ -238,7 +252,7 @@ mod tests {
         manifest().check().unwrap();
         type Spoil = fn(&mut Manifest);
         let cases: [(&str, Spoil); 6] = [
-            ("importer", |m| m.importer = 2),
+            ("importer", |m| m.importer = 3),
             ("format", |m| m.format = "edge-bundle 2".into()),
             ("stream", |m| m.stream = "../x".into()),
             ("part", |m| m.part_size = 0),

@@ -18,6 +18,7 @@
 //! - `gather`, `create`, `write`, `readback`  the depot's way
 //! - `stick`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
+//! - `system`    the system of an appliance that rides along
 //! - `extract`   one file out of it
 //! - `auto`      sticks that are plugged in
 //! - `receipt`   what a gateway says that it has
@@ -46,6 +47,7 @@ pub mod remote;
 mod settings;
 mod state;
 mod stick;
+pub mod system;
 mod write;
 
 pub use create::{Made, PART_SIZE, Plan, create};
@@ -55,7 +57,7 @@ pub use gather::Selection;
 pub use history::{Entry, history};
 pub use import::{Gateway, Imported, Note};
 pub use inspect::Inspected;
-pub use list::{BlobLine, Carried, ListReader, RefLine};
+pub use list::{BlobLine, Carried, Content, ListReader, RefLine};
 pub use manifest::{Audience, Identity, Manifest, PAYLOAD_TYPE};
 pub use name::{BUNDLES, RECEIPTS};
 pub use receipt::{Believed, Receipt, enrol, read_all as read_receipts};

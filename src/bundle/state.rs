@@ -1,7 +1,7 @@
 //! What can be judged without reading a blob: that the lists are in order and agree, that every file is there with its
 //! length and no other, that what is left out is here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::copy::part_of;
 use super::gather::Key;
 use super::import::{base_fault, is_carried};
-use super::list::RefLine;
+use super::list::{Content, RefLine};
 use super::manifest::{Layout, Totals};
 use super::open::Opened;
 use super::{Error, Fault, name};
@@ -31,6 +31,9 @@ pub fn check(opened: &Opened, store: &Store) -> Result<(u64, u64), Error> {
     let (mut missing, mut bytes, mut absent, mut first) = (0, 0, 0, None);
     let mut lines = opened.blob_lines()?;
     while let Some(line) = lines.next_blob(opened.manifest.part_size)? {
+        if line.kind == Content::System {
+            continue;
+        }
         let here = store.blob(None, &line.digest)?.is_some();
         if is_carried(&line.carried) {
             if !here {
@@ -101,13 +104,29 @@ fn blobs(opened: &Opened, mut wanted: BTreeSet<Key>) -> Result<Checked, Error> {
     let manifest = &*opened.manifest;
     let mut totals = Totals::default();
     let mut checked = Checked { known: Vec::new(), files: 0 };
+    let mut system: BTreeMap<Key, u64> = BTreeMap::new();
+    for (_, file) in manifest.system.iter().flat_map(|part| part.files.named()) {
+        system.insert(Key::of(&file.digest), file.size);
+    }
     let mut last: Option<Digest> = None;
     let mut lines = opened.blob_lines()?;
     while let Some(line) = lines.next_blob(manifest.part_size)? {
         if last.is_some_and(|last| last >= line.digest) {
             return Err(lines.fault("it is out of order, or stands there twice").into());
         }
-        wanted.remove(&Key::of(&line.digest));
+        match line.kind {
+            Content::System => {
+                let signed = system.remove(&Key::of(&line.digest));
+                if signed != Some(line.size) || !is_carried(&line.carried) {
+                    return Err(lines
+                        .fault("it is no part of the system that was signed, or is left out")
+                        .into());
+                }
+            }
+            _ => {
+                wanted.remove(&Key::of(&line.digest));
+            }
+        }
         totals.blobs += 1;
         totals.bytes = totals.bytes.saturating_add(line.size);
         if is_carried(&line.carried) {
@@ -123,6 +142,9 @@ fn blobs(opened: &Opened, mut wanted: BTreeSet<Key>) -> Result<Checked, Error> {
     }
     if totals != manifest.totals {
         return Err(lines.fault("the list does not come to what the manifest says").into());
+    }
+    if let Some(digest) = system.into_keys().next().and_then(|key| key.digest()) {
+        return Err(Fault::Unlisted { name: "the system".into(), digest }.into());
     }
     if let Some(digest) = wanted.first().and_then(Key::digest) {
         return Err(Fault::Unlisted { name: "a ref".into(), digest }.into());

@@ -70,7 +70,7 @@ impl Writer<'_> {
                 true => Carried::No,
                 false => self.copy(key, &digest, *fact, &mut made, &beside, &mut |bytes| item.add(bytes))?,
             };
-            let line = BlobLine { digest, size: fact.size, is_manifest: fact.is_manifest, carried };
+            let line = BlobLine { digest, size: fact.size, kind: fact.kind, carried };
             list.line(&line.to_text()).map_err(failed)?;
         }
         let (list, _) = list.end().map_err(failed)?;

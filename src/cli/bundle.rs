@@ -94,6 +94,9 @@ struct Make {
     /// A file that rides along, such as edge's own snap
     #[arg(long = "file", value_name = "PATH")]
     files: Vec<PathBuf>,
+    /// The system of an appliance that rides along: the folder `….system` that `edge-pack image` made
+    #[arg(long, value_name = "DIR")]
+    system: Option<PathBuf>,
     /// Take only images of this platform
     #[arg(long = "platform", value_name = "PLATFORM")]
     platforms: Vec<String>,
@@ -211,7 +214,9 @@ impl Bundle {
             }
             Command::Import(at) => {
                 let done = perform(global, Order::Import { folder: absolute(&at.folder)? })?;
-                show(at.output, &done, said::imported)
+                show(at.output, &done, said::imported)?;
+                // Only now: whoever asked has read what came of it.
+                if done["reboot"] == true { Ok(crate::system::reboot()?) } else { Ok(()) }
             }
             Command::History(command) => {
                 let done = perform(global, Order::History { stream: command.stream.clone() })?;
@@ -268,6 +273,7 @@ impl Make {
             fleets: self.fleets.clone(),
             not_after: self.not_after,
             notes: self.notes.clone(),
+            system: optional(&self.system)?,
         };
         let done = perform(global, Order::Create(Box::new(create)))?;
         show(self.output, &done, said::made)

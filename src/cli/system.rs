@@ -88,11 +88,17 @@ impl System {
                 }
             }
             Command::Reset { yes } => reset(&places, *yes),
-            Command::OpenData => match system::open_data(&places)? {
-                Opened::Known => Ok(()),
-                Opened::Made => output::result("edge: the data partition is made"),
-                Opened::Reset => output::result("edge: factory reset: the data is gone, and made anew"),
-            },
+            Command::OpenData => {
+                let (opened, line) = system::open_data(&places)?;
+                if let Some(line) = line {
+                    output::note(&format!("edge: {line}"));
+                }
+                match opened {
+                    Opened::Known => Ok(()),
+                    Opened::Made => output::result("edge: the data partition is made"),
+                    Opened::Reset => output::result("edge: factory reset: the data is gone, and made anew"),
+                }
+            }
             Command::Provision => {
                 let work = |progress| async move {
                     let done = daemon::system::provision(&overrides, &progress).await;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::task::{Place, TaskError, blocking};
+use crate::bundle::system::Asked;
 use crate::bundle::{self, Audience, Gateway, PART_SIZE, Plan, Selection, keys};
 use crate::health::Part;
 use crate::oci::Platform;
@@ -97,6 +98,8 @@ pub struct Create {
     pub fleets: Vec<String>,
     pub not_after: Option<Timestamp>,
     pub notes: String,
+    #[serde(default)]
+    pub system: Option<PathBuf>,
 }
 
 impl Order {
@@ -144,7 +147,8 @@ pub async fn gateway(place: &Place) -> Result<Gateway, TaskError> {
     if let Ok(Some(floor)) = store.trust_value("time-floor") {
         clock::raise_floor(Timestamp::from_second(floor).unwrap_or_default());
     }
-    Ok(Gateway { state_dir: config.state_dir.clone(), me: config.bundle.identity(), store })
+    let appliance = super::appliance::here(&config);
+    Ok(Gateway { state_dir: config.state_dir.clone(), me: config.bundle.identity(), store, appliance })
 }
 
 /// Does an order.
@@ -165,7 +169,14 @@ fn perform(order: Order, gateway: &Gateway, progress: &Progress) -> Result<Value
             let chain = root.map(|root| believed(&root)).transpose()?;
             value(gateway.verify(&bundle::find_one(&folder)?, chain, progress)?)
         }
-        Order::Import { folder } => value(gateway.import(&bundle::find_one(&folder)?, progress)?),
+        Order::Import { folder } => {
+            let imported = gateway.import(&bundle::find_one(&folder)?, Asked::ByHand, progress)?;
+            let reboot =
+                imported.staged.is_some() && gateway.appliance.as_ref().is_some_and(|one| one.is_eager());
+            let mut done = value(imported)?;
+            done["reboot"] = reboot.into();
+            Ok(done)
+        }
         Order::Extract { folder, name, to, root } => {
             let chain = root.map(|root| believed(&root)).transpose()?;
             value(gateway.extract(&bundle::find_one(&folder)?, &name, &to, chain, progress)?)
@@ -201,6 +212,9 @@ pub(super) fn pin(file: &Path, gateway: &Gateway) -> Result<Value, TaskError> {
     let version = Anchor::below(&gateway.state_dir).pin(&bytes, pinned)?;
     let update = TrustUpdate { root_version: Some(version), ..TrustUpdate::default() };
     gateway.store.update_trust(update).map_err(TaskError::failed)?;
+    if let Some(appliance) = &gateway.appliance {
+        appliance.keep_trust(&gateway.store)?;
+    }
     show(gateway)
 }
 
@@ -248,6 +262,7 @@ fn make(create: &Create, gateway: &Gateway, progress: &Progress) -> Result<Value
             charts: create.charts.clone(),
             files: create.files.clone(),
             platforms: platforms.map_err(TaskError::usage)?,
+            system: create.system.clone(),
         },
         audience: Audience {
             gateways: create.gateways.clone(),

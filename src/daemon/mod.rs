@@ -4,6 +4,7 @@
 //! bound before anybody is told that edge is ready. The proxy and the cache are core: if one of
 //! their tasks ends, the daemon ends, and the supervisor starts it anew.
 
+mod appliance;
 pub mod bundle;
 mod change;
 mod client;

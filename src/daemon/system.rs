@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::bundle::{gateway, pin};
 use super::task::{Place, Task, TaskError, blocking};
 use super::{JoinTask, ask_status};
+use crate::bundle::system::Asked;
 use crate::bundle::{self, Gateway};
 use crate::config::{self, Change, Config, Overrides};
 use crate::cri;
@@ -65,15 +66,17 @@ impl system::Checks for Checks {
 /// # Errors
 /// Where what was found cannot be put in place.
 pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec<String>, TaskError> {
-    let defaults = overrides.defaults();
     let places = Places::below(overrides.system_root.as_deref().unwrap_or(Path::new("/")));
-    let (checks, found) = (Checks(defaults), places.clone());
+    let (checks, found) = (Checks(overrides.defaults()), places.clone());
     let done = blocking(move || system::provision(&found, &checks).map_err(TaskError::failed)).await?;
     let mut lines = done.lines;
     if let Some(source) = &done.source {
         lines.push(format!("configuration taken from {source}: {}", done.taken.join(", ")));
     }
-    let config = Config::load(overrides).map_err(TaskError::usage)?;
+    let mut overrides = overrides.clone();
+    let file = places.at(config::DEFAULT_FILE);
+    overrides.config = overrides.config.or(Some(file).filter(|file| file.exists()));
+    let config = Config::load(&overrides).map_err(TaskError::usage)?;
     let root = Some(places.at("/var/etc/edge/1.root.json")).filter(|path| path.exists());
     let preload = Some(places.at("/run/edge/preload")).filter(|path| path.join(bundle::BUNDLES).exists());
     let settled = perform(&config, Task::System(Settle { root, preload }), progress).await;
@@ -83,7 +86,7 @@ pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec
         }
         Err(error) => lines.push(error.message),
     }
-    lines.extend(join(overrides, &config, &places, progress).await?);
+    lines.extend(join(&overrides, &config, &places, progress).await?);
     Ok(lines)
 }
 
@@ -217,7 +220,7 @@ fn preload(folder: &Path, gateway: &Gateway, progress: &Progress) -> Vec<String>
         let shown = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match gateway.is_known(&shown) {
             Ok(true) => {}
-            Ok(false) => lines.push(match gateway.import(&folder, progress) {
+            Ok(false) => lines.push(match gateway.import(&folder, Asked::ByStick, progress) {
                 Ok(imported) => {
                     format!("{shown} is imported: {} refs, {} blobs", imported.refs, imported.blobs)
                 }

@@ -28,16 +28,22 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, Error> {
         )
         .during("set the journal mode")?;
     connection.set_prepared_statement_cache_capacity(64);
+    migrate_by(&mut connection, MIGRATIONS)?;
+    Ok(connection)
+}
+
+/// Applies the `steps` that were not yet. A database that has more of them is left as it is.
+fn migrate_by(connection: &mut Connection, steps: &[&str]) -> Result<(), Error> {
     let applied: usize = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .during("read the schema version")?;
-    for (version, batch) in MIGRATIONS.iter().enumerate().skip(applied) {
+    for (version, batch) in steps.iter().enumerate().skip(applied) {
         let transaction = connection.transaction().during("begin a migration")?;
         transaction.execute_batch(batch).during("migrate")?;
         transaction.pragma_update(None, "user_version", version + 1).during("note the schema version")?;
         transaction.commit().during("commit a migration")?;
     }
-    Ok(connection)
+    Ok(())
 }
 
 /// A pool of read-only connections.
@@ -77,3 +83,7 @@ impl Readers {
         Ok(connection)
     }
 }
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use std::path::Path;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::identity::Identity;
-use super::run::run;
+use super::run::{run, run_with};
 use super::{Error, Places, partition};
 use crate::sys::durable;
 
@@ -23,6 +23,10 @@ const HEADER: usize = 16 << 20;
 const MAPPED: &str = "data";
 /// The files on identity.
 const KEY_FILE: &str = "data.key";
+/// The key as only this machine's TPM opens it, where there is one.
+const SEALED: &str = "data.key.tpm";
+/// What it is sealed as.
+const SEALED_AS: &str = "--name=edge-data";
 const READY: &str = "data-ready";
 /// A reset was asked for.
 pub(super) const RESET: &str = "factory-reset";
@@ -38,11 +42,11 @@ pub enum Opened {
     Reset,
 }
 
-/// Opens the data partition as `/dev/mapper/data`, after a reset if one was asked for.
+/// Opens the data partition as `/dev/mapper/data`, after a reset if one was asked for; and a line, where there is one to say.
 ///
 /// # Errors
 /// [`Error::Data`] where it was made once and cannot be opened: it is left as it is.
-pub fn open(places: &Places) -> Result<Opened, Error> {
+pub fn open(places: &Places) -> Result<(Opened, Option<String>), Error> {
     places.booted()?;
     let device = partition::device(places, "data")?;
     let identity = Identity::open(places)?;
@@ -52,16 +56,14 @@ pub fn open(places: &Places) -> Result<Opened, Error> {
         wipe(places, &identity, &device)?;
     }
     if here(READY) {
-        if !here(KEY_FILE) {
-            return Err(Error::Data(format!("`{}` is missing", places.identity().join(KEY_FILE).display())));
-        }
         if !is_open(places) {
-            unlock(places, &device).map_err(|e| Error::Data(e.to_string()))?;
+            let opened = known_key(places).and_then(|key| unlock(&key, &device));
+            opened.map_err(|e| Error::Data(e.to_string()))?;
         }
-        return Ok(Opened::Known);
+        return Ok((Opened::Known, None));
     }
-    make(places, &identity, &device)?;
-    Ok(if reset { Opened::Reset } else { Opened::Made })
+    let line = make(places, &identity, &device)?;
+    Ok((if reset { Opened::Reset } else { Opened::Made }, line))
 }
 
 /// Asks the next boot to give the data up.
@@ -78,6 +80,7 @@ fn wipe(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<(), E
     close(places)?;
     // First the key: with it gone, what the header keeps of it is of no use.
     identity.remove(KEY_FILE)?;
+    identity.remove(SEALED)?;
     let path = device.display().to_string();
     if let Err(error) = run("cryptsetup", &["erase", "--batch-mode", &path]) {
         // A disk that was never made has no header; it is overwritten all the same.
@@ -103,37 +106,24 @@ fn overwrite(device: &Path) -> Result<(), Error> {
     Ok(file.sync_all().map_err(failed)?)
 }
 
-fn make(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<(), Error> {
+fn make(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<Option<String>, Error> {
     close(places)?;
+    let size = partition::size(device)?;
+    if size < 2 * HEADER as u64 {
+        let why = format!("partition `data` has {size} bytes, too few to hold anything");
+        return Err(Error::Unfit(format!("{why} hint: use a larger card")));
+    }
     let mut key = [0; KEY];
     SystemRandom::new().fill(&mut key).map_err(|_| Error::Randomness)?;
-    identity.write(KEY_FILE, &key, 0o600)?;
-    let (file, path) = (key_file(places), device.display().to_string());
+    let line = keep_key(places, identity, &key)?;
+    let path = device.display().to_string();
     let (cipher, bits) = cipher(&std::fs::read_to_string(places.at("/proc/cpuinfo")).unwrap_or_default());
     // The key is random: a slow derivation would cost time at each boot and add nothing.
-    let words = [
-        "luksFormat",
-        "--batch-mode",
-        "--type",
-        "luks2",
-        "--cipher",
-        cipher,
-        "--key-size",
-        bits,
-        "--sector-size",
-        "4096",
-        "--pbkdf",
-        "pbkdf2",
-        "--pbkdf-force-iterations",
-        "1000",
-        "--label",
-        "edge-data",
-        "--key-file",
-        &file,
-        &path,
-    ];
-    run("cryptsetup", &words)?;
-    unlock(places, device)?;
+    let format = ["luksFormat", "--batch-mode", "--type", "luks2", "--cipher", cipher, "--key-size", bits];
+    let more = ["--sector-size", "4096", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
+    let words = [&format[..], &more, &["--label", "edge-data", "--key-file", "-", &path]].concat();
+    run_with("cryptsetup", &words, &key)?;
+    unlock(&key, device)?;
     let mapped = mapped(places);
     run("mkfs.ext4", &["-q", "-F", "-L", "data", "-m", "1", &mapped])?;
     OpenOptions::new()
@@ -141,7 +131,53 @@ fn make(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<(), E
         .open(&mapped)
         .and_then(|file| file.sync_all())
         .map_err(|e| durable::named(e, "sync", Path::new(&mapped)))?;
-    identity.write(READY, b"luks2 ext4\n", 0o600)
+    identity.write(READY, b"luks2 ext4\n", 0o600)?;
+    Ok(line)
+}
+
+/// Keeps a new key on identity: sealed to the TPM where there is one, else as it is. A TPM that does not do it is told, and
+/// does not keep the machine from starting.
+fn keep_key(places: &Places, identity: &Identity<'_>, key: &[u8]) -> Result<Option<String>, Error> {
+    let mut line = None;
+    if places.at("/dev/tpmrm0").exists() {
+        match seal(key) {
+            Ok(sealed) => {
+                identity.write(SEALED, &sealed, 0o600)?;
+                identity.remove(KEY_FILE)?;
+                return Ok(None);
+            }
+            Err(error) => line = Some(format!("the key of the data is not sealed to the TPM: {error}")),
+        }
+    }
+    identity.write(KEY_FILE, key, 0o600)?;
+    identity.remove(SEALED)?;
+    Ok(line)
+}
+
+/// The key as this machine's TPM gives it back, which it was seen to do.
+fn seal(key: &[u8]) -> Result<Vec<u8>, Error> {
+    // To the chip and to no measurement of what boots, which each update changes: register 16 is for debugging, and always
+    // zero. With none at all, systemd-creds makes what it then cannot read.
+    let words = ["encrypt", "--with-key=tpm2", "--tpm2-pcrs=16", SEALED_AS, "-", "-"];
+    let sealed = run_with("systemd-creds", &words, key)?;
+    if unseal(&sealed)? == key {
+        return Ok(sealed);
+    }
+    Err(Error::Unfit("it gives back another key".into()))
+}
+
+fn unseal(sealed: &[u8]) -> Result<Vec<u8>, Error> {
+    run_with("systemd-creds", &["decrypt", SEALED_AS, "-", "-"], sealed)
+}
+
+/// The key that is kept.
+fn known_key(places: &Places) -> Result<Vec<u8>, Error> {
+    let path = |name: &str| places.identity().join(name);
+    let read = |name: &str| std::fs::read(path(name)).map_err(|e| durable::named(e, "read", &path(name)));
+    if path(SEALED).exists() {
+        return unseal(&read(SEALED)?);
+    }
+    Ok(read(KEY_FILE)?)
 }
 
 /// AES where the processor has it, else a cipher that is quick without.
@@ -153,11 +189,11 @@ fn cipher(cpuinfo: &str) -> (&'static str, &'static str) {
     if has_aes { ("aes-xts-plain64", "512") } else { ("xchacha20,aes-adiantum-plain64", "256") }
 }
 
-fn unlock(places: &Places, device: &Path) -> Result<(), Error> {
-    let (file, path) = (key_file(places), device.display().to_string());
+fn unlock(key: &[u8], device: &Path) -> Result<(), Error> {
+    let path = device.display().to_string();
     // Flash that is told what is free lives longer; that an outsider can tell how full the disk is harms nobody here.
-    run("cryptsetup", &["open", "--type", "luks2", "--allow-discards", "--key-file", &file, &path, MAPPED])?;
-    Ok(())
+    let words = ["open", "--type", "luks2", "--allow-discards", "--key-file", "-", &path, MAPPED];
+    run_with("cryptsetup", &words, key).map(drop)
 }
 
 fn close(places: &Places) -> Result<(), Error> {
@@ -173,10 +209,6 @@ fn is_open(places: &Places) -> bool {
 
 fn mapped(places: &Places) -> String {
     places.at("/dev/mapper").join(MAPPED).display().to_string()
-}
-
-fn key_file(places: &Places) -> String {
-    places.identity().join(KEY_FILE).display().to_string()
 }
 
 #[cfg(test)]

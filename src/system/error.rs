@@ -39,9 +39,12 @@ pub enum Error {
     /// There is no slot to go back to.
     #[error("there is no other good slot to go back to: {0}")]
     NoOther(String),
-    /// What was to be staged does not fit this machine.
+    /// What was to be staged cannot be now.
     #[error("{0}")]
     Unfit(String),
+    /// What was to be staged is no system for this machine.
+    #[error("it is {0}")]
+    OtherMachine(String),
     /// What was written reads back differently.
     #[error(
         "partition `{0}` reads back differently than it was written hint: the disk is damaged; the booted slot is untouched"

@@ -96,18 +96,6 @@ impl Esp {
         self.sync()
     }
 
-    /// Removes a file that is there.
-    ///
-    /// # Errors
-    /// Where it stays.
-    pub fn remove(&self, file: &str) -> Result<(), Error> {
-        let path = self.path(file);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(durable::named(e, "remove", &path).into()),
-            _ => self.sync(),
-        }
-    }
-
     /// Brings everything to the medium.
     ///
     /// # Errors

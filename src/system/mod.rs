@@ -29,6 +29,7 @@ mod record;
 mod run;
 mod settings;
 mod slot;
+mod stage;
 mod uki;
 
 pub use armed::{Fallback, Outcome};
@@ -41,6 +42,7 @@ pub use provision::{Checks, Provisioned, provision};
 pub use record::{Record, Recorded};
 pub use settings::Settings;
 pub use slot::{Slot, SlotReport, State, Status};
+pub use stage::{Again, Image, Part, Stage, judge_image};
 
 use serde::Deserialize;
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use edge::bundle::system::Asked;
 use edge::bundle::{
     self, Audience, Gateway, Identity, Imported, Made, PART_SIZE, Plan, Selection, create, keys,
     read_receipts,
@@ -102,7 +103,7 @@ impl Scene {
 }
 
 pub fn import(gateway: &Gateway, stick: &Path) -> Result<Imported, bundle::Error> {
-    gateway.import(&bundle::find_one(stick)?, &Progress::silent())
+    gateway.import(&bundle::find_one(stick)?, Asked::ByHand, &Progress::silent())
 }
 
 pub fn make_keys(folder: &Path, root_keys: u32, threshold: u32) {
@@ -116,7 +117,7 @@ pub fn make_keys(folder: &Path, root_keys: u32, threshold: u32) {
 }
 
 pub fn gateway(folder: &Path, me: Identity) -> Gateway {
-    Gateway { state_dir: folder.to_owned(), me, store: open(folder) }
+    Gateway { state_dir: folder.to_owned(), me, store: open(folder), appliance: None }
 }
 
 pub fn pin(gateway: &Gateway, root: &Path) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use edge::bundle::system::Asked;
 use edge::bundle::{self, Gateway, Identity};
 use edge::store::{VerifySettings, failpoint};
 use edge::sys::progress::Progress;
@@ -191,7 +192,7 @@ fn a_pulled_stick_leaves_the_old_state_and_the_next_try_goes_on() {
         let disk = Disk::new(&scene.path("pulled"), image.clone(), "ro,noload");
         disk.medium.pull_after(requests);
         let error = match bundle::find_one(&disk.path()) {
-            Ok(folder) => scene.gateway.import(&folder, &Progress::silent()).unwrap_err(),
+            Ok(folder) => scene.gateway.import(&folder, Asked::ByHand, &Progress::silent()).unwrap_err(),
             Err(error) => error,
         };
         assert!(

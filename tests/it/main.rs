@@ -73,6 +73,11 @@ mod store;
 mod store_crash;
 #[path = "../support/mod.rs"]
 mod support;
+mod system;
+mod system_containerd;
+mod system_data;
+mod system_import;
+mod system_trust;
 mod tasks;
 mod teardown;
 mod units;

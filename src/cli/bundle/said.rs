@@ -36,6 +36,10 @@ pub(super) fn imported(done: &Value) -> String {
     for remark in remarks(done, "remarks") {
         let _ = writeln!(out, "{remark}");
     }
+    if let Some(staged) = done["staged"].as_str() {
+        let reboot = if done["reboot"] == true { "; the machine starts anew" } else { "" };
+        let _ = writeln!(out, "{staged}{reboot}");
+    }
     if let Some(receipt) = done["receipt"].as_str() {
         let _ = writeln!(out, "receipt: {receipt}");
     }
@@ -43,9 +47,11 @@ pub(super) fn imported(done: &Value) -> String {
 }
 
 pub(super) fn history(done: &Value) -> String {
-    let header = ["STREAM", "GENERATION", "SEQ", "CREATED", "BLOBS", "SIZE", "IN FORCE", "NOTES"];
+    let entries = || done.as_array().into_iter().flatten();
+    let with_system = entries().any(|entry| entry["system"].is_string());
+    let header = ["STREAM", "GENERATION", "SEQ", "CREATED", "BLOBS", "SIZE", "SYSTEM", "IN FORCE", "NOTES"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    for entry in done.as_array().into_iter().flatten() {
+    for entry in entries() {
         rows.push(vec![
             text(entry, "stream").into(),
             number(entry, "generation").to_string(),
@@ -53,9 +59,13 @@ pub(super) fn history(done: &Value) -> String {
             text(entry, "created").into(),
             number(entry, "blobs").to_string(),
             output::size(number(entry, "bytes")),
+            text(entry, "system").into(),
             if entry["current"] == true { "yes" } else { "" }.into(),
             text(entry, "notes").into(),
         ]);
+    }
+    if !with_system {
+        rows.iter_mut().for_each(|row| drop(row.remove(6)));
     }
     output::columns(&rows)
 }
@@ -87,6 +97,7 @@ pub(super) fn inspected(done: &Value) -> String {
     let (carried, blobs) = (number(totals, "carried"), number(totals, "blobs"));
     let sizes = (output::size(number(totals, "carried-bytes")), output::size(number(totals, "bytes")));
     line("Carries", format!("{carried} of {blobs} blobs, {} of {}", sizes.0, sizes.1));
+    line("System", system(&manifest["system"]));
     if refused.is_none() {
         let here = match done["inForce"] == true {
             true => "is in force already".into(),
@@ -106,6 +117,21 @@ pub(super) fn inspected(done: &Value) -> String {
     out
 }
 
+/// The system in a bundle, or nothing.
+fn system(part: &Value) -> String {
+    let sizes = ["root", "verity", "kernel"].map(|name| number(&part["files"][name], "size"));
+    match part.is_null() {
+        true => String::new(),
+        false => format!(
+            "{} for {} on {}, {}",
+            output::visible(text(part, "version")),
+            output::visible(text(part, "arch")),
+            output::visible(text(part, "board")),
+            output::size(sizes.iter().sum())
+        ),
+    }
+}
+
 pub(super) fn made(done: &Value) -> String {
     let delta = done["bases"].as_array().is_some_and(|bases| !bases.is_empty());
     format!(
@@ -122,7 +148,9 @@ pub(super) fn made(done: &Value) -> String {
 
 pub(super) fn verified(done: &Value) -> String {
     let blobs = number(&done["totals"], "carried");
-    format!("{} is good: signatures hold, and all {blobs} blobs are what was signed", title(done))
+    let system = system(&done["system"]);
+    let system = if system.is_empty() { system } else { format!("\nSystem      {system}") };
+    format!("{} is good: signatures hold, and all {blobs} blobs are what was signed{system}", title(done))
 }
 
 pub(super) fn extracted(done: &Value) -> String {

@@ -1,0 +1,360 @@
+//! Another system, written to the slot that is not booted.
+//!
+//! The slot's old entry goes first, so that nothing boots what is half written; then root file system and hash tree are
+//! written and read back; then the kernel, beside, under a name that no loader takes. That it is staged is noted, and the last
+//! step is one renaming. A power cut before that leaves the slot empty, and one after it leaves it whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use super::entry::{Entry, VerityId};
+use super::esp::{Esp, entries};
+use super::identity::Identity;
+use super::places::TRIES;
+use super::record::{Record, Recorded};
+use super::slot::{Slot, State, Status};
+use super::{Error, Places, Release, partition, uki};
+use crate::sys::digest::{Algorithm, Digest, Hasher};
+use crate::sys::durable;
+
+/// Bytes after which what was written is brought to the medium: a gateway has little memory, and progress should be true.
+const SYNC_EVERY: u64 = 16 << 20;
+/// Bytes read at once.
+const PIECE: usize = 1 << 20;
+/// What a FAT needs beside a file's bytes, in bytes.
+const SLACK: u64 = 1 << 20;
+/// Of a kernel that is not committed yet.
+const UNFINISHED: &str = ".part";
+
+/// A system that is to be staged. Digests are SHA-256, sizes bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// For people.
+    pub version: String,
+    /// The architecture in Go's words.
+    pub arch: String,
+    /// The board.
+    pub board: String,
+    /// The id of its hash tree.
+    pub verity: VerityId,
+    /// The root file system.
+    pub root: (Digest, u64),
+    /// Its hash tree.
+    pub tree: (Digest, u64),
+    /// The kernel with its command line.
+    pub kernel: (Digest, u64),
+    /// The bundle's stream.
+    pub stream: String,
+    /// The bundle's number.
+    pub seq: u64,
+    /// The bundle's manifest.
+    pub manifest: Digest,
+}
+
+/// A part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The root file system.
+    Root,
+    /// Its hash tree.
+    Verity,
+    /// The kernel.
+    Kernel,
+}
+
+/// Whether a system that is in a slot already is staged again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Unless it is good: a person asks.
+    UnlessGood,
+    /// Not: a stick that stays plugged in would have a failed system tried for ever.
+    Never,
+}
+
+/// Judges whether `image` can be staged; `Some` says why it need not be.
+///
+/// # Errors
+/// [`Error::OtherMachine`] for another architecture or board, [`Error::Unfit`] where there is no room, or where the only good
+/// slot would be written over.
+pub fn judge_image(places: &Places, image: &Image, again: Again) -> Result<Option<String>, Error> {
+    let status = Status::read(places)?;
+    let here = Release::read(places)?;
+    for (what, theirs, ours) in
+        [("architecture", &image.arch, &here.arch), ("board", &image.board, &here.board)]
+    {
+        if theirs != ours {
+            let why = format!("a system for {what} `{theirs}`, and this appliance is of `{ours}`");
+            return Err(Error::OtherMachine(why));
+        }
+    }
+    let (booted, other) = (status.of(status.booted), status.of(status.booted.other()));
+    let id = Some(image.verity.to_string());
+    if booted.verity == id {
+        return Ok(Some(format!("system {} runs already, in slot {}", image.version, booted.slot)));
+    }
+    let there = other.verity == id && other.state != State::Empty;
+    if there && (other.state == State::Good || again == Again::Never) {
+        let word = other.state.word();
+        let hint =
+            if other.state == State::Failed { " hint: `edge bundle import` stages it again" } else { "" };
+        return Ok(Some(format!("system {} is in slot {}, and is {word}{hint}", image.version, other.slot)));
+    }
+    if booted.state != State::Good && other.state == State::Good {
+        return Err(Error::Unfit(format!(
+            "slot {} is the only good one, and slot {} that runs was not found good yet hint: wait until `edge system status` says so, or `edge system rollback`, and import again",
+            other.slot, booted.slot
+        )));
+    }
+    check_room(places, image, other.slot)?;
+    Ok(None)
+}
+
+fn check_room(places: &Places, image: &Image, slot: Slot) -> Result<(), Error> {
+    let devices = [
+        (partition::root(places, slot)?, image.root.1, "root"),
+        (partition::verity(places, slot)?, image.tree.1, "verity"),
+    ];
+    for (device, needed, name) in devices {
+        let size = partition::size(&device)?;
+        if size < needed {
+            let why = format!("partition `{name}_{slot}` has {size} bytes, and the system needs {needed}");
+            return Err(Error::Unfit(format!("{why} hint: write the card anew with this system's image")));
+        }
+    }
+    let esp = places.esp();
+    let stat = nix::sys::statvfs::statvfs(&esp)
+        .map_err(|e| durable::named(e.into(), "read the free space of", &esp))?;
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let gained: u64 =
+        superseded(places, slot)?.iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum();
+    let needed = image.kernel.1 + SLACK;
+    if free + gained < needed {
+        let why =
+            format!("the EFI system partition has {} bytes free, and {needed} are needed", free + gained);
+        return Err(Error::Unfit(format!(
+            "{why} hint: remove what does not belong there from `{}`",
+            esp.display()
+        )));
+    }
+    Ok(())
+}
+
+/// What of the boot entries goes when `slot` is written: those that boot it, those that boot nothing that is there, and
+/// kernels that were never finished.
+fn superseded(places: &Places, slot: Slot) -> Result<Vec<PathBuf>, Error> {
+    let kept = partition::verity_id(places, slot.other())?;
+    let (stays, old): (Vec<_>, Vec<_>) =
+        entries(places)?.into_iter().partition(|found| found.verity.is_some() && found.verity == kept);
+    if stays.is_empty() {
+        let why = format!(
+            "no boot entry in `{}` is known to boot slot {}",
+            places.entries().display(),
+            slot.other()
+        );
+        return Err(Error::Unfit(format!("{why}, which runs: nothing is written")));
+    }
+    let mut paths: Vec<PathBuf> = old.into_iter().map(|found| places.entries().join(found.file)).collect();
+    let listed = std::fs::read_dir(places.entries()).into_iter().flatten().flatten();
+    let unfinished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == &UNFINISHED[1..]);
+    paths.extend(listed.map(|entry| entry.path()).filter(unfinished));
+    Ok(paths)
+}
+
+/// A slot that is being written.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    places: &'a Places,
+    image: Image,
+    slot: Slot,
+    number: u64,
+    esp: Esp,
+    writing: Option<Writing>,
+    done: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    part: Part,
+    path: PathBuf,
+    file: File,
+    written: u64,
+    synced: u64,
+}
+
+impl<'a> Stage<'a> {
+    /// Makes the other slot one that is not booted, whatever it was.
+    ///
+    /// # Errors
+    /// Where that does not come to the medium.
+    pub fn begin(places: &'a Places, image: Image) -> Result<Self, Error> {
+        let status = Status::read(places)?;
+        let slot = status.booted.other();
+        // What counts is which tree is booted; a machine that boots both slots by one id could not be told apart.
+        if status.of(status.booted).verity == Some(image.verity.to_string()) {
+            return Err(Error::Unfit(format!("system {} runs already", image.version)));
+        }
+        let record = Record::read(places)?;
+        let highest = entries(places)?.iter().map(|found| found.entry.number).max().unwrap_or(0);
+        let number = highest.max(record.highest) + 1;
+        let esp = Esp::open(places)?;
+        for path in superseded(places, slot)? {
+            std::fs::remove_file(&path).map_err(|e| durable::named(e, "remove", &path))?;
+        }
+        esp.sync()?;
+        Ok(Self { places, image, slot, number, esp, writing: None, done: Vec::new() })
+    }
+
+    /// What is staged.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Begins a part.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn open(&mut self, part: Part) -> Result<(), Error> {
+        let path = match part {
+            Part::Root => partition::root(self.places, self.slot)?,
+            Part::Verity => partition::verity(self.places, self.slot)?,
+            Part::Kernel => self.unfinished(),
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(nix::libc::O_NOFOLLOW * i32::from(part == Part::Kernel));
+        if part == Part::Kernel {
+            options.create(true).truncate(true);
+        }
+        let file = options.open(&path).map_err(|e| durable::named(e, "open", &path))?;
+        self.writing = Some(Writing { part, path, file, written: 0, synced: 0 });
+        Ok(())
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        self.esp.path(&format!("edge-{}{UNFINISHED}", self.number))
+    }
+
+    /// The next bytes of the part that was begun.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let writing = self.writing.as_mut().ok_or_else(unbegun)?;
+        let failed = |e| durable::named(e, "write", &writing.path);
+        writing.file.write_all(bytes).map_err(failed)?;
+        writing.written += bytes.len() as u64;
+        if writing.written - writing.synced >= SYNC_EVERY {
+            writing.file.sync_data().map_err(failed)?;
+            writing.synced = writing.written;
+        }
+        Ok(())
+    }
+
+    /// Brings the part to its medium, and reads it back from there; the last one is compared with the others.
+    ///
+    /// # Errors
+    /// [`Error::ReadBack`], [`Error::OtherMachine`].
+    pub fn close(&mut self) -> Result<(), Error> {
+        let Writing { part, path, file, .. } = self.writing.take().ok_or_else(unbegun)?;
+        let (digest, size) = match part {
+            Part::Root => &self.image.root,
+            Part::Verity => &self.image.tree,
+            Part::Kernel => &self.image.kernel,
+        };
+        file.sync_all().map_err(|e| durable::named(e, "sync", &path))?;
+        if part == Part::Kernel {
+            self.esp.sync()?;
+        }
+        drop(file);
+        if read_back(&path, *size)? != *digest {
+            return Err(Error::ReadBack(path.display().to_string()));
+        }
+        self.done.push(part);
+        if self.is_whole() { self.check() } else { Ok(()) }
+    }
+
+    fn is_whole(&self) -> bool {
+        [Part::Root, Part::Verity, Part::Kernel].iter().all(|part| self.done.contains(part))
+    }
+
+    /// Whether kernel and hash tree are of one system.
+    fn check(&self) -> Result<(), Error> {
+        let unfinished = self.unfinished();
+        let booted_by = uki::verity_of(&unfinished).map_err(|e| durable::named(e, "read", &unfinished))?;
+        let wanted = Some(self.image.verity);
+        if partition::verity_id(self.places, self.slot)? == wanted && booted_by == wanted {
+            return Ok(());
+        }
+        let why = "a system whose kernel, hash tree and root file system do not belong together";
+        Err(Error::OtherMachine(why.into()))
+    }
+
+    /// Makes the slot bootable.
+    ///
+    /// # Errors
+    /// Where parts are missing, or the last step does not come to the medium.
+    pub fn commit(mut self) -> Result<Slot, Error> {
+        if !self.is_whole() {
+            return Err(unbegun());
+        }
+        let noted = Recorded {
+            number: self.number,
+            version: self.image.version.clone(),
+            stream: Some(self.image.stream.clone()),
+            seq: Some(self.image.seq),
+            manifest_digest: Some(self.image.manifest.clone()),
+            state: State::Staged,
+            verity_uuid: self.image.verity.to_string(),
+            reason: None,
+        };
+        // The note first: without an entry it says nothing, and with the entry it must be there.
+        let identity = Identity::open(self.places)?;
+        let mut record = Record::read(self.places)?;
+        record.slots.insert(self.slot, noted);
+        record.write(&identity)?;
+        drop(identity);
+        let entry = Entry::fresh(self.number, TRIES).name();
+        self.esp.rename(&format!("edge-{}{UNFINISHED}", self.number), &entry)?;
+        self.done.clear();
+        tracing::info!(slot = %self.slot, version = self.image.version, entry, "another system is staged");
+        Ok(self.slot)
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        // What was never committed takes room; the next import would remove it too.
+        let path = self.unfinished();
+        if path.exists() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn unbegun() -> Error {
+    Error::Unfit("no part of the system was begun".into())
+}
+
+/// Hashes the first `size` bytes at `path` as its medium has them.
+fn read_back(path: &Path, size: u64) -> Result<Digest, Error> {
+    let failed = |e| durable::named(e, "read", path);
+    let file = File::open(path).map_err(failed)?;
+    // Everything was synced: the page cache lets go of it all, and the medium must answer.
+    let let_go = || posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let_go().map_err(|e| failed(e.into()))?;
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut buffer = vec![0; PIECE];
+    let mut from = (&file).take(size);
+    loop {
+        match from.read(&mut buffer).map_err(failed)? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+    // And nobody needs it in memory.
+    let _ = let_go();
+    Ok(hasher.finish())
+}

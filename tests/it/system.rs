@@ -1,0 +1,306 @@
+//! `edge system` on a stand-in for an appliance: its partitions are files, its EFI system partition a folder, and all of it lies
+//! below one root. The kernels are the least that carries a command line; hash trees are veritysetup's own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::command::{Done, Place};
+
+/// The id of what the card was written with.
+pub const FACTORY: &str = "11111111-0000-4000-8000-000000000001";
+
+/// An appliance, with a gateway's own folders.
+pub struct Machine {
+    pub place: Place,
+}
+
+impl Machine {
+    /// As it is when its card was just booted: slot a, tried once.
+    pub fn new() -> Self {
+        let machine = Self { place: Place::new() };
+        let root = |below: &str| machine.root(below);
+        for folder in [
+            "run",
+            "efi/EFI/Linux",
+            "identity",
+            "dev/disk/by-partlabel",
+            "dev/mapper",
+            "sys/class/block",
+            "proc",
+            "bin",
+        ] {
+            std::fs::create_dir_all(root(folder)).unwrap();
+        }
+        for (label, size) in [("root_a", 24), ("verity_a", 2), ("root_b", 24), ("verity_b", 2), ("data", 64)]
+        {
+            let file = std::fs::File::create(machine.partition(label)).unwrap();
+            file.set_len(size << 20).unwrap();
+        }
+        std::fs::write(root("run/edge-slot"), "a\n").unwrap();
+        let mut tree = std::fs::OpenOptions::new().write(true).open(machine.partition("verity_a")).unwrap();
+        std::io::Write::write_all(&mut tree, &superblock(FACTORY)).unwrap();
+        // The root file system has a link where everything looks for the configuration.
+        std::fs::create_dir_all(root("etc")).unwrap();
+        std::os::unix::fs::symlink("../var/etc/edge", root("etc/edge")).unwrap();
+        machine.put_entry("edge-1+2-1.efi", FACTORY);
+        let release = json!({"format": 1, "version": "1.0", "arch": "amd64", "board": "generic-efi"});
+        machine.place.write("machine/usr/share/edge/system.json", &release.to_string());
+        machine
+    }
+
+    /// A path of the appliance.
+    pub fn root(&self, below: &str) -> PathBuf {
+        self.place.path("machine").join(below)
+    }
+
+    pub fn partition(&self, label: &str) -> PathBuf {
+        self.root("dev/disk/by-partlabel").join(label)
+    }
+
+    pub fn edge(&self, arguments: &[&str]) -> Command {
+        let mut command = self.place.edge(arguments);
+        let path = format!("{}:{}", self.root("bin").display(), std::env::var("PATH").unwrap());
+        command.env("EDGE_SYSTEM_ROOT", self.root("")).env("PATH", path);
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Done {
+        Done::of(self.edge(arguments).output().unwrap())
+    }
+
+    /// Boots the entry that systemd-boot would take, and counts as it does; the slot.
+    pub fn boot(&self) -> String {
+        let mut all: Vec<(bool, u64, String)> = self
+            .entries()
+            .into_iter()
+            .map(|name| {
+                let bare = name.strip_prefix("edge-").unwrap().strip_suffix(".efi").unwrap().to_owned();
+                let (number, count) = bare.split_once('+').map_or((&*bare, None), |(n, c)| (n, Some(c)));
+                (
+                    count.is_none_or(|count| count.split('-').next() != Some("0")),
+                    number.parse().unwrap(),
+                    name.clone(),
+                )
+            })
+            .collect();
+        all.sort();
+        let (_, number, name) = all.pop().expect("nothing to boot");
+        let count = name.split_once('+').unwrap().1.strip_suffix(".efi").unwrap().to_owned();
+        let (left, done) = count.split_once('-').unwrap_or((&count, "0"));
+        let (left, done): (u32, u32) = (left.parse().unwrap(), done.parse().unwrap());
+        let counted = format!("edge-{number}+{}-{}.efi", left.saturating_sub(1), done + 1);
+        let folder = self.root("efi/EFI/Linux");
+        std::fs::rename(folder.join(&name), folder.join(&counted)).unwrap();
+        let kernel = String::from_utf8_lossy(&std::fs::read(folder.join(&counted)).unwrap()).into_owned();
+        let id = kernel.split("edge.verity=").nth(1).unwrap()[..32].to_owned();
+        let slot = ["a", "b"].into_iter().find(|slot| self.verity_of(slot).replace('-', "") == id);
+        let slot = slot.expect("the initrd finds no slot");
+        std::fs::write(self.root("run/edge-slot"), slot).unwrap();
+        slot.to_owned()
+    }
+
+    /// Marks the booted slot good, as edge-healthy.service does.
+    pub fn arm(&self) {
+        edge::system::arm(&edge::system::Places::below(&self.root(""))).unwrap();
+    }
+
+    pub fn verity_of(&self, slot: &str) -> String {
+        let head = std::fs::read(self.partition(&format!("verity_{slot}"))).unwrap();
+        if !head.starts_with(b"verity\0\0") {
+            return String::new();
+        }
+        head[16..32].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub fn entries(&self) -> Vec<String> {
+        let listed = std::fs::read_dir(self.root("efi/EFI/Linux")).unwrap().flatten();
+        let names = listed.map(|entry| entry.file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.ends_with(".efi")).collect();
+        names.sort();
+        names
+    }
+
+    pub fn put_entry(&self, name: &str, id: &str) {
+        std::fs::write(self.root("efi/EFI/Linux").join(name), kernel(id)).unwrap();
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.run(&["system", "status", "-o", "json"]).good().out).unwrap()
+    }
+
+    /// The states of a and b, and the slot of the next boot.
+    pub fn states(&self) -> String {
+        let status = self.status();
+        let state = |index: usize| status["slots"][index]["state"].as_str().unwrap().to_owned();
+        format!("{} {} {}", state(0), state(1), status["next"].as_str().unwrap_or("-"))
+    }
+}
+
+/// A hash tree's first bytes.
+fn superblock(id: &str) -> Vec<u8> {
+    let mut head = vec![0; 512];
+    head[..8].copy_from_slice(b"verity\0\0");
+    head[8] = 1;
+    let hex = id.replace('-', "");
+    for at in 0..16 {
+        head[16 + at] = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
+    }
+    head
+}
+
+/// A PE of one section, which holds a command line.
+pub fn kernel(id: &str) -> Vec<u8> {
+    let line = format!("ro quiet edge.verity={} roothash=00", id.replace('-', ""));
+    let mut image = vec![0; 0x200];
+    image[..2].copy_from_slice(b"MZ");
+    image[0x3c] = 0x40;
+    image[0x40..0x44].copy_from_slice(b"PE\0\0");
+    image[0x46] = 1;
+    image[0x58..0x60].copy_from_slice(b".cmdline");
+    image[0x60..0x64].copy_from_slice(&u32::try_from(line.len()).unwrap().to_le_bytes());
+    image[0x68..0x6c].copy_from_slice(&0x200_u32.to_le_bytes());
+    image[0x6c..0x70].copy_from_slice(&0x200_u32.to_le_bytes());
+    image.extend_from_slice(line.as_bytes());
+    // As large as it pleases: the rest is never looked at.
+    image.resize(300_000, 7);
+    image
+}
+
+/// A system as `edge-pack image` writes it beside its image; `number` tells one from another.
+pub fn system(folder: &Path, number: u8, megabytes: usize) -> String {
+    std::fs::create_dir_all(folder).unwrap();
+    let mut root = vec![0; megabytes << 20];
+    for (at, byte) in root.iter_mut().enumerate() {
+        *byte = u8::try_from((at * 31 + at / 4096) % 251).unwrap() ^ number;
+    }
+    let id = format!("22222222-0000-4000-8000-0000000000{number:02x}");
+    let path = |name: &str| folder.join(name);
+    std::fs::write(path("root.erofs"), &root).unwrap();
+    let made = Command::new("veritysetup")
+        .args(["format", "--salt=00", &format!("--uuid={id}")])
+        .args([path("root.erofs"), path("root.verity")])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    std::fs::write(path("edge.efi"), kernel(&id)).unwrap();
+    describe(folder, &id, &format!("2.{number}"), "amd64", "generic-efi");
+    id
+}
+
+/// Writes `system.json` over what lies in a folder.
+pub fn describe(folder: &Path, id: &str, version: &str, arch: &str, board: &str) {
+    let file = |name: &str| {
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        json!({"digest": edge::sys::digest::Digest::sha256(&bytes), "size": bytes.len()})
+    };
+    let described = json!({
+        "format": 1, "version": version, "arch": arch, "board": board, "verity-uuid": id, "roothash": "00",
+        "files": {"root.erofs": file("root.erofs"), "root.verity": file("root.verity"), "edge.efi": file("edge.efi")},
+    });
+    std::fs::write(folder.join("system.json"), described.to_string()).unwrap();
+}
+
+#[test]
+fn another_machine_says_so_in_one_line() {
+    let place = Place::new();
+    for words in [
+        &["system", "status"][..],
+        &["system", "rollback"],
+        &["system", "reset", "--yes"],
+        &["system", "open-data"],
+        &["system", "provision"],
+        &["system", "healthy", "--timeout", "1s"],
+    ] {
+        let mut command = place.edge(words);
+        command.env("EDGE_SYSTEM_ROOT", place.path("nothing"));
+        Done::of(command.output().unwrap()).bad(1, "this machine is no edge appliance");
+    }
+}
+
+#[test]
+fn a_good_boot_gets_its_tries_back_and_a_bad_one_is_given_up() {
+    let machine = Machine::new();
+    assert_eq!(machine.states(), "trying empty a");
+    machine.run(&["system", "rollback"]).bad(1, "there is no other good slot to go back to: slot b is empty");
+    machine.arm();
+    assert_eq!((machine.states().as_str(), machine.entries()), ("good empty a", vec!["edge-1+3.efi".into()]));
+    let told = machine.run(&["system", "status"]).good().out;
+    assert!(told.contains("a      good    1.0                edge-1+3.efi   running"), "{told}");
+
+    // Another system appears in b, is booted, and is found good.
+    let id = system(&machine.place.path("new"), 2, 1);
+    std::fs::copy(machine.place.path("new/root.verity"), machine.partition("verity_b")).unwrap();
+    machine.put_entry("edge-2+3.efi", &id);
+    assert_eq!(machine.states(), "good staged b");
+    assert_eq!(machine.boot(), "b");
+    assert_eq!(machine.states(), "good trying b");
+    machine.arm();
+    assert_eq!(machine.states(), "good good b");
+
+    // It rots: three boots that are never healthy, then the old one.
+    let places = edge::system::Places::below(&machine.root(""));
+    for left in (0..3).rev() {
+        assert_eq!(machine.boot(), "b");
+        let turned = edge::system::unhealthy(&places, "kubelet is not well").unwrap();
+        assert_eq!(turned, edge::system::Fallback::Reboot { left, other: edge::system::Slot::A });
+    }
+    assert_eq!(machine.boot(), "a");
+    assert_eq!(machine.states(), "good failed a");
+    let told = machine.run(&["system", "status"]).good().out;
+    assert!(told.contains("slot b: kubelet is not well"), "{told}");
+    let turned = edge::system::unhealthy(&places, "kubelet is not well").unwrap();
+    assert_eq!(turned, edge::system::Fallback::Nowhere("slot b is failed".into()));
+    machine.run(&["system", "rollback"]).bad(1, "slot b is failed");
+}
+
+#[test]
+fn rolled_back_by_hand_it_boots_the_other_one() {
+    let machine = Machine::new();
+    machine.arm();
+    let id = system(&machine.place.path("new"), 2, 1);
+    std::fs::copy(machine.place.path("new/root.verity"), machine.partition("verity_b")).unwrap();
+    machine.put_entry("edge-2+3.efi", &id);
+    machine.boot();
+    machine.arm();
+    machine.boot();
+    let said = machine.run(&["system", "rollback"]).good().out;
+    assert!(said.contains("the next boot goes to slot a"), "{said}");
+    assert_eq!(machine.entries(), ["edge-1+3.efi", "edge-2+0-1.efi"]);
+    assert_eq!(machine.boot(), "a");
+    assert_eq!(machine.states(), "good failed a");
+    assert_eq!(machine.status()["slots"][1]["reason"], "rolled back by hand");
+}
+
+#[test]
+fn an_unhealthy_system_starts_anew_only_when_there_is_a_better_one() {
+    let machine = Machine::new();
+    let told = machine.root("rebooted");
+    machine.place.write("machine/bin/systemctl", &format!("#!/bin/sh\necho \"$@\" >> {}\n", told.display()));
+    Command::new("chmod").arg("755").arg(machine.root("bin/systemctl")).status().unwrap();
+    let healthy = ["system", "healthy", "--timeout", "1s"];
+    machine
+        .run(&healthy)
+        .bad(1, "this system is not healthy, and there is none to fall back to (slot b is empty)");
+    assert!(!told.exists());
+    machine.arm();
+    let id = system(&machine.place.path("new"), 2, 1);
+    std::fs::copy(machine.place.path("new/root.verity"), machine.partition("verity_b")).unwrap();
+    machine.put_entry("edge-2+1.efi", &id);
+    machine.boot();
+    machine.run(&healthy).bad(1, "cannot reach the daemon");
+    assert_eq!(std::fs::read_to_string(&told).unwrap(), "reboot\n");
+    assert_eq!(machine.boot(), "a");
+    assert_eq!(machine.states(), "good failed a");
+}
+
+#[test]
+fn a_damaged_record_is_none() {
+    let machine = Machine::new();
+    machine.arm();
+    std::fs::write(machine.root("identity/system.json"), "{\"format\": 1, \"slots\": {\"a\"").unwrap();
+    assert_eq!(machine.states(), "trying empty a");
+    machine.arm();
+    assert_eq!(machine.states(), "good empty a");
+}

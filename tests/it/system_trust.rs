@@ -1,0 +1,148 @@
+//! The trust state outlives a reset of the data: what was superseded stays refused.
+
+use crate::command::Place;
+use crate::system::Machine;
+
+const CONFIG: &str = "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n";
+
+struct Two {
+    depot: Place,
+    machine: Machine,
+}
+
+impl Two {
+    fn new() -> Self {
+        let (depot, machine) = (Place::new(), Machine::new());
+        depot.write("etc/edge.toml", CONFIG);
+        std::fs::create_dir(depot.path("stick")).unwrap();
+        depot.run(&["bundle", "keygen", "--out", "KEYS"]).good();
+        Self { depot, machine }
+    }
+
+    fn pin(&self) {
+        let root = self.depot.path("KEYS/1.root.json").display().to_string();
+        self.machine.run(&["trust", "pin", &root]).good();
+    }
+
+    fn make(&self, text: &str) {
+        let file = self.depot.write("notes.txt", text).display().to_string();
+        let stick = self.depot.path("stick").display().to_string();
+        let words =
+            ["bundle", "create", "--stream", "main", "--keys", "KEYS", "--to", &stick, "--file", &file];
+        self.depot.run(&words).good();
+    }
+
+    fn import(&self, number: u32) -> crate::command::Done {
+        let folder = self.depot.path(&format!("stick/edge-bundle/main-{number}")).display().to_string();
+        self.machine.run(&["bundle", "import", &folder])
+    }
+
+    fn provision(&self) -> String {
+        self.machine.run(&["system", "provision"]).good().out
+    }
+
+    fn kept(&self) -> std::path::PathBuf {
+        self.machine.root("identity/trust.json")
+    }
+
+    /// The data is gone, as after a reset.
+    fn reset(&self) {
+        std::fs::remove_dir_all(self.machine.place.path("state")).unwrap();
+    }
+
+    /// The time floor and the highest number, as the store has them.
+    fn known(&self) -> (i64, i64) {
+        let store = crate::store::open(&self.machine.place.path("state"));
+        let value = |key: &str| store.trust_value(key).unwrap().unwrap_or(0);
+        (value("time-floor"), value("seq:main"))
+    }
+}
+
+#[test]
+fn a_reset_opens_no_replay() {
+    let two = Two::new();
+    two.pin();
+    assert!(two.kept().exists(), "pinning is kept too");
+    for text in ["one", "two"] {
+        two.make(text);
+    }
+    two.import(1).good();
+    two.import(2).good();
+    let before = two.known();
+    assert_eq!(before.1, 2);
+    two.reset();
+    let said = two.provision();
+    assert!(said.contains("the trust state is as identity kept it"), "{said}");
+    assert_eq!(two.known(), before);
+    // Believed without being pinned again, and the old one is refused.
+    two.import(1).bad(3, "sequence 1 of stream `main` is not above 2");
+    two.make("three");
+    two.import(3).good();
+    assert_eq!(two.known().1, 3);
+    assert_eq!(two.provision(), "", "nothing to raise");
+}
+
+#[test]
+fn a_rotated_root_is_kept_with_its_chain() {
+    let two = Two::new();
+    two.pin();
+    two.make("one");
+    two.import(1).good();
+    two.depot.run(&["trust", "rotate", "--keys", "KEYS"]).good();
+    for key in ["KEYS/root-1.key", "KEYS/root-2.key"] {
+        two.depot.run(&["trust", "sign", "KEYS/2.root.json", "--key", key]).good();
+    }
+    two.make("two");
+    two.import(2).good();
+    two.reset();
+    two.provision();
+    let shown = two.machine.run(&["trust", "show"]).good().out;
+    assert!(shown.contains("version 2"), "{shown}");
+    // Somebody pins the first root of the same line again, as the image's configuration does at each boot.
+    two.pin();
+    two.import(1).bad(3, "is not above 2");
+}
+
+#[test]
+fn a_damaged_or_hostile_copy_lowers_nothing() {
+    let two = Two::new();
+    two.pin();
+    two.make("one");
+    two.make("two");
+    two.import(1).good();
+    let old = std::fs::read_to_string(two.kept()).unwrap();
+    two.import(2).good();
+    let (known, good) = (two.known(), std::fs::read_to_string(two.kept()).unwrap());
+    let other = {
+        let place = Place::new();
+        place.run(&["bundle", "keygen", "--out", "KEYS"]).good();
+        let root = serde_json::to_string(&place.read("KEYS/1.root.json")).unwrap();
+        format!(r#"{{"format": 1, "roots": [{root}], "root-version": 1, "seqs": {{}}, "time-floor": 0}}"#)
+    };
+    for (what, text, told) in [
+        ("cut off", good[..good.len() / 2].to_owned(), "trust.json` is damaged"),
+        ("empty", String::new(), "trust.json` is damaged"),
+        (
+            "another format",
+            good.replace("\"format\": 1", "\"format\": 2"),
+            "it is of format 2, and this edge reads 1",
+        ),
+        (
+            "a version that its roots do not lead to",
+            good.replace("\"root-version\": 1", "\"root-version\": 9"),
+            "damaged",
+        ),
+        ("a forged root", good.replacen("eyJmb3JtYXQ", "eyJmb3JtYXU", 1), "damaged"),
+        ("an older copy", old, ""),
+        ("numbers below zero", good.replace("\"main\": 2", "\"main\": -5"), ""),
+        ("another line's root", other, ""),
+    ] {
+        std::fs::write(two.kept(), text).unwrap();
+        let said = two.provision();
+        assert!(said.contains(told) && (told.is_empty() == said.is_empty()), "{what}: {said}");
+        assert_eq!(two.known(), known, "{what}");
+        let now = std::fs::read_to_string(two.kept()).unwrap();
+        assert_eq!(now, good, "{what}: written anew from what the store knows");
+    }
+    two.import(1).bad(3, "is not above 2");
+}
