@@ -24,6 +24,7 @@ mod disk_faults;
 mod eviction;
 mod house;
 mod incluster;
+mod incluster_flannel;
 mod incluster_network;
 mod incluster_operator;
 mod join;

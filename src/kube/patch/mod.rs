@@ -1,7 +1,7 @@
 //! Patches: the three kinds that the API server takes from clients, applied, and the strategic one made.
 //!
-//! Owns what a patch does to an object's JSON. Refuses server-side apply, which needs the managed fields'
-//! schema: offline such a request is answered 415.
+//! Owns what a patch does to an object's JSON. Server-side apply is none of them: it goes by managed fields, which are not
+//! kept (`proxy::statuses` does what can be done without).
 
 mod diff;
 mod list;
