@@ -23,6 +23,8 @@ mod daemon_faults;
 mod disk_faults;
 mod eviction;
 mod house;
+mod image;
+mod image_update;
 mod incluster;
 mod incluster_flannel;
 mod incluster_network;

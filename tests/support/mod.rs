@@ -11,6 +11,7 @@
 //! - `keys`      the authorities, certificates and kubeconfigs
 //! - `image`     a container image made of a static busybox
 //! - `scene`     a gateway that has joined: where scenarios begin
+//! - `vm`        a virtual machine that boots an appliance image
 //! - `workload`  the standard pods of the scenario tests
 //! - `parts`     where `scripts/parts` put the programs
 //!
@@ -46,6 +47,7 @@ mod process;
 mod runtime;
 mod scene;
 mod undertaker;
+pub mod vm;
 pub mod workload;
 
 #[allow(unused_imports, reason = "each test target uses a part of it")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 
 /// The folder that `scripts/parts` fills.
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     std::env::var_os("EDGE_PARTS").map_or_else(|| "/var/cache/edge-parts".into(), PathBuf::from)
 }
 

@@ -1,0 +1,262 @@
+//! The appliance image, made and booted: real packages, real firmware, a real kernel.
+//!
+//! The machine's owner comes in by SSH, with the key that the image was built with, and sees the console. The long ones
+//! are of `scripts/test --long`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::command::Place;
+use crate::support::vm::{self, Arch, Cable, Vm};
+use crate::support::{image_archive, parts};
+
+/// The pod that comes with the image: it writes to the console of the machine, for there may be no other way out.
+const POD: &str = "apiVersion: v1
+kind: Pod
+metadata:
+  name: greeter
+spec:
+  containers:
+  - name: greeter
+    image: docker.io/ship/greeter:1
+    command: [sh, -c, 'echo GREETING from $(hostname) > /dev/ttyS0; sleep 2147483647']
+    securityContext:
+      privileged: true
+";
+/// How long a machine without KVM may take to a healthy system.
+pub const BOOT: Duration = Duration::from_secs(240);
+/// What `edge system healthy` writes to the console.
+pub const HEALTHY: &str = "edge: slot a is good";
+
+/// What images are made of in these tests: programs, a bundle and keys, in a folder that lives as long as the tests.
+pub struct Workshop {
+    pub place: Place,
+}
+
+impl Workshop {
+    pub fn new() -> Result<Self> {
+        let place = Place::new();
+        place.write(
+            "etc/edge.toml",
+            "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n",
+        );
+        Vm::key(&place.path("owner"))?;
+        place.run(&["bundle", "keygen", "--out", "KEYS"]).good();
+        let archive = image_archive(place.folder.path(), &["docker.io/ship/greeter:1"])?;
+        place.run(&["image", "import", &archive.display().to_string()]).good();
+        std::fs::create_dir(place.path("stick"))?;
+        let stick = place.path("stick").display().to_string();
+        place
+            .run(&["bundle", "create", "--stream", "main", "--keys", "KEYS", "--to", &stick, "--full"])
+            .good();
+        place.write("pods/greeter.yaml", POD);
+        place.write("gateway.toml", "[bundle]\ngateway = \"ship-7\"\n");
+        Ok(Self { place })
+    }
+
+    /// `edge-pack image` with what every image of these tests has.
+    pub fn pack(&self, out: &Path, more: &[&str]) -> Result<Command> {
+        let edge = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/snap-test/edge-amd64");
+        ensure!(
+            edge.exists(),
+            "no static edge hint: scripts/snap --quick --arch amd64 --out target/snap-test"
+        );
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edge-pack"));
+        command.args(["image", "--arch", "amd64", "--edge"]).arg(edge);
+        command.arg("--kubelet").arg(parts::kubernetes("kubelet")?).arg("--out").arg(out);
+        for (option, below) in [
+            ("--authorized-key", "owner/key.pub"),
+            ("--trust", "KEYS/1.root.json"),
+            ("--config", "gateway.toml"),
+            ("--static-pods", "pods"),
+            ("--image-bundle", "stick"),
+        ] {
+            command.arg(option).arg(self.place.path(below));
+        }
+        command.args(more).env("SOURCE_DATE_EPOCH", "1767225600");
+        Ok(command)
+    }
+
+    /// Makes an image; its path.
+    pub fn make(&self, name: &str, more: &[&str]) -> Result<PathBuf> {
+        let out = self.place.path(name);
+        let output = self.pack(&out, more)?.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(out)
+    }
+
+    /// A machine that boots the image, whose owner is of this workshop.
+    pub fn machine(&self, name: &str, image: &Path, cable: Cable) -> Result<Vm> {
+        let place = self.place.path(name);
+        std::fs::create_dir_all(&place)?;
+        std::fs::copy(self.place.path("owner/key"), place.join("key"))?;
+        Vm::new(Arch::Amd64, &place, image, 4, cable)
+    }
+}
+
+/// The image that most tests boot, made once.
+pub fn made() -> &'static (Workshop, PathBuf) {
+    static MADE: OnceLock<(Workshop, PathBuf)> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let workshop = Workshop::new().unwrap();
+        let image = workshop.make("edge.img", &[]).unwrap();
+        (workshop, image)
+    })
+}
+
+fn json(path: &Path) -> Result<Value> {
+    Ok(serde_json::from_str(&std::fs::read_to_string(path).with_context(|| path.display().to_string())?)?)
+}
+
+/// A machine that never saw a network: from a blank card to a healthy gateway whose pod runs.
+#[test]
+fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result<()> {
+    let (workshop, image) = made();
+    let beside = |end: &str| PathBuf::from(format!("{}{end}", image.display()));
+    let sbom = json(&beside(".spdx.json"))?;
+    let names: Vec<&str> =
+        sbom["packages"].as_array().unwrap().iter().filter_map(|package| package["name"].as_str()).collect();
+    assert!(
+        ["edge", "kubelet", "containerd", "runc", "systemd"].iter().all(|name| names.contains(name)),
+        "{names:?}"
+    );
+    let system = json(&beside(".system/system.json"))?;
+    assert_eq!((&system["format"], &system["arch"]), (&1.into(), &"amd64".into()));
+
+    let mut machine = workshop.machine("first", image, Cable::Lonely)?;
+    machine.start()?;
+    machine.wait(HEALTHY, BOOT)?;
+    machine.wait("GREETING from greeter", BOOT)?;
+
+    let told = machine.run("cat /run/edge-slot; ls /efi/EFI/Linux; systemctl is-failed '*' --quiet || systemctl --failed --no-legend; systemctl is-active edge containerd kubelet chrony nftables systemd-networkd")?;
+    assert!(told.starts_with("a\nedge-1+3.efi\n"), "{told}");
+    assert!(!told.contains("failed"), "{told}");
+    assert_eq!(told.matches("active\n").count(), 6, "{told}");
+    // Nothing of the system can be written, not even by root, and none of it is what an attacker wrote to the disk.
+    for attempt in [
+        "touch /usr/bin/x",
+        "touch /etc/x",
+        "mount -o remount,rw /",
+        "dd if=/dev/zero of=/dev/mapper/root count=1",
+    ] {
+        let output = machine.try_run(attempt, BOOT)?;
+        assert!(!output.status.success(), "`{attempt}` was allowed");
+    }
+    // The data partition took what the disk of 4 GiB has left, under a key.
+    let size: u64 = machine.run("df --output=size -B1M /var | tail -1")?.trim().parse()?;
+    assert!((2000..3000).contains(&size), "{size} MiB of data");
+    let told = machine
+        .run("cryptsetup status data; grep -c . /etc/machine-id; cat /etc/shadow | cut -d: -f2 | sort -u")?;
+    assert!(told.contains("LUKS2"), "{told}");
+    assert!(
+        told.ends_with("1\n!*\n*\n") || told.ends_with("1\n!\n!*\n*\n") || told.ends_with("1\n*\n"),
+        "no password: {told}"
+    );
+    Ok(())
+}
+
+/// No card, no cable: what the pod needs is all in the image.
+#[test]
+#[ignore = "boots a machine of its own"]
+fn without_any_network_card_the_pod_runs_too() -> Result<()> {
+    let (workshop, image) = made();
+    let mut machine = workshop.machine("no-card", image, Cable::None)?;
+    machine.start()?;
+    machine.wait(HEALTHY, BOOT)?;
+    machine.wait("GREETING from greeter", BOOT)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "makes the image twice"]
+fn made_again_in_another_folder_the_image_is_the_same() -> Result<()> {
+    let (workshop, image) = made();
+    let lock = format!("{}.lock", image.display());
+    let other = workshop.make("elsewhere/deeper/again.img", &["--lock", &lock])?;
+    for end in
+        ["", ".zst", ".lock", ".spdx.json", ".system/root.erofs", ".system/root.verity", ".system/edge.efi"]
+    {
+        let [one, two] = [image, &other].map(|image| format!("{}{end}", image.display()));
+        let same = Command::new("cmp").args([&one, &two]).output()?;
+        assert!(same.status.success(), "{}", String::from_utf8_lossy(&same.stdout));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_lock_of_other_packages_is_refused() -> Result<()> {
+    let (workshop, image) = made();
+    let lock = std::fs::read_to_string(format!("{}.lock", image.display()))?;
+    let at = lock.find("version = \"").context("no version")? + "version = \"".len();
+    let other = workshop.place.write("other.lock", &format!("{}9{}", &lock[..at], &lock[at..]));
+    let out = workshop.place.path("refused.img");
+    let output = workshop.pack(&out, &["--verify-lock", "--lock", &other.display().to_string()])?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("the packages are not those of the lock: base-files 9"), "{said}");
+    assert!(!out.exists());
+    Ok(())
+}
+
+/// Rot, or somebody with the card in his hand: what is read is what was built, or the machine restarts.
+#[test]
+#[ignore = "boots a machine of its own"]
+fn what_was_changed_on_the_disk_is_not_read() -> Result<()> {
+    let (workshop, image) = made();
+    let mut machine = workshop.machine("rot", image, Cable::Lonely)?;
+    // The first slot begins at 257 MiB: all of it but its first MiB.
+    let spoil = Command::new("dd")
+        .args(["if=/dev/urandom", "bs=1M", "seek=258", "count=200", "conv=notrunc", "status=none"])
+        .arg(format!("of={}", machine.disk().display()))
+        .status()?;
+    ensure!(spoil.success(), "cannot spoil the disk");
+    machine.start()?;
+    machine.wait("restart", BOOT)?;
+    assert!(!machine.console()?.contains(HEALTHY));
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_made_is_told_before_the_work() {
+    let place = Place::new();
+    let refused = |arguments: &[&str], why: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edge-pack"));
+        command.arg("image").args(arguments).args(["--out", &place.path("x.img").display().to_string()]);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.starts_with("edge-pack: no image was made: ") && said.contains(why), "{why}: {said}");
+    };
+    let good = ["--arch", "amd64", "--edge", "/bin/busybox", "--kubelet", "/bin/busybox"];
+    let with = |more: &[&str], why: &str| refused(&[&good, more].concat(), why);
+    with(&["--board", "toaster"], "no board `toaster` hint: generic-efi");
+    with(&["--image-version", "a b"], "version `a b` is not of 1 to 64 letters");
+    with(&["--image-bundle", "/nowhere"], "`/nowhere` is no folder");
+    with(&["--lock", "/nowhere"], "cannot read lock `/nowhere`");
+    with(&["--parts", "/nowhere"], "no tools tree in `/nowhere/image-tools` hint: scripts/image makes it");
+    let config = place.write("bad.toml", "offline-mod = true\n");
+    with(&["--config", &config.display().to_string()], "offline-mod");
+    with(&["--trust", &config.display().to_string()], "bad.toml");
+    refused(
+        &["--arch", "arm64", "--edge", "/bin/busybox", "--kubelet", "/bin/busybox"],
+        "--edge: `/bin/busybox` is no static program for arm64: it is for another machine",
+    );
+    refused(
+        &["--arch", "amd64", "--edge", "/bin/busybox", "--kubelet", "https://127.0.0.1:1/kubelet"],
+        "hint: --kubelet-sha256",
+    );
+}
+
+/// The tools are those of the tree; this test says what to run when it is not there.
+#[test]
+fn the_tools_are_there() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let output = vm::tool(place.path(), &["mkfs.erofs", "--version"])?.output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

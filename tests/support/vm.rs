@@ -1,0 +1,274 @@
+//! A virtual machine that boots an appliance image: real firmware, a real disk that outlives a killed machine, its serial
+//! console as text, and SSH by the key that the image was built with. There is no other way in, as on a gateway.
+//!
+//! QEMU is of the tree that `scripts/parts.d/image-tools` makes. It emulates, so that figures and races are the same on
+//! any host; `EDGE_VM_ACCEL=kvm` is quicker where there is KVM.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::parts;
+
+/// The folder of the tests as programs of the tree see it, and what it takes to get there.
+const ENTER: &str = r#"root=$1 place=$2; shift 2
+mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"; mount -t tmpfs tmpfs "$root/tmp"; mount -t tmpfs tmpfs "$root/run"
+mkdir -p "$root/work"; mount --bind "$place" "$root/work"
+exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 "$@""#;
+
+/// The kind of machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    Amd64,
+    Arm64,
+}
+
+/// What the machine's network card is plugged into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cable {
+    /// No card at all.
+    None,
+    /// A card, an address, and nobody else there: only the tests reach in.
+    Lonely,
+}
+
+/// One machine: its disk, its firmware's variables and its log lie in `place`.
+pub struct Vm {
+    arch: Arch,
+    place: PathBuf,
+    cable: Cable,
+    port: u16,
+    child: Option<Child>,
+    /// Where in the log this start begins.
+    mark: u64,
+    begun: Instant,
+    /// More of QEMU's arguments, such as a stick.
+    pub more: Vec<String>,
+    /// Memory in MiB.
+    pub memory: u32,
+}
+
+/// Runs a program of the tree, which sees `place` as `/work`.
+pub fn tool(place: &Path, arguments: &[&str]) -> Result<Command> {
+    let tree = parts::program("image-tools")?;
+    ensure!(Path::new(&tree).join("usr/bin/qemu-img").exists(), "no QEMU hint: run scripts/parts as root");
+    let tree = fs::canonicalize(tree)?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", ENTER, "sh"]).arg(tree).arg(place);
+    command.args(arguments).stdin(Stdio::null());
+    Ok(command)
+}
+
+impl Vm {
+    /// A machine whose disk begins as a copy of `image`, and is of `size` GiB. `key` is the private key whose other half
+    /// the image knows.
+    pub fn new(arch: Arch, place: &Path, image: &Path, size: u32, cable: Cable) -> Result<Self> {
+        fs::create_dir_all(place)?;
+        let place = place.canonicalize()?;
+        let disk = place.join("disk.img");
+        // Sparse on both sides.
+        let copied =
+            Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(image).arg(&disk).status()?;
+        ensure!(copied.success(), "cannot copy `{}`", image.display());
+        File::options().write(true).open(&disk)?.set_len(u64::from(size) << 30)?;
+        let vars = match arch {
+            Arch::Amd64 => "usr/share/OVMF/OVMF_VARS_4M.fd",
+            Arch::Arm64 => "usr/share/AAVMF/AAVMF_VARS.fd",
+        };
+        let tree = PathBuf::from(parts::program("image-tools")?);
+        fs::copy(tree.join(vars), place.join("vars.fd")).with_context(|| format!("no `{vars}`"))?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let (more, memory) = (Vec::new(), 2048);
+        let vm = Self { arch, place, cable, port, child: None, mark: 0, begun: Instant::now(), more, memory };
+        Ok(vm)
+    }
+
+    /// The disk, for whoever spoils it while the machine is off.
+    pub fn disk(&self) -> PathBuf {
+        self.place.join("disk.img")
+    }
+
+    /// Switches it on.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "it runs already");
+        let log = self.place.join("serial.log");
+        self.mark = fs::metadata(&log).map_or(0, |data| data.len());
+        self.begun = Instant::now();
+        let accel = std::env::var("EDGE_VM_ACCEL").unwrap_or_else(|_| "tcg".into());
+        let (program, firmware, machine) = match self.arch {
+            Arch::Amd64 => ("qemu-system-x86_64", "/usr/share/OVMF/OVMF_CODE_4M.fd", "q35,smm=off"),
+            Arch::Arm64 => {
+                ("qemu-system-aarch64", "/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", "virt,gic-version=3")
+            }
+        };
+        let cpu = match self.arch {
+            // Where the host is itself a guest, KVM may not take this one.
+            Arch::Amd64 => "max,arch-capabilities=off",
+            Arch::Arm64 => "max,pauth-impdef=on",
+        };
+        let mut all: Vec<String> =
+            [program, "-M", machine, "-cpu", cpu, "-accel", &accel].into_iter().map(String::from).collect();
+        let memory = self.memory.to_string();
+        all.extend(
+            ["-smp", "2", "-m", &memory, "-display", "none", "-nodefaults", "-no-user-config"]
+                .map(String::from),
+        );
+        for drive in [
+            format!("if=pflash,format=raw,readonly=on,file={firmware}"),
+            "if=pflash,format=raw,file=/work/vars.fd".into(),
+            // Writes that the guest did not flush are lost with the process's page cache only if the host dies; a killed
+            // machine loses what it had not yet written, which is what a power cut does to a file system.
+            "if=none,id=disk,format=raw,discard=unmap,cache=writeback,file=/work/disk.img".into(),
+        ] {
+            all.extend(["-drive".into(), drive]);
+        }
+        all.extend(["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"].map(String::from));
+        match self.cable {
+            Cable::None => all.extend(["-nic".into(), "none".into()]),
+            Cable::Lonely => {
+                let net = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
+                all.extend([
+                    "-netdev".into(),
+                    net,
+                    "-device".into(),
+                    "virtio-net-pci,netdev=net,romfile=".into(),
+                ]);
+            }
+        }
+        all.extend(
+            ["-chardev", "file,id=log,append=on,path=/work/serial.log", "-serial", "chardev:log"]
+                .map(String::from),
+        );
+        all.extend(self.more.iter().cloned());
+        let arguments: Vec<&str> = all.iter().map(String::as_str).collect();
+        let said = File::create(self.place.join("qemu.log"))?;
+        let mut command = tool(&self.place, &arguments)?;
+        command.stdout(said.try_clone()?).stderr(said).process_group(0);
+        self.child = Some(command.spawn().context("cannot run `unshare`")?);
+        Ok(())
+    }
+
+    /// What the console showed since it was switched on, or since [`Vm::again`].
+    pub fn console(&self) -> Result<String> {
+        let bytes = fs::read(self.place.join("serial.log")).unwrap_or_default();
+        let from = usize::try_from(self.mark)?.min(bytes.len());
+        Ok(String::from_utf8_lossy(&bytes[from..]).into_owned())
+    }
+
+    /// Forgets what the console showed: for a machine that restarts by itself.
+    pub fn again(&mut self) -> Result<()> {
+        self.mark = fs::metadata(self.place.join("serial.log"))?.len();
+        self.begun = Instant::now();
+        Ok(())
+    }
+
+    /// Waits until the console shows `text`; how long after the start it was seen.
+    pub fn wait(&mut self, text: &str, limit: Duration) -> Result<Duration> {
+        let until = Instant::now() + limit;
+        loop {
+            if self.console()?.contains(text) {
+                return Ok(self.begun.elapsed());
+            }
+            if let Some(status) = self.child.as_mut().context("it is off")?.try_wait()? {
+                let said = fs::read_to_string(self.place.join("qemu.log")).unwrap_or_default();
+                bail!("QEMU ended with {status}: {said}\n{}", self.end());
+            }
+            if Instant::now() > until {
+                bail!("the console did not show `{text}` within {limit:?}:\n{}", self.end());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn end(&self) -> String {
+        let console = self.console().unwrap_or_default();
+        let lines: Vec<&str> = console.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// Runs a command of the machine's shell as root; what it wrote to standard output. Waits for the machine to let one in.
+    pub fn run(&mut self, text: &str) -> Result<String> {
+        let output = self.try_run(text, Duration::from_secs(180))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{text}` ended with {}: {said}\n{}", output.status, self.end());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The same, whatever the command's end is.
+    pub fn try_run(&mut self, text: &str, limit: Duration) -> Result<Output> {
+        let until = Instant::now() + limit;
+        let port = self.port.to_string();
+        loop {
+            let output = tool(
+                &self.place,
+                &[
+                    "ssh",
+                    "-i",
+                    "/work/key",
+                    "-p",
+                    &port,
+                    "-oBatchMode=yes",
+                    "-oStrictHostKeyChecking=no",
+                    "-oUserKnownHostsFile=/dev/null",
+                    "-oLogLevel=ERROR",
+                    "-oConnectTimeout=10",
+                    "root@127.0.0.1",
+                    text,
+                ],
+            )?
+            .output()?;
+            // 255: ssh itself did not come through.
+            if output.status.code() != Some(255) {
+                return Ok(output);
+            }
+            if let Some(status) = self.child.as_mut().context("it is off")?.try_wait()? {
+                bail!("QEMU ended with {status}\n{}", self.end());
+            }
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(Instant::now() < until, "nobody let in by SSH within {limit:?}: {said}\n{}", self.end());
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Waits until it has switched itself off.
+    pub fn wait_off(&mut self, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit;
+        let mut child = self.child.take().context("it is off")?;
+        while child.try_wait()?.is_none() {
+            if Instant::now() > until {
+                child.kill()?;
+                child.wait()?;
+                bail!("it did not switch itself off within {limit:?}:\n{}", self.end());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// Pulls the plug.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Makes the key pair of this machine's owner in `place`; the path of the public half.
+    pub fn key(place: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(place)?;
+        let arguments = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "owner", "-f", "/work/key"];
+        let output = tool(&place.canonicalize()?, &arguments)?.output()?;
+        ensure!(output.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(place.join("key.pub"))
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
