@@ -113,10 +113,6 @@ impl Arguments {
             Some(path) if self.verify_lock => Choice::Verified(Lock::read(path)?),
             Some(path) => Choice::Locked(Lock::read(path)?),
         };
-        let mirror = match self.mirror {
-            Some(url) => Some(Mirror::at(&url)),
-            None => Mirror::of_this_machine()?,
-        };
         let kubelet = image::kubelet(&self.kubelet, self.kubelet_sha256.as_deref(), &cache)?;
         Ok(ImagePlan {
             machine,
@@ -131,7 +127,7 @@ impl Arguments {
             bundles: self.image_bundle,
             overlay: self.overlay,
             epoch: self.epoch,
-            mirror,
+            mirror: self.mirror.as_deref().map(Mirror::at),
             packages,
             tools: self.parts.join("image-tools"),
             cache,

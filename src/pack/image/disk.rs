@@ -12,7 +12,7 @@ use super::{ImagePlan, put, raspberry};
 use crate::pack::elf::Machine;
 
 /// What holds the bundles on a stick.
-const BUNDLES: &str = "edge-bundle";
+pub const BUNDLES: &str = "edge-bundle";
 const MIB: u64 = 1024 * 1024;
 /// What is fixed is the same for every image: its partitions are found by their labels, and told apart by their disk.
 const DISK: &str = "0ED6E000-0000-4000-8000-0000000000";
@@ -142,11 +142,6 @@ fn preload(plan: &ImagePlan, tools: &Tools) -> Result<Option<u64>> {
     let folder = tools.work().join("preload.d").join(BUNDLES);
     for bundle in &plan.bundles {
         let from = bundle.join(BUNDLES);
-        ensure!(
-            from.is_dir(),
-            "`{}` holds no bundle hint: `edge bundle create --to` made it",
-            bundle.display()
-        );
         super::root::copy_folder(&from, &folder)
             .with_context(|| format!("cannot take the bundle `{}`", bundle.display()))?;
     }

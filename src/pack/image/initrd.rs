@@ -59,7 +59,7 @@ pub fn make(tools: &Tools, kernel: &Kernel, release: &str) -> Result<()> {
     entries.insert(folder.to_owned(), Entry::Folder);
     let archive = cpio(&entries, u32::try_from(tools.epoch()).unwrap_or_default())?;
     super::put(&tools.work().join("initrd.cpio"), &archive, 0o644)?;
-    tools.run("zstd", ["-q", "-f", "-19", "-T1", "/work/initrd.cpio", "-o", "/work/initrd"]).map(drop)
+    tools.run("zstd", ["-q", "-f", "-15", "-T1", "/work/initrd.cpio", "-o", "/work/initrd"]).map(drop)
 }
 
 /// The loader that a program of the root names, and the libraries that it needs, by name.

@@ -63,7 +63,8 @@ pub struct ImagePlan {
     pub overlay: Option<PathBuf>,
     /// The time of everything in it, in seconds since 1970.
     pub epoch: i64,
-    /// Where packages come from; not asked when the cache has all that a lock names.
+    /// Where packages come from, if not from where this machine has its own; not asked when the cache has all that a
+    /// lock names.
     pub mirror: Option<Mirror>,
     /// Which packages to take.
     pub packages: Choice,
@@ -114,6 +115,7 @@ pub fn pack(plan: &ImagePlan, step: &mut dyn FnMut(&str)) -> Result<Image> {
     let board = board::Board::find(&plan.board)?;
     let kernel = board.kernel(plan.machine)?.clone();
     check(plan)?;
+    tools::check(&plan.tools)?;
     let name = plan.out.file_name().context("--out is no file")?.to_string_lossy().into_owned();
     let folder = plan.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
@@ -189,6 +191,10 @@ fn check(plan: &ImagePlan) -> Result<()> {
     for folder in folders {
         ensure!(folder.is_dir(), "`{}` is no folder", folder.display());
     }
+    for bundle in &plan.bundles {
+        let holds = bundle.join(disk::BUNDLES).is_dir();
+        ensure!(holds, "`{}` holds no bundle hint: `edge bundle create --to` made it", bundle.display());
+    }
     for file in plan.config.iter().chain(&plan.trust).chain(&plan.authorized_key) {
         ensure!(file.is_file(), "`{}` is no file", file.display());
     }
@@ -204,7 +210,7 @@ fn choose(
     tools: &tools::Tools,
 ) -> Result<Lock> {
     let today = || -> Result<Lock> {
-        packages::update(tools, plan.machine.name(), &board.components, mirror(plan)?)?;
+        packages::update(tools, plan.machine.name(), &board.components, &mirror(plan)?)?;
         let names: Vec<String> = content.packages.iter().chain(&kernel.packages).cloned().collect();
         packages::resolve(tools, plan.machine.name(), &names, &content.without)
     };
@@ -223,8 +229,9 @@ fn choose(
     }
 }
 
-fn mirror(plan: &ImagePlan) -> Result<&Mirror> {
-    plan.mirror.as_ref().context("no Debian mirror is known hint: --mirror URL")
+fn mirror(plan: &ImagePlan) -> Result<Mirror> {
+    let found = plan.mirror.clone().map_or_else(Mirror::of_this_machine, |mirror| Ok(Some(mirror)))?;
+    found.context("no Debian mirror is known hint: --mirror URL")
 }
 
 /// Has all packages in the cache.
@@ -234,7 +241,7 @@ fn fetch(plan: &ImagePlan, board: &board::Board, lock: &Lock, tools: &tools::Too
         return Ok(());
     }
     if matches!(plan.packages, Choice::Locked(_)) {
-        packages::update(tools, plan.machine.name(), &board.components, mirror(plan)?)?;
+        packages::update(tools, plan.machine.name(), &board.components, &mirror(plan)?)?;
     }
     packages::fetch(tools, lock, &missing)
 }

@@ -29,19 +29,27 @@ pub struct Tools {
     epoch: i64,
 }
 
+/// Whether there is a tools tree, and this is root, who alone may enter it.
+///
+/// # Errors
+/// What to do about it.
+pub fn check(root: &Path) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "not root hint: an image is made by root, of root's files");
+    ensure!(
+        root.join("ready").exists(),
+        "no tools tree in `{}` hint: scripts/image makes it, or scripts/parts.d/image-tools",
+        root.display()
+    );
+    Ok(())
+}
+
 impl Tools {
     /// Programs see `work` as `/work` and `cache` as `/cache`, whatever their names here; the time they put in files is
     /// `epoch`, in seconds since 1970.
     ///
     /// # Errors
-    /// There is no such tree; this is not root, who alone may enter it.
+    /// One of the folders cannot be found.
     pub fn new(root: &Path, work: &Path, cache: &Path, epoch: i64) -> Result<Self> {
-        ensure!(nix::unistd::geteuid().is_root(), "not root hint: an image is made by root, of root's files");
-        ensure!(
-            root.join("ready").exists(),
-            "no tools tree in `{}` hint: scripts/image makes it, or scripts/parts.d/image-tools",
-            root.display()
-        );
         let real =
             |path: &Path| path.canonicalize().with_context(|| format!("cannot find `{}`", path.display()));
         Ok(Self { root: real(root)?, work: real(work)?, cache: real(cache)?, epoch })
