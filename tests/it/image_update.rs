@@ -69,8 +69,7 @@ fn plug(machine: &mut Vm, stick: &Path) -> Result<()> {
     Ok(())
 }
 
-const IMPORT: &str =
-    "mkdir -p /run/stick && mount -o ro /dev/vdb /run/stick && edge bundle import /run/stick";
+const IMPORT: &str = "mkdir -p /run/stick && mount /dev/vdb /run/stick && edge bundle import /run/stick";
 
 /// A machine of slot a that runs, with a stick in it.
 fn running(workshop: &Workshop, name: &str, image: &Path, stick: &Path) -> Result<Vm> {
@@ -119,7 +118,7 @@ fn a_system_that_is_updated_rots_and_is_reset_comes_back_each_time() -> Result<(
     machine.wait("GREETING from greeter", BOOT)?;
     // The same bundle is nothing new.
     let again = machine.try_run(
-        "umount /run/stick 2>/dev/null; mount -o ro /dev/vdb /run/stick; edge bundle import /run/stick",
+        "umount /run/stick 2>/dev/null; mount /dev/vdb /run/stick; edge bundle import /run/stick",
         BOOT,
     )?;
     assert_eq!(states(&mut machine)?, ["good", "good"], "{}", String::from_utf8_lossy(&again.stderr));

@@ -18,7 +18,7 @@ use super::parts;
 const ENTER: &str = r#"root=$1 place=$2; shift 2
 mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"; mount -t tmpfs tmpfs "$root/tmp"; mount -t tmpfs tmpfs "$root/run"
 mkdir -p "$root/work"; mount --bind "$place" "$root/work"
-exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 "$@""#;
+exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 MTOOLS_SKIP_CHECK=1 "$@""#;
 
 /// The kind of machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
