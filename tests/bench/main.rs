@@ -1,7 +1,7 @@
 //! Figures of edge on a real cluster, each beside the same thing without edge in the same run. Prints them beside what
 //! they should be; a figure never fails the run, only a part that does not work does.
 //!
-//! `bench [--long] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `idle`, `reboot`, `pods` as names; see `scripts/bench`.
+//! `bench [--long] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `idle`, `reboot`, `pods`, `image` as names; see `scripts/bench`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a run that cannot go on ends")]
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "this is a command")]
 #![allow(
@@ -11,6 +11,7 @@
 
 mod client;
 mod idle;
+mod image;
 mod latency;
 mod list;
 mod memory;
@@ -29,6 +30,8 @@ use table::Table;
 
 /// What can be measured, in the order in which it is.
 const NAMES: [&str; 7] = ["latency", "list", "memory", "objects", "reboot", "pods", "idle"];
+/// What is measured only where it is asked for by name: `scripts/bench.d` prepares it.
+const PREPARED: [&str; 1] = ["image"];
 
 fn main() {
     let (flags, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
@@ -42,9 +45,13 @@ fn main() {
 fn run(long: bool, flags: &[String], names: &[String]) -> Result<()> {
     ensure!(flags.iter().all(|flag| flag == "--long"), "unknown flag hint: the one flag is --long");
     for name in names {
-        ensure!(NAMES.contains(&name.as_str()), "no figure `{name}` hint: one of {}", NAMES.join(", "));
+        let known = NAMES.iter().chain(&PREPARED).any(|known| known == name);
+        ensure!(known, "no figure `{name}` hint: one of {}", NAMES.join(", "));
     }
     let mut table = Table::default();
+    if names.iter().any(|name| name == "image") {
+        image::measure(&mut table)?;
+    }
     for name in NAMES {
         if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {
             continue;
