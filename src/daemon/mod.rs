@@ -137,6 +137,9 @@ enum Order {
 /// [`DaemonError`]: nothing runs then.
 pub fn run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
     let _lock = StateLock::take(&config.state_dir, perform::DAEMON)?;
+    if let Err(error) = crate::sys::descriptors::raise() {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(4)

@@ -3,25 +3,36 @@
 //! Whoever reaches a door may connect to it and send, with a token or without. Pods share theirs, so each address has a
 //! share of its own, and none of it is kubelet's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _};
 use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// How long a body may take at either door.
 const BODY: Duration = Duration::from_secs(15);
 /// How often at the most it is logged that a door is full.
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// Who goes when a door is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Whoever comes.
+    TurnAway,
+    /// Whoever is there for longest without a certificate: so whoever has one always comes in to show it.
+    PushOut,
+}
+
 /// What a door allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections.
+    /// Connections; those that have shown a certificate do not count.
     pub connections: usize,
+    /// Who goes then.
+    pub when_full: WhenFull,
     /// Of them, those from one address.
     pub of_one: usize,
     /// Requests at once on one connection.
@@ -39,9 +50,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Kubelet watches each ConfigMap and Secret by itself, and nothing may keep it out.
+    /// Kubelet watches each ConfigMap and Secret by itself, and nothing may keep it out. All who come here have one
+    /// address.
     pub const KUBELET: Self = Self {
-        connections: usize::MAX,
+        connections: 512,
+        when_full: WhenFull::PushOut,
         of_one: usize::MAX,
         streams: 4096,
         window: 1 << 20,
@@ -53,6 +66,7 @@ impl Limits {
     /// A program opens another connection when one has no stream left. Pods whose address is hidden share the node's.
     pub const PODS: Self = Self {
         connections: 1024,
+        when_full: WhenFull::TurnAway,
         of_one: 128,
         streams: 100,
         window: 256 << 10,
@@ -73,7 +87,9 @@ pub struct Guests {
 
 #[derive(Debug, Default)]
 struct Inside {
-    all: usize,
+    /// Those without a certificate, the oldest first, with what ends each.
+    strangers: BTreeMap<u64, Arc<Notify>>,
+    next: u64,
     by_address: HashMap<IpAddr, (usize, Arc<Semaphore>)>,
     logged: Option<Instant>,
 }
@@ -83,6 +99,8 @@ struct Inside {
 pub struct Guest {
     guests: Arc<Guests>,
     address: IpAddr,
+    number: u64,
+    ends: Arc<Notify>,
     bodies: Arc<Semaphore>,
 }
 
@@ -110,22 +128,31 @@ impl Guests {
         Arc::new(Self { limits, bodies, inside: Mutex::default() })
     }
 
-    /// Lets one in, unless there are too many.
+    /// Lets one in, unless there are too many; or another goes for it.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Guest> {
         let mut inside = self.inside();
+        let all = inside.strangers.len();
         let of_one = inside.by_address.get(&address).map_or(0, |(count, _)| *count);
-        if inside.all >= self.limits.connections || of_one >= self.limits.of_one {
+        if all >= self.limits.connections || of_one >= self.limits.of_one {
             if inside.logged.is_none_or(|at| at.elapsed() >= AGAIN) {
                 inside.logged = Some(Instant::now());
-                tracing::warn!(%address, of_one, all = inside.all, "too many connections, more are turned away");
+                let when_full = self.limits.when_full;
+                tracing::warn!(%address, of_one, all, ?when_full, "too many connections without a certificate");
             }
-            return None;
+            if self.limits.when_full == WhenFull::TurnAway {
+                return None;
+            }
+            if let Some((_, ends)) = inside.strangers.pop_first() {
+                ends.notify_one();
+            }
         }
-        inside.all += 1;
+        let (number, ends) = (inside.next, Arc::new(Notify::new()));
+        inside.next += 1;
+        inside.strangers.insert(number, ends.clone());
         let new = || (0, Arc::new(Semaphore::new(self.limits.bodies_of_one)));
         let (count, bodies) = inside.by_address.entry(address).or_insert_with(new);
         *count += 1;
-        Some(Guest { guests: self.clone(), address, bodies: bodies.clone() })
+        Some(Guest { guests: self.clone(), address, number, ends, bodies: bodies.clone() })
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -136,7 +163,7 @@ impl Guests {
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut inside = self.guests.inside();
-        inside.all = inside.all.saturating_sub(1);
+        inside.strangers.remove(&self.number);
         let Some((count, _)) = inside.by_address.get_mut(&self.address) else { return };
         *count -= 1;
         if *count == 0 {
@@ -146,6 +173,16 @@ impl Drop for Guest {
 }
 
 impl Guest {
+    /// It has shown a certificate of edge's own authority: it counts no more, and nobody pushes it out.
+    pub fn prove(&self) {
+        self.guests.inside().strangers.remove(&self.number);
+    }
+
+    /// Waits until it must go for another; for ever once it is proven.
+    pub async fn pushed_out(&self) {
+        self.ends.notified().await;
+    }
+
     /// Reads a body whole, of `limit` bytes at the most. Kubelet's (`known`) does not count among those of all others.
     ///
     /// # Errors
@@ -212,7 +249,24 @@ mod tests {
         assert!(guests.enter(pod(3)).is_some());
         drop((inside, others));
         let empty = guests.inside();
-        assert_eq!((empty.all, empty.by_address.len()), (0, 0), "nobody is remembered");
+        assert_eq!((empty.strangers.len(), empty.by_address.len()), (0, 0), "nobody is remembered");
+    }
+
+    #[tokio::test]
+    async fn whoever_has_a_certificate_comes_in_where_strangers_fill_the_door() {
+        let guests = Guests::new(Limits { connections: 3, ..Limits::KUBELET });
+        let enter = || guests.enter(pod(1)).unwrap();
+        let kubelet = enter();
+        kubelet.prove();
+        let strangers: Vec<_> = (0..3).map(|_| enter()).collect();
+        let goes = |guest: &Guest| futures_util::FutureExt::now_or_never(guest.pushed_out()).is_some();
+        assert!(!strangers.iter().any(goes), "there is place for all");
+        let again = enter();
+        assert_eq!(strangers.iter().map(goes).collect::<Vec<_>>(), [true, false, false], "the oldest goes");
+        again.prove();
+        let more: Vec<_> = (0..9).map(|_| enter()).collect();
+        assert!(!goes(&kubelet) && !goes(&again), "none of them pushes out who is known");
+        assert_eq!(more.iter().filter(|guest| goes(guest)).count(), 6);
     }
 
     #[tokio::test]

@@ -59,8 +59,12 @@ pub async fn serve(
                 let Some(guest) = guests.enter(peer.ip()) else { continue };
                 let Ok(place) = open.clone().acquire_owned().await else { break };
                 let (acceptor, shared, stop) = (acceptor.clone(), shared.clone(), stop.clone());
+                let guest = Arc::new(guest);
                 tokio::spawn(async move {
-                    connection(stream, peer, (Arc::new(guest), limits), acceptor, shared, stop).await;
+                    tokio::select! {
+                        () = connection(stream, peer, (guest.clone(), limits), acceptor, shared, stop) => {}
+                        () = guest.pushed_out() => tracing::debug!(%peer, "a connection went for another"),
+                    }
                     drop(place);
                 });
             }
@@ -108,6 +112,9 @@ async fn connection(
     };
     // The verifier has checked any certificate that was shown against the local authority.
     let has_certificate = stream.get_ref().1.peer_certificates().is_some_and(|c| !c.is_empty());
+    if has_certificate {
+        guest.prove();
+    }
     let first = Arc::new(Notify::new());
     let asked = first.clone();
     let service = service_fn(move |request| {

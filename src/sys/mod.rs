@@ -5,6 +5,7 @@
 
 pub mod beside;
 pub mod clock;
+pub mod descriptors;
 pub mod digest;
 pub mod durable;
 pub mod facts;
