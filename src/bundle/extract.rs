@@ -1,7 +1,8 @@
-//! One file that rides along, taken out of a bundle: for an update of edge itself, or for whatever else an operator sent.
+//! One file that rides along, taken out of a bundle: for an update of edge itself, or for whatever else an operator
+//! sent.
 //!
-//! It is found by its name among what is signed; that name never leads anywhere on the stick. Bytes are hashed while they
-//! are written beside the target, and bear its name only when they are what was signed. Nothing is ever replaced.
+//! It is found by its name among what is signed; that name never leads anywhere on the stick. Bytes are hashed while
+//! they are written beside the target, and bear its name only when they are what was signed. Nothing is ever replaced.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -48,8 +49,9 @@ struct Signed {
 }
 
 impl Gateway {
-    /// Writes the file `wanted` of the bundle in `folder` to `to`, or into it if that is a folder. What the bundle leaves
-    /// out because this gateway has it comes from the store. `chain` is what to believe, if not the pinned roots.
+    /// Writes the file `wanted` of the bundle in `folder` to `to`, or into it if that is a folder. What the bundle
+    /// leaves out because this gateway has it comes from the store. `chain` is what to believe, if not the pinned
+    /// roots.
     ///
     /// # Errors
     /// [`Error`]; nothing is left at `to` then.
@@ -131,7 +133,8 @@ fn from_stick(opened: &Opened, line: &BlobLine, target: &mut Target, item: &mut 
     Ok(())
 }
 
-/// Hands `take` all bytes of a blob that lies on the stick, and hashes them by `hashers`; each part is what was signed of it.
+/// Hands `take` all bytes of a blob that lies on the stick, and hashes them by `hashers`; each part is what was signed
+/// of it.
 pub(super) fn pour(
     opened: &Opened,
     line: &BlobLine,

@@ -182,8 +182,8 @@ impl Gateway {
     /// Imports the bundle in `folder`.
     ///
     /// # Errors
-    /// [`Error`]; what was in force before is in force. On an appliance a system that could not be staged is an error too, with
-    /// all else in force if that had come so far; the system that runs is untouched.
+    /// [`Error`]; what was in force before is in force. On an appliance a system that could not be staged is an error
+    /// too, with all else in force if that had come so far; the system that runs is untouched.
     pub fn import(&self, folder: &Path, asked: Asked, progress: &Progress) -> Result<Imported, Error> {
         let _one = state::one_at_a_time(&self.scratch(), progress)?;
         let judged = self.judge(folder)?;

@@ -1,5 +1,5 @@
-//! The system of an appliance in a bundle: what is signed of it, and how it goes from the stick to a slot. What a slot is and
-//! how one becomes bootable is not known here: see [`Appliance`].
+//! The system of an appliance in a bundle: what is signed of it, and how it goes from the stick to a slot. What a slot
+//! is and how one becomes bootable is not known here: see [`Appliance`].
 
 use std::fmt;
 use std::path::Path;

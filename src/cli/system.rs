@@ -1,4 +1,5 @@
-//! `edge system`: the appliance's two systems and its data. Four more of its commands are for the appliance's own units.
+//! `edge system`: the appliance's two systems and its data. Four more of its commands are for the appliance's own
+//! units.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;

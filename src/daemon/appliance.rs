@@ -44,6 +44,7 @@ impl Appliance for Slots {
 
     fn keep_trust(&self, store: &Store) -> Result<(), Error> {
         let kept = Kept::of(store, &self.state_dir).and_then(|kept| kept.write(&self.places));
+        let kept = kept.and_then(|()| system::keep_own_key(&self.places, &self.state_dir));
         kept.map_err(|e| Error::System(format!("the trust state is in force, and not kept on identity: {e}")))
     }
 

@@ -1,5 +1,5 @@
-//! The appliance, where its room alone cannot judge or do it: a first boot's configuration, whether all parts are up, and the
-//! trust state on identity.
+//! The appliance, where its room alone cannot judge or do it: a first boot's configuration, whether all parts are up,
+//! and the trust state on identity.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,8 +60,8 @@ impl system::Checks for Checks {
     }
 }
 
-/// Everything that a boot needs before the daemon: the configuration, the trust state, bundles of the image, the join, and
-/// kubelet's arguments. Says lines for the console; what is wrong with a file is one of them.
+/// Everything that a boot needs before the daemon: the configuration, the trust state, bundles of the image, the join,
+/// and kubelet's arguments. Says lines for the console; what is wrong with a file is one of them.
 ///
 /// # Errors
 /// Where what was found cannot be put in place.
@@ -119,11 +119,15 @@ async fn join(
             unset.map_err(TaskError::usage)?;
         }
         if given.exists() {
-            line = join_with(overrides, &given, progress).await.err();
+            line = join_with(overrides, places, &given, progress).await.err();
         }
     }
     let arguments = match known(config)? {
-        Some(record) => format!("--kubeconfig={}", record.kubelet_kubeconfig.path.display()),
+        // Alone, kubelet answers nobody but this machine; joined, the cloud says who may ask it.
+        Some(record) => format!(
+            "--kubeconfig={} --authentication-token-webhook=true --authorization-mode=Webhook",
+            record.kubelet_kubeconfig.path.display()
+        ),
         None => String::new(),
     };
     let file = places.at("/run/edge/kubelet.env");
@@ -133,7 +137,12 @@ async fn join(
     Ok(line)
 }
 
-async fn join_with(overrides: &Overrides, given: &Path, progress: &Progress) -> Result<(), String> {
+async fn join_with(
+    overrides: &Overrides,
+    places: &Places,
+    given: &Path,
+    progress: &Progress,
+) -> Result<(), String> {
     let hint = format!("hint: `edge join --from {}`", given.display());
     let failed = |why: &dyn std::fmt::Display| format!("the cloud is not joined: {why}");
     let read = Kubeconfig::read(given).map_err(|e| failed(&e))?;
@@ -147,7 +156,7 @@ async fn join_with(overrides: &Overrides, given: &Path, progress: &Progress) -> 
     let asked = JoinTask {
         from: given.to_owned(),
         kubelet_kubeconfig: None,
-        kubelet_cert_dir: None,
+        kubelet_cert_dir: Some(places.at("/var/lib/kubelet/pki")),
         node_name: None,
         host_name: host.to_string_lossy().into_owned(),
         timeout: 5,
@@ -155,8 +164,8 @@ async fn join_with(overrides: &Overrides, given: &Path, progress: &Progress) -> 
     perform(&config, Task::Join(asked), progress).await.map(drop).map_err(|e| failed(&e))
 }
 
-/// What a boot needs of the state folder: what identity kept of the trust state, a root to pin, the clock, bundles that came
-/// with the image. Says lines for the console.
+/// What a boot needs of the state folder: what identity kept of the trust state, a root to pin, the clock, bundles that
+/// came with the image. Says lines for the console.
 ///
 /// # Errors
 /// Where the store cannot be opened.
@@ -168,6 +177,8 @@ pub(super) async fn settle(asked: Settle, place: &Place, progress: &Progress) ->
 
 fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Progress) -> Vec<String> {
     let mut lines = Vec::new();
+    // First of all: a bundle that came with the image gets a receipt.
+    lines.extend(system::keep_own_key(places, &gateway.state_dir).err().map(|error| error.to_string()));
     match Kept::read(places).and_then(|kept| match kept {
         Some(kept) => kept.restore(&gateway.store, &gateway.state_dir),
         None => Ok(false),
@@ -188,11 +199,13 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
         lines.extend(preload(folder, gateway, progress));
     }
     let kept = Kept::of(&gateway.store, &gateway.state_dir).and_then(|kept| kept.write(places));
+    let kept = kept.and_then(|()| system::keep_own_key(places, &gateway.state_dir));
     lines.extend(kept.err().map(|error| error.to_string()));
     lines
 }
 
-/// A machine without a battery boots long ago: certificates would not be good yet. Time that has certainly passed is better.
+/// A machine without a battery boots long ago: certificates would not be good yet. Time that has certainly passed is
+/// better.
 fn set_clock(gateway: &Gateway) -> Option<String> {
     let kept = gateway.store.trust_value("time-floor").ok().flatten().unwrap_or(0);
     clock::raise_floor(Timestamp::from_second(kept).ok()?);
@@ -232,8 +245,8 @@ fn preload(folder: &Path, gateway: &Gateway, progress: &Progress) -> Vec<String>
     lines
 }
 
-/// Waits until edge, the container runtime and kubelet are up; the cloud is not asked. `Ok(Err)` says what was not when time
-/// was up.
+/// Waits until edge, the container runtime and kubelet are up; the cloud is not asked. `Ok(Err)` says what was not when
+/// time was up.
 ///
 /// # Errors
 /// The runtime's endpoint is none.

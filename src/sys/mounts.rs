@@ -1,5 +1,5 @@
-//! Mounting: sticks, read only, without devices, set-user-id or programs; and what is mounted read only, writable for the
-//! moment of a write.
+//! Mounting: sticks, read only, without devices, set-user-id or programs; and what is mounted read only, writable for
+//! the moment of a write.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -69,8 +69,8 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Whether the block device that `folder` in sysfs is of is one that people plug in, and has a medium; then what tells this
-/// time from the last.
+/// Whether the block device that `folder` in sysfs is of is one that people plug in, and has a medium; then what tells
+/// this time from the last.
 pub fn is_stick(folder: &Path) -> Option<String> {
     let real = std::fs::canonicalize(folder).ok()?;
     let whole = if folder.join("partition").exists() { real.parent()?.to_owned() } else { real.clone() };

@@ -1,8 +1,9 @@
-//! The data partition, encrypted under a key that lies on identity: made at the first boot, opened at each, and made anew
-//! after a reset.
+//! The data partition, encrypted under a key that lies on identity: made at the first boot, opened at each, and made
+//! anew after a reset.
 //!
-//! `data-ready` on identity is written when all of it is made, and removed first when it is to go. Without it everything
-//! is begun anew from the start, so a power cut at any moment costs nothing; with it nothing is ever formatted.
+//! `data-ready` on identity is written when all of it is made, and removed first when it is to go. Without it
+//! everything is begun anew from the start, so a power cut at any moment costs nothing; with it nothing is ever
+//! formatted.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -42,7 +43,8 @@ pub enum Opened {
     Reset,
 }
 
-/// Opens the data partition as `/dev/mapper/data`, after a reset if one was asked for; and a line, where there is one to say.
+/// Opens the data partition as `/dev/mapper/data`, after a reset if one was asked for; and a line, where there is one
+/// to say.
 ///
 /// # Errors
 /// [`Error::Data`] where it was made once and cannot be opened: it is left as it is.
@@ -135,8 +137,8 @@ fn make(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<Optio
     Ok(line)
 }
 
-/// Keeps a new key on identity: sealed to the TPM where there is one, else as it is. A TPM that does not do it is told, and
-/// does not keep the machine from starting.
+/// Keeps a new key on identity: sealed to the TPM where there is one, else as it is. A TPM that does not do it is told,
+/// and does not keep the machine from starting.
 fn keep_key(places: &Places, identity: &Identity<'_>, key: &[u8]) -> Result<Option<String>, Error> {
     let mut line = None;
     if places.at("/dev/tpmrm0").exists() {
@@ -156,8 +158,8 @@ fn keep_key(places: &Places, identity: &Identity<'_>, key: &[u8]) -> Result<Opti
 
 /// The key as this machine's TPM gives it back, which it was seen to do.
 fn seal(key: &[u8]) -> Result<Vec<u8>, Error> {
-    // To the chip and to no measurement of what boots, which each update changes: register 16 is for debugging, and always
-    // zero. With none at all, systemd-creds makes what it then cannot read.
+    // To the chip and to no measurement of what boots, which each update changes: register 16 is for debugging, and
+    // always zero. With none at all, systemd-creds makes what it then cannot read.
     let words = ["encrypt", "--with-key=tpm2", "--tpm2-pcrs=16", SEALED_AS, "-", "-"];
     let sealed = run_with("systemd-creds", &words, key)?;
     if unseal(&sealed)? == key {

@@ -1,5 +1,5 @@
-//! The EFI system partition: which entries it has, and their change. FAT has no journal: whatever is changed is on the medium
-//! before anything follows that rests on it.
+//! The EFI system partition: which entries it has, and their change. FAT has no journal: whatever is changed is on the
+//! medium before anything follows that rests on it.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,5 @@
-//! The partition that outlives a reset: mounted read only, writable for the moment of a write, by one process at a time.
+//! The partition that outlives a reset: mounted read only, writable for the moment of a write, by one process at a
+//! time.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;

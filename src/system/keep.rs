@@ -1,5 +1,5 @@
-//! `trust.json` on identity: the roots, the highest numbers seen and the time floor, so that a reset of the data does not
-//! open the door to bundles that were superseded.
+//! `trust.json` on identity: the roots, the highest numbers seen and the time floor, so that a reset of the data does
+//! not open the door to bundles that were superseded.
 //!
 //! `{"format": 1, "roots": ["..."], "root-version": 2, "seqs": {"main": 12}, "time-floor": 1790000000}`
 //!
@@ -20,6 +20,7 @@ use crate::trust::{Anchor, Chain, strict};
 /// The largest copy, in bytes.
 const LARGEST: u64 = 4 << 20;
 const FILE: &str = "trust.json";
+const OWN_KEY: &str = "gateway.key";
 
 /// What is kept of the trust state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +155,31 @@ impl Kept {
         }
         Ok(raised)
     }
+}
+
+/// Keeps the gateway's own key beside, and gives it back to a state folder that has none: depots know this gateway by it.
+/// Where there are two, the one in use counts.
+///
+/// # Errors
+/// Where either cannot be read or written.
+pub fn keep_own_key(places: &Places, state_dir: &Path) -> Result<(), Error> {
+    let (used, kept) = (state_dir.join("trust/gateway.key"), places.identity().join(OWN_KEY));
+    let read = |path: &Path| match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(durable::named(e, "read", path)),
+    };
+    match (read(&used)?, read(&kept)?) {
+        (None, Some(key)) => {
+            durable::folder(&state_dir.join("trust"), 0o700)?;
+            durable::write(&used, &key, 0o600)?;
+        }
+        (Some(key), other) if other.as_ref() != Some(&key) => {
+            Identity::open(places)?.write(OWN_KEY, &key, 0o600)?;
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 impl From<crate::trust::Refusal> for Error {

@@ -1,5 +1,5 @@
-//! The appliance: two slots of one root file system each, the partition of the machine's identity, and the encrypted one
-//! of its data.
+//! The appliance: two slots of one root file system each, the partition of the machine's identity, and the encrypted
+//! one of its data.
 //!
 //! - `entry`, `slot`, `record`  what is where: names on the EFI system partition, and the states that follow. Pure.
 //! - `esp`, `uki`, `partition`, `firmware`  reading and changing that: boot entries, partitions by label, EFI variables
@@ -9,8 +9,8 @@
 //! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
 //! - `keep`      the copy of the trust state that outlives the data
 //!
-//! Which slot boots is said by file names on the EFI system partition alone: the highest number that has tries left. What
-//! `system.json` on identity says besides is about those names; where the two differ, the names are right.
+//! Which slot boots is said by file names on the EFI system partition alone: the highest number that has tries left.
+//! What `system.json` on identity says besides is about those names; where the two differ, the names are right.
 //!
 //! Refuses to write the slot that is booted, and to format data that it once made and cannot open.
 
@@ -36,7 +36,7 @@ pub use armed::{Fallback, Outcome};
 pub use data::Opened;
 pub use entry::{Entry, VerityId};
 pub use error::Error;
-pub use keep::Kept;
+pub use keep::{Kept, keep_own_key};
 pub use places::Places;
 pub use provision::{Checks, Provisioned, provision};
 pub use record::{Record, Recorded};

@@ -1,8 +1,8 @@
-//! A first boot's configuration: found on a stick, on the EFI system partition, on identity or in the image, checked, and
-//! put where everything looks for it.
+//! A first boot's configuration: found on a stick, on the EFI system partition, on identity or in the image, checked,
+//! and put where everything looks for it.
 //!
-//! What was taken is kept on identity, so that a reset comes back with it; what lay on the EFI system partition is removed
-//! then: credentials do not stay on FAT. `edge.toml` is put in place last, and says that this was done.
+//! What was taken is kept on identity, so that a reset comes back with it; what lay on the EFI system partition is
+//! removed then: credentials do not stay on FAT. `edge.toml` is put in place last, and says that this was done.
 //!
 //! `cloud.kubeconfig` goes to `given.kubeconfig`: joining makes the cloud's and kubelet's own of it.
 
@@ -33,7 +33,7 @@ const FILES: [(&str, &str, u32); 4] = [
     ("edge.toml", "/var/etc/edge/edge.toml", 0o600),
     ("cloud.kubeconfig", "/var/etc/edge/given.kubeconfig", 0o600),
     ("1.root.json", "/var/etc/edge/1.root.json", 0o644),
-    ("authorized_keys", "/var/etc/edge/authorized_keys", 0o644),
+    ("authorized_keys", "/var/etc/edge/authorized_keys", 0o600),
 ];
 const PODS: &str = "static-pods";
 const PODS_TO: &str = "/var/lib/kubelet/static-pods";

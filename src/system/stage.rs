@@ -1,8 +1,8 @@
 //! Another system, written to the slot that is not booted.
 //!
 //! The slot's old entry goes first, so that nothing boots what is half written; then root file system and hash tree are
-//! written and read back; then the kernel, beside, under a name that no loader takes. That it is staged is noted, and the last
-//! step is one renaming. A power cut before that leaves the slot empty, and one after it leaves it whole.
+//! written and read back; then the kernel, beside, under a name that no loader takes. That it is staged is noted, and
+//! the last step is one renaming. A power cut before that leaves the slot empty, and one after it leaves it whole.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -21,7 +21,8 @@ use super::{Error, Places, Release, partition, uki};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 
-/// Bytes after which what was written is brought to the medium: a gateway has little memory, and progress should be true.
+/// Bytes after which what was written is brought to the medium: a gateway has little memory, and progress should be
+/// true.
 const SYNC_EVERY: u64 = 16 << 20;
 /// Bytes read at once.
 const PIECE: usize = 1 << 20;
@@ -78,8 +79,8 @@ pub enum Again {
 /// Judges whether `image` can be staged; `Some` says why it need not be.
 ///
 /// # Errors
-/// [`Error::OtherMachine`] for another architecture or board, [`Error::Unfit`] where there is no room, or where the only good
-/// slot would be written over.
+/// [`Error::OtherMachine`] for another architecture or board, [`Error::Unfit`] where there is no room, or where the
+/// only good slot would be written over.
 pub fn judge_image(places: &Places, image: &Image, again: Again) -> Result<Option<String>, Error> {
     let status = Status::read(places)?;
     let here = Release::read(places)?;

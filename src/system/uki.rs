@@ -25,8 +25,8 @@ pub fn verity_of(path: &Path) -> io::Result<Option<VerityId>> {
     }
 }
 
-/// PE: the offset of the header at 0x3c; in it the number of sections and the size of what is optional; then sections of
-/// 40 bytes, each with its name, size and place in the file.
+/// PE: the offset of the header at 0x3c; in it the number of sections and the size of what is optional; then sections
+/// of 40 bytes, each with its name, size and place in the file.
 fn command_line(file: &File) -> io::Result<Option<String>> {
     let header = u64::from(u32::from_le_bytes(read::<4>(file, 0x3c)?));
     if &read::<2>(file, 0)? != b"MZ" || &read::<4>(file, header)? != b"PE\0\0" {

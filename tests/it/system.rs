@@ -1,5 +1,5 @@
-//! `edge system` on a stand-in for an appliance: its partitions are files, its EFI system partition a folder, and all of it lies
-//! below one root. The kernels are the least that carries a command line; hash trees are veritysetup's own.
+//! `edge system` on a stand-in for an appliance: its partitions are files, its EFI system partition a folder, and all
+//! of it lies below one root. The kernels are the least that carries a command line; hash trees are veritysetup's own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What containerd unpacked survives a power cut, with the setting that the appliance gives it: the real containerd, on a disk
-//! that writes down what was flushed.
+//! What containerd unpacked survives a power cut, with the setting that the appliance gives it: the real containerd, on
+//! a disk that writes down what was flushed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -118,8 +118,8 @@ fn flushed(mut disk: Vec<u8>, steps: &[Step]) -> Vec<u8> {
     disk
 }
 
-/// Pulls the image, cuts the power the moment that the pull is done, and boots again: whether containerd has the image, and
-/// what it unpacked.
+/// Pulls the image, cuts the power the moment that the pull is done, and boots again: whether containerd has the image,
+/// and what it unpacked.
 async fn pulled_and_cut(syncs: bool) -> (bool, Option<Vec<u8>>) {
     let folder = tempfile::tempdir().unwrap();
     let store = crate::store::open(folder.path());
@@ -149,17 +149,16 @@ async fn pulled_and_cut(syncs: bool) -> (bool, Option<Vec<u8>>) {
     (known, unpacked)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_unpacked_survives_a_power_cut_with_the_appliances_setting() {
+#[test]
+fn what_was_unpacked_survives_a_power_cut_with_the_appliances_setting() {
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let (known, unpacked) = pulled_and_cut(true).await;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (known, unpacked) = runtime.block_on(pulled_and_cut(true));
     assert!(known, "the image was pulled");
     assert!(unpacked.is_some_and(|bytes| bytes == content()), "and is whole");
     // And this is what it is for: without it containerd knows an image whose files are empty.
-    let (known, unpacked) = pulled_and_cut(false).await;
+    let (known, unpacked) = runtime.block_on(pulled_and_cut(false));
     let unpacked = unpacked.map(|bytes| bytes.len());
-    assert!(
-        known && unpacked.is_none_or(|length| length < SIZE),
-        "{known} {unpacked:?}: the setting is not needed any more"
-    );
+    let lost = unpacked.is_none_or(|length| length < SIZE);
+    assert!(known && lost, "{known} {unpacked:?}: the setting is not needed any more");
 }

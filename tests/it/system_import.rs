@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::bundle_disk::{Disk, ONE, ext4};
+use crate::bundle_disk::{Disk, Mounted, ONE, ext4};
 use crate::command::{Done, Place};
 use crate::system::{FACTORY, Machine, describe, kernel, system};
 
@@ -172,6 +172,65 @@ fn the_daemon_does_it_too_and_a_failed_one_is_staged_again_by_hand() {
     assert_eq!(two.machine.states(), "good staged b");
 }
 
+/// A stick that stays plugged in brings a system once, starts it, and does not bring a failed one again.
+#[test]
+fn with_auto_import_it_starts_by_itself_and_once() {
+    let two = Two::new();
+    two.make(2, 2);
+    let rebooted = two.machine.root("rebooted");
+    let script = format!("#!/bin/sh\necho \"$@\" >> {}\n", rebooted.display());
+    two.machine.place.write("machine/bin/systemctl", &script);
+    Command::new("chmod").arg("755").arg(two.machine.root("bin/systemctl")).status().unwrap();
+    let media = two.machine.place.path("media/stick");
+    std::fs::create_dir_all(&media).unwrap();
+    let config = format!(
+        "{CONFIG}[bundle]\nauto-import = true\nmedia-dirs = [\"{}\"]\n[system]\nreboot = \"after-import\"\n",
+        two.machine.place.path("media").display()
+    );
+    two.machine.place.write("etc/edge.toml", &config);
+    assert!(Command::new("mount").arg("--bind").arg(two.stick()).arg(&media).status().unwrap().success());
+    let _mounted = Mounted(media);
+    let boot = |until: &dyn Fn() -> bool| {
+        let mut daemon = two.machine.edge(&["daemon"]);
+        let mut daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while !until() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}", two.machine.run(&["status"]).out);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    };
+    let reboots = || std::fs::read_to_string(&rebooted).unwrap_or_default().lines().count();
+    boot(&|| reboots() == 1);
+    two.check_b(2);
+    let outcome = std::fs::read_dir(two.depot.path("stick/edge-receipts")).unwrap().flatten();
+    let outcome =
+        outcome.map(|e| e.path()).find(|path| path.extension().is_some_and(|e| e == "txt")).unwrap();
+    let told = std::fs::read_to_string(&outcome).unwrap();
+    assert!(told.contains("system 2.2 is staged in slot b"), "{told}");
+    for _ in 0..3 {
+        assert_eq!(two.machine.boot(), "b");
+    }
+    assert_eq!(two.machine.boot(), "a");
+    std::fs::remove_file(&outcome).unwrap();
+    let looked = || {
+        let status = two.machine.run(&["status", "-o", "json"]);
+        serde_json::from_str::<Value>(&status.out).is_ok_and(|status| {
+            let parts = status["parts"].as_array().cloned().unwrap_or_default();
+            parts.iter().any(|part| {
+                part["part"] == "bundle" && part["message"].as_str().unwrap().contains("nothing new")
+            })
+        })
+    };
+    boot(&looked);
+    assert_eq!((reboots(), two.machine.states().as_str()), (1, "good failed a"));
+    // A person who imports it again means it, and the same setting starts it.
+    let told = two.import().good().out;
+    assert!(told.contains("staged in slot b; the next boot tries it; the machine starts anew"), "{told}");
+    assert_eq!(reboots(), 2);
+}
+
 #[test]
 fn another_machine_takes_all_but_the_system() {
     let two = Two::new();
@@ -191,7 +250,7 @@ fn what_does_not_fit_is_refused_before_anything_changes() {
     let id = system(&folder, 2, 2);
     let shown = folder.display().to_string();
     let before = two.machine.states();
-    let mut refused = |code: i32, words: &str| {
+    let refused = |code: i32, words: &str| {
         two.create(&["--system", &shown]).good();
         two.refused(code, words);
         assert_eq!(two.machine.states(), before, "{words}");

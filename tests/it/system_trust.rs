@@ -70,10 +70,13 @@ fn a_reset_opens_no_replay() {
     two.import(2).good();
     let before = two.known();
     assert_eq!(before.1, 2);
+    let own_key = || std::fs::read(two.machine.place.path("state/trust/gateway.key")).unwrap();
+    let key = own_key();
     two.reset();
     let said = two.provision();
     assert!(said.contains("the trust state is as identity kept it"), "{said}");
     assert_eq!(two.known(), before);
+    assert_eq!(own_key(), key, "depots know this gateway by it");
     // Believed without being pinned again, and the old one is refused.
     two.import(1).bad(3, "sequence 1 of stream `main` is not above 2");
     two.make("three");

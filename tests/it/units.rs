@@ -29,7 +29,6 @@ fn systemd_reads_the_service() {
     place.write("kubelet.service", "[Service]\nExecStart=/bin/true\n");
     place.write("kubelet.service.d/10-edge.conf", &unit("10-edge.conf"));
     place.write("edge.service.d/20-auto-import.conf", &unit("20-auto-import.conf"));
-    place.write("edge.service.d/30-appliance.conf", &unit("30-appliance.conf"));
     let kubelet = place.path("kubelet.service");
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
