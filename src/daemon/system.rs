@@ -120,6 +120,10 @@ async fn join(
         }
         if given.exists() {
             line = join_with(overrides, places, &given, progress).await.err();
+            if line.is_none() {
+                // They have been taken: who leaves the cloud has left it at the next boot too.
+                durable::remove(&given).map_err(TaskError::failed)?;
+            }
         }
     }
     let arguments = match known(config)? {
@@ -187,7 +191,14 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
             lines.push("the trust state is as identity kept it: older bundles stay refused".to_owned())
         }
         Ok(false) => {}
-        Err(error) => lines.push(error.to_string()),
+        Err(error) => {
+            lines.push(error.to_string());
+            // After a reset the copy alone says what was superseded: a person must say that it begins anew.
+            if !gateway.store.trust_value("root-version").is_ok_and(|version| version.is_some()) {
+                lines.extend(set_clock(gateway));
+                return lines;
+            }
+        }
     }
     if let Some(root) = &asked.root
         && let Err(error) = pin(root, gateway)
@@ -213,8 +224,8 @@ fn set_clock(gateway: &Gateway) -> Option<String> {
     if clock::machine() >= floor {
         return None;
     }
-    let time = nix::sys::time::TimeSpec::new(floor.as_second(), 0);
-    let set = nix::time::clock_settime(nix::time::ClockId::CLOCK_REALTIME, time);
+    let time = rustix::time::Timespec { tv_sec: floor.as_second(), tv_nsec: 0 };
+    let set = rustix::time::clock_settime(rustix::time::ClockId::Realtime, time);
     Some(match set {
         Ok(()) => format!("the clock was behind what has certainly passed, and is set to {floor}"),
         Err(e) => format!("the clock is behind {floor}, which has certainly passed, and cannot be set: {e}"),

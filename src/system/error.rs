@@ -54,7 +54,7 @@ pub enum Error {
     #[error("the system gives no random bytes")]
     Randomness,
     /// `trust.json` is no copy that can be used.
-    #[error("`{}` is damaged: {why} hint: what the store knows stays; the next import writes it anew", .path.display())]
+    #[error("`{}` is damaged: {why} hint: what the store knows stays; after a reset, `edge trust pin ROOT` begins anew", .path.display())]
     Kept {
         /// The file.
         path: PathBuf,

@@ -24,7 +24,7 @@ const OWN_KEY: &str = "gateway.key";
 
 /// What is kept of the trust state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub struct Kept {
     format: u32,
     /// The files of all roots, the oldest first.
@@ -101,9 +101,11 @@ impl Kept {
     /// # Errors
     /// Where identity cannot be written.
     pub fn write(&self, places: &Places) -> Result<(), Error> {
-        // A damaged one is written over: the store is what counts.
-        if matches!(Self::read(places), Ok(Some(there)) if there == *self) {
-            return Ok(());
+        match Self::read(places) {
+            Ok(Some(there)) if there == *self => return Ok(()),
+            // A damaged one is written over by a store that knows something, and by no other: a newer system may read it.
+            Err(error) if self.root_version == 0 && self.seqs.is_empty() => return Err(error),
+            _ => {}
         }
         let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         bytes.push(b'\n');

@@ -128,6 +128,10 @@ fn put(places: &Places, mut taken: Vec<Taken>, gave_configuration: bool) -> Resu
     for file in &taken {
         identity.write(&format!("config/{}", file.name), &file.bytes, 0o600)?;
     }
+    // What was given before and is not any more must not come back with the next reset: a key that was withdrawn, a pod.
+    for name in names(&kept).into_iter().filter(|name| taken.iter().all(|file| file.name != *name)) {
+        identity.remove(&format!("config/{name}"))?;
+    }
     drop(identity);
     for file in &taken {
         if let Some(folder) = file.to.parent().filter(|folder| !folder.exists()) {
@@ -212,6 +216,12 @@ fn check_pod(text: &str) -> Result<(), String> {
     }
 }
 
+/// All that a source may hold, whether it does or not, and the pods that it holds.
+fn names(folder: &Path) -> Vec<String> {
+    let pods = pods(folder).into_iter().map(|name| format!("{PODS}/{name}"));
+    FILES.iter().map(|(name, ..)| (*name).to_owned()).chain(pods).collect()
+}
+
 fn pods(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder.join(PODS)).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().to_str().map(str::to_owned));
@@ -255,9 +265,7 @@ fn clear_esp(places: &Places) -> Result<(), Error> {
     if !folder.is_dir() {
         return Ok(());
     }
-    let names = FILES.iter().map(|(name, ..)| (*name).to_owned());
-    let names: Vec<String> =
-        names.chain(pods(&folder).into_iter().map(|name| format!("{PODS}/{name}"))).collect();
+    let names = names(&folder);
     let same = |name: &String| {
         let (there, here) = (small(&folder.join(name)), small(&kept.join(name)));
         matches!((there, here), (Ok(Some(there)), Ok(Some(here))) if there == here)

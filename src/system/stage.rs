@@ -9,14 +9,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use rustix::fs::{Advice, fadvise};
 
 use super::entry::{Entry, VerityId};
 use super::esp::{Esp, entries};
 use super::identity::Identity;
 use super::places::TRIES;
 use super::record::{Record, Recorded};
-use super::slot::{Slot, State, Status};
+use super::slot::{Slot, SlotReport, State, Status};
 use super::{Error, Places, Release, partition, uki};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
@@ -104,14 +104,20 @@ pub fn judge_image(places: &Places, image: &Image, again: Again) -> Result<Optio
             if other.state == State::Failed { " hint: `edge bundle import` stages it again" } else { "" };
         return Ok(Some(format!("system {} is in slot {}, and is {word}{hint}", image.version, other.slot)));
     }
+    check_spare(booted, other)?;
+    check_room(places, image, other.slot)?;
+    Ok(None)
+}
+
+/// The slot that is written over must not be the only good one.
+fn check_spare(booted: &SlotReport, other: &SlotReport) -> Result<(), Error> {
     if booted.state != State::Good && other.state == State::Good {
         return Err(Error::Unfit(format!(
             "slot {} is the only good one, and slot {} that runs was not found good yet hint: wait until `edge system status` says so, or `edge system rollback`, and import again",
             other.slot, booted.slot
         )));
     }
-    check_room(places, image, other.slot)?;
-    Ok(None)
+    Ok(())
 }
 
 fn check_room(places: &Places, image: &Image, slot: Slot) -> Result<(), Error> {
@@ -127,9 +133,9 @@ fn check_room(places: &Places, image: &Image, slot: Slot) -> Result<(), Error> {
         }
     }
     let esp = places.esp();
-    let stat = nix::sys::statvfs::statvfs(&esp)
-        .map_err(|e| durable::named(e.into(), "read the free space of", &esp))?;
-    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let stat =
+        rustix::fs::statvfs(&esp).map_err(|e| durable::named(e.into(), "read the free space of", &esp))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let gained: u64 =
         superseded(places, slot)?.iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum();
     let needed = image.kernel.1 + SLACK;
@@ -198,6 +204,8 @@ impl<'a> Stage<'a> {
         if status.of(status.booted).verity == Some(image.verity.to_string()) {
             return Err(Error::Unfit(format!("system {} runs already", image.version)));
         }
+        // Minutes may have passed since it was judged, and the running system may have been given up meanwhile.
+        check_spare(status.of(status.booted), status.of(slot))?;
         let record = Record::read(places)?;
         let highest = entries(places)?.iter().map(|found| found.entry.number).max().unwrap_or(0);
         let number = highest.max(record.highest) + 1;
@@ -344,7 +352,7 @@ fn read_back(path: &Path, size: u64) -> Result<Digest, Error> {
     let failed = |e| durable::named(e, "read", path);
     let file = File::open(path).map_err(failed)?;
     // Everything was synced: the page cache lets go of it all, and the medium must answer.
-    let let_go = || posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let let_go = || fadvise(&file, 0, None, Advice::DontNeed);
     let_go().map_err(|e| failed(e.into()))?;
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut buffer = vec![0; PIECE];

@@ -149,3 +149,24 @@ fn a_damaged_or_hostile_copy_lowers_nothing() {
     }
     two.import(1).bad(3, "is not above 2");
 }
+
+#[test]
+fn a_copy_that_cannot_be_read_after_a_reset_stays_and_nothing_is_imported() {
+    let two = Two::new();
+    two.pin();
+    two.make("one");
+    two.import(1).good();
+    // As a newer system may write it, which the older one meets after a fallback.
+    let newer = std::fs::read_to_string(two.kept()).unwrap().replace("\"format\": 1", "\"format\": 2");
+    std::fs::write(two.kept(), &newer).unwrap();
+    two.reset();
+    let said = two.provision();
+    assert!(said.contains("it is of format 2, and this edge reads 1"), "{said}");
+    assert_eq!(std::fs::read_to_string(two.kept()).unwrap(), newer, "it is not replaced by nothing");
+    assert_eq!(two.known(), (0, 0));
+    // What only the newer one knows goes on being read by the older.
+    let more = newer.replace("\"format\": 2", "\"format\": 1, \"later\": true");
+    std::fs::write(two.kept(), more).unwrap();
+    two.provision();
+    assert_eq!(two.known().1, 1);
+}
