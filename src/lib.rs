@@ -10,7 +10,7 @@
 //! | storey | parts |
 //! |--------|-------|
 //! | top    | [`cli`] the only code that prints; [`daemon`] supervision and control socket; [`config`] edge.toml |
-//! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`], [`bundle`], [`system`] |
+//! | rooms  | [`proxy`], [`pods`], [`registry`], [`mirror`], [`bundle`], [`node`], [`system`] |
 //! | ground | [`cache`], [`store`], [`trust`], [`oci`], [`git`], [`kube`], [`cri`], [`link`], [`health`] |
 //! | floor  | [`sys`]; [`pack`] the snap and the image, on the build host only |
 
@@ -25,6 +25,7 @@ pub mod health;
 pub mod kube;
 pub mod link;
 pub mod mirror;
+pub mod node;
 pub mod oci;
 pub mod pack;
 pub mod pods;

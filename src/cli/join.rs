@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{Global, output, progress};
-use crate::config::{Change, quantity};
+use crate::config::{Change, Snap, quantity};
 use crate::daemon::{JoinTask, task::Task};
 
 /// `edge join`
@@ -53,14 +53,21 @@ impl Join {
         let (overrides, cloud) =
             (global.overrides()?, joined["cloudKubeconfig"].as_str().unwrap_or_default());
         super::edit::edit(&overrides, &[Change::Set("cloud.kubeconfig".into(), cloud.into())])?;
-        output::result(&done(&joined, overrides.snap.is_some()))
+        output::result(&done(&joined, overrides.snap.as_ref()))
     }
 }
 
-fn done(joined: &Value, in_snap: bool) -> String {
+fn done(joined: &Value, snap: Option<&Snap>) -> String {
     let text = |key: &str| joined[key].as_str().unwrap_or_default();
     let (node, until, kubeconfig) = (text("node"), text("certificateExpires"), text("kubeletKubeconfig"));
-    let restart = match (joined["restart"].as_str(), in_snap) {
+    if snap.is_some_and(|snap| snap.node.is_some()) {
+        let edge = joined["restart"].as_str().map_or("", |_| "edge.daemon ");
+        return format!(
+            "node `{node}` is joined; edge keeps its certificate for the cloud (until {until}) and renews it\n\
+             one thing is left to do: snap restart {edge}edge.kubelet"
+        );
+    }
+    let restart = match (joined["restart"].as_str(), snap.is_some()) {
         (None, true) => "systemctl restart kubelet; edge serves already",
         (None, false) => "systemctl enable edge && systemctl restart kubelet; edge serves already",
         (Some(_), true) => "snap restart edge.daemon && systemctl restart kubelet",

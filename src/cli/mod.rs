@@ -17,6 +17,7 @@ mod join;
 mod leave;
 mod logging;
 mod mirror;
+mod node;
 mod output;
 mod pod;
 mod progress;
@@ -32,7 +33,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Overrides, Snap};
+use crate::config::{Config, Overrides, Snap, SnapNode};
+use crate::node::Places;
 use crate::sys::snapctl;
 
 /// Keeps a Kubernetes gateway working when the cloud is gone.
@@ -97,6 +99,9 @@ enum Command {
     System(system::System),
     /// Show, change or check the configuration
     Config(config::Config),
+    /// Become containerd or kubelet of the snap's node flavour, as its services do
+    #[command(hide = true)]
+    Node(node::Node),
     /// Run a hook of the snap, as snapd does
     #[command(hide = true)]
     Hook(hook::Hook),
@@ -134,7 +139,11 @@ fn own_snap() -> Option<Snap> {
         return None;
     }
     let snapctl = variable("EDGE_SNAPCTL").map_or_else(|| snapctl::PROGRAM.into(), PathBuf::from);
-    Some(Snap { common: variable("SNAP_COMMON")?.into(), snapctl })
+    let common = PathBuf::from(variable("SNAP_COMMON")?);
+    let places = variable("SNAP").map(|snap| Places::of(&PathBuf::from(snap), common.clone()));
+    let node = places.filter(Places::are_there);
+    let node = node.map(|places| SnapNode { endpoint: places.endpoint(), content: places.snap });
+    Some(Snap { common, snapctl, node })
 }
 
 /// The first of these variables that says something.
@@ -177,6 +186,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Trust(command) => command.run(&cli.global),
         Command::System(command) => command.run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
+        Command::Node(command) => command.run(&cli.global),
         Command::Hook(command) => command.run(&cli.global),
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),

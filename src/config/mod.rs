@@ -20,7 +20,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::sys::durable;
-use crate::{bundle, cri, mirror, pods, proxy, registry, system};
+use crate::{bundle, cri, mirror, node, pods, proxy, registry, system};
 
 pub use document::{sample, to_toml};
 pub use edit::{Change, edit};
@@ -41,6 +41,8 @@ pub struct Config {
     pub file: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where kubelet has the logs of pods.
+    pub pod_logs: PathBuf,
     /// Whether anything is cached, or served from the cache.
     pub offline_mode: bool,
     /// The folder of everything that edge keeps.
@@ -61,6 +63,8 @@ pub struct Config {
     pub bundle: bundle::Settings,
     /// `[system]`.
     pub system: system::Settings,
+    /// `[node]`.
+    pub node: node::Settings,
 }
 
 impl Default for Config {
@@ -68,6 +72,7 @@ impl Default for Config {
         Self {
             file: PathBuf::from(DEFAULT_FILE),
             socket: PathBuf::from(DEFAULT_SOCKET),
+            pod_logs: PathBuf::from("/var/log/pods"),
             offline_mode: true,
             state_dir: PathBuf::from("/var/lib/edge"),
             cloud: proxy::CloudSettings::default(),
@@ -78,6 +83,7 @@ impl Default for Config {
             mirror: mirror::Settings::default(),
             bundle: bundle::Settings::default(),
             system: system::Settings::default(),
+            node: node::Settings::default(),
         }
     }
 }
@@ -108,6 +114,17 @@ pub struct Snap {
     pub common: PathBuf,
     /// snapd's command for programs inside a snap.
     pub snapctl: PathBuf,
+    /// Of the snap's node flavour alone.
+    pub node: Option<SnapNode>,
+}
+
+/// The parts of a node that a snap has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapNode {
+    /// The snap's content, by a path that a refresh does not change.
+    pub content: PathBuf,
+    /// Where its containerd listens.
+    pub endpoint: String,
 }
 
 impl Overrides {
@@ -123,6 +140,10 @@ impl Overrides {
             config.file = snap.common.join("edge.toml");
             config.socket = snap.common.join("run/edge.sock");
             config.state_dir.clone_from(&snap.common);
+            if let Some(node) = &snap.node {
+                config.runtime.endpoint.clone_from(&node.endpoint);
+                config.pod_logs = snap.common.join("log/pods");
+            }
         }
         if let Some(file) = &self.config {
             config.file.clone_from(file);

@@ -337,6 +337,16 @@ pub static KEYS: &[Key] = &[
         slot: Slot::Either(|c| &mut c.system.reboot_after_import, ["manual", "after-import"]),
         help: "When the appliance starts a system that a bundle brought: when somebody restarts it, or at once after the import.",
     },
+    Key {
+        path: "node.containerd",
+        slot: Slot::Switch(|c| &mut c.node.containerd),
+        help: "Whether the containerd in the snap runs. Only the snap's node flavour has one.",
+    },
+    Key {
+        path: "node.kubelet",
+        slot: Slot::Switch(|c| &mut c.node.kubelet),
+        help: "Whether the kubelet in the snap runs. Only the snap's node flavour has one.",
+    },
 ];
 
 /// The key of that name.

@@ -94,6 +94,9 @@ impl Daemon {
         self.registry.set(&self.config);
         self.place.set_config(self.config.clone());
         self.upkeep.set(&self.config.registry);
+        if let Some(node) = &self.node {
+            node.set(&self.config.node);
+        }
         Ok(())
     }
 }

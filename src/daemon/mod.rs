@@ -14,6 +14,7 @@ mod door;
 mod membership;
 mod mirror;
 pub mod needs;
+mod node;
 mod notify;
 mod perform;
 mod pins;
@@ -165,6 +166,7 @@ struct Daemon {
     /// The way back to itself, for what is decided beside.
     orders: mpsc::Sender<Order>,
     settling: Option<tokio::task::AbortHandle>,
+    node: Option<node::Services>,
 }
 
 impl Daemon {
@@ -211,6 +213,7 @@ impl Daemon {
         let media = bundle::watch_media(place.clone(), board.part("bundle"), stopped.clone());
         tokio::spawn(media);
         let cache = opened.cache.clone();
+        let node = node::Services::start(overrides.snap.as_ref(), &config.node);
         let mut daemon = Self {
             config,
             overrides,
@@ -223,6 +226,7 @@ impl Daemon {
             cache,
             orders,
             settling: None,
+            node,
         };
         // Only now: a hook that found no socket has left its word on disk, and looked for the socket again after that.
         daemon.settle_what_waits();

@@ -60,22 +60,39 @@ pub fn machine_of(path: &Path) -> Result<Machine> {
 }
 
 fn check_bytes(bytes: &[u8], machine: Machine) -> Result<()> {
+    ensure!(loader(bytes, machine)?.is_none(), "it needs a loader");
+    Ok(())
+}
+
+/// The path of the loader that a program for `machine` needs, if it needs one.
+///
+/// # Errors
+/// It is no program for that machine.
+pub fn loader(bytes: &[u8], machine: Machine) -> Result<Option<String>> {
     let (number, wide) = machine.header();
     ensure!(bytes.get(..4) == Some(b"\x7fELF"), "it is no ELF file");
     ensure!(bytes.get(4) == Some(if wide { &2 } else { &1 }), "its words are of another size");
     ensure!(number_at(bytes, 18, 2) == Some(number.into()), "it is for another machine");
     let (table, size, count) = if wide { ((32, 8), 54, 56) } else { ((28, 4), 42, 44) };
+    // Of a program header: where its bytes are in the file, and how many.
+    let (offset, length) = if wide { ((8, 8), (32, 8)) } else { ((4, 4), (16, 4)) };
     let header = || {
         let (table, size, count) =
             (number_at(bytes, table.0, table.1)?, number_at(bytes, size, 2)?, number_at(bytes, count, 2)?);
-        (0..count)
-            .map(|entry| number_at(bytes, table.checked_add(entry * size)?, 4))
-            .collect::<Option<Vec<_>>>()
+        let mut path = Some(None);
+        for entry in 0..count {
+            let at = table.checked_add(entry * size)?;
+            // PT_INTERP: the path of a loader.
+            if number_at(bytes, at, 4)? == 3 {
+                let begin = number_at(bytes, at.checked_add(offset.0)?, offset.1)?;
+                let length = number_at(bytes, at.checked_add(length.0)?, length.1)?;
+                path = Some(Some(bytes.get(begin..begin.checked_add(length)?)?));
+            }
+        }
+        path
     };
-    let kinds = header().context("its header is cut short")?;
-    // PT_INTERP: the path of a loader.
-    ensure!(!kinds.contains(&3), "it needs a loader");
-    Ok(())
+    let path = header().context("its header is cut short")?;
+    Ok(path.map(|path| String::from_utf8_lossy(path).trim_end_matches('\0').to_owned()))
 }
 
 /// A number of `size` bytes, the lowest first.

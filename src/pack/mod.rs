@@ -5,8 +5,9 @@
 
 mod elf;
 pub mod image;
+mod parts;
 mod snap;
 mod squashfs;
 
 pub use elf::{Machine, check as check_binary};
-pub use snap::{Confinement, SnapPlan, pack as pack_snap};
+pub use snap::{Confinement, Flavour, SnapPlan, pack as pack_snap};

@@ -1,4 +1,5 @@
-//! The snap: one static binary, its description, and a link to it for each hook.
+//! The snap: one static binary, its description, and a link to it for each hook; in the node flavour the parts of a node
+//! too.
 //!
 //! `snap/snapcraft.yaml` is the one place for names, plugs and hooks; what only snapcraft needs of it is left out.
 
@@ -9,10 +10,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
-use super::{elf, squashfs};
+use super::{elf, parts, squashfs};
 
 /// What `snap/snapcraft.yaml` says.
 const SOURCE: &str = include_str!("../../snap/snapcraft.yaml");
+/// What the node flavour has besides.
+const NODE: &str = include_str!("../../snap/node.yaml");
 /// Its words that are snapd's own too.
 const SHARED: [&str; 8] = ["name", "title", "license", "summary", "description", "grade", "base", "apps"];
 /// The longest version that snapd takes.
@@ -27,6 +30,15 @@ pub enum Confinement {
     Classic,
 }
 
+/// What is in the snap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flavour {
+    /// edge, for a gateway that has kubelet and containerd.
+    Edge,
+    /// kubelet, containerd, runc and CNI plugins too, from this folder (`scripts/parts.d/node` fills it).
+    Node(PathBuf),
+}
+
 /// What to make.
 #[derive(Debug)]
 pub struct SnapPlan {
@@ -38,6 +50,8 @@ pub struct SnapPlan {
     pub version: String,
     /// How far it is kept from the host.
     pub confinement: Confinement,
+    /// What is in it.
+    pub flavour: Flavour,
     /// The time of every file in it, in seconds since 1970.
     pub epoch: i64,
     /// The folder to put it in.
@@ -52,10 +66,19 @@ pub fn pack(plan: &SnapPlan) -> Result<PathBuf> {
     elf::check(&plan.binary, plan.machine)?;
     let version_is_good = !plan.version.is_empty() && plan.version.len() <= VERSION;
     ensure!(version_is_good, "version `{}` is not of 1 to {VERSION} characters", plan.version);
+    if let Flavour::Node(folder) = &plan.flavour {
+        // Its programs find their libraries in the snap; a classic one would mix them with the host's.
+        ensure!(
+            plan.confinement == Confinement::Strict,
+            "the node flavour is strict, there is no classic one"
+        );
+        parts::check(folder, plan.machine)?;
+    }
     fs::create_dir_all(&plan.out).with_context(|| format!("cannot make `{}`", plan.out.display()))?;
     let tree = plan.out.join(format!(".tree-{}-{}", plan.machine.name(), std::process::id()));
     let classic = if plan.confinement == Confinement::Classic { "-classic" } else { "" };
-    let name = format!("edge_{}_{}{classic}.snap", plan.version, plan.machine.name());
+    let node = if plan.flavour == Flavour::Edge { "" } else { "-node" };
+    let name = format!("edge_{}_{}{classic}{node}.snap", plan.version, plan.machine.name());
     let (image, beside) = (plan.out.join(&name), plan.out.join(format!(".{name}.new")));
     let made = lay_out(plan, &tree).and_then(|()| squashfs::pack(&tree, &beside, plan.epoch));
     let _ = fs::remove_dir_all(&tree);
@@ -66,7 +89,7 @@ pub fn pack(plan: &SnapPlan) -> Result<PathBuf> {
 
 /// The content of the snap, with the permissions that snapd expects.
 fn lay_out(plan: &SnapPlan, tree: &Path) -> Result<()> {
-    let source = source()?;
+    let source = source(&plan.flavour)?;
     for folder in ["", "bin", "meta", "meta/hooks"] {
         let folder = tree.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
@@ -75,6 +98,9 @@ fn lay_out(plan: &SnapPlan, tree: &Path) -> Result<()> {
     let binary = tree.join("bin/edge");
     fs::copy(&plan.binary, &binary).with_context(|| format!("cannot copy `{}`", plan.binary.display()))?;
     fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
+    if let Flavour::Node(parts) = &plan.flavour {
+        parts::copy(parts, tree)?;
+    }
     for hook in hooks(&source) {
         // Relative: snapd refuses links that lead out of the snap, and the path of a revision is not known yet.
         symlink("../../bin/edge", tree.join("meta/hooks").join(&hook))
@@ -87,8 +113,23 @@ fn lay_out(plan: &SnapPlan, tree: &Path) -> Result<()> {
     Ok(())
 }
 
-fn source() -> Result<Map<String, Value>> {
-    serde_saphyr::from_str(SOURCE).context("snap/snapcraft.yaml is no YAML mapping")
+fn source(flavour: &Flavour) -> Result<Map<String, Value>> {
+    let mut source = serde_saphyr::from_str(SOURCE).context("snap/snapcraft.yaml is no YAML mapping")?;
+    if *flavour != Flavour::Edge {
+        let more = serde_saphyr::from_str(NODE).context("snap/node.yaml is no YAML mapping")?;
+        lay_over(&mut source, more);
+    }
+    Ok(source)
+}
+
+/// Mappings add up; of all else, `more` counts.
+fn lay_over(source: &mut Map<String, Value>, more: Map<String, Value>) {
+    for (key, value) in more {
+        match (source.get_mut(&key), value) {
+            (Some(Value::Object(old)), Value::Object(new)) => lay_over(old, new),
+            (_, value) => drop(source.insert(key, value)),
+        }
+    }
 }
 
 fn hooks(source: &Map<String, Value>) -> Vec<String> {
@@ -104,6 +145,9 @@ fn description(plan: &SnapPlan, source: &Map<String, Value>) -> Result<String> {
     for name in SHARED {
         let word = source.get(name).with_context(|| format!("no `{name}` in snapcraft.yaml"))?;
         words.insert(name.into(), word.clone());
+    }
+    if let Some(layout) = source.get("layout") {
+        words.insert("layout".into(), layout.clone());
     }
     words.insert("version".into(), plan.version.clone().into());
     words.insert("architectures".into(), json!([plan.machine.name()]));
@@ -138,6 +182,7 @@ mod tests {
             binary: "/nowhere".into(),
             version: "1.2.3".into(),
             confinement,
+            flavour: Flavour::Edge,
             epoch: 0,
             out: "/nowhere".into(),
         }
@@ -145,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_description_is_snapcraft_s_without_what_only_snapcraft_knows() {
-        let source = source().unwrap();
+        let source = source(&Flavour::Edge).unwrap();
         let read = |confinement| -> Value {
             serde_saphyr::from_str(&description(&plan(confinement), &source).unwrap()).unwrap()
         };
@@ -161,8 +206,31 @@ mod tests {
     }
 
     #[test]
+    fn the_node_flavour_has_the_same_and_two_services_more() {
+        let (edge, node) =
+            (source(&Flavour::Edge).unwrap(), source(&Flavour::Node("/nowhere".into())).unwrap());
+        assert_eq!(node["apps"]["daemon"], edge["apps"]["daemon"]);
+        assert_eq!(node["plugs"]["kubelet"], edge["plugs"]["kubelet"]);
+        let plan = SnapPlan { flavour: Flavour::Node("/nowhere".into()), ..plan(Confinement::Strict) };
+        let yaml: Value = serde_saphyr::from_str(&description(&plan, &node).unwrap()).unwrap();
+        assert_eq!(yaml["layout"]["/var/lib/kubelet"]["bind"], "$SNAP_COMMON/kubelet/root");
+        assert!(edge.get("layout").is_none());
+        let remove =
+            |source: &Map<String, Value>| source["hooks"]["remove"]["plugs"].as_array().unwrap().clone();
+        assert!(remove(&edge).iter().all(|plug| remove(&node).contains(plug)));
+        let known = |plug: &Value| {
+            let own = node["plugs"].as_object().unwrap().contains_key(plug.as_str().unwrap());
+            own || !["containers", "kubernetes"].contains(&plug.as_str().unwrap())
+        };
+        for service in ["containerd", "kubelet"] {
+            assert_eq!(node["apps"][service]["command"], format!("bin/edge node {service}"));
+            assert!(node["apps"][service]["plugs"].as_array().unwrap().iter().all(known));
+        }
+    }
+
+    #[test]
     fn snapcraft_links_the_same_hooks() {
-        let source = source().unwrap();
+        let source = source(&Flavour::Edge).unwrap();
         let script = source["parts"]["edge"]["override-prime"].as_str().unwrap();
         let listed =
             script.split("for hook in").nth(1).unwrap().split(';').next().unwrap().replace('\\', " ");

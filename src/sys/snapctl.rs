@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 pub const PROGRAM: &str = "/usr/lib/snapd/snapctl";
 /// How long snapd may take over one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a service may take to start or to stop.
+const SWITCH: Duration = Duration::from_secs(120);
 
 /// Why snapd did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -26,10 +28,12 @@ pub enum SnapctlError {
         source: std::io::Error,
     },
     /// snapd does not answer.
-    #[error("snapd gave no answer to `snapctl {words}` within {} s", PATIENCE.as_secs())]
+    #[error("snapd gave no answer to `snapctl {words}` within {} s", .patience.as_secs())]
     Late {
         /// What was asked.
         words: String,
+        /// How long it had.
+        patience: Duration,
     },
     /// snapd said no.
     #[error("`snapctl {words}` failed: {why}")]
@@ -47,6 +51,27 @@ pub enum SnapctlError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+/// A service of the snap, as snapd has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Without the name of the snap.
+    pub name: String,
+    /// Whether it starts with the machine.
+    pub enabled: bool,
+    /// Whether it runs now.
+    pub active: bool,
+}
+
+impl Service {
+    /// From a line of `snapctl services`: service, startup, current, notes. `None` of its first.
+    fn of(line: &str) -> Option<Self> {
+        let mut cells = line.split_whitespace();
+        let (name, startup, current) = (cells.next()?, cells.next()?, cells.next()?);
+        let (_, name) = name.split_once('.')?;
+        Some(Self { name: name.to_owned(), enabled: startup == "enabled", active: current == "active" })
+    }
 }
 
 /// The command.
@@ -106,6 +131,23 @@ impl Snapctl {
         self.run(&["unset", key]).await.map(drop)
     }
 
+    /// The snap's services.
+    ///
+    /// # Errors
+    /// [`SnapctlError`].
+    pub async fn services(&self) -> Result<Vec<Service>, SnapctlError> {
+        Ok(self.run(&["services"]).await?.lines().filter_map(Service::of).collect())
+    }
+
+    /// Starts a service of the snap, such as `edge.kubelet`, now and at each boot; or stops it, and keeps it so.
+    ///
+    /// # Errors
+    /// [`SnapctlError`].
+    pub async fn switch(&self, service: &str, on: bool) -> Result<(), SnapctlError> {
+        let words = if on { ["start", "--enable", service] } else { ["stop", "--disable", service] };
+        self.run_for(&words, SWITCH).await.map(drop)
+    }
+
     /// Says how the snap is: `okay`, or `waiting`, `blocked`, `error` with 7 to 70 characters and a short code.
     ///
     /// # Errors
@@ -120,15 +162,19 @@ impl Snapctl {
     }
 
     async fn run(&self, words: &[&str]) -> Result<String, SnapctlError> {
+        self.run_for(words, PATIENCE).await
+    }
+
+    async fn run_for(&self, words: &[&str], patience: Duration) -> Result<String, SnapctlError> {
         let told = || words.iter().map(|word| shown(word)).collect::<Vec<_>>().join(" ");
         let child = tokio::process::Command::new(&self.program)
             .args(words)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        let output = tokio::time::timeout(PATIENCE, child).await;
+        let output = tokio::time::timeout(patience, child).await;
         let output = output
-            .map_err(|_| SnapctlError::Late { words: told() })?
+            .map_err(|_| SnapctlError::Late { words: told(), patience })?
             .map_err(|source| SnapctlError::Run { program: self.program.clone(), source })?;
         said(output).map_err(|why| SnapctlError::Refused { words: told(), why })
     }
@@ -155,5 +201,20 @@ fn shown(word: &str) -> String {
         "" => "\"\"".to_owned(),
         long if long.chars().count() > 40 => format!("{}...", long.chars().take(37).collect::<String>()),
         short => short.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_read_off_snapd_s_table() {
+        let table = "Service          Startup   Current   Notes\n\
+                     edge.daemon      enabled   active    -\n\
+                     edge.kubelet     disabled  inactive  -\n";
+        let found: Vec<_> = table.lines().filter_map(Service::of).collect();
+        let service = |name: &str, on| Service { name: name.into(), enabled: on, active: on };
+        assert_eq!(found, [service("daemon", true), service("kubelet", false)]);
     }
 }

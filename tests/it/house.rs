@@ -21,7 +21,7 @@ enum Storey {
     Cli,
 }
 
-const HOUSE: [(&str, Storey); 22] = [
+const HOUSE: [(&str, Storey); 23] = [
     ("cli", Cli),
     ("daemon", Daemon),
     ("config", Config),
@@ -30,6 +30,7 @@ const HOUSE: [(&str, Storey); 22] = [
     ("registry", Room),
     ("mirror", Room),
     ("bundle", Room),
+    ("node", Room),
     ("island", Room),
     ("system", Room),
     ("check", Room),

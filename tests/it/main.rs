@@ -41,6 +41,7 @@ mod mirror_schedule;
 mod mirror_signed;
 mod mirror_sources;
 mod newer_kinds;
+mod node_flavour;
 mod offline_mode;
 mod offline_truth;
 mod outage;

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use crate::command::Done;
-use crate::support::{Authority, kubeconfig};
+use crate::support::{Authority, image_archive, kubeconfig, parts};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -30,11 +30,65 @@ fn newest(folder: &Path) -> (SystemTime, PathBuf) {
     times.max().unwrap()
 }
 
+/// The folder that `scripts/parts` fills, and the tree with snapd in it.
+fn places() -> (PathBuf, PathBuf) {
+    let parts = std::env::var_os("EDGE_PARTS").map_or_else(|| "/var/cache/edge-parts".into(), PathBuf::from);
+    let tree = parts.join("snapd/tree");
+    assert!(tree.exists(), "no `{}` hint: run scripts/parts as root", tree.display());
+    (parts, tree)
+}
+
+/// Runs a payload in the tree; what it said.
+#[allow(clippy::print_stdout, reason = "a test says what it measured")]
+fn run(tree: &Path, payload: &Path, log: &Path, environment: &[(&str, &str)], looks: usize) -> String {
+    let mut runner = Command::new(Path::new(ROOT).join("tests/snapd/run"));
+    let status = runner.args([tree, payload, log]).envs(environment.iter().copied()).status().unwrap();
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(status.success(), "{status}\n{said}");
+    // A script that stops early has not looked at everything.
+    assert!(said.lines().filter(|line| line.starts_with("ok ")).count() > looks, "{said}");
+    for figure in said.lines().filter(|line| line.starts_with("figure ")) {
+        println!("{figure}");
+    }
+    said
+}
+
+/// kubelet and containerd of the snap itself, with a static pod: started, switched by keys, refreshed, removed.
+#[test]
+#[ignore = "packs 200 MB twice, four minutes: scripts/test --long"]
+fn the_node_flavour_runs_a_static_pod_and_leaves_nothing() {
+    let (parts_folder, tree) = places();
+    let node = parts_folder.join("node-amd64/tree");
+    assert!(node.exists(), "no `{}` hint: run scripts/parts as root", node.display());
+    let folder = tempfile::tempdir().unwrap();
+    let payload = folder.path().join("payload");
+    std::fs::create_dir(&payload).unwrap();
+    let pack = |version: &str, name: &str| {
+        let mut pack = Command::new(env!("CARGO_BIN_EXE_edge-pack"));
+        pack.args(["snap", "--arch", "amd64", "--snap-version", version, "--flavour", "node", "--parts"])
+            .arg(&node);
+        pack.arg("--binary").arg(binary());
+        let made = Done::of(pack.arg("--out").arg(folder.path()).output().unwrap()).good();
+        std::fs::rename(made.out.trim(), payload.join(name)).unwrap();
+    };
+    pack("1", "edge-node-2.snap");
+    pack("1", "edge-node.snap");
+    let bytes = |name: &str| std::fs::read(payload.join(name)).unwrap();
+    assert!(bytes("edge-node.snap") == bytes("edge-node-2.snap"), "packed twice, the bytes differ");
+    println!("figure snap-bytes {}", bytes("edge-node.snap").len());
+    // Another content is another revision.
+    pack("2", "edge-node-2.snap");
+    std::fs::copy(parts::ctr().unwrap(), payload.join("ctr")).unwrap();
+    let names = ["registry.k8s.io/pause:3.8", "registry.test/edge/app:1"];
+    std::fs::rename(image_archive(folder.path(), &names).unwrap(), payload.join("images.tar")).unwrap();
+    std::fs::copy(Path::new(ROOT).join("tests/snapd/node.sh"), payload.join("run.sh")).unwrap();
+    let log = folder.path().join("log");
+    run(&tree, &payload, &log, &[("SNAPD_CGROUP", "host"), ("SNAPD_TIMEOUT", "500")], 40);
+}
+
 #[test]
 fn installed_configured_refreshed_reverted_and_removed_by_a_real_snapd() {
-    let tree = std::env::var_os("EDGE_PARTS").map_or_else(|| "/var/cache/edge-parts".into(), PathBuf::from);
-    let tree = tree.join("snapd/tree");
-    assert!(tree.exists(), "no `{}` hint: run scripts/parts as root", tree.display());
+    let (_, tree) = places();
     let folder = tempfile::tempdir().unwrap();
     let payload = folder.path().join("payload");
     std::fs::create_dir(&payload).unwrap();
@@ -56,13 +110,5 @@ fn installed_configured_refreshed_reverted_and_removed_by_a_real_snapd() {
     std::fs::write(payload.join("rotated.pem"), format!("{}{}", node.certificate, node.key)).unwrap();
     std::fs::copy(Path::new(ROOT).join("tests/snapd/test.sh"), payload.join("run.sh")).unwrap();
     let log = folder.path().join("log");
-    let status =
-        Command::new(Path::new(ROOT).join("tests/snapd/run")).args([&tree, &payload, &log]).status().unwrap();
-    let said = std::fs::read_to_string(&log).unwrap();
-    assert!(status.success(), "{status}\n{said}");
-    // A script that stops early has not looked at everything.
-    assert!(said.lines().filter(|line| line.starts_with("ok ")).count() > 80, "{said}");
-    for figure in said.lines().filter(|line| line.starts_with("figure ")) {
-        println!("{figure}");
-    }
+    run(&tree, &payload, &log, &[], 80);
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use edge::pack::{self, Confinement, Machine, SnapPlan};
+use edge::pack::{self, Confinement, Flavour, Machine, SnapPlan};
 
 /// Makes what a gateway gets, on the build host.
 #[derive(Debug, Parser)]
@@ -24,6 +24,7 @@ enum Command {
     #[command(after_help = "Examples:
   edge-pack snap --arch arm64
   edge-pack snap --arch amd64 --binary ./edge --confinement classic --out /tmp
+  edge-pack snap --arch arm64 --flavour node          with kubelet, containerd, runc and CNI plugins
 
 The same binary, version and SOURCE_DATE_EPOCH give the same bytes. scripts/snap builds the binaries.")]
     Snap(Snap),
@@ -51,6 +52,12 @@ struct Snap {
     /// How far it is kept from the host
     #[arg(long, value_enum, default_value = "strict")]
     confinement: Kept,
+    /// What is in it: edge alone, or kubelet, containerd, runc and CNI plugins too
+    #[arg(long, value_enum, default_value = "edge")]
+    flavour: Contents,
+    /// Those parts, for --flavour node [default: target/snap/node-ARCH]
+    #[arg(long, value_name = "DIR")]
+    parts: Option<PathBuf>,
     /// The version that snapd shows
     #[arg(long = "snap-version", value_name = "V", default_value = env!("CARGO_PKG_VERSION"))]
     version: String,
@@ -80,10 +87,17 @@ fn machine(arch: Arch) -> Machine {
     }
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Contents {
+    Edge,
+    Node,
+}
+
 impl Snap {
     fn run(self) -> Result<String> {
         let machine = machine(self.arch);
         let built = || PathBuf::from(format!("target/snap/edge-{}", machine.name()));
+        let parts = || PathBuf::from(format!("target/snap/node-{}", machine.name()));
         let image = pack::pack_snap(&SnapPlan {
             machine,
             binary: self.binary.unwrap_or_else(built),
@@ -91,6 +105,10 @@ impl Snap {
             confinement: match self.confinement {
                 Kept::Strict => Confinement::Strict,
                 Kept::Classic => Confinement::Classic,
+            },
+            flavour: match self.flavour {
+                Contents::Edge => Flavour::Edge,
+                Contents::Node => Flavour::Node(self.parts.unwrap_or_else(parts)),
             },
             epoch: self.epoch,
             out: self.out,

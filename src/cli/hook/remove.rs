@@ -9,6 +9,7 @@ use super::Scene;
 use crate::cache::Cache;
 use crate::cli::leave::let_go;
 use crate::config::Config;
+use crate::node::{self, Places};
 use crate::proxy::join;
 use crate::sys::lock::StateLock;
 
@@ -17,6 +18,9 @@ pub async fn remove(scene: &Scene) -> Result<()> {
     let config = Config::load(&scene.overrides)?;
     let _lock = StateLock::take(&config.state_dir, "edge hook remove")?;
     let mut left = Vec::new();
+    if let Some(node) = &scene.snap.node {
+        left = node::clear(&Places { snap: node.content.clone(), common: scene.snap.common.clone() });
+    }
     let untold = untold(&config).await;
     if let Err(error) = give_back(&config) {
         left.push(format!("kubelet did not get its credentials back: {error}"));

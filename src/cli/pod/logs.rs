@@ -18,9 +18,6 @@ use crate::pods::logs::{Error, LogFolder, Options, Which, follow, read};
 use crate::pods::view::runtime_uid;
 use crate::sys::clock;
 
-/// Where the kubelet has the runtime put logs.
-const ROOT: &str = "/var/log/pods";
-
 /// `edge pod logs`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -65,14 +62,15 @@ impl Logs {
         let mut sink = |line: &[u8]| std::io::stdout().lock().write_all(line);
         let which = if self.previous { Which::Previous } else { Which::Current };
         if self.all_containers && self.follow {
-            return done(follow_all(pod, &options).await);
+            return done(follow_all(&config.pod_logs, pod, &options).await);
         }
         if self.all_containers {
-            return names(pod)
-                .try_for_each(|name| done(started(read(&folder(pod, name), which, &options, &mut sink))));
+            return names(pod).try_for_each(|name| {
+                done(started(read(&folder(&config.pod_logs, pod, name), which, &options, &mut sink)))
+            });
         }
         let name = choose_container(pod, self.container.as_deref())?;
-        let folder = folder(pod, name);
+        let folder = folder(&config.pod_logs, pod, name);
         if self.follow {
             return done(follow(&folder, &options, &mut sink, &mut || false).await);
         }
@@ -92,10 +90,10 @@ impl Logs {
 }
 
 /// Each container in its own time; a line is never broken by another's.
-async fn follow_all(pod: &Value, options: &Options) -> Result<(), Error> {
+async fn follow_all(root: &Path, pod: &Value, options: &Options) -> Result<(), Error> {
     let one = |name| async move {
         let mut sink = |line: &[u8]| std::io::stdout().lock().write_all(line);
-        started(follow(&folder(pod, name), options, &mut sink, &mut || false).await)
+        started(follow(&folder(root, pod, name), options, &mut sink, &mut || false).await)
     };
     try_join_all(names(pod).map(one)).await.map(drop)
 }
@@ -118,9 +116,9 @@ fn names(pod: &Value) -> impl Iterator<Item = &str> {
     all.filter_map(|container| container["name"].as_str())
 }
 
-fn folder(pod: &Value, container: &str) -> LogFolder {
+fn folder(root: &Path, pod: &Value, container: &str) -> LogFolder {
     let (namespace, name) = (meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default());
-    LogFolder::new(Path::new(ROOT), namespace, name, runtime_uid(pod).unwrap_or_default(), container)
+    LogFolder::new(root, namespace, name, runtime_uid(pod).unwrap_or_default(), container)
 }
 
 fn done(outcome: Result<(), Error>) -> Result<()> {

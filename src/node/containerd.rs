@@ -1,0 +1,181 @@
+//! containerd in the snap: its configuration, and what must be there before it starts.
+
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use super::{Error, Places, Program};
+use crate::sys::durable;
+
+/// What a running containerd keeps, and a boot ends. Elsewhere it lies in `/run`, where a snap may not mount.
+const STATE: [&str; 2] = ["run/containerd", "run/runc"];
+/// Which boot that is of.
+const BOOT: &str = "run/boot-id";
+
+/// Lays out the folders, the plugins and the configuration.
+pub fn prepare(places: &Places, boot: &str) -> Result<Program, Error> {
+    places.make("run", 0o700)?;
+    forget_other_boot(places, boot)?;
+    for folder in ["containerd", "containerd/root"] {
+        places.make(folder, 0o711)?;
+    }
+    for folder in ["containerd/config.d", "containerd/certs.d", "cni", "cni/bin", "cni/net.d", "cni/state"] {
+        places.make(folder, 0o755)?;
+    }
+    link_plugins(places)?;
+    let file = places.write("containerd/config.toml", &config(places))?;
+    places.program("usr/bin/containerd", vec!["--config".to_owned(), file.display().to_string()])
+}
+
+/// What was mounted or ran before a boot is gone with it; what tells of it would only mislead.
+fn forget_other_boot(places: &Places, boot: &str) -> io::Result<()> {
+    let stamp = places.own(BOOT);
+    if std::fs::read_to_string(&stamp).is_ok_and(|before| before == boot) {
+        return Ok(());
+    }
+    for folder in STATE {
+        let folder = places.own(folder);
+        match std::fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(durable::named(e, "remove", &folder));
+            }
+            _ => {}
+        }
+    }
+    durable::write(&stamp, boot.as_bytes(), 0o600)
+}
+
+/// Network plugins that run as pods put theirs beside these, so they cannot be read from the snap itself.
+fn link_plugins(places: &Places) -> io::Result<()> {
+    let (source, folder) = (places.snap.join("usr/lib/cni"), places.own("cni/bin"));
+    let entries = std::fs::read_dir(&source).map_err(|e| durable::named(e, "read", &source))?;
+    for entry in entries {
+        let name = entry.map_err(|e| durable::named(e, "read", &source))?.file_name();
+        link(&source.join(&name), &folder.join(&name))?;
+    }
+    Ok(())
+}
+
+/// Links `to`, unless somebody has put a file of his own there.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(to) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            symlink(from, to).map_err(|e| durable::named(e, "link", to))
+        }
+        Err(e) => Err(durable::named(e, "read", to)),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Version 2 is what containerd 1.7 and 2 both read.
+fn config(places: &Places) -> String {
+    let own = |path: &str| places.own(path).display().to_string();
+    let runc = places.snap.join("usr/sbin/runc");
+    let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
+    format!(
+        "# Written by `edge node containerd` at each start. Settings of yours: {drop_ins}/*.toml
+version = 2
+root = \"{root}\"
+state = \"{state}\"
+imports = [\"{drop_ins}/*.toml\"]
+
+[grpc]
+address = \"{state}/containerd.sock\"
+
+[{cri}]
+# A snap may not mount in /run.
+netns_mounts_under_state_dir = true
+
+[{cri}.cni]
+bin_dir = \"{bin}\"
+conf_dir = \"{net}\"
+
+[{cri}.registry]
+config_path = \"{certs}\"
+
+[{cri}.containerd.runtimes.runc]
+runtime_type = \"io.containerd.runc.v2\"
+
+[{cri}.containerd.runtimes.runc.options]
+BinaryName = \"{runc}\"
+Root = \"{runc_state}\"
+# The snap does not speak to the host's systemd.
+SystemdCgroup = false
+",
+        drop_ins = own("containerd/config.d"),
+        root = own("containerd/root"),
+        state = own("run/containerd"),
+        bin = own("cni/bin"),
+        net = own("cni/net.d"),
+        certs = own("containerd/certs.d"),
+        runc = runc.display(),
+        runc_state = own("run/runc"),
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
+mod tests {
+    use super::*;
+
+    fn places(folder: &Path) -> Places {
+        let snap = folder.join("snap/current");
+        for path in ["usr/bin", "usr/sbin", "usr/lib/cni"] {
+            std::fs::create_dir_all(snap.join(path)).unwrap();
+        }
+        for path in ["usr/bin/containerd", "usr/lib/cni/bridge", "usr/lib/cni/loopback"] {
+            std::fs::write(snap.join(path), "").unwrap();
+        }
+        Places { snap, common: folder.join("common") }
+    }
+
+    #[test]
+    fn a_boot_ends_what_was_running_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        prepare(&places, "one").unwrap();
+        for path in ["run/containerd/tasks", "containerd/root/blobs"] {
+            std::fs::create_dir_all(places.own(path)).unwrap();
+        }
+        prepare(&places, "one").unwrap();
+        assert!(places.own("run/containerd/tasks").exists(), "a restart finds what runs");
+        prepare(&places, "two").unwrap();
+        assert!(!places.own("run/containerd").exists());
+        assert!(places.own("containerd/root/blobs").exists());
+    }
+
+    #[test]
+    fn plugins_are_found_beside_those_that_pods_bring() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        std::fs::create_dir_all(places.own("cni/bin")).unwrap();
+        std::fs::write(places.own("cni/bin/bridge"), "another").unwrap();
+        prepare(&places, "one").unwrap();
+        prepare(&places, "one").unwrap();
+        assert_eq!(std::fs::read_to_string(places.own("cni/bin/bridge")).unwrap(), "another");
+        let link = std::fs::read_link(places.own("cni/bin/loopback")).unwrap();
+        assert_eq!(link, places.snap.join("usr/lib/cni/loopback"));
+    }
+
+    #[test]
+    fn the_configuration_names_nothing_outside_the_snap() {
+        let places = Places { snap: "/snap/edge/current".into(), common: "/var/snap/edge/common".into() };
+        let config: toml::Table = config(&places).parse().unwrap();
+        let mut paths = Vec::new();
+        gather(&toml::Value::Table(config), &mut paths);
+        assert!(paths.len() > 8, "{paths:?}");
+        let own = |path: &&String| {
+            path.starts_with("/var/snap/edge/common/") || path.starts_with("/snap/edge/current/")
+        };
+        assert!(paths.iter().all(|path| own(&path)), "{paths:?}");
+    }
+
+    fn gather(value: &toml::Value, paths: &mut Vec<String>) {
+        match value {
+            toml::Value::String(text) if text.starts_with('/') => paths.push(text.clone()),
+            toml::Value::Array(all) => all.iter().for_each(|one| gather(one, paths)),
+            toml::Value::Table(all) => all.iter().for_each(|(_, one)| gather(one, paths)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! kubelet in the snap: its configuration, and what it is told.
+
+use serde_json::json;
+
+use super::{Error, Places, Program};
+
+/// kubelet's way to the API server, which `edge join` writes beside edge.toml. Without it kubelet runs static pods alone.
+const KUBECONFIG: &str = "kubelet.kubeconfig";
+/// The authority by which kubelet knows the API server when that asks it something, if the owner puts one there.
+const CLIENT_CA: &str = "kubelet/client-ca.crt";
+
+/// Lays out the folders and the configuration.
+pub fn prepare(places: &Places) -> Result<Program, Error> {
+    for folder in ["kubelet", "kubelet/pki", "kubelet/root"] {
+        places.make(folder, 0o700)?;
+    }
+    for folder in ["kubelet/manifests", "kubelet/config.d", "kubelet/plugins", "log", "log/pods"] {
+        places.make(folder, 0o755)?;
+    }
+    let joined = places.own(KUBECONFIG).exists();
+    let file = places.write("kubelet/config.yaml", &config(places, joined))?;
+    let own = |path: &str| places.own(path).display().to_string();
+    let mut arguments = vec![
+        format!("--config={}", file.display()),
+        format!("--config-dir={}", own("kubelet/config.d")),
+        format!("--root-dir={}", own("kubelet/root")),
+        format!("--cert-dir={}", own("kubelet/pki")),
+    ];
+    if joined {
+        arguments.push(format!("--kubeconfig={}", own(KUBECONFIG)));
+    }
+    places.program("usr/bin/kubelet", arguments)
+}
+
+/// It is written as JSON, which is YAML.
+fn config(places: &Places, joined: bool) -> String {
+    let own = |path: &str| places.own(path).display().to_string();
+    let mut config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": places.endpoint(),
+        // The snap does not speak to the host's systemd.
+        "cgroupDriver": "cgroupfs",
+        "failSwapOn": false,
+        "staticPodPath": own("kubelet/manifests"),
+        "podLogsDir": own("log/pods"),
+        "volumePluginDir": own("kubelet/plugins"),
+        // Who may ask kubelet something, only the API server can say: without one, nobody may.
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": joined}},
+        "authorization": {"mode": if joined { "Webhook" } else { "AlwaysAllow" }},
+    });
+    if places.own(CLIENT_CA).exists() {
+        config["authentication"]["x509"] = json!({"clientCAFile": own(CLIENT_CA)});
+    }
+    format!("{config:#}\n")
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubelet_goes_to_the_cloud_once_the_node_has_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places { snap: folder.path().join("snap"), common: folder.path().join("common") };
+        assert!(prepare(&places).unwrap_err().to_string().contains("node flavour"));
+        std::fs::create_dir_all(places.snap.join("usr/bin")).unwrap();
+        std::fs::write(places.snap.join("usr/bin/kubelet"), "").unwrap();
+        let read = || -> serde_json::Value {
+            let text = std::fs::read_to_string(places.own("kubelet/config.yaml")).unwrap();
+            serde_json::from_str(&text).unwrap()
+        };
+        let alone = prepare(&places).unwrap();
+        assert!(!alone.arguments.iter().any(|word| word.starts_with("--kubeconfig")));
+        assert_eq!(read()["authentication"]["webhook"]["enabled"], false);
+        std::fs::write(places.own(KUBECONFIG), "").unwrap();
+        let joined = prepare(&places).unwrap();
+        assert!(joined.arguments.iter().any(|word| word.starts_with("--kubeconfig")));
+        assert_eq!(read()["authorization"]["mode"], "Webhook");
+        assert!(joined.arguments.iter().all(|word| word.contains(folder.path().to_str().unwrap())));
+    }
+}

@@ -1,0 +1,140 @@
+# The node flavour of the snap, as root in a tree of tests/snapd/tree whose cgroups are the host's (SNAPD_CGROUP=host): beside
+# edge-node.snap, images.tar and a `ctr`. Says one line for each thing that was looked at; ends with 1 if one was not as it
+# should be.
+failed=0
+now() { cut -d ' ' -f 1 /proc/uptime; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%d", (b - a) * 1000 }'; }
+ok() { echo "ok   $1"; }
+bad() {
+    echo "FAIL $1"
+    [ -z "${2:-}" ] || printf '     %s\n' "$2"
+    failed=1
+}
+is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected <$3>, got <$2>"; fi; }
+has() { case $2 in *"$3"*) ok "$1" ;; *) bad "$1" "expected <$3> in <$2>" ;; esac }
+try() {
+    out=$("$@" 2>&1)
+    code=$?
+}
+# soon SECONDS WHAT COMMAND...
+soon() {
+    most=$1 what=$2
+    shift 2
+    began=$(now)
+    until "$@" >/dev/null 2>&1; do
+        if [ "$(since "$began")" -gt $((most * 1000)) ]; then bad "$what" "not within $most s"; return; fi
+        sleep 0.1
+    done
+    took=$(since "$began")
+    ok "$what"
+}
+common=/var/snap/edge/common
+runs() { systemctl is-active -q "snap.edge.$1.service"; }
+rests() { ! runs "$1" && [ "$(systemctl is-enabled "snap.edge.$1.service")" = disabled ]; }
+ctr() { ./ctr -a $common/run/containerd/containerd.sock -n k8s.io "$@"; }
+containers() { ctr tasks ls | grep -c RUNNING; }
+pod_runs() { [ "$(containers)" -ge 2 ]; }
+shims() { cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -c 'containerd-shim-runc-v2$'; }
+
+# A disk that can hold layers, which an overlay cannot, and an address.
+mount -t tmpfs -o mode=755 tmpfs /var/snap
+snap wait system seed.loaded
+
+echo "# install"
+try snap install --dangerous ./edge-node.snap
+is "install" "$code" 0
+[ "$code" = 0 ] || { echo "$out"; snap tasks --last=install; }
+ip() { /snap/edge/current/usr/bin/busybox ip "$@"; }
+ip link set lo up
+ip link add name up0 type bridge && ip addr add 192.0.2.10/24 dev up0 && ip link set up0 up && ip route add default via 192.0.2.1
+echo "192.0.2.10 snapd-test" >/etc/hosts
+for plug in containers kubernetes network-control firewall-control mount-observe process-control system-observe \
+    hardware-observe log-observe; do
+    try snap connect edge:$plug
+    is "connect $plug" "$code" 0
+    [ "$code" = 0 ] || echo "$out"
+done
+# What this kernel and its cgroups ask of a kubelet.
+mkdir -p $common/kubelet/config.d $common/containerd/config.d
+cat >$common/kubelet/config.d/10-test.conf <<X
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+failCgroupV1: false
+oomScoreAdj: 0
+evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}
+X
+cat >$common/containerd/config.d/10-test.toml <<X
+version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+restrict_oom_score_adj = true
+X
+snap restart edge.containerd edge.kubelet
+soon 60 "containerd answers" ctr version
+soon 60 "kubelet is healthy" /snap/edge/current/usr/bin/busybox wget -qO- http://127.0.0.1:10248/healthz
+is "edge knows containerd" "$(/snap/bin/edge config get runtime.endpoint)" "unix://$common/run/containerd/containerd.sock"
+is "and snapd does" "$(snap get edge runtime.endpoint)" "unix://$common/run/containerd/containerd.sock"
+try snap run edge.edge node kubelet --help
+is "the command" "$code" 0
+
+echo "# a static pod"
+try ctr images import images.tar
+is "images" "$code" 0
+[ "$code" = 0 ] || echo "$out"
+cat >$common/kubelet/manifests/hello.yaml <<'X'
+apiVersion: v1
+kind: Pod
+metadata: {name: hello, namespace: default}
+spec:
+  hostNetwork: true
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, volumeMounts: [{name: scratch, mountPath: /scratch}]}
+  volumes: [{name: scratch, emptyDir: {medium: Memory}}]
+X
+began=$(now)
+soon 90 "a static pod runs" pod_runs
+echo "figure static-pod-ms $(since "$began")"
+try /snap/bin/edge pod get -A
+has "edge shows it" "$out" "hello"
+try /snap/bin/edge pod exec hello-snapd-test -- mount
+has "its volume is mounted below the snap's folder" "$(cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -o " $common/kubelet/root/pods/[^ ]*scratch " | sort -u)" scratch
+
+echo "# keys"
+try snap set edge node.kubelet=false
+is "kubelet off" "$code" 0
+soon 30 "kubelet rests" rests kubelet
+echo "figure kubelet-off-ms $took"
+is "containerd runs on" "$(runs containerd && echo yes)" yes
+pod_runs && ok "and so does the pod" || bad "and so does the pod" "$(ctr tasks ls)"
+try snap set edge node.containerd=false
+soon 60 "containerd rests" rests containerd
+[ "$(shims)" -ge 1 ] && ok "the pod's shim runs on" || bad "the pod's shim runs on"
+try snap set edge node.containerd=true node.kubelet=true
+is "both on" "$code" 0
+soon 60 "containerd is back" ctr version
+soon 60 "kubelet is back" runs kubelet
+soon 60 "the pod is known again" pod_runs
+try snap set edge node.kubelet=perhaps
+is "a bad value: exit code" "$code" 1
+has "a bad value: one line" "$out" 'key `node.kubelet` is `perhaps`, expected `true` or `false`'
+
+echo "# refresh"
+before=$(ctr tasks ls | sort)
+try snap install --dangerous ./edge-node-2.snap
+is "refresh" "$code" 0
+[ "$code" = 0 ] || { echo "$out"; snap tasks --last=refresh; }
+soon 60 "containerd runs after it" ctr version
+soon 60 "kubelet too" runs kubelet
+is "the pod ran on" "$(ctr tasks ls | sort)" "$before"
+
+echo "# remove"
+try snap remove --purge edge
+is "remove" "$code" 0
+[ "$code" = 0 ] || echo "$out"
+tasks=$(snap tasks --last=remove)
+case $tasks in *"ignoring failure"*) bad "the remove hook ended well" "$tasks" ;; *) ok "the remove hook ended well" ;; esac
+is "nothing of the snap is left" "$(ls -d /var/snap/edge /snap/edge 2>/dev/null)" ""
+is "no shim is left" "$(shims)" 0
+is "nothing is mounted" "$(grep -c " $common" /proc/self/mountinfo)" 0
+[ $failed = 0 ] || { snap changes; journalctl --no-pager -u snapd -u 'snap.edge*' | tail -n 120; }
+exit $failed
