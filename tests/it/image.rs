@@ -39,8 +39,16 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    pub fn new() -> Result<Self> {
-        let place = Place::new();
+    /// In a folder of this name.
+    pub fn new(name: &str) -> Result<Self> {
+        // What outlives the tests of one run, gigabytes of it, goes when the next one begins.
+        let rest = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        if rest.exists() {
+            std::fs::remove_dir_all(&rest)?;
+        }
+        std::fs::create_dir_all(&rest)?;
+        let place = Place { folder: tempfile::tempdir_in(&rest)? };
+        std::fs::create_dir(place.path("etc"))?;
         place.write(
             "etc/edge.toml",
             "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n",
@@ -103,7 +111,7 @@ impl Workshop {
 pub fn made() -> &'static (Workshop, PathBuf) {
     static MADE: OnceLock<(Workshop, PathBuf)> = OnceLock::new();
     MADE.get_or_init(|| {
-        let workshop = Workshop::new().unwrap();
+        let workshop = Workshop::new("image").unwrap();
         let image = workshop.make("edge.img", &[]).unwrap();
         (workshop, image)
     })

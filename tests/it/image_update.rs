@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::image::{BOOT, Workshop, made};
-use crate::support::vm::{self, Cable, Vm};
+use crate::support::vm::{Cable, Vm};
 
 /// As `BOOT`, for three tries of a bad system and one of the good.
 const FALLBACK: Duration = Duration::from_secs(900);
@@ -82,7 +82,8 @@ fn running(workshop: &Workshop, name: &str, image: &Path, stick: &Path) -> Resul
 
 fn reboot(machine: &mut Vm) -> Result<()> {
     machine.again()?;
-    machine.try_run("systemctl reboot", BOOT)?;
+    // Told to a shell that stays behind: who asks has his answer before the connection ends.
+    machine.run("(sleep 1; systemctl reboot) >/dev/null 2>&1 &")?;
     Ok(())
 }
 
@@ -103,11 +104,10 @@ fn spoil(machine: &mut Vm, slot: char) -> Result<()> {
 
 #[test]
 #[ignore = "boots machines of its own"]
-fn a_system_that_is_updated_rots_and_is_reset_comes_back_each_time() -> Result<()> {
+fn a_system_that_is_updated_and_rots_later_comes_back() -> Result<()> {
     let (workshop, image) = made();
     let stick = stick(workshop, "2.0", &[])?;
     let mut machine = running(workshop, "update", image, &stick)?;
-    let identity = machine.run("cat /etc/machine-id")?;
     machine.run(IMPORT)?;
     assert_eq!(states(&mut machine)?, ["good", "staged"]);
     reboot(&mut machine)?;
@@ -126,19 +126,27 @@ fn a_system_that_is_updated_rots_and_is_reset_comes_back_each_time() -> Result<(
     // Rot, long after the system was found good: nobody reboots it for ever.
     spoil(&mut machine, 'b')?;
     machine.again()?;
-    machine.try_run("sync; reboot -ff", BOOT)?;
+    machine.run("sync; (sleep 1; reboot -ff) >/dev/null 2>&1 &")?;
     machine.wait("edge: slot a is good", FALLBACK)?;
     assert_eq!(states(&mut machine)?[0], "good");
+    Ok(())
+}
 
-    // A reset gives all up but who the machine is, and takes the first boot's configuration again.
+/// A reset gives all up but who the machine is, and takes the first boot's configuration again.
+#[test]
+#[ignore = "boots a machine of its own"]
+fn a_reset_leaves_who_the_machine_is_and_nothing_else() -> Result<()> {
+    let (workshop, image) = made();
+    let mut machine = workshop.machine("reset", image, Cable::Lonely)?;
+    machine.start()?;
+    machine.wait("edge: slot a is good", BOOT)?;
+    let identity = machine.run("cat /etc/machine-id")?;
     machine.run("touch /var/lib/edge/kept && edge system reset --yes")?;
     reboot(&mut machine)?;
     machine.wait("edge: factory reset", BOOT)?;
     machine.wait("edge: slot a is good", BOOT)?;
-    assert_eq!(
-        machine.run("cat /etc/machine-id; ls /var/lib/edge/kept 2>&1 | wc -l")?,
-        format!("{identity}1\n")
-    );
+    let told = machine.run("cat /etc/machine-id; test -e /var/lib/edge/kept || echo gone")?;
+    assert_eq!(told, format!("{identity}gone\n"));
     machine.wait("GREETING from greeter", BOOT)?;
     Ok(())
 }
@@ -206,37 +214,5 @@ fn a_power_cut_at_any_moment_of_an_update_leaves_a_system_that_boots() -> Result
         }
     }
     println!("{seen:?}");
-    Ok(())
-}
-
-/// An arm64 image boots as it is, in an emulator of such a machine.
-#[test]
-#[ignore = "needs an arm64 build and its emulator: scripts/parts --arm64"]
-fn an_arm64_image_boots() -> Result<()> {
-    let (workshop, _) = made();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let kubelet = Command::new(root.join("scripts/parts.d/kubelet"))
-        .arg(crate::support::parts::cache())
-        .arg("arm64")
-        .output()?;
-    ensure!(kubelet.status.success(), "{}", String::from_utf8_lossy(&kubelet.stderr));
-    let kubelet = String::from_utf8(kubelet.stdout)?;
-    let image = workshop.place.path("arm64.img");
-    let made = Command::new(env!("CARGO_BIN_EXE_edge-pack"))
-        .args(["image", "--arch", "arm64", "--kubelet", kubelet.trim(), "--edge"])
-        .arg(root.join("target/snap-test/edge-arm64"))
-        .arg("--authorized-key")
-        .arg(workshop.place.path("owner/key.pub"))
-        .arg("--out")
-        .arg(&image)
-        .output()?;
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let place = workshop.place.path("arm64");
-    fs::create_dir_all(&place)?;
-    fs::copy(workshop.place.path("owner/key"), place.join("key"))?;
-    let mut machine = Vm::new(vm::Arch::Arm64, &place, &image, 4, Cable::Lonely)?;
-    machine.start()?;
-    machine.wait("edge: slot a is good", FALLBACK)?;
-    assert_eq!(machine.run("uname -m; cat /run/edge-slot")?, "aarch64\na\n");
     Ok(())
 }

@@ -24,6 +24,7 @@ mod disk_faults;
 mod eviction;
 mod house;
 mod image;
+mod image_arm64;
 mod image_update;
 mod incluster;
 mod incluster_flannel;

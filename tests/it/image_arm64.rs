@@ -1,0 +1,92 @@
+//! Images for ARM, made here: one that is booted in an emulator, and one for a board that nobody has at hand, which is read.
+//! Long, and of `scripts/test --long`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::image::Workshop;
+use crate::support::parts;
+use crate::support::vm::{self, Arch, Cable, Vm};
+
+/// An emulator of another kind of machine takes its time.
+const BOOT: Duration = Duration::from_secs(900);
+
+/// Makes an image of the arm64 programs that `scripts/test --long` built; its path.
+fn make(workshop: &Workshop, board: &str) -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let kubelet =
+        Command::new(root.join("scripts/parts.d/kubelet")).arg(parts::cache()).arg("arm64").output()?;
+    ensure!(kubelet.status.success(), "{}", String::from_utf8_lossy(&kubelet.stderr));
+    let kubelet = String::from_utf8(kubelet.stdout)?;
+    let image = workshop.place.path(&format!("{board}.img"));
+    let made = Command::new(env!("CARGO_BIN_EXE_edge-pack"))
+        .args(["image", "--arch", "arm64", "--board", board, "--kubelet", kubelet.trim(), "--edge"])
+        .arg(root.join("target/snap-test/edge-arm64"))
+        .arg("--authorized-key")
+        .arg(workshop.place.path("owner/key.pub"))
+        .arg("--out")
+        .arg(&image)
+        .output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Ok(image)
+}
+
+#[test]
+#[ignore = "boots a machine of its own; needs scripts/parts --arm64"]
+fn an_arm64_image_boots() -> Result<()> {
+    let workshop = Workshop::new("arm64")?;
+    let image = make(&workshop, "generic-efi")?;
+    let place = workshop.place.path("machine");
+    fs::create_dir_all(&place)?;
+    fs::copy(workshop.place.path("owner/key"), place.join("key"))?;
+    let mut machine = Vm::new(Arch::Arm64, &place, &image, 4, Cable::Lonely)?;
+    machine.start()?;
+    machine.wait("edge: slot a is good", BOOT)?;
+    assert_eq!(machine.run("uname -m; cat /run/edge-slot")?, "aarch64\na\n");
+    Ok(())
+}
+
+#[test]
+#[ignore = "makes an image of its own; needs scripts/parts --arm64"]
+fn a_raspberry_pi_s_card_has_what_its_boot_loader_reads() -> Result<()> {
+    let workshop = Workshop::new("raspberry-pi")?;
+    let image = make(&workshop, "raspberry-pi")?;
+    let place = image.parent().context("no folder")?;
+    let tool = |arguments: &[&str]| -> Result<String> {
+        let output = vm::tool(place, arguments)?.output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let table: Value = serde_json::from_str(&tool(&["sfdisk", "--json", "/work/raspberry-pi.img"])?)?;
+    let partitions = table["partitiontable"]["partitions"].as_array().context("no partitions")?.clone();
+    let names: Vec<_> = partitions.iter().filter_map(|partition| partition["name"].as_str()).collect();
+    let wanted = ["ESP", "boot_a", "boot_b", "root_a", "verity_a", "root_b", "verity_b", "identity", "data"];
+    assert_eq!(names, wanted);
+    let at = |number: usize| {
+        let sector = partitions[number]["start"].as_u64().unwrap_or_default();
+        format!("/work/raspberry-pi.img@@{}", sector * 512)
+    };
+    // The numbers are those of the partitions: what autoboot.txt names is boot_a, and boot_b for a try.
+    let autoboot = tool(&["mtype", "-i", &at(0), "::autoboot.txt"])?;
+    assert_eq!(autoboot, "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n");
+    let listed = tool(&["mdir", "-b", "-i", &at(1), "::"])?;
+    for file in
+        ["config.txt", "cmdline.txt", "vmlinuz", "initrd", "start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb"]
+    {
+        assert!(listed.contains(&format!("::/{file}")), "no {file}: {listed}");
+    }
+    let config = tool(&["mtype", "-i", &at(1), "::config.txt"])?;
+    assert!(config.contains("kernel=vmlinuz\ninitramfs initrd followkernel\n"), "{config}");
+    let system: Value =
+        serde_json::from_str(&fs::read_to_string(place.join("raspberry-pi.img.system/system.json"))?)?;
+    let words = tool(&["mtype", "-i", &at(1), "::cmdline.txt"])?;
+    let hash = system["roothash"].as_str().context("no roothash")?;
+    assert!(words.contains(&format!("roothash={hash}")), "{words}");
+    assert_eq!(words.lines().count(), 1, "{words}");
+    Ok(())
+}
