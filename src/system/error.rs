@@ -21,8 +21,16 @@ pub enum Error {
     #[error(transparent)]
     Files(#[from] io::Error),
     /// A partition that every appliance has.
-    #[error("there is no partition `{0}` hint: is this the disk that the image was written to?")]
-    NoPartition(String),
+    #[error("disk `{disk}` has no partition `{label}` hint: is this the disk that the image was written to?")]
+    NoPartition {
+        /// The partition's name.
+        label: String,
+        /// The disk that the machine was started from.
+        disk: String,
+    },
+    /// The initrd did not say which disk the machine was started from, and no other may be touched.
+    #[error("`{}` names no disk hint: the initrd writes it; restart the machine", .0.display())]
+    NoDisk(PathBuf),
     /// A program failed.
     #[error("`{command}` failed: {why}")]
     Run {

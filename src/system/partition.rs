@@ -1,4 +1,5 @@
-//! Partitions by their labels, and what is in them.
+//! Partitions by their labels, and what is in them: those of the disk that the machine was started from alone. A stick, or
+//! another card, may have partitions of the same names.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -10,24 +11,31 @@ use super::slot::Slot;
 use super::{Error, Places};
 use crate::sys::durable;
 
-/// The block device of the partition `label`: by udev's link, or as the kernel itself tells.
+/// The block device of the partition `label`, as the kernel tells of the disk that the initrd started from.
 ///
 /// # Errors
-/// [`Error::NoPartition`].
+/// [`Error::NoDisk`], [`Error::NoPartition`].
 pub fn device(places: &Places, label: &str) -> Result<PathBuf, Error> {
-    let link = places.at(&format!("/dev/disk/by-partlabel/{label}"));
-    if link.exists() {
-        return Ok(link);
-    }
+    let disk = disk(places)?;
     let wanted = format!("PARTNAME={label}");
-    let entries = std::fs::read_dir(places.at("/sys/class/block")).into_iter().flatten().flatten();
+    let entries =
+        std::fs::read_dir(places.at("/sys/class/block").join(&disk)).into_iter().flatten().flatten();
     for entry in entries {
         let told = std::fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
         if told.lines().any(|line| line == wanted) {
             return Ok(places.at("/dev").join(entry.file_name()));
         }
     }
-    Err(Error::NoPartition(label.to_owned()))
+    Err(Error::NoPartition { label: label.to_owned(), disk })
+}
+
+/// The kernel's name of the disk, such as `mmcblk0`.
+fn disk(places: &Places) -> Result<String, Error> {
+    let path = places.at("/run/edge-disk");
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let name = text.trim();
+    let is_name = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    if is_name { Ok(name.to_owned()) } else { Err(Error::NoDisk(path)) }
 }
 
 /// The root file system of a slot.
@@ -78,20 +86,40 @@ pub fn verity_id(places: &Places, slot: Slot) -> Result<Option<VerityId>, Error>
 mod tests {
     use super::*;
 
+    fn put(places: &Places, path: &str, text: &str) {
+        let path = places.at(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::File::create(path)
+            .and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()))
+            .unwrap();
+    }
+
     #[test]
-    fn partitions_are_found_by_udev_or_by_the_kernel() {
+    fn partitions_are_those_of_the_disk_that_was_started_from() {
         let root = tempfile::tempdir().unwrap();
         let places = Places::below(root.path());
-        assert!(matches!(device(&places, "data"), Err(Error::NoPartition(_))));
-        let block = places.at("/sys/class/block/mmcblk0p3");
-        std::fs::create_dir_all(&block).unwrap();
-        std::fs::File::create(block.join("uevent"))
-            .and_then(|mut f| std::io::Write::write_all(&mut f, b"DEVTYPE=partition\nPARTNAME=data\n"))
-            .unwrap();
+        let said = |label: &str| device(&places, label).unwrap_err().to_string();
+        assert!(said("data").contains("run/edge-disk` names no disk hint: "), "{}", said("data"));
+        // A stick with partitions of the same names, which sorts first and has udev's link.
+        put(&places, "/sys/class/block/mmcblk0/mmcblk0p3/uevent", "DEVTYPE=partition\nPARTNAME=data\n");
+        put(&places, "/sys/class/block/mmcblk0/mmcblk0p4/uevent", "DEVTYPE=partition\nPARTNAME=root_b\n");
+        put(&places, "/sys/class/block/sda1/uevent", "DEVTYPE=partition\nPARTNAME=data\n");
+        put(&places, "/sys/class/block/sda/sda1/uevent", "DEVTYPE=partition\nPARTNAME=data\n");
+        put(&places, "/dev/disk/by-partlabel/data", "");
+        assert!(said("data").contains("run/edge-disk"), "{}", said("data"));
+        put(&places, "/run/edge-disk", "mmcblk0\n");
         assert_eq!(device(&places, "data").unwrap(), places.at("/dev/mmcblk0p3"));
-        let links = places.at("/dev/disk/by-partlabel");
-        std::fs::create_dir_all(&links).unwrap();
-        std::fs::File::create(links.join("data")).unwrap();
-        assert_eq!(device(&places, "data").unwrap(), links.join("data"));
+        assert_eq!(root_of(&places), places.at("/dev/mmcblk0p4"));
+        put(&places, "/run/edge-disk", "sda\n");
+        assert_eq!(device(&places, "data").unwrap(), places.at("/dev/sda1"));
+        assert!(said("root_b").contains("disk `sda` has no partition `root_b` hint: "), "{}", said("root_b"));
+        for none in ["", "\n", "../sda", ".."] {
+            put(&places, "/run/edge-disk", none);
+            assert!(matches!(device(&places, "data"), Err(Error::NoDisk(_))), "{none}");
+        }
+    }
+
+    fn root_of(places: &Places) -> PathBuf {
+        root(places, Slot::B).unwrap()
     }
 }

@@ -97,7 +97,7 @@ fn states(machine: &mut Vm) -> Result<[String; 2]> {
 /// Writes noise over most of a slot's root, as rot does.
 fn spoil(machine: &mut Vm, slot: char) -> Result<()> {
     let text = format!(
-        "dd if=/dev/urandom of=/dev/disk/by-partlabel/root_{slot} bs=1M seek=1 count=150 conv=notrunc,fsync status=none"
+        "dd if=/dev/urandom of=/dev/disk/edge/root_{slot} bs=1M seek=1 count=150 conv=notrunc,fsync status=none"
     );
     machine.run(&text).map(drop)
 }

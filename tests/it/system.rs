@@ -21,24 +21,19 @@ impl Machine {
     pub fn new() -> Self {
         let machine = Self { place: Place::new() };
         let root = |below: &str| machine.root(below);
-        for folder in [
-            "run",
-            "efi/EFI/Linux",
-            "identity",
-            "dev/disk/by-partlabel",
-            "dev/mapper",
-            "sys/class/block",
-            "proc",
-            "bin",
-        ] {
+        for folder in ["run", "efi/EFI/Linux", "identity", "dev/mapper", "sys/class/block/vda", "proc", "bin"]
+        {
             std::fs::create_dir_all(root(folder)).unwrap();
         }
         for (label, size) in [("root_a", 24), ("verity_a", 2), ("root_b", 24), ("verity_b", 2), ("data", 64)]
         {
             let file = std::fs::File::create(machine.partition(label)).unwrap();
             file.set_len(size << 20).unwrap();
+            let told = format!("DEVTYPE=partition\nPARTNAME={label}\n");
+            machine.place.write(&format!("machine/sys/class/block/vda/vda-{label}/uevent"), &told);
         }
         std::fs::write(root("run/edge-slot"), "a\n").unwrap();
+        std::fs::write(root("run/edge-disk"), "vda\n").unwrap();
         let mut tree = std::fs::OpenOptions::new().write(true).open(machine.partition("verity_a")).unwrap();
         std::io::Write::write_all(&mut tree, &superblock(FACTORY)).unwrap();
         // The root file system has a link where everything looks for the configuration.
@@ -56,7 +51,7 @@ impl Machine {
     }
 
     pub fn partition(&self, label: &str) -> PathBuf {
-        self.root("dev/disk/by-partlabel").join(label)
+        self.root("dev").join(format!("vda-{label}"))
     }
 
     pub fn edge(&self, arguments: &[&str]) -> Command {

@@ -12,7 +12,7 @@ macro_rules! files {
 }
 
 /// Each by its path in the root.
-pub const FILES: [(&str, &str); 31] = files![
+pub const FILES: [(&str, &str); 32] = files![
     "etc/chrony/conf.d/edge.conf",
     "etc/containerd/config.toml",
     "etc/fstab",
@@ -42,6 +42,7 @@ pub const FILES: [(&str, &str); 31] = files![
     "usr/lib/systemd/system/var.mount",
     "usr/lib/sysusers.d/edge.conf",
     "usr/lib/tmpfiles.d/edge.conf",
+    "usr/lib/udev/rules.d/61-edge.rules",
     "usr/share/edge/cni/99-edge.conflist",
     "usr/share/edge/kubelet.yaml",
 ];
