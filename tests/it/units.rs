@@ -29,6 +29,10 @@ fn systemd_reads_the_service() {
     place.write("kubelet.service", "[Service]\nExecStart=/bin/true\n");
     place.write("kubelet.service.d/10-edge.conf", &unit("10-edge.conf"));
     place.write("edge.service.d/20-auto-import.conf", &unit("20-auto-import.conf"));
+    place.write(
+        "edge.service.d/10-appliance.conf",
+        &unit("appliance/usr/lib/systemd/system/edge.service.d/10-appliance.conf"),
+    );
     let kubelet = place.path("kubelet.service");
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
@@ -39,6 +43,16 @@ fn systemd_reads_the_service() {
     let ours: Vec<_> =
         said.lines().filter(|line| line.contains("edge") || line.contains("kubelet")).collect();
     assert!(output.status.success() && ours.is_empty(), "{said}");
+}
+
+/// `ProtectClock=` allows a device, which closes all that are not allowed: sticks and slots are block devices.
+#[test]
+fn where_edge_mounts_and_writes_disks_it_may_open_them() {
+    assert_eq!(words(&unit("edge.service"), "ProtectClock"), ["yes"]);
+    for name in ["20-auto-import.conf", "appliance/usr/lib/systemd/system/edge.service.d/10-appliance.conf"] {
+        let lines: Vec<String> = unit(name).lines().map(str::to_owned).collect();
+        assert!(lines.contains(&"DeviceAllow=block-* rw".to_owned()), "{name}");
+    }
 }
 
 #[test]
