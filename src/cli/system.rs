@@ -13,7 +13,7 @@ use serde_json::json;
 use super::failure::Usage;
 use super::output::{self, Format};
 use super::{Global, progress};
-use crate::config::{Config, quantity};
+use crate::config::{Config, Overrides, quantity};
 use crate::daemon::{self, PerformError};
 use crate::system::{self, Fallback, Opened, Places, SlotReport, Status};
 
@@ -108,7 +108,7 @@ impl System {
                 let lines = progress::run(work)?;
                 output::result(&lines.iter().map(|line| format!("edge: {line}\n")).collect::<String>())
             }
-            Command::Healthy { timeout } => healthy(&Config::load(&overrides)?, &places, *timeout),
+            Command::Healthy { timeout } => healthy(&overrides, &places, *timeout),
         }
     }
 }
@@ -133,17 +133,22 @@ fn reset(places: &Places, yes: bool) -> Result<()> {
     output::result("the next boot makes the data anew hint: `systemctl reboot`")
 }
 
-fn healthy(config: &Config, places: &Places, timeout: Duration) -> Result<()> {
+fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<()> {
     places.booted()?;
-    let waited = progress::run(|_| async {
-        let waited = daemon::system::healthy(config, timeout).await;
-        waited.map_err(|e| anyhow::Error::new(PerformError::Task(e)))
-    })?;
+    // A configuration that this system refuses keeps its daemon down, and the other system may take it.
+    let waited = match Config::load(overrides) {
+        Ok(config) => progress::run(|_| async {
+            let waited = daemon::system::healthy(&config, timeout).await;
+            Ok(waited.unwrap_or_else(|e| Err(e.to_string())))
+        })?,
+        Err(error) => Err(error.to_string()),
+    };
     let Err(why) = waited else {
         let done = system::arm(places)?;
         return output::result(&format!("edge: slot {} is good ({})", done.slot, done.entry));
     };
     let turned = system::unhealthy(places, &why)?;
+    system::judged(places)?;
     match turned {
         Fallback::Nowhere(other) => {
             anyhow::bail!("this system is not healthy, and there is none to fall back to ({other}): {why}")

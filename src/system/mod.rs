@@ -81,6 +81,14 @@ pub fn status(places: &Places) -> Result<Status, Error> {
 pub use armed::{arm, roll_back, unhealthy};
 pub use data::{ask_reset, open as open_data};
 
+/// Notes for edge-fallback.service that this boot was judged: it has nothing left to decide.
+///
+/// # Errors
+/// Where it cannot be noted.
+pub fn judged(places: &Places) -> Result<(), Error> {
+    Ok(crate::sys::durable::write(&places.at("/run/edge-judged"), b"", 0o600)?)
+}
+
 /// Has the machine start anew.
 ///
 /// # Errors

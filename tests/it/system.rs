@@ -291,6 +291,70 @@ fn an_unhealthy_system_starts_anew_only_when_there_is_a_better_one() {
 }
 
 #[test]
+fn a_configuration_that_this_system_refuses_is_no_healthy_system() {
+    let machine = Machine::new();
+    machine.place.write("etc/edge.toml", "of-a-newer-edge = true\n");
+    let done = machine.run(&["system", "healthy", "--timeout", "1s"]);
+    assert!(done.err.contains("of-a-newer-edge"), "{}", done.err);
+    done.bad(1, "this system is not healthy, and there is none to fall back to");
+    // What was judged is not judged again by edge-fallback.service.
+    assert!(machine.root("run/edge-judged").exists());
+}
+
+/// edge-fallback.service, where edge cannot judge: it starts anew as long as the boot loader counts, and no longer.
+#[test]
+fn what_does_not_come_up_starts_anew_until_no_tries_are_left() {
+    let machine = Machine::new();
+    let told = machine.root("rebooted");
+    for (name, text) in
+        [("systemctl", format!("echo \"$@\" >> {}", told.display())), ("sleep", String::new())]
+    {
+        machine.place.write(&format!("machine/bin/{name}"), &format!("#!/bin/sh\n{text}\n"));
+        Command::new("chmod").arg("755").arg(machine.root("bin").join(name)).status().unwrap();
+    }
+    let fall_back = || {
+        let _ = std::fs::remove_file(&told);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/appliance/usr/share/edge/fallback");
+        let path = format!("{}:{}", machine.root("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("busybox");
+        let root = machine.root("").display().to_string();
+        command.args(["sh", &script.display().to_string(), root.trim_end_matches('/')]).env("PATH", path);
+        let out = Done::of(command.output().unwrap()).good().out;
+        (out, std::fs::read_to_string(&told).unwrap_or_default())
+    };
+    // A boot loader that does not count would start the same for ever.
+    let (said, rebooted) = fall_back();
+    assert!(
+        said.contains("did not come up, and no boot entry has tries left") && rebooted.is_empty(),
+        "{said}"
+    );
+    machine.place.write(
+        "machine/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f",
+        "",
+    );
+    // The card's entry was tried once; another one was staged.
+    let id = system(&machine.place.path("new"), 2, 1);
+    std::fs::copy(machine.place.path("new/root.verity"), machine.partition("verity_b")).unwrap();
+    machine.put_entry("edge-2+3.efi", &id);
+    let mut slots = String::new();
+    for boot in 0.. {
+        let (said, rebooted) = fall_back();
+        if rebooted.is_empty() {
+            assert!(said.contains("no boot entry has tries left"), "{said}");
+            break;
+        }
+        assert_eq!(rebooted, "reboot --force\n");
+        assert!(said.contains("starting anew in 10 s") && boot < 10, "{said}");
+        slots += &machine.boot();
+    }
+    assert_eq!(slots, "bbbaa");
+    // Judged already: not a word.
+    machine.put_entry("edge-3+3.efi", &id);
+    machine.place.write("machine/run/edge-judged", "");
+    assert_eq!(fall_back(), (String::new(), String::new()));
+}
+
+#[test]
 fn a_damaged_record_is_none() {
     let machine = Machine::new();
     machine.arm();

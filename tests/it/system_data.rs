@@ -208,8 +208,10 @@ fn the_key_is_sealed_to_a_tpm_where_there_is_one() {
 #[test]
 fn a_partition_that_is_missing_or_too_small_is_told() {
     let disk = Disk::new();
-    std::fs::remove_file(disk.machine.partition("data")).unwrap();
-    disk.machine.run(&["system", "open-data"]).bad(1, "there is no partition `data`");
+    let told = disk.machine.root("sys/class/block/vda/vda-data");
+    std::fs::rename(&told, disk.machine.root("hidden")).unwrap();
+    disk.machine.run(&["system", "open-data"]).bad(1, "disk `vda` has no partition `data` hint: ");
+    std::fs::rename(disk.machine.root("hidden"), &told).unwrap();
     std::fs::File::create(disk.machine.partition("data")).unwrap().set_len(1 << 20).unwrap();
     disk.machine.run(&["system", "open-data"]).bad(1, "partition `data` has 1048576 bytes");
     assert!(!disk.has("data-ready"));

@@ -12,7 +12,7 @@ macro_rules! files {
 }
 
 /// Each by its path in the root.
-pub const FILES: [(&str, &str); 32] = files![
+pub const FILES: [(&str, &str); 35] = files![
     "etc/chrony/conf.d/edge.conf",
     "etc/containerd/config.toml",
     "etc/fstab",
@@ -28,6 +28,7 @@ pub const FILES: [(&str, &str); 32] = files![
     "usr/lib/systemd/system-preset/00-appliance.preset",
     "usr/lib/systemd/system/containerd.service.d/10-appliance.conf",
     "usr/lib/systemd/system/edge-data.service",
+    "usr/lib/systemd/system/edge-fallback.service",
     "usr/lib/systemd/system/edge-healthy.service",
     "usr/lib/systemd/system/edge-images.service",
     "usr/lib/systemd/system/edge-preload.service",
@@ -35,6 +36,7 @@ pub const FILES: [(&str, &str); 32] = files![
     "usr/lib/systemd/system/edge-ssh.service",
     "usr/lib/systemd/system/edge.service.d/10-appliance.conf",
     "usr/lib/systemd/system/efi.mount",
+    "usr/lib/systemd/system/emergency.target.d/10-appliance.conf",
     "usr/lib/systemd/system/identity.mount",
     "usr/lib/systemd/system/kubelet.service",
     "usr/lib/systemd/system/nftables.service.d/10-appliance.conf",
@@ -44,6 +46,7 @@ pub const FILES: [(&str, &str); 32] = files![
     "usr/lib/tmpfiles.d/edge.conf",
     "usr/lib/udev/rules.d/61-edge.rules",
     "usr/share/edge/cni/99-edge.conflist",
+    "usr/share/edge/fallback",
     "usr/share/edge/kubelet.yaml",
 ];
 
