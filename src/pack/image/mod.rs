@@ -112,6 +112,8 @@ pub struct Image {
 /// # Errors
 /// [`LockDiffers`]; a file of the plan is missing or for another machine; a tool fails. Nothing is left at `out` then.
 pub fn pack(plan: &ImagePlan, step: &mut dyn FnMut(&str)) -> Result<Image> {
+    // What others may read of the image is not the builder's own habit.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let board = board::Board::find(&plan.board)?;
     let kernel = board.kernel(plan.machine)?.clone();
     check(plan)?;

@@ -52,13 +52,17 @@ pub fn first_partition(board: &Board, tools: &Tools) -> Result<()> {
     tools.shell(&text, [""; 0]).context("cannot make the partition that the firmware reads").map(drop)
 }
 
-/// The shell's text that makes a FAT of a folder: its files in the order of their names.
+/// The shell's text that makes a FAT of a folder: one by one in the order of their names, since mcopy takes a folder's as
+/// the host's file system lists them. A folder is copied while it is empty, to have its time.
 pub fn fat(folder: &str, image: &str, mib: u64, serial: &str, epoch: i64) -> String {
     // FAT32 has at least 65,525 clusters; what is smaller cannot be one with sectors of 512 bytes.
     format!(
         "find {folder} -exec touch -d @{epoch} {{}} +\n\
          rm -f {image}; truncate -s {mib}M {image}\n\
          mkfs.vfat --invariant -F32 -s1 -n EDGE -i {serial} {image} >/dev/null\n\
-         ls {folder} | LC_ALL=C sort | while read -r name; do mcopy -s -m -i {image} {folder}/\"$name\" ::; done"
+         mkdir {folder}.empty; (cd {folder}; find . -mindepth 1 -printf '%P\\n') | LC_ALL=C sort | while read -r name; do\n\
+         from={folder} to=/; case $name in */*) to=/${{name%/*}} ;; esac\n\
+         [ ! -d \"$from/$name\" ] || {{ from={folder}.empty; mkdir \"$from/$name\"; touch -d @{epoch} \"$from/$name\"; }}\n\
+         mcopy -s -m -i {image} \"$from/$name\" \"::$to\"; done"
     )
 }
