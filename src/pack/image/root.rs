@@ -199,6 +199,9 @@ fn os_release(plan: &ImagePlan, board: &Board) -> String {
 }
 
 /// Copies what is in a folder: files with their permissions, links as they are, folders; all of root.
+///
+/// # Errors
+/// A folder's place is taken by a link: what it leads to may be another machine's, or this one's own.
 pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot make `{}`", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read `{}`", from.display()))? {
@@ -206,6 +209,12 @@ pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let kind = entry.file_type()?;
         if kind.is_dir() {
+            if let Ok(link) = fs::read_link(&target) {
+                let (source, link) = (source.display(), link.display());
+                anyhow::bail!(
+                    "`{source}` would lie below a link to `{link}` hint: lay it there, or by --config if it is in /var"
+                );
+            }
             copy_folder(&source, &target)?;
         } else if kind.is_symlink() {
             let _ = fs::remove_file(&target);
@@ -216,4 +225,30 @@ pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_laid_below_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        for made in ["outside", "over/etc/edge", "over/usr/bin", "root/etc"] {
+            fs::create_dir_all(at(made)).unwrap();
+        }
+        put(&at("over/usr/bin/tool"), b"tool", 0o755).unwrap();
+        put(&at("over/etc/edge/edge.toml"), b"", 0o600).unwrap();
+        symlink(at("outside"), at("root/etc/edge")).unwrap();
+        let said = copy_folder(&at("over"), &at("root")).unwrap_err().to_string();
+        assert!(
+            said.contains("over/etc/edge` would lie below a link to `") && said.contains(" hint: "),
+            "{said}"
+        );
+        assert_eq!(fs::read_dir(at("outside")).unwrap().count(), 0);
+        fs::remove_dir_all(at("over/etc/edge")).unwrap();
+        copy_folder(&at("over"), &at("root")).unwrap();
+        assert_eq!(fs::read(at("root/usr/bin/tool")).unwrap(), b"tool");
+    }
 }
