@@ -139,7 +139,7 @@ fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<
     let waited = match Config::load(overrides) {
         Ok(config) => progress::run(|_| async {
             let waited = daemon::system::healthy(&config, timeout).await;
-            Ok(waited.unwrap_or_else(|e| Err(e.to_string())))
+            Ok::<_, anyhow::Error>(waited.unwrap_or_else(|e| Err(e.to_string())))
         })?,
         Err(error) => Err(error.to_string()),
     };
