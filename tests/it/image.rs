@@ -29,7 +29,7 @@ spec:
       privileged: true
 ";
 /// How long a machine without KVM may take to a healthy system.
-pub const BOOT: Duration = Duration::from_secs(240);
+pub const BOOT: Duration = Duration::from_secs(400);
 /// What `edge system healthy` writes to the console.
 pub const HEALTHY: &str = "edge: slot a is good";
 
@@ -192,13 +192,9 @@ fn what_lies_on_the_card_is_taken_at_the_first_boot() -> Result<()> {
     let console = machine.console()?;
     let line = console.lines().find(|line| line.contains("`edge.toml` on")).unwrap_or_default();
     assert!(line.contains("is not taken: ") && line.contains("offline-mod"), "{line}");
-    assert_eq!(
-        machine
-            .run("cat /var/etc/edge/authorized_keys; ls /efi/edge-config 2>/dev/null | wc -l")?
-            .lines()
-            .last(),
-        Some("0")
-    );
+    // What was taken does not stay where anybody can read it; what was wrong does, for who mends it.
+    let told = machine.run("cat /var/etc/edge/authorized_keys; ls /efi/edge-config")?;
+    assert!(told.starts_with("ssh-ed25519 ") && told.ends_with(" owner\nedge.toml\n"), "{told}");
     Ok(())
 }
 

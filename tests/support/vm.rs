@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -36,6 +37,9 @@ pub enum Cable {
     Lonely,
 }
 
+/// Two at a time would each be half as quick, and run into what the other's tests allow it.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// One machine: its disk, its firmware's variables and its log lie in `place`.
 pub struct Vm {
     arch: Arch,
@@ -50,6 +54,8 @@ pub struct Vm {
     pub more: Vec<String>,
     /// Memory in MiB.
     pub memory: u32,
+    /// That it is the only one.
+    _one: MutexGuard<'static, ()>,
 }
 
 /// Runs a program of the tree, which sees `place` as `/work`.
@@ -64,9 +70,10 @@ pub fn tool(place: &Path, arguments: &[&str]) -> Result<Command> {
 }
 
 impl Vm {
-    /// A machine whose disk begins as a copy of `image`, and is of `size` GiB. `key` is the private key whose other half
-    /// the image knows.
+    /// A machine whose disk begins as a copy of `image`, and is of `size` GiB. The file `key` in `place` is the private key
+    /// whose other half the image knows.
     pub fn new(arch: Arch, place: &Path, image: &Path, size: u32, cable: Cable) -> Result<Self> {
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         fs::create_dir_all(place)?;
         let place = place.canonicalize()?;
         let disk = place.join("disk.img");
@@ -83,7 +90,18 @@ impl Vm {
         fs::copy(tree.join(vars), place.join("vars.fd")).with_context(|| format!("no `{vars}`"))?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let (more, memory) = (Vec::new(), 2048);
-        let vm = Self { arch, place, cable, port, child: None, mark: 0, begun: Instant::now(), more, memory };
+        let vm = Self {
+            arch,
+            place,
+            cable,
+            port,
+            child: None,
+            mark: 0,
+            begun: Instant::now(),
+            more,
+            memory,
+            _one: one,
+        };
         Ok(vm)
     }
 

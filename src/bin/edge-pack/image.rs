@@ -1,7 +1,7 @@
 //! `edge-pack image`
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -131,13 +131,9 @@ impl Arguments {
             packages,
             tools: self.parts.join("image-tools"),
             cache,
-            out: absolute(&self.out)?,
+            out: self.out,
         })
     }
-}
-
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("`{}` is no path", path.display()))
 }
 
 /// A bar on a terminal; else a line for each step that ends.
