@@ -110,7 +110,8 @@ pub struct Image {
 /// Makes it. `step` hears of each step as it begins.
 ///
 /// # Errors
-/// [`LockDiffers`]; a file of the plan is missing or for another machine; a tool fails. Nothing is left at `out` then.
+/// [`LockDiffers`]; a file of the plan is missing or for another machine; a tool fails. `out` is as it was
+/// then: it comes last, and what lies beside it may be newer.
 pub fn pack(plan: &ImagePlan, step: &mut dyn FnMut(&str)) -> Result<Image> {
     // What others may read of the image is not the builder's own habit.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));

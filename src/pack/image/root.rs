@@ -143,7 +143,8 @@ fn lay(plan: &ImagePlan, board: &Board, content: &Content, root: &Path) -> Resul
     put(&root.join("usr/lib/os-release"), os_release(plan, board).as_bytes(), 0o644)?;
     let facts = serde_json::to_string_pretty(&super::slot::facts(plan, board))? + "\n";
     put(&root.join("usr/share/edge/system.json"), facts.as_bytes(), 0o644)?;
-    // systemd's least time is of this file: a machine without a clock starts no earlier than its image was made.
+    // systemd's least time is of this file, whose own is SOURCE_DATE_EPOCH as every file's: a machine without a clock starts no
+    // earlier than that.
     put(&root.join("usr/lib/clock-epoch"), b"", 0o644)?;
     if let Some(watchdog) = &board.watchdog {
         let text = format!(
