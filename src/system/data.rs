@@ -13,7 +13,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::identity::Identity;
 use super::run::{run, run_with};
-use super::{Error, Places, partition};
+use super::{Error, Places, partition, provision};
 use crate::sys::durable;
 
 /// Bytes of the key.
@@ -47,22 +47,28 @@ pub enum Opened {
 /// to say.
 ///
 /// # Errors
-/// [`Error::Data`] where it was made once and cannot be opened: it is left as it is.
+/// [`Error::Data`] where it was made once and cannot be opened: it is left as it is, unless a stick asks for a reset.
 pub fn open(places: &Places) -> Result<(Opened, Option<String>), Error> {
     places.booted()?;
     let device = partition::device(places, "data")?;
     let identity = Identity::open(places)?;
     let here = |name: &str| places.identity().join(name).exists();
-    let reset = here(RESET);
+    let mut reset = here(RESET);
     if reset {
         wipe(places, &identity, &device)?;
     }
     if here(READY) {
-        if !is_open(places) {
-            let opened = known_key(places).and_then(|key| unlock(&key, &device));
-            opened.map_err(|e| Error::Data(e.to_string()))?;
+        let opened = || known_key(places).and_then(|key| unlock(&key, &device));
+        let Err(error) = (if is_open(places) { Ok(()) } else { opened() }) else {
+            return Ok((Opened::Known, None));
+        };
+        // Nobody can log in without data: a stick is what its owner has. Data that opens is not given up for one.
+        if !provision::stick_asks_reset(places, RESET) {
+            return Err(Error::Data(error.to_string()));
         }
-        return Ok((Opened::Known, None));
+        identity.write(RESET, b"asked for by a stick\n", 0o600)?;
+        wipe(places, &identity, &device)?;
+        reset = true;
     }
     let line = make(places, &identity, &device)?;
     Ok((if reset { Opened::Reset } else { Opened::Made }, line))

@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The data cannot be opened, and is not given up for that.
     #[error(
-        "the data partition cannot be opened: {0} hint: nothing is formatted; `edge system reset` gives the data up and begins anew"
+        "the data partition cannot be opened: {0} hint: nothing is formatted; to give the data up and begin anew, plug in a stick with the file `edge-config/factory-reset` and restart"
     )]
     Data(String),
     /// There is no slot to go back to.

@@ -80,7 +80,8 @@ pub fn provision(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Er
     places.booted()?;
     let mut done = Provisioned::default();
     let known = places.at(FILES[0].1).exists();
-    let stick = Stick::find(places, if known { Duration::ZERO } else { PATIENCE });
+    let patience = if known { Duration::ZERO } else { PATIENCE };
+    let stick = Stick::find(places, patience, &has_something);
     if known {
         if let Some(stick) = stick {
             done.lines.push(format!(
@@ -292,7 +293,13 @@ fn clear_esp(places: &Places) -> Result<(), Error> {
     super::esp::sync(&places.esp())
 }
 
-/// A stick that has a configuration on it, mounted until this is dropped.
+/// Whether a stick has the file `name` in its folder.
+pub(super) fn stick_asks_reset(places: &Places, name: &str) -> bool {
+    let asks = |folder: &Path| folder.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
+    Stick::find(places, PATIENCE, &asks).is_some()
+}
+
+/// A stick that has what is looked for on it, mounted until this is dropped.
 struct Stick {
     shown: String,
     folder: PathBuf,
@@ -300,10 +307,10 @@ struct Stick {
 }
 
 impl Stick {
-    fn find(places: &Places, patience: Duration) -> Option<Self> {
+    fn find(places: &Places, patience: Duration, is_it: &dyn Fn(&Path) -> bool) -> Option<Self> {
         let begun = Instant::now();
         loop {
-            if let Some(found) = Self::look(places) {
+            if let Some(found) = Self::look(places, is_it) {
                 return Some(found);
             }
             if begun.elapsed() >= patience {
@@ -313,7 +320,7 @@ impl Stick {
         }
     }
 
-    fn look(places: &Places) -> Option<Self> {
+    fn look(places: &Places, is_it: &dyn Fn(&Path) -> bool) -> Option<Self> {
         let at = places.at("/run/edge/config-stick");
         for entry in std::fs::read_dir(places.at("/sys/class/block")).ok()?.flatten() {
             if is_stick(&entry.path()).is_none() {
@@ -329,7 +336,7 @@ impl Stick {
                 }
             };
             let folder = at.join(FOLDER);
-            if folder.symlink_metadata().is_ok_and(|meta| meta.is_dir()) && has_something(&folder) {
+            if folder.symlink_metadata().is_ok_and(|meta| meta.is_dir()) && is_it(&folder) {
                 return Some(Self {
                     shown: format!("stick `{}`", device.display()),
                     folder,
