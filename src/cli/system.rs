@@ -143,6 +143,15 @@ fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<
         })?,
         Err(error) => Err(error.to_string()),
     };
+    if !system::is_counted(places) {
+        system::judged(places)?;
+        return match waited {
+            Ok(()) => {
+                output::result("edge: all parts are up; this board has no second system to compare with")
+            }
+            Err(why) => anyhow::bail!("this system is not healthy, and this board has no other: {why}"),
+        };
+    }
     let Err(why) = waited else {
         let done = system::arm(places)?;
         return output::result(&format!("edge: slot {} is good ({})", done.slot, done.entry));

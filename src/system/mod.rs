@@ -81,6 +81,11 @@ pub fn status(places: &Places) -> Result<Status, Error> {
 pub use armed::{arm, roll_back, unhealthy};
 pub use data::{ask_reset, open as open_data};
 
+/// Whether the boot loader counts tries: systemd-boot does, which UEFI starts; that of the Raspberry Pi does not.
+pub fn is_counted(places: &Places) -> bool {
+    places.at("/sys/firmware/efi").exists() || places.entries().exists()
+}
+
 /// Notes for edge-fallback.service that this boot was judged: it has nothing left to decide.
 ///
 /// # Errors

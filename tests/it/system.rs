@@ -301,6 +301,16 @@ fn a_configuration_that_this_system_refuses_is_no_healthy_system() {
     assert!(machine.root("run/edge-judged").exists());
 }
 
+/// A Raspberry Pi's boot loader counts nothing, and has no entries.
+#[test]
+fn where_no_tries_are_counted_health_is_only_told() {
+    let machine = Machine::new();
+    std::fs::remove_dir_all(machine.root("efi/EFI")).unwrap();
+    let healthy = ["system", "healthy", "--timeout", "1s"];
+    machine.run(&healthy).bad(1, "this system is not healthy, and this board has no other: ");
+    assert!(machine.root("run/edge-judged").exists() && !machine.root("identity/system.json").exists());
+}
+
 /// edge-fallback.service, where edge cannot judge: it starts anew as long as the boot loader counts, and no longer.
 #[test]
 fn what_does_not_come_up_starts_anew_until_no_tries_are_left() {

@@ -166,7 +166,9 @@ fn make(
     put(&beside(".spdx.json"), sbom.as_bytes(), 0o644)?;
     let _ = fs::remove_dir_all(beside(".system"));
     let moves = [("system", ".system"), ("disk.img.zst", ".zst"), ("disk.img", "")];
-    for (from, end) in moves {
+    // No bundle brings a system that is not started as a boot entry: `edge bundle create` would refuse it.
+    let is_updated = board.boot == board::Boot::SystemdBoot;
+    for (from, end) in moves.into_iter().filter(|(from, _)| is_updated || *from != "system") {
         let to = beside(end);
         fs::rename(tools.work().join(from), &to)
             .with_context(|| format!("cannot make `{}`", to.display()))?;
