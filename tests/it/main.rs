@@ -28,6 +28,7 @@ mod image_arm64;
 mod image_update;
 mod incluster;
 mod incluster_flannel;
+mod incluster_flood;
 mod incluster_network;
 mod incluster_operator;
 mod join;
