@@ -117,6 +117,10 @@ SNAP_COOKIE=hook EDGE_SNAPCTL=/bin/true "$EDGE" hook remove
 is "the remove hook" $? 0
 is "no shim is left" "$(shims)" 0
 is "nothing is mounted" "$(grep -c " $common" /proc/self/mountinfo)" 0
-find /sys/fs/cgroup/*/"$GROUP" -depth -type d -exec rmdir {} + 2>/dev/null
+# A group is busy for a moment after its last process.
+for _ in $(seq 20); do
+    find /sys/fs/cgroup/*/"$GROUP" -depth -type d -exec rmdir {} + 2>/dev/null && break
+    sleep 0.1
+done
 [ $failed = 0 ] || tail -n 40 /run/containerd.log /run/kubelet.log
 exit $failed
