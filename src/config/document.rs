@@ -15,11 +15,15 @@ pub fn to_toml(config: &Config) -> String {
     text
 }
 
-/// A commented `edge.toml`: every key with its help and its default, all of them commented out.
+/// What follows the value of a key without a default in the sample.
+const EXAMPLE: &str = "# an example; there is no default";
+
+/// A commented `edge.toml`: every key with its help and its default, or an example and that it is one;
+/// all of them commented out.
 pub fn sample() -> String {
     let mut defaults = Config::default();
     let mut text = String::from(
-        "# The configuration of edge. Every key is optional; shown are the defaults.\n\
+        "# The configuration of edge. Every key is optional; shown are the defaults, or examples where a line says so.\n\
          # `edge config set KEY=VALUE` edits this file, `edge config validate` checks it,\n\
          # `systemctl reload edge` makes the daemon read it again.\n\n",
     );
@@ -30,7 +34,7 @@ pub fn sample() -> String {
         let name = key.split().1;
         match (key.slot.show(&mut defaults), key.slot.example()) {
             (Some(value), _) => text.push_str(&format!("#{name} = {}\n", value.to_string().trim())),
-            (None, Some(example)) => text.push_str(&format!("#{name} = \"{example}\"\n")),
+            (None, Some(example)) => text.push_str(&format!("#{name} = \"{example}\"  {EXAMPLE}\n")),
             (None, None) => text.push_str(&format!("#{name} =\n")),
         }
     });
