@@ -247,19 +247,17 @@ fn remove(store: &Store, folder: &Path, names: &[String], force: bool) -> Result
     let pods = needs::pods(folder)?;
     let mut removed = Vec::new();
     for name in names {
-        let reference: Reference = name.parse().map_err(ImageError::from)?;
-        let (repository, full) = (reference.repository(), reference.to_string());
-        let found = store.manifest(&repository, reference.name())?;
-        let found = found.ok_or_else(|| ImageError::Unknown(full.clone()))?;
-        let needed = pods.of(&full, &found.blob.digest);
+        let found = images::find(store, name)?;
+        let (reference, repository, full) = (&found.reference, &found.repository, found.name());
+        let needed = pods.of(&full, &found.manifest.blob.digest);
         if let Some(first) = needed.first().filter(|_| !force) {
             return Err(TaskError::failed(format!("`{full}` is needed by {first} hint: --force removes it")));
         }
         match &reference.digest {
-            Some(digest) => store.remove_manifest(&repository, digest, &Owner::Push)?,
-            None => store.remove_tag(&repository, reference.name(), &Owner::Push)?,
+            Some(digest) => store.remove_manifest(repository, digest, &Owner::Push)?,
+            None => store.remove_tag(repository, reference.name(), &Owner::Push)?,
         };
-        removed.push(json!({"name": full, "digest": found.blob.digest}));
+        removed.push(json!({"name": full, "digest": found.manifest.blob.digest}));
     }
     Ok(Value::Array(removed))
 }

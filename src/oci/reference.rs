@@ -44,6 +44,13 @@ impl Reference {
         format!("{}/{}", self.host, self.path)
     }
 
+    /// The path of a name that says no host, without tag and digest, as it is written; `None` where it says one.
+    pub fn without_host(text: &str) -> Option<&str> {
+        let (name, _) = apart(text.split_once('@').map_or(text, |(rest, _)| rest));
+        let host = name.split_once('/').is_some_and(|(first, _)| is_host(first));
+        (!host && is_repository_path(name)).then_some(name)
+    }
+
     /// What to ask a registry for: the digest if there is one, else the tag.
     pub fn name(&self) -> &str {
         match (&self.digest, &self.tag) {
@@ -62,11 +69,7 @@ impl FromStr for Reference {
             Some((rest, digest)) => (rest, Some(digest.parse::<Digest>()?)),
             None => (text, None),
         };
-        let last = rest.rfind('/').map_or(0, |slash| slash + 1);
-        let (name, tag) = match rest[last..].find(':') {
-            Some(colon) => (&rest[..last + colon], Some(&rest[last + colon + 1..])),
-            None => (rest, None),
-        };
+        let (name, tag) = apart(rest);
         if let Some(tag) = tag.filter(|tag| !is_tag(tag)) {
             return Err(ReferenceError::Tag(tag.into()));
         }
@@ -84,6 +87,15 @@ impl FromStr for Reference {
             (None, Some(_)) => None,
         };
         Ok(Self { host: host.to_ascii_lowercase(), path, tag, digest })
+    }
+}
+
+/// Name and tag of what has no digest.
+fn apart(text: &str) -> (&str, Option<&str>) {
+    let last = text.rfind('/').map_or(0, |slash| slash + 1);
+    match text[last..].find(':') {
+        Some(colon) => (&text[..last + colon], Some(&text[last + colon + 1..])),
+        None => (text, None),
     }
 }
 
@@ -145,6 +157,17 @@ pub fn is_tag(tag: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_without_its_host_is_known_as_such() {
+        let pinned = format!("team/app@sha256:{}", "a".repeat(64));
+        for (name, path) in [("nginx", "nginx"), ("team/app:1", "team/app"), (pinned.as_str(), "team/app")] {
+            assert_eq!(Reference::without_host(name), Some(path), "{name}");
+        }
+        for name in ["quay.io/app:1", "localhost:5000/app", "Team/app", "app/", ""] {
+            assert_eq!(Reference::without_host(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn short_names_get_their_full_form() {

@@ -214,6 +214,20 @@ fn images_come_from_archives_and_go_to_them_with_and_without_a_daemon() {
     let loaded = skopeo(&["inspect", &format!("docker-archive:{tar}:quay.io/saved/app:2")]).good();
     assert!(loaded.out.contains("arm64"), "{loaded:?}");
 
+    // Pushed without a host, it goes by that name, and by no other that means an image of docker.io.
+    let own = format!("{at}/own/app:1");
+    skopeo(&["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &own]).good();
+    let shown: Value =
+        serde_json::from_str(&place.run(&["image", "inspect", "own/app:1", "-o", "json"]).good().out)
+            .unwrap();
+    assert_eq!((&shown["repository"], &shown["names"][0]["tag"]), (&json!("own/app"), &json!("1")));
+    let pinned = format!("own/app@{}", shown["digest"].as_str().unwrap());
+    place.run(&["image", "inspect", &pinned]).good();
+    place.run(&["image", "inspect", "docker.io/own/app:1"]).bad(1, "`docker.io/own/app:1` is not here");
+    place.run(&["image", "export", "own/app:1", "--to", "own.tar"]).good();
+    assert_eq!(place.run(&["image", "remove", "own/app:1"]).good().out, "removed own/app:1\n");
+    place.run(&["image", "remove", "own/app:1"]).bad(1, "is not here");
+
     daemon.kill();
     let place = &daemon.place;
     let listed = place.run(&["image", "list", "-o", "json"]).good();

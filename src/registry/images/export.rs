@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ImageError;
 use super::plan::{Plan, Wanted};
-use crate::oci::{ArchiveEntry, ArchiveForm, ArchiveWriter, Reference};
+use crate::oci::{ArchiveEntry, ArchiveForm, ArchiveWriter};
 use crate::store::Store;
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Progress, Unit};
@@ -38,9 +38,7 @@ pub fn export(
     let _hold = store.hold();
     let mut planned = Vec::new();
     for name in names {
-        let reference: Reference = name.parse()?;
-        let manifest = store.manifest(&reference.repository(), reference.name())?;
-        let manifest = manifest.ok_or_else(|| ImageError::Unknown(reference.to_string()))?;
+        let super::Found { reference, manifest, .. } = super::find(store, name)?;
         let plan = Plan::make(&manifest.blob.digest, &manifest.media_type, wanted, |digest| {
             Ok(store.blob(None, digest)?.map(|blob| blob.read()).transpose()?)
         })?;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::ImageError;
 use super::list::{kind, parsed, platforms, time};
-use crate::oci::{Descriptor, ParsedManifest, Reference};
+use crate::oci::{Descriptor, ParsedManifest};
 use crate::store::{Ref, Store};
 use crate::sys::digest::Digest;
 
@@ -17,16 +17,15 @@ pub fn inspect(
     name: &str,
     pods: impl Fn(&str, &Digest) -> Vec<String>,
 ) -> Result<Value, ImageError> {
-    let reference: Reference = name.parse()?;
-    let repository = reference.repository();
-    let manifest = store.manifest(&repository, reference.name())?;
-    let manifest = manifest.ok_or_else(|| ImageError::Unknown(reference.to_string()))?;
+    let found = super::find(store, name)?;
+    let full = found.name();
+    let (repository, manifest) = (found.repository, found.manifest);
     let digest = &manifest.blob.digest;
     let names: Vec<Ref> =
         store.refs(Some(&repository))?.into_iter().filter(|found| found.digest == *digest).collect();
     let read = parsed(store, digest, &manifest.media_type)?;
     let closure = store.closure(digest)?;
-    let mut needed = pods(&reference.to_string(), digest);
+    let mut needed = pods(&full, digest);
     // Its own names are told as such.
     let own: Vec<String> = names.iter().map(Ref::written).collect();
     needed.extend(store.needed_by(digest)?.into_iter().filter(|needed| !own.contains(needed)));

@@ -11,8 +11,8 @@ mod list;
 mod mend;
 mod plan;
 
-use crate::oci::{ArchiveError, Error as OciError, ManifestError, ReferenceError};
-use crate::store;
+use crate::oci::{ArchiveError, Error as OciError, ManifestError, Reference, ReferenceError};
+use crate::store::{self, Manifest, Store};
 use crate::sys::digest::Digest;
 
 pub use export::{Exported, export};
@@ -89,4 +89,39 @@ impl ImageError {
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Name(_) | Self::Nameless(_))
     }
+}
+
+/// What a person's name of an image leads to.
+#[derive(Debug)]
+pub struct Found {
+    /// The name in its full form.
+    pub reference: Reference,
+    /// The repository that has it, which may be one without a host.
+    pub repository: String,
+    /// What the name stands for there.
+    pub manifest: Manifest,
+}
+
+impl Found {
+    /// The name that it is listed by, `repository:tag` or `repository@digest`.
+    pub fn name(&self) -> String {
+        let between = if self.reference.digest.is_some() { '@' } else { ':' };
+        format!("{}{between}{}", self.repository, self.reference.name())
+    }
+}
+
+/// Finds an image by its name. One without a host is what was pushed so, or an image of docker.io, in the order in which
+/// the registry looks for it.
+///
+/// # Errors
+/// [`ImageError::Unknown`] where it is not here.
+pub fn find(store: &Store, name: &str) -> Result<Found, ImageError> {
+    let reference: Reference = name.parse()?;
+    let readings = Reference::without_host(name).map(str::to_owned).into_iter();
+    for repository in readings.chain([reference.repository()]) {
+        if let Some(manifest) = store.manifest(&repository, reference.name())? {
+            return Ok(Found { reference, repository, manifest });
+        }
+    }
+    Err(ImageError::Unknown(reference.to_string()))
 }
