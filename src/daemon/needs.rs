@@ -11,6 +11,7 @@ use crate::oci::Reference;
 use crate::pods::pins::{Needed, needed};
 use crate::store::Store;
 use crate::sys::digest::Digest;
+use crate::sys::durable;
 
 /// The holder of what pods need.
 const HOLDER: &str = "pods";
@@ -27,7 +28,7 @@ pub struct Pods {
 /// The cache is there and cannot be read.
 pub fn pods(state: &Path) -> Result<Pods, TaskError> {
     let path = state.join("cache.db");
-    if !path.exists() {
+    if !durable::exists(&path).map_err(TaskError::failed)? {
         return Ok(Pods { known: None });
     }
     let read = Reader::open(&path).and_then(|reader| {

@@ -129,7 +129,7 @@ impl Store {
     /// Where the database cannot be opened. Every change is [`Error::ForReading`].
     pub fn open_for_reading(settings: Settings) -> Result<Option<Self>, Error> {
         let path = settings.folder.join("store.db");
-        if !path.exists() {
+        if !durable::exists(&path)? {
             return Ok(None);
         }
         let readers = database::Readers::new(path);

@@ -71,6 +71,18 @@ pub fn named(error: io::Error, operation: &str, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {operation} `{}`: {error}", path.display()))
 }
 
+/// Whether something is at `path`.
+///
+/// # Errors
+/// Where that cannot be seen, which is not the same as nothing being there; the text names the path.
+pub fn exists(path: &Path) -> io::Result<bool> {
+    path.try_exists().map_err(|e| {
+        let hint = if e.kind() == io::ErrorKind::PermissionDenied { " hint: run as root" } else { "" };
+        let named = named(e, "look for", path);
+        io::Error::new(named.kind(), format!("{named}{hint}"))
+    })
+}
+
 fn write_beside(beside: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(beside)?;
     // The mode given to open is cut by the umask, and ignored where the file was there already.
@@ -102,6 +114,17 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_not_taken_for_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        assert!(!exists(&file).unwrap());
+        write(&file, b"one", 0o600).unwrap();
+        assert!(exists(&file).unwrap());
+        let below = file.join("store.db");
+        assert!(exists(&below).unwrap_err().to_string().contains(&below.display().to_string()));
     }
 
     #[test]

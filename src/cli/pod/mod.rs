@@ -20,7 +20,7 @@ use crate::cri::Runtime;
 use crate::pods::get::{Query, select};
 use crate::pods::observe::{KUBELET_HEALTHZ, Observed, complete, kubelet_is_up};
 use crate::proxy::join::Record;
-use crate::sys::clock;
+use crate::sys::{clock, durable};
 
 /// `edge pod`
 #[derive(Debug, Args)]
@@ -131,7 +131,7 @@ fn cache_file(config: &Config) -> PathBuf {
 /// them in, and the runtime here knows nothing of them.
 fn cached(config: &Config) -> Result<Vec<Value>> {
     let path = cache_file(config);
-    if !path.exists() {
+    if !durable::exists(&path)? {
         return Ok(Vec::new());
     }
     let pods =
