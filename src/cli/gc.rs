@@ -15,7 +15,9 @@ use crate::daemon::task::Task;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   edge gc --dry-run     what would go, and how many bytes that frees
-  edge gc               remove it; also while images are pulled and pushed")]
+  edge gc               remove it; also while images are pulled and pushed
+
+What was stored or used within the last day stays: somebody may be about to refer to it. The result counts it.")]
 pub struct Gc {
     /// Only say what would go
     #[arg(long)]
@@ -45,5 +47,13 @@ fn text(done: &Value) -> String {
     let gone = done["remove"].as_array().map_or(0, Vec::len);
     let (bytes, of) = (output::size(number("bytes")), number("blobs"));
     let _ = writeln!(out, "{gone} of {of} blobs {verb}, {bytes}");
+    let young = &done["young"];
+    if let Some(blobs @ 1..) = young["blobs"].as_u64() {
+        let bytes = output::size(young["bytes"].as_u64().unwrap_or(0));
+        let _ = writeln!(
+            out,
+            "{blobs} more, {bytes}, are not needed either and stay: they were stored or used within the last day"
+        );
+    }
     out
 }

@@ -201,7 +201,8 @@ pub(super) async fn collect(place: &Place, dry_run: bool) -> Result<Value, TaskE
         plan.remove.iter().map(|(digest, size)| json!({"digest": digest, "size": size})).collect();
     Ok(json!({
         "dryRun": dry_run, "blobs": plan.blobs, "bytes": plan.bytes(), "remove": remove,
-        "evict": plan.evict, "orphans": plan.orphans, "uploads": plan.uploads,
+        "young": {"blobs": plan.young, "bytes": plan.young_bytes}, "evict": plan.evict,
+        "orphans": plan.orphans, "uploads": plan.uploads,
     }))
 }
 

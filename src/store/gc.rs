@@ -52,6 +52,10 @@ pub struct GcPlan {
     pub orphans: u64,
     /// Uploads given up.
     pub uploads: u64,
+    /// Blobs that nobody needs either, and that stay since they are younger than the grace or come right now.
+    pub young: u64,
+    /// Their bytes.
+    pub young_bytes: u64,
 }
 
 impl GcPlan {
@@ -94,8 +98,7 @@ impl Store {
         let (cutoff, recent) = self.spared(settings);
         let limit = settings.pull_through_limit;
         self.inner.writer.write(move |batch| {
-            let mark = mark(batch.tx, cutoff, &recent, limit)?;
-            let plan = plan_of(batch.tx, &mark)?;
+            let (mark, plan) = decide(batch.tx, cutoff, &recent, limit)?;
             batch.tx.execute_batch("DROP TABLE temp.keep").during("end a mark")?;
             Ok(plan)
         })
@@ -110,8 +113,7 @@ impl Store {
         let (cutoff, recent) = self.spared(settings);
         let limit = settings.pull_through_limit;
         let mut plan = self.inner.writer.write(move |batch| {
-            let mark = mark(batch.tx, cutoff, &recent, limit)?;
-            let plan = plan_of(batch.tx, &mark)?;
+            let (mark, plan) = decide(batch.tx, cutoff, &recent, limit)?;
             sweep_rows(batch.tx, &mark)?;
             Ok(plan)
         })?;
@@ -278,6 +280,22 @@ fn mark_pulled(tx: &Connection, limit: u64) -> Result<Evicted, Error> {
         tx.prepare_cached(&insert).and_then(|mut q| q.execute([blob])).during("mark pull-through")?;
     }
     Ok(evicted)
+}
+
+/// Marks what is needed, and says what goes and what stays for its youth alone.
+fn decide(
+    tx: &Connection,
+    cutoff: i64,
+    recent: &[i64],
+    limit: Option<u64>,
+) -> Result<(Evicted, GcPlan), Error> {
+    // As if all were old; the mark that counts comes after it and takes its place.
+    let all = plan_of(tx, &mark(tx, i64::MAX, &[], limit)?)?;
+    let mark = mark(tx, cutoff, recent, limit)?;
+    let mut plan = plan_of(tx, &mark)?;
+    plan.young = (all.remove.len() as u64).saturating_sub(plan.remove.len() as u64);
+    plan.young_bytes = all.bytes().saturating_sub(plan.bytes());
+    Ok((mark, plan))
 }
 
 fn plan_of(tx: &Connection, evicted: &Evicted) -> Result<GcPlan, Error> {

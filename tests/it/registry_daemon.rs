@@ -247,6 +247,8 @@ fn images_come_from_archives_and_go_to_them_with_and_without_a_daemon() {
 
     place.run(&["image", "remove", "quay.io/saved/app:2"]).good();
     place.run(&["image", "remove", "quay.io/saved/app:2"]).bad(1, "is not here");
+    let freed = place.run(&["gc"]).good().out;
+    assert!(freed.starts_with("0 of ") && freed.contains("are not needed either and stay"), "{freed}");
     let again = place.run(&["image", "import", &tar, "-o", "json"]).good();
     assert_eq!(serde_json::from_str::<Value>(&again.out).unwrap().as_array().unwrap().len(), 2);
 

@@ -185,7 +185,10 @@ fn collection_keeps_what_is_needed_and_removes_the_rest() {
     store.set_pins("runtime", vec![pinned.clone()]).unwrap();
     store.remove_tag(REPO, "gone", &Owner::Push).unwrap();
     store.remove_tag(REPO, "pinned", &Owner::Push).unwrap();
-    assert!(store.plan_gc(&GcSettings::default()).unwrap().remove.is_empty(), "all of it is young");
+    let plan = store.plan_gc(&GcSettings::default()).unwrap();
+    assert!(plan.remove.is_empty(), "all of it is young");
+    let size = |digest: &Digest| store.blob(None, digest).unwrap().unwrap().size;
+    assert_eq!((plan.young, plan.young_bytes), (2, size(&gone) + size(&garbage)));
     drop(store);
 
     let store = aged(folder.path());
@@ -196,6 +199,7 @@ fn collection_keeps_what_is_needed_and_removes_the_rest() {
     assert_eq!(plan.remove, done.remove, "the dry run says what happens");
     let removed: Vec<&Digest> = done.remove.iter().map(|(digest, _)| digest).collect();
     assert_eq!(removed.len(), 2);
+    assert_eq!((done.young, done.young_bytes), (1, b"fresh".len() as u64));
     for digest in [&gone, &garbage] {
         assert!(removed.contains(&digest));
         assert!(store.blob(None, digest).unwrap().is_none());

@@ -36,7 +36,7 @@ enum Command {
     Import(Import),
     /// Write images to an OCI layout, which docker and containerd can load too
     Export(Export),
-    /// Remove images; `edge gc` frees their bytes
+    /// Remove images; `edge gc` frees their bytes a day after their last use
     Remove(Remove),
 }
 
@@ -114,6 +114,10 @@ struct Export {
 
 /// `edge image remove`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Their names go at once. `edge gc`, which the daemon does by itself now and then, frees their bytes a day after
+they were stored or used last."
+)]
 struct Remove {
     /// Their names
     #[arg(required = true)]
