@@ -25,9 +25,9 @@ pub struct Status {
 
 impl Status {
     pub fn run(&self, global: &Global) -> Result<()> {
-        let config = global.load()?;
+        let socket = global.overrides()?.control_socket();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let report = runtime.block_on(ask_status(&config.socket))?;
+        let report = runtime.block_on(ask_status(&socket))?;
         output::result(&match self.output {
             Format::Json => serde_json::to_string_pretty(&report)?,
             Format::Text => text(&report, crate::sys::clock::now()),
@@ -51,7 +51,14 @@ fn text(report: &Report, now: jiff::Timestamp) -> String {
         let expires = cloud.certificate_expires.as_deref().unwrap_or("unknown");
         line("Cloud", &format!("{} as {}, certificate until {expires}", cloud.server, cloud.node));
     }
-    line("Offline mode", if report.offline_mode { "on" } else { "off" });
+    line(
+        "Offline mode",
+        match (&report.cloud, report.offline_mode) {
+            (None, _) => "- (no cloud)",
+            (Some(_), true) => "on",
+            (Some(_), false) => "off",
+        },
+    );
     let (path, bytes) = (&report.cache.path, size(report.cache.bytes));
     line("Cache", &format!("{path}, {bytes}"));
     resources(&mut out, &report.cache.resources, now);

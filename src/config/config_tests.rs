@@ -70,7 +70,7 @@ fn what_is_wrong_is_one_line_with_file_key_value_and_expectation() {
             "[cloud]\nprobe-intervall = \"5s\"",
             "unknown key `cloud.probe-intervall` hint: did you mean `cloud.probe-interval`?",
         ),
-        ("colour = 1", "unknown key `colour` hint: `edge config get` lists all keys"),
+        ("colour = 1", "unknown key `colour` hint: `edge config sample` lists all keys"),
         ("[offline-mode]\nx = 1", "key `offline-mode` is `x = 1`, expected `true` or `false`"),
         ("[registry]\npush = true", "key `registry.push` is `true`, which needs a credential"),
         (

@@ -110,6 +110,6 @@ impl Wrong {
 fn nearest_hint(nearest: Option<&'static str>) -> String {
     match nearest {
         Some(known) => format!(" hint: did you mean `{known}`?"),
-        None => " hint: `edge config get` lists all keys".into(),
+        None => " hint: `edge config sample` lists all keys".into(),
     }
 }

@@ -133,6 +133,11 @@ impl Overrides {
         self.defaults().file
     }
 
+    /// The control socket, which the file does not name: it can be asked while the file is wrong.
+    pub fn control_socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.defaults().socket)
+    }
+
     /// What holds where the file says nothing. A snap has all its files in its own folder.
     pub fn defaults(&self) -> Config {
         let mut config = Config::default();

@@ -53,7 +53,7 @@ fn texts_of_switches_count_and_other_types_do_not() {
 #[test]
 fn what_is_wrong_is_named() {
     for (values, told) in [
-        (json!({"colour": "red"}), "unknown key `colour` hint: `edge config get` lists all keys"),
+        (json!({"colour": "red"}), "unknown key `colour` hint: `edge config sample` lists all keys"),
         (
             json!({"cloud": {"probe-intervall": "5s"}}),
             "unknown key `cloud.probe-intervall` hint: did you mean",

@@ -22,7 +22,7 @@ pub struct Report {
     pub version: String,
     /// When the daemon started.
     pub started: String,
-    /// Whether anything is kept and served from the cache.
+    /// Whether anything is kept and served from the cache, once a cloud is joined.
     pub offline_mode: bool,
     /// The link to the cloud.
     pub link: LinkReport,
@@ -166,7 +166,10 @@ impl Facts {
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: time(self.started),
-            offline_mode: self.proxy().as_ref().is_some_and(Proxy::offline_mode),
+            offline_mode: match self.proxy() {
+                Some(proxy) => proxy.offline_mode(),
+                None => self.place.config().offline_mode,
+            },
             link: self.link(),
             cloud: self.cloud(&mut errors),
             cache: CacheReport {
