@@ -8,10 +8,12 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::Global;
+use super::failure::Usage;
 use super::output::{self, Format};
 use crate::config::Config;
 use crate::oci::Upstream;
 use crate::registry::containerd::{self, ContainerdReport, ContainerdSettings, LastResort};
+use crate::registry::is_host_name;
 
 /// `edge registry`
 #[derive(Debug, Args)]
@@ -95,6 +97,11 @@ impl Configure {
         if self.host.is_empty() {
             hosts.extend(registry.upstreams.iter().map(|row| row.upstream()));
             hosts.push(default_host());
+        }
+        if let Some(wrong) = self.host.iter().find(|host| *host != "_default" && !is_host_name(host)) {
+            let why =
+                format!("`{wrong}` cannot be the host of a registry hint: such as quay.io or quay.io:443");
+            return Err(Usage(why).into());
         }
         let given: BTreeSet<&String> = self.host.iter().collect();
         for host in given {

@@ -10,7 +10,7 @@ use super::task::{Place, TaskError, blocking};
 use crate::oci::chart::ChartPackage;
 use crate::oci::{ArchiveForm, Platform, Reference};
 use crate::registry::images::{self, ImageError, Wanted};
-use crate::registry::{Sources, add_chart};
+use crate::registry::{Sources, add_chart, is_chart_repository};
 use crate::store::{self, GcSettings, Owner, Replace, Store, VerifySettings};
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Progress, Unit};
@@ -274,6 +274,10 @@ fn chart_add(store: &Store, path: &Path, repository: String, force: bool) -> Res
     let bytes = std::fs::read(path).map_err(named)?;
     let package = ChartPackage::read(&bytes).map_err(hinted)?;
     let mut beside = path.as_os_str().to_owned();
+    if !is_chart_repository(&repository) {
+        let why = "names parted by slashes, such as `team/stable`";
+        return Err(TaskError::usage(format!("`{repository}` cannot be a chart repository hint: {why}")));
+    }
     beside.push(".prov");
     let provenance = match std::fs::read(beside) {
         Ok(bytes) => Some(bytes),

@@ -18,6 +18,7 @@ use crate::store::{Chart, Owner};
 pub(super) use index::Indexes;
 pub use receive::add;
 pub(super) use route::ChartRoute;
+pub use route::is_repository;
 
 impl Registry {
     /// Answers a request for charts; errors are in ChartMuseum's JSON.

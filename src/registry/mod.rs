@@ -45,7 +45,9 @@ use hyper::body::Incoming;
 use crate::store::Store;
 
 pub use charts::add as add_chart;
+pub use charts::is_repository as is_chart_repository;
 pub use error::Error;
+pub use names::is_host_name;
 pub use settings::{Identity, Settings, UpstreamRow};
 pub use sources::Sources;
 

@@ -37,7 +37,8 @@ fn docker_library(host: &str, path: &str) -> String {
     }
 }
 
-pub(super) fn is_host_name(host: &str) -> bool {
+/// Whether a text can be the host of a registry, with or without a port.
+pub fn is_host_name(host: &str) -> bool {
     !host.is_empty()
         && host.len() <= 255
         && host.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[')
@@ -61,6 +62,9 @@ mod tests {
         assert_eq!(names("library/nginx", None), ["library/nginx", nginx]);
         assert_eq!(names("my/app", Some("127.0.0.1:5000")), ["my/app", "docker.io/my/app"]);
         assert_eq!(names("localhost:5000/a", None), ["localhost:5000/a"]);
+        for wrong in ["", "..", "../evil", "a/b", ".hidden", "a b"] {
+            assert!(!is_host_name(wrong), "{wrong}");
+        }
         for (path, ns) in
             [("a/../b", None), ("../b", None), ("a", Some("a/b")), ("A", None), ("q.io/", None), ("", None)]
         {

@@ -327,3 +327,35 @@ fn charts_are_added_listed_and_removed() {
     assert_eq!(curl(&[&format!("{}/team/charts/app-1.2.0.tgz", daemon.url())]), "404");
     place.run(&["chart", "remove", "app", "1.2.0", "--repository", "team"]).bad(1, "there is no chart");
 }
+
+#[test]
+fn names_that_nobody_could_ask_for_are_refused() {
+    let place = Place::new();
+    for host in ["../../evil", "a/b", ""] {
+        place
+            .run(&["registry", "configure-containerd", "--check", "--host", host])
+            .bad(2, "cannot be the host");
+    }
+    let chart = place.write("web-1.0.0.tgz", "not looked at").display().to_string();
+    for repository in ["../x", "a//b", "api"] {
+        place
+            .run(&["chart", "add", &chart, "--repository", repository])
+            .bad(2, &format!("`{repository}` cannot be a chart repository"));
+    }
+    place.run(&["chart", "add", &chart, "--repository", "team"]).bad(1, "web-1.0.0.tgz");
+}
+
+#[test]
+fn a_daemon_is_asked_for_its_status_whatever_the_file_says() {
+    let daemon = Daemon::start("");
+    daemon.place.write("etc/edge.toml", "colour = 1\n");
+    daemon
+        .place
+        .run(&["config", "get"])
+        .bad(2, "unknown key `colour` hint: `edge config sample` lists all keys");
+    let status = daemon.status().unwrap();
+    assert_eq!((&status["offlineMode"], &status["cloud"]), (&json!(true), &Value::Null));
+    let told = daemon.place.run(&["status"]).good().out;
+    assert!(told.contains("Offline mode  - (no cloud)\n"), "{told}");
+    daemon.place.run(&["config", "sample"]).good();
+}

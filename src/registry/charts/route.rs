@@ -58,9 +58,25 @@ impl ChartRoute {
     }
 }
 
+/// Whether a chart repository at this path can be asked for; the empty one is at the root.
+pub fn is_repository(path: &str) -> bool {
+    let index = if path.is_empty() { "/index.yaml".to_owned() } else { format!("/{path}/index.yaml") };
+    ChartRoute::parse(&index) == Some(ChartRoute::Index { repository: path.to_owned() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repository_is_what_can_be_asked_for() {
+        for good in ["", "team", "team/stable", "Team"] {
+            assert!(is_repository(good), "{good}");
+        }
+        for bad in ["../x", "a/../b", ".", "/a", "a/", "a//b", "api", "v2/a", "%2e%2e"] {
+            assert!(!is_repository(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn repositories_are_told_by_their_path() {
