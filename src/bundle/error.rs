@@ -86,6 +86,21 @@ pub enum Error {
     /// There is nothing to go back to.
     #[error("stream `{0}` has no earlier generation to go back to")]
     NoEarlier(String),
+    /// A generation that is not there was asked for.
+    #[error(
+        "stream `{stream}` has no generation {number} hint: it has {there}; `edge bundle history` tells of each"
+    )]
+    NoGeneration {
+        /// The stream.
+        stream: String,
+        /// What was asked for.
+        number: u64,
+        /// Those that there are.
+        there: String,
+    },
+    /// A stream that is not there was asked for.
+    #[error("there is no stream `{0}` hint: `edge bundle history` says which there are")]
+    NoStream(String),
     /// Threads cannot be had.
     #[error("cannot start threads: {0}")]
     Threads(#[from] io::Error),

@@ -53,15 +53,18 @@ impl Gateway {
     /// the highest sequence number stays, so an old bundle is not accepted again.
     ///
     /// # Errors
-    /// [`Error::NoEarlier`], [`Error::Usage`] where it is not clear which stream is meant.
+    /// [`Error::NoStream`], [`Error::NoGeneration`], [`Error::NoEarlier`], [`Error::Usage`] where it is not clear which
+    /// stream is meant.
     pub fn roll_back(&self, stream: Option<&str>, to: Option<u64>) -> Result<Entry, Error> {
         let stream = match stream {
             Some(stream) => stream.to_owned(),
             None => {
                 let streams = self.store.streams()?;
                 let [one] = &streams[..] else {
-                    let why =
-                        format!("there are {} streams hint: name one: {}", streams.len(), streams.join(", "));
+                    let why = match streams.len() {
+                        0 => "no bundle was imported yet hint: `edge bundle import`".to_owned(),
+                        count => format!("there are {count} streams hint: name one: {}", streams.join(", ")),
+                    };
                     return Err(Error::Usage(why));
                 };
                 one.clone()
@@ -69,12 +72,21 @@ impl Gateway {
         };
         let owner = Owner::Bundle(stream.clone());
         let generations = self.store.generations(&owner)?;
+        if generations.is_empty() {
+            return Err(Error::NoStream(stream));
+        }
         let current = generations.iter().find(|g| g.current).map_or(0, |g| g.number);
         let wanted = match to {
             Some(number) => generations.iter().find(|g| g.number == number),
             None => generations.iter().find(|g| g.number < current),
         };
-        let wanted = wanted.ok_or_else(|| Error::NoEarlier(stream.clone()))?;
+        let wanted = wanted.ok_or_else(|| match to {
+            Some(number) => {
+                let there: Vec<String> = generations.iter().map(|g| g.number.to_string()).collect();
+                Error::NoGeneration { stream: stream.clone(), number, there: there.join(", ") }
+            }
+            None => Error::NoEarlier(stream.clone()),
+        })?;
         self.store.roll_back(&owner, wanted.number)?;
         tracing::info!(stream, generation = wanted.number, "rolled a bundle back");
         Ok(Entry { current: true, ..entry(&stream, wanted) })

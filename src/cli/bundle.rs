@@ -220,6 +220,10 @@ impl Bundle {
             }
             Command::History(command) => {
                 let done = perform(global, Order::History { stream: command.stream.clone() })?;
+                if command.output == Format::Text && done.as_array().is_some_and(Vec::is_empty) {
+                    output::note("no bundles");
+                    return Ok(());
+                }
                 show(command.output, &done, said::history)
             }
             Command::Rollback(command) => {

@@ -144,6 +144,10 @@ impl List {
         if self.output == Format::Json {
             return output::json(&listed);
         }
+        if each(&listed).next().is_none() {
+            output::note("no images, charts or repositories: `edge mirror sync` fetches what the rules want");
+            return Ok(());
+        }
         let mut rows = vec![["NAME", "HERE", "SIZE", "WHY"].map(str::to_owned).to_vec()];
         rows.extend(each(&listed).map(|one| {
             let here = match (one["here"] == true, one["error"].is_string()) {
@@ -174,7 +178,8 @@ impl Explain {
         let _ = writeln!(out, "{}", text(&told["name"]));
         for one in each(&told["here"]) {
             let state = if one["here"] == true { "here" } else { "not here" };
-            let _ = writeln!(out, "  {state}: {} {}", text(&one["name"]), text(&one["digest"]));
+            let told = format!("  {state}: {} {}", text(&one["name"]), text(&one["digest"]));
+            let _ = writeln!(out, "{}", told.trim_end());
             for (name, id) in one["refs"].as_object().into_iter().flatten() {
                 let _ = writeln!(out, "  {} {name}", text(id));
             }

@@ -98,6 +98,8 @@ fn from_depot_to_gateway_with_the_daemon_and_without() {
     two.gateway.run(&["bundle", "verify", &two.stick]).good();
     assert_eq!(two.import()["generation"], 1);
     assert_eq!(two.import()["generation"], Value::Null);
+    let again = two.gateway.run(&["bundle", "import", &two.stick]).good().out;
+    assert_eq!(again.lines().next(), Some("main-1: it is in force already; nothing changed"));
 
     // The depot learns of the gateway; the next bundle carries only what is new. Now the daemon does it.
     let receipt = format!("{}/edge-receipts/ship-7.main.dsse", two.stick);
@@ -112,6 +114,11 @@ fn from_depot_to_gateway_with_the_daemon_and_without() {
     assert_eq!((&history[0]["seq"], &history[0]["current"]), (&2.into(), &true.into()));
     let rolled = two.gateway.run(&["bundle", "rollback"]).good().out;
     assert!(rolled.contains("generation 1 of stream `main` is in force again: main-1"), "{rolled}");
+    two.gateway
+        .run(&["bundle", "rollback", "--to", "9"])
+        .bad(1, "stream `main` has no generation 9 hint: it has 2, 1;");
+    two.gateway.run(&["bundle", "rollback", "spare"]).bad(1, "there is no stream `spare`");
+    two.gateway.run(&["bundle", "rollback"]).bad(1, "has no earlier generation");
     // Refused through the daemon is 3 too.
     std::fs::write(Path::new(&two.stick).join("edge-bundle/main-2/manifest.dsse"), "{}").unwrap();
     two.gateway.run(&["bundle", "import", &two.stick]).bad(3, "`manifest.dsse` cannot be read");
@@ -161,7 +168,9 @@ fn a_wrong_command_is_2_and_says_what_would_be_right() {
         .run(&["bundle", "create", "--stream", "main", "--keys", "KEYS", "--to", stick])
         .bad(2, "nothing in the store");
     two.depot.run(&["bundle", "create", "--stream", "main", "--keys", "none", "--to", stick]).bad(1, "none");
-    two.gateway.run(&["bundle", "rollback"]).bad(2, "there are 0 streams");
+    two.gateway.run(&["bundle", "rollback"]).bad(2, "no bundle was imported yet");
+    let none = two.gateway.run(&["bundle", "history"]).good();
+    assert_eq!((none.out.as_str(), none.err.trim()), ("", "no bundles"));
     two.gateway.write("etc/edge.toml", "[bundle]\ngateway = \"Ship 7\"\n");
     two.gateway.run(&["bundle", "history"]).bad(2, "key `bundle.gateway` is `Ship 7`");
 }

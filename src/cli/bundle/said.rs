@@ -31,7 +31,8 @@ pub(super) fn imported(done: &Value) -> String {
             number(done, "blobs"),
             output::size(number(done, "bytes")),
         ),
-        None => format!("{}:\n", title(done)),
+        // What was not imported has a remark that says why.
+        None => format!("{}: ", title(done)),
     };
     for remark in remarks(done, "remarks") {
         let _ = writeln!(out, "{remark}");
