@@ -62,6 +62,11 @@ fn text(done: &Value) -> String {
     }
     let number = |key: &str| done[key].as_u64().unwrap_or(0);
     let bad = list("damaged").count() + list("missing").count();
-    let _ = writeln!(out, "{} blobs read, {}; {bad} damaged", number("blobs"), output::size(number("bytes")));
+    let lost = match list("left").count() {
+        0 => String::new(),
+        count => format!(", {count} lost"),
+    };
+    let (blobs, bytes) = (number("blobs"), output::size(number("bytes")));
+    let _ = writeln!(out, "{blobs} blobs read, {bytes}; {bad} damaged{lost}");
     out
 }

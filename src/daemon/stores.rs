@@ -237,11 +237,19 @@ pub(super) async fn verify(
     };
     let left: Vec<Value> =
         mended.left.iter().map(|(digest, why)| json!({"digest": digest, "why": why})).collect();
+    // Whoever had it read, the daemon's board tells what came of it.
+    place.lost.send_replace((!left.is_empty()).then(|| lost_line(left.len())));
     let told = json!({
         "blobs": report.blobs, "bytes": report.bytes, "damaged": report.damaged,
         "missing": report.missing, "mended": mended.mended, "left": left,
     });
     Ok((told, report.last.filter(|_| report.stopped)))
+}
+
+fn lost_line(count: usize) -> String {
+    format!(
+        "{count} blobs are damaged and no upstream has them hint: `edge store verify` names them; push them again"
+    )
 }
 
 fn remove(store: &Store, folder: &Path, names: &[String], force: bool) -> Result<Value, TaskError> {
@@ -266,6 +274,10 @@ fn remove(store: &Store, folder: &Path, names: &[String], force: bool) -> Result
 fn chart_add(store: &Store, path: &Path, repository: String, force: bool) -> Result<Value, TaskError> {
     let named = |e: std::io::Error| TaskError::failed(format!("cannot read `{}`: {e}", path.display()));
     let hinted = |e: crate::oci::chart::ChartError| TaskError::failed(format!("`{}`: {e}", path.display()));
+    if !is_chart_repository(&repository) {
+        let why = "names parted by slashes, such as `team/stable`";
+        return Err(TaskError::usage(format!("`{repository}` cannot be a chart repository hint: {why}")));
+    }
     let size = std::fs::metadata(path).map_err(named)?.len();
     if size > crate::oci::chart::LARGEST as u64 {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
@@ -274,10 +286,6 @@ fn chart_add(store: &Store, path: &Path, repository: String, force: bool) -> Res
     let bytes = std::fs::read(path).map_err(named)?;
     let package = ChartPackage::read(&bytes).map_err(hinted)?;
     let mut beside = path.as_os_str().to_owned();
-    if !is_chart_repository(&repository) {
-        let why = "names parted by slashes, such as `team/stable`";
-        return Err(TaskError::usage(format!("`{repository}` cannot be a chart repository hint: {why}")));
-    }
     beside.push(".prov");
     let provenance = match std::fs::read(beside) {
         Ok(bytes) => Some(bytes),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 
 use super::bundle;
 use super::mirror::MirrorTask;
@@ -99,6 +99,8 @@ pub struct Place {
     door: Door,
     cache: OnceCell<Cache>,
     at_work: Arc<Mutex<Vec<&'static str>>>,
+    /// What the last verification of the store lost, in a line; `None` where nothing is lost.
+    pub(super) lost: watch::Sender<Option<String>>,
     /// Who is at the mirror.
     pub desk: Desk,
     hand: Option<Hand>,
@@ -137,6 +139,7 @@ impl Place {
             door,
             cache: OnceCell::new(),
             at_work: Arc::default(),
+            lost: watch::Sender::new(None),
             desk: Desk::default(),
             hand: None,
         }

@@ -72,7 +72,8 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
     let started = Instant::now();
     let mut collected = None;
     // What is wrong after the last collection and after the last verification: neither clears the other's.
-    let (mut uncollected, mut damaged) = (None, None);
+    let (mut uncollected, mut damaged): (Option<String>, Option<String>) = (None, None);
+    let mut lost = place.lost.subscribe();
     part.good();
     loop {
         let settings = changed.borrow_and_update().clone();
@@ -92,6 +93,12 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
                 Ok(()) => continue,
                 Err(_) => return,
             },
+            // Somebody had it verified by hand.
+            Ok(()) = lost.changed() => {
+                damaged = lost.borrow_and_update().clone();
+                tell(&part, damaged.as_ref().or(uncollected.as_ref()));
+                continue;
+            }
         }
         if !place.door().is_used() {
             collected = Some(Instant::now());
@@ -103,10 +110,14 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
         } else {
             damaged = verify(&place, &settings, &stop).await.unwrap_or_else(|error| Some(error.message));
         }
-        match damaged.as_ref().or(uncollected.as_ref()) {
-            None => part.good(),
-            Some(why) => part.trouble(why.clone()),
-        }
+        tell(&part, damaged.as_ref().or(uncollected.as_ref()));
+    }
+}
+
+fn tell(part: &Part, trouble: Option<&String>) {
+    match trouble {
+        None => part.good(),
+        Some(why) => part.trouble(why.clone()),
     }
 }
 
@@ -162,8 +173,5 @@ async fn verify(
     for digest in told["mended"].as_array().into_iter().flatten() {
         tracing::warn!(%digest, "was damaged, and is fetched again");
     }
-    let left = told["left"].as_array().map_or(0, Vec::len);
-    Ok((left > 0).then(|| {
-        format!("{left} blobs are damaged and no upstream has them hint: `edge store verify` names them; push them again")
-    }))
+    Ok(place.lost.borrow().clone())
 }

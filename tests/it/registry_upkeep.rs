@@ -164,3 +164,24 @@ fn an_archive_comes_through_a_pipe_with_and_without_a_daemon() {
     let left: Vec<_> = std::fs::read_dir(place.path("state/store/uploads")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn what_a_verification_by_hand_lost_is_on_the_board() {
+    let daemon = Daemon::start(OPEN);
+    let place = &daemon.place;
+    let source = place.path("layout");
+    layout(&source);
+    let imported =
+        place.run(&["image", "import", &source.display().to_string(), "--name", "registry.nowhere/app:1"]);
+    let digest: Digest = imported.good().out.split_whitespace().last().unwrap().parse().unwrap();
+    assert_eq!(daemon.wait_part("store", "good"), "");
+    rot(&blob_file(place, &digest));
+    let verified = place.run(&["store", "verify"]);
+    assert_eq!(verified.code, 1, "{verified:?}");
+    assert!(verified.out.trim_end().ends_with("; 1 damaged, 1 lost"), "{verified:?}");
+    assert!(daemon.wait_part("store", "trouble").contains("1 blobs are damaged"));
+    // Brought again, it is whole, and a verification says so.
+    place.run(&["image", "import", &source.display().to_string(), "--name", "registry.nowhere/app:1"]).good();
+    place.run(&["store", "verify"]).good();
+    assert_eq!(daemon.wait_part("store", "good"), "");
+}
