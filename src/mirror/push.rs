@@ -1,7 +1,7 @@
 //! Sends what the mirror holds to another registry.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -60,13 +60,7 @@ pub async fn push(
     insecure: bool,
     progress: &Progress,
 ) -> Result<Pushed, Error> {
-    let (host, prefix) =
-        registry.trim_end_matches('/').split_once('/').unwrap_or((registry.trim_end_matches('/'), ""));
-    if !host.contains(['.', ':']) && host != "localhost" {
-        let why =
-            format!("`{registry}` names no registry hint: write a host such as `harbor.example.com/edge`");
-        return Err(Error::Name(why));
-    }
+    let (host, prefix) = place(registry).map_err(Error::Name)?;
     let _seat = parts.desk.take()?;
     let _hold = parts.store.hold();
     let limits = (parts.settings.bandwidth_limit, parts.settings.parallel);
@@ -102,6 +96,20 @@ pub async fn push(
         bytes: to.sent.load(Ordering::Relaxed),
         failed,
     })
+}
+
+/// Host and prefix of `host[:port][/prefix]`, or why it is none.
+fn place(registry: &str) -> Result<(&str, &str), String> {
+    let rest = registry.trim_end_matches('/');
+    let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let (name, port) = host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    let is_host = !name.is_empty() && (name.contains(['.', ':']) || port.is_some() || name == "localhost");
+    if registry.contains("://") || !is_host || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(format!(
+            "`{registry}` names no registry hint: write a host such as `harbor.example.com/edge`; `--insecure` speaks plain HTTP"
+        ));
+    }
+    Ok((host, prefix))
 }
 
 struct Target {
@@ -203,14 +211,19 @@ async fn send_blob(
         return Err(Failure::Upstream { why, unreachable: false, absent: true });
     };
     let item = wire.progress.item(format!("{of} {}", &digest.hex()[..12]), Some(blob.size), Unit::Bytes);
+    let item = Arc::new(Mutex::new(item));
     let put = async || {
         let file = blob.open().map_err(|e| crate::oci::Error::Setup(e.to_string()))?;
-        let bytes = pieces(tokio::fs::File::from_std(file));
+        let told = item.clone();
+        item.lock().unwrap_or_else(PoisonError::into_inner).anew();
+        let bytes = pieces(tokio::fs::File::from_std(file)).inspect_ok(move |piece| {
+            told.lock().unwrap_or_else(PoisonError::into_inner).add(piece.len() as u64);
+        });
         wire.client.push_blob(&to.upstream, path, digest, blob.size, bytes).await
     };
     wire.ask(host, put).await?;
     to.sent.fetch_add(blob.size, Ordering::Relaxed);
-    item.done();
+    item.lock().unwrap_or_else(PoisonError::into_inner).finish();
     Ok(())
 }
 
@@ -226,4 +239,20 @@ fn pieces(file: tokio::fs::File) -> impl stream::Stream<Item = std::io::Result<B
             Err(e) => Some((Err(e), file)),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn a_registry_is_a_host_and_a_prefix_and_nothing_else() {
+        assert_eq!(place("harbor.example.com/edge/"), Ok(("harbor.example.com", "edge")));
+        assert_eq!(place("localhost"), Ok(("localhost", "")));
+        assert_eq!(place("depot:5000/a/b"), Ok(("depot:5000", "a/b")));
+        assert_eq!(place("[::1]:5000"), Ok(("[::1]:5000", "")));
+        for wrong in ["http://127.0.0.1:5000", "oci://a.b/c", "/var/lib/x", "depot", "depot:/x", ":5000", "", "a.b:x"] {
+            assert!(place(wrong).unwrap_err().contains("names no registry hint: write a host"), "{wrong}");
+        }
+    }
 }

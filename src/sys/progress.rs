@@ -137,8 +137,18 @@ impl Item {
         self.total = Some(total);
     }
 
+    /// It begins again: what was done is not.
+    pub fn anew(&mut self) {
+        self.done = 0;
+    }
+
     /// All is done.
     pub fn done(mut self) {
+        self.finish();
+    }
+
+    /// All is done, of an item that something else still holds.
+    pub fn finish(&mut self) {
         self.over = true;
         self.say(Stage::Done);
     }
