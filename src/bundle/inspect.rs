@@ -14,7 +14,7 @@ use super::{Error, Fault, name, readback, state};
 use crate::store::Owner;
 use crate::sys::clock;
 use crate::sys::progress::Progress;
-use crate::trust::{Chain, gateway};
+use crate::trust::{Chain, Refusal, gateway};
 
 /// What is said of a bundle.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +24,8 @@ pub struct Inspected {
     pub folder: PathBuf,
     /// Whether its signatures hold here, and everything but its blobs was checked.
     pub verified: bool,
+    /// Whether it is not what was signed, or by nobody who is believed.
+    pub spoiled: bool,
     /// Why not, or why it would not be imported.
     pub refused: Option<String>,
     /// What is signed, or claimed.
@@ -65,10 +67,27 @@ impl Gateway {
                 let bytes = bytes.ok_or_else(|| Fault::Missing(name::MANIFEST.into()))?;
                 let claimed: Manifest = gateway::peek(&bytes, name::MANIFEST, manifest::LARGEST)?;
                 let mut said = empty(folder, claimed);
+                said.verified = self.signed(folder, &error);
+                said.spoiled = error.is_refusal() && !said.verified;
                 said.refused = Some(error.to_string());
                 Ok(said)
             }
         }
+    }
+
+    /// Whether what was refused for being somebody else's, or old, is signed as it should be.
+    fn signed(&self, folder: &Path, refused: &Error) -> bool {
+        let is_about_me = matches!(
+            refused,
+            Error::Content(Fault::Audience { .. } | Fault::Base { .. })
+                | Error::Refused(Refusal::SeqOld { .. } | Refusal::SeqFar { .. })
+        );
+        let opened = || -> Result<Opened, Error> {
+            let chain = self.chain()?;
+            let passed = self.passed(&chain)?;
+            open(folder, chain, passed, &self.scratch())
+        };
+        is_about_me && opened().is_ok()
     }
 
     fn changes(&self, opened: &Opened, said: &mut Inspected) -> Result<(), Error> {
@@ -135,6 +154,7 @@ fn empty(folder: &Path, manifest: Manifest) -> Inspected {
     Inspected {
         folder: folder.to_owned(),
         verified: false,
+        spoiled: false,
         refused: None,
         manifest,
         missing: 0,

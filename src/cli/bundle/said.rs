@@ -86,6 +86,9 @@ pub(super) fn inspected(done: &Value) -> String {
         "Signatures",
         match refused {
             None => format!("hold, by root version {}", number(manifest, "root")),
+            Some(_) if done["verified"] == true => {
+                format!("hold, by root version {}", number(manifest, "root"))
+            }
             Some(why) => format!("NOT VERIFIED: {why}"),
         },
     );
@@ -99,6 +102,9 @@ pub(super) fn inspected(done: &Value) -> String {
     let sizes = (output::size(number(totals, "carried-bytes")), output::size(number(totals, "bytes")));
     line("Carries", format!("{carried} of {blobs} blobs, {} of {}", sizes.0, sizes.1));
     line("System", system(&manifest["system"]));
+    if let Some(why) = refused.filter(|_| done["verified"] == true) {
+        line("Import", format!("refused: {why}"));
+    }
     if refused.is_none() {
         let here = match done["inForce"] == true {
             true => "is in force already".into(),
