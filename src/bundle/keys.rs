@@ -175,6 +175,13 @@ pub fn next_root(chain: &Chain, rotation: &Rotation, created: Timestamp) -> Resu
     };
     let root: Vec<PublicKey> = root.into_values().collect();
     let threshold = rotation.threshold.unwrap_or(now.role(RoleName::Root).threshold);
+    if threshold == 0 || threshold as usize > root.len() {
+        return Err(Error::Usage(format!(
+            "{threshold} of {} root keys cannot sign hint: `--threshold` is from 1 to {}",
+            root.len(),
+            root.len()
+        )));
+    }
     let bundle_threshold = now.role(RoleName::Bundle).threshold.min(u32::try_from(bundle.len()).unwrap_or(1));
     let expires = rotation.expires.or(now.expires);
     let next = Root::new(now.version + 1, created, expires, (&root, threshold), (&bundle, bundle_threshold))?;

@@ -106,7 +106,7 @@ struct Make {
     /// Leave nothing out
     #[arg(long)]
     full: bool,
-    /// A gateway that may import it [default: all]
+    /// A gateway that may import it; can be given several times [default: all]
     #[arg(long = "for", value_name = "GATEWAY")]
     gateways: Vec<String>,
     /// A fleet that may import it [default: all]
@@ -195,7 +195,8 @@ impl Bundle {
             Command::Create(command) => command.run(global),
             Command::Inspect(at) => {
                 let done = perform(global, Order::Inspect { folder: absolute(&at.folder)? })?;
-                show(at.output, &done, said::inspected)
+                show(at.output, &done, said::inspected)?;
+                if done["spoiled"] == true { Err(output::Exit(3).into()) } else { Ok(()) }
             }
             Command::Verify(command) => {
                 let root = command.root.as_ref().map(std::path::absolute).transpose()?;
@@ -241,6 +242,7 @@ impl Keygen {
     fn run(&self) -> Result<()> {
         let passphrase = self.passphrase_file.as_deref().map(read_passphrase).transpose();
         let passphrase = passphrase.map_err(|e| Usage(e.message))?;
+        still_to_come("--expires", self.expires)?;
         let plan = keys::Plan {
             root_keys: self.root_keys,
             threshold: self.threshold,
@@ -260,6 +262,7 @@ impl Keygen {
 
 impl Make {
     fn run(&self, global: &Global) -> Result<()> {
+        still_to_come("--not-after", self.not_after)?;
         let files: std::io::Result<Vec<PathBuf>> = self.files.iter().map(std::path::absolute).collect();
         let optional = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
         let create = Create {
@@ -299,6 +302,16 @@ pub fn show(format: Format, done: &Value, text: impl Fn(&Value) -> String) -> Re
 
 fn absolute(path: &std::path::Path) -> Result<PathBuf> {
     Ok(std::path::absolute(path)?)
+}
+
+/// Refuses an end that has passed already: nobody could use what is made.
+pub fn still_to_come(flag: &str, end: Option<Timestamp>) -> Result<(), Usage> {
+    match end.filter(|end| *end <= clock::now()) {
+        None => Ok(()),
+        Some(end) => {
+            Err(Usage(format!("{flag} is {end}, which has passed hint: give a day that is still to come")))
+        }
+    }
 }
 
 /// A day, which lasts until its end (UTC), or a time.

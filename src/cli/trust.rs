@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Global;
-use super::bundle::{date, perform, show};
+use super::bundle::{date, perform, show, still_to_come};
 use super::failure::Usage;
 use super::output::{self, Format};
 use crate::bundle::keys;
@@ -149,6 +149,7 @@ impl Sign {
 
 impl Rotate {
     fn run(&self) -> Result<()> {
+        still_to_come("--expires", self.expires)?;
         let chain = keys::read_chain(&self.keys)?;
         let public = |given: &Vec<String>| -> Result<Vec<PublicKey>> {
             Ok(given.iter().map(|text| keys::read_public(text)).collect::<Result<_, _>>()?)

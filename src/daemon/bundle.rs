@@ -209,7 +209,7 @@ pub(super) fn pin(file: &Path, gateway: &Gateway) -> Result<Value, TaskError> {
     let bytes = read_root_file(file).map_err(TaskError::failed)?;
     let pinned = gateway.store.trust_value("root-version").map_err(TaskError::failed)?;
     let pinned = pinned.and_then(|version| u64::try_from(version).ok());
-    let version = Anchor::below(&gateway.state_dir).pin(&bytes, pinned)?;
+    let version = Anchor::below(&gateway.state_dir).pin(&bytes, &file.display().to_string(), pinned)?;
     let update = TrustUpdate { root_version: Some(version), ..TrustUpdate::default() };
     gateway.store.update_trust(update).map_err(TaskError::failed)?;
     if let Some(appliance) = &gateway.appliance {

@@ -1,8 +1,8 @@
 //! Sends what the mirror holds to another registry.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -251,7 +251,9 @@ mod tests {
         assert_eq!(place("localhost"), Ok(("localhost", "")));
         assert_eq!(place("depot:5000/a/b"), Ok(("depot:5000", "a/b")));
         assert_eq!(place("[::1]:5000"), Ok(("[::1]:5000", "")));
-        for wrong in ["http://127.0.0.1:5000", "oci://a.b/c", "/var/lib/x", "depot", "depot:/x", ":5000", "", "a.b:x"] {
+        for wrong in
+            ["http://127.0.0.1:5000", "oci://a.b/c", "/var/lib/x", "depot", "depot:/x", ":5000", "", "a.b:x"]
+        {
             assert!(place(wrong).unwrap_err().contains("names no registry hint: write a host"), "{wrong}");
         }
     }

@@ -76,12 +76,12 @@ impl Anchor {
         Ok(chain)
     }
 
-    /// Pins a first root. The caller notes the version in the trust state when this has returned.
+    /// Pins a first root, called `what` in errors. The caller notes the version in the trust state when this has returned.
     ///
     /// # Errors
     /// [`Refusal::RootOther`] where a root is pinned already and this is another.
-    pub fn pin(&self, bytes: &[u8], pinned: Option<u64>) -> Result<u64, AnchorError> {
-        let root = Verified::<Root>::pinned(bytes, "the root")?;
+    pub fn pin(&self, bytes: &[u8], what: &str, pinned: Option<u64>) -> Result<u64, AnchorError> {
+        let root = Verified::<Root>::pinned(bytes, what)?;
         if let Some(pinned) = pinned.filter(|v| *v > 0) {
             let known = self.load(Some(pinned))?;
             if known.file(root.version).is_some_and(|file| file == bytes) {

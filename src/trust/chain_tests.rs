@@ -76,9 +76,9 @@ fn pinning_is_once_and_the_version_in_force_is_what_the_store_says() {
     let (ours, theirs) = (keys(1), keys(1));
     let first = root(1, &ours, 1, &[&ours.root[0]]);
     assert!(matches!(anchor.load(None), Err(AnchorError::NotPinned)));
-    assert_eq!(anchor.pin(&first, None).unwrap(), 1);
-    assert_eq!(anchor.pin(&first, Some(1)).unwrap(), 1);
-    let other = anchor.pin(&root(1, &theirs, 1, &[&theirs.root[0]]), Some(1));
+    assert_eq!(anchor.pin(&first, "a", None).unwrap(), 1);
+    assert_eq!(anchor.pin(&first, "a", Some(1)).unwrap(), 1);
+    let other = anchor.pin(&root(1, &theirs, 1, &[&theirs.root[0]]), "a", Some(1));
     assert!(matches!(other, Err(AnchorError::Refused(Refusal::RootOther { .. }))), "{other:?}");
     let mut chain = anchor.load(Some(1)).unwrap();
     chain.push(root(2, &ours, 1, &[&ours.root[0]]), "2").unwrap();

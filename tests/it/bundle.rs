@@ -123,7 +123,7 @@ pub fn gateway(folder: &Path, me: Identity) -> Gateway {
 pub fn pin(gateway: &Gateway, root: &Path) {
     let bytes = std::fs::read(root).unwrap();
     let pinned = gateway.store.trust_value("root-version").unwrap().map(|v| u64::try_from(v).unwrap());
-    let version = Anchor::below(&gateway.state_dir).pin(&bytes, pinned).unwrap();
+    let version = Anchor::below(&gateway.state_dir).pin(&bytes, "the root", pinned).unwrap();
     let update = edge::store::TrustUpdate { root_version: Some(version), ..Default::default() };
     gateway.store.update_trust(update).unwrap();
 }
