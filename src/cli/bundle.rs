@@ -23,9 +23,9 @@ use crate::sys::clock;
 /// `edge bundle`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  edge bundle keygen --out KEYS                                    at the depot, once
-  edge bundle create --stream main --keys KEYS --to /media/stick   everything in the store, or what gateways lack
-  edge bundle import /media/stick                                  at the gateway")]
+  edge bundle keygen --out KEYS      at the depot, once
+  edge bundle create --stream main --keys KEYS --to /media/stick
+  edge bundle import /media/stick    at the gateway")]
 pub struct Bundle {
     #[command(subcommand)]
     command: Command,
@@ -37,12 +37,17 @@ enum Command {
     Keygen(Keygen),
     /// Make a bundle on a stick
     Create(Box<Make>),
+    #[command(after_help = "Example:
+  edge bundle inspect /media/stick")]
     /// Tell what a bundle holds, who signed it, and what importing it would change
     Inspect(At),
     /// Check signatures and every byte of a bundle
     Verify(Verify),
     /// Take one file that rides along out of a bundle, verified
     Extract(Extract),
+    #[command(after_help = "Examples:
+  edge bundle import /media/stick
+  edge bundle import /media/stick/edge-bundle/main-1")]
     /// Import a bundle: all of it, or nothing
     Import(At),
     /// List what was imported and can be gone back to
@@ -56,6 +61,9 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge bundle keygen --out KEYS
+  edge bundle keygen --out KEYS --root-keys 1 --threshold 1")]
 struct Keygen {
     /// The folder to make
     #[arg(long, value_name = "KEYS")]
@@ -75,6 +83,10 @@ struct Keygen {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge bundle create --stream main --keys KEYS --to /media/stick
+  edge bundle create --stream main --keys KEYS --to /media/stick --full
+  edge bundle create --stream main --keys KEYS --to DIR --for ship-7 --for ship-8")]
 struct Make {
     /// Whose refs these are; a gateway may follow several streams
     #[arg(long, value_name = "NAME")]
@@ -137,6 +149,9 @@ struct At {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge bundle verify /media/stick
+  edge bundle verify /media/stick --root KEYS/1.root.json")]
 struct Verify {
     #[command(flatten)]
     at: At,
@@ -176,6 +191,9 @@ struct History {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge bundle rollback
+  edge bundle rollback main --to 1")]
 struct Rollback {
     /// Which stream, where there are several
     #[arg(value_name = "STREAM")]

@@ -52,6 +52,8 @@ enum Command {
         #[arg(short, long, value_enum, default_value = "text")]
         output: Format,
     },
+    #[command(after_help = "Example:
+  edge chart add app-1.0.0.tgz")]
     /// Add a packed chart, with the provenance file beside it if there is one
     Add {
         /// The package that `helm package` made

@@ -41,6 +41,9 @@ enum Command {
         changes: Vec<String>,
     },
     /// Check a whole file without using it
+    #[command(after_help = "Examples:
+  edge config validate
+  edge config validate ./edge.toml")]
     Validate {
         /// The file [default: the one in force]
         file: Option<PathBuf>,

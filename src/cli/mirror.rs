@@ -78,6 +78,9 @@ struct Explain {
 
 /// `edge mirror prune`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge mirror prune --dry-run
+  edge mirror prune --yes")]
 struct Prune {
     /// Only say what would go
     #[arg(long)]
@@ -93,7 +96,9 @@ struct Prune {
 /// `edge mirror push`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  edge mirror push harbor.example.com/edge    nginx:1.27 becomes harbor.example.com/edge/docker.io/library/nginx:1.27")]
+  edge mirror push harbor.example.com/edge
+
+nginx:1.27 becomes harbor.example.com/edge/docker.io/library/nginx:1.27")]
 struct Push {
     /// A registry, and a path in it
     #[arg(value_name = "REGISTRY")]

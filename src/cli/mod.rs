@@ -41,9 +41,9 @@ use crate::sys::snapctl;
 #[derive(Debug, Parser)]
 #[command(name = "edge", version, arg_required_else_help = true, max_term_width = 110)]
 #[command(after_help = "Examples:
-  edge join --from /etc/kubernetes/kubelet.conf   take over this node's cloud credentials
+  edge join --from /etc/kubernetes/kubelet.conf   take over credentials
   edge daemon                                     run (systemd does this)
-  edge status                                     is the cloud there, and what would survive without it
+  edge status                                     what would survive an outage
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 verification refused")]
 struct Cli {

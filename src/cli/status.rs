@@ -15,8 +15,10 @@ use crate::health::{Health, State};
 /// `edge status`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  edge status                                  for people
-  edge status -o json | jq .link.state         for programs: online, offline, replaying, starting, none")]
+  edge status
+  edge status -o json | jq .link.state
+
+The state of the link is online, offline, replaying, starting or none.")]
 pub struct Status {
     /// How to write it
     #[arg(short, long, value_enum, default_value = "text")]

@@ -22,6 +22,9 @@ pub struct Store {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(after_help = "Examples:
+  edge store verify
+  edge store verify --rate 4MiB/s")]
     /// Read everything again, set aside what is damaged, and fetch that from upstreams that are configured
     Verify {
         /// Read no faster than this, such as 4MiB/s [default: as fast as the disk gives]

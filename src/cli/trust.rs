@@ -43,6 +43,8 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  edge trust pin 1.root.json")]
 struct Pin {
     /// `1.root.json`, or a later one
     #[arg(value_name = "ROOT")]
@@ -60,6 +62,8 @@ struct Show {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  edge trust sign KEYS/2.root.json --key root-1.key")]
 struct Sign {
     /// The root file; the signature is added to it
     #[arg(value_name = "ROOT")]
@@ -73,6 +77,9 @@ struct Sign {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edge trust rotate --keys KEYS --bundle-key NEW/bundle.pub
+  edge trust rotate --keys KEYS --expires 2030-12-31")]
 struct Rotate {
     /// The depot's folder of keys, with every root so far
     #[arg(long, value_name = "KEYS")]
@@ -95,6 +102,8 @@ struct Rotate {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  edge trust enrol /media/stick/edge-receipts/ship-7.main.dsse")]
 struct Enrol {
     /// A receipt of the gateway's, from its own stick
     #[arg(value_name = "RECEIPT")]

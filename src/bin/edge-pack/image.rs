@@ -18,9 +18,9 @@ const STEPS: u64 = 8;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The machine it is for: amd64 or arm64
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = arch)]
     arch: Arch,
-    /// The kind of machine: generic-efi, or the path of a file as of config/boards
+    /// The kind of machine: generic-efi, raspberry-pi, or the path of a file as of config/boards
     #[arg(long, value_name = "NAME", default_value = "generic-efi")]
     board: String,
     /// The static edge [default: target/snap/edge-ARCH]
@@ -74,6 +74,15 @@ pub struct Arguments {
     /// The image's file
     #[arg(long, value_name = "FILE", default_value = "edge.img")]
     out: PathBuf,
+}
+
+/// No image is made for other machines than these.
+fn arch(text: &str) -> Result<Arch, String> {
+    match text {
+        "amd64" => Ok(Arch::Amd64),
+        "arm64" => Ok(Arch::Arm64),
+        _ => Err("expected `amd64` or `arm64`".into()),
+    }
 }
 
 impl Arguments {

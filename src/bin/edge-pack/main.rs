@@ -30,8 +30,9 @@ The same binary, version and SOURCE_DATE_EPOCH give the same bytes. scripts/snap
     Snap(Snap),
     /// Make the appliance image: a disk that is written to a card
     #[command(after_help = "Examples:
-  edge-pack image --arch arm64 --edge ./edge --kubelet ./kubelet --config edge.toml --trust 1.root.json --out edge.img
-  edge-pack image --arch amd64 --edge ./edge --kubelet ./kubelet --lock edge.img.lock --out edge.img
+  edge-pack image --arch arm64 --kubelet ./kubelet --config edge.toml
+  edge-pack image --arch arm64 --kubelet ./kubelet --board raspberry-pi
+  edge-pack image --arch amd64 --kubelet ./kubelet --lock edge.img.lock
 
 Beside it are written: .zst, the same compressed; .lock, its packages; .spdx.json, what it is made of; .system/, what a
 bundle brings to update a gateway. scripts/image builds the programs and makes the tools tree.")]

@@ -95,8 +95,10 @@ struct Import {
 /// `edge image export`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  edge image export nginx:1.27 redis:7 --to images.tar     for ctr images import, docker load, skopeo oci-archive:
-  edge image export nginx:1.27 --to layout/                a folder, for skopeo oci:")]
+  edge image export nginx:1.27 redis:7 --to images.tar
+  edge image export nginx:1.27 --to layout/      a folder, for skopeo oci:
+
+An archive is for ctr images import, docker load and skopeo oci-archive:")]
 struct Export {
     /// Their names
     #[arg(required = true)]
