@@ -112,5 +112,9 @@ fn validate(overrides: &Overrides, file: Option<&PathBuf>) -> Result<()> {
     let named = file.map(std::path::absolute).transpose()?;
     let overrides = Overrides { config: named.or_else(|| overrides.config.clone()), ..Overrides::default() };
     let config = config::Config::load(&overrides)?;
-    output::result(&format!("`{}` is good", config.file.display()))
+    let file = config.file.display();
+    output::result(&match config.file.exists() {
+        true => format!("`{file}` is good"),
+        false => format!("`{file}` is not there; the defaults are in force"),
+    })
 }

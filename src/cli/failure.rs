@@ -105,7 +105,14 @@ fn one_line(text: &str) -> Told {
             None => message.push(line.trim_start_matches("error: ").to_owned()),
         }
     }
-    Told { message: message.join(" "), hint: hint.or(Some("see `edge help`".into())) }
+    Told { message: message.join(" "), hint: hint.or(Some(format!("see `{} --help`", called(text)))) }
+}
+
+/// The command that was called, as clap's line of usage says it.
+fn called(text: &str) -> String {
+    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage:")).unwrap_or("edge");
+    let is_name = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase());
+    usage.split_whitespace().take_while(is_name).collect::<Vec<_>>().join(" ")
 }
 
 fn rendered(told: &Told, watched: bool) -> String {
@@ -148,10 +155,10 @@ mod tests {
             "edge: unexpected argument '--form' found hint: a similar argument exists: '--from'"
         );
         let told = one_line(
-            "error: the following required arguments were not provided:\n  --from <KUBECONFIG>\n\nUsage: x\n",
+            "error: the following required arguments were not provided:\n  --from <KUBECONFIG>\n\nUsage: edge join --from <KUBECONFIG>\n",
         );
         assert!(rendered(&told, false).starts_with(
-            "edge: the following required arguments were not provided: --from <KUBECONFIG> hint: "
+            "edge: the following required arguments were not provided: --from <KUBECONFIG> hint: see `edge join --help`"
         ));
     }
 
