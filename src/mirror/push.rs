@@ -102,7 +102,9 @@ pub async fn push(
 fn place(registry: &str) -> Result<(&str, &str), String> {
     let rest = registry.trim_end_matches('/');
     let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let (name, port) = host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    // An IPv6 address has colons of its own, in brackets.
+    let port = host.rsplit_once(':').filter(|_| !host.ends_with(']'));
+    let (name, port) = port.map_or((host, None), |(name, port)| (name, Some(port)));
     let is_host = !name.is_empty() && (name.contains(['.', ':']) || port.is_some() || name == "localhost");
     if registry.contains("://") || !is_host || port.is_some_and(|port| port.parse::<u16>().is_err()) {
         return Err(format!(
@@ -250,6 +252,7 @@ mod tests {
         assert_eq!(place("harbor.example.com/edge/"), Ok(("harbor.example.com", "edge")));
         assert_eq!(place("localhost"), Ok(("localhost", "")));
         assert_eq!(place("depot:5000/a/b"), Ok(("depot:5000", "a/b")));
+        assert_eq!(place("[::1]/a"), Ok(("[::1]", "a")));
         assert_eq!(place("[::1]:5000"), Ok(("[::1]:5000", "")));
         for wrong in
             ["http://127.0.0.1:5000", "oci://a.b/c", "/var/lib/x", "depot", "depot:/x", ":5000", "", "a.b:x"]
