@@ -142,7 +142,8 @@ impl Gateway {
     pub fn is_known(&self, folder: &str) -> Result<bool, Error> {
         let Some((stream, seq)) = name::parse_folder(folder) else { return Ok(false) };
         let highest = self.store.trust_value(&format!("seq:{stream}"))?;
-        Ok(highest.and_then(|v| u64::try_from(v).ok()).is_some_and(|highest| highest >= seq))
+        let highest = highest.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
+        Ok(highest > seq || (highest == seq && !self.is_lost(stream)?))
     }
 
     /// Verifies the bundle in `folder` up to its lists, and judges whether it may be imported here.
@@ -161,11 +162,18 @@ impl Gateway {
         let highest = if forget_seqs { None } else { self.store.trust_value(&key)? };
         let highest = highest.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
         let again = self.again(manifest, highest)?;
-        if again.is_none() {
+        let comes_back = manifest.seq == highest && self.is_lost(&manifest.stream)?;
+        if again.is_none() && !comes_back {
             sequence::judge(&manifest.stream, manifest.seq, highest)?;
         }
         let (missing, missing_bytes) = state::check(&opened, &self.store)?;
         Ok(Judged { opened, again, root_before, forget_seqs, missing, missing_bytes })
+    }
+
+    /// Whether nothing of a stream is here, though numbers of it are known: the data was reset. Its newest bundle may come
+    /// once more then, which is no step back.
+    fn is_lost(&self, stream: &str) -> Result<bool, Error> {
+        Ok(self.store.generations(&Owner::Bundle(stream.to_owned()))?.is_empty())
     }
 
     fn again(&self, manifest: &Verified<Manifest>, highest: u64) -> Result<Option<Again>, Error> {

@@ -77,8 +77,10 @@ fn a_reset_opens_no_replay() {
     assert!(said.contains("the trust state is as identity kept it"), "{said}");
     assert_eq!(two.known(), before);
     assert_eq!(own_key(), key, "depots know this gateway by it");
-    // Believed without being pinned again, and the old one is refused.
+    // Believed without being pinned again, and the old one is refused; the newest comes once more, and no other.
     two.import(1).bad(3, "sequence 1 of stream `main` is not above 2");
+    assert!(two.import(2).good().out.contains("main-2"));
+    assert!(two.import(2).good().out.contains("in force already"));
     two.make("three");
     two.import(3).good();
     assert_eq!(two.known().1, 3);
