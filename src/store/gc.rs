@@ -98,7 +98,7 @@ impl Store {
         let (cutoff, recent) = self.spared(settings);
         let limit = settings.pull_through_limit;
         self.inner.writer.write(move |batch| {
-            let (mark, plan) = decide(batch.tx, cutoff, &recent, limit)?;
+            let (_, plan) = decide(batch.tx, cutoff, &recent, limit)?;
             batch.tx.execute_batch("DROP TABLE temp.keep").during("end a mark")?;
             Ok(plan)
         })
