@@ -162,7 +162,7 @@ impl Gateway {
         let highest = if forget_seqs { None } else { self.store.trust_value(&key)? };
         let highest = highest.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
         let again = self.again(manifest, highest)?;
-        let comes_back = manifest.seq == highest && self.is_lost(&manifest.stream)?;
+        let comes_back = highest > 0 && manifest.seq == highest && self.is_lost(&manifest.stream)?;
         if again.is_none() && !comes_back {
             sequence::judge(&manifest.stream, manifest.seq, highest)?;
         }
