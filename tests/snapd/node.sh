@@ -96,7 +96,8 @@ soon 90 "a static pod runs" pod_runs
 echo "figure static-pod-ms $(since "$began")"
 try /snap/bin/edge pod get -A
 has "edge shows it" "$out" "hello"
-try /snap/bin/edge pod exec hello-snapd-test -- mount
+try /snap/bin/edge pod exec hello-snapd-test -- sh -c 'echo within'
+has "enters it" "$out" within
 has "its volume is mounted below the snap's folder" "$(cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -o " $common/kubelet/root/pods/[^ ]*scratch " | sort -u)" scratch
 
 echo "# keys"

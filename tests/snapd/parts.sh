@@ -101,7 +101,7 @@ has "by kubelet's own program" "$(readlink /proc/$kubelet/exe)" /usr/bin/kubelet
 is "edge knows containerd" "$("$EDGE" config get runtime.endpoint)" "unix://$common/run/containerd/containerd.sock"
 export EDGE_STATE_DIR=$common
 has "edge shows the pod" "$("$EDGE" pod get -A)" hello-node-1
-has "enters it, its volume is there" "$("$EDGE" pod exec hello-node-1 -- mount)" /scratch
+has "enters it, its volume is there" "$("$EDGE" pod exec hello-node-1 -- sh -c 'while read -r line; do echo "$line"; done </proc/mounts')" /scratch
 soon "and has its log" sh -c "'$EDGE' pod logs hello-node-1 | grep -q hello"
 has "all is mounted below the snap's folder" "$(grep -c " $common/kubelet/root/pods/.*scratch " /proc/self/mountinfo)" 1
 
