@@ -87,7 +87,7 @@ try snap set edge offline-mode=true cloud.probe-interval=11s
 soon "two at once" in_force cloud.probe-interval 11s
 soon "two at once, the other" in_force offline-mode true
 refused "a bad value" 'key `offline-mode` is `maybe`, expected `true` or `false`' cloud.probe-interval=12s offline-mode=maybe
-refused "an unknown key" 'unknown key `colour` hint: `edge config get` lists all keys' colour=red
+refused "an unknown key" 'unknown key `colour` hint: `edge config sample` lists all keys' colour=red
 refused "an unknown key in a section" 'unknown key `cloud.probe-intervall` hint: did you mean `cloud.probe-interval`?' cloud.probe-intervall=5s
 refused "a bad address" 'key `proxy.listen` is `0.0.0.0:6445`, expected a loopback address and port such as `127.0.0.1:6445`' proxy.listen=0.0.0.0:6445
 refused "a wrong type" 'key `state-dir` is `7`, expected an absolute path' state-dir=7
