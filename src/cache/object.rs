@@ -109,6 +109,10 @@ impl Writer {
     /// # Errors
     /// The statement's.
     pub fn is_heartbeat(&self, object: &Object) -> Result<bool, CacheError> {
+        // Most objects are looked at for this on their way to the disk, and need no reading for it.
+        if !beats(object) {
+            return Ok(false);
+        }
         self.row(&object.key)?.map_or(Ok(false), |row| self.is_heartbeat_of(&row, object))
     }
 
