@@ -1,6 +1,6 @@
 //! From the stick into the store: each missing blob is read once, hashed while it is written, and never read again.
 //!
-//! One thread reads and writes, one hashes the same bytes, and one syncs and renames the batch before.
+//! What reads and hashes is the [`Pipeline`]; this thread writes, and one more syncs and renames the batch before.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -12,12 +12,11 @@ use super::import::is_carried;
 use super::list::{BlobLine, Content};
 use super::manifest::{List, Manifest};
 use super::open::{Opened, Spool};
-use super::readback::PartHash;
-use super::stick::{Stick, in_order, let_go};
+use super::pipeline::{Pipeline, Step};
+use super::stick::Stick;
 use super::{Error, Fault, name};
 use crate::oci::ParsedManifest;
-use crate::store::{self, Facts, Incoming, Intake, Kind, Landing, Store};
-use crate::sys::beside::Beside;
+use crate::store::{self, Facts, Intake, Kind, Landing, Store};
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Item, Progress, Unit};
 
@@ -27,7 +26,7 @@ const BATCH_BLOBS: usize = 512;
 /// How many times as much a batch grows to while the one before is still landing: on a slow disk fewer syncs are better,
 /// and what a power cut costs is bounded.
 const PATIENCE: usize = 4;
-/// Bytes read at once.
+/// Bytes of a list read at once.
 const PIECE: usize = 256 << 10;
 
 /// Brings all blobs that the store lacks, `total` bytes of them; says which came.
@@ -52,15 +51,20 @@ pub fn blobs(
             }
             Ok::<_, store::Error>(())
         });
-        let (batch, links, beside) = (Vec::new(), BTreeSet::new(), Beside::start()?);
-        let mut reader = Reader { opened, intake, send, beside, item, batch, bytes: 0, links };
-        let read = reader.all(&mut came);
-        let Reader { send, item, links, .. } = reader;
-        drop(send);
+        let wanted = |line: &BlobLine| {
+            let here = is_carried(&line.carried) && line.kind != Content::System;
+            Ok(here && !intake.has(&line.digest)?)
+        };
+        let pipeline = Pipeline::start(scope, opened, wanted)?;
+        let (batch, links) = (Vec::new(), BTreeSet::new());
+        let mut writer = Writer { intake, send, pipeline, item, batch, bytes: 0, links };
+        let written = writer.all(&mut came);
+        let Writer { send, pipeline, item, links, .. } = writer;
+        drop((send, pipeline));
         let landed = lander.join().unwrap_or(Err(store::Error::Closed));
-        // When landing failed, reading ended because of it.
+        // When landing failed, writing ended because of it.
         landed?;
-        read?;
+        written?;
         check_links(intake, &links)?;
         item.done();
         Ok(())
@@ -99,27 +103,22 @@ fn check_links(intake: &Intake, links: &BTreeSet<Key>) -> Result<(), Error> {
     Ok(())
 }
 
-struct Reader<'a> {
-    opened: &'a Opened,
+struct Writer<'a> {
     intake: &'a Intake,
     send: SyncSender<Vec<Landing>>,
-    beside: Beside,
+    pipeline: Pipeline,
     item: Item,
     batch: Vec<Landing>,
     bytes: u64,
     links: BTreeSet<Key>,
 }
 
-impl Reader<'_> {
+impl Writer<'_> {
     fn all(&mut self, came: &mut Vec<Key>) -> Result<(), Error> {
-        let mut lines = self.opened.blob_lines()?;
-        while let Some(line) = lines.next_blob(self.opened.manifest.part_size)? {
-            let elsewhere = !is_carried(&line.carried) || line.kind == Content::System;
-            if elsewhere || self.intake.has(&line.digest)? {
-                continue;
-            }
-            let landing = match self.one(&line) {
-                Ok(landing) => landing,
+        loop {
+            let (line, landing) = match self.one() {
+                Ok(Some(done)) => done,
+                Ok(None) => break,
                 Err(error) => {
                     if !error.is_refusal() {
                         // The stick was pulled: what came whole is kept for the next try.
@@ -160,45 +159,42 @@ impl Reader<'_> {
         self.send.send(batch).map_err(|_| store::Error::Closed.into())
     }
 
-    fn one(&mut self, line: &BlobLine) -> Result<Landing, Error> {
-        let manifest = &*self.opened.manifest;
-        let mut incoming = self.intake.begin(&line.digest, line.size)?;
-        let (mut hashers, mut kept) = (Vec::from_iter(incoming.lend()), Vec::new());
-        let count = line.files();
-        for index in 0..count {
-            let (steps, file) = part_of(&self.opened.stick, manifest, line, index)?;
-            in_order(&file);
-            let part = PartHash::of(&line.carried, index);
-            part.begin(&mut hashers);
-            let length = name::part_length(line.size, manifest.part_size, index);
-            let broken = |e| self.opened.stick.broken(e, "read", &steps.join("/"));
-            let read = self.beside.read(&file, length, &mut hashers, broken, |piece| {
-                incoming.write(piece)?;
-                if line.kind == Content::Manifest {
-                    kept.extend_from_slice(piece);
-                }
-                self.item.add(piece.len() as u64);
-                Ok(())
-            })?;
-            if read != length {
-                return Err(Fault::Digest(steps.join("/")).into());
-            }
-            part.check(&mut hashers, &steps)?;
-            let_go(&file);
-        }
-        incoming.give_back(hashers.pop());
-        let facts = match line.kind == Content::Manifest {
-            true => Some(self.facts(line, &kept)?),
-            false => None,
+    /// The next blob, written.
+    fn one(&mut self) -> Result<Option<(BlobLine, Landing)>, Error> {
+        let line = match self.pipeline.next()? {
+            None => return Ok(None),
+            Some(Step::Begin(line)) => line,
+            Some(_) => return Err(store::Error::Closed.into()),
         };
-        finish(incoming, facts, &line.digest)
+        let mut incoming = self.intake.begin(&line.digest, line.size)?.hashed_by_caller();
+        let mut kept = Vec::new();
+        loop {
+            match self.pipeline.next()? {
+                Some(Step::Piece(buffer)) => {
+                    let piece = buffer.filled();
+                    incoming.write(piece)?;
+                    if line.kind == Content::Manifest {
+                        kept.extend_from_slice(piece);
+                    }
+                    self.item.add(piece.len() as u64);
+                    self.pipeline.give_back(buffer);
+                }
+                Some(Step::End(actual)) => {
+                    // The digest is checked before anything is made of the bytes.
+                    let right = actual == line.digest;
+                    let facts = match line.kind == Content::Manifest && right {
+                        true => Some(self.facts(&line, &kept)?),
+                        false => None,
+                    };
+                    let landing = landed(incoming.finish_as(actual, facts), &line.digest)?;
+                    return Ok(Some((line, landing)));
+                }
+                Some(Step::Begin(_)) | None => return Err(store::Error::Closed.into()),
+            }
+        }
     }
 
     fn facts(&mut self, line: &BlobLine, bytes: &[u8]) -> Result<Facts, Error> {
-        // The digest is checked before anything is made of the bytes.
-        if Digest::of(line.digest.algorithm(), bytes) != line.digest {
-            return Err(Fault::Digest(line.digest.to_string()).into());
-        }
         let parsed = ParsedManifest::parse(bytes, "")
             .map_err(|e| Fault::Image { digest: line.digest.clone(), why: e.to_string() })?;
         let facts = parsed.facts();
@@ -224,8 +220,8 @@ pub fn part_of(
     Ok((steps, file))
 }
 
-fn finish(incoming: Incoming<'_>, facts: Option<Facts>, digest: &Digest) -> Result<Landing, Error> {
-    match incoming.finish(facts) {
+fn landed(finished: Result<Landing, store::Error>, digest: &Digest) -> Result<Landing, Error> {
+    match finished {
         Ok(landing) => Ok(landing),
         Err(store::Error::DigestMismatch { .. }) => Err(Fault::Digest(digest.to_string()).into()),
         Err(error) => Err(error.into()),
@@ -246,7 +242,7 @@ pub fn lists(opened: &Opened, intake: &Intake) -> Result<Vec<Digest>, Error> {
     if !intake.has(envelope)? {
         let mut incoming = intake.begin(envelope, opened.envelope.len() as u64)?;
         incoming.write(&opened.envelope)?;
-        landings.push(finish(incoming, None, envelope)?);
+        landings.push(landed(incoming.finish(None), envelope)?);
     }
     intake.land(landings)?;
     Ok(vec![manifest.blobs.digest.clone(), manifest.refs.digest.clone(), envelope.clone()])
@@ -265,5 +261,5 @@ fn keep(spool: &Spool, list: &List, intake: &Intake) -> Result<Option<Landing>, 
             read => incoming.write(&buffer[..read])?,
         }
     }
-    Ok(Some(finish(incoming, None, &list.digest)?))
+    Ok(Some(landed(incoming.finish(None), &list.digest)?))
 }

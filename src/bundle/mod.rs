@@ -41,6 +41,7 @@ mod list;
 mod manifest;
 mod name;
 mod open;
+mod pipeline;
 mod readback;
 mod receipt;
 pub mod remote;

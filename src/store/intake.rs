@@ -4,7 +4,6 @@
 //! What an interrupted intake leaves behind in `uploads/` bears a name of its own and goes when the next one begins.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -15,12 +14,15 @@ use super::manifest::Absent;
 use super::upload::Ready;
 use super::{Error, Facts, Store, blob, failpoint};
 use crate::sys::digest::{Digest, Hasher};
+use crate::sys::direct::Direct;
 use crate::sys::durable;
 
 /// What names in `uploads/` begin with.
 const PREFIX: &str = "intake-";
 /// Bytes after which the free space is looked at again.
 const LOOK: u64 = 32 << 20;
+/// Bytes of a blob from which on it is written past the page cache.
+const LARGE: u64 = 256 << 10;
 
 /// Takes blobs in. The caller sees to it that there is one at a time.
 pub struct Intake {
@@ -33,8 +35,8 @@ pub struct Intake {
 pub struct Incoming<'a> {
     intake: &'a Intake,
     path: PathBuf,
-    file: File,
-    /// What hashes its bytes; `None` while it is lent.
+    file: Direct,
+    /// What hashes its bytes, unless the caller does.
     hasher: Option<Hasher>,
     landing: bool,
     digest: Digest,
@@ -147,6 +149,7 @@ impl Intake {
             .mode(0o600)
             .open(&path)
             .map_err(|e| durable::named(e, "create", &path))?;
+        let file = if size >= LARGE { Direct::new(file) } else { Direct::cached(file) };
         let hasher = Some(Hasher::new(digest.algorithm()));
         let digest = digest.clone();
         Ok(Incoming { intake: self, path, file, hasher, landing: false, digest, size: 0, looked: 0 })
@@ -196,7 +199,7 @@ impl Incoming<'_> {
             self.intake.store.room_for(bytes.len() as u64)?;
             self.looked = self.size;
         }
-        self.file.write_all(bytes).map_err(|e| durable::named(e, "write", &self.path))?;
+        self.file.write(bytes).map_err(|e| durable::named(e, "write", &self.path))?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }
@@ -204,14 +207,11 @@ impl Incoming<'_> {
         Ok(())
     }
 
-    /// Lends what hashes its bytes to a caller that hashes what it writes by itself, until it gives that back.
-    pub fn lend(&mut self) -> Option<Hasher> {
-        self.hasher.take()
-    }
-
-    /// Takes back what was lent; it has taken every byte that was written meanwhile.
-    pub fn give_back(&mut self, hasher: Option<Hasher>) {
-        self.hasher = hasher;
+    /// Leaves it to the caller to hash what is written, for [`Incoming::finish_as`].
+    #[must_use]
+    pub fn hashed_by_caller(mut self) -> Self {
+        self.hasher = None;
+        self
     }
 
     /// Checks the digest. `facts` make it a manifest.
@@ -219,15 +219,23 @@ impl Incoming<'_> {
     /// # Errors
     /// [`Error::DigestMismatch`]; its bytes are removed then.
     pub fn finish(mut self, facts: Option<Facts>) -> Result<Landing, Error> {
-        let Some(actual) = self.hasher.take().map(Hasher::finish) else {
-            return Err(Error::Closed);
-        };
+        match self.hasher.take().map(Hasher::finish) {
+            Some(actual) => self.finish_as(actual, facts),
+            None => Err(Error::Closed),
+        }
+    }
+
+    /// The same, where the caller has hashed all that was written: to `actual`.
+    ///
+    /// # Errors
+    /// As of [`Incoming::finish`].
+    pub fn finish_as(mut self, actual: Digest, facts: Option<Facts>) -> Result<Landing, Error> {
         if actual != self.digest {
             return Err(Error::DigestMismatch { expected: self.digest.clone(), actual });
         }
         self.landing = true;
         // Advice that has the kernel begin to write now, and not only when the batch is synced.
-        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        let _ = fadvise(self.file.file(), 0, None, Advice::DontNeed);
         Ok(Landing { ready: Ready { path: self.path.clone(), digest: actual, size: self.size }, facts })
     }
 }

@@ -7,6 +7,7 @@ pub mod beside;
 pub mod clock;
 pub mod descriptors;
 pub mod digest;
+pub mod direct;
 pub mod durable;
 pub mod facts;
 pub mod lock;
