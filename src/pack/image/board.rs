@@ -81,8 +81,8 @@ pub struct Kernel {
     pub packages: Vec<String>,
     /// The kernel's consoles; the last is where edge and systemd write.
     pub console: Vec<String>,
-    /// Modules that the initrd loads, with what they need, in this order. One that the kernel has built in, or does not
-    /// have, is left out.
+    /// Modules that the initrd loads, with what they need, in this order. One that the kernel has built in is left out; one
+    /// that it does not have is an error.
     pub modules: Vec<String>,
     /// More words of the kernel's command line.
     #[serde(default)]

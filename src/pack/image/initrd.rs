@@ -6,10 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::board::Kernel;
+use super::board::{Board, Kernel};
 use super::files::INIT;
 use super::root::ROOT;
 use super::tools::Tools;
+
+/// What every initrd needs, whatever its board lists: the hashes, the root and identity.
+const ALWAYS: [&str; 3] = ["dm_verity", "erofs", "ext4"];
 
 /// What lies at a path.
 enum Entry {
@@ -25,8 +28,8 @@ enum Entry {
 /// Writes `initrd` into the work folder, for the kernel of release `release`.
 ///
 /// # Errors
-/// The packages lack a program or a library; a tool fails.
-pub fn make(tools: &Tools, kernel: &Kernel, release: &str) -> Result<()> {
+/// The packages lack a program or a library; the kernel lacks a module of the board; a tool fails.
+pub fn make(tools: &Tools, board: &Board, kernel: &Kernel, release: &str) -> Result<()> {
     let root = tools.work().join("root");
     let mut entries = BTreeMap::new();
     for folder in ["bin", "dev", "identity", "lib", "modules", "proc", "run", "sys", "sysroot"] {
@@ -51,7 +54,7 @@ pub fn make(tools: &Tools, kernel: &Kernel, release: &str) -> Result<()> {
         0o755,
     );
     let mut order = String::new();
-    for module in modules(tools, kernel, release)? {
+    for module in modules(tools, board, kernel, release)? {
         file(&format!("modules/{module}"), read(&tools.work().join("modules").join(&module))?, 0o644);
         order += &format!("{module}\n");
     }
@@ -97,27 +100,42 @@ fn find(tools: &Tools, name: &str) -> Result<std::path::PathBuf> {
 }
 
 /// Unpacks the board's modules, and what they need, into the folder `modules`; their files in the order to load them.
-fn modules(tools: &Tools, kernel: &Kernel, release: &str) -> Result<Vec<String>> {
+///
+/// A module that the kernel has built in needs no file. One that it has not at all is an error: the disk or the hashes
+/// that it was for would be missing on the gateway alone, where nobody sees why it does not boot.
+fn modules(tools: &Tools, board: &Board, kernel: &Kernel, release: &str) -> Result<Vec<String>> {
     let text = r#"root=$1 release=$2; shift 2
 mkdir -p /work/modules
-for name; do modprobe -d "$root" -S "$release" --show-depends "$name" 2>/dev/null || true; done |
-    sed -n 's/^insmod //p' | while read -r path _; do
-    file=${path##*/} file=${file%%.ko*}.ko
-    [ -e "/work/modules/$file" ] || case $path in
-    *.xz) xz -dc "$path" >"/work/modules/$file" ;;
-    *.zst) zstd -qdc "$path" >"/work/modules/$file" ;;
-    *) cp "$path" "/work/modules/$file" ;;
-    esac
-    echo "$file"
+for name; do
+    if ! told=$(modprobe -d "$root" -S "$release" --show-depends "$name" 2>/dev/null); then
+        echo "missing $name"
+        continue
+    fi
+    while read -r kind path _; do
+        # The other kind is `builtin`.
+        [ "$kind" = insmod ] || continue
+        file=${path##*/} file=${file%%.ko*}.ko
+        [ -e "/work/modules/$file" ] || case $path in
+        *.xz) xz -dc "$path" >"/work/modules/$file" ;;
+        *.zst) zstd -qdc "$path" >"/work/modules/$file" ;;
+        *) cp "$path" "/work/modules/$file" ;;
+        esac
+        echo "file $file"
+    done <<<"$told"
 done"#;
-    let arguments = [ROOT, release].into_iter().chain(kernel.modules.iter().map(String::as_str));
+    let names = kernel.modules.iter().map(String::as_str).chain(ALWAYS);
+    let arguments = [ROOT, release].into_iter().chain(names);
     let told = tools.shell(text, arguments).context("cannot take the modules of the initrd")?;
+    let missing: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("missing ")).collect();
+    ensure!(
+        missing.is_empty(),
+        "board `{}`: its kernel {release} has no module `{}` hint: mend `modules` of the board",
+        board.name,
+        missing.join("`, `")
+    );
     let mut seen = BTreeSet::new();
-    let order: Vec<String> =
-        told.lines().filter(|line| seen.insert((*line).to_owned())).map(str::to_owned).collect();
-    // Without it nothing boots, and the kernel's name for it has changed before.
-    ensure!(order.iter().any(|name| name == "dm-verity.ko"), "the kernel has no module dm-verity");
-    Ok(order)
+    let files = told.lines().filter_map(|line| line.strip_prefix("file "));
+    Ok(files.filter(|file| seen.insert((*file).to_owned())).map(str::to_owned).collect())
 }
 
 /// The archive that the kernel unpacks, of the format `newc`: of root, all of one time, by name.

@@ -149,7 +149,7 @@ fn make(
     step("configuring the root");
     let release = root::configure(plan, board, kernel, &content, tools)?;
     step("making the initrd");
-    initrd::make(tools, kernel, &release)?;
+    initrd::make(tools, board, kernel, &release)?;
     step("making the root and its hashes");
     let system = slot::make(plan, board, kernel, &release, tools)?;
     step("making the disk");
