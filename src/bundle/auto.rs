@@ -22,7 +22,7 @@ use super::system::Asked;
 use super::{Error, Settings, name, receipt};
 use crate::health::Part;
 use crate::sys::clock;
-use crate::sys::mounts::{Mount, Mounted, Writable, is_stick, mounts, read};
+use crate::sys::mounts::{Mount, Mounted, Writable, is_stick, mounts, own_disk, read};
 use crate::sys::progress::Progress;
 use crate::trust::{LARGEST_ROOT, root_file_name};
 
@@ -128,9 +128,10 @@ fn places(media_dirs: &[PathBuf]) -> BTreeSet<Place> {
     let mut found: BTreeSet<Place> =
         mounted.iter().filter(below).map(|mount| Place::Mounted(mount.bare())).collect();
     let entries = std::fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+    let own = own_disk(Path::new("/"));
     for entry in entries {
         let folder = entry.path();
-        if let Some(number) = is_stick(&folder)
+        if let Some(number) = is_stick(&folder, &own)
             && !mounted.iter().any(|mount| read(&folder.join("dev")) == mount.device)
         {
             found.insert(Place::Device(Path::new("/dev").join(entry.file_name()), number));

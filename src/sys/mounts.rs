@@ -69,11 +69,20 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// The disk that an appliance was started from, such as `sda`, as its initrd wrote it down below `root`; empty on other
+/// machines.
+pub fn own_disk(root: &Path) -> String {
+    read(&root.join("run/edge-disk"))
+}
+
 /// Whether the block device that `folder` in sysfs is of is one that people plug in, and has a medium; then what tells
-/// this time from the last.
-pub fn is_stick(folder: &Path) -> Option<String> {
+/// this time from the last. The disk `own` is none, and nothing of it: a machine may be started from USB.
+pub fn is_stick(folder: &Path, own: &str) -> Option<String> {
     let real = std::fs::canonicalize(folder).ok()?;
     let whole = if folder.join("partition").exists() { real.parent()?.to_owned() } else { real.clone() };
+    if whole.file_name()?.to_str() == Some(own) {
+        return None;
+    }
     let plugged = read(&whole.join("removable")) == "1" || real.to_string_lossy().contains("/usb");
     let medium = read(&folder.join("size")).parse::<u64>().is_ok_and(|size| size > 0);
     (plugged && medium).then(|| read(&whole.join("diskseq")))
@@ -204,5 +213,40 @@ mod tests {
         assert_eq!(mount.options, "ro,nodev,relatime");
         assert_eq!(unescaped(r"a\134b\x"), r"a\b\x");
         assert!(mounts().unwrap().iter().any(|mount| mount.at == Path::new("/proc")));
+    }
+
+    #[test]
+    fn the_disk_that_was_started_from_is_no_stick() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            File::create(path).and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes())).unwrap();
+        };
+        let class = root.path().join("class");
+        std::fs::create_dir_all(&class).unwrap();
+        // Two of USB: the first one is what the machine was started from.
+        for (disk, number) in [("sda", "3"), ("sdb", "4")] {
+            let folder = format!("devices/pci0/usb1/block/{disk}");
+            put(&format!("{folder}/removable"), "1\n");
+            put(&format!("{folder}/size"), "100\n");
+            put(&format!("{folder}/diskseq"), number);
+            put(&format!("{folder}/{disk}1/partition"), "1\n");
+            put(&format!("{folder}/{disk}1/size"), "90\n");
+            for (name, to) in
+                [(disk.to_owned(), folder.clone()), (format!("{disk}1"), format!("{folder}/{disk}1"))]
+            {
+                std::os::unix::fs::symlink(root.path().join(to), class.join(name)).unwrap();
+            }
+        }
+        put("run/edge-disk", "sda\n");
+        let own = own_disk(root.path());
+        let stick = |name: &str, own: &str| is_stick(&class.join(name), own);
+        for (name, number) in [("sda", None), ("sda1", None), ("sdb", Some("4")), ("sdb1", Some("4"))] {
+            assert_eq!(stick(name, &own).as_deref(), number, "{name}");
+        }
+        // Other machines have no disk of that kind.
+        assert_eq!(own_disk(&root.path().join("nowhere")), "");
+        assert_eq!(stick("sda1", "").as_deref(), Some("3"));
     }
 }

@@ -7,6 +7,7 @@
 //! - `armed`     the booted slot is good; or it is not, and another one is
 //! - `data`      the data partition: made, opened, and made anew after a reset
 //! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
+//! - `given`, `network`  its files: names, places, and when one is good
 //! - `keep`      the copy of the trust state that outlives the data
 //!
 //! Which slot boots is said by file names on the EFI system partition alone: the highest number that has tries left.
@@ -20,8 +21,10 @@ mod entry;
 mod error;
 mod esp;
 mod firmware;
+mod given;
 mod identity;
 mod keep;
+mod network;
 mod partition;
 mod places;
 mod provision;
@@ -36,9 +39,10 @@ pub use armed::{Fallback, Outcome};
 pub use data::Opened;
 pub use entry::{Entry, VerityId};
 pub use error::Error;
+pub use given::Checks;
 pub use keep::{Kept, keep_own_key};
 pub use places::Places;
-pub use provision::{Checks, Provisioned, provision};
+pub use provision::{Provisioned, provision};
 pub use record::{Record, Recorded};
 pub use settings::Settings;
 pub use slot::{Slot, SlotReport, State, Status};
@@ -92,6 +96,14 @@ pub fn is_counted(places: &Places) -> bool {
 /// Where it cannot be noted.
 pub fn judged(places: &Places) -> Result<(), Error> {
     Ok(crate::sys::durable::write(&places.at("/run/edge-judged"), b"", 0o600)?)
+}
+
+/// Has kubelet start anew, with the arguments that it is given now.
+///
+/// # Errors
+/// Where systemd does not do it.
+pub fn restart_kubelet() -> Result<(), Error> {
+    run::run("systemctl", &["restart", "kubelet.service"]).map(drop)
 }
 
 /// Has the machine start anew.

@@ -220,7 +220,10 @@ fn a_partition_that_is_missing_or_too_small_is_told() {
 const POD: &str =
     "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: [{name: a, image: b}]\n";
 
-fn provision(machine: &Machine) -> String {
+const NETWORK: &str =
+    "[Match]\nName=eth0\n[Network]\nAddress=192.0.2.7/24\nGateway=192.0.2.1\nDNS=192.0.2.1\n";
+
+pub fn provision(machine: &Machine) -> String {
     let mut command = machine.edge(&["system", "provision"]);
     // The appliance's own paths: nothing else is said of them.
     command.env_remove("EDGE_CONFIG");
@@ -238,8 +241,14 @@ fn a_first_boot_takes_its_configuration_once_and_a_reset_brings_it_back() {
     put("efi/edge-config/authorized_keys", "ssh-ed25519 no key\n");
     put("efi/edge-config/static-pods/web.yaml", POD);
     put("efi/edge-config/static-pods/bad.yaml", "kind: Deployment\n");
+    put("efi/edge-config/network/10-lan.network", NETWORK);
+    put("efi/edge-config/network/20-bad.network", "[Match]\nName=eth1\n[Network]\nAddress=192.0.2.300/24\n");
     put("efi/edge-config/readme.txt", "mine");
     let said = provision(&machine);
+    assert!(
+        said.contains("`network/20-bad.network` on the EFI system partition is not taken: `Address=192.0.2.300/24` is no address"),
+        "{said}"
+    );
     assert!(
         said.contains("`authorized_keys` on the EFI system partition is not taken: `ssh-ed25519 no key`"),
         "{said}"
@@ -252,6 +261,10 @@ fn a_first_boot_takes_its_configuration_once_and_a_reset_brings_it_back() {
     let read = |below: &str| std::fs::read_to_string(machine.root(below)).unwrap();
     assert_eq!(read("var/etc/edge/edge.toml"), "[bundle]\ngateway = \"ship-7\"\n");
     assert_eq!(read("var/lib/kubelet/static-pods/web.yaml"), POD);
+    assert_eq!(read("var/etc/systemd/network/10-lan.network"), NETWORK);
+    let mode =
+        std::fs::metadata(machine.root("var/etc/systemd/network/10-lan.network")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o644, "networkd is no root");
     assert_eq!(read("run/edge/kubelet.env"), "KUBELET_ARGS=\n");
     assert!(!machine.root("var/etc/edge/authorized_keys").exists());
     // What was taken does not stay on FAT; what was not, does.
@@ -259,7 +272,7 @@ fn a_first_boot_takes_its_configuration_once_and_a_reset_brings_it_back() {
         "sh",
         &["-c", &format!("cd {} && find . -type f | sort", machine.root("efi/edge-config").display())],
     );
-    assert_eq!(left, "./authorized_keys\n./readme.txt\n./static-pods/bad.yaml\n");
+    assert_eq!(left, "./authorized_keys\n./network/20-bad.network\n./readme.txt\n./static-pods/bad.yaml\n");
     let pinned = machine.run(&["trust", "show", "-o", "json"]).good().out;
     assert!(pinned.contains("\"version\": 1"), "{pinned}");
 
@@ -274,9 +287,12 @@ fn a_first_boot_takes_its_configuration_once_and_a_reset_brings_it_back() {
     std::fs::remove_dir_all(machine.root("efi/edge-config")).unwrap();
     let said = provision(&machine);
     assert!(
-        said.contains("configuration taken from identity: edge.toml, 1.root.json, static-pods/web.yaml"),
+        said.contains(
+            "taken from identity: edge.toml, 1.root.json, static-pods/web.yaml, network/10-lan.network"
+        ),
         "{said}"
     );
+    assert_eq!(read("var/etc/systemd/network/10-lan.network"), NETWORK);
     assert_eq!(read("var/etc/edge/edge.toml"), "[bundle]\ngateway = \"ship-7\"\n");
 }
 
@@ -300,73 +316,4 @@ fn a_wrong_configuration_is_told_and_asked_for_again() {
     put("efi/edge-config/edge.toml", "offline-mode = false\n");
     assert!(provision(&machine).contains("configuration taken"));
     assert!(machine.root("var/etc/edge/edge.toml").exists());
-}
-
-/// A kubeconfig with a node's certificate, and the same with a token.
-fn kubeconfigs(machine: &Machine) -> [String; 2] {
-    let at = |name: &str| machine.place.path(name).display().to_string();
-    let (ca, key, certificate) = (at("ca.crt"), at("node.key"), at("node.crt"));
-    let days = ["-days", "30", "-nodes"];
-    let make = |words: &[&str]| run("openssl", &[words, &days].concat());
-    make(&[
-        "req",
-        "-x509",
-        "-newkey",
-        "ed25519",
-        "-keyout",
-        &at("ca.key"),
-        "-out",
-        &ca,
-        "-subj",
-        "/CN=cloud",
-    ]);
-    let subject = "/O=system:nodes/CN=system:node:ship-7";
-    let signed_by = ["-CA", &ca, "-CAkey", &at("ca.key")];
-    let usage = ["-addext", "extendedKeyUsage=clientAuth", "-subj", subject];
-    let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", &key];
-    make(&[&new[..], &["-out", &certificate], &signed_by, &usage].concat());
-    let base64 = |path: &str| run("base64", &["-w0", path]);
-    let with = |user: &str| {
-        format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'https://192.0.2.1:6443', certificate-authority-data: {}}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n",
-            base64(&ca)
-        )
-    };
-    let certificate =
-        format!("client-certificate-data: {}, client-key-data: {}", base64(&certificate), base64(&key));
-    [with(&certificate), with("token: abcdef.0123456789abcdef")]
-}
-
-#[test]
-fn a_certificate_joins_at_once_and_a_token_waits_for_the_cloud() {
-    let machine = Machine::new();
-    let [certificate, token] = kubeconfigs(&machine);
-    let put = |below: &str, text: &str| machine.place.write(&format!("machine/{below}"), text);
-    let read = |below: &str| std::fs::read_to_string(machine.root(below)).unwrap();
-    // The configuration names what joining has yet to write.
-    put("efi/edge-config/edge.toml", "[cloud]\nkubeconfig = \"/etc/edge/cloud.kubeconfig\"\n");
-    put("efi/edge-config/cloud.kubeconfig", &token);
-    let said = provision(&machine);
-    assert!(said.contains("the cloud is not joined: a bootstrap token needs the cloud to sign"), "{said}");
-    assert!(!read("var/etc/edge/edge.toml").contains("kubeconfig ="), "the daemon starts without it");
-    assert_eq!(read("run/edge/kubelet.env"), "KUBELET_ARGS=\n");
-
-    let machine = Machine::new();
-    machine.place.write("machine/efi/edge-config/cloud.kubeconfig", &certificate);
-    let said = provision(&machine);
-    assert!(!said.contains("not joined"), "{said}");
-    let environment = std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
-    assert!(
-        environment.starts_with("KUBELET_ARGS=--kubeconfig=") && environment.contains("Webhook"),
-        "{environment}"
-    );
-    let path = environment.split(['=', ' ']).nth(2).unwrap();
-    assert!(std::fs::read_to_string(path).unwrap().contains("system:node:ship-7"), "{path}");
-    assert!(
-        std::fs::read_to_string(machine.root("var/etc/edge/edge.toml")).unwrap().contains("cloud.kubeconfig")
-    );
-    assert!(!machine.root("efi/edge-config").exists(), "credentials do not stay on FAT");
-    // And a second boot keeps it so.
-    assert_eq!(provision(&machine), "");
-    assert_eq!(std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap(), environment);
 }

@@ -1,0 +1,175 @@
+//! The files of a first boot's configuration: their names, where each goes, and when one is good.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+
+use super::network;
+use crate::trust::Chain;
+
+/// The largest file that is taken, in bytes.
+const LARGEST: u64 = 1 << 20;
+/// Files that are taken of each folder.
+const MOST: usize = 200;
+
+/// A file that may be given: its name, the place where it is looked for, and its permissions there.
+#[derive(Clone, Copy, Debug)]
+pub struct One {
+    /// Below the source.
+    pub name: &'static str,
+    /// A path of the appliance.
+    pub to: &'static str,
+    /// Its permissions there.
+    pub mode: u32,
+}
+
+/// The one that is put in place last: where it is, all of this was done.
+pub const FIRST: One = One { name: "edge.toml", to: "/var/etc/edge/edge.toml", mode: 0o600 };
+const FILES: [One; 4] = [
+    FIRST,
+    One { name: "cloud.kubeconfig", to: "/var/etc/edge/given.kubeconfig", mode: 0o600 },
+    One { name: "1.root.json", to: "/var/etc/edge/1.root.json", mode: 0o644 },
+    One { name: "authorized_keys", to: "/var/etc/edge/authorized_keys", mode: 0o600 },
+];
+/// Folders of which all files are taken that end in one of these ways.
+pub const FOLDERS: [One; 2] = [
+    One { name: "static-pods", to: "/var/lib/kubelet/static-pods", mode: 0o600 },
+    // systemd-networkd reads them as a user of its own.
+    One { name: "network", to: "/var/etc/systemd/network", mode: 0o644 },
+];
+const ENDS: [&[&str]; 2] = [&[".yaml", ".yml"], &[".network"]];
+
+/// A file that a source may hold.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Below the source, such as `static-pods/web.yaml`.
+    pub name: String,
+    /// A path of the appliance.
+    pub to: String,
+    /// Its permissions there.
+    pub mode: u32,
+}
+
+/// What only the whole of edge can judge.
+pub trait Checks {
+    /// Whether a text can be `edge.toml`.
+    ///
+    /// # Errors
+    /// One line.
+    fn configuration(&self, text: &str) -> Result<(), String>;
+
+    /// Whether bytes are a kubeconfig with credentials.
+    ///
+    /// # Errors
+    /// One line.
+    fn kubeconfig(&self, bytes: &[u8]) -> Result<(), String>;
+}
+
+/// All that a source may hold: the files of fixed names, whether they are there or not, and those in its folders.
+pub fn all(folder: &Path) -> Vec<Given> {
+    let given = |name: String, to: String, mode| Given { name, to, mode };
+    let mut all: Vec<Given> =
+        FILES.iter().map(|one| given(one.name.to_owned(), one.to.to_owned(), one.mode)).collect();
+    for (inner, ends) in FOLDERS.iter().zip(ENDS) {
+        for name in within(&folder.join(inner.name), ends) {
+            all.push(given(format!("{}/{name}", inner.name), format!("{}/{name}", inner.to), inner.mode));
+        }
+    }
+    all
+}
+
+/// Their names.
+pub fn names(folder: &Path) -> Vec<String> {
+    all(folder).into_iter().map(|given| given.name).collect()
+}
+
+/// Whether there is anything that would be taken.
+pub fn has_something(folder: &Path) -> bool {
+    names(folder).iter().any(|name| folder.join(name).symlink_metadata().is_ok())
+}
+
+fn within(folder: &Path, ends: &[&str]) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().to_str().map(str::to_owned));
+    let is_one = |name: &String| !name.starts_with('.') && ends.iter().any(|end| name.ends_with(end));
+    let mut names: Vec<String> = names.filter(is_one).collect();
+    names.sort();
+    names.truncate(MOST);
+    names
+}
+
+/// Whether a file is what its name says; else why not, in one line.
+///
+/// # Errors
+/// One line.
+pub fn check(name: &str, bytes: &[u8], checks: &dyn Checks) -> Result<(), String> {
+    let text = || std::str::from_utf8(bytes).map_err(|_| "it is no text".to_owned());
+    match name {
+        "edge.toml" => checks.configuration(text()?),
+        "cloud.kubeconfig" => checks.kubeconfig(bytes),
+        "1.root.json" => Chain::begin(bytes.to_vec(), name).map(drop).map_err(|e| e.to_string()),
+        "authorized_keys" => {
+            let mut lines =
+                text()?.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            let is_key = |line: &str| {
+                let words: Vec<&str> = line.split_ascii_whitespace().collect();
+                let kind = |word: &&str| {
+                    word.starts_with("ssh-") || word.starts_with("ecdsa-") || word.starts_with("sk-")
+                };
+                words
+                    .iter()
+                    .position(kind)
+                    .is_some_and(|at| words.get(at + 1).is_some_and(|key| key.starts_with("AAAA")))
+            };
+            match lines.clone().find(|line| !is_key(line)) {
+                Some(line) => {
+                    Err(format!("`{}` is no public key", line.chars().take(40).collect::<String>()))
+                }
+                None if lines.next().is_none() => Err("it holds no public key".into()),
+                None => Ok(()),
+            }
+        }
+        _ if name.ends_with(".network") => network::check(text()?),
+        _ => check_pod(text()?),
+    }
+}
+
+fn check_pod(text: &str) -> Result<(), String> {
+    let pod: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| format!("it is no YAML: {e}"))?;
+    let is_pod = pod["kind"] == "Pod" && pod["apiVersion"] == "v1";
+    let named = pod["metadata"]["name"].as_str().is_some_and(|name| !name.is_empty());
+    let runs = pod["spec"]["containers"].as_array().is_some_and(|all| !all.is_empty());
+    if is_pod && named && runs {
+        Ok(())
+    } else {
+        Err("it is no Pod of `v1` with a name and containers".into())
+    }
+}
+
+/// A small plain file; never through a link, which on a stick could lead anywhere.
+///
+/// # Errors
+/// One line, where it is there and cannot be taken.
+pub fn small(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    let opened = File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    let meta = file.metadata().map_err(|e| e.to_string())?;
+    if !meta.is_file() {
+        return Err("it is not a plain file".into());
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > LARGEST {
+        return Err("it has more than 1 MiB".into());
+    }
+    Ok(Some(bytes))
+}
