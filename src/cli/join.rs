@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Global, output, progress};
 use crate::config::{Change, Snap, quantity};
-use crate::daemon::{JoinTask, task::Task};
+use crate::daemon::{self, JoinTask, PerformError, task::Task};
 
 /// `edge join`
 #[derive(Debug, Args)]
@@ -53,8 +53,25 @@ impl Join {
         let (overrides, cloud) =
             (global.overrides()?, joined["cloudKubeconfig"].as_str().unwrap_or_default());
         super::edit::edit(&overrides, &[Change::Set("cloud.kubeconfig".into(), cloud.into())])?;
+        if daemon::system::follow_membership(&global.load()?).map_err(PerformError::Task)? {
+            return output::result(&on_appliance(&joined));
+        }
         output::result(&done(&joined, overrides.snap.as_ref()))
     }
+}
+
+fn on_appliance(joined: &Value) -> String {
+    let text = |key: &str| joined[key].as_str().unwrap_or_default();
+    let mut done = format!(
+        "node `{}` is joined, and kubelet was restarted with it; edge keeps its certificate for the cloud (until {}) and renews it",
+        text("node"),
+        text("certificateExpires")
+    );
+    if let Some(why) = joined["restart"].as_str() {
+        done +=
+            &format!("\nedge serves this cloud once it starts anew: {why} hint: `systemctl restart edge`");
+    }
+    done
 }
 
 fn done(joined: &Value, snap: Option<&Snap>) -> String {

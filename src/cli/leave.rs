@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Global, output, progress};
 use crate::config::{Change, Config};
 use crate::cri::{ImageStore, Runtime};
-use crate::daemon::task::Task;
+use crate::daemon::{self, PerformError, task::Task};
 use crate::pods::pins::{self, Places};
 use crate::registry::containerd::{self, ContainerdSettings, LastResort};
 
@@ -30,6 +30,13 @@ impl Leave {
         let left = progress::perform(&config, Task::Leave { discard_changes: self.discard_changes })?;
         if left["unset"] == true {
             super::edit::edit(&global.overrides()?, &[Change::Unset("cloud.kubeconfig".into())])?;
+        }
+        // An appliance's containerd and its images are edge's with and without a cloud.
+        if daemon::system::follow_membership(&global.load()?).map_err(PerformError::Task)? {
+            return output::result(&match left["node"].as_str() {
+                Some(node) => format!("node `{node}` is given back, and kubelet was restarted without it"),
+                None => done(&left),
+            });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stays = runtime.block_on(let_go(&config));

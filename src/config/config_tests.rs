@@ -154,6 +154,7 @@ fn the_sample_has_every_key_and_reads_with_and_without_its_comments() {
     registry.docker_config = Some("/etc/edge/docker-config.json".into());
     registry.size_limit = Some(8 << 30);
     (expected.bundle.gateway, expected.bundle.fleet) = (Some("ship-7".into()), Some("north".into()));
+    expected.system.stream = Some("main".into());
     let mirror = &mut expected.mirror;
     mirror.schedule = Some("0 2 * * *".into());
     mirror.bandwidth_limit = Some(2 << 20);

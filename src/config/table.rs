@@ -338,6 +338,11 @@ pub static KEYS: &[Key] = &[
         help: "When the appliance starts a system that a bundle brought: when somebody restarts it, or at once after the import.",
     },
     Key {
+        path: "system.stream",
+        slot: Slot::OptionalText(|c| &mut c.system.stream, "main"),
+        help: "The stream whose bundles may bring systems for the appliance; unset, that of the first one that came.",
+    },
+    Key {
         path: "node.containerd",
         slot: Slot::Switch(|c| &mut c.node.containerd),
         help: "Whether the containerd in the snap runs. Only the snap's node flavour has one.",

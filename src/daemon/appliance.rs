@@ -17,6 +17,7 @@ pub fn here(config: &Config) -> Option<Arc<dyn Appliance>> {
             places,
             state_dir: config.state_dir.clone(),
             is_eager: config.system.reboot_after_import,
+            stream: config.system.stream.clone(),
         }) as Arc<dyn Appliance>
     })
 }
@@ -26,6 +27,7 @@ struct Slots {
     places: Places,
     state_dir: PathBuf,
     is_eager: bool,
+    stream: Option<String>,
 }
 
 impl Appliance for Slots {
@@ -34,7 +36,8 @@ impl Appliance for Slots {
             Asked::ByHand => system::Again::UnlessGood,
             Asked::ByStick => system::Again::Never,
         };
-        let judged = system::judge_image(&self.places, &image(part, origin)?, again).map_err(told)?;
+        let judged = system::judge_image(&self.places, &image(part, origin)?, again, self.stream.as_deref());
+        let judged = judged.map_err(told)?;
         Ok(judged.map_or(Verdict::Stage, Verdict::Leave))
     }
 

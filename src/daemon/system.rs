@@ -126,19 +126,43 @@ async fn join(
             }
         }
     }
-    let arguments = match known(config)? {
-        // Alone, kubelet answers nobody but this machine; joined, the cloud says who may ask it.
+    tell_kubelet(config, places)?;
+    Ok(line)
+}
+
+/// Writes down what kubelet is started with: nothing, or how it finds the cloud through edge.
+fn tell_kubelet(config: &Config, places: &Places) -> Result<(), TaskError> {
+    let arguments = match Record::read(&config.state_dir).map_err(TaskError::failed)? {
+        // Alone, kubelet answers nobody but this machine; joined, the cloud says who may ask it. The node has the name that
+        // the cloud signed for, whatever the machine calls itself.
         Some(record) => format!(
-            "--kubeconfig={} --authentication-token-webhook=true --authorization-mode=Webhook",
-            record.kubelet_kubeconfig.path.display()
+            "--kubeconfig={} --hostname-override={} --authentication-token-webhook=true --authorization-mode=Webhook",
+            record.kubelet_kubeconfig.path.display(),
+            record.node_name
         ),
         None => String::new(),
     };
-    let file = places.at("/run/edge/kubelet.env");
     durable::folder(&places.at("/run/edge"), 0o700).map_err(TaskError::failed)?;
     let text = format!("KUBELET_ARGS={arguments}\n");
-    durable::write(&file, text.as_bytes(), 0o600).map_err(TaskError::failed)?;
-    Ok(line)
+    durable::write(&places.at("/run/edge/kubelet.env"), text.as_bytes(), 0o600).map_err(TaskError::failed)
+}
+
+/// After joining or leaving by hand: on an appliance kubelet is told, and starts anew. Whether this is one.
+///
+/// # Errors
+/// Where it cannot be told; it would be at the next boot.
+pub fn follow_membership(config: &Config) -> Result<bool, TaskError> {
+    let places = Places::below(&config.system.root);
+    if places.booted().is_err() {
+        return Ok(false);
+    }
+    let done =
+        tell_kubelet(config, &places).and_then(|()| system::restart_kubelet().map_err(TaskError::failed));
+    done.map_err(|e| {
+        let message = format!("kubelet does not know of it yet: {} hint: restart the machine", e.message);
+        TaskError { message, ..e }
+    })?;
+    Ok(true)
 }
 
 async fn join_with(

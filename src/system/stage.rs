@@ -76,12 +76,18 @@ pub enum Again {
     Never,
 }
 
-/// Judges whether `image` can be staged; `Some` says why it need not be.
+/// Judges whether `image` can be staged; `Some` says why it need not be. `stream` is the one stream that may bring systems,
+/// where the owner named one.
 ///
 /// # Errors
-/// [`Error::OtherMachine`] for another architecture or board, [`Error::Unfit`] where there is no room, or where the
-/// only good slot would be written over.
-pub fn judge_image(places: &Places, image: &Image, again: Again) -> Result<Option<String>, Error> {
+/// [`Error::OtherMachine`] for another architecture, board or stream, [`Error::Unfit`] where there is no room, or where
+/// the only good slot would be written over.
+pub fn judge_image(
+    places: &Places,
+    image: &Image,
+    again: Again,
+    stream: Option<&str>,
+) -> Result<Option<String>, Error> {
     let status = Status::read(places)?;
     let here = Release::read(places)?;
     for (what, theirs, ours) in
@@ -92,6 +98,7 @@ pub fn judge_image(places: &Places, image: &Image, again: Again) -> Result<Optio
             return Err(Error::OtherMachine(why));
         }
     }
+    check_stream(&Record::read(places)?, image, stream)?;
     let (booted, other) = (status.of(status.booted), status.of(status.booted.other()));
     let id = Some(image.verity.to_string());
     if booted.verity == id {
@@ -107,6 +114,19 @@ pub fn judge_image(places: &Places, image: &Image, again: Again) -> Result<Optio
     check_spare(booted, other)?;
     check_room(places, image, other.slot)?;
     Ok(None)
+}
+
+/// Numbers tell older from newer within one stream alone: of two streams neither system is the newer one, and whichever
+/// stick came last would win. So one stream brings systems, the first that did unless the owner names another.
+fn check_stream(record: &Record, image: &Image, named: Option<&str>) -> Result<(), Error> {
+    let brought = record.slots.values().filter(|slot| slot.stream.is_some()).max_by_key(|slot| slot.number);
+    let Some(ours) = named.or(brought.and_then(|slot| slot.stream.as_deref())) else { return Ok(()) };
+    if ours == image.stream {
+        return Ok(());
+    }
+    let why =
+        format!("a system of stream `{}`, and this appliance takes its systems from `{ours}`", image.stream);
+    Err(Error::OtherMachine(format!("{why} hint: `edge config set system.stream={}`", image.stream)))
 }
 
 /// The slot that is written over must not be the only good one.

@@ -83,6 +83,8 @@ mod system;
 mod system_containerd;
 mod system_data;
 mod system_import;
+mod system_join;
+mod system_stream;
 mod system_trust;
 mod tasks;
 mod teardown;

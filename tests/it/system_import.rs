@@ -13,13 +13,13 @@ use crate::system::{FACTORY, Machine, describe, kernel, system};
 const CONFIG: &str = "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n";
 
 /// A depot and an appliance, whose first system is good.
-struct Two {
-    depot: Place,
-    machine: Machine,
+pub struct Two {
+    pub depot: Place,
+    pub machine: Machine,
 }
 
 impl Two {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (depot, machine) = (Place::new(), Machine::new());
         depot.write("etc/edge.toml", CONFIG);
         machine.place.write("etc/edge.toml", CONFIG);
@@ -31,18 +31,22 @@ impl Two {
         Self { depot, machine }
     }
 
-    fn stick(&self) -> String {
+    pub fn stick(&self) -> String {
         self.depot.path("stick").display().to_string()
     }
 
     fn create(&self, more: &[&str]) -> Done {
+        self.create_of("main", more)
+    }
+
+    pub fn create_of(&self, stream: &str, more: &[&str]) -> Done {
         let stick = self.stick();
-        let words = ["bundle", "create", "--stream", "main", "--keys", "KEYS", "--to", &stick];
+        let words = ["bundle", "create", "--stream", stream, "--keys", "KEYS", "--to", &stick];
         self.depot.run(&[&words, more].concat())
     }
 
     /// A bundle with system `number` and a file.
-    fn make(&self, number: u8, megabytes: usize) -> String {
+    pub fn make(&self, number: u8, megabytes: usize) -> String {
         let folder = self.depot.path(&format!("system-{number}"));
         let id = system(&folder, number, megabytes);
         let file = self.depot.write("notes.txt", &format!("of bundle {number}"));
@@ -59,7 +63,7 @@ impl Two {
         assert!(done.code == code && last.starts_with("edge: ") && last.contains(words), "{words}: {done:?}");
     }
 
-    fn import(&self) -> Done {
+    pub fn import(&self) -> Done {
         self.machine.run(&["bundle", "import", &self.stick()])
     }
 

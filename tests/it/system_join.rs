@@ -1,0 +1,109 @@
+//! An appliance joins the cloud, at its first boot and by hand, and leaves it: kubelet is told each time.
+
+use crate::bundle_disk::run;
+use crate::system::Machine;
+use crate::system_data::provision;
+
+/// A kubeconfig with a node's certificate, and the same with a token.
+fn kubeconfigs(machine: &Machine) -> [String; 2] {
+    let at = |name: &str| machine.place.path(name).display().to_string();
+    let (ca, key, certificate) = (at("ca.crt"), at("node.key"), at("node.crt"));
+    let days = ["-days", "30", "-nodes"];
+    let make = |words: &[&str]| run("openssl", &[words, &days].concat());
+    make(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "ed25519",
+        "-keyout",
+        &at("ca.key"),
+        "-out",
+        &ca,
+        "-subj",
+        "/CN=cloud",
+    ]);
+    let subject = "/O=system:nodes/CN=system:node:ship-7";
+    let signed_by = ["-CA", &ca, "-CAkey", &at("ca.key")];
+    let usage = ["-addext", "extendedKeyUsage=clientAuth", "-subj", subject];
+    let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", &key];
+    make(&[&new[..], &["-out", &certificate], &signed_by, &usage].concat());
+    let base64 = |path: &str| run("base64", &["-w0", path]);
+    let with = |user: &str| {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'https://192.0.2.1:6443', certificate-authority-data: {}}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n",
+            base64(&ca)
+        )
+    };
+    let certificate =
+        format!("client-certificate-data: {}, client-key-data: {}", base64(&certificate), base64(&key));
+    [with(&certificate), with("token: abcdef.0123456789abcdef")]
+}
+
+#[test]
+fn a_certificate_joins_at_once_and_a_token_waits_for_the_cloud() {
+    let machine = Machine::new();
+    let [certificate, token] = kubeconfigs(&machine);
+    let put = |below: &str, text: &str| machine.place.write(&format!("machine/{below}"), text);
+    let read = |below: &str| std::fs::read_to_string(machine.root(below)).unwrap();
+    // The configuration names what joining has yet to write.
+    put("efi/edge-config/edge.toml", "[cloud]\nkubeconfig = \"/etc/edge/cloud.kubeconfig\"\n");
+    put("efi/edge-config/cloud.kubeconfig", &token);
+    let said = provision(&machine);
+    assert!(said.contains("the cloud is not joined: a bootstrap token needs the cloud to sign"), "{said}");
+    assert!(!read("var/etc/edge/edge.toml").contains("kubeconfig ="), "the daemon starts without it");
+    assert_eq!(read("run/edge/kubelet.env"), "KUBELET_ARGS=\n");
+
+    let machine = Machine::new();
+    machine.place.write("machine/efi/edge-config/cloud.kubeconfig", &certificate);
+    let said = provision(&machine);
+    assert!(!said.contains("not joined"), "{said}");
+    let environment = std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    assert!(
+        environment.starts_with("KUBELET_ARGS=--kubeconfig=") && environment.contains("Webhook"),
+        "{environment}"
+    );
+    let path = environment.split(['=', ' ']).nth(2).unwrap();
+    assert!(std::fs::read_to_string(path).unwrap().contains("system:node:ship-7"), "{path}");
+    assert!(
+        std::fs::read_to_string(machine.root("var/etc/edge/edge.toml")).unwrap().contains("cloud.kubeconfig")
+    );
+    assert!(!machine.root("efi/edge-config").exists(), "credentials do not stay on FAT");
+    // The node has the name that the cloud signed for; the machine calls itself otherwise.
+    assert!(environment.contains(" --hostname-override=ship-7 "), "{environment}");
+    // And a second boot keeps it so.
+    assert_eq!(provision(&machine), "");
+    assert_eq!(std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap(), environment);
+}
+
+/// By hand, long after the first boot: kubelet has it at once, and so it has when the cloud is left.
+#[test]
+fn joining_and_leaving_by_hand_restart_kubelet() {
+    let machine = Machine::new();
+    let [certificate, _] = kubeconfigs(&machine);
+    let given = machine.place.write("given.kubeconfig", &certificate).display().to_string();
+    let calls = machine.root("systemctl.calls");
+    let script = format!("#!/bin/sh\necho \"$@\" >> {}\n", calls.display());
+    machine.place.write("machine/bin/systemctl", &script);
+    run("chmod", &["755", &machine.root("bin/systemctl").display().to_string()]);
+    machine.place.write("machine/run/edge/kubelet.env", "KUBELET_ARGS=\n");
+    let environment = || std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    let pki = machine.place.path("pki").display().to_string();
+    let joined = machine.run(&["join", "--from", &given, "--kubelet-cert-dir", &pki]).good().out;
+    assert!(joined.starts_with("node `ship-7` is joined, and kubelet was restarted with it; "), "{joined}");
+    assert!(!joined.contains("left to do"), "{joined}");
+    assert!(environment().contains(" --hostname-override=ship-7 "), "{}", environment());
+    assert_eq!(std::fs::read_to_string(&calls).unwrap(), "restart kubelet.service\n");
+    let left = machine.run(&["leave"]).good().out;
+    assert_eq!(left, "node `ship-7` is given back, and kubelet was restarted without it\n");
+    assert_eq!(environment(), "KUBELET_ARGS=\n");
+    assert_eq!(
+        std::fs::read_to_string(&calls).unwrap(),
+        "restart kubelet.service\nrestart kubelet.service\n"
+    );
+    // Where systemd does not do it, that is told, and what to do.
+    machine.place.write("machine/bin/systemctl", "#!/bin/sh\necho no bus >&2\nexit 1\n");
+    let done = machine.run(&["join", "--from", &given, "--kubelet-cert-dir", &pki]);
+    let last = done.err.lines().last().unwrap_or_default();
+    assert!(done.code == 1 && last.contains("kubelet does not know of it yet: "), "{done:?}");
+    assert!(last.ends_with("hint: restart the machine"), "{done:?}");
+}
