@@ -5,6 +5,8 @@
 
 use rusqlite::Connection;
 
+use crate::sys::tables;
+
 /// One step a version; step N brings a file of version N to N + 1. A step that was released is never changed.
 pub(super) const STEPS: [&str; 3] = [
     "
@@ -101,18 +103,11 @@ pub(super) const STEPS: [&str; 3] = [
 /// Brings `connection` to today's tables. A file of a later version is taken as it is: later
 /// versions only add.
 pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    migrate_by(connection, &STEPS)
-}
-
-/// The same with the steps of another release.
-pub(super) fn migrate_by(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    for (number, step) in (1_i64..).zip(steps).skip(usize::try_from(version).unwrap_or(0)) {
-        tracing::info!(version = number, "the cache's tables are brought to this version");
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "user_version", number)?;
-        transaction.commit()?;
+    match tables::migrate(connection, &STEPS)? {
+        0 => {}
+        taken => {
+            tracing::info!(taken, version = STEPS.len(), "the cache's tables are brought to this version")
+        }
     }
     Ok(())
 }

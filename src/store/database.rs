@@ -1,6 +1,6 @@
 //! `store.db`: its schema, the connection that writes, and those that read.
 //!
-//! Migrations only add, so that the version before this one opens what this one wrote.
+//! Migrations only add: see [`crate::sys::tables`].
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +10,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::Error;
 use super::error::During;
+use crate::sys::tables;
 
-/// One batch of statements per schema version; `user_version` counts those applied.
+/// One batch of statements per schema version, as [`tables`] takes them.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// Readers kept open; more are opened when needed and closed after use.
@@ -28,22 +29,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, Error> {
         )
         .during("set the journal mode")?;
     connection.set_prepared_statement_cache_capacity(64);
-    migrate_by(&mut connection, MIGRATIONS)?;
+    tables::migrate(&mut connection, MIGRATIONS).during("bring the tables to today's")?;
     Ok(connection)
-}
-
-/// Applies the `steps` that were not yet. A database that has more of them is left as it is.
-fn migrate_by(connection: &mut Connection, steps: &[&str]) -> Result<(), Error> {
-    let applied: usize = connection
-        .query_row("PRAGMA user_version", [], |row| row.get(0))
-        .during("read the schema version")?;
-    for (version, batch) in steps.iter().enumerate().skip(applied) {
-        let transaction = connection.transaction().during("begin a migration")?;
-        transaction.execute_batch(batch).during("migrate")?;
-        transaction.pragma_update(None, "user_version", version + 1).during("note the schema version")?;
-        transaction.commit().during("commit a migration")?;
-    }
-    Ok(())
 }
 
 /// A pool of read-only connections.

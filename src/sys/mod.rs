@@ -1,5 +1,5 @@
-//! The floor: durable files, digests, what manifests link to, the clock, mounts, the lock on the state folder. Knows
-//! nothing of Kubernetes.
+//! The floor: durable files, tables of SQLite, digests, what manifests link to, the clock, mounts, the lock on the state
+//! folder. Knows nothing of Kubernetes.
 //!
 //! Every other room may use this one; it uses none.
 
@@ -14,3 +14,4 @@ pub mod lock;
 pub mod mounts;
 pub mod progress;
 pub mod snapctl;
+pub mod tables;
