@@ -12,6 +12,7 @@
 //! (on disk when it returns).
 
 mod change;
+mod forget;
 mod object;
 mod open;
 mod reader;

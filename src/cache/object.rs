@@ -98,31 +98,26 @@ impl Writer {
     /// Writes the object unless the file holds just this already, or it brings a heartbeat alone; gives its row.
     pub(super) fn store(&self, object: &Object) -> Result<i64, CacheError> {
         match self.row(&object.key)? {
-            Some(row) if row.holds(object) || self.is_heartbeat_of(&row, object)? => Ok(row.id),
+            Some(row) if row.holds(object) => Ok(row.id),
+            // The body is read only for what may be a heartbeat.
+            Some(row) if beats(object) && row.is_young() => match self.object(&object.key)? {
+                Some((_, known)) if is_as_before(&known, object) => Ok(row.id),
+                _ => self.overwrite(object),
+            },
             _ => self.overwrite(object),
         }
     }
 
-    /// Whether all its news are heartbeats, and the file's are not an hour old: of a node or a lease their times, of an
-    /// event that happened often that it happened again. Such news stay out of the file, because flash wears out.
+    /// Whether all news of `object` against `known`, which the file holds, are heartbeats, and the file's are not an hour
+    /// old: of a node or a lease their times, of an event that happened often that it happened again. Such news stay out
+    /// of the file, because flash wears out.
     ///
     /// # Errors
     /// The statement's.
-    pub fn is_heartbeat(&self, object: &Object) -> Result<bool, CacheError> {
-        // Most objects are looked at for this on their way to the disk, and need no reading for it.
-        if !beats(object) {
-            return Ok(false);
-        }
-        self.row(&object.key)?.map_or(Ok(false), |row| self.is_heartbeat_of(&row, object))
-    }
-
-    fn is_heartbeat_of(&self, row: &Known, object: &Object) -> Result<bool, CacheError> {
-        // A clock that was set back does not make it young.
-        if !(0..HEARTBEAT).contains(&(seconds() - row.at)) || !beats(object) {
-            return Ok(false);
-        }
-        let Some((_, known)) = self.object(&object.key)? else { return Ok(false) };
-        Ok(without_heartbeat(&known.body) == without_heartbeat(&object.body))
+    pub fn is_heartbeat(&self, object: &Object, known: &Object) -> Result<bool, CacheError> {
+        Ok(beats(object)
+            && is_as_before(known, object)
+            && self.row(&object.key)?.is_some_and(|row| row.is_young()))
     }
 
     fn row(&self, key: &ObjectKey) -> Result<Option<Known>, CacheError> {
@@ -176,6 +171,11 @@ impl Known {
     fn holds(&self, object: &Object) -> bool {
         self.uid == object.uid && self.version == object.version && !self.version.is_empty()
     }
+
+    /// Whether it was written within the hour. A clock that was set back does not make it so.
+    fn is_young(&self) -> bool {
+        (0..HEARTBEAT).contains(&(seconds() - self.at))
+    }
 }
 
 /// Whether it is one of those that come again and again with nothing new.
@@ -188,6 +188,11 @@ fn beats(object: &Object) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether they differ in heartbeats alone.
+fn is_as_before(known: &Object, object: &Object) -> bool {
+    without_heartbeat(&known.body) == without_heartbeat(&object.body)
 }
 
 fn without_heartbeat(object: &Value) -> Value {

@@ -310,22 +310,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Keeps at most `most` objects of `resource`, those written last.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn bound_objects(&self, resource: &str, most: usize) -> Result<(), CacheError> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let old = "SELECT id FROM object WHERE resource = ?1 ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?2";
-        self.db()
-            .prepare_cached(&format!("DELETE FROM member WHERE object IN ({old})"))?
-            .execute(params![resource, most])?;
-        self.db()
-            .prepare_cached(&format!("DELETE FROM object WHERE id IN ({old})"))?
-            .execute(params![resource, most])?;
-        Ok(())
-    }
-
     fn join(&self, scope: ScopeId, object: i64) -> Result<(), CacheError> {
         self.db()
             .prepare_cached("INSERT OR IGNORE INTO member (scope, object) VALUES (?, ?)")?
@@ -354,39 +338,6 @@ impl Writer {
         let mut statement = self.db().prepare_cached(&sql)?;
         let rows = statement.query_map([resource, namespace], Scope::from_row)?;
         Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// Counts every list that holds the object as used today: somebody needs it without asking for it.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn keep_used(&self, key: &ObjectKey) -> Result<(), CacheError> {
-        self.db()
-            .prepare_cached(
-                "UPDATE scope SET used = ?1 WHERE used < ?1 AND id IN
-                 (SELECT member.scope FROM member JOIN object ON object.id = member.object
-                  WHERE object.resource = ?2 AND object.namespace = ?3 AND object.name = ?4)",
-            )?
-            .execute(params![today(), key.resource, key.namespace, key.name])?;
-        Ok(())
-    }
-
-    /// Forgets scopes that nobody asked for since `day` (days since 1970), with what only they held.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn forget_unused(&mut self, day: i64) -> Result<usize, CacheError> {
-        let stale = "SELECT id FROM scope WHERE used < ?";
-        self.db().execute(&format!("DELETE FROM member WHERE scope IN ({stale})"), [day])?;
-        let scopes = self.db().execute("DELETE FROM scope WHERE used < ?", [day])?;
-        if scopes > 0 {
-            self.db().execute(
-                "DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM member WHERE object = object.id)",
-                [],
-            )?;
-            self.interned.forget();
-        }
-        Ok(scopes)
     }
 }
 

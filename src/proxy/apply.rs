@@ -116,7 +116,7 @@ pub(super) fn edit_by(
     }
     let object = Object { body: edited, ..known.clone() };
     // The cloud has the like already, or it waits for it.
-    if writer.is_heartbeat(&object)? {
+    if writer.is_heartbeat(&object, &known)? {
         return Ok(Found::Done(StatusCode::OK, Box::new(object.body)));
     }
     writer.put_local(&[], &object)?;
