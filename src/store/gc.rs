@@ -201,46 +201,50 @@ fn list(folder: &std::path::Path) -> Result<Vec<PathBuf>, Error> {
 /// The keys of refs that go: repository, name, owner, and how people write them.
 type Evicted = Vec<(i64, String, i64, String)>;
 
-/// Fills `temp.keep` with the rows of all blobs that are needed; says which pull-through refs go.
+/// Fills `temp.keep` with the rows of all blobs that stay, and says which pull-through refs go. What stays for its youth
+/// alone is `young` there: it is marked after what is needed, so that a blob which is both is needed.
 fn mark(tx: &Connection, cutoff: i64, recent: &[i64], limit: Option<u64>) -> Result<Evicted, Error> {
-    tx.execute_batch("DROP TABLE IF EXISTS temp.keep; CREATE TEMP TABLE keep (id INTEGER PRIMARY KEY)")
-        .during("begin a mark")?;
-    for id in recent {
-        tx.prepare_cached("INSERT OR IGNORE INTO temp.keep SELECT id FROM blob WHERE id = ?1")
-            .and_then(|mut q| q.execute([id]))
-            .during("mark")?;
-    }
-    let unlimited = i64::from(limit.is_none());
-    tx.execute(
-        "INSERT OR IGNORE INTO temp.keep
-         SELECT id FROM blob WHERE max(stored, used) > ?1 AND state <> 0 AND (?2 OR id NOT IN (
-             SELECT child FROM link UNION SELECT f.blob FROM ref f JOIN owner o ON o.id = f.owner WHERE o.kind = 2))
-         UNION SELECT f.blob FROM ref f JOIN owner o ON o.id = f.owner WHERE o.kind <> 2 OR ?2
-         UNION SELECT blob FROM chart UNION SELECT provenance FROM chart WHERE provenance IS NOT NULL
-         UNION SELECT blob FROM pin",
-        (cutoff, unlimited),
+    tx.execute_batch(
+        "DROP TABLE IF EXISTS temp.keep; CREATE TEMP TABLE keep (id INTEGER PRIMARY KEY, young INTEGER NOT NULL)",
     )
-    .during("mark roots")?;
-    close(tx)?;
+    .during("begin a mark")?;
+    let unlimited = i64::from(limit.is_none());
+    let needed = "SELECT f.blob FROM ref f JOIN owner o ON o.id = f.owner WHERE o.kind <> 2 OR ?1
+         UNION SELECT blob FROM chart UNION SELECT provenance FROM chart WHERE provenance IS NOT NULL
+         UNION SELECT blob FROM pin";
+    tx.execute(&keep(needed, 0), [unlimited]).during("mark what is needed")?;
+    let young = "SELECT id FROM blob WHERE max(stored, used) > ?2 AND state <> 0 AND (?1 OR id NOT IN (
+             SELECT child FROM link UNION SELECT f.blob FROM ref f JOIN owner o ON o.id = f.owner WHERE o.kind = 2))
+         UNION SELECT blob.id FROM json_each(?3) JOIN blob ON blob.id = json_each.value";
+    let recent = serde_json::Value::from(recent).to_string();
+    tx.execute(&keep(young, 1), (unlimited, cutoff, recent)).during("mark what is young")?;
     match limit {
         None => Ok(Vec::new()),
         Some(limit) => mark_pulled(tx, limit),
     }
 }
 
-/// Adds all that is linked to, or about, what is marked.
-fn close(tx: &Connection) -> Result<(), Error> {
-    tx.execute(
-        "INSERT OR IGNORE INTO temp.keep
-         WITH RECURSIVE needed (id) AS (
-           SELECT id FROM temp.keep
-           UNION SELECT l.child FROM link l JOIN needed ON l.parent = needed.id
-           UNION SELECT m.blob FROM manifest m JOIN needed ON m.subject = needed.id)
-         SELECT id FROM needed",
-        [],
+/// All that `roots` selects, is linked to from there, or is about it; not gone into where it is needed already.
+fn below(roots: &str) -> String {
+    let new = |id: &str| format!("NOT EXISTS (SELECT 1 FROM temp.keep k WHERE k.id = {id} AND NOT k.young)");
+    format!(
+        "WITH RECURSIVE root (id) AS ({roots}), needed (id) AS (
+           SELECT id FROM root WHERE {}
+           UNION SELECT l.child FROM link l JOIN needed ON l.parent = needed.id WHERE {}
+           UNION SELECT m.blob FROM manifest m JOIN needed ON m.subject = needed.id WHERE {})",
+        new("root.id"),
+        new("l.child"),
+        new("m.blob")
     )
-    .during("mark what is linked")?;
-    Ok(())
+}
+
+/// Keeps all that is [`below`]. What is kept already can only become needed.
+fn keep(roots: &str, young: u8) -> String {
+    format!(
+        "INSERT INTO temp.keep (id, young) {} SELECT id, {young} FROM needed WHERE true
+         ON CONFLICT (id) DO UPDATE SET young = min(young, excluded.young)",
+        below(roots)
+    )
 }
 
 /// Marks pull-through refs, the most recently used first, for as long as their bytes fit.
@@ -255,14 +259,12 @@ fn mark_pulled(tx: &Connection, limit: u64) -> Result<Evicted, Error> {
         .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
         .and_then(Iterator::collect)
         .during("list pull-through")?;
-    let below = "WITH RECURSIVE needed (id) AS (SELECT ?1
-        UNION SELECT l.child FROM link l JOIN needed ON l.parent = needed.id WHERE l.child NOT IN (SELECT id FROM temp.keep)
-        UNION SELECT m.blob FROM manifest m JOIN needed ON m.subject = needed.id WHERE m.blob NOT IN (SELECT id FROM temp.keep))";
     let size = format!(
-        "{below} SELECT coalesce(sum(b.size), 0) FROM needed JOIN blob b ON b.id = needed.id
-         WHERE b.state = 1 AND b.id NOT IN (SELECT id FROM temp.keep)"
+        "{} SELECT coalesce(sum(b.size), 0) FROM needed JOIN blob b ON b.id = needed.id
+         WHERE b.state = 1 AND b.id NOT IN (SELECT id FROM temp.keep)",
+        below("SELECT ?1")
     );
-    let insert = format!("INSERT OR IGNORE INTO temp.keep {below} SELECT id FROM needed");
+    let insert = keep("SELECT ?1", 0);
     let (mut total, mut full, mut evicted) = (0_u64, false, Vec::new());
     for (repository, name, owner, blob, repository_name) in refs {
         let more: u64 = tx
@@ -270,40 +272,39 @@ fn mark_pulled(tx: &Connection, limit: u64) -> Result<Evicted, Error> {
             .and_then(|mut q| q.query_row([blob], |row| row.get(0)))
             .during("size pull-through")?;
         full |= more > 0 && total.saturating_add(more) > limit;
-        if full && more > 0 {
+        if !full {
+            total += more;
+            tx.prepare_cached(&insert).and_then(|mut q| q.execute([blob])).during("mark pull-through")?;
+        } else if more > 0 {
             let between = if name.contains(':') { '@' } else { ':' };
             let text = format!("{repository_name}{between}{name}");
             evicted.push((repository, name, owner, text));
-            continue;
         }
-        total += more;
-        tx.prepare_cached(&insert).and_then(|mut q| q.execute([blob])).during("mark pull-through")?;
     }
     Ok(evicted)
 }
 
-/// Marks what is needed, and says what goes and what stays for its youth alone.
+/// Marks what stays, and says what goes.
 fn decide(
     tx: &Connection,
     cutoff: i64,
     recent: &[i64],
     limit: Option<u64>,
 ) -> Result<(Evicted, GcPlan), Error> {
-    // As if all were old; the mark that counts comes after it and takes its place.
-    let all = plan_of(tx, &mark(tx, i64::MAX, &[], limit)?)?;
-    let mark = mark(tx, cutoff, recent, limit)?;
-    let mut plan = plan_of(tx, &mark)?;
-    plan.young = (all.remove.len() as u64).saturating_sub(plan.remove.len() as u64);
-    plan.young_bytes = all.bytes().saturating_sub(plan.bytes());
-    Ok((mark, plan))
-}
-
-fn plan_of(tx: &Connection, evicted: &Evicted) -> Result<GcPlan, Error> {
+    let evicted = mark(tx, cutoff, recent, limit)?;
     let mut plan =
         GcPlan { evict: evicted.iter().map(|(.., text)| text.clone()).collect(), ..GcPlan::default() };
     plan.blobs = tx
         .query_row("SELECT count(*) FROM blob WHERE state = 1", [], |row| row.get(0))
         .during("count blobs")?;
+    (plan.young, plan.young_bytes) = tx
+        .query_row(
+            "SELECT count(*), coalesce(sum(b.size), 0) FROM temp.keep k JOIN blob b ON b.id = k.id
+             WHERE k.young AND b.state = 1",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .during("count what is young")?;
     let mut query = tx
         .prepare("SELECT digest, size FROM blob WHERE state = 1 AND id NOT IN (SELECT id FROM temp.keep) ORDER BY digest")
         .during("list garbage")?;
@@ -314,7 +315,7 @@ fn plan_of(tx: &Connection, evicted: &Evicted) -> Result<GcPlan, Error> {
             plan.remove.push((digest, row.get(1).during("list garbage")?));
         }
     }
-    Ok(plan)
+    Ok((evicted, plan))
 }
 
 /// Removes the rows of all that is not marked.
