@@ -92,8 +92,6 @@ pub struct Judged {
     pub again: Option<Again>,
     /// The root version in force before.
     pub root_before: u64,
-    /// Whether it is the newest of a stream of which nothing is here any more.
-    pub comes_back: bool,
     /// Whether its keys are so new that sequence numbers begin anew.
     pub forget_seqs: bool,
     /// Blobs that must come.
@@ -169,7 +167,7 @@ impl Gateway {
             sequence::judge(&manifest.stream, manifest.seq, highest)?;
         }
         let (missing, missing_bytes) = state::check(&opened, &self.store)?;
-        Ok(Judged { opened, again, root_before, comes_back, forget_seqs, missing, missing_bytes })
+        Ok(Judged { opened, again, root_before, forget_seqs, missing, missing_bytes })
     }
 
     /// Whether nothing of a stream is here, though numbers of it are known: the data was reset. Its newest bundle may come
@@ -280,8 +278,7 @@ impl Gateway {
         Anchor::below(&self.state_dir).keep(&opened.chain, judged.root_before)?;
         let trust = TrustUpdate {
             root_version: Some(opened.chain.current().version),
-            // One that comes back has its number here already.
-            seq: (!judged.comes_back).then(|| (manifest.stream.clone(), manifest.seq)),
+            seq: Some((manifest.stream.clone(), manifest.seq)),
             time_floor: Some(manifest.created.as_second()),
             forget_seqs: judged.forget_seqs,
         };

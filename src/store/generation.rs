@@ -48,7 +48,8 @@ pub type StateChart = NewChart;
 pub struct TrustUpdate {
     /// The version of the root that is pinned from now on.
     pub root_version: Option<u64>,
-    /// A stream and the sequence number of what was accepted; must be above the highest seen.
+    /// A stream and the sequence number of what was accepted; must be above the highest seen. The highest itself is taken
+    /// once more with the first generation of its owner: the data was reset, which is no step back.
     pub seq: Option<(String, u64)>,
     /// Seconds since 1970 that are known to have passed.
     pub time_floor: Option<i64>,
@@ -78,7 +79,6 @@ impl Store {
         let owner = owner.clone();
         let number = self.inner.writer.write(move |batch| {
             let tx = batch.tx;
-            update_trust(tx, &trust)?;
             let (id, _) = owner.row(tx)?;
             let number: u64 = tx
                 .query_row(
@@ -87,6 +87,9 @@ impl Store {
                     |r| r.get(0),
                 )
                 .during("number a generation")?;
+            // Where nothing of the owner is left, the data was reset.
+            let floor = if number == 1 { Floor::Reached } else { Floor::Passed };
+            update_trust(tx, &trust, floor)?;
             let now = clock::now().as_second();
             for entry in &state.refs {
                 add_ref(tx, id, number, entry, now)?;
@@ -205,7 +208,7 @@ impl Store {
     /// # Errors
     /// [`Error::Rollback`] for an old sequence number.
     pub fn update_trust(&self, update: TrustUpdate) -> Result<(), Error> {
-        self.inner.writer.write(move |batch| update_trust(batch.tx, &update))
+        self.inner.writer.write(move |batch| update_trust(batch.tx, &update, Floor::Passed))
     }
 
     /// A value of the trust state: `root-version`, `time-floor`, or `seq:<stream>`.
@@ -282,7 +285,16 @@ fn drop_old(tx: &Connection, owner: i64) -> Result<(), Error> {
     Ok(())
 }
 
-fn update_trust(tx: &Connection, update: &TrustUpdate) -> Result<(), Error> {
+/// What the highest sequence number seen is to a new one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Floor {
+    /// The new one must be above it.
+    Passed,
+    /// It may come once more.
+    Reached,
+}
+
+fn update_trust(tx: &Connection, update: &TrustUpdate, floor: Floor) -> Result<(), Error> {
     let rise = |key: &str, value: i64| {
         tx.execute(
             "INSERT INTO trust (key, value) VALUES (?1, ?2)
@@ -300,7 +312,9 @@ fn update_trust(tx: &Connection, update: &TrustUpdate) -> Result<(), Error> {
             .query_row("SELECT value FROM trust WHERE key = ?1", [&key], |r| r.get(0))
             .optional()
             .during("read the trust state")?;
-        if let Some(highest) = highest.filter(|highest| seq <= highest) {
+        if let Some(highest) =
+            highest.filter(|highest| seq < highest || (seq == highest && floor == Floor::Passed))
+        {
             return Err(Error::Rollback { stream: stream.clone(), seq: *seq, highest });
         }
         rise(&key, i64::try_from(*seq).unwrap_or(i64::MAX))?;

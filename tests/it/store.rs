@@ -154,6 +154,21 @@ fn generations_flip_whole_and_roll_back_and_three_are_kept() {
 }
 
 #[test]
+fn after_a_reset_the_highest_number_comes_once_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let seq = |n| TrustUpdate { seq: Some(("main".into(), n)), ..TrustUpdate::default() };
+    store.update_trust(seq(5)).unwrap();
+    assert!(matches!(store.update_trust(seq(5)), Err(Error::Rollback { .. })), "nothing came with it");
+    let owner = Owner::Bundle("main".into());
+    for (n, good) in [(4, false), (5, true), (5, false), (6, true)] {
+        let flipped = store.flip(&owner, StateOf::default(), seq(n));
+        assert_eq!(flipped.is_ok(), good, "{n}: {flipped:?}");
+    }
+    assert_eq!(store.trust_value("seq:main").unwrap(), Some(6));
+}
+
+#[test]
 fn a_flip_that_names_what_is_not_here_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
@@ -249,8 +264,10 @@ fn evicts(reopen: fn(&std::path::Path) -> Store) {
     drop(db);
     let store = reopen(folder.path());
     let limit = GcSettings { pull_through_limit: Some(1500), ..GcSettings::default() };
+    store.add_blob(None, &Digest::sha256(b"fresh"), b"fresh").unwrap();
     let done = store.collect(&limit).unwrap();
     assert_eq!(done.evict, [format!("{REPO}:old")]);
+    assert_eq!((done.young, done.young_bytes), (1, 5), "what fits is needed, however young");
     assert!(store.blob(None, &old).unwrap().is_none());
     assert!(store.blob(None, &new).unwrap().is_some());
     assert!(store.blob(None, &pushed).unwrap().is_some());
