@@ -11,6 +11,8 @@ use crate::trust;
 pub enum Error {
     #[error(transparent)]
     Cloud(#[from] cloud::Error),
+    #[error("`{}` is not there hint: give the node's own kubeconfig (kubeadm: /etc/kubernetes/kubelet.conf), or a bootstrap kubeconfig with a token; a daemon that runs does not see what lies below /home, /root and /tmp", .path.display())]
+    NoSource { path: PathBuf },
     #[error(transparent)]
     Authority(#[from] trust::Error),
     #[error(transparent)]
@@ -52,6 +54,7 @@ impl Error {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Cloud(_)
+            | Self::NoSource { .. }
             | Self::NotANode { .. }
             | Self::NodeName { .. }
             | Self::OtherNode { .. }

@@ -1,6 +1,7 @@
 //! Where the cloud's certificate comes from: the kubeconfig that was given, a new one from the cloud, or
 //! the one that edge has already.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::record::Record;
 use super::{Error, Plan, is_node_name};
 use crate::proxy::api::Api;
 use crate::proxy::cloud::kubeconfig::{Kubeconfig, Material};
-use crate::proxy::cloud::{ClientCertificate, CloudFiles, Credentials};
+use crate::proxy::cloud::{self, ClientCertificate, CloudFiles, Credentials};
 use crate::proxy::request::{self, Asked, Progress};
 use crate::sys::clock;
 use crate::trust::ca::LocalCa;
@@ -35,7 +36,12 @@ pub async fn take(
     ca: &LocalCa,
     tell: &mut (dyn FnMut(&Progress) + Send),
 ) -> Result<Taken, Error> {
-    let config = Kubeconfig::read(&plan.from)?;
+    let config = Kubeconfig::read(&plan.from).map_err(|error| match error {
+        cloud::Error::Read(e) if e.kind() == ErrorKind::NotFound => {
+            Error::NoSource { path: plan.from.clone() }
+        }
+        error => error.into(),
+    })?;
     let points_here = points_here(&config, plan, ca);
     match before {
         Some(record) if points_here || is_taken_over(&config, ca) => return from_state(plan, record),
