@@ -1,7 +1,6 @@
 //! The commands from the depot to the gateway, as a person types them; registries, and sticks that are plugged in.
 
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use edge::bundle::{self, Identity, auto};
@@ -10,28 +9,10 @@ use serde_json::Value;
 
 use crate::bundle::{Scene, gateway, import, pin, put_chart, put_image};
 use crate::bundle_disk::{Loop, Mounted, ONE, ext4, fat32};
-use crate::command::Place;
+use crate::command::{Daemon, Place};
 use crate::registry::serve;
 use crate::registry_clients::{layout, run, tool};
 use crate::registry_pull::DockerRegistry;
-
-/// A daemon of the place; it ends with the value.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(place: &Place) -> Self {
-        let daemon = Self(place.edge(&["daemon"]).spawn().unwrap());
-        wait("the daemon does not answer", || place.edge(&["status"]).output().unwrap().status.success());
-        daemon
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[track_caller]
 fn wait(what: &str, mut done: impl FnMut() -> bool) {

@@ -1,7 +1,9 @@
 //! Runs the built `edge` with its configuration and state in a folder of the test's own.
 
+use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// A gateway's folders, empty at first.
 pub struct Place {
@@ -42,6 +44,35 @@ impl Place {
 
     pub fn run(&self, arguments: &[&str]) -> Done {
         Done::of(self.edge(arguments).output().unwrap())
+    }
+}
+
+/// A daemon of a place; it ends with the value. What it says goes to the place's `daemon.log`.
+pub struct Daemon(pub Child);
+
+impl Daemon {
+    /// Starts it, and waits until it answers.
+    pub fn start(place: &Place) -> Self {
+        let log = File::create(place.path("daemon.log")).unwrap();
+        let mut daemon = Self(place.edge(&["daemon"]).stderr(log).spawn().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while place.edge(&["status"]).output().unwrap().status.code() != Some(0) {
+            let ended = daemon.0.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the daemon does not answer: {ended:?} {}",
+                place.read("daemon.log")
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        daemon
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

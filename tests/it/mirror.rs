@@ -1,14 +1,13 @@
 //! The mirror from Debian's docker-registry: what comes, what does not travel twice, what stays when upstream goes.
 
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use edge::store::{Settings as StoreSettings, Store};
 use edge::sys::digest::Digest;
 use serde_json::{Value, json};
 
-use crate::command::{Done, Place};
+use crate::command::{Daemon, Done, Place};
 use crate::registry::{INDEX, MANIFEST, client};
 use crate::registry_pull::DockerRegistry;
 
@@ -136,28 +135,6 @@ impl DockerRegistry {
             name.to_owned()
         };
         self.push_manifest(repository, &name, &manifest).await
-    }
-}
-
-/// A daemon of a place; it ends with the value.
-pub struct Daemon(pub Child);
-
-impl Daemon {
-    pub fn start(place: &Place) -> Self {
-        let daemon = Self(place.edge(&["daemon"]).stderr(std::process::Stdio::null()).spawn().unwrap());
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while place.edge(&["status"]).output().unwrap().status.code() != Some(0) {
-            assert!(Instant::now() < deadline, "the daemon does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        daemon
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -1,56 +1,14 @@
 //! Charts from a repository that helm made and nginx serves, the images they refer to, manifests, and a push onwards.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use edge::registry::Settings;
 
 use crate::mirror::{Site, noise, states};
-use crate::registry::{client, serve};
+use crate::mirror_sources::{Web, write};
+use crate::registry::serve;
 use crate::registry_clients::{run, tool};
 use crate::registry_pull::DockerRegistry;
-
-/// nginx on a free port, serving a folder.
-struct Web {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Web {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Web {
-    async fn start(folder: &Path, root: &Path) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = folder.join("nginx.conf");
-        let text = format!(
-            "daemon off; master_process off; pid {0}/nginx.pid; error_log {0}/nginx.log;\nevents {{}}\nhttp {{ access_log off; \
-             client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
-             server {{ listen 127.0.0.1:{port}; root {1}; }} }}\n",
-            folder.display(),
-            root.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let child =
-            Command::new("/usr/sbin/nginx").arg("-c").arg(&config).stderr(Stdio::null()).spawn().unwrap();
-        let until = Instant::now() + Duration::from_secs(10);
-        while client().get(format!("http://127.0.0.1:{port}/")).send().await.is_err() {
-            assert!(Instant::now() < until, "nginx does not answer");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Self { child, port }
-    }
-}
-
-fn write(path: &Path, text: &str) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, text).unwrap();
-}
 
 /// A repository with `app` 1.0.0 and 2.0.0, made by helm; the image of `app` is at `host`.
 async fn repository(folder: &Path, host: &str) -> std::path::PathBuf {
@@ -86,7 +44,7 @@ async fn charts_come_with_the_images_they_refer_to_and_helm_gets_them_here() {
     let folder = tempfile::tempdir().unwrap();
     let root = repository(folder.path(), &site.host()).await;
     std::fs::write(root.join("app-2.0.0.tgz.prov"), "-----BEGIN PGP SIGNED MESSAGE-----\n").unwrap();
-    let web = Web::start(folder.path(), &root).await;
+    let web = Web::start(folder.path(), &format!("root {};", root.display()));
     site.upstream.push_image("team/app", "2.0.0", &[&noise(1, 5000)]).await;
     site.upstream.push_image("team/side", "1", &[&noise(2, 5000)]).await;
     site.configure(&format!("[[mirror.charts]]\nrepository = \"http://127.0.0.1:{}\"\nname = \"app\"\nversions = \">=2\"\nimages = true\n", web.port));

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::mirror::{Daemon, Site, noise};
+use crate::command::Daemon;
+use crate::mirror::{Site, noise};
 
 async fn status(site: &Site) -> Value {
     let done = site.edge(&["status", "-o", "json"]).await.good();

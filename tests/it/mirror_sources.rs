@@ -8,19 +8,20 @@ use std::time::{Duration, Instant};
 use edge::registry::Settings;
 use serde_json::{Value, json};
 
-use crate::mirror::{Daemon, Site, noise, size_of, states};
+use crate::command::Daemon;
+use crate::mirror::{Site, noise, size_of, states};
 use crate::registry::{serve, writable};
 use crate::registry_clients::{layout, run, tool};
 
-fn write(path: &Path, text: &str) {
+pub fn write(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();
 }
 
 /// nginx with a `location`; it ends with the value.
-struct Web {
+pub struct Web {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Drop for Web {
@@ -31,7 +32,7 @@ impl Drop for Web {
 }
 
 impl Web {
-    fn start(folder: &Path, location: &str) -> Self {
+    pub fn start(folder: &Path, location: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let text = format!(
             "daemon off; master_process off; pid {0}/nginx.pid; error_log {0}/nginx.log;\nevents {{}}\nhttp {{ access_log {0}/access.log; \

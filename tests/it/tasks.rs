@@ -1,34 +1,9 @@
 //! A command that changes state works without a daemon and with one, and says who is at work when
 //! another command holds the state folder.
 
-use std::process::Child;
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
 
-use crate::command::Place;
-
-/// A daemon of the place; it ends with the value.
-pub struct Daemon(Child);
-
-impl Daemon {
-    pub fn start(place: &Place) -> Self {
-        let daemon = Self(place.edge(&["daemon"]).spawn().unwrap());
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while place.edge(&["status"]).output().unwrap().status.code() != Some(0) {
-            assert!(Instant::now() < deadline, "the daemon does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        daemon
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::command::{Daemon, Place};
 
 fn gc(place: &Place) -> Value {
     let done = place.run(&["gc", "--dry-run", "-o", "json"]).good();
