@@ -95,16 +95,14 @@ pub(super) async fn index(wire: &Wire, repository: &str, insecure: bool) -> Resu
         url.set_path(&format!("{}/", url.path()));
     }
     let url = url.join("index.yaml").map_err(|e| Failure::Chart(format!("`{repository}`: {e}")))?;
-    let host = url.host_str().unwrap_or_default().to_owned();
-    let ask = async || wire.client.file(&url, insecure, "", LARGEST_INDEX).await;
-    let Some(file) = wire.ask(&host, ask).await? else { return Err(Failure::Ended) };
+    let bytes = wire.file(&url, insecure, LARGEST_INDEX).await?;
     #[derive(Deserialize)]
     struct File {
         #[serde(default)]
         entries: Index,
     }
     let parse = move || -> Result<Index, String> {
-        let text = std::str::from_utf8(&file.bytes).map_err(|e| e.to_string())?;
+        let text = std::str::from_utf8(&bytes).map_err(|e| e.to_string())?;
         let file: File = serde_saphyr::from_str(text)
             .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
         Ok(file.entries)
@@ -189,10 +187,7 @@ pub(super) async fn fetch(
             return Ok(Got { chart: chart.clone(), package: package.into(), travelled: false });
         }
     }
-    let host = wanted.url.host_str().unwrap_or_default().to_owned();
-    let ask = async || wire.client.file(&wanted.url, wanted.insecure, "", LARGEST).await;
-    let Some(file) = wire.ask(&host, ask).await? else { return Err(Failure::Ended) };
-    let package = file.bytes;
+    let package = wire.file(&wanted.url, wanted.insecure, LARGEST).await?;
     wire.note(package.len());
     let digest = Digest::sha256(&package);
     if wanted.digest.as_deref().is_some_and(|listed| listed.trim_start_matches("sha256:") != digest.hex()) {
@@ -233,10 +228,8 @@ fn is_same(wanted: &WantedChart, before: &NewChart) -> bool {
 async fn provenance(wire: &Wire, wanted: &WantedChart) -> Result<Option<Bytes>, Failure> {
     let mut url = wanted.url.clone();
     url.set_path(&format!("{}.prov", url.path()));
-    let host = url.host_str().unwrap_or_default().to_owned();
-    let ask = async || wire.client.file(&url, wanted.insecure, "", LARGEST_PROVENANCE).await;
-    match wire.ask(&host, ask).await {
-        Ok(file) => Ok(file.map(|file| file.bytes)),
+    match wire.file(&url, wanted.insecure, LARGEST_PROVENANCE).await {
+        Ok(bytes) => Ok(Some(bytes)),
         Err(failure) if failure.may_pass() => Err(failure),
         // Buckets answer 403 for what is not there.
         Err(_) => Ok(None),

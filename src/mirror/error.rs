@@ -39,6 +39,14 @@ pub enum Error {
     /// Nothing of that name is wanted.
     #[error("no rule wants `{0}` hint: `edge mirror explain` says why")]
     Unwanted(String),
+    /// Nothing of that name is known, and not everybody could be asked.
+    #[error("it is not known whether a rule wants `{name}`: {why}")]
+    Unasked {
+        /// Which.
+        name: String,
+        /// Who could not be asked, and why.
+        why: String,
+    },
     /// A name that is none.
     #[error("{0}")]
     Name(String),

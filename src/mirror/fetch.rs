@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
+use reqwest::Url;
 use tokio::sync::Semaphore;
 
 use super::error::Failure;
@@ -108,6 +109,16 @@ impl Wire {
                 _ => return Err(error.into()),
             }
         }
+    }
+
+    /// Fetches a file of a web server. It comes in one piece, and then what follows waits as long as it should have taken.
+    pub(super) async fn file(&self, url: &Url, insecure: bool, most: usize) -> Result<Bytes, Failure> {
+        let host = url.host_str().unwrap_or_default();
+        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let ask = async || self.client.file(url, insecure, "", most).await;
+        let file = self.ask(&host, ask).await?.ok_or(Failure::Ended)?;
+        self.pace.take(file.bytes.len()).await;
+        Ok(file.bytes)
     }
 
     /// Notes bytes that came, and waits until more may.

@@ -14,6 +14,7 @@ use super::fetch::{Source, Wire};
 use super::filter::{self, Chosen, TagChooser};
 use super::found::{self, Found};
 use super::plan::{ImageName, Plan, Reason, SourceFailure, Terms};
+use super::scope::Scope;
 use super::settings::{ChartRule, ImageRule, ManifestRule, Settings};
 use super::{CLUSTER, KUBERNETES, kubernetes, oci_charts};
 use crate::oci::{Platform, Reference};
@@ -45,29 +46,30 @@ pub(super) fn platforms(settings: &Settings, of_rule: &[String]) -> Vec<Platform
     if written.is_empty() { vec![Platform::own()] } else { written }
 }
 
-/// Asks all sources. One that fails is noted, and the others go on.
+/// Asks the sources of `scope`. One that fails is noted, and the others go on.
 pub(super) async fn gather(
     wire: &Wire,
     settings: &Settings,
+    scope: &Scope,
     pods: Option<Vec<Value>>,
     dry: bool,
 ) -> Gathered {
     let mut gathered = Gathered::default();
-    for rule in &settings.images {
+    for rule in settings.images.iter().filter(|rule| scope.asks(&rule.label())) {
         let label = rule.label();
         match image_rule(wire, settings, rule, &label, &mut gathered).await {
             Ok(()) => gathered.plan.read.push(label),
             Err(failure) => gathered.failed(label, &failure),
         }
     }
-    for rule in &settings.charts {
+    for rule in settings.charts.iter().filter(|rule| scope.asks(&rule.label())) {
         let label = rule.label();
         match chart_rule(wire, settings, rule, &label, dry, &mut gathered).await {
             Ok(()) => gathered.plan.read.push(label),
             Err(failure) => gathered.failed(label, &failure),
         }
     }
-    for rule in &settings.manifests {
+    for rule in settings.manifests.iter().filter(|rule| scope.asks(&rule.label())) {
         let label = rule.label();
         match manifests(wire, rule).await {
             Ok(found) => {
@@ -77,7 +79,7 @@ pub(super) async fn gather(
             Err(failure) => gathered.failed(label, &failure),
         }
     }
-    if settings.cluster_images {
+    if settings.cluster_images && scope.asks(CLUSTER) {
         match pods {
             Some(pods) => {
                 let found = pods.iter().flat_map(|pod| found::in_object(pod, &[])).collect();
@@ -92,7 +94,7 @@ pub(super) async fn gather(
             ),
         }
     }
-    if let Some(version) = &settings.kubernetes_version {
+    if let Some(version) = settings.kubernetes_version.as_ref().filter(|_| scope.asks(KUBERNETES)) {
         let terms = Terms { platforms: platforms(settings, &[]), ..Terms::default() };
         let images = kubernetes::images(version, &settings.kubernetes_images).unwrap_or_default();
         for (repository, name) in images {
@@ -291,10 +293,7 @@ fn dependencies<'a>(
 async fn manifests(wire: &Wire, rule: &ManifestRule) -> Result<Vec<Found>, Failure> {
     if let Some(url) = &rule.url {
         let url = Url::parse(url).map_err(|e| Failure::Stopped(format!("`{url}`: {e}")))?;
-        let host = url.host_str().unwrap_or_default().to_owned();
-        let ask = async || wire.client.file(&url, rule.insecure, "", LARGEST).await;
-        let file = wire.ask(&host, ask).await?;
-        let text = file.map(|file| String::from_utf8_lossy(&file.bytes).into_owned()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&wire.file(&url, rule.insecure, LARGEST).await?).into_owned();
         return found::in_yaml(&text, &rule.custom)
             .map_err(|why| Failure::Stopped(format!("`{url}`: {why}")));
     }

@@ -3,7 +3,7 @@
 //! # Layout
 //! - `settings`: the rules, and what of them makes no sense; `filter`, `schedule`: what they mean (pure)
 //! - `gather`: asks each source what it wants: lists of tags, indexes, manifests, pods; `found`, `package` read (pure)
-//! - `plan`: what is wanted and why (pure)
+//! - `plan`: what is wanted and why (pure); `scope`: who is asked for it (pure)
 //! - `git`: git repositories, which are no blobs and lie beside the store
 //! - `image`, `attached`, `charts`, `oci_charts`: one thing at a time; `fetch`, `pace`: how bytes come
 //! - `run`: a whole run, which ends with one new generation of the owner `mirror`; `bring`: one image of it; `summary`:
@@ -35,6 +35,7 @@ pub mod push;
 pub mod record;
 mod run;
 pub mod schedule;
+mod scope;
 pub mod settings;
 mod summary;
 

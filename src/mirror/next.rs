@@ -79,10 +79,18 @@ pub(super) fn record(
     (request, held): (&Request, &BTreeMap<ImageName, Digest>),
 ) -> Record {
     let partial = !request.names.is_empty();
+    // Why it is wanted besides is known to rules that were not asked.
+    let asked: BTreeSet<&String> =
+        gathered.plan.read.iter().chain(gathered.plan.failures.iter().map(|failure| &failure.rule)).collect();
+    let reasons = |done: &Done| -> Vec<Reason> {
+        let before = old.image(&done.image).into_iter().flat_map(|known| &known.reasons);
+        let others = before.filter(|reason| partial && !asked.contains(&reason.rule));
+        done.entry.reasons.iter().chain(others).cloned().collect()
+    };
     let images = done.iter().filter(|done| done.entry.state != State::Absent).map(|done| ImageRecord {
         image: done.image.clone(),
         digest: done.entry.digest.clone(),
-        reasons: done.entry.reasons.clone(),
+        reasons: reasons(done),
         error: done.entry.error.clone(),
         missing: done.digest.is_none() && !held.contains_key(&done.image),
         size: done.size,

@@ -82,6 +82,12 @@ pub struct SourceFailure {
     pub unreachable: bool,
 }
 
+impl std::fmt::Display for SourceFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.rule, self.why)
+    }
+}
+
 /// Everything that is wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {

@@ -16,9 +16,10 @@ use super::fetch::Wire;
 use super::gather::{self, Gathered};
 use super::git::{self, GitEntry};
 use super::next;
-use super::plan::{ImageName, Reason, WantedImage};
+use super::plan::{ImageName, WantedImage};
 use super::record::Record;
 use super::schedule::{self, Window};
+use super::scope::{self, Scope};
 use super::summary::{Summary, chart_entry};
 use super::{Parts, settings::Settings};
 use crate::store::{Owner, TrustUpdate};
@@ -71,8 +72,9 @@ pub async fn sync(parts: &Parts, request: &Request, progress: &Progress) -> Resu
     let read = move || Ok::<_, Error>((store.state_of(&Owner::Mirror)?, Record::read(&folder)?));
     let (before, record) = tokio::task::spawn_blocking(read).await.map_err(|_| Error::Ended)??;
 
-    let mut gathered = gather::gather(&wire, settings, parts.pods().await, request.dry_run).await;
-    let wanted_charts = chosen(&mut gathered, request);
+    let scope = Scope::of(settings, &request.names, &record);
+    let mut gathered = gather::gather(&wire, settings, &scope, parts.pods().await, request.dry_run).await;
+    let wanted_charts = chosen(&mut gathered, settings, request, &record);
     let charts = gather::chart_images(&wire, settings, &mut gathered, &before.charts, request.dry_run).await;
     narrow(&mut gathered, settings, request, &wanted_charts)?;
 
@@ -162,13 +164,35 @@ fn keys(settings: &Settings) -> Result<BTreeMap<std::path::PathBuf, PublicKey>, 
     Ok(keys)
 }
 
-/// Keeps only the charts that are asked for by name; says their names.
-fn chosen(gathered: &mut Gathered, request: &Request) -> BTreeSet<String> {
+/// Keeps only the charts that are asked for by name, and says their names; and those that name an image that is asked for
+/// and that nothing else wants.
+fn chosen(
+    gathered: &mut Gathered,
+    settings: &Settings,
+    request: &Request,
+    record: &Record,
+) -> BTreeSet<String> {
     if request.names.is_empty() {
         return BTreeSet::new();
     }
-    gathered.charts.retain(|chart| request.names.iter().any(|name| chart.is_meant_by(name)));
-    gathered.charts.iter().map(WantedChart::title).collect()
+    let by_name = |chart: &WantedChart| request.names.iter().any(|name| chart.is_meant_by(name));
+    let titles = gathered.charts.iter().filter(|chart| by_name(chart)).map(WantedChart::title).collect();
+    let Gathered { plan, charts, .. } = gathered;
+    let is_wanted = |name: &str| {
+        charts.iter().any(|chart| chart.is_meant_by(name))
+            || settings.git.iter().any(|rule| rule.is_meant_by(name))
+            || plan.images().any(|wanted| wanted.image.is_meant_by(name))
+    };
+    let others: Vec<&String> = request.names.iter().filter(|name| !is_wanted(name)).collect();
+    let names_one = |chart: &WantedChart| {
+        let title = chart.title();
+        others.iter().any(|name| {
+            let mut known = scope::charts_of(record, name).peekable();
+            chart.images && (known.peek().is_none() || known.any(|one| one == title))
+        })
+    };
+    charts.retain(|chart| by_name(chart) || names_one(chart));
+    titles
 }
 
 /// Keeps only the images that are asked for by name, or wanted by a chart that is.
@@ -184,17 +208,21 @@ fn narrow(
     for name in &request.names {
         let chart = gathered.charts.iter().any(|chart| chart.is_meant_by(name));
         let repository = settings.git.iter().any(|rule| rule.is_meant_by(name));
-        if !chart && !repository && !gathered.plan.images().any(|wanted| wanted.image.is_meant_by(name)) {
-            return Err(Error::Unwanted(name.clone()));
+        let image = gathered.plan.images().any(|wanted| wanted.image.is_meant_by(name));
+        if !chart && !repository && !image {
+            // Whoever could not be asked might have wanted it.
+            return Err(match gathered.plan.failures.first() {
+                Some(failure) => Error::Unasked { name: name.clone(), why: failure.to_string() },
+                None => Error::Unwanted(name.clone()),
+            });
         }
     }
-    let of_chart = |reason: &Reason| {
-        charts.iter().any(|title| {
-            reason.by.strip_prefix("chart ").is_some_and(|by| by.starts_with(&format!("{title}:")))
-        })
-    };
     gathered.plan.retain(|wanted| {
-        request.names.iter().any(|name| wanted.image.is_meant_by(name)) || wanted.reasons.iter().any(of_chart)
+        request.names.iter().any(|name| wanted.image.is_meant_by(name))
+            || wanted
+                .reasons
+                .iter()
+                .any(|reason| scope::chart_of(reason).is_some_and(|title| charts.contains(title)))
     });
     Ok(())
 }

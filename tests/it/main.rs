@@ -41,6 +41,8 @@ mod mirror_cluster;
 mod mirror_cut;
 mod mirror_faults;
 mod mirror_git;
+mod mirror_names;
+mod mirror_resume;
 mod mirror_schedule;
 mod mirror_signed;
 mod mirror_sources;

@@ -54,7 +54,7 @@ impl Web {
 }
 
 /// A chart's package, made of these files by tar: helm asks for the charts that one depends on, which are not in it.
-async fn package(folder: &Path, chart: &str, values: &str) -> String {
+pub async fn package(folder: &Path, chart: &str, values: &str) -> String {
     let name = chart.lines().find_map(|line| line.strip_prefix("name: ")).unwrap();
     let version = chart.lines().find_map(|line| line.strip_prefix("version: ")).unwrap();
     write(&folder.join(name).join("Chart.yaml"), &format!("apiVersion: v2\n{chart}"));
