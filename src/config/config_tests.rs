@@ -152,6 +152,8 @@ fn the_sample_has_every_key_and_reads_with_and_without_its_comments() {
     registry.tls_certificate = Some("/etc/edge/tls.crt".into());
     registry.tls_key = Some("/etc/edge/tls.key".into());
     registry.docker_config = Some("/etc/edge/docker-config.json".into());
+    registry.proxy = Some("http://proxy.example.com:3128".into());
+    registry.no_proxy = Some("10.0.0.0/8,.example.com".into());
     registry.size_limit = Some(8 << 30);
     (expected.bundle.gateway, expected.bundle.fleet) = (Some("ship-7".into()), Some("north".into()));
     expected.system.stream = Some("main".into());
@@ -258,4 +260,37 @@ fn a_key_in_a_nested_section_is_set_and_unset_with_what_leads_to_it() {
     assert_eq!(document.to_string(), "[a.b]\nc = false\n");
     super::edit::unset(&mut document, &key);
     assert_eq!(document.to_string(), "");
+}
+
+#[test]
+fn what_upstreams_are_asked_with_is_said_once_and_the_mirror_may_say_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |text: &str, proxy: Option<&str>| {
+        let file = folder.path().join("edge.toml");
+        durable::write(&file, text.as_bytes(), 0o600).unwrap();
+        let overrides = Overrides {
+            config: Some(file),
+            proxy: proxy.map(str::to_owned),
+            no_proxy: Some("env.example".into()),
+            ..Overrides::default()
+        };
+        let config = Config::load(&overrides).unwrap();
+        let (registry, mirror) = (config.registry, config.mirror);
+        assert_eq!(registry.docker_config.is_some(), mirror.docker_config.is_some());
+        let shown = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        [registry.proxy, registry.no_proxy, mirror.proxy, mirror.no_proxy].map(shown).join(" ")
+    };
+    let (own, docker) = ("[registry]\nproxy = \"http://r\"\n", "docker-config = \"/etc/d.json\"\n");
+    let mirror = "[mirror]\nproxy = \"http://m\"\nno-proxy = \"m.example\"\n";
+    assert_eq!(load("", None), "- env.example - env.example");
+    assert_eq!(load("", Some("http://e")), "http://e env.example http://e env.example");
+    assert_eq!(load(&format!("{own}{docker}"), Some("http://e")), "http://r - http://r -");
+    assert_eq!(load(&format!("{own}{mirror}"), None), "http://r - http://m m.example");
+    assert_eq!(load(mirror, Some("http://e")), "http://e env.example http://m m.example");
+    let wrong =
+        Config::parse(Path::new("/x"), "[mirror]\nproxy = \"ftp://u:secret@p\"\n").unwrap_err().to_string();
+    assert!(
+        wrong.contains("key `mirror.proxy`: `p` is no proxy hint:") && !wrong.contains("secret"),
+        "{wrong}"
+    );
 }

@@ -179,11 +179,27 @@ impl Config {
         if let Some(root) = &overrides.system_root {
             config.system.root.clone_from(root);
         }
-        if config.mirror.proxy.is_none() {
-            config.mirror.proxy.clone_from(&overrides.proxy);
-            config.mirror.no_proxy = config.mirror.no_proxy.or_else(|| overrides.no_proxy.clone());
-        }
+        config.share(overrides);
         Ok(config)
+    }
+
+    /// What pull-through asks upstreams with, the mirror asks with too, but for what it is told otherwise.
+    fn share(&mut self, overrides: &Overrides) {
+        let (registry, mirror) = (&mut self.registry, &mut self.mirror);
+        if registry.proxy.is_none() {
+            registry.proxy.clone_from(&overrides.proxy);
+            registry.no_proxy = registry.no_proxy.take().or_else(|| overrides.no_proxy.clone());
+        }
+        if mirror.proxy.is_none() {
+            mirror.proxy.clone_from(&registry.proxy);
+            mirror.no_proxy = mirror.no_proxy.take().or_else(|| registry.no_proxy.clone());
+        }
+        if mirror.docker_config.is_none() {
+            mirror.docker_config.clone_from(&registry.docker_config);
+        }
+        if mirror.authorities.is_empty() {
+            mirror.authorities.clone_from(&registry.authorities);
+        }
     }
 
     /// Checks `text` as the content of `file`.

@@ -43,6 +43,9 @@ pub fn check(config: &Config) -> Result<(), Problem> {
             return Err(Problem::Row { key: format!("registry.upstreams[{number}]"), why });
         }
     }
+    if let Some(why) = registry.proxy_fault() {
+        return Err(Problem::Row { key: "registry.proxy".into(), why });
+    }
     if listen == config.proxy.listen && listen.port() != 0 {
         return clash("registry.listen", listen.to_string(), "which `proxy.listen` is already");
     }

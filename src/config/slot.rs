@@ -3,7 +3,7 @@
 //! A slot reaches its field through a function, so that the table and the rooms' settings cannot
 //! drift apart: the compiler holds the type of the one to the type of the other.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub enum Slot<C: 'static> {
     /// `ip:port` with an address that only this machine reaches.
     Loopback(Field<C, SocketAddr>),
     /// `ip:port` with an IPv4 address that no router passes on.
-    LinkLocal(Field<C, SocketAddrV4>),
+    LinkLocal(Field<C, SocketAddr>),
     /// `unix:///path/of/a.sock`.
     UnixSocket(Field<C, String>),
     /// An array of tables, such as `[[mirror.images]]`.
@@ -87,7 +87,7 @@ impl<C> Slot<C> {
             Self::OptionalRate(..) => "a rate such as `512KiB/s` or `2MiB/s`".into(),
             Self::Address(_) => "an address and port such as `127.0.0.1:5000` or `[::1]:5000`".into(),
             Self::Loopback(_) => "a loopback address and port such as `127.0.0.1:6445`".into(),
-            Self::LinkLocal(_) => "a link-local address and port such as `169.254.64.45:6445`".into(),
+            Self::LinkLocal(_) => "a link-local address and port such as `169.254.64.45:6445`, or for pods of IPv6 a unique local one such as `[fd69:6467:6500::45]:6445`".into(),
             Self::UnixSocket(_) => "a unix socket such as `unix:///run/containerd/containerd.sock`".into(),
             Self::Rows(_) => "a list of tables".into(),
         }
@@ -141,7 +141,11 @@ impl<C> Slot<C> {
                 *field(into) = value.as_str()?.parse().ok().filter(|a: &SocketAddr| a.ip().is_loopback())?;
             }
             Self::LinkLocal(field) => {
-                let local = |a: &SocketAddrV4| a.ip().is_link_local() && a.port() != 0;
+                // Pods reach no link-local address of IPv6 but those of their own link.
+                let local = |a: &SocketAddr| match a.ip() {
+                    IpAddr::V4(ip) => ip.is_link_local() && a.port() != 0,
+                    IpAddr::V6(ip) => ip.is_unique_local() && a.port() != 0,
+                };
                 *field(into) = value.as_str()?.parse().ok().filter(local)?;
             }
             Self::UnixSocket(field) => {
@@ -173,8 +177,9 @@ impl<C> Slot<C> {
             Self::OptionalSize(field, _) => quantity::size_text((*field(from))?).into(),
             Self::Rate(field, ..) => format!("{}/s", quantity::size_text(*field(from))).into(),
             Self::OptionalRate(field, _) => format!("{}/s", quantity::size_text((*field(from))?)).into(),
-            Self::Address(field) | Self::Loopback(field) => field(from).to_string().into(),
-            Self::LinkLocal(field) => field(from).to_string().into(),
+            Self::Address(field) | Self::Loopback(field) | Self::LinkLocal(field) => {
+                field(from).to_string().into()
+            }
             Self::UnixSocket(field) => field(from).as_str().into(),
             Self::Rows(rows) => rows.show(from),
         })

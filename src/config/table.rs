@@ -70,7 +70,7 @@ pub static KEYS: &[Key] = &[
     Key {
         path: "proxy.in-cluster-listen",
         slot: Slot::LinkLocal(|c| &mut c.proxy.in_cluster_listen),
-        help: "Where pods find the proxy: an address that edge puts on an interface of its own, `edge-api`. Containers that run keep the one they were started with.",
+        help: "Where pods find the proxy: an address that edge puts on an interface of its own, `edge-api`; of IPv6, such as `[fd69:6467:6500::45]:6445`, where the Service `kubernetes` is. Containers that run keep the one they were started with.",
     },
     Key {
         path: "proxy.clients.cached",
@@ -150,12 +150,22 @@ pub static KEYS: &[Key] = &[
     Key {
         path: "registry.docker-config",
         slot: Slot::OptionalPath(|c| &mut c.registry.docker_config, "/etc/edge/docker-config.json"),
-        help: "Credentials for upstreams, as `docker login` writes them; mode 0600.",
+        help: "Credentials for upstreams and credential helpers, as docker's config.json has them; mode 0600. The mirror uses them too.",
     },
     Key {
         path: "registry.authorities",
         slot: Slot::Paths(|c| &mut c.registry.authorities),
-        help: "Files of certificates (PEM) of authorities that upstreams may have beside the system's.",
+        help: "Files of certificates (PEM) of authorities that upstreams may have beside the system's. The mirror trusts them too.",
+    },
+    Key {
+        path: "registry.proxy",
+        slot: Slot::OptionalText(|c| &mut c.registry.proxy, "http://proxy.example.com:3128"),
+        help: "The proxy to upstreams on other machines; without it that of HTTPS_PROXY. The mirror uses it too.",
+    },
+    Key {
+        path: "registry.no-proxy",
+        slot: Slot::OptionalText(|c| &mut c.registry.no_proxy, "10.0.0.0/8,.example.com"),
+        help: "Hosts, domains and networks that are asked without the proxy; without it those of NO_PROXY.",
     },
     Key {
         path: "registry.size-limit",
@@ -255,22 +265,22 @@ pub static KEYS: &[Key] = &[
     Key {
         path: "mirror.proxy",
         slot: Slot::OptionalText(|c| &mut c.mirror.proxy, "http://proxy.example.com:3128"),
-        help: "The proxy to other machines; without it that of HTTPS_PROXY.",
+        help: "The mirror's own proxy to other machines, in place of registry.proxy.",
     },
     Key {
         path: "mirror.no-proxy",
         slot: Slot::OptionalText(|c| &mut c.mirror.no_proxy, "10.0.0.0/8,.example.com"),
-        help: "Hosts, domains and networks that are asked without the proxy.",
+        help: "Hosts, domains and networks that the mirror asks without a proxy, in place of registry.no-proxy.",
     },
     Key {
         path: "mirror.docker-config",
         slot: Slot::OptionalPath(|c| &mut c.mirror.docker_config, "/etc/edge/docker.json"),
-        help: "Credentials for upstreams and credential helpers, as docker's config.json has them.",
+        help: "The mirror's own credentials for upstreams and credential helpers, in place of registry.docker-config; mode 0600.",
     },
     Key {
         path: "mirror.authorities",
         slot: Slot::Paths(|c| &mut c.mirror.authorities),
-        help: "PEM files of certificate authorities that upstreams may have beside the system's.",
+        help: "The mirror's own PEM files of authorities that upstreams may have, in place of registry.authorities.",
     },
     Key {
         path: "mirror.images",

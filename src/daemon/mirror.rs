@@ -124,11 +124,9 @@ fn told(error: Error) -> TaskError {
 async fn parts(place: &Place) -> Result<Parts, TaskError> {
     let config = place.config();
     let cache = if config.mirror.cluster_images { Some(place.cache().await?.clone()) } else { None };
-    let mut settings = config.mirror.clone();
-    settings.docker_config = settings.docker_config.or_else(|| config.registry.docker_config.clone());
     Ok(Parts {
         store: place.store().await?,
-        settings,
+        settings: config.mirror.clone(),
         state_dir: config.state_dir.clone(),
         cache,
         desk: place.desk.clone(),

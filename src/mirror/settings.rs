@@ -224,6 +224,9 @@ impl Settings {
             Window::parse(window).map_err(|why| Fault::new(format!("mirror.windows[{at}]"), why))?;
         }
         platforms("mirror.platforms", &self.platforms)?;
+        if let Some(why) = self.proxy.as_deref().and_then(crate::oci::proxy_fault) {
+            return Err(Fault::new("mirror.proxy", why));
+        }
         for (at, rule) in self.images.iter().enumerate() {
             rule.check(&format!("mirror.images[{at}]"))?;
         }

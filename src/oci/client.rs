@@ -20,7 +20,7 @@ use reqwest::Url;
 use super::Credentials;
 
 pub use fetch::{FetchedBlob, FetchedManifest, HeadManifest};
-pub use files::{FetchedFile, Site};
+pub use files::{FetchedFile, Site, proxy_fault};
 pub use limit::RateLimit;
 
 const CONNECT: Duration = Duration::from_secs(5);

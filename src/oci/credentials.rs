@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use base64::Engine;
@@ -63,10 +64,17 @@ impl Credentials {
     /// Reads docker's `config.json`.
     ///
     /// # Errors
-    /// One line that names the file and the entry; never the secret.
+    /// One line that names the file and the entry, never the secret; also for secrets that others can read.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read(path).map_err(|e| format!("cannot read `{}`: {e}", path.display()))?;
-        Self::parse(&text).map_err(|e| format!("`{}` {e}", path.display()))
+        let wrong = |e: std::io::Error| format!("cannot read `{}`: {e}", path.display());
+        let text = std::fs::read(path).map_err(wrong)?;
+        let read = Self::parse(&text).map_err(|e| format!("`{}` {e}", path.display()))?;
+        let mode = std::fs::metadata(path).map_err(wrong)?.mode() & 0o7777;
+        if mode & 0o077 != 0 && !read.by_host.is_empty() {
+            let path = path.display();
+            return Err(format!("`{path}` holds secrets and has mode {mode:04o} hint: chmod 0600 {path}"));
+        }
+        Ok(read)
     }
 
     /// Reads the text of docker's `config.json`, which pull secrets hold too.

@@ -15,7 +15,7 @@ mod reference;
 pub use archive::{Archive, ArchiveError, ArchiveWriter, Entry as ArchiveEntry, Form as ArchiveForm};
 pub use client::{
     Client, ClientSettings, Error, FetchedBlob, FetchedFile, FetchedManifest, HeadManifest, RateLimit, Site,
-    Upstream,
+    Upstream, proxy_fault,
 };
 pub use credentials::{Credential, Credentials};
 pub use manifest::{Descriptor, ImageIndex, LARGEST, ManifestError, ParsedManifest, media};

@@ -54,7 +54,7 @@ mod upstream;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ pub struct Parts {
     /// Whether anything is kept at all.
     pub offline_mode: bool,
     /// Where pods are to find the proxy, if they are.
-    pub in_cluster: Option<SocketAddrV4>,
+    pub in_cluster: Option<SocketAddr>,
     /// What is kept for clients other than kubelet.
     pub clients: ClientSettings,
 }

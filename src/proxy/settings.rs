@@ -1,6 +1,6 @@
 //! What the proxy is told by the configuration.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Settings {
     /// Whether pods of this node reach the API server through the proxy.
     pub in_cluster: bool,
     /// Where pods find the proxy; always a link-local address.
-    pub in_cluster_listen: SocketAddrV4,
+    pub in_cluster_listen: SocketAddr,
     /// Section `[proxy.clients]`.
     pub clients: ClientSettings,
 }
@@ -39,7 +39,7 @@ impl Default for Settings {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6445)),
             in_cluster: true,
-            in_cluster_listen: SocketAddrV4::new(Ipv4Addr::new(169, 254, 64, 45), 6445),
+            in_cluster_listen: SocketAddr::from((Ipv4Addr::new(169, 254, 64, 45), 6445)),
             clients: ClientSettings::default(),
         }
     }

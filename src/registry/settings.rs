@@ -40,6 +40,10 @@ pub struct Settings {
     pub docker_config: Option<PathBuf>,
     /// Files of certificates (PEM) of authorities that upstreams may have beside the system's.
     pub authorities: Vec<PathBuf>,
+    /// The proxy to upstreams on other machines.
+    pub proxy: Option<String>,
+    /// What is asked without it.
+    pub no_proxy: Option<String>,
     /// Bytes that may be held by pull-through alone; beyond them the least recently used goes.
     pub size_limit: Option<u64>,
     /// Bytes of the file system that are left free.
@@ -135,6 +139,8 @@ impl Default for Settings {
             tokens: None,
             docker_config: None,
             authorities: Vec::new(),
+            proxy: None,
+            no_proxy: None,
             size_limit: None,
             reserve: 64 << 20,
             collect_interval: Duration::from_secs(6 * 3600),
@@ -145,6 +151,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What is wrong with the proxy's address, if anything.
+    pub fn proxy_fault(&self) -> Option<String> {
+        self.proxy.as_deref().and_then(crate::oci::proxy_fault)
+    }
+
     /// Refuses what must not be served so.
     ///
     /// # Errors

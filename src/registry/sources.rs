@@ -75,11 +75,12 @@ impl Sources {
         }
         let rows = if settings.pull_through { &settings.upstreams[..] } else { &[] };
         let source = |upstream: Upstream| Source { upstream, judged: Mutex::default() };
+        let (proxy, no_proxy) = (settings.proxy.clone(), settings.no_proxy.clone());
         let upstreams = rows.iter().map(|row| row.upstream());
         Ok(Self(Arc::new(Inner {
             upstreams: upstreams.map(|upstream| (upstream.host.clone(), source(upstream))).collect(),
             client: OnceLock::new(),
-            settings: Mutex::new(ClientSettings { credentials, authorities, ..ClientSettings::default() }),
+            settings: Mutex::new(ClientSettings { credentials, authorities, proxy, no_proxy }),
             own,
             online: AtomicBool::new(true),
         })))

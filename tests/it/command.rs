@@ -30,6 +30,14 @@ impl Place {
         path
     }
 
+    /// A file that nobody else can read.
+    pub fn secret(&self, below: &str, text: &str) -> PathBuf {
+        let path = self.write(below, text);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        path
+    }
+
     pub fn read(&self, below: &str) -> String {
         std::fs::read_to_string(self.path(below)).unwrap()
     }

@@ -63,7 +63,7 @@ fn reads(scene: &Scene) -> Result<Vec<String>> {
 }
 
 /// `in-cluster` in `edge status`.
-fn part(scene: &Scene) -> Result<(String, String)> {
+pub fn part(scene: &Scene) -> Result<(String, String)> {
     let status = scene.edge.status(&scene.node)?;
     let parts = status["parts"].as_array().context("no parts")?;
     let part = parts.iter().find(|part| part["part"] == "in-cluster").context("no such part")?;

@@ -349,7 +349,7 @@ async fn credentials_come_from_a_file_or_from_a_helper() {
         ("{\"credsStore\":\"vault\"}".to_owned(), true),
     ] {
         let place = Place::new();
-        let config = place.write("docker.json", &docker);
+        let config = place.secret("docker.json", &docker);
         place.write("etc/edge.toml", &format!("[mirror]\ndocker-config = \"{}\"\n[[mirror.images]]\nrepository = \"{host}/team/app\"\ntags = {{ exact = [\"1\"] }}\n", config.display()));
         let mut command = place.edge(&["mirror", "sync", "-o", "json"]);
         let path = std::env::var("PATH").unwrap();

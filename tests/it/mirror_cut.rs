@@ -12,15 +12,15 @@ use crate::registry::MANIFEST;
 use crate::support::keys::{Authority, Pair};
 use crate::support::machine::Machine;
 
-const UPSTREAM: &str = "10.9.0.1";
-const GATEWAY: &str = "10.9.0.2";
+pub const UPSTREAM: &str = "10.9.0.1";
+pub const GATEWAY: &str = "10.9.0.2";
 
 /// Two machines and a cable.
-struct Ground {
-    upstream: Machine,
-    gateway: Machine,
+pub struct Ground {
+    pub upstream: Machine,
+    pub gateway: Machine,
     registry: Child,
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 impl Drop for Ground {
@@ -31,7 +31,7 @@ impl Drop for Ground {
 }
 
 /// A registry that ends with the value.
-struct Tls(Child);
+pub struct Tls(Child);
 
 impl Drop for Tls {
     fn drop(&mut self) {
@@ -41,7 +41,7 @@ impl Drop for Tls {
 }
 
 impl Ground {
-    fn start() -> Result<Self> {
+    pub fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let boot = |name: &str| Machine::boot(name, &folder.path().join(name), folder.path());
         let (upstream, gateway) = (boot("upstream")?, boot("gateway")?);
@@ -79,15 +79,33 @@ impl Ground {
     }
 
     fn push_blob(&self, bytes: &[u8]) -> Result<Digest> {
+        self.push_blob_to("a/b", bytes)
+    }
+
+    fn push_blob_to(&self, repository: &str, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::sha256(bytes);
-        let begin = "curl -sf -X POST -D - -o /dev/null http://127.0.0.1:5001/v2/a/b/blobs/uploads/ | tr -d '\\r' | sed -n 's/^Location: //p'";
-        let at = self.upstream.shell(begin)?.trim().to_owned();
+        let begin = format!(
+            "curl -sf -X POST -D - -o /dev/null http://127.0.0.1:5001/v2/{repository}/blobs/uploads/ | tr -d '\\r' | sed -n 's/^Location: //p'"
+        );
+        let at = self.upstream.shell(&begin)?.trim().to_owned();
         self.push(bytes, &format!("{at}&digest={digest}"), "application/octet-stream")?;
         Ok(digest)
     }
 
+    /// Pushes an image with one layer.
+    pub fn push_image(&self, repository: &str, tag: &str, layer: &[u8]) -> Result<()> {
+        let text = json!({"architecture": "amd64", "os": "linux"}).to_string();
+        let config = self.push_blob_to(repository, text.as_bytes())?;
+        let digest = self.push_blob_to(repository, layer)?;
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": text.len()},
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": layer.len()}]});
+        let to = format!("http://127.0.0.1:5001/v2/{repository}/manifests/{tag}");
+        self.push(manifest.to_string().as_bytes(), &to, MANIFEST)
+    }
+
     /// The same registry over TLS, on a port of its own.
-    fn serve_tls(&self, port: u16, pair: &Pair) -> Result<Tls> {
+    pub fn serve_tls(&self, port: u16, pair: &Pair) -> Result<Tls> {
         let at = |name: &str| format!("/etc/{port}.{name}");
         self.upstream.write(&at("crt"), &pair.certificate)?;
         self.upstream.write(&at("key"), &pair.key)?;

@@ -183,7 +183,7 @@ async fn credentials_do_not_travel_along_a_redirect() {
     let wants = answer(401, b"").with("www-authenticate", "Basic realm=\"x\"");
     liar.say(&blob, &[wants.clone(), answer(307, b"").with("location", to)]);
     elsewhere.say("/signed", &[answer(200, &layer)]);
-    let config = place.write(
+    let config = place.secret(
         "docker.json",
         &format!("{{\"auths\":{{\"127.0.0.1:{}\":{{\"auth\":\"dTpzM2NyM3Q=\"}}}}}}", liar.port),
     );
@@ -207,5 +207,44 @@ async fn refusals_in_the_middle_fail_one_image_and_say_so() {
         let (code, summary) = sync(&place, liar.port, &tag, "").await;
         let why = summary["images"][0]["error"].as_str().unwrap();
         assert!(code == 1 && why.contains(expected), "{status}: {why}");
+    }
+}
+
+/// A tag that moves to an image of which one part is refused: it goes on naming the whole one that was there, and the rest
+/// of what came is of use when the upstream thinks better of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_complete_stays_in_use_while_the_new_one_is_refused_in_the_middle() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    let store = || edge::store::Store::open(edge::store::Settings::below(&place.path("state"))).unwrap();
+    let repository = format!("127.0.0.1:{}/a/b", liar.port);
+    let mut current = noise(50, 20_000);
+    liar.image("1", &current, &[answer(200, &current)]);
+    assert_eq!(sync(&place, liar.port, "1", "").await.0, 0);
+    for (at, refusal) in [
+        answer(401, b""),
+        answer(403, b""),
+        answer(404, b""),
+        answer(429, b"").with("retry-after", 3600),
+        answer(500, b""),
+        answer(200, &noise(1, 20_000)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = store().manifest(&repository, "1").unwrap().unwrap();
+        let next = noise(60 + u32::try_from(at).unwrap(), 20_000);
+        liar.image("1", &next, std::slice::from_ref(&refusal));
+        let (code, summary) = sync(&place, liar.port, "1", "").await;
+        assert_eq!((code, states(&summary)), (1, vec!["b:1 failed".to_owned()]), "{}", refusal.status);
+        let opened = store();
+        let here = opened.manifest(&repository, "1").unwrap().unwrap();
+        assert_eq!(here.blob.digest, before.blob.digest, "{}", refusal.status);
+        let layer = opened.blob(None, &Digest::sha256(&current)).unwrap().unwrap();
+        assert_eq!(layer.read().unwrap(), current, "all of it is here");
+        drop(opened);
+        liar.image("1", &next, &[answer(200, &next)]);
+        let (code, summary) = sync(&place, liar.port, "1", "").await;
+        assert_eq!((code, states(&summary)), (0, vec!["b:1 updated".to_owned()]), "{}", refusal.status);
+        current = next;
     }
 }

@@ -265,7 +265,7 @@ fn old_servers_and_those_that_want_a_password_are_mirrored_too() {
     let error = summary["git"][0]["error"].as_str().unwrap();
     assert!(code == 1 && error.contains("is refused hint: give a credential"), "{summary}");
     let auths = json!({"auths": {format!("127.0.0.1:{}", forge.port): {"auth": "ZWRnZTpzZWNyZXQ="}}});
-    let file = forge.place.write("docker.json", &auths.to_string());
+    let file = forge.place.secret("docker.json", &auths.to_string());
     forge.configure("", &format!("[mirror]\ndocker-config = \"{}\"\n", file.display()));
     assert_eq!(forge.sync(&[]).0, 0);
     let second = forge.commit("second", b"2\n");

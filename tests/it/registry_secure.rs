@@ -89,8 +89,9 @@ fn tls_passwords_and_tokens_are_asked_of_those_who_push() {
     assert_eq!(trusting(&["ls", &format!("{at}/my/app")]).good().out, "1\n2\n");
 }
 
-/// A token server as the specification of docker's tokens has it: ann gets a token for what she asks for, others none.
-fn token_server(authority: &Authority, folder: &Path) -> (u16, String) {
+/// A token server as the specification of docker's tokens has it: ann gets a token for what she asks for, by her password or
+/// by an identity token; others none.
+pub fn token_server(authority: &Authority, folder: &Path) -> (u16, String) {
     let pair = authority.server(&["tokens", "127.0.0.1"]).unwrap();
     let bundle = folder.join("signer.crt");
     std::fs::write(&bundle, &pair.certificate).unwrap();
@@ -112,9 +113,24 @@ fn token_server(authority: &Authority, folder: &Path) -> (u16, String) {
             let known = head
                 .to_lowercase()
                 .contains(&format!("authorization: basic {}", STANDARD.encode("ann:secret").to_lowercase()));
-            let (status, body) = match known {
-                true => ("200 OK", json!({"token": token(&head, &certificate, &key)}).to_string()),
-                false => ("401 Unauthorized", "{}".to_owned()),
+            // OAuth 2: the form is the body.
+            let length =
+                head.to_lowercase().lines().find_map(|l| l.strip_prefix("content-length: ")?.parse().ok());
+            let mut form = vec![0; if head.starts_with("POST ") { length.unwrap_or(0) } else { 0 }];
+            let _ = stream.read_exact(&mut form);
+            let form = String::from_utf8_lossy(&form).into_owned();
+            let identity =
+                form.contains("grant_type=refresh_token") && form.contains("refresh_token=1dent1ty");
+            let asked = match form.is_empty() {
+                true => head.split_whitespace().nth(1).unwrap_or_default().to_owned(),
+                false => format!("/token?{form}"),
+            };
+            let (status, body) = match (known, identity) {
+                (true, false) => ("200 OK", json!({"token": token(&asked, &certificate, &key)}).to_string()),
+                (_, true) => {
+                    ("200 OK", json!({"access_token": token(&asked, &certificate, &key)}).to_string())
+                }
+                _ => ("401 Unauthorized", "{}".to_owned()),
             };
             let _ = write!(
                 stream,
@@ -126,8 +142,7 @@ fn token_server(authority: &Authority, folder: &Path) -> (u16, String) {
     (port, bundle.display().to_string())
 }
 
-fn token(head: &str, certificate: &str, key: &[u8]) -> String {
-    let path = head.split_whitespace().nth(1).unwrap();
+fn token(path: &str, certificate: &str, key: &[u8]) -> String {
     let url = url::Url::parse(&format!("http://x{path}")).unwrap();
     let scope = url.query_pairs().find(|(key, _)| key == "scope").map(|(_, value)| value.into_owned());
     let scope = scope.unwrap_or_default();

@@ -111,10 +111,24 @@ impl Client {
     }
 }
 
+/// What is wrong with the address of a proxy, if anything; without what may be secret in it.
+pub fn proxy_fault(address: &str) -> Option<String> {
+    let good = |text: &str| {
+        Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    };
+    let shown = address.rsplit('@').next().unwrap_or_default();
+    let why = || format!("`{shown}` is no proxy hint: write one such as `http://proxy.example.com:3128`");
+    // `proxy:3128` is taken as HTTP, as everywhere.
+    let plain = !address.contains("://") && good(&format!("http://{address}"));
+    (!good(address) && !plain).then(why)
+}
+
 /// A proxy for requests to other machines.
 pub(super) fn proxy(address: &str, without: Option<&str>) -> Result<reqwest::Proxy, Error> {
-    let proxy = reqwest::Proxy::all(address)
-        .map_err(|e| Error::Setup(format!("the proxy `{address}`: {}", super::chain(&e))))?;
+    if let Some(why) = proxy_fault(address) {
+        return Err(Error::Setup(why));
+    }
+    let proxy = reqwest::Proxy::all(address).map_err(|e| Error::Setup(super::chain(&e)))?;
     let always = "localhost,127.0.0.0/8,::1";
     let list = without.map_or_else(|| always.to_owned(), |list| format!("{list},{always}"));
     Ok(proxy.no_proxy(reqwest::NoProxy::from_string(&list)))

@@ -8,6 +8,7 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::{Client, Error, Upstream, allowed, checked, clean, unreachable};
+use crate::oci::Credential;
 
 /// The most that a token server's answer may have, in bytes.
 const LARGEST: usize = 1 << 20;
@@ -54,14 +55,21 @@ pub(super) async fn answer(
     Ok(None)
 }
 
-async fn basic(client: &Client, upstream: &Upstream) -> Option<String> {
+async fn credential(client: &Client, upstream: &Upstream) -> Option<Credential> {
     let credentials = &client.settings.credentials;
-    let credential = match credentials.helper(&upstream.host) {
-        Some(helper) => client.helpers.ask(helper, &upstream.host).await?,
-        None => credentials.for_host(&upstream.host)?.clone(),
-    };
+    match credentials.helper(&upstream.host) {
+        Some(helper) => client.helpers.ask(helper, &upstream.host).await,
+        None => credentials.for_host(&upstream.host).cloned(),
+    }
+}
+
+async fn basic(client: &Client, upstream: &Upstream) -> Option<String> {
+    Some(in_the_clear(&credential(client, upstream).await?))
+}
+
+fn in_the_clear(credential: &Credential) -> String {
     let pair = format!("{}:{}", credential.user, credential.secret);
-    Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
 }
 
 async fn fetch(
@@ -75,14 +83,31 @@ async fn fetch(
     let mut url =
         Url::parse(realm).map_err(|e| Error::Unreachable { url: realm.into(), why: e.to_string() })?;
     allowed(&url, upstream.insecure)?;
-    if let Some(service) = find("service") {
-        url.query_pairs_mut().append_pair("service", service);
-    }
-    url.query_pairs_mut().append_pair("scope", find("scope").unwrap_or(scope));
-    let mut request = client.http(upstream).get(url.clone());
-    if let Some(value) = basic(client, upstream).await {
-        request = request.header(header::AUTHORIZATION, value);
-    }
+    let mut asked: Vec<(&str, &str)> =
+        find("service").map(|service| ("service", service)).into_iter().collect();
+    asked.push(("scope", find("scope").unwrap_or(scope)));
+    let credential = credential(client, upstream).await;
+    let request = match &credential {
+        // An identity token is shown as OAuth 2 has it, in a body that no log of requests holds.
+        Some(Credential { user, secret }) if user.is_empty() => {
+            asked.extend([
+                ("grant_type", "refresh_token"),
+                ("client_id", "edge"),
+                ("refresh_token", secret.as_str()),
+            ]);
+            let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(asked).finish();
+            let kind = "application/x-www-form-urlencoded";
+            client.http(upstream).post(url.clone()).header(header::CONTENT_TYPE, kind).body(body)
+        }
+        shown => {
+            url.query_pairs_mut().extend_pairs(asked);
+            let request = client.http(upstream).get(url.clone());
+            match shown {
+                Some(credential) => request.header(header::AUTHORIZATION, in_the_clear(credential)),
+                None => request,
+            }
+        }
+    };
     let response = request.send().await.map_err(|e| unreachable(&e, &url))?;
     let response = checked(response, &clean(&url))?;
     let bytes = super::fetch::take(response, LARGEST, &clean(&url)).await?;

@@ -3,12 +3,12 @@
 //! A `dummy` where the kernel has that, else a `bridge` without ports, which holds an address as well. Touches no other
 //! interface, and gives up where another one has the address.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkDummy, LinkUnspec, MulticastGroup};
 
@@ -37,7 +37,7 @@ pub enum Error {
     )]
     Taken {
         /// Which.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Whose.
         other: String,
     },
@@ -55,7 +55,7 @@ pub struct Interface {
 
 /// Asks and tells the kernel.
 struct Kernel {
-    address: Ipv4Addr,
+    address: IpAddr,
     handle: Handle,
 }
 
@@ -70,8 +70,8 @@ impl Interface {
     ///
     /// # Errors
     /// [`Error::Open`].
-    pub fn open(address: Ipv4Addr) -> Result<Self, Error> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+    pub fn open(address: IpAddr) -> Result<Self, Error> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
         let connection = tokio::spawn(connection);
@@ -137,7 +137,10 @@ impl Kernel {
         let up = LinkUnspec::new_with_index(index).up().build();
         self.handle.link().change(up).execute().await.map_err(|e| refused("bring up", &e))?;
         if holders.is_empty() {
-            let add = self.handle.address().add(index, self.address.into(), 32);
+            let whole = if self.address.is_ipv4() { 32 } else { 128 };
+            let mut add = self.handle.address().add(index, self.address, whole);
+            // Nobody else is on this link, and a bridge without ports would wait for an answer for ever.
+            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             add.execute().await.map_err(|e| refused("give its address to", &e))?;
         }
         Ok(true)
@@ -176,8 +179,7 @@ impl Kernel {
             .try_collect()
             .await
             .map_err(|e| refused("read the address of", &e))?;
-        let wanted = std::net::IpAddr::V4(self.address);
-        let has = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Address(ip) | AddressAttribute::Local(ip) if *ip == wanted);
+        let has = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Address(ip) | AddressAttribute::Local(ip) if *ip == self.address);
         let holding = all.iter().filter(|message| message.attributes.iter().any(has));
         Ok(holding.map(|message| message.header.index).collect())
     }

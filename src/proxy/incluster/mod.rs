@@ -10,7 +10,7 @@ mod show;
 mod view;
 
 use std::collections::HashSet;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ const BURST: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct InCluster {
     view: watch::Sender<Option<Arc<View>>>,
+    /// Whether the Service is of another family than the address here, as far as it was seen.
+    foreign: watch::Sender<bool>,
     /// Where what is shown is not what the daemon before this one showed: the lists that their clients have read since.
     /// They would go on with what they know for as long as they run.
     anew: Option<Mutex<HashSet<String>>>,
@@ -53,7 +55,7 @@ pub struct InCluster {
 impl InCluster {
     /// Shows nothing yet. `changed` if the daemon before this one showed something else.
     pub fn new(changed: bool) -> Self {
-        Self { view: watch::Sender::default(), anew: changed.then(Mutex::default) }
+        Self { anew: changed.then(Mutex::default), ..Self::default() }
     }
 
     /// Whether a watch goes on from a list that was shown otherwise: its client must read anew.
@@ -81,7 +83,7 @@ impl InCluster {
 
     /// From now on objects are shown as they lead to `address`; whether that is new. Clients that have read them
     /// otherwise are made to read anew.
-    fn begin(&self, shared: &Shared, address: SocketAddrV4) -> bool {
+    fn begin(&self, shared: &Shared, address: SocketAddr) -> bool {
         let cloud = shared.upstream.credentials().map(|c| c.server.to_string()).unwrap_or_default();
         let (authority, cloud) = (shared.ca.ca_pem().to_owned(), cloud.trim_end_matches('/').to_owned());
         let view = View { address, authority, cloud };
@@ -106,7 +108,8 @@ impl InCluster {
         }
         let target = target(call, request)?;
         let view = self.view.borrow().clone()?;
-        Some(Showing { target, view, verb: request.verb, certificate: shared.certificate.clone() })
+        let (certificate, foreign) = (shared.certificate.clone(), self.foreign.clone());
+        Some(Showing { target, view, verb: request.verb, certificate, foreign })
     }
 
     /// Refuses to have written what was shown otherwise: the cloud's object would become what this node sees.
@@ -144,7 +147,7 @@ fn target(call: &Call, request: &ResourceRequest) -> Option<Target> {
 
 /// The address for pods, with what listens there.
 pub struct PodsDoor {
-    address: SocketAddrV4,
+    address: SocketAddr,
     part: Part,
     interface: Option<Interface>,
     /// Listens, and is not served yet.
@@ -168,15 +171,19 @@ enum Error {
     #[error(
         "cannot listen on `{address}` for pods: {source} hint: stop the program that has this port, or set `proxy.in-cluster-listen`"
     )]
-    Listen { address: SocketAddrV4, source: std::io::Error },
+    Listen { address: SocketAddr, source: std::io::Error },
     #[error("interface `{}` was not made within {} s", interface::NAME, FIRST.as_secs())]
     Late,
+    #[error(
+        "the Service `kubernetes` is of {other} and {address} is not, so pods ask the cloud itself hint: set `proxy.in-cluster-listen` to `{better}`, and restart edge"
+    )]
+    Foreign { address: SocketAddr, other: &'static str, better: &'static str },
 }
 
 impl PodsDoor {
     /// Makes the interface and listens, within a few seconds. What cannot be is told by `part` and tried again by
     /// [`PodsDoor::run`]; kubelet must be served whatever becomes of it.
-    pub async fn open(proxy: &Proxy, address: SocketAddrV4, part: Part) -> Self {
+    pub async fn open(proxy: &Proxy, address: SocketAddr, part: Part) -> Self {
         let (interface, listener) = (None, None);
         let mut door = Self { address, part, interface, listener, serving: JoinSet::new(), again: 0 };
         door.attempt(proxy).await;
@@ -185,6 +192,7 @@ impl PodsDoor {
 
     /// Serves pods until `stop` holds true, and keeps the address there.
     pub async fn run(mut self, proxy: Proxy, mut stop: watch::Receiver<bool>) {
+        let mut foreign = proxy.shared.in_cluster.foreign.subscribe();
         loop {
             let good = self.attempt(&proxy).await;
             if let Some(listener) = self.listener.take() {
@@ -199,6 +207,7 @@ impl PodsDoor {
                 () = told(&mut stop) => break,
                 Some(_) = self.serving.join_next() => {}
                 () = changed(&mut self.interface) => tokio::time::sleep(BURST).await,
+                Ok(()) = foreign.changed() => {}
                 () = tokio::time::sleep(RETRY), if !good => {}
             }
         }
@@ -221,6 +230,14 @@ impl PodsDoor {
             self.again += 1;
             tracing::warn!(interface = interface::NAME, address = %self.address, "was gone, and is made again");
         }
+        if *shared.in_cluster.foreign.borrow() {
+            let (other, better) = match self.address {
+                SocketAddr::V4(_) => ("IPv6", "[fd69:6467:6500::45]:6445"),
+                SocketAddr::V6(_) => ("IPv4", "169.254.64.45:6445"),
+            };
+            self.part.trouble(Error::Foreign { address: self.address, other, better }.to_string());
+            return true;
+        }
         self.part.good_with(match self.again {
             0 => format!("serves pods at {}", self.address),
             n => format!(
@@ -235,7 +252,7 @@ impl PodsDoor {
     async fn ensure(&mut self) -> Result<bool, Error> {
         let interface = match &mut self.interface {
             Some(interface) => interface,
-            None => self.interface.insert(Interface::open(*self.address.ip())?),
+            None => self.interface.insert(Interface::open(self.address.ip())?),
         };
         let made = interface.ensure().await?;
         if self.serving.is_empty() && self.listener.is_none() {
@@ -264,8 +281,8 @@ pub fn addresses(service: &serde_json::Value) -> Vec<String> {
 ///
 /// # Errors
 /// In words.
-pub async fn remove(address: SocketAddrV4) -> Result<(), String> {
-    let mut interface = Interface::open(*address.ip()).map_err(|e| e.to_string())?;
+pub async fn remove(address: SocketAddr) -> Result<(), String> {
+    let mut interface = Interface::open(address.ip()).map_err(|e| e.to_string())?;
     interface.remove().await.map_err(|e| e.to_string())
 }
 

@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use tokio::sync::watch;
 
 use super::view::{Target, View};
 use crate::kube::stream::{Finished, ListSplitter, ListWriter, WatchEvent, WatchKind, WatchSplitter, event};
@@ -33,6 +34,8 @@ pub struct Showing {
     pub verb: Verb,
     /// Is to be good for the addresses that lead here as well.
     pub certificate: Arc<Certificate>,
+    /// Is told whether the Service is of another family than the address here.
+    pub foreign: watch::Sender<bool>,
 }
 
 impl Showing {
@@ -98,6 +101,9 @@ impl Showing {
     /// A service proxy leads the Service's own address here, so the certificate must be good for that one too.
     fn show(&self, value: &mut serde_json::Value) -> bool {
         let own = self.target.addresses(value);
+        if let (Target::Service, Some(foreign)) = (self.target, self.view.is_foreign(value)) {
+            self.foreign.send_if_modified(|known| std::mem::replace(known, foreign) != foreign);
+        }
         let shown = self.target.show(&self.view, value);
         if shown {
             self.certificate.cover(&own);
@@ -250,7 +256,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = Arc::new(crate::trust::ca::LocalCa::open_or_create(folder.path()).unwrap());
         let certificate = Certificate::new(ca, &[]).unwrap();
-        Showing { target: Target::Service, view: Arc::new(view), verb, certificate }
+        Showing {
+            target: Target::Service,
+            view: Arc::new(view),
+            verb,
+            certificate,
+            foreign: watch::Sender::default(),
+        }
     }
 
     fn service(name: &str) -> Value {

@@ -3,7 +3,7 @@
 //! Pure: which requests are about them, and what becomes of an object. What is kept, and the cloud, have the objects as
 //! they are; only answers on their way to kubelet and to the node's service proxy are changed.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ const POD_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.cr
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     /// Where edge serves them.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// edge's authority, PEM.
     pub authority: String,
     /// The cloud's address, as kubeconfigs have it; without a slash at its end.
@@ -93,8 +93,8 @@ impl Target {
         let name = meta::name(object).unwrap_or_default();
         let own = meta::namespace(object) == Some(NAMESPACE);
         match self {
-            Self::Service if own && name == SERVICE => view.service(object),
-            Self::Endpoints if own && name == SERVICE => view.endpoints(object),
+            Self::Service if own && name == SERVICE => return view.service(object),
+            Self::Endpoints if own && name == SERVICE => return view.endpoints(object),
             Self::Slice if own && meta::label(object, "kubernetes.io/service-name") == Some(SERVICE) => {
                 return view.slice(object);
             }
@@ -114,10 +114,7 @@ impl Target {
         }
         let all = object.pointer("/spec/clusterIPs").and_then(Value::as_array);
         let all = all.into_iter().flatten().chain(object.pointer("/spec/clusterIP"));
-        all.filter_map(Value::as_str)
-            .filter(|ip| ip.parse::<std::net::IpAddr>().is_ok())
-            .map(str::to_owned)
-            .collect()
+        all.filter_map(Value::as_str).filter(|ip| ip.parse::<IpAddr>().is_ok()).map(str::to_owned).collect()
     }
 
     /// Whether a request would write one of those objects as it was shown: it must not reach the cloud.
@@ -138,18 +135,41 @@ fn is_service_proxy(caller: &Caller, agent: &str) -> bool {
 }
 
 impl View {
-    fn service(&self, object: &mut Value) {
-        let (ip, port) = (self.address.ip().to_string(), self.address.port());
-        let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
-        spec.insert("clusterIP".into(), json!(ip));
-        spec.insert("clusterIPs".into(), json!([ip]));
-        spec.insert("ipFamilies".into(), json!(["IPv4"]));
-        set_ports(spec.get_mut("ports"), port);
+    /// Whether the Service is of another family than the address: its pods may have none of that family. `None` of any
+    /// other object.
+    pub fn is_foreign(&self, object: &Value) -> Option<bool> {
+        let own = meta::namespace(object) == Some(NAMESPACE) && meta::name(object) == Some(SERVICE);
+        own.then(|| self.is_other(object.pointer("/spec/clusterIP")))
     }
 
-    fn endpoints(&self, object: &mut Value) {
+    fn is_other(&self, ip: Option<&Value>) -> bool {
+        let ip = ip.and_then(Value::as_str).and_then(|ip| ip.parse::<IpAddr>().ok());
+        ip.is_some_and(|ip| ip.is_ipv4() != self.address.is_ipv4())
+    }
+
+    fn family(&self) -> &'static str {
+        if self.address.is_ipv4() { "IPv4" } else { "IPv6" }
+    }
+
+    fn service(&self, object: &mut Value) -> bool {
+        if self.is_other(object.pointer("/spec/clusterIP")) {
+            return false;
+        }
+        let (ip, port) = (self.address.ip().to_string(), self.address.port());
+        let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return false };
+        spec.insert("clusterIP".into(), json!(ip));
+        spec.insert("clusterIPs".into(), json!([ip]));
+        spec.insert("ipFamilies".into(), json!([self.family()]));
+        set_ports(spec.get_mut("ports"), port);
+        true
+    }
+
+    fn endpoints(&self, object: &mut Value) -> bool {
         let ip = self.address.ip().to_string();
-        let Some(subset) = object.pointer_mut("/subsets/0") else { return };
+        let Some(subset) = object.pointer_mut("/subsets/0") else { return false };
+        if self.is_other(subset.pointer("/addresses/0/ip")) {
+            return false;
+        }
         subset["addresses"] = json!([{"ip": ip}]);
         if let Some(subset) = subset.as_object_mut() {
             subset.remove("notReadyAddresses");
@@ -158,11 +178,12 @@ impl View {
         if let Some(subsets) = object.get_mut("subsets").and_then(Value::as_array_mut) {
             subsets.truncate(1);
         }
+        true
     }
 
     /// A slice of another family stays: no address of it leads here.
     fn slice(&self, object: &mut Value) -> bool {
-        if object.get("addressType").and_then(Value::as_str) != Some("IPv4") {
+        if object.get("addressType").and_then(Value::as_str) != Some(self.family()) {
             return false;
         }
         let ip = self.address.ip().to_string();
@@ -267,6 +288,29 @@ mod tests {
         assert_eq!(service["metadata"]["resourceVersion"], "7");
         service["metadata"]["namespace"] = json!("other");
         assert!(!Target::Service.show(&view(), &mut service));
+    }
+
+    #[test]
+    fn a_service_of_another_family_stays_and_is_known_as_such() {
+        let service = |ip: &str| {
+            json!({"metadata": {"name": SERVICE, "namespace": NAMESPACE}, "spec": {"clusterIP": ip,
+                "clusterIPs": [ip], "ipFamilies": ["x"], "ports": [{"name": "https", "port": 443}]}})
+        };
+        let endpoints = |ip: &str| json!({"metadata": {"name": SERVICE, "namespace": NAMESPACE}, "subsets": [{"addresses": [{"ip": ip}]}]});
+        let six = View { address: "[fd69::45]:6445".parse().unwrap(), ..view() };
+        for (view, own, other) in [(view(), "10.96.0.1", "fd00::1"), (six, "fd00::1", "10.96.0.1")] {
+            let mut foreign = service(other);
+            assert_eq!(view.is_foreign(&foreign), Some(true));
+            assert!(!Target::Service.show(&view, &mut foreign) && foreign == service(other));
+            assert!(!Target::Endpoints.show(&view, &mut endpoints(other)));
+            let mut shown = service(own);
+            assert_eq!(view.is_foreign(&shown), Some(false));
+            assert!(Target::Service.show(&view, &mut shown));
+            assert_eq!(shown["spec"]["clusterIP"], view.address.ip().to_string());
+            assert_eq!(shown["spec"]["ipFamilies"], json!([view.family()]));
+            assert!(Target::Endpoints.show(&view, &mut endpoints(own)));
+        }
+        assert_eq!(view().is_foreign(&json!({"metadata": {"name": "web", "namespace": NAMESPACE}})), None);
     }
 
     #[test]
