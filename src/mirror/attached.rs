@@ -134,9 +134,8 @@ pub(super) async fn verify(
     for attachment in direct(wire, source, image, None, known).await? {
         let closure = image::closure(wire, Some(source), &attachment.digest, &Terms::default()).await?;
         for manifest in &closure.manifests {
-            let is_signature = attachment.name.ends_with(".sig")
-                || manifest.parsed.artifact_type.as_deref() == Some(SIGNATURE);
-            if !is_signature {
+            let kind = manifest.parsed.artifact_type.as_deref().unwrap_or_default();
+            if !attachment.name.ends_with(".sig") && kind != SIGNATURE && !cosign::is_bundle(kind) {
                 continue;
             }
             for layer in &manifest.parsed.layers {
@@ -161,9 +160,11 @@ async fn check(
 ) -> Result<Result<(), String>, Failure> {
     /// A signature's payload is a few hundred bytes.
     const MOST: u64 = 1 << 20;
-    let Some(signature) = layer.annotations.get(cosign::SIGNATURE) else {
+    let (signature, is_bundle) =
+        (layer.annotations.get(cosign::SIGNATURE), cosign::is_bundle(&layer.media_type));
+    if signature.is_none() && !is_bundle {
         return Ok(Err("a layer of the signature carries none".into()));
-    };
+    }
     if layer.size > MOST {
         return Ok(Err("its payload is too large".into()));
     }
@@ -171,5 +172,9 @@ async fn check(
     let digest = layer.digest.clone();
     let payload =
         wire.blocking(move |store| store.blob(None, &digest)?.map(|blob| blob.read()).transpose()).await?;
-    Ok(key.verify(&payload.unwrap_or_default(), signature, image))
+    let payload = payload.unwrap_or_default();
+    Ok(match signature {
+        Some(signature) => key.verify(&payload, signature, image),
+        None => key.verify_bundle(&payload, image),
+    })
 }

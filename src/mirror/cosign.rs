@@ -1,7 +1,10 @@
-//! Signatures as cosign makes them with a key: a simple signing payload and its signature beside it. Pure, and no
-//! network: transparency logs are not asked.
+//! Signatures as cosign makes them with a key: a simple signing payload and its signature beside it, or, since cosign 3, a
+//! Sigstore bundle with a statement in an envelope. Pure, and no network: transparency logs are not asked.
+
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -11,6 +14,16 @@ use crate::sys::digest::Digest;
 
 /// The annotation of a layer that holds the signature of its bytes.
 pub(super) const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+
+/// How the media types of Sigstore bundles begin; a version follows.
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
+/// What a statement is whose bundle is the signature of an image, and no attestation.
+const SIGNS: &str = "https://sigstore.dev/cosign/sign/v1";
+
+/// Whether this is the media type of a bundle.
+pub(super) fn is_bundle(media_type: &str) -> bool {
+    media_type.starts_with(BUNDLE)
+}
 
 /// A public key that images may have to be signed with.
 pub(super) struct PublicKey {
@@ -34,6 +47,37 @@ struct Critical {
 struct Image {
     #[serde(rename = "docker-manifest-digest")]
     digest: Digest,
+}
+
+#[derive(Deserialize)]
+struct Bundle {
+    #[serde(rename = "dsseEnvelope")]
+    envelope: Option<Envelope>,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    payload: String,
+    #[serde(rename = "payloadType")]
+    payload_type: String,
+    signatures: Vec<Signature>,
+}
+
+#[derive(Deserialize)]
+struct Signature {
+    sig: String,
+}
+
+#[derive(Deserialize)]
+struct Statement {
+    #[serde(rename = "predicateType")]
+    predicate_type: String,
+    subject: Vec<Subject>,
+}
+
+#[derive(Deserialize)]
+struct Subject {
+    digest: BTreeMap<String, String>,
 }
 
 impl PublicKey {
@@ -62,12 +106,7 @@ impl PublicKey {
     /// # Errors
     /// Why not.
     pub(super) fn verify(&self, payload: &[u8], signature: &str, image: &Digest) -> Result<(), String> {
-        let signature = base64::engine::general_purpose::STANDARD
-            .decode(signature.trim())
-            .map_err(|_| "the signature is not base64".to_owned())?;
-        UnparsedPublicKey::new(self.algorithm, &self.bytes)
-            .verify(payload, &signature)
-            .map_err(|_| "the signature is not of this key".to_owned())?;
+        self.holds(payload, signature)?;
         // Only now is the payload read.
         let payload: Payload =
             serde_json::from_slice(payload).map_err(|_| "what is signed is no image signature".to_owned())?;
@@ -79,12 +118,52 @@ impl PublicKey {
         }
         Ok(())
     }
+
+    /// Whether a bundle is signed by this key, and says that the image is `image`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn verify_bundle(&self, bundle: &[u8], image: &Digest) -> Result<(), String> {
+        let bundle: Bundle =
+            serde_json::from_slice(bundle).map_err(|_| "the bundle cannot be read".to_owned())?;
+        let envelope = bundle.envelope.ok_or("the bundle holds no envelope")?;
+        let payload =
+            STANDARD.decode(&envelope.payload).map_err(|_| "its payload is not base64".to_owned())?;
+        let kind = &envelope.payload_type;
+        // The envelope's own encoding of what is signed (DSSE).
+        let mut signed = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
+        signed.extend_from_slice(&payload);
+        let mut holds = Err("the bundle has no signature".to_owned());
+        for signature in &envelope.signatures {
+            holds = holds.or_else(|_| self.holds(&signed, &signature.sig));
+        }
+        holds?;
+        // Only now is the payload read.
+        let statement: Statement = serde_json::from_slice(&payload)
+            .map_err(|_| "what is signed is no statement about an image".to_owned())?;
+        if statement.predicate_type != SIGNS {
+            return Err(format!("what is signed is a `{}`", statement.predicate_type));
+        }
+        let (algorithm, hex) = image.as_str().split_once(':').unwrap_or_default();
+        if statement.subject.iter().any(|one| one.digest.get(algorithm).is_some_and(|is| is == hex)) {
+            return Ok(());
+        }
+        Err("what is signed is another image".into())
+    }
+
+    /// Whether `signature`, in base64, is this key's over `signed`.
+    fn holds(&self, signed: &[u8], signature: &str) -> Result<(), String> {
+        let signature =
+            STANDARD.decode(signature.trim()).map_err(|_| "the signature is not base64".to_owned())?;
+        UnparsedPublicKey::new(self.algorithm, &self.bytes)
+            .verify(signed, &signature)
+            .map_err(|_| "the signature is not of this key".to_owned())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::engine::general_purpose::STANDARD;
     use rcgen::{KeyPair, PublicKeyData as _, SigningKey as _};
 
     fn payload(digest: &Digest, kind: &str) -> Vec<u8> {
@@ -113,6 +192,40 @@ mod tests {
             let stranger = KeyPair::generate_for(algorithm).unwrap();
             let stranger = PublicKey::parse(stranger.public_key_pem().as_bytes()).unwrap();
             assert!(stranger.verify(&good, &sign(&good), &image).is_err());
+        }
+    }
+
+    #[test]
+    fn a_bundle_holds_for_this_key_and_this_image_alone_and_attestations_are_no_signatures() {
+        let (image, other) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
+        let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let key = PublicKey::parse(pair.public_key_pem().as_bytes()).unwrap();
+        let bundle = |kind: &str, signed_kind: &str, predicate: &str| {
+            let statement = format!(
+                r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{{"digest":{{"sha256":"{}"}}}}],"predicateType":"{predicate}","predicate":{{}}}}"#,
+                image.hex()
+            );
+            let signed =
+                format!("DSSEv1 {} {signed_kind} {} {statement}", signed_kind.len(), statement.len());
+            let (payload, sig) =
+                (STANDARD.encode(&statement), STANDARD.encode(pair.sign(signed.as_bytes()).unwrap()));
+            format!(
+                r#"{{"mediaType":"{BUNDLE}.v0.3+json","dsseEnvelope":{{"payload":"{payload}","payloadType":"{kind}","signatures":[{{"sig":"AAAA"}},{{"sig":"{sig}"}}]}}}}"#
+            )
+        };
+        let kind = "application/vnd.in-toto+json";
+        let good = bundle(kind, kind, SIGNS);
+        assert_eq!(key.verify_bundle(good.as_bytes(), &image), Ok(()));
+        assert!(key.verify_bundle(good.as_bytes(), &other).unwrap_err().contains("another image"));
+        let attestation = bundle(kind, kind, "https://spdx.dev/Document");
+        assert!(key.verify_bundle(attestation.as_bytes(), &image).unwrap_err().contains("spdx"));
+        let other_kind = bundle("text/plain", kind, SIGNS);
+        assert!(key.verify_bundle(other_kind.as_bytes(), &image).unwrap_err().contains("not of this key"));
+        let stranger = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let stranger = PublicKey::parse(stranger.public_key_pem().as_bytes()).unwrap();
+        assert!(stranger.verify_bundle(good.as_bytes(), &image).is_err());
+        for bad in ["", "{}", r#"{"dsseEnvelope":{"payload":"","payloadType":"x","signatures":[]}}"#] {
+            assert!(key.verify_bundle(bad.as_bytes(), &image).is_err(), "{bad}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Signatures and what else hangs on images; and policies that ask for them. openssl makes the keys and signs.
+//! Signatures and what else hangs on images; and policies that ask for them. openssl makes keys and signs, or cosign does.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::mirror::{Site, noise, states};
 use crate::registry::MANIFEST;
+use crate::registry_clients::run;
 use crate::registry_pull::DockerRegistry;
 
 fn openssl(arguments: &[&str]) {
@@ -133,4 +134,49 @@ async fn what_is_attached_goes_when_its_image_is_wanted_no_more() {
     let done = site.edge(&["mirror", "prune", "--yes"]).await.good().out;
     assert!(done.contains("2 removed, 1 stay"), "{done}");
     assert_eq!(site.store().tags(&name, "", 10).unwrap().unwrap(), ["2.0.0"]);
+}
+
+/// cosign itself, from Debian: a signature as it always made them, and a bundle as its version 3 makes them. An attestation
+/// by the same key is no signature.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cosign_signs_or_bundles_satisfies_the_policy() {
+    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let cosign = crate::support::parts::program("oci-tools/usr/bin/cosign").unwrap();
+    let at = folder.path().display().to_string();
+    let in_folder = |arguments: String| {
+        let line = format!("cd {at} && HOME={at} COSIGN_PASSWORD=x exec timeout 60 {cosign} {arguments}");
+        async move { run("sh", &["-c", &line]).await }
+    };
+    in_folder("generate-key-pair".into()).await;
+    std::fs::write(folder.path().join("nothing.json"), "{}").unwrap();
+    let mut digests = std::collections::BTreeMap::new();
+    for (seed, tag) in [(1, "signed"), (2, "bundled"), (3, "attested"), (4, "bare")] {
+        digests.insert(tag, site.upstream.push_image("team/app", tag, &[&noise(seed, 3000)]).await);
+    }
+    let name = |tag: &str| format!("{}/team/app@{}", site.host(), digests[tag]);
+    let flags = "--yes --tlog-upload=false --key cosign.key --allow-insecure-registry --allow-http-registry";
+    in_folder(format!("sign {flags} {}", name("signed"))).await;
+    for (tag, kind) in
+        [("bundled", "https://sigstore.dev/cosign/sign/v1"), ("attested", "https://spdx.dev/Document")]
+    {
+        let bundle = format!("--new-bundle-format --predicate nothing.json --type {kind}");
+        in_folder(format!("attest {flags} {bundle} {}", name(tag))).await;
+    }
+    site.configure(&format!(
+        "[[mirror.images]]\nrepository = \"HOST/team/app\"\ntags = {{ exact = [\"signed\", \"bundled\", \"attested\", \"bare\"] }}\n\
+         cosign-key = \"{at}/cosign.pub\"\n"
+    ));
+    let (code, summary) = site.sync(&[]).await;
+    let expected = ["app:attested refused", "app:bare refused", "app:bundled new", "app:signed new"];
+    assert_eq!((code, states(&summary)), (3, expected.map(str::to_owned).to_vec()), "{summary}");
+    let why = |at: usize| summary["images"][at]["error"].as_str().unwrap().to_owned();
+    assert!(why(0).contains("what is signed is a `https://spdx.dev/Document`"), "{}", why(0));
+    assert!(why(1).contains("it has no signature"), "{}", why(1));
+    for at in [2, 3] {
+        assert!(
+            !summary["images"][at]["attached"].as_array().unwrap().is_empty(),
+            "it comes along: {summary}"
+        );
+    }
 }
