@@ -3,16 +3,21 @@
 //! # Layout
 //! - `repository`: a folder, its refs, and how they change in one go
 //! - `objects`: objects of its packs; `walk`: what hangs on what, and what must not be taken
-//! - `pack`: takes a pack from others, makes one for others
+//! - `pack`: takes a pack from others, makes one for others; one that comes is cut into entries (`receive`), its objects are
+//!   named (`resolve`, `delta`), and it gets its index (`index`)
 //! - `pkt`: the lines that both sides of git's protocols speak (pure)
 //!
 //! Refuses loose objects, worktrees and names that would leave their folder. SHA-1 alone, with the detection of
 //! collisions that git has. Asks nobody and answers nobody: that is the mirror's and the registry's.
 
+mod delta;
+mod index;
 mod objects;
 pub mod pack;
 pub mod pkt;
+mod receive;
 mod repository;
+mod resolve;
 pub mod walk;
 
 use std::path::PathBuf;

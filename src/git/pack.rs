@@ -1,14 +1,15 @@
 //! Packs: one that comes is indexed, its deltas resolved and all its objects hashed before anybody sees it; one that
 //! goes reuses what is compressed already.
 
+use std::fs::File;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use gix_pack::data::output::{Count, bytes::FromEntriesIter, count::PackLocation, entry};
 use gix_utils::progress::Discard;
 
-use super::objects::LARGEST;
+use super::index::Named;
+use super::receive::receive;
 use super::{Error, Objects, Oid};
 
 /// Objects of a pack that are held in memory at a time.
@@ -26,34 +27,24 @@ pub struct Taken {
 /// Reads a pack to its end and leaves it in `folder`, with its index, synced. `bases` completes a thin one.
 ///
 /// # Errors
-/// [`Error::Pack`] for what is no pack, is damaged or would take too much memory; [`Error::File`].
+/// [`Error::Pack`] for what is no pack, is damaged, or holds more than edge takes; [`Error::File`].
 pub fn take(coming: &mut dyn BufRead, folder: &Path, bases: &Objects) -> Result<Taken, Error> {
-    let options = gix_pack::bundle::write::Options {
-        thread_limit: Some(1),
-        alloc_limit_bytes: Some(LARGEST),
-        ..Default::default()
-    };
-    let kind = gix_hash::Kind::Sha1;
-    let going = AtomicBool::new(false);
-    let bases = Some(bases.clone());
-    let taken = gix_pack::Bundle::write_to_directory(
-        coming,
-        Some(folder),
-        &mut Discard,
-        &going,
-        bases,
-        kind,
-        options,
-    );
-    let taken = taken.map_err(|e| Error::Pack(said(&e)))?;
-    let files = [&taken.data_path, &taken.index_path];
-    for path in files.into_iter().flatten() {
-        std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::File)?;
+    let part = folder.join("part");
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&part);
+    let named = Named::of(receive(coming, file.map_err(Error::File)?)?, bases)?;
+    let objects = u32::try_from(named.objects.len()).unwrap_or(u32::MAX);
+    if named.objects.is_empty() {
+        std::fs::remove_file(&part).map_err(Error::File)?;
+        return Ok(Taken { pack: None, objects });
     }
-    if let Some(keep) = &taken.keep_path {
-        std::fs::remove_file(keep).map_err(Error::File)?;
+    let path = folder.join(format!("pack-{}.pack", named.sum));
+    let index = path.with_extension("idx");
+    named.write(File::create(&index).map_err(Error::File)?)?;
+    for path in [&part, &index] {
+        File::open(path).and_then(|file| file.sync_all()).map_err(Error::File)?;
     }
-    Ok(Taken { pack: taken.data_path, objects: taken.index.num_objects })
+    std::fs::rename(&part, &path).map_err(Error::File)?;
+    Ok(Taken { pack: Some(path), objects })
 }
 
 /// Writes a pack of these objects.

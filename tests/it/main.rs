@@ -42,6 +42,7 @@ mod mirror_cluster;
 mod mirror_cut;
 mod mirror_faults;
 mod mirror_git;
+mod mirror_git_memory;
 mod mirror_names;
 mod mirror_resume;
 mod mirror_schedule;
