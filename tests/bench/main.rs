@@ -1,7 +1,7 @@
 //! Figures of edge on a real cluster, each beside the same thing without edge in the same run. Prints them beside what
 //! they should be; a figure never fails the run, only a part that does not work does.
 //!
-//! `bench [--long] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `idle`, `reboot`, `pods`, `image` as names; see `scripts/bench`.
+//! `bench [--long] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `clients`, `idle`, `reboot`, `pods`, `image` as names; see `scripts/bench`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a run that cannot go on ends")]
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "this is a command")]
 #![allow(
@@ -10,6 +10,7 @@
 )]
 
 mod client;
+mod clients;
 mod idle;
 mod image;
 mod latency;
@@ -29,7 +30,7 @@ use anyhow::{Result, ensure};
 use table::Table;
 
 /// What can be measured, in the order in which it is.
-const NAMES: [&str; 7] = ["latency", "list", "memory", "objects", "reboot", "pods", "idle"];
+const NAMES: [&str; 8] = ["latency", "list", "memory", "objects", "clients", "reboot", "pods", "idle"];
 /// What is measured only where it is asked for by name: `scripts/bench.d` prepares it.
 const PREPARED: [&str; 1] = ["image"];
 
@@ -61,6 +62,7 @@ fn run(long: bool, flags: &[String], names: &[String]) -> Result<()> {
             "list" => list::measure(&mut table)?,
             "memory" => memory::measure(&mut table)?,
             "objects" => objects::measure(&mut table)?,
+            "clients" => clients::measure(&mut table)?,
             "pods" => pods::measure(&mut table)?,
             "idle" => idle::measure(&mut table, long)?,
             _ => reboot::measure(&mut table)?,

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{Cut, Edge, NodeOptions, Scene, seconds, workload};
 
-const DEFINITION: &str = r#"
+pub const DEFINITION: &str = r#"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: widgets.example.test}
@@ -23,7 +23,7 @@ spec:
       openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}
 ---
 "#;
-const WIDGET: &str = "
+pub const WIDGET: &str = "
 apiVersion: example.test/v1
 kind: Widget
 metadata: {name: one, namespace: default}
@@ -39,7 +39,7 @@ fn tell(scene: &Scene, pod: &str, status: &str) -> Result<String> {
     kubectl(scene, pod, &["patch", "widget", "one", "--subresource=status", "--type=merge", "-p", &patch])
 }
 
-const PATH: &str = "/apis/example.test/v1/namespaces/default/widgets/one";
+pub const PATH: &str = "/apis/example.test/v1/namespaces/default/widgets/one";
 
 /// A gateway with two pods that may do everything to the widget and its status, and have read it: `operator` has told a
 /// status of it, `reader` none.

@@ -31,6 +31,7 @@ mod incluster;
 mod incluster_flannel;
 mod incluster_flood;
 mod incluster_ipv6;
+mod incluster_kube_rs;
 mod incluster_network;
 mod incluster_operator;
 mod join;
