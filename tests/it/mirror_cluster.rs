@@ -97,5 +97,30 @@ fn what_the_pods_of_this_node_run_is_mirrored_with_their_pull_secrets() -> Resul
     two["spec"].as_object_mut().context("no spec")?.remove("imagePullSecrets");
     scene.node.static_pod("two", &two.to_string())?;
     scene.cluster.wait_for("an offline pod of the mirrored image", seconds(90), || running(&scene, "two"));
+    runs_by_schedule_only_while_connected(&mut scene, &format!("{config}\n{more}"))
+}
+
+/// Each second by its schedule: none while the cloud is away, and one as soon as it is back.
+fn runs_by_schedule_only_while_connected(scene: &mut Scene, config: &str) -> Result<()> {
+    let schedule = "[mirror]\nschedule = \"* * * * * *\"\njitter = \"0s\"\n";
+    scene.edge.configure(&scene.node, &config.replace("[mirror]\n", schedule))?;
+    scene.edge.reload()?;
+    let status = |scene: &Scene| Ok::<_, anyhow::Error>(scene.edge.status(&scene.node)?["mirror"].clone());
+    scene.cluster.wait_for("the schedule", seconds(10), || {
+        let mirror = status(scene)?;
+        ensure!(mirror["schedule"].is_string() && mirror["next"].is_string(), "{mirror}");
+        Ok(())
+    });
+    let before = status(scene)?["started"].clone();
+    std::thread::sleep(seconds(5));
+    let mirror = status(scene)?;
+    ensure!(mirror["started"] == before && mirror["running"].is_null(), "it ran without the cloud: {mirror}");
+    scene.cluster.heal()?;
+    scene.wait_link("online");
+    scene.cluster.wait_for("a run once the cloud is back", seconds(40), || {
+        let mirror = status(scene)?;
+        ensure!(mirror["started"] != before && mirror["missing"] == json!([]), "{mirror}");
+        Ok(())
+    });
     Ok(())
 }
