@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::output;
+use super::{confinement, output};
 use crate::bundle;
 use crate::config;
 use crate::daemon::{DaemonError, PerformError};
@@ -33,15 +33,23 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(output::Exit(code)) = error.downcast_ref() {
         return ExitCode::from(*code);
     }
-    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-    output::note(&rendered(&joined(&causes), output::is_watched()));
+    output::note(&rendered(&told(error), output::is_watched()));
     ExitCode::from(code(error))
 }
 
 /// The same as one line, whoever reads it.
 pub fn line(error: &anyhow::Error) -> String {
+    rendered(&told(error), false)
+}
+
+fn told(error: &anyhow::Error) -> Told {
     let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-    rendered(&joined(&causes), false)
+    let mut told = joined(&causes);
+    // "run as root" is no help to root.
+    if let Some(hint) = confinement::of_this_process().and_then(|denied| denied.hint(&told.message)) {
+        told.hint = Some(hint);
+    }
+    told
 }
 
 fn code(error: &anyhow::Error) -> u8 {

@@ -6,6 +6,7 @@
 mod bundle;
 mod chart;
 mod config;
+mod confinement;
 mod daemon;
 mod edit;
 mod failure;

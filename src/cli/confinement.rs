@@ -1,0 +1,86 @@
+//! What the strict snap was denied, and the line that allows it. AppArmor tells a program no more than "permission denied",
+//! to root too; who reads that would look at the file's mode.
+
+use std::path::Path;
+
+/// Where each interface of the snap leads, and the plug to connect (snap/snapcraft.yaml).
+const PLUGS: [(&str, &str); 8] = [
+    ("/etc/kubernetes", "kubelet"),
+    ("/var/lib/snapd/hostfs/var/lib/kubelet", "kubelet"),
+    ("/etc/containerd", "containerd-config"),
+    ("/run/containerd", "containerd"),
+    ("/var/log", "log-observe"),
+    ("/media", "removable-media"),
+    ("/run/media", "removable-media"),
+    ("/mnt", "removable-media"),
+];
+
+/// The snap that this process runs in, if that is edge's own, strict, and the caller root: anybody else may lack the right
+/// itself.
+pub fn of_this_process() -> Option<Denied> {
+    let snap = super::own_snap().filter(|_| nix::unistd::geteuid().is_root())?;
+    let meta = std::fs::read_to_string(Path::new(&std::env::var_os("SNAP")?).join("meta/snap.yaml")).ok()?;
+    // As JSON where edge-pack has made it.
+    let strict = meta.replace('"', "").contains("confinement: strict");
+    strict.then(|| Denied { common: snap.common.display().to_string() })
+}
+
+/// Tells what to do about what a strict snap was denied.
+pub struct Denied {
+    /// Where the snap keeps what it has.
+    common: String,
+}
+
+impl Denied {
+    /// What allows what `message` says was denied; `None` if it says nothing of the kind.
+    pub fn hint(&self, message: &str) -> Option<String> {
+        if !["Permission denied", "Operation not permitted", "no permission"]
+            .iter()
+            .any(|no| message.contains(no))
+        {
+            return None;
+        }
+        let path = message.split('`').skip(1).step_by(2).map(|path| path.trim_start_matches("unix://"));
+        let path =
+            path.filter(|path| path.starts_with('/') && !Path::new(path).starts_with(&self.common)).last()?;
+        let plug = PLUGS.iter().find(|(place, _)| Path::new(path).starts_with(place)).map(|(_, plug)| plug);
+        Some(match plug {
+            Some(plug) => format!("the snap is strict: `snap connect edge:{plug}`"),
+            None => format!("the snap is strict and does not reach it: put a copy below `{}`", self.common),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_denied_names_its_plug() {
+        let denied = Denied { common: "/var/snap/edge/common".into() };
+        for (message, hint) in [
+            ("cannot read `/etc/kubernetes/kubelet.conf`: Permission denied (os error 13)", "edge:kubelet`"),
+            ("cannot make folder `/etc/containerd/certs.d`: Permission denied", "edge:containerd-config`"),
+            ("cannot read log `/var/log/pods/a_b_c/d`: Permission denied", "edge:log-observe`"),
+            (
+                "no permission to use the container runtime at `unix:///run/containerd/containerd.sock`",
+                "edge:containerd`",
+            ),
+            ("cannot open `/media/stick/x`: Permission denied", "edge:removable-media`"),
+            ("cannot read `/root/root.json`: Permission denied", "put a copy below `/var/snap/edge/common`"),
+        ] {
+            assert!(
+                denied.hint(message).is_some_and(|told| told.ends_with(hint)),
+                "{message}: {:?}",
+                denied.hint(message)
+            );
+        }
+        for message in [
+            "cannot read `/etc/kubernetes/kubelet.conf`: No such file or directory",
+            "cannot write `/var/snap/edge/common/edge.toml`: Permission denied",
+            "Permission denied",
+        ] {
+            assert_eq!(denied.hint(message), None, "{message}");
+        }
+    }
+}
