@@ -106,3 +106,17 @@ impl Hand {
         }
     }
 }
+
+/// What was stopped to heal a pod, and why.
+pub fn healed(plan: &Plan, why: &str) -> String {
+    let stopped = plan.containers.iter().chain(&plan.sidecars);
+    let mut all: Vec<String> = stopped.map(|t| format!("{} {}", t.name, short(&t.id))).collect();
+    let what = match &plan.sandbox {
+        Some(sandbox) => {
+            all.push(format!("sandbox {}", short(sandbox)));
+            "the whole pod"
+        }
+        None => "its containers",
+    };
+    format!("{what} restarted ({} stopped): {why}", all.join(", "))
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::address::Addresses;
 use crate::cri::{Error, Runtime};
 use crate::kube::meta;
 use crate::pods::heal::{Broken, Symptoms, symptoms};
@@ -16,35 +17,48 @@ use crate::pods::view::Live;
 /// The runtime's.
 pub async fn examine(
     runtime: &Runtime,
+    addresses: &mut Addresses,
     pod: &Value,
     live: Option<&Live<'_>>,
     events: &[Value],
 ) -> Result<Symptoms, Error> {
     let broken = match live.and_then(|live| live.sandbox.filter(|_| live.is_ready())) {
-        Some(sandbox) if pod["spec"]["hostNetwork"] != true => lost_network(runtime, &sandbox.id).await?,
+        Some(sandbox) if pod["spec"]["hostNetwork"] != true => {
+            lost_network(runtime, addresses, &sandbox.id).await?
+        }
         Some(_) => None,
         None => not_made(pod, live, events),
     };
     Ok(symptoms(pod, broken, live.is_some_and(|live| live.sandbox.is_some())))
 }
 
-/// What became of the network of a sandbox that runs. The runtime's word counts, since edge may see another `/run`; a
-/// look at the namespace's file only tells more exactly what it means.
-async fn lost_network(runtime: &Runtime, sandbox: &str) -> Result<Option<Broken>, Error> {
-    let has_address = |status: &crate::cri::v1::PodSandboxStatus| {
-        status.network.as_ref().is_some_and(|network| !network.ip.is_empty())
-    };
-    match runtime.sandbox(sandbox).await {
-        Ok(status) if has_address(&status) => Ok(None),
-        Ok(_) => {
-            let info = runtime.sandbox_info(sandbox).await?;
-            let gone = namespace(&info).is_some_and(|path| !Path::new(&path).exists());
-            Ok(Some(if gone { Broken::NetworkNamespace } else { Broken::NoAddress }))
-        }
-        // It was removed since the list was made; the next look sees it.
+/// What became of the network of a sandbox that runs. One that was removed since the list was made is seen at the next look.
+async fn lost_network(
+    runtime: &Runtime,
+    addresses: &mut Addresses,
+    sandbox: &str,
+) -> Result<Option<Broken>, Error> {
+    match network(runtime, addresses, sandbox).await {
         Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
+        broken => broken,
     }
+}
+
+/// The runtime's word counts, since edge may see another `/run`; a look at the namespace's file only tells more exactly
+/// what it means. Of an address that the runtime tells, the kernel knows whether it is still there.
+async fn network(
+    runtime: &Runtime,
+    addresses: &mut Addresses,
+    sandbox: &str,
+) -> Result<Option<Broken>, Error> {
+    let address = runtime.sandbox(sandbox).await?.network.map(|network| network.ip).unwrap_or_default();
+    if !address.is_empty() {
+        let is_lost = addresses.is_lost(runtime, sandbox, &address).await?;
+        return Ok(is_lost.then_some(Broken::NoAddress));
+    }
+    let info = runtime.sandbox_info(sandbox).await?;
+    let gone = namespace(&info).is_some_and(|path| !Path::new(&path).exists());
+    Ok(Some(if gone { Broken::NetworkNamespace } else { Broken::NoAddress }))
 }
 
 /// The file of the network namespace, as containerd tells it.

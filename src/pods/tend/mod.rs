@@ -3,6 +3,7 @@
 //! `orders`. What it did is told as Events.
 
 mod act;
+mod address;
 mod look;
 mod notebook;
 mod orders;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use super::event::{Kind, event};
 use super::heal::{self, Decision, Memory, Symptoms, acted, decide};
 use super::observe::observe;
-use super::restart::{self, short};
+use super::restart;
 use super::view::{live, runtime_uid};
 use crate::cache::{Cache, CacheError};
 use crate::cri::Runtime;
@@ -30,7 +31,8 @@ use crate::health;
 use crate::kube::meta;
 use crate::sys::clock;
 
-use act::{Error, Hand};
+use act::{Error, Hand, healed};
+use address::Addresses;
 use notebook::Notebook;
 use orders::{Order, Orders};
 use rows::{Row, rows};
@@ -77,7 +79,8 @@ pub async fn tend(parts: Parts) {
     let written = hand.cache.written();
     let (tell, settings, part, node) = (parts.tell, parts.settings, parts.part, parts.node);
     let at_work = JoinSet::new();
-    Tender { hand, node, tell, settings, part, book, at_work, healing: BTreeSet::new(), unsaved: None }
+    let (healing, addresses) = (BTreeSet::new(), Addresses::default());
+    Tender { hand, node, tell, settings, part, book, at_work, healing, addresses, unsaved: None }
         .run(written)
         .await;
 }
@@ -92,6 +95,8 @@ struct Tender {
     at_work: JoinSet<Ended>,
     /// Pods that are being healed at this moment.
     healing: BTreeSet<String>,
+    /// The addresses that pods have, or had.
+    addresses: Addresses,
     /// Why the notebook could not be written last time: said once, not at each look.
     unsaved: Option<String>,
 }
@@ -222,7 +227,7 @@ impl Tender {
 
     /// The pods that are to be healed if they need it, and how they are. Those at work are left out.
     async fn symptoms(
-        &self,
+        &mut self,
         known: &BTreeMap<&str, &Row>,
         settings: &heal::Settings,
     ) -> Result<Vec<(Value, Symptoms)>, String> {
@@ -232,6 +237,7 @@ impl Tender {
         let observed = observe(runtime, pods, clock::now()).await;
         observed.runtime.map_err(|error| error.to_string())?;
         let live = live(&observed.state);
+        self.addresses.keep(&observed.state.sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect());
         let mut found = Vec::new();
         for pod in observed.pods {
             let Some(uid) = runtime_uid(&pod) else { continue };
@@ -239,7 +245,7 @@ impl Tender {
             if !wanted || self.healing.contains(uid) {
                 continue;
             }
-            let symptoms = look::examine(runtime, &pod, live.get(uid), &events).await;
+            let symptoms = look::examine(runtime, &mut self.addresses, &pod, live.get(uid), &events).await;
             let symptoms = symptoms.map_err(|error| error.to_string())?;
             found.push((pod, symptoms));
         }
@@ -370,19 +376,6 @@ async fn obey(hand: &Hand, pod: &Value, part: restart::Part) -> Result<String, E
         }
     };
     hand.wait(pod, &plan).await
-}
-
-fn healed(plan: &restart::Plan, why: &str) -> String {
-    let stopped = plan.containers.iter().chain(&plan.sidecars);
-    let mut all: Vec<String> = stopped.map(|t| format!("{} {}", t.name, short(&t.id))).collect();
-    let what = match &plan.sandbox {
-        Some(sandbox) => {
-            all.push(format!("sandbox {}", short(sandbox)));
-            "the whole pod"
-        }
-        None => "its containers",
-    };
-    format!("{what} restarted ({} stopped): {why}", all.join(", "))
 }
 
 fn name(pod: &Value) -> String {
