@@ -23,14 +23,22 @@ pub(super) struct Connection {
     pub(super) channel: Channel,
     pub(super) endpoint: String,
     pub(super) deadline: Duration,
+    socket: PathBuf,
 }
 
 impl Connection {
     pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
-        let socket = Socket(settings.socket()?);
+        let socket = settings.socket()?;
         // The authority is what gRPC servers on unix sockets expect; nothing is resolved.
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(socket);
-        Ok(Self { channel, endpoint: settings.endpoint.clone(), deadline: settings.deadline })
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(Socket(socket.clone()));
+        Ok(Self { channel, endpoint: settings.endpoint.clone(), deadline: settings.deadline, socket })
+    }
+
+    /// The process id of who listens; `None` where the kernel knows none, as of another process namespace.
+    pub(super) async fn listener(&self) -> io::Result<Option<i32>> {
+        let peer = UnixStream::connect(&self.socket).await?.peer_cred()?;
+        Ok(peer.pid().filter(|pid| *pid > 0))
     }
 
     /// Waits for `answer`, at most the usual deadline and `extra` on top of it.

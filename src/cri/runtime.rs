@@ -52,6 +52,15 @@ impl Runtime {
         self.connection.call("Version", Duration::ZERO, self.runtime().version(request)).await
     }
 
+    /// The process id of who listens at its socket: the runtime, or systemd where that opened the socket. `None` where the
+    /// kernel knows none.
+    ///
+    /// # Errors
+    /// Nobody listens, or it may not be asked.
+    pub async fn listener(&self) -> std::io::Result<Option<i32>> {
+        self.connection.listener().await
+    }
+
     /// Whether it can run containers: its condition `RuntimeReady`, or why that does not hold.
     ///
     /// # Errors
