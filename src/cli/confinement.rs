@@ -1,5 +1,5 @@
-//! What the strict snap was denied, and the line that allows it. AppArmor tells a program no more than "permission denied",
-//! to root too; who reads that would look at the file's mode.
+//! What the strict snap was denied, and the line that allows it. AppArmor tells a program no more than "permission
+//! denied", to root too; who reads that would look at the file's mode.
 
 use std::path::Path;
 
@@ -15,8 +15,8 @@ const PLUGS: [(&str, &str); 8] = [
     ("/mnt", "removable-media"),
 ];
 
-/// The snap that this process runs in, if that is edge's own, strict, and the caller root: anybody else may lack the right
-/// itself.
+/// The snap that this process runs in, if that is edge's own, strict, and the caller root: anybody else may lack the
+/// right itself.
 pub fn of_this_process() -> Option<Denied> {
     let snap = super::own_snap().filter(|_| nix::unistd::geteuid().is_root())?;
     let meta = std::fs::read_to_string(Path::new(&std::env::var_os("SNAP")?).join("meta/snap.yaml")).ok()?;

@@ -35,7 +35,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a folder and those above it; the last one has permissions `mode`, also if it was there.
+/// Makes a folder and those above it; the last one has permissions `mode`, also if it was there. A folder that snapd made
+/// for a snap stays as it is: AppArmor lets a strict snap change all that is within, and not the folder itself.
 ///
 /// # Errors
 /// With the path.
@@ -46,12 +47,18 @@ pub fn folder(path: &Path, mode: u32) -> io::Result<()> {
         .create(path)
         .and_then(|()| std::fs::metadata(path))
         .and_then(|meta| {
-            if meta.permissions().mode() & 0o7777 == mode {
+            if meta.permissions().mode() & 0o7777 == mode || is_snapds(path) {
                 return Ok(());
             }
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         })
         .map_err(|e| named(e, "make folder", path))
+}
+
+/// Whether a path is `/var/snap/NAME/common`.
+fn is_snapds(path: &Path) -> bool {
+    path.strip_prefix("/var/snap")
+        .is_ok_and(|rest| rest.components().count() == 2 && rest.ends_with("common"))
 }
 
 /// Syncs the folder that holds `path`, so that a rename or removal in it is on disk.
@@ -104,6 +111,20 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_snapd_made_for_a_snap_is_snapds() {
+        for (path, is) in [
+            ("/var/snap/edge/common", true),
+            ("/var/snap/edge_two/common/", true),
+            ("/var/snap/edge/common/cloud", false),
+            ("/var/snap/common", false),
+            ("/var/lib/edge/common", false),
+            ("/srv/var/snap/edge/common", false),
+        ] {
+            assert_eq!(is_snapds(Path::new(path)), is, "{path}");
+        }
+    }
 
     #[test]
     fn replaces_content_and_mode_and_leaves_nothing_beside() {

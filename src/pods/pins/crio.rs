@@ -1,5 +1,5 @@
-//! CRI-O has no call for pins: it reads them from its configuration, where edge keeps a file of its own. It reads it again
-//! on SIGHUP, as `systemctl reload crio` sends it. What CRI-O makes of it is seen in CRI's `pinned`.
+//! CRI-O has no call for pins: it reads them from its configuration, where edge keeps a file of its own. It reads it
+//! again on SIGHUP, as `systemctl reload crio` sends it. What CRI-O makes of it is seen in CRI's `pinned`.
 
 use std::io::ErrorKind;
 use std::path::Path;

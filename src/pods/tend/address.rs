@@ -1,5 +1,5 @@
-//! Whether a sandbox still has the address that its runtime tells. The runtime notes it when it makes the network and never
-//! looks again; the kernel knows what became of it since, in `/proc/PID/net` of the sandbox.
+//! Whether a sandbox still has the address that its runtime tells. The runtime notes it when it makes the network and
+//! never looks again; the kernel knows what became of it since, in `/proc/PID/net` of the sandbox.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,8 +27,8 @@ impl Addresses {
         self.0.retain(|id, _| sandboxes.contains(id.as_str()));
     }
 
-    /// Whether `address` was in the network of this running sandbox, and is not any more. One that was never seen there is
-    /// not lost: gVisor takes it away from the interface at once, and a virtual machine has a kernel of its own.
+    /// Whether `address` was in the network of this running sandbox, and is not any more. One that was never seen there
+    /// is not lost: gVisor takes it away from the interface at once, and a virtual machine has a kernel of its own.
     ///
     /// # Errors
     /// The runtime's.

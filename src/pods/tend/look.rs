@@ -32,7 +32,8 @@ pub async fn examine(
     Ok(symptoms(pod, broken, live.is_some_and(|live| live.sandbox.is_some())))
 }
 
-/// What became of the network of a sandbox that runs. One that was removed since the list was made is seen at the next look.
+/// What became of the network of a sandbox that runs. One that was removed since the list was made is seen at the next
+/// look.
 async fn lost_network(
     runtime: &Runtime,
     addresses: &mut Addresses,
