@@ -16,6 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use super::choose::Chosen;
 use super::import::{Gateway, Imported};
 use super::stick::{Stick, find};
 use super::system::Asked;
@@ -158,13 +159,14 @@ pub fn take(gateway: &Gateway, place: &Place) -> Result<Outcome, Error> {
 }
 
 fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
-    let folders = match find(top) {
-        Ok(folders) => folders,
+    let streams = match find(top) {
+        Ok(streams) => streams,
         Err(Error::NotThere(_)) => return Ok(Outcome::NotOurs),
         Err(error) => return Err(error),
     };
     let (mut done, mut refused, mut ours, mut staged) = (Vec::new(), Vec::new(), false, false);
-    for folder in folders {
+    for found in streams {
+        let Chosen { folder, left } = gateway.choose(&found);
         if !is_ours(gateway, &folder)? {
             continue;
         }
@@ -173,7 +175,10 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
         match gateway.import(&folder, Asked::ByStick, &Progress::silent()) {
             Ok(imported) => {
                 staged |= imported.staged.is_some();
-                done.extend(line(&imported));
+                if let Some(line) = line(&imported) {
+                    done.push(line);
+                    done.extend(left);
+                }
             }
             Err(error) => refused.push(format!("{shown}: {error}")),
         }

@@ -16,7 +16,7 @@
 //! - `manifest`, `list`, `name`  the format: pure
 //! - `keys`      the depot's folder of keys
 //! - `gather`, `create`, `write`, `readback`  the depot's way
-//! - `stick`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
+//! - `stick`, `choose`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
 //! - `system`    the system of an appliance that rides along
 //! - `extract`   one file out of it
@@ -27,6 +27,7 @@
 //! Refuses to read anything of a stick twice, to follow a name found there, and to unpack.
 
 pub mod auto;
+mod choose;
 mod copy;
 mod create;
 mod error;
@@ -51,6 +52,7 @@ mod stick;
 pub mod system;
 mod write;
 
+pub use choose::Chosen;
 pub use create::{Made, PART_SIZE, Plan, create};
 pub use error::{Error, Fault};
 pub use extract::Extracted;
@@ -63,4 +65,4 @@ pub use manifest::{Audience, Identity, Manifest, PAYLOAD_TYPE};
 pub use name::{BUNDLES, RECEIPTS};
 pub use receipt::{Believed, Receipt, enrol, read_all as read_receipts};
 pub use settings::Settings;
-pub use stick::{find, find_one};
+pub use stick::{Found, find, find_one};

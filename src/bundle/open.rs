@@ -32,6 +32,18 @@ pub struct Opened {
     pub refs: Spool,
 }
 
+/// A bundle whose manifest is verified, and nothing else yet.
+pub struct Signed {
+    /// Where it is.
+    pub stick: Stick,
+    /// The roots, as far as the stick leads.
+    pub chain: Chain,
+    /// What was signed.
+    pub manifest: Verified<Manifest>,
+    /// `manifest.dsse`, as it was verified.
+    pub envelope: Vec<u8>,
+}
+
 /// A list that was hashed while it was copied; gone when it is dropped.
 pub struct Spool(File);
 
@@ -70,7 +82,18 @@ impl Spool {
 ///
 /// # Errors
 /// [`Error`]; nothing was changed.
-pub fn open(folder: &Path, mut chain: Chain, passed: Timestamp, scratch: &Path) -> Result<Opened, Error> {
+pub fn open(folder: &Path, chain: Chain, passed: Timestamp, scratch: &Path) -> Result<Opened, Error> {
+    let Signed { stick, chain, manifest, envelope } = signed(folder, chain, passed)?;
+    let blobs = spool(&stick, name::BLOBS_LIST, &manifest.blobs, scratch)?;
+    let refs = spool(&stick, name::REFS_LIST, &manifest.refs, scratch)?;
+    Ok(Opened { stick, chain, manifest, envelope, blobs, refs })
+}
+
+/// Verifies the manifest of the bundle in `folder` alone; see [`open`].
+///
+/// # Errors
+/// [`Error`]; nothing was changed.
+pub fn signed(folder: &Path, mut chain: Chain, passed: Timestamp) -> Result<Signed, Error> {
     let stick = Stick::open(folder)?;
     check_format(&stick)?;
     follow(&stick, &mut chain)?;
@@ -78,16 +101,14 @@ pub fn open(folder: &Path, mut chain: Chain, passed: Timestamp, scratch: &Path) 
     let envelope = envelope.ok_or_else(|| Fault::Missing(name::MANIFEST.into()))?;
     let root = chain.current();
     root.check_time(passed)?;
-    let signed: Verified<Manifest> =
+    let manifest: Verified<Manifest> =
         root.open(&envelope, name::MANIFEST, manifest::PAYLOAD_TYPE, manifest::LARGEST)?;
-    signed.check()?;
-    if signed.root > root.version {
-        return Err(Refusal::RootOrder { pinned: root.version, found: signed.root }.into());
+    manifest.check()?;
+    if manifest.root > root.version {
+        return Err(Refusal::RootOrder { pinned: root.version, found: manifest.root }.into());
     }
-    signed.check_time(passed, root.expires)?;
-    let blobs = spool(&stick, name::BLOBS_LIST, &signed.blobs, scratch)?;
-    let refs = spool(&stick, name::REFS_LIST, &signed.refs, scratch)?;
-    Ok(Opened { stick, chain, manifest: signed, envelope, blobs, refs })
+    manifest.check_time(passed, root.expires)?;
+    Ok(Signed { stick, chain, manifest, envelope })
 }
 
 impl Opened {

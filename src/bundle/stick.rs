@@ -161,13 +161,38 @@ pub fn in_order(file: &File) {
     let _ = fadvise(file, 0, None, Advice::Sequential);
 }
 
-/// The bundles at `path`: itself, or those in it, the newest of each stream.
+/// The bundles of one stream in one place.
+#[derive(Clone, Debug)]
+pub struct Found {
+    newest: PathBuf,
+    /// The newest of them first.
+    older: Vec<PathBuf>,
+}
+
+impl Found {
+    fn one(folder: &Path) -> Self {
+        Self { newest: folder.to_owned(), older: Vec::new() }
+    }
+
+    /// The folder of the bundle with the highest number, whoever it is for.
+    pub fn newest(&self) -> &Path {
+        &self.newest
+    }
+
+    /// The folders of all of them, the newest first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.newest).chain(&self.older).map(PathBuf::as_path)
+    }
+}
+
+/// The bundles at `path`: itself, or those in it, by stream. Which of a stream is meant for a gateway only their
+/// manifests say: see [`super::Gateway::choose`].
 ///
 /// # Errors
 /// [`Error::NotThere`].
-pub fn find(path: &Path) -> Result<Vec<PathBuf>, Error> {
+pub fn find(path: &Path) -> Result<Vec<Found>, Error> {
     if path.join(name::MANIFEST).symlink_metadata().is_ok() {
-        return Ok(vec![path.to_owned()]);
+        return Ok(vec![Found::one(path)]);
     }
     let folder = match path.file_name() {
         Some(last) if last == name::BUNDLES => path.to_owned(),
@@ -182,40 +207,44 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>, Error> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             // The folder of a bundle whose manifest is missing is still one.
             if path.join(name::FORMAT).exists() {
-                return Ok(vec![path.to_owned()]);
+                return Ok(vec![Found::one(path)]);
             }
             return Err(Error::NotThere(path.to_owned()));
         }
         Err(e) => return Err(Error::Stick(durable::named(e, "list", &folder))),
     };
-    let mut newest = std::collections::BTreeMap::<String, u64>::new();
+    let mut streams = std::collections::BTreeMap::<String, Vec<u64>>::new();
     for entry in entries {
         let entry = entry.map_err(|e| Error::Stick(durable::named(e, "list", &folder)))?;
         let text = entry.file_name();
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if let Some((stream, seq)) = text.to_str().and_then(name::parse_folder).filter(|_| is_folder) {
-            let known = newest.entry(stream.to_owned()).or_default();
-            *known = seq.max(*known);
+            streams.entry(stream.to_owned()).or_default().push(seq);
         }
     }
-    if newest.is_empty() {
+    if streams.is_empty() {
         return Err(Error::NotThere(path.to_owned()));
     }
-    Ok(newest.iter().map(|(stream, seq)| folder.join(name::folder(stream, *seq))).collect())
+    let found = streams.into_iter().filter_map(|(stream, mut seqs)| {
+        seqs.sort_unstable();
+        let mut folders = seqs.iter().rev().map(|seq| folder.join(name::folder(&stream, *seq)));
+        Some(Found { newest: folders.next()?, older: folders.collect() })
+    });
+    Ok(found.collect())
 }
 
-/// The one bundle at `path`.
+/// The bundles of the one stream at `path`.
 ///
 /// # Errors
 /// [`Error::Several`].
-pub fn find_one(path: &Path) -> Result<PathBuf, Error> {
+pub fn find_one(path: &Path) -> Result<Found, Error> {
     let mut found = find(path)?;
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
         (Some(last), false) => {
             found.push(last);
-            let names =
-                found.iter().filter_map(|path| path.file_name()).map(|n| n.to_string_lossy().into_owned());
+            let names = found.iter().filter_map(|found| found.newest.file_name());
+            let names = names.map(|name| name.to_string_lossy().into_owned());
             let streams = names.collect::<Vec<_>>().join(", ");
             Err(Error::Several { folder: path.to_owned(), streams })
         }

@@ -164,13 +164,15 @@ pub async fn run(order: Order, place: &Place, progress: &Progress) -> Result<Val
 fn perform(order: Order, gateway: &Gateway, progress: &Progress) -> Result<Value, TaskError> {
     match order {
         Order::Create(create) => make(&create, gateway, progress),
-        Order::Inspect { folder } => value(gateway.inspect(&bundle::find_one(&folder)?)?),
+        Order::Inspect { folder } => value(gateway.inspect(&chosen(&folder, None, gateway, progress)?)?),
         Order::Verify { folder, root } => {
             let chain = root.map(|root| believed(&root)).transpose()?;
-            value(gateway.verify(&bundle::find_one(&folder)?, chain, progress)?)
+            let folder = chosen(&folder, chain.as_ref(), gateway, progress)?;
+            value(gateway.verify(&folder, chain, progress)?)
         }
         Order::Import { folder } => {
-            let imported = gateway.import(&bundle::find_one(&folder)?, Asked::ByHand, progress)?;
+            let folder = chosen(&folder, None, gateway, progress)?;
+            let imported = gateway.import(&folder, Asked::ByHand, progress)?;
             let reboot =
                 imported.staged.is_some() && gateway.appliance.as_ref().is_some_and(|one| one.is_eager());
             let mut done = value(imported)?;
@@ -179,7 +181,8 @@ fn perform(order: Order, gateway: &Gateway, progress: &Progress) -> Result<Value
         }
         Order::Extract { folder, name, to, root } => {
             let chain = root.map(|root| believed(&root)).transpose()?;
-            value(gateway.extract(&bundle::find_one(&folder)?, &name, &to, chain, progress)?)
+            let folder = chosen(&folder, chain.as_ref(), gateway, progress)?;
+            value(gateway.extract(&folder, &name, &to, chain, progress)?)
         }
         Order::History { stream } => value(bundle::history(&gateway.store, stream.as_deref())?),
         Order::Rollback { stream, to } => value(gateway.roll_back(stream.as_deref(), to)?),
@@ -190,6 +193,24 @@ fn perform(order: Order, gateway: &Gateway, progress: &Progress) -> Result<Value
             Ok(json!({"gateway": name, "key": key.id().as_str()}))
         }
     }
+}
+
+/// The folder of the bundle that is meant. Where another root is believed than the pinned one, nobody asks whom it is for.
+fn chosen(
+    place: &Path,
+    chain: Option<&Chain>,
+    gateway: &Gateway,
+    progress: &Progress,
+) -> Result<PathBuf, TaskError> {
+    let found = bundle::find_one(place)?;
+    if chain.is_some() {
+        return Ok(found.newest().to_owned());
+    }
+    let bundle::Chosen { folder, left } = gateway.choose(&found);
+    for line in left {
+        progress.note(line);
+    }
+    Ok(folder)
 }
 
 fn value(of: impl Serialize) -> Result<Value, TaskError> {

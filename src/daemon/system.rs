@@ -258,22 +258,26 @@ fn set_clock(gateway: &Gateway) -> Option<String> {
 
 /// Imports what came with the image, once.
 fn preload(folder: &Path, gateway: &Gateway, progress: &Progress) -> Vec<String> {
-    let folders = match bundle::find(folder) {
-        Ok(folders) => folders,
+    let streams = match bundle::find(folder) {
+        Ok(streams) => streams,
         Err(bundle::Error::NotThere(_)) => return Vec::new(),
         Err(error) => return vec![error.to_string()],
     };
     let mut lines = Vec::new();
-    for folder in folders {
+    for found in streams {
+        let bundle::Chosen { folder, left } = gateway.choose(&found);
         let shown = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match gateway.is_known(&shown) {
             Ok(true) => {}
-            Ok(false) => lines.push(match gateway.import(&folder, Asked::ByStick, progress) {
-                Ok(imported) => {
-                    format!("{shown} is imported: {} refs, {} blobs", imported.refs, imported.blobs)
-                }
-                Err(error) => format!("{shown} is not imported: {error}"),
-            }),
+            Ok(false) => {
+                lines.extend(left);
+                lines.push(match gateway.import(&folder, Asked::ByStick, progress) {
+                    Ok(imported) => {
+                        format!("{shown} is imported: {} refs, {} blobs", imported.refs, imported.blobs)
+                    }
+                    Err(error) => format!("{shown} is not imported: {error}"),
+                });
+            }
             Err(error) => lines.push(format!("{shown} is not imported: {error}")),
         }
     }

@@ -103,7 +103,8 @@ impl Scene {
 }
 
 pub fn import(gateway: &Gateway, stick: &Path) -> Result<Imported, bundle::Error> {
-    gateway.import(&bundle::find_one(stick)?, Asked::ByHand, &Progress::silent())
+    let chosen = gateway.choose(&bundle::find_one(stick)?);
+    gateway.import(&chosen.folder, Asked::ByHand, &Progress::silent())
 }
 
 pub fn make_keys(folder: &Path, root_keys: u32, threshold: u32) {

@@ -25,6 +25,34 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
 
 const CONFIG: &str = "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n";
 
+#[test]
+fn each_of_two_gateways_takes_its_own_bundle_of_one_stream_from_a_stick() {
+    let two = Two::new();
+    for (name, gateway) in [("seven", "ship-7"), ("eight", "ship-8")] {
+        let file = two.depot.write(name, name).display().to_string();
+        two.create(&["--file", &file, "--for", gateway]);
+    }
+    let other = "`main-2` is newer, and left: it is for gateway `ship-8`, and this is gateway `ship-7`\n";
+    let shown = two.gateway.run(&["bundle", "inspect", &two.stick]).good();
+    assert!(shown.out.contains("+ file seven") && shown.err.contains(other), "{shown:?}");
+    let done = two.gateway.run(&["bundle", "import", &two.stick]).good();
+    assert!(
+        done.out.starts_with("main-1 is in force as generation 1") && done.err.contains(other),
+        "{done:?}"
+    );
+    // A newer one of its own that is spoiled: the older one does not stand in for it.
+    let file = two.depot.write("nine", "nine").display().to_string();
+    let made = two.create(&["--file", &file, "--for", "ship-7"]);
+    let folder = Path::new(made["folder"].as_str().unwrap());
+    let manifest = std::fs::read(folder.join("manifest.dsse")).unwrap();
+    std::fs::write(folder.join("manifest.dsse"), &manifest[..manifest.len() - 9]).unwrap();
+    two.gateway.run(&["bundle", "import", &two.stick]).bad(3, "manifest.dsse");
+    std::fs::remove_dir_all(folder).unwrap();
+    // Nothing for it at all.
+    std::fs::remove_dir_all(Path::new(&two.stick).join("edge-bundle/main-1")).unwrap();
+    two.gateway.run(&["bundle", "import", &two.stick]).bad(3, "the bundle is for gateway `ship-8`");
+}
+
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }

@@ -24,8 +24,8 @@ fn with_file() -> (Scene, PathBuf) {
 }
 
 fn extract(scene: &Scene, name: &str, to: &Path, chain: Option<Chain>) -> Result<PathBuf, Error> {
-    let folder = bundle::find_one(&scene.stick())?;
-    Ok(scene.gateway.extract(&folder, name, to, chain, &Progress::silent())?.path)
+    let found = bundle::find_one(&scene.stick())?;
+    Ok(scene.gateway.extract(found.newest(), name, to, chain, &Progress::silent())?.path)
 }
 
 /// Nothing lies in a folder but these.

@@ -192,7 +192,9 @@ fn a_pulled_stick_leaves_the_old_state_and_the_next_try_goes_on() {
         let disk = Disk::new(&scene.path("pulled"), image.clone(), "ro,noload");
         disk.medium.pull_after(requests);
         let error = match bundle::find_one(&disk.path()) {
-            Ok(folder) => scene.gateway.import(&folder, Asked::ByHand, &Progress::silent()).unwrap_err(),
+            Ok(found) => {
+                scene.gateway.import(found.newest(), Asked::ByHand, &Progress::silent()).unwrap_err()
+            }
             Err(error) => error,
         };
         assert!(

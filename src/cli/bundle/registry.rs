@@ -46,14 +46,14 @@ pub(super) struct Pull {
 
 impl Push {
     pub(super) fn run(&self) -> Result<()> {
-        let folder = bundle::find_one(&self.folder)?;
+        let found = bundle::find_one(&self.folder)?;
         let pushed = progress::run(|progress| async move {
             let registry = remote::Registry::new(
                 &self.to,
                 self.registry.docker_config.as_deref(),
                 self.registry.insecure,
             )?;
-            remote::push(&registry, &folder, &progress).await
+            remote::push(&registry, found.newest(), &progress).await
         })?;
         output::result(&format!("{} is {pushed}", self.to))
     }

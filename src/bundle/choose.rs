@@ -1,0 +1,42 @@
+//! Which of several bundles of one stream is for this gateway: a stick may carry one for each of a fleet.
+
+use std::path::{Path, PathBuf};
+
+use super::import::Gateway;
+use super::manifest::own_platform;
+use super::open::signed;
+use super::stick::Found;
+use super::{Error, Fault};
+
+/// The bundle of a stream that this gateway takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// A line for each newer one, which is left to others.
+    pub left: Vec<String>,
+}
+
+impl Gateway {
+    /// The newest bundle but those that are signed for others. What is wrong with it the import says: no older one stands
+    /// in for one that is spoiled. Where all are for others, it is the newest.
+    pub fn choose(&self, found: &Found) -> Chosen {
+        let mut left = Vec::new();
+        for folder in found.all() {
+            let Err(Error::Content(Fault::Audience { wanted, found: me, .. })) = self.check_meant(folder)
+            else {
+                return Chosen { folder: folder.to_owned(), left };
+            };
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            left.push(format!("`{name}` is newer, and left: it is for {wanted}, and this is {me}"));
+        }
+        Chosen { folder: found.newest().to_owned(), left: Vec::new() }
+    }
+
+    fn check_meant(&self, folder: &Path) -> Result<(), Error> {
+        let chain = self.chain()?;
+        let passed = self.passed(&chain)?;
+        let manifest = signed(folder, chain, passed)?.manifest;
+        Ok(manifest.check_audience(&self.me, &own_platform())?)
+    }
+}
