@@ -90,11 +90,24 @@ fn set(overrides: &Overrides, changes: &[String]) -> Result<()> {
     let changes = changes.iter().map(|text| Change::assignment(text)).collect::<Result<Vec<_>, _>>()?;
     super::edit::edit(overrides, &changes)?;
     let file = overrides.file();
-    let advice = match overrides.snap {
-        Some(_) => in_force(overrides.socket.clone().unwrap_or(overrides.defaults().socket))?,
-        None => "`systemctl reload edge` makes a running daemon read it",
+    let names = changes.iter().map(|change| match change {
+        Change::Set(name, _) | Change::Unset(name) => name.as_str(),
+    });
+    let waiting: Vec<&str> = names.filter(|name| config::is_at_start(name)).collect();
+    let advice = match (&overrides.snap, waiting.len() == changes.len()) {
+        (Some(_), _) => in_force(overrides.control_socket())?,
+        (None, true) => "`systemctl restart edge` makes a running daemon use it",
+        (None, false) => "`systemctl reload edge` makes a running daemon read it",
     };
-    output::note(&format!("`{}` is written; {advice}", file.display()));
+    let late = match (&overrides.snap, &waiting[..]) {
+        (_, []) => String::new(),
+        (None, all) if all.len() == changes.len() => String::new(),
+        (Some(_), late) => {
+            format!("; `{}`: from its next start, `snap restart edge.daemon`", late.join("`, `"))
+        }
+        (None, late) => format!("; `{}`: `systemctl restart edge`", late.join("`, `")),
+    };
+    output::note(&format!("`{}` is written; {advice}{late}", file.display()));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The configuration as text: the one in force, and the sample that documents every key.
 
 use super::Config;
+use super::names::AT_START;
 use super::table::KEYS;
 
 /// The settings in force as an `edge.toml`: every key that has a value.
@@ -25,8 +26,10 @@ pub fn sample() -> String {
     let mut text = String::from(
         "# The configuration of edge. Every key is optional; shown are the defaults, or examples where a line says so.\n\
          # `edge config set KEY=VALUE` edits this file, `edge config validate` checks it,\n\
-         # `systemctl reload edge` makes the daemon read it again.\n\n",
+         # `systemctl reload edge` makes the daemon read it again. ",
     );
+    let (last, others) = AT_START.split_last().unwrap_or((&"", &[]));
+    text.push_str(&format!("`{}` and `{last}` wait for its restart.\n\n", others.join("`, `")));
     each_section(&mut text, |text, key| {
         for line in wrapped(key.help, 100) {
             text.push_str(&format!("# {line}\n"));

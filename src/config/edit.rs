@@ -7,7 +7,7 @@ use toml_edit::{DocumentMut, Item, Table, TableLike};
 
 use super::error::{Error, Problem, Wrong};
 use super::table::Key;
-use super::{Config, file, read, table};
+use super::{Config, file, names, read};
 use crate::sys::durable;
 
 /// One change to one key.
@@ -55,8 +55,8 @@ pub fn edit(path: &Path, changes: &[Change]) -> Result<Config, Error> {
 }
 
 fn known(name: &str) -> Result<&'static Key, Error> {
-    table::find(name)
-        .ok_or_else(|| Error::Given(Problem::Unknown { key: name.to_owned(), nearest: table::nearest(name) }))
+    names::find(name)
+        .ok_or_else(|| Error::Given(Problem::Unknown { key: name.to_owned(), nearest: names::nearest(name) }))
 }
 
 pub(super) fn set(document: &mut DocumentMut, key: &Key, text: &str) -> Result<(), Error> {

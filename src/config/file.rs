@@ -5,8 +5,7 @@ use std::path::Path;
 use toml_edit::{DocumentMut, Item, TableLike};
 
 use super::error::{Error, Problem, Wrong};
-use super::table;
-use super::{Config, rules};
+use super::{Config, names, rules};
 
 /// Parses the text of `file` as TOML; the keys are not looked at.
 ///
@@ -41,14 +40,14 @@ fn section(entries: &dyn TableLike, prefix: &str, into: &mut Config) -> Result<(
 }
 
 fn entry(path: &str, item: &Item, into: &mut Config) -> Result<(), Problem> {
-    if let Some(key) = table::find(path) {
+    if let Some(key) = names::find(path) {
         return key.slot.fill(item, into).map_err(|wrong| wrong.of(path, shown(item)));
     }
-    if table::is_section(path) {
+    if names::is_section(path) {
         let wrong = || Wrong::whole("a section".into()).of(path, shown(item));
         return section(item.as_table_like().ok_or_else(wrong)?, path, into);
     }
-    Err(Problem::Unknown { key: path.to_owned(), nearest: table::nearest(path) })
+    Err(Problem::Unknown { key: path.to_owned(), nearest: names::nearest(path) })
 }
 
 /// A value as it was written, on one line and not too long for one.

@@ -9,6 +9,7 @@ mod edit;
 mod error;
 mod file;
 pub mod json;
+mod names;
 pub mod quantity;
 mod rows;
 mod rules;
@@ -25,6 +26,7 @@ use crate::{bundle, cri, mirror, node, pods, proxy, registry, system};
 pub use document::{sample, to_toml};
 pub use edit::{Change, edit};
 pub use error::{Error, Problem};
+pub use names::{AT_START, is_at_start};
 pub use rows::Rows;
 pub use slot::Slot;
 pub use table::{KEYS, Key};
@@ -227,8 +229,8 @@ impl Config {
     /// # Errors
     /// An unknown key.
     pub fn get(&self, key: &str) -> Result<Option<toml_edit::Value>, Error> {
-        let known = table::find(key).ok_or_else(|| {
-            Error::Given(Problem::Unknown { key: key.to_owned(), nearest: table::nearest(key) })
+        let known = names::find(key).ok_or_else(|| {
+            Error::Given(Problem::Unknown { key: key.to_owned(), nearest: names::nearest(key) })
         })?;
         Ok(known.slot.show(&mut self.clone()))
     }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value as Json};
 use toml_edit::{Item, Value};
 
 use super::error::Problem;
-use super::table::{self, KEYS, Key};
-use super::{Config, file, json, rules};
+use super::table::{KEYS, Key};
+use super::{Config, file, json, names, rules};
 
 /// What users of an older product call `offline-mode`. It is taken as that, and not kept.
 pub const ALIAS: &str = "kubelet.offline-mode";
@@ -90,15 +90,15 @@ impl Reader {
             self.alias = Some(given.offline_mode);
             return Ok(());
         }
-        if let Some(key) = table::find(path) {
+        if let Some(key) = names::find(path) {
             fill(&mut self.config, key.path, path, value)?;
             if path == MODE {
                 self.mode = Some(self.config.offline_mode);
             }
             return Ok(());
         }
-        if path != SECTION && !table::is_section(path) {
-            return Err(Problem::Unknown { key: path.to_owned(), nearest: table::nearest(path) });
+        if path != SECTION && !names::is_section(path) {
+            return Err(Problem::Unknown { key: path.to_owned(), nearest: names::nearest(path) });
         }
         let inner = value.as_object().ok_or_else(|| Problem::Value {
             key: path.to_owned(),
@@ -111,7 +111,7 @@ impl Reader {
 
 /// Puts a value under the key `path` into the settings; `told` is the name that a fault is told by.
 fn fill(config: &mut Config, path: &str, told: &str, value: &Json) -> Result<(), Problem> {
-    let Some(key) = table::find(path) else { return Ok(()) };
+    let Some(key) = names::find(path) else { return Ok(()) };
     let item = match value {
         Json::String(text) => Item::Value(key.slot.value_of(text)),
         other => item(other),

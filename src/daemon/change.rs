@@ -101,7 +101,8 @@ impl Daemon {
     }
 }
 
-/// Leaves what cannot change while edge runs as it was; the names of those that were to change.
+/// Leaves what cannot change while edge runs as it was: [`crate::config::AT_START`]. The names of those that were to
+/// change.
 fn hold(old: &Config, new: &mut Config) -> Vec<&'static str> {
     let mut held = Vec::new();
     keep(&mut held, "state-dir", &old.state_dir, &mut new.state_dir);
@@ -116,5 +117,55 @@ fn keep<T: PartialEq + Clone>(held: &mut Vec<&'static str>, name: &'static str, 
     if old != new {
         new.clone_from(old);
         held.push(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AT_START, KEYS, is_at_start};
+
+    #[test]
+    fn what_is_held_is_what_people_are_told_waits_for_a_start() {
+        let old = Config::default();
+        for key in KEYS {
+            let (section, name) = key.split();
+            // Any other value will do; some kinds of keys take none of these.
+            let values = [
+                "true",
+                "false",
+                "7",
+                "\"127.0.0.1:7\"",
+                "\"169.254.7.7:7\"",
+                "\"/x\"",
+                "\"7s\"",
+                "\"7h\"",
+                "\"7MiB\"",
+                "\"7MiB/s\"",
+                "[\"x\"]",
+                "[\"agent:x\"]",
+                "[\"x.y\"]",
+                "[\"/x\"]",
+                "\"unix:///x\"",
+                "\"x\"",
+                "\"after-import\"",
+            ];
+            let texts = values.iter().map(|value| match section {
+                "" => format!("{name} = {value}\n"),
+                section => format!("[{section}]\n{name} = {value}\n"),
+            });
+            let mut others =
+                texts.filter_map(|text| Config::parse(&old.file, &text).ok()).filter(|new| *new != old);
+            let Some(mut new) = others.next() else {
+                // Tables, and keys that go with others.
+                assert!(!is_at_start(key.path), "{}", key.path);
+                continue;
+            };
+            let wanted = new.clone();
+            let held = hold(&old, &mut new);
+            assert_eq!(!held.is_empty(), is_at_start(key.path), "{}", key.path);
+            assert!(held.iter().all(|name| AT_START.contains(name)), "{held:?}");
+            assert_eq!(new == wanted, held.is_empty(), "{}", key.path);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::process::Stdio;
 
-use crate::command::{Done, Place, bare};
+use crate::command::{Done, Place};
 
 #[test]
 fn get_shows_the_defaults_and_one_key() {
@@ -28,6 +28,14 @@ fn set_edits_and_get_sees_it() {
     place.run(&["config", "set", "offline-mode=false", "cloud.probe-interval=1m"]).good();
     assert!(place.read("etc/edge.toml").starts_with("# keep me\noffline-mode = false\n"));
     assert_eq!(place.run(&["config", "get", "cloud.probe-interval"]).good().out, "1m\n");
+    for (changes, advice) in [
+        (&["offline-mode=true"][..], "; `systemctl reload edge` makes a running daemon read it\n"),
+        (&["proxy.listen=127.0.0.1:7"], "; `systemctl restart edge` makes a running daemon use it\n"),
+        (&["offline-mode=false", "state-dir=/s"], "; `state-dir`: `systemctl restart edge`\n"),
+    ] {
+        let done = place.run(&[&["config", "set"], changes].concat()).good();
+        assert!(done.err.ends_with(advice), "{done:?}");
+    }
     let before = place.read("etc/edge.toml");
     place.run(&["config", "set", "offline-mode=true", "proxy.listen=8080"]).bad(
         2,
@@ -70,10 +78,12 @@ fn flag_wins_over_environment_over_file_over_default() {
 
 #[test]
 fn without_a_file_the_defaults_hold() {
-    let done = Done::of(bare(&["config", "get", "state-dir"]).output().unwrap());
-    if !std::path::Path::new("/etc/edge/edge.toml").exists() {
-        assert_eq!(done.good().out, "/var/lib/edge\n");
-    }
+    // Whatever this machine has in /etc.
+    let hidden = "mount -t tmpfs none /etc && exec \"$0\" config get state-dir";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", hidden, env!("CARGO_BIN_EXE_edge")]);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    assert_eq!(Done::of(command.output().unwrap()).good().out, "/var/lib/edge\n");
 }
 
 #[test]
