@@ -39,20 +39,17 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The registry at `host` itself, over HTTPS.
+    /// The registry at `host` itself: over plain HTTP if it is on loopback, else over HTTPS.
     pub fn of_host(host: &str) -> Self {
-        let host = super::canonical_host(host);
-        let server = if host == "docker.io" { "registry-1.docker.io" } else { host };
-        Self { host: host.into(), url: format!("https://{server}"), insecure: false }
+        Self::at(host, false)
     }
 
     /// The registry at `host`, over plain HTTP if it is on loopback or `insecure`.
     pub fn at(host: &str, insecure: bool) -> Self {
-        let mut upstream = Self::of_host(host);
-        if insecure || is_loopback(host) {
-            upstream.url = format!("http://{host}");
-        }
-        Self { insecure, ..upstream }
+        let host = super::canonical_host(host);
+        let server = if host == "docker.io" { "registry-1.docker.io" } else { host };
+        let scheme = if insecure || is_loopback(host) { "http" } else { "https" };
+        Self { host: host.into(), url: format!("{scheme}://{server}"), insecure }
     }
 }
 
@@ -375,4 +372,24 @@ fn chain(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_asked_in_the_clear_without_being_told() {
+        for (host, url) in [
+            ("docker.io", "https://registry-1.docker.io"),
+            ("quay.io:8443", "https://quay.io:8443"),
+            ("127.0.0.1:5001", "http://127.0.0.1:5001"),
+            ("localhost", "http://localhost"),
+            ("[::1]:5001", "http://[::1]:5001"),
+            ("localhost.example.com", "https://localhost.example.com"),
+        ] {
+            assert_eq!(Upstream::of_host(host).url, url);
+        }
+        assert_eq!(Upstream::at("q.io", true).url, "http://q.io");
+    }
 }

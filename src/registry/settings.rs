@@ -62,7 +62,7 @@ pub struct Settings {
 pub struct UpstreamRow {
     /// What images call it, `docker.io`.
     pub host: String,
-    /// Where it is; `https://` and the host where nothing is written.
+    /// Where it is; `https://` and the host where nothing is written, on loopback `http://`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub url: String,
     /// Whether plain HTTP is allowed even where it is not on loopback.

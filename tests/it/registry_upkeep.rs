@@ -21,6 +21,20 @@ fn blob_file(place: &Place, digest: &Digest) -> PathBuf {
     place.path(&format!("state/store/blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex()))
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_on_loopback_is_pulled_from_in_the_clear() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = DockerRegistry::start(folder.path()).await;
+    docker.push("team/app", "1", b"a layer").await;
+    let name = format!("127.0.0.1:{}/team/app:1", docker.port);
+    let work = tokio::task::spawn_blocking(move || {
+        let place = Place::new();
+        let pulled = place.run(&["image", "pull", &name]).good().out;
+        assert!(pulled.starts_with(&format!("pulled {name} sha256:")), "{pulled}");
+    });
+    work.await.unwrap();
+}
+
 /// Damages what lies there, without a change of its length.
 fn rot(file: &Path) {
     let mut bytes = std::fs::read(file).unwrap();

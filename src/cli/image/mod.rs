@@ -57,7 +57,7 @@ struct Inspect {
   edge image pull quay.io/team/app:2 --platform linux/arm64 --platform linux/arm/v7
   edge image pull quay.io/team/app:2 --all-platforms
 
-The registry is asked because the image's name says so, configured as upstream or not.")]
+The registry is asked because the image's name says so, configured as upstream or not; one on loopback in plain HTTP.")]
 struct Pull {
     /// Its name
     image: String,
