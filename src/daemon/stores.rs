@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::needs;
 use super::task::{Place, TaskError, blocking};
 use crate::oci::chart::ChartPackage;
-use crate::oci::{ArchiveForm, Platform, Reference};
+use crate::oci::{Archive, ArchiveForm, Platform, Reference};
 use crate::registry::images::{self, ImageError, Wanted};
 use crate::registry::{Sources, add_chart, is_chart_repository};
 use crate::store::{self, GcSettings, Owner, Replace, Store, VerifySettings};
@@ -32,6 +32,8 @@ pub enum StoreTask {
     ImageImport {
         /// The archive, an absolute path.
         path: PathBuf,
+        /// What errors call it, if not by its path.
+        called: Option<PathBuf>,
         /// A name for what has none.
         name: Option<String>,
         /// Only these platforms, where there are any.
@@ -126,11 +128,13 @@ pub(super) async fn run(task: StoreTask, place: &Place, progress: &Progress) -> 
             let (store, sources) = (place.store().await?, sources(place)?);
             told(images::pull(&store, &sources, &reference, &wanted, progress).await?)
         }
-        StoreTask::ImageImport { path, name, platforms } => {
+        StoreTask::ImageImport { path, called, name, platforms } => {
             let (store, wanted) = (place.store().await?, wanted(&platforms)?);
             let (scratch, progress) = (place.door().folder().join("uploads"), progress.clone());
             let imported = blocking(move || {
-                Ok(images::import(&store, &path, &scratch, name.as_deref(), &wanted, &progress)?)
+                let called = called.as_ref().unwrap_or(&path);
+                let archive = Archive::open(&path, called, &scratch).map_err(ImageError::from)?;
+                Ok(images::import(&store, &archive, name.as_deref(), &wanted, &progress)?)
             });
             told(imported.await?)
         }

@@ -81,15 +81,16 @@ struct Index {
 }
 
 impl Archive {
-    /// Opens a folder or a tar, also one compressed by gzip, which is unpacked into `scratch` first.
+    /// Opens a folder or a tar, also one compressed by gzip, which is unpacked into `scratch` first. Errors name it as
+    /// `called`, which is what a person knows it by.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    pub fn open(path: &Path, scratch: &Path) -> Result<Self, ArchiveError> {
-        let failed = |source| ArchiveError::Io { path: path.to_owned(), source };
+    pub fn open(path: &Path, called: &Path, scratch: &Path) -> Result<Self, ArchiveError> {
+        let failed = |source| ArchiveError::Io { path: called.to_owned(), source };
         let source = Source::open(path, scratch).map_err(failed)?;
         let (places, made) = (HashMap::new(), HashMap::new());
-        let mut archive = Self { path: path.to_owned(), source, images: Vec::new(), places, made };
+        let mut archive = Self { path: called.to_owned(), source, images: Vec::new(), places, made };
         if let Some(text) = archive.small("index.json")? {
             let index: Index = serde_json::from_slice(&text)
                 .map_err(|e| archive.wrong(format!("has an index.json that cannot be read: {e}")))?;

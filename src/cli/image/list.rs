@@ -17,7 +17,11 @@ use crate::registry::images::{self, Image};
 #[command(after_help = "Examples:
   edge image list                     all of them
   edge image list 'docker.io/*'       those whose name matches; without a star, whose name contains it
-  edge image list -o json | jq -r '.[] | select(.neededBy == []) | .repository + \":\" + .tag'")]
+  edge image list -o json | jq -r '.[] | select(.neededBy == []) | .repository + \":\" + .tag'
+
+FROM says who keeps the name: `push` a client's push, `edge image pull` or `edge image import`; `pull-through` what
+was fetched because somebody asked for it; `mirror` a run of the mirror; or the stream of a bundle.
+NEEDED BY says who needs the image whatever its name: pods of this node, or whatever else pins it.")]
 pub struct List {
     /// Part of a name, or a pattern with `*`
     pattern: Option<String>,

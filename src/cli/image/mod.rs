@@ -167,6 +167,7 @@ impl Image {
                 let path = piped.as_ref().map_or(&*command.path, piped::Piped::path);
                 let task = StoreTask::ImageImport {
                     path: std::path::absolute(path)?,
+                    called: piped.as_ref().map(|_| "standard input".into()),
                     name: command.name.clone(),
                     platforms: command.platform.clone(),
                 };

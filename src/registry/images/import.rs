@@ -1,7 +1,5 @@
 //! Images from archives into the store.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use super::ImageError;
@@ -20,21 +18,19 @@ pub struct Imported {
     pub digest: Digest,
 }
 
-/// Brings all images of an archive in. `name` is for what has none in the archive, or only a tag. `scratch` is a folder
-/// for what must be unpacked. Nothing has a new name before all of it is here.
+/// Brings all images of an archive in. `name` is for what has none in the archive, or only a tag. Nothing has a new name
+/// before all of it is here.
 ///
 /// # Errors
 /// [`ImageError`]; an archive whose bytes are not what their digests say is refused.
 pub fn import(
     store: &Store,
-    path: &Path,
-    scratch: &Path,
+    archive: &Archive,
     name: Option<&str>,
     wanted: &Wanted,
     progress: &Progress,
 ) -> Result<Vec<Imported>, ImageError> {
     let _hold = store.hold();
-    let archive = Archive::open(path, scratch)?;
     let mut brought = Vec::new();
     for (written, descriptor) in &archive.images {
         let reference = named(written.as_deref(), name, archive.images.len())?;
@@ -43,7 +39,7 @@ pub fn import(
         let plan =
             Plan::make(&descriptor.digest, media_type, wanted, |digest| Ok(archive.manifest(digest)?))?;
         plan.refuse_empty(&full, wanted)?;
-        blobs(store, &archive, &plan, &full, progress)?;
+        blobs(store, archive, &plan, &full, progress)?;
         brought.push((reference, plan));
     }
     let mut imported = Vec::new();
