@@ -26,6 +26,8 @@ impl Completion {
 
 /// `edge man DIR`
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  edge man /usr/share/man/man1")]
 pub struct Man {
     /// The folder to write `edge.1`, `edge-join.1` and so on into
     folder: PathBuf,

@@ -109,7 +109,6 @@ enum Command {
     /// Write a completion script for a shell to standard output
     Completion(generate::Completion),
     /// Write the manual pages into a folder
-    #[command(hide = true)]
     Man(generate::Man),
 }
 
