@@ -9,5 +9,10 @@ mod parts;
 mod snap;
 mod squashfs;
 
+/// It was asked for wrongly: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 pub use elf::{Machine, check as check_binary};
 pub use snap::{Confinement, Flavour, SnapPlan, pack as pack_snap};

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use edge::config;
 use edge::pack::{self, Confinement, Flavour, Machine, SnapPlan};
 
 /// Makes what a gateway gets, on the build host.
@@ -131,6 +132,7 @@ fn main() -> ExitCode {
         Ok(_) if written.is_ok() => ExitCode::SUCCESS,
         // As of `edge`: what was to be verified did not hold.
         Err(error) if error.is::<pack::image::LockDiffers>() => ExitCode::from(3),
+        Err(error) if error.is::<pack::Usage>() || error.is::<config::Error>() => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::pack::Usage;
 use crate::pack::elf::Machine;
 
 /// The boards that edge-pack knows by name.
@@ -110,7 +111,9 @@ impl Board {
             }
             None => {
                 let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
-                anyhow::bail!("no board `{name}` hint: {}, or a path that ends in .toml", names.join(", "))
+                let why =
+                    format!("no board `{name}` hint: {}, or a path that ends in .toml", names.join(", "));
+                return Err(Usage(why).into());
             }
         };
         let mut board: Self = toml::from_str(&text).with_context(|| format!("board `{name}`"))?;

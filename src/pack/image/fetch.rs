@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::pack::Usage;
+
 /// The file that `place` names: itself, or, for an address, one in `cache`. With `sha256`, in hexadecimal, it is that file.
 ///
 /// # Errors
@@ -18,10 +20,13 @@ pub fn kubelet(place: &str, sha256: Option<&str>, cache: &Path) -> Result<PathBu
         }
         return Ok(path);
     }
-    let wanted =
-        sha256.context("--kubelet is an address hint: --kubelet-sha256 HEX says what must lie there")?;
-    let is_hex = wanted.len() == 64 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
-    ensure!(is_hex, "--kubelet-sha256 `{wanted}` is not of 64 hexadecimal digits");
+    let Some(wanted) = sha256 else {
+        let why = "--kubelet is an address hint: --kubelet-sha256 HEX says what must lie there";
+        return Err(Usage(why.into()).into());
+    };
+    if wanted.len() != 64 || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Usage(format!("--kubelet-sha256 `{wanted}` is not of 64 hexadecimal digits")).into());
+    }
     let path = cache.join(format!("kubelet-{wanted}"));
     if path.exists() {
         verify(&path, wanted)?;
