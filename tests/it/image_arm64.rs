@@ -20,7 +20,7 @@ const BOOT: Duration = Duration::from_secs(900);
 fn make(workshop: &Workshop, board: &str) -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let kubelet =
-        Command::new(root.join("scripts/parts.d/kubelet")).arg(parts::cache()).arg("arm64").output()?;
+        Command::new(root.join("scripts/parts.d/kubernetes")).arg(parts::cache()).arg("arm64").output()?;
     ensure!(kubelet.status.success(), "{}", String::from_utf8_lossy(&kubelet.stderr));
     let kubelet = String::from_utf8(kubelet.stdout)?;
     let image = workshop.place.path(&format!("{board}.img"));
