@@ -38,6 +38,13 @@ fn places() -> (PathBuf, PathBuf) {
     (parts, tree)
 }
 
+/// Puts a script of tests/snapd into a payload, with what it speaks by.
+fn script(payload: &Path, name: &str) {
+    for (from, to) in [(name, "run.sh"), ("said.sh", "said.sh")] {
+        std::fs::copy(Path::new(ROOT).join("tests/snapd").join(from), payload.join(to)).unwrap();
+    }
+}
+
 /// Runs a payload in the tree; what it said.
 #[allow(clippy::print_stdout, reason = "a test says what it measured")]
 fn run(tree: &Path, payload: &Path, log: &Path, environment: &[(&str, &str)], looks: usize) -> String {
@@ -81,7 +88,7 @@ fn the_node_flavour_runs_a_static_pod_and_leaves_nothing() {
     std::fs::copy(parts::ctr().unwrap(), payload.join("ctr")).unwrap();
     let names = ["registry.k8s.io/pause:3.8", "registry.test/edge/app:1"];
     std::fs::rename(image_archive(folder.path(), &names).unwrap(), payload.join("images.tar")).unwrap();
-    std::fs::copy(Path::new(ROOT).join("tests/snapd/node.sh"), payload.join("run.sh")).unwrap();
+    script(&payload, "node.sh");
     let log = folder.path().join("log");
     run(&tree, &payload, &log, &[("SNAPD_CGROUP", "host"), ("SNAPD_TIMEOUT", "500")], 40);
 }

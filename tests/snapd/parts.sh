@@ -1,28 +1,8 @@
 # The parts of the snap's node flavour, as its services run them, without snapd: by bash as root in fresh mount, network, host
 # name, IPC and process namespaces. Environment: EDGE (the program), TREE (the parts), CTR, IMAGES (a tar), GROUP (a name for
 # cgroups of its own). Says one line for each thing that was looked at; ends with 1 if one was not as it should be.
-failed=0
-ok() { echo "ok   $1"; }
-bad() {
-    echo "FAIL $1"
-    [ -z "${2:-}" ] || printf '     %s\n' "$2"
-    failed=1
-}
-is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected <$3>, got <$2>"; fi; }
-has() { case $2 in *"$3"*) ok "$1" ;; *) bad "$1" "expected <$3> in <$2>" ;; esac }
-soon() {
-    what=$1 began=$(date +%s%N)
-    shift
-    for _ in $(seq 600); do
-        if "$@" >/dev/null 2>&1; then
-            took=$((($(date +%s%N) - began) / 1000000))
-            ok "$what"
-            return
-        fi
-        sleep 0.1
-    done
-    bad "$what" 'not within a minute'
-}
+. "$(dirname "$0")/said.sh"
+patience=60
 export SNAP_NAME=edge SNAP=/snap/edge/x1 SNAP_COMMON=/var/snap/edge/common
 common=$SNAP_COMMON
 ctr() { "$CTR" -a $common/run/containerd/containerd.sock -n k8s.io "$@"; }
