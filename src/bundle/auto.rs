@@ -57,13 +57,23 @@ where
     loop {
         let now = settings();
         if now.auto_import {
-            let found =
-                tokio::task::spawn_blocking(move || places(&now.media_dirs)).await.unwrap_or_default();
+            let found = tokio::task::spawn_blocking(move || places(&now.media_dirs)).await;
+            // Without them a stick that somebody mounted would be taken for one that nobody did.
+            let found = match found.unwrap_or_else(|e| Err(io::Error::other(e))) {
+                Ok(found) => {
+                    if !watching {
+                        part.good();
+                        watching = true;
+                    }
+                    found
+                }
+                Err(error) => {
+                    part.trouble(format!("cannot see what is mounted: {error}"));
+                    watching = false;
+                    seen.clone()
+                }
+            };
             let new: Vec<Place> = found.iter().filter(|place| !seen.contains(*place)).cloned().collect();
-            if !watching {
-                part.good();
-                watching = true;
-            }
             for place in new {
                 match gateway().await {
                     Ok(gateway) => tell(&part, &place, blocking(gateway, place.clone()).await),
@@ -123,8 +133,8 @@ impl Place {
 }
 
 /// All places where a stick may be now.
-fn places(media_dirs: &[PathBuf]) -> BTreeSet<Place> {
-    let mounted = mounts().unwrap_or_default();
+fn places(media_dirs: &[PathBuf]) -> io::Result<BTreeSet<Place>> {
+    let mounted = mounts()?;
     let below = |mount: &&Mount| media_dirs.iter().any(|dir| mount.at.starts_with(dir));
     let mut found: BTreeSet<Place> =
         mounted.iter().filter(below).map(|mount| Place::Mounted(mount.bare())).collect();
@@ -138,7 +148,7 @@ fn places(media_dirs: &[PathBuf]) -> BTreeSet<Place> {
             found.insert(Place::Device(Path::new("/dev").join(entry.file_name()), number));
         }
     }
-    found
+    Ok(found)
 }
 
 /// Looks at one stick, and imports what is new on it.

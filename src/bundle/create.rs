@@ -244,6 +244,6 @@ fn read_record(plan: &Plan) -> Result<Record, Error> {
 
 fn write_record(plan: &Plan, record: &Record) -> Result<(), Error> {
     durable::folder(&plan.records, 0o700).map_err(Error::Files)?;
-    let bytes = serde_json::to_vec(record).unwrap_or_default();
+    let bytes = serde_json::to_vec(record).map_err(|e| Error::Files(e.into()))?;
     durable::write(&record_path(plan), &bytes, 0o600).map_err(Error::Files)
 }

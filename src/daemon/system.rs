@@ -242,7 +242,10 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
 /// A machine without a battery boots long ago: certificates would not be good yet. Time that has certainly passed is
 /// better.
 fn set_clock(gateway: &Gateway) -> Option<String> {
-    let kept = gateway.store.trust_value("time-floor").ok().flatten().unwrap_or(0);
+    let kept = match gateway.store.trust_value("time-floor") {
+        Ok(kept) => kept.unwrap_or(0),
+        Err(error) => return Some(format!("the clock is not looked at: {error}")),
+    };
     clock::raise_floor(Timestamp::from_second(kept).ok()?);
     let floor = clock::floor();
     if clock::machine() >= floor {

@@ -146,7 +146,11 @@ impl Parts {
     /// The pull secrets that are cached: what the pods' images are fetched with.
     async fn pull_secrets(&self) -> Vec<Credentials> {
         let Some(cache) = &self.cache else { return Vec::new() };
-        let secrets = cache.read(|reader| reader.all("v1/secrets")).await.unwrap_or_default();
+        let read = cache.read(|reader| reader.all("v1/secrets")).await;
+        let secrets = read.unwrap_or_else(|error| {
+            tracing::warn!(%error, "pull secrets cannot be read: images that need one are refused by their registry");
+            Vec::new()
+        });
         let mut found = Vec::new();
         for secret in secrets.iter().filter(|secret| secret["type"] == "kubernetes.io/dockerconfigjson") {
             let data = secret["data"][".dockerconfigjson"].as_str().unwrap_or_default();

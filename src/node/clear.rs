@@ -25,7 +25,10 @@ pub fn clear(places: &Places) -> Vec<String> {
             left.push(format!("cannot end shim {pid}: {error}"));
         }
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_else(|error| {
+        left.push(format!("cannot see what is mounted: {error}"));
+        String::new()
+    });
     for point in below(&mounts, &places.common) {
         if let Err(error) = umount2(&point, MntFlags::MNT_DETACH) {
             left.push(format!("cannot unmount `{}`: {error}", point.display()));

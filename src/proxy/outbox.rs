@@ -140,6 +140,7 @@ impl Outbox {
             let fate = match &sent {
                 Sent::Nothing => Fate::Done(None),
                 Sent::Body(_, request) => self.send(&change, request).await?,
+                Sent::Never(why) => Fate::Never(why.clone()),
             };
             match fate {
                 Fate::Done(answer) => self.settle(&change, sent, answer).await.map_err(failed)?,
@@ -174,19 +175,21 @@ impl Outbox {
         let what = change.what.clone();
         self.cache
             .read(move |reader| {
-                if what.kind != ChangeKind::Patch {
-                    let body = what.body.as_deref().and_then(|b| serde_json::from_slice(b).ok());
-                    return Ok(Sent::Body(None, body.unwrap_or(Value::Null)));
-                }
-                if let Some(patch) = what.body.as_deref() {
-                    let patch = serde_json::from_slice(patch).unwrap_or(Value::Null);
-                    return Ok(Sent::Body(None, patch));
+                let is_difference = what.kind == ChangeKind::Patch && what.body.is_none();
+                let noted = if is_difference { &what.base } else { &what.body };
+                let noted = match noted.as_deref().map_or(Ok(Value::Null), serde_json::from_slice) {
+                    Ok(noted) => noted,
+                    Err(error) => {
+                        return Ok(Sent::Never(format!("what was noted of it is damaged: {error}")));
+                    }
+                };
+                if !is_difference {
+                    return Ok(Sent::Body(None, noted));
                 }
                 let Some(now) = reader.object(&what.key)?.filter(|o| o.uid == what.uid) else {
                     return Ok(Sent::Nothing);
                 };
-                let base = what.base.as_deref().and_then(|b| serde_json::from_slice(b).ok());
-                match told(&what, &base.unwrap_or(Value::Null), &now.body)? {
+                match told(&what, &noted, &now.body)? {
                     Some(patch) => Ok(Sent::Body(Some(now), patch)),
                     None => Ok(Sent::Nothing),
                 }
@@ -291,6 +294,8 @@ impl Outbox {
 enum Sent {
     Nothing,
     Body(Option<Object>, Value),
+    /// It cannot be told, and why.
+    Never(String),
 }
 
 fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
@@ -376,64 +381,5 @@ fn is_another(status: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::cache::NewChange;
-
-    fn change(id: i64, resource: &str, name: &str, attempts: u32) -> Change {
-        let key = ObjectKey { resource: resource.into(), namespace: "ns".into(), name: name.into() };
-        let what = NewChange {
-            kind: ChangeKind::Patch,
-            key,
-            uid: "u".into(),
-            subresource: "status".into(),
-            author: Author::Node,
-            manager: None,
-            base: None,
-            body: None,
-        };
-        Change { id, what, at: 0, attempts, error: String::new() }
-    }
-
-    #[test]
-    fn the_first_round_leaves_events_and_whole_objects_that_are_put_off() {
-        let changes = vec![
-            change(1, "v1/pods", "a", ATTEMPTS),
-            change(2, "v1/pods", "a", 0),
-            change(3, "v1/pods", "b", ATTEMPTS - 1),
-            change(4, "v1/events", "e", 0),
-        ];
-        let ids = |round: Round| -> Vec<i64> { round.choose(changes.clone()).iter().map(|c| c.id).collect() };
-        assert_eq!(ids(Round::First), [3]);
-        assert_eq!(ids(Round::All), [1, 2, 3, 4]);
-    }
-
-    #[test]
-    fn nothing_of_kubelet_s_is_put_off_by_a_client() {
-        let mut changes = vec![change(1, "v1/pods", "a", ATTEMPTS), change(2, "v1/pods", "a", 0)];
-        changes[0].what.author = Author::Client("client".into());
-        assert_eq!(Round::First.choose(changes).iter().map(|c| c.id).collect::<Vec<_>>(), [2]);
-    }
-
-    #[test]
-    fn what_is_about_another_object_of_the_name_goes_without_alarm() {
-        let change = change(1, "v1/pods", "a", 0);
-        let fate = |code: u16, status: Value| {
-            fate(&change, StatusCode::from_u16(code).unwrap(), status.to_string().as_bytes())
-        };
-        let invalid = |field: &str| {
-            json!({"kind": "Status", "message": "Pod \"a\" is invalid", "reason": "Invalid",
-                "details": {"causes": [{"reason": "FieldValueInvalid", "field": field}]}})
-        };
-        assert!(matches!(fate(422, invalid("metadata.uid")), Fate::Gone(_)));
-        assert!(matches!(fate(422, invalid("spec.nodeName")), Fate::Never(_)));
-        assert!(matches!(fate(404, json!({"kind": "Status"})), Fate::Gone(_)));
-        let other = "Precondition failed: UID in precondition: x, UID in object meta: y";
-        assert!(matches!(fate(409, json!({"message": other})), Fate::Gone(_)));
-        assert!(matches!(fate(409, json!({"message": "the object has been modified"})), Fate::Never(_)));
-        assert!(matches!(fate(403, json!({})), Fate::Forbidden(_)));
-        assert!(matches!(fate(500, json!({})), Fate::Later(_)));
-    }
-}
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -92,9 +92,18 @@ impl Pull {
         }
         let (pull, repository, digest) = (Self(inner.clone()), repository.to_owned(), digest.clone());
         tokio::spawn(async move {
-            let (store, wanted) = (pull.0.store.clone(), digest);
+            let (store, wanted) = (pull.0.store.clone(), digest.clone());
             let missing = tokio::task::spawn_blocking(move || missing(&store, &wanted)).await;
-            for digest in missing.ok().and_then(Result::ok).unwrap_or_default() {
+            let missing = match missing {
+                Ok(Ok(missing)) => missing,
+                Ok(Err(error)) => {
+                    tracing::warn!(repository, %digest, %error, "what is missing of an image is not fetched");
+                    return;
+                }
+                // The process ends.
+                Err(_) => return,
+            };
+            for digest in missing {
                 if pull.0.sources.ready(&repository).is_none() {
                     return;
                 }

@@ -103,7 +103,10 @@ impl Registry {
         let _ = ending.send(());
         let _ = tokio::time::timeout(DRAIN, ending.closed()).await;
         let store = self.inner.store.clone();
-        let _ = tokio::task::spawn_blocking(move || store.flush_used()).await;
+        let flushed = tokio::task::spawn_blocking(move || store.flush_used()).await;
+        if let Ok(Err(error)) = flushed {
+            tracing::warn!(%error, "what was used last is not noted: `registry.size-limit` may let the wrong images go");
+        }
         Ok(())
     }
 

@@ -172,11 +172,17 @@ impl Store {
             let Ok(meta) = entry.metadata() else { continue };
             let id = entry.file_name().to_str().and_then(|name| name.parse::<UploadId>().ok());
             let busy = id.is_some_and(|id| matches!(self.sessions().get(&id), Some(Session::Busy)));
-            if meta.mtime() < before && !busy && std::fs::remove_file(entry.path()).is_ok() {
-                dropped += 1;
-                if let Some(id) = id {
-                    self.sessions().remove(&id);
-                }
+            if meta.mtime() >= before || busy {
+                continue;
+            }
+            let path = entry.path();
+            match std::fs::remove_file(&path) {
+                Ok(()) => dropped += 1,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(durable::named(e, "remove", &path).into()),
+            }
+            if let Some(id) = id {
+                self.sessions().remove(&id);
             }
         }
         Ok(dropped)

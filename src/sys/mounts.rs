@@ -175,9 +175,10 @@ impl Writable {
 impl Drop for Writable {
     fn drop(&mut self) {
         let Some(mount) = &self.mount else { return };
-        if let Ok(handle) = File::open(&mount.at) {
-            // Mounting read only syncs too; this one is for a medium that goes just then.
-            let _ = nix::unistd::syncfs(&handle);
+        // Mounting read only syncs too; this one is for a medium that goes just then.
+        let synced = File::open(&mount.at).and_then(|handle| Ok(nix::unistd::syncfs(&handle)?));
+        if let Err(error) = synced {
+            tracing::warn!(at = %mount.at.display(), %error, "what was written there may not be on the medium");
         }
         if let Err(error) = remount(mount, MsFlags::MS_RDONLY) {
             tracing::warn!(at = %mount.at.display(), %error, "what was mounted read only stays writable");

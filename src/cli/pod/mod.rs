@@ -136,7 +136,12 @@ fn cached(config: &Config) -> Result<Vec<Value>> {
     }
     let pods =
         Reader::open(&path).and_then(|reader| reader.all("v1/pods")).context("cannot read the cache")?;
-    let node = Record::read(&config.state_dir).ok().flatten().map(|record| record.node_name);
+    // In need any pods are better than none.
+    let record = Record::read(&config.state_dir).unwrap_or_else(|error| {
+        output::note(&format!("warning: pods of other nodes may be among these: {error}"));
+        None
+    });
+    let node = record.map(|record| record.node_name);
     let here = |pod: &Value| node.as_deref().is_none_or(|node| pod["spec"]["nodeName"] == node);
     Ok(pods.into_iter().filter(here).collect())
 }
