@@ -92,8 +92,12 @@ fn held(rig: &Rig, configs: &[String], pid: i32) -> Result<f64> {
             running.push(tokio::spawn(async move {
                 let mut watch = std::pin::pin!(watch);
                 let mut whole = false;
-                while watch.next().await.is_some() {
-                    if !whole && store.state().len() == OBJECTS {
+                while let Some(seen) = watch.next().await {
+                    if let Err(error) = seen {
+                        eprintln!("a client asks again: {error}");
+                    }
+                    // One more is of the cloud's own.
+                    if !whole && store.state().len() >= OBJECTS {
                         whole = true;
                         counted.fetch_add(1, Ordering::Relaxed);
                     }
