@@ -31,6 +31,8 @@ use crate::trust::{LARGEST_ROOT, root_file_name};
 const SETTLE: Duration = Duration::from_millis(700);
 /// However quiet it is, everything is looked at after this.
 const ANYWAY: Duration = Duration::from_secs(60);
+/// So often it is seen that somebody asks for it.
+const ASKED: Duration = Duration::from_secs(5);
 
 /// What became of one stick.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,45 +54,50 @@ where
     G: Fn() -> F,
     F: Future<Output = Result<Gateway, String>>,
 {
-    let mut events = Events::open();
+    // Opened when somebody asks: where edge is confined, each look at them is told as a fault.
+    let mut events: Option<Events> = None;
     let (mut seen, mut watching) = (BTreeSet::new(), false);
     loop {
         let now = settings();
         if now.auto_import {
-            let found = tokio::task::spawn_blocking(move || places(&now.media_dirs)).await;
-            // Without them a stick that somebody mounted would be taken for one that nobody did.
-            let found = match found.unwrap_or_else(|e| Err(io::Error::other(e))) {
+            events.get_or_insert_with(Events::open);
+            let looked = tokio::task::spawn_blocking(move || places(&now.media_dirs)).await;
+            match looked.unwrap_or_else(|e| Err(io::Error::other(e.to_string()))) {
                 Ok(found) => {
                     if !watching {
                         part.good();
                         watching = true;
                     }
-                    found
+                    for place in found.difference(&seen) {
+                        match gateway().await {
+                            Ok(gateway) => tell(&part, place, blocking(gateway, place.clone()).await),
+                            Err(why) => part.trouble(why),
+                        }
+                    }
+                    // What was pulled is forgotten, so that it is looked at when it comes back.
+                    seen = found;
                 }
                 Err(error) => {
-                    part.trouble(format!("cannot see what is mounted: {error}"));
+                    part.trouble(error.to_string());
                     watching = false;
-                    seen.clone()
-                }
-            };
-            let new: Vec<Place> = found.iter().filter(|place| !seen.contains(*place)).cloned().collect();
-            for place in new {
-                match gateway().await {
-                    Ok(gateway) => tell(&part, &place, blocking(gateway, place.clone()).await),
-                    Err(why) => part.trouble(why),
                 }
             }
-            // What was pulled is forgotten, so that it is looked at when it comes back.
-            seen = found;
         } else {
             part.off();
             seen.clear();
-            watching = false;
+            (events, watching) = (None, false);
         }
+        let anyway = if events.is_some() { ANYWAY } else { ASKED };
+        let changed = async {
+            match &mut events {
+                Some(events) => events.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
-            () = events.next() => {}
-            () = tokio::time::sleep(ANYWAY) => {}
+            () = changed => {}
+            () = tokio::time::sleep(anyway) => {}
         }
     }
 }
@@ -133,8 +140,17 @@ impl Place {
 }
 
 /// All places where a stick may be now.
+///
+/// # Errors
+/// The kernel does not tell what is mounted.
 fn places(media_dirs: &[PathBuf]) -> io::Result<BTreeSet<Place>> {
-    let mounted = mounts()?;
+    let mounted = mounts().map_err(|e| {
+        let hint = match e.kind() {
+            io::ErrorKind::PermissionDenied => " hint: in a snap, `snap connect edge:mount-observe`",
+            _ => "",
+        };
+        io::Error::new(e.kind(), format!("it cannot be seen where sticks are mounted: {e}{hint}"))
+    })?;
     let below = |mount: &&Mount| media_dirs.iter().any(|dir| mount.at.starts_with(dir));
     let mut found: BTreeSet<Place> =
         mounted.iter().filter(below).map(|mount| Place::Mounted(mount.bare())).collect();
