@@ -83,6 +83,7 @@ mod registry_upkeep;
 mod snap_hooks;
 mod snap_pack;
 mod snap_real;
+mod snap_vm;
 mod store;
 mod store_crash;
 #[path = "../support/mod.rs"]

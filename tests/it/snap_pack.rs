@@ -77,6 +77,30 @@ fn the_same_input_gives_the_same_bytes_elsewhere_and_later() {
     assert!(bytes(&first) != bytes(&other), "the time is in it");
 }
 
+/// snapd's own `snap pack`, of the tree that `scripts/parts` has made, given what is in ours.
+#[test]
+fn snap_pack_makes_the_same_bytes_of_it() {
+    const PACK: &str = r#"root=$1 place=$2
+mount -t tmpfs tmpfs "$root/mnt"; mkdir "$root/mnt/place"; mount --bind "$place" "$root/mnt/place"
+mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"; mount -t tmpfs tmpfs "$root/tmp"
+# The snapd snap of the tree is empty; the package's own tools are there.
+mount -t tmpfs tmpfs "$root/snap"
+exec chroot "$root" env SOURCE_DATE_EPOCH=1700000000 snap pack --filename=theirs.snap /mnt/place/tree /mnt/place"#;
+    let folder = tempfile::tempdir().unwrap();
+    let ours = PathBuf::from(pack(folder.path(), &[]).good().out.trim());
+    let tree = folder.path().join("tree");
+    unsquashfs(&["-q", "-n", "-d", tree.to_str().unwrap()], &ours);
+    let root = crate::snap_real::places().1.canonicalize().unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-ec", PACK, "sh"])
+        .args([&root, folder.path()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let theirs = std::fs::read(folder.path().join("theirs.snap")).unwrap();
+    assert!(std::fs::read(&ours).unwrap() == theirs, "the two differ");
+}
+
 #[test]
 fn what_cannot_run_in_the_snap_is_refused() {
     let folder = tempfile::tempdir().unwrap();

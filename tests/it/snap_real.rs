@@ -10,10 +10,23 @@ use crate::support::{Authority, image_archive, kubeconfig, parts};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The static binary that `scripts/test` has built; it must be of these sources.
-fn binary() -> PathBuf {
-    let path = Path::new(ROOT).join("target/snap-test/edge-amd64");
-    let build = "hint: scripts/snap --quick --arch amd64 --out target/snap-test";
+/// Which static binary `scripts/test` has built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// For tests.
+    Quick,
+    /// What ships.
+    Gateway,
+}
+
+/// The static binary; it must be of these sources.
+pub fn binary(build: Build) -> PathBuf {
+    let (folder, flag) = match build {
+        Build::Quick => ("target/snap-test", "--quick "),
+        Build::Gateway => ("target/snap", ""),
+    };
+    let path = Path::new(ROOT).join(folder).join("edge-amd64");
+    let build = format!("hint: scripts/snap {flag}--arch amd64 --out {folder}");
     let built =
         path.metadata().unwrap_or_else(|_| panic!("no `{}` {build}", path.display())).modified().unwrap();
     let newest = newest(&Path::new(ROOT).join("src"));
@@ -31,7 +44,7 @@ fn newest(folder: &Path) -> (SystemTime, PathBuf) {
 }
 
 /// The folder that `scripts/parts` fills, and the tree with snapd in it.
-fn places() -> (PathBuf, PathBuf) {
+pub fn places() -> (PathBuf, PathBuf) {
     let parts = std::env::var_os("EDGE_PARTS").map_or_else(|| "/var/cache/edge-parts".into(), PathBuf::from);
     let tree = parts.join("snapd/tree");
     assert!(tree.exists(), "no `{}` hint: run scripts/parts as root", tree.display());
@@ -45,11 +58,31 @@ fn script(payload: &Path, name: &str) {
     }
 }
 
+/// Where a payload runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// In namespaces, on this kernel.
+    Here,
+    /// In a virtual machine, with AppArmor.
+    Virtual,
+}
+
 /// Runs a payload in the tree; what it said.
 #[allow(clippy::print_stdout, reason = "a test says what it measured")]
-fn run(tree: &Path, payload: &Path, log: &Path, environment: &[(&str, &str)], looks: usize) -> String {
-    let mut runner = Command::new(Path::new(ROOT).join("tests/snapd/run"));
-    let status = runner.args([tree, payload, log]).envs(environment.iter().copied()).status().unwrap();
+pub fn run(
+    machine: Machine,
+    payload: &Path,
+    log: &Path,
+    environment: &[(&str, &str)],
+    looks: usize,
+) -> String {
+    let (_, tree) = places();
+    let runner = match machine {
+        Machine::Here => "tests/snapd/run",
+        Machine::Virtual => "tests/snapd/vm",
+    };
+    let mut runner = Command::new(Path::new(ROOT).join(runner));
+    let status = runner.args([&tree, payload, log]).envs(environment.iter().copied()).status().unwrap();
     let said = std::fs::read_to_string(log).unwrap();
     assert!(status.success(), "{status}\n{said}");
     // A script that stops early has not looked at everything.
@@ -64,18 +97,25 @@ fn run(tree: &Path, payload: &Path, log: &Path, environment: &[(&str, &str)], lo
 #[test]
 #[ignore = "packs 200 MB twice, four minutes: scripts/test --long"]
 fn the_node_flavour_runs_a_static_pod_and_leaves_nothing() {
-    let (parts_folder, tree) = places();
-    let node = parts_folder.join("node-amd64/tree");
-    assert!(node.exists(), "no `{}` hint: run scripts/parts as root", node.display());
     let folder = tempfile::tempdir().unwrap();
-    let payload = folder.path().join("payload");
+    let payload = node_payload(folder.path());
+    let log = folder.path().join("log");
+    run(Machine::Here, &payload, &log, &[("SNAPD_CGROUP", "host"), ("SNAPD_TIMEOUT", "500")], 40);
+}
+
+/// What `tests/snapd/node.sh` needs, in `folder`.
+#[allow(clippy::print_stdout, reason = "a test says what it measured")]
+pub fn node_payload(folder: &Path) -> PathBuf {
+    let node = places().0.join("node-amd64/tree");
+    assert!(node.exists(), "no `{}` hint: run scripts/parts as root", node.display());
+    let payload = folder.join("payload");
     std::fs::create_dir(&payload).unwrap();
     let pack = |version: &str, name: &str| {
         let mut pack = Command::new(env!("CARGO_BIN_EXE_edge-pack"));
         pack.args(["snap", "--arch", "amd64", "--snap-version", version, "--flavour", "node", "--parts"])
             .arg(&node);
-        pack.arg("--binary").arg(binary());
-        let made = Done::of(pack.arg("--out").arg(folder.path()).output().unwrap()).good();
+        pack.arg("--binary").arg(binary(Build::Quick));
+        let made = Done::of(pack.arg("--out").arg(folder).output().unwrap()).good();
         std::fs::rename(made.out.trim(), payload.join(name)).unwrap();
     };
     pack("1", "edge-node-2.snap");
@@ -87,35 +127,50 @@ fn the_node_flavour_runs_a_static_pod_and_leaves_nothing() {
     pack("2", "edge-node-2.snap");
     std::fs::copy(parts::ctr().unwrap(), payload.join("ctr")).unwrap();
     let names = ["registry.k8s.io/pause:3.8", "registry.test/edge/app:1"];
-    std::fs::rename(image_archive(folder.path(), &names).unwrap(), payload.join("images.tar")).unwrap();
+    std::fs::rename(image_archive(folder, &names).unwrap(), payload.join("images.tar")).unwrap();
     script(&payload, "node.sh");
-    let log = folder.path().join("log");
-    run(&tree, &payload, &log, &[("SNAPD_CGROUP", "host"), ("SNAPD_TIMEOUT", "500")], 40);
+    payload
 }
 
 #[test]
 fn installed_configured_refreshed_reverted_and_removed_by_a_real_snapd() {
-    let (_, tree) = places();
     let folder = tempfile::tempdir().unwrap();
-    let payload = folder.path().join("payload");
+    let payload = edge_payload(folder.path(), Build::Quick);
+    run(Machine::Here, &payload, &folder.path().join("log"), &[], 80);
+}
+
+/// The same with the binary that ships, and the figures that it is held to.
+#[test]
+#[ignore = "of a build that takes minutes: scripts/test --long"]
+fn what_ships_takes_values_that_change_nothing_within_30_ms() {
+    let folder = tempfile::tempdir().unwrap();
+    let payload = edge_payload(folder.path(), Build::Gateway);
+    let said = run(Machine::Here, &payload, &folder.path().join("log"), &[], 80);
+    assert!(said.contains("figure configure-nothing-changed-ms "), "{said}");
+}
+
+/// What `tests/snapd/test.sh` needs, in `folder`.
+pub fn edge_payload(folder: &Path, build: Build) -> PathBuf {
+    let payload = folder.join("payload");
     std::fs::create_dir(&payload).unwrap();
-    let binary = binary();
+    let binary = binary(build);
     for (version, confinement, name) in
         [("1", "strict", "edge.snap"), ("2", "strict", "edge-2.snap"), ("1", "classic", "edge-classic.snap")]
     {
         let mut pack = Command::new(env!("CARGO_BIN_EXE_edge-pack"));
         pack.args(["snap", "--arch", "amd64", "--snap-version", version, "--confinement", confinement]);
         pack.arg("--binary").arg(&binary);
-        let made = Done::of(pack.arg("--out").arg(folder.path()).output().unwrap()).good();
+        let made = Done::of(pack.arg("--out").arg(folder).output().unwrap()).good();
         std::fs::rename(made.out.trim(), payload.join(name)).unwrap();
     }
-    std::fs::write(payload.join("quick"), "").unwrap();
+    if build == Build::Quick {
+        std::fs::write(payload.join("quick"), "").unwrap();
+    }
     let cloud = Authority::new("cloud").unwrap();
     let node = cloud.client("system:node:ship-7", "system:nodes").unwrap();
     let from = kubeconfig("https://192.0.2.7:6443", cloud.certificate(), &node);
     std::fs::write(payload.join("kubelet.conf"), from).unwrap();
     std::fs::write(payload.join("rotated.pem"), format!("{}{}", node.certificate, node.key)).unwrap();
     std::fs::copy(Path::new(ROOT).join("tests/snapd/test.sh"), payload.join("run.sh")).unwrap();
-    let log = folder.path().join("log");
-    run(&tree, &payload, &log, &[], 80);
+    payload
 }
