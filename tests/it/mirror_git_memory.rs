@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::forge::{Forge, git};
 use crate::mirror::noise;
-use crate::mirror_git::{Forge, git};
 
 /// Deltas in the chain; git makes none that is longer than 4095.
 const LEVELS: u32 = 240;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use edge::sys::digest::Digest;
 use serde_json::Value;
 
-use crate::mirror::{Daemon, Site, noise, size_of, states};
+use crate::command::Daemon;
+use crate::mirror::{Site, noise, size_of, states};
 use crate::mirror_sources::{Web, package};
 use crate::registry_clients::{run, tool};
 

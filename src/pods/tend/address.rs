@@ -80,6 +80,7 @@ fn holds(net: &Path, address: IpAddr) -> Option<bool> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 mod tests {
     use super::*;
 
