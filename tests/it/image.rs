@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::command::Place;
-use crate::support::vm::{self, Arch, Cable, Vm};
+use crate::support::vm::{self, Arch, Cable, Disk, Vm};
 use crate::support::{image_archive, parts};
 
 /// The pod that comes with the image: it writes to the console of the machine, for there may be no other way out.
@@ -28,6 +28,9 @@ spec:
     securityContext:
       privileged: true
 ";
+/// The address that QEMU's own network lets the tests in at.
+const NETWORK: &str =
+    "[Match]\nType=ether\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nDNS=10.0.2.3\n";
 /// How long a machine without KVM may take to a healthy system.
 pub const BOOT: Duration = Duration::from_secs(400);
 /// What `edge system healthy` writes to the console.
@@ -172,14 +175,17 @@ fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result
     Ok(())
 }
 
-/// The folder that any computer can write on the card: what is right in it is taken, and one line tells what is not.
+/// The folder that any computer can write on the card: what is right in it is taken, and one line tells what is not. The
+/// machine starts from USB, and its own disk is no stick to it.
 #[test]
 #[ignore = "boots a machine of its own"]
 fn what_lies_on_the_card_is_taken_at_the_first_boot() -> Result<()> {
     let (workshop, image) = made();
     let mut machine = workshop.machine("card", image, Cable::Lonely)?;
+    machine.kind = Disk::Usb;
     let folder = machine.disk().with_file_name("edge-config");
-    std::fs::create_dir(&folder)?;
+    std::fs::create_dir_all(folder.join("network"))?;
+    std::fs::write(folder.join("network/10-lan.network"), NETWORK)?;
     std::fs::write(folder.join("edge.toml"), "offline-mod = true\n")?;
     std::fs::copy(workshop.place.path("owner/key.pub"), folder.join("authorized_keys"))?;
     let place = machine.disk().parent().context("no folder")?.to_owned();
@@ -187,7 +193,7 @@ fn what_lies_on_the_card_is_taken_at_the_first_boot() -> Result<()> {
     let output = vm::tool(&place, &copy)?.output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     machine.start()?;
-    machine.wait("`edge.toml` on", BOOT)?;
+    machine.wait("`edge.toml` on the EFI system partition is not taken", BOOT)?;
     machine.wait(HEALTHY, BOOT)?;
     let console = machine.console()?;
     let line = console.lines().find(|line| line.contains("`edge.toml` on")).unwrap_or_default();
@@ -195,6 +201,13 @@ fn what_lies_on_the_card_is_taken_at_the_first_boot() -> Result<()> {
     // What was taken does not stay where anybody can read it; what was wrong does, for who mends it.
     let told = machine.run("cat /var/etc/edge/authorized_keys; ls /efi/edge-config")?;
     assert!(told.starts_with("ssh-ed25519 ") && told.ends_with(" owner\nedge.toml\n"), "{told}");
+    // Nobody was asked for the address.
+    let told = machine.run(
+        "networkctl status --no-pager --lines=0 'en*'; ip -4 -o addr show scope global; cat /run/edge-disk",
+    )?;
+    assert!(told.contains("/etc/systemd/network/10-lan.network"), "{told}");
+    assert!(told.contains("inet 10.0.2.15/24 ") && !told.contains("dynamic"), "{told}");
+    assert!(told.ends_with("sda\n"), "{told}");
     Ok(())
 }
 
@@ -215,7 +228,17 @@ fn without_any_network_card_the_pod_runs_too() -> Result<()> {
 fn made_again_in_another_folder_the_image_is_the_same() -> Result<()> {
     let (workshop, image) = made();
     let lock = format!("{}.lock", image.display());
-    let other = workshop.make("elsewhere/deeper/again.img", &["--lock", &lock])?;
+    let other = workshop.place.path("elsewhere/deeper/again.img");
+    // As somebody else would: with other habits, in another part of the world.
+    let plain = workshop.pack(&other, &["--lock", &lock])?;
+    let mut command = Command::new("sh");
+    command
+        .args(["-ec", "umask 077; cd /; exec \"$@\"", "sh"])
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    command.env("SOURCE_DATE_EPOCH", "1767225600").env("TZ", "Pacific/Kiritimati").env("LC_ALL", "C");
+    let output = command.env("HOME", "/nonexistent").env("USER", "somebody").output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for end in
         ["", ".zst", ".lock", ".spdx.json", ".system/root.erofs", ".system/root.verity", ".system/edge.efi"]
     {
@@ -237,6 +260,26 @@ fn a_lock_of_other_packages_is_refused() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("the packages are not those of the lock: base-files 9"), "{said}");
+    assert!(!out.exists());
+    Ok(())
+}
+
+/// A module that is not there would be missed on the gateway alone, which does not find its disk then.
+#[test]
+fn a_board_that_lists_a_module_its_kernel_lacks_is_refused() -> Result<()> {
+    let (workshop, image) = made();
+    let board = include_str!("../../config/boards/generic-efi.toml").replace("\"nvme\"", "\"nvmee\"");
+    let board = workshop.place.write("mine.toml", &board).display().to_string();
+    let out = workshop.place.path("no-module.img");
+    let lock = format!("{}.lock", image.display());
+    let output = workshop.pack(&out, &["--board", &board, "--lock", &lock])?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("board `mine`: its kernel ") && last.contains(" has no module `nvmee` hint: "),
+        "{last}"
+    );
     assert!(!out.exists());
     Ok(())
 }

@@ -11,7 +11,7 @@
 //! - `keys`      the authorities, certificates and kubeconfigs
 //! - `image`     a container image made of a static busybox
 //! - `scene`     a gateway that has joined: where scenarios begin
-//! - `vm`        a virtual machine that boots an appliance image
+//! - `vm`        a virtual machine that boots an appliance image; `power` is its disk whose cache a power cut empties
 //! - `workload`  the standard pods of the scenario tests
 //! - `parts`     where `scripts/parts` put the programs
 //!
@@ -43,6 +43,7 @@ mod names;
 mod node;
 pub mod parts;
 mod pod;
+pub mod power;
 mod process;
 mod runtime;
 mod scene;

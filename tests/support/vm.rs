@@ -3,6 +3,9 @@
 //!
 //! QEMU is of the tree that `scripts/parts.d/image-tools` makes. It emulates, so that figures and races are the same on
 //! any host; `EDGE_VM_ACCEL=kvm` is quicker where there is KVM.
+//!
+//! A machine may be slow, and slower still beside others: what is waited for has all the time it wants as long as the
+//! console goes on.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::parts;
+use super::{parts, power};
 
 /// The folder of the tests as programs of the tree see it, and what it takes to get there.
 const ENTER: &str = r#"root=$1 place=$2; shift 2
@@ -35,6 +38,19 @@ pub enum Cable {
     None,
     /// A card, an address, and nobody else there: only the tests reach in.
     Lonely,
+    /// The same in the network of another process, whose neighbours it reaches.
+    Beside(i32),
+}
+
+/// What the machine's disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// Built in.
+    Virtio,
+    /// Plugged in: the machine starts from USB.
+    Usb,
+    /// Built in, with a cache that a power cut empties: see [`Vm::cut`].
+    Cached,
 }
 
 /// Two at a time would each be half as quick, and run into what the other's tests allow it.
@@ -45,6 +61,8 @@ pub struct Vm {
     arch: Arch,
     place: PathBuf,
     cable: Cable,
+    /// What it starts from.
+    pub kind: Disk,
     port: u16,
     child: Option<Child>,
     /// Where in the log this start begins.
@@ -94,6 +112,7 @@ impl Vm {
             arch,
             place,
             cable,
+            kind: Disk::Virtio,
             port,
             child: None,
             mark: 0,
@@ -108,6 +127,30 @@ impl Vm {
     /// The disk, for whoever spoils it while the machine is off.
     pub fn disk(&self) -> PathBuf {
         self.place.join("disk.img")
+    }
+
+    /// A program of the tree, in the network that the machine is in.
+    fn tool(&self, arguments: &[&str]) -> Result<Command> {
+        let command = tool(&self.place, arguments)?;
+        let Cable::Beside(process) = self.cable else { return Ok(command) };
+        let mut there = Command::new("nsenter");
+        there.args(["-t", &process.to_string(), "-n", "--"]).arg(command.get_program());
+        there.args(command.get_args()).stdin(Stdio::null());
+        Ok(there)
+    }
+
+    /// The disk as QEMU is told of it.
+    fn backend(&self) -> Result<String> {
+        if self.kind != Disk::Cached {
+            return Ok(
+                "node-name=disk,driver=raw,discard=unmap,file.driver=file,file.filename=/work/disk.img"
+                    .into(),
+            );
+        }
+        power::prepare(&self.place)?;
+        Ok("node-name=disk,driver=blklogwrites,discard=unmap,file.driver=qcow2,file.file.driver=file,\
+            file.file.filename=/work/cache.qcow2,log.driver=file,log.filename=/work/writes"
+            .into())
     }
 
     /// Switches it on.
@@ -138,17 +181,26 @@ impl Vm {
         for drive in [
             format!("if=pflash,format=raw,readonly=on,file={firmware}"),
             "if=pflash,format=raw,file=/work/vars.fd".into(),
-            // Writes that the guest did not flush are lost with the process's page cache only if the host dies; a killed
-            // machine loses what it had not yet written, which is what a power cut does to a file system.
-            "if=none,id=disk,format=raw,discard=unmap,cache=writeback,file=/work/disk.img".into(),
         ] {
             all.extend(["-drive".into(), drive]);
         }
-        all.extend(["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"].map(String::from));
+        all.extend(["-blockdev".into(), self.backend()?]);
+        let is_usb = self.kind == Disk::Usb;
+        // Firmware looks for disks behind it, which takes its time.
+        if is_usb || self.more.iter().any(|word| word.contains("usb-storage")) {
+            all.extend(["-device", "qemu-xhci,id=usb"].map(String::from));
+        }
+        let disk = if is_usb {
+            "usb-storage,drive=disk,bus=usb.0,removable=on"
+        } else {
+            "virtio-blk-pci,drive=disk"
+        };
+        all.extend(["-device", disk, "-device", "virtio-rng-pci"].map(String::from));
         match self.cable {
             Cable::None => all.extend(["-nic".into(), "none".into()]),
-            Cable::Lonely => {
-                let net = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
+            Cable::Lonely | Cable::Beside(_) => {
+                let restrict = if self.cable == Cable::Lonely { "on" } else { "off" };
+                let net = format!("user,id=net,restrict={restrict},hostfwd=tcp:127.0.0.1:{}-:22", self.port);
                 all.extend([
                     "-netdev".into(),
                     net,
@@ -164,7 +216,7 @@ impl Vm {
         all.extend(self.more.iter().cloned());
         let arguments: Vec<&str> = all.iter().map(String::as_str).collect();
         let said = File::create(self.place.join("qemu.log"))?;
-        let mut command = tool(&self.place, &arguments)?;
+        let mut command = self.tool(&arguments)?;
         command.stdout(said.try_clone()?).stderr(said).process_group(0);
         self.child = Some(command.spawn().context("cannot run `unshare`")?);
         Ok(())
@@ -184,12 +236,18 @@ impl Vm {
         Ok(())
     }
 
-    /// Waits until the console shows `text`; how long after the start it was seen.
+    /// Waits until the console shows `text`; how long after the start it was seen. The limit is of the time in which the
+    /// console shows nothing new, and four of it of all.
     pub fn wait(&mut self, text: &str, limit: Duration) -> Result<Duration> {
-        let until = Instant::now() + limit;
+        let end = Instant::now() + 4 * limit;
+        let (mut until, mut length) = (Instant::now() + limit, 0);
         loop {
-            if self.console()?.contains(text) {
+            let console = self.console()?;
+            if console.contains(text) {
                 return Ok(self.begun.elapsed());
+            }
+            if console.len() != length {
+                (until, length) = (end.min(Instant::now() + limit), console.len());
             }
             if let Some(status) = self.child.as_mut().context("it is off")?.try_wait()? {
                 let said = fs::read_to_string(self.place.join("qemu.log")).unwrap_or_default();
@@ -221,9 +279,8 @@ impl Vm {
         let until = Instant::now() + limit;
         let port = self.port.to_string();
         loop {
-            let output = tool(
-                &self.place,
-                &[
+            let output = self
+                .tool(&[
                     "ssh",
                     "-i",
                     "/work/key",
@@ -233,12 +290,13 @@ impl Vm {
                     "-oStrictHostKeyChecking=no",
                     "-oUserKnownHostsFile=/dev/null",
                     "-oLogLevel=ERROR",
-                    "-oConnectTimeout=10",
+                    "-oConnectTimeout=30",
+                    // A machine that was cut off says nothing any more.
+                    "-oServerAliveInterval=60",
                     "root@127.0.0.1",
                     text,
-                ],
-            )?
-            .output()?;
+                ])?
+                .output()?;
             // 255: ssh itself did not come through.
             if output.status.code() != Some(255) {
                 return Ok(output);
@@ -273,6 +331,19 @@ impl Vm {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Pulls the plug of a machine whose disk is [`Disk::Cached`]: of what it wrote after its last flush, nothing is on the
+    /// medium, or with `scattered` some of it, as that number falls.
+    pub fn cut(&mut self, scattered: Option<u64>) -> Result<power::Lost> {
+        ensure!(self.kind == Disk::Cached, "this machine's disk has no cache");
+        self.kill()?;
+        power::lose(&self.place, scattered)
+    }
+
+    /// Bytes that a machine whose disk is [`Disk::Cached`] wrote since it was switched on.
+    pub fn written(&self) -> Result<u64> {
+        power::written(&self.place)
     }
 
     /// Makes the key pair of this machine's owner in `place`; the path of the public half.

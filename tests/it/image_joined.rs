@@ -1,0 +1,103 @@
+//! An appliance in a real cloud, which it joins at its first boot; then the cloud is gone, and the appliance loses power.
+//! Long, and of `scripts/test --long`.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::image::{BOOT, HEALTHY, made};
+use crate::support::vm::{self, Cable};
+use crate::support::{Cluster, ClusterOptions, Cut, KUBE_ADDRESS, seconds};
+
+/// The certificate's name, which is not what the machine calls itself.
+const NODE: &str = "ship-7";
+/// What a pod can ask of the cloud, told on the machine's console: there may be no other way out.
+const PODS: &str = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: words}
+data: {word: from-a-configmap}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: hidden}
+stringData: {word: from-a-secret}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: teller}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: teller}}
+  template:
+    metadata: {labels: {app: teller}}
+    spec:
+      containers:
+      - name: teller
+        image: docker.io/ship/greeter:1
+        imagePullPolicy: IfNotPresent
+        command: [sh, -c, 'test -s /run/secrets/kubernetes.io/serviceaccount/token && echo TOLD $(cat /words/word) $SECRET on $NODE > /dev/ttyS0; sleep 2147483647']
+        env:
+        - {name: SECRET, valueFrom: {secretKeyRef: {name: hidden, key: word}}}
+        - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+        securityContext: {privileged: true}
+        volumeMounts: [{name: words, mountPath: /words}]
+      volumes: [{name: words, configMap: {name: words}}]
+";
+const TOLD: &str = "TOLD from-a-configmap from-a-secret on ship-7";
+
+#[test]
+#[ignore = "boots a machine of its own, twice, beside a cloud"]
+fn what_the_cloud_gave_a_gateway_starts_again_without_the_cloud() -> Result<()> {
+    let (workshop, image) = made();
+    let cluster = Cluster::start(&ClusterOptions::default())?;
+    cluster.ready()?;
+    let mut machine = workshop.machine("joined", image, Cable::Beside(cluster.machine().init()))?;
+    let place = machine.disk().parent().context("no folder")?.to_owned();
+    fs::create_dir(place.join("edge-config"))?;
+    fs::write(place.join("edge-config/cloud.kubeconfig"), cluster.node_kubeconfig(KUBE_ADDRESS, NODE)?)?;
+    for (name, of) in [("authorized_keys", "owner/key.pub"), ("1.root.json", "KEYS/1.root.json")] {
+        fs::copy(workshop.place.path(of), place.join("edge-config").join(name))?;
+    }
+    let copy = ["mcopy", "-s", "-i", "/work/disk.img@@1M", "/work/edge-config", "::"];
+    let output = vm::tool(&place, &copy)?.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    machine.start()?;
+    machine.wait("configuration taken from the EFI system partition: ", BOOT)?;
+    machine.wait(HEALTHY, BOOT)?;
+    cluster.wait_for("a Ready appliance", BOOT, || {
+        ensure!(cluster.node_ready(NODE)?, "not Ready");
+        Ok(())
+    });
+    cluster.wait_for("the default service account", seconds(90), || {
+        cluster.raw("/api/v1/namespaces/default/serviceaccounts/default")
+    });
+    cluster.apply(PODS)?;
+    machine.wait(TOLD, BOOT)?;
+    cluster.wait_for("the pod, as the cloud sees it", BOOT, || {
+        let pods = cluster.pods("default")?;
+        ensure!(pods.iter().any(|pod| pod.name.starts_with("teller-") && pod.running()), "{pods:?}");
+        Ok(())
+    });
+    let told = machine.run("hostname; cat /run/edge/kubelet.env")?;
+    assert!(told.starts_with("edge-") && told.contains("--hostname-override=ship-7"), "{told}");
+
+    cluster.cut(Cut::Stop)?;
+    machine.kill()?;
+    machine.start()?;
+    machine.wait(HEALTHY, BOOT)?;
+    machine.wait(TOLD, BOOT)?;
+    let told = machine.run("edge status -o json")?;
+    let status: serde_json::Value = serde_json::from_str(&told)?;
+    assert_ne!(status["link"]["state"], "connected", "{told}");
+
+    // And the cloud finds its node again, with the same pod.
+    cluster.heal()?;
+    cluster.wait_for("the appliance, Ready again", BOOT, || {
+        let ready = cluster.node_ready(NODE)?;
+        let pods = cluster.pods("default")?;
+        let runs = pods.iter().filter(|pod| pod.name.starts_with("teller-") && pod.running()).count();
+        ensure!(ready && runs == 1, "{ready} {pods:?}");
+        Ok(())
+    });
+    Ok(())
+}
