@@ -23,6 +23,7 @@ const CUTS: u32 = 20;
 struct Luck(u64);
 
 impl Luck {
+    #[allow(clippy::print_stdout, reason = "a test says what it drew")]
     fn new() -> Result<Self> {
         let seed = match std::env::var("EDGE_VM_SEED") {
             Ok(seed) => seed.parse().context("EDGE_VM_SEED")?,
