@@ -160,6 +160,16 @@ pub enum Fault {
         /// The root's end.
         expires: jiff::Timestamp,
     },
+    /// It is dated so far ahead that no clock which is right can have said so.
+    #[error(
+        "the bundle is dated {created}, more than a year after {known}, the latest time that is known here hint: set the clock of whichever machine is wrong, this one or the depot, and make the bundle anew if it was the depot's; a next root tells the time as well"
+    )]
+    Ahead {
+        /// Its date.
+        created: jiff::Timestamp,
+        /// The latest time of which anything is known, the machine's clock among it.
+        known: jiff::Timestamp,
+    },
     /// It builds on what this gateway does not have.
     #[error(
         "the bundle builds on a state that this gateway does not have: {missing} blobs are missing, the first is `{first}` hint: make it with this gateway's receipt, or with `--full`"

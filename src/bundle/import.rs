@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::list::{Carried, Content};
 use super::manifest::{Identity, Manifest, own_platform};
-use super::open::{Opened, open};
+use super::open::{Opened, Passed, open};
 use super::receipt::{self, Receipt};
 use super::system::{Appliance, Asked, Origin, Staging};
 use super::{Error, Fault, copy, name, state};
@@ -124,15 +124,15 @@ impl Gateway {
         self.state_dir.join("bundle")
     }
 
-    /// A time that has certainly passed: what the store and the pinned root say, and what edge knows. The machine's
-    /// clock is no witness: it may have been set back, or ahead.
+    /// A time that has passed: what bundles said, which the store keeps, and what the pinned root and edge know. The
+    /// machine's clock is no witness: it may have been set back, or ahead.
     ///
     /// # Errors
     /// Where the store cannot be read.
-    pub fn passed(&self, chain: &Chain) -> Result<Timestamp, Error> {
+    pub fn passed(&self, chain: &Chain) -> Result<Passed, Error> {
         let kept = self.store.trust_value("time-floor")?.unwrap_or(0);
-        let kept = Timestamp::from_second(kept).unwrap_or(Timestamp::UNIX_EPOCH);
-        Ok(kept.max(clock::floor()).max(chain.current().created))
+        let told = Timestamp::from_second(kept).unwrap_or(Timestamp::UNIX_EPOCH);
+        Ok(Passed { told, sure: clock::floor().max(chain.current().created) })
     }
 
     /// Whether a bundle of that folder's name, or a later one of its stream, was imported before.
@@ -237,7 +237,6 @@ impl Gateway {
                 Err(error) => return Err(error),
             };
             imported.generation = Some(generation);
-            clock::raise_floor(manifest.created);
             tracing::info!(stream = manifest.stream, seq = manifest.seq, "imported a bundle");
             staging
         };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::import::{Again, Gateway};
 use super::list::RefLine;
 use super::manifest::{self, Manifest};
-use super::open::{Opened, open};
+use super::open::{Opened, Passed, open};
 use super::stick::Stick;
 use super::{Error, Fault, name, readback, state};
 use crate::store::Owner;
@@ -132,7 +132,7 @@ impl Gateway {
     pub(super) fn believed(&self, folder: &Path, chain: Option<Chain>) -> Result<Opened, Error> {
         let opened = match chain {
             // Another depot's bundle, or this depot's own: whom it is for is not asked.
-            Some(chain) => open(folder, chain, clock::floor(), &self.scratch())?,
+            Some(chain) => open(folder, chain, Passed::sure(clock::floor()), &self.scratch())?,
             None => self.judge(folder)?.opened,
         };
         state::check_alone(&opened)?;

@@ -1,6 +1,6 @@
 //! The signed manifest: small, whatever the bundle holds. The two lists that it names are hashed streams.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
@@ -19,6 +19,8 @@ pub const FORMAT: &str = "edge-bundle 1";
 pub const IMPORTER: u32 = 2;
 /// What a bundle without one asks for, so that every importer ever released takes it.
 pub const FIRST_IMPORTER: u32 = 1;
+/// How far a bundle may be dated after the latest time of which anything is known: a year.
+pub const FARTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
 /// The largest list that is taken, in bytes: ten million blobs.
 const LARGEST_LIST: u64 = 1 << 30;
 
@@ -201,10 +203,22 @@ impl Manifest {
         if let Some(until) = self.not_after.filter(|until| *until < passed) {
             return Err(Fault::Late { until, passed });
         }
-        // Else a stolen bundle key could move the time floor past the end of every root.
+        // Else a stolen bundle key could move the time that counts as passed beyond the end of every root.
         match root_expires.filter(|expires| *expires < self.created) {
             Some(expires) => Err(Fault::Dated { created: self.created, expires }),
             None => Ok(()),
+        }
+    }
+
+    /// Refuses a date more than [`FARTHEST`] after `known`, the latest time of which anything is known: what it says
+    /// would count as passed, and every honest bundle with an end as late.
+    ///
+    /// # Errors
+    /// [`Fault::Ahead`].
+    pub fn check_step(&self, known: Timestamp) -> Result<(), Fault> {
+        match self.created.duration_since(known) > FARTHEST {
+            true => Err(Fault::Ahead { created: self.created, known }),
+            false => Ok(()),
         }
     }
 }
@@ -297,5 +311,10 @@ mod tests {
         m.check_time(at(2000), None).unwrap();
         assert!(matches!(m.check_time(at(2001), None), Err(Fault::Late { .. })));
         assert!(matches!(m.check_time(at(0), Some(at(999))), Err(Fault::Dated { .. })));
+        m.created = at(366 * 86_400);
+        m.check_step(at(0)).unwrap();
+        m.check_step(at(9_000_000_000)).unwrap();
+        m.created = at(366 * 86_400 + 1);
+        assert!(matches!(m.check_step(at(0)), Err(Fault::Ahead { .. })));
     }
 }

@@ -12,9 +12,26 @@ use super::list::ListReader;
 use super::manifest::{self, List, Manifest};
 use super::stick::Stick;
 use super::{Error, Fault, name};
+use crate::sys::clock;
 use crate::sys::digest::{Algorithm, Hasher};
 use crate::sys::durable;
 use crate::trust::{Chain, LARGEST_ROOT, Refusal, Verified, root_file_name, version_of};
+
+/// What is known of the time that has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// What dates of earlier bundles say. It is worth as much as the keys that signed them.
+    pub told: Timestamp,
+    /// What root keys signed, and what edge saw itself.
+    pub sure: Timestamp,
+}
+
+impl Passed {
+    /// Where no bundle was seen before.
+    pub fn sure(sure: Timestamp) -> Self {
+        Self { told: Timestamp::UNIX_EPOCH, sure }
+    }
+}
 
 /// A bundle whose manifest and lists are verified.
 pub struct Opened {
@@ -77,12 +94,12 @@ impl Spool {
     }
 }
 
-/// Opens the bundle in `folder` by `chain`, the roots that are believed. `passed` is a time that has certainly
-/// passed; `scratch` is a folder of this machine's for the lists.
+/// Opens the bundle in `folder` by `chain`, the roots that are believed. `passed` is what is known
+/// of time; `scratch` is a folder of this machine's for the lists.
 ///
 /// # Errors
 /// [`Error`]; nothing was changed.
-pub fn open(folder: &Path, chain: Chain, passed: Timestamp, scratch: &Path) -> Result<Opened, Error> {
+pub fn open(folder: &Path, chain: Chain, passed: Passed, scratch: &Path) -> Result<Opened, Error> {
     let Signed { stick, chain, manifest, envelope } = signed(folder, chain, passed)?;
     let blobs = spool(&stick, name::BLOBS_LIST, &manifest.blobs, scratch)?;
     let refs = spool(&stick, name::REFS_LIST, &manifest.refs, scratch)?;
@@ -93,13 +110,17 @@ pub fn open(folder: &Path, chain: Chain, passed: Timestamp, scratch: &Path) -> R
 ///
 /// # Errors
 /// [`Error`]; nothing was changed.
-pub fn signed(folder: &Path, mut chain: Chain, passed: Timestamp) -> Result<Signed, Error> {
+pub fn signed(folder: &Path, mut chain: Chain, passed: Passed) -> Result<Signed, Error> {
     let stick = Stick::open(folder)?;
     check_format(&stick)?;
+    let pinned = chain.current().version;
     follow(&stick, &mut chain)?;
     let envelope = stick.small(&[name::MANIFEST], manifest::LARGEST)?;
     let envelope = envelope.ok_or_else(|| Fault::Missing(name::MANIFEST.into()))?;
     let root = chain.current();
+    // What a stolen key said of time goes with the key, as its sequence numbers do.
+    let told = if chain.keys_are_new_since(pinned) { Timestamp::UNIX_EPOCH } else { passed.told };
+    let passed = told.max(passed.sure);
     root.check_time(passed)?;
     let manifest: Verified<Manifest> =
         root.open(&envelope, name::MANIFEST, manifest::PAYLOAD_TYPE, manifest::LARGEST)?;
@@ -108,6 +129,8 @@ pub fn signed(folder: &Path, mut chain: Chain, passed: Timestamp) -> Result<Sign
         return Err(Refusal::RootOrder { pinned: root.version, found: manifest.root }.into());
     }
     manifest.check_time(passed, root.expires)?;
+    // The machine's clock may only let more in here: a gateway that lay on a shelf knows no other later time.
+    manifest.check_step(passed.max(root.created).max(clock::machine()))?;
     Ok(Signed { stick, chain, manifest, envelope })
 }
 

@@ -144,9 +144,6 @@ impl From<AnchorError> for TaskError {
 pub async fn gateway(place: &Place) -> Result<Gateway, TaskError> {
     let config = place.config();
     let store = place.store().await?;
-    if let Ok(Some(floor)) = store.trust_value("time-floor") {
-        clock::raise_floor(Timestamp::from_second(floor).unwrap_or_default());
-    }
     let appliance = super::appliance::here(&config);
     Ok(Gateway { state_dir: config.state_dir.clone(), me: config.bundle.identity(), store, appliance })
 }

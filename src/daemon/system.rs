@@ -239,23 +239,25 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
     lines
 }
 
-/// A machine without a battery boots long ago: certificates would not be good yet. Time that has certainly passed is
-/// better.
+/// A machine without a battery boots long ago: certificates would not be good yet. A clock that is behind what has
+/// certainly passed is set, to the latest time that anything says. A bundle's date alone is no reason to: a depot's
+/// clock may be wrong, and this one right.
 fn set_clock(gateway: &Gateway) -> Option<String> {
     let kept = match gateway.store.trust_value("time-floor") {
         Ok(kept) => kept.unwrap_or(0),
         Err(error) => return Some(format!("the clock is not looked at: {error}")),
     };
-    clock::raise_floor(Timestamp::from_second(kept).ok()?);
-    let floor = clock::floor();
-    if clock::machine() >= floor {
+    let pinned = gateway.chain().map_or(Timestamp::UNIX_EPOCH, |chain| chain.current().created);
+    let passed = clock::floor().max(pinned);
+    if clock::machine() >= passed {
         return None;
     }
+    let floor = passed.max(Timestamp::from_second(kept).ok()?);
     let time = rustix::time::Timespec { tv_sec: floor.as_second(), tv_nsec: 0 };
     let set = rustix::time::clock_settime(rustix::time::ClockId::Realtime, time);
     Some(match set {
-        Ok(()) => format!("the clock was behind what has certainly passed, and is set to {floor}"),
-        Err(e) => format!("the clock is behind {floor}, which has certainly passed, and cannot be set: {e}"),
+        Ok(()) => format!("the clock was behind {passed}, which has certainly passed, and is set to {floor}"),
+        Err(e) => format!("the clock is behind {passed}, which has certainly passed, and cannot be set: {e}"),
     })
 }
 

@@ -51,9 +51,10 @@ pub struct TrustUpdate {
     /// A stream and the sequence number of what was accepted; must be above the highest seen. The highest itself is taken
     /// once more with the first generation of its owner: the data was reset, which is no step back.
     pub seq: Option<(String, u64)>,
-    /// Seconds since 1970 that are known to have passed.
+    /// Seconds since 1970 that a bundle says have passed.
     pub time_floor: Option<i64>,
-    /// The highest numbers seen of all streams are forgotten first: nothing that bore them is trusted any more.
+    /// The highest numbers seen of all streams are forgotten first, and the time floor: nothing that bore them is trusted
+    /// any more.
     pub forget_seqs: bool,
 }
 
@@ -304,7 +305,8 @@ fn update_trust(tx: &Connection, update: &TrustUpdate, floor: Floor) -> Result<(
         .during("note the trust state")
     };
     if update.forget_seqs {
-        tx.execute("DELETE FROM trust WHERE key LIKE 'seq:%'", []).during("note the trust state")?;
+        tx.execute("DELETE FROM trust WHERE key LIKE 'seq:%' OR key = 'time-floor'", [])
+            .during("note the trust state")?;
     }
     if let Some((stream, seq)) = &update.seq {
         let key = format!("seq:{stream}");

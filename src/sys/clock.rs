@@ -1,7 +1,7 @@
 //! The one clock of edge: wall time that never reads below the time floor.
 //!
-//! A gateway without a battery boots in 1970. The floor is the latest time known to have passed
-//! (a signed bundle's date, the last time seen while running); it only ever rises.
+//! A gateway without a battery boots in 1970. The floor is the latest time known to have passed: what the cloud's
+//! clock and this one both said. It only ever rises, so a bundle's date, which one key can say, is none of it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

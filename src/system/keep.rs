@@ -135,13 +135,15 @@ impl Kept {
             Anchor::below(state_dir).keep(&chain, now.root_version)?;
             update.root_version = Some(self.root_version);
         }
-        update.time_floor = Some(self.time_floor).filter(|floor| *floor > now.time_floor);
+        // A newer root may have begun the time floor anew, as the numbers below.
+        let counts = self.root_version >= now.root_version;
+        update.time_floor = Some(self.time_floor).filter(|floor| counts && *floor > now.time_floor);
         let mut raised = update.root_version.is_some() || update.time_floor.is_some();
         if raised {
             store.update_trust(update)?;
         }
         // A newer root may have begun the numbers anew: those of an older one would lock its bundles out.
-        if self.root_version >= now.root_version {
+        if counts {
             for (stream, seq) in &self.seqs {
                 let (known, seq) = (now.seqs.get(stream).copied().unwrap_or(0), *seq);
                 if let Ok(number) = u64::try_from(seq)

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use edge::bundle::{Identity, keys};
+use edge::bundle::{Identity, PAYLOAD_TYPE, keys};
+use edge::sys::clock;
 use edge::trust::{Draft, RoleName, SecretKey, read_root_file};
 use serde_json::Value;
 
@@ -110,6 +111,36 @@ fn the_clock_is_no_witness() {
     let update = edge::store::TrustUpdate { time_floor: Some(THEN + 1_000_000_001), ..Default::default() };
     expired.scene.gateway.store.update_trust(update).unwrap();
     refused("expired-root", &expired, "the root of version 1 expired");
+}
+
+/// What a depot with a wrong clock, or a thief, says of time moves no clock, is bounded, and goes with its keys.
+#[test]
+fn a_date_far_ahead_is_refused_and_none_moves_the_clock() {
+    let attack = Attack::new();
+    let scene = &attack.scene;
+    // A root without an end.
+    attack.root(2, &[attack.key("bundle").public()], &["root-1", "root-2"]);
+    let now = clock::machine().as_second();
+    let (ahead, far) = (now + 300 * 86_400, now + 400 * 86_400);
+    attack.forge(|m| m.created = at(far));
+    refused("dated-far-ahead", &attack, "more than a year after");
+    attack.forge(|m| m.created = at(ahead));
+    import(&scene.gateway, &scene.stick()).unwrap();
+    assert_eq!(scene.gateway.store.trust_value("time-floor").unwrap(), Some(ahead));
+    assert!(
+        clock::floor() <= clock::machine(),
+        "the cloud's certificate is not judged by it: {}",
+        clock::floor()
+    );
+    // An honest bundle with an end is late by it, until new keys vouch for what is said.
+    let new = SecretKey::generate().unwrap();
+    attack.forge(|m| (m.seq, m.created, m.not_after) = (2, at(THEN), Some(at(now))));
+    refused("after-a-date-ahead", &attack, "was to be used until");
+    attack.root(3, &[new.public()], &["root-1", "root-2"]);
+    let manifest = serde_json::to_vec(&attack.manifest()).unwrap();
+    attack.sign_with(&manifest, PAYLOAD_TYPE, &[&new]);
+    import(&scene.gateway, &scene.stick()).unwrap();
+    assert_eq!(scene.gateway.store.trust_value("time-floor").unwrap(), Some(THEN));
 }
 
 #[test]
