@@ -37,7 +37,7 @@ pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused, R
 pub use object::{Object, ObjectKey};
 pub use open::{Opened, is_writable, readable};
 pub use reader::{Count, Reader, Reading};
-pub use scope::{ListRecord, Scope, ScopeId, ScopeKey, today};
+pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, TokenKey};
 pub use writer::Writer;
 

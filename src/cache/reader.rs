@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
 use super::object::COLUMNS;
-use super::scope::SCOPE_SELECT;
+use super::scope::{NODE, SCOPE_SELECT};
 use super::{CacheError, Change, Object, ObjectKey, Scope, ScopeId, open};
 
 /// A connection that only reads.
@@ -140,6 +140,28 @@ impl Reader {
         let mut statement = self.db().prepare_cached(&sql)?;
         let rows = statement.query_map([resource], Object::from_row)?;
         Ok(rows.map(|row| row.map(|(_, object)| object.body)).collect::<Result<_, _>>()?)
+    }
+
+    /// The pods of this node: those of the lists that its kubelet reads, whoever else has read more. `None` while it has
+    /// read none to its end, which is not the same as no pods.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn own_pods(&self) -> Result<Option<Vec<Value>>, CacheError> {
+        const OWN: &str = "SELECT scope.id FROM scope JOIN identity ON identity.id = scope.identity
+             WHERE identity.name = ?1 AND scope.resource = 'v1/pods' AND scope.namespace = '' AND scope.labels = ''
+             AND scope.fields LIKE 'spec.nodeName=%' AND scope.fields NOT LIKE '%,%' AND scope.synced NOT NULL";
+        let synced = format!("SELECT EXISTS ({OWN})");
+        if !self.db().prepare_cached(&synced)?.query_row([NODE], |row| row.get::<_, bool>(0))? {
+            return Ok(None);
+        }
+        let sql = format!(
+            "SELECT {COLUMNS} FROM object WHERE id IN (SELECT object FROM member WHERE scope IN ({OWN}))
+             ORDER BY namespace, name"
+        );
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let rows = statement.query_map([NODE], Object::from_row)?;
+        Ok(Some(rows.map(|row| row.map(|(_, object)| object.body)).collect::<Result<_, _>>()?))
     }
 
     /// Texts out of every object of a resource, at these paths of SQLite's JSON (`$.metadata.uid`), without reading

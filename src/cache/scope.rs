@@ -7,6 +7,9 @@ use rusqlite::{OptionalExtension, params};
 use super::object::HEARTBEAT;
 use super::{CacheError, Object, ObjectKey, Writer, seconds};
 
+/// The identity under which the kubelet's readings are kept.
+pub const NODE: &str = "node";
+
 /// The row of a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ScopeId(pub(super) i64);

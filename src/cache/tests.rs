@@ -68,6 +68,27 @@ async fn texts_come_out_of_every_object() {
 }
 
 #[tokio::test]
+async fn what_others_have_read_are_no_pods_of_this_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let own = || cache.read(|r| r.own_pods());
+    let client = "system:serviceaccount:ns:a/u";
+    list(&cache, scope(client, ""), vec![pod("mine", "1"), pod("other", "1")]).await;
+    // A client's list, and one pod that the kubelet has read by its name, are no list of the node's pods.
+    list(&cache, scope("node", "metadata.name=mine"), vec![pod("mine", "1")]).await;
+    list(&cache, scope(client, "spec.nodeName=m"), vec![pod("other", "1")]).await;
+    assert_eq!(own().await.unwrap(), None);
+    list(&cache, scope("node", "spec.nodeName=n"), vec![pod("mine", "1")]).await;
+    let names = |pods: Vec<serde_json::Value>| -> Vec<String> {
+        pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(own().await.unwrap().map(names), Some(vec!["mine".to_owned()]));
+    assert_eq!(cache.read(|r| r.all("v1/pods")).await.unwrap().len(), 2);
+    list(&cache, scope("node", "spec.nodeName=n"), vec![]).await;
+    assert_eq!(own().await.unwrap(), Some(vec![]), "none is not the same as not known");
+}
+
+#[tokio::test]
 async fn a_complete_list_prunes_and_an_unfinished_one_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;

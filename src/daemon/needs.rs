@@ -16,7 +16,7 @@ use crate::sys::durable;
 /// The holder of what pods need.
 const HOLDER: &str = "pods";
 
-/// The cached pods with what each needs.
+/// The cached pods of this node with what each needs.
 pub struct Pods {
     /// `namespace/name` and its images; `None` while pods were never listed, which is not the same as none.
     known: Option<Vec<(String, Needed)>>,
@@ -31,11 +31,7 @@ pub fn pods(state: &Path) -> Result<Pods, TaskError> {
     if !durable::exists(&path).map_err(TaskError::failed)? {
         return Ok(Pods { known: None });
     }
-    let read = Reader::open(&path).and_then(|reader| {
-        let counts = reader.counts()?;
-        let synced = counts.iter().any(|count| count.resource == "v1/pods" && count.synced.is_some());
-        Ok(if synced { Some(reader.all("v1/pods")?) } else { None })
-    });
+    let read = Reader::open(&path).and_then(|reader| reader.own_pods());
     let pods = read.map_err(|e| TaskError::failed(format!("cannot read which pods need images: {e}")))?;
     let one = |pod: Value| {
         let part = |key: &str| pod["metadata"][key].as_str().unwrap_or_default().to_owned();

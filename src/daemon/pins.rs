@@ -45,11 +45,9 @@ impl Pins {
     }
 }
 
-/// The cached pods; `None` while they were never listed, which is not the same as none.
+/// The cached pods of this node; `None` while they were never listed, which is not the same as none.
 async fn pods(cache: Cache) -> Option<Vec<Value>> {
-    let read = cache
-        .read(|reader| Ok(if reader.is_synced("v1/pods")? { Some(reader.all("v1/pods")?) } else { None }));
-    match read.await {
+    match cache.read(|reader| reader.own_pods()).await {
         Ok(pods) => pods,
         Err(error) => {
             tracing::warn!(%error, "cached pods cannot be read to keep their images");

@@ -231,10 +231,11 @@ impl Facts {
 
     /// Pods that would not survive an outage, as they are known here and as the runtime's images are.
     async fn at_risk(&self, errors: &mut Vec<String>) -> Vec<RiskReport> {
-        let pods = self.cache.read(|reader| reader.all("v1/pods")).await.unwrap_or_else(|error| {
+        let pods = self.cache.read(|reader| reader.own_pods()).await.unwrap_or_else(|error| {
             errors.push(format!("pods were not looked at: {error}"));
-            Vec::new()
+            None
         });
+        let pods = pods.unwrap_or_default();
         if pods.is_empty() {
             return Vec::new();
         }

@@ -132,12 +132,7 @@ impl Parts {
     /// The pods of this node; `None` while they were never read, which is not the same as none.
     async fn pods(&self) -> Option<Vec<Value>> {
         let cache = self.cache.as_ref()?;
-        let read = cache.read(|reader| {
-            let synced =
-                reader.counts()?.iter().any(|count| count.resource == "v1/pods" && count.synced.is_some());
-            Ok(if synced { Some(reader.all("v1/pods")?) } else { None })
-        });
-        read.await.unwrap_or_else(|error| {
+        cache.read(|reader| reader.own_pods()).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the pods of this node cannot be read");
             None
         })

@@ -33,8 +33,7 @@ impl std::fmt::Debug for Bearer {
     }
 }
 
-/// The identity under which the kubelet's readings are kept.
-pub const NODE: &str = "node";
+pub use crate::cache::NODE;
 
 impl Caller {
     /// Reads the caller off the connection and the headers; `None` is nobody, to be answered 401.

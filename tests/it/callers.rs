@@ -61,6 +61,16 @@ spec:
     command: [sh, -ec, 'i=0; while true; do i=$((i+1)); echo line $i; sleep 1; done']
 "#;
 
+/// Of a node that is not there.
+const ELSEWHERE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: elsewhere, namespace: default}
+spec:
+  nodeName: node-elsewhere
+  containers: [{name: main, image: "docker.io/library/far:1", imagePullPolicy: Always}]
+"#;
+
 const CACHE: &str = "/var/lib/edge/cache.db";
 const WAL: &str = "/var/lib/edge/cache.db-wal";
 const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -92,6 +102,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     let online = client.list(&scene)?;
     ensure!(online.len() > 1, "nothing to compare: {online:?}");
     scene.kubectl(&["get", "pods", "-A", "--field-selector", "spec.nodeName=node-1"])?;
+    pods_of_others_are_not_this_nodes(&scene, &admin)?;
     // Asked of the cloud itself, so that edge has never seen this form.
     let apis = old_discovery(|path| cluster.raw(path))?;
     let as_client = ["-H", "Impersonate-User: system:serviceaccount:default:client"];
@@ -115,6 +126,24 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     scene.edge.start(&scene.node)?;
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)
         .context("after a restart of the daemon")
+}
+
+/// A client that reads all pods brings those of other nodes into the cache; what is said of this node leaves them out.
+fn pods_of_others_are_not_this_nodes(scene: &Scene, admin: &Caller) -> Result<()> {
+    scene.cluster.apply(ELSEWHERE)?;
+    assert_eq!(admin.status(scene, "/api/v1/pods")?, "200");
+    scene.cluster.wait_for("the pod of another node, in the cache", seconds(10), || {
+        let known = scene.node.machine()?.output(&["grep", "-qaF", "elsewhere", CACHE, WAL])?;
+        ensure!(known.status.success(), "not yet");
+        Ok(())
+    });
+    let status = scene.edge.status(&scene.node)?;
+    let risks = status["atRisk"].as_array().context("no risks")?;
+    let of = |pod: &str| risks.iter().filter(|risk| risk["pod"] == pod).count();
+    // Its tolerations end after five minutes, as the cloud sets them.
+    assert_eq!((of("default/talker"), of("default/elsewhere")), (1, 0), "{risks:?}");
+    scene.cluster.kubectl(&["delete", "pod", "elsewhere", "--grace-period=0", "--force"])?;
+    Ok(())
 }
 
 /// The APIs, as a client asks for them that does not know the aggregated form: path by path.
