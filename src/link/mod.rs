@@ -78,16 +78,19 @@ pub struct Link {
 
 impl Link {
     /// The link, and the task that owns it. `was_offline` is the reason of an outage that lasted
-    /// when the daemon last ran: then nobody waits for the first probe.
+    /// when the daemon last ran, and since when it does: then nobody waits for the first probe.
     pub fn new(
         interval: Duration,
-        was_offline: Option<String>,
+        was_offline: Option<(String, jiff::Timestamp)>,
         probe: Probe,
         replay: Replay,
     ) -> (Self, Owner) {
-        let machine = Machine::new(interval, was_offline, Instant::now());
-        let (state, watched) =
-            watch::channel(LinkState { phase: phase_of(&machine.belief), since: crate::sys::clock::now() });
+        let (why, since) = was_offline.unzip();
+        let machine = Machine::new(interval, why, Instant::now());
+        // A clock that stepped back does not have an outage begin in the future.
+        let now = crate::sys::clock::now();
+        let since = since.map_or(now, |since| since.min(now));
+        let (state, watched) = watch::channel(LinkState { phase: phase_of(&machine.belief), since });
         let (answered, answers) = watch::channel(0);
         let (evidence, inbox) = mpsc::channel(16);
         (Self { state: watched, answers, evidence }, Owner { machine, state, answered, inbox, probe, replay })

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::outbox::Round;
-use super::{LINK_META, Shared, TIME_META, ahead, discovery};
+use super::{LINK_META, SINCE_META, Shared, TIME_META, ahead, discovery};
 use crate::cache::today;
-use crate::link::Phase;
+use crate::link::{LinkState, Phase};
 
 /// Time without a round before what waits is told again.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -61,9 +61,9 @@ pub async fn keep(shared: &Shared) {
     let mut settles = Instant::now() + SETTLED;
     let mut entered = None;
     loop {
-        let phase = link.borrow_and_update().phase.clone();
+        let LinkState { phase, since } = link.borrow_and_update().clone();
         if entered.as_ref() != Some(&phase) {
-            enter(shared, &phase).await;
+            enter(shared, &phase, since).await;
             settles = Instant::now() + SETTLED;
             if phase == Phase::Online {
                 look = Look::after(FIRST_LOOK);
@@ -97,7 +97,7 @@ pub async fn keep(shared: &Shared) {
 }
 
 /// Writes down what the link is, for the next start, and lets go of dead connections.
-async fn enter(shared: &Shared, phase: &Phase) {
+async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp) {
     let why = match phase {
         Phase::Offline(why) => {
             shared.upstream.reset();
@@ -109,12 +109,12 @@ async fn enter(shared: &Shared, phase: &Phase) {
         }
         Phase::Starting | Phase::Replaying => return,
     };
-    // Of the cloud's clock and this one's the earlier: a clock that ran ahead must raise no floor.
-    let passed = shared.upstream.cloud_time().map(|time| time.min(crate::sys::clock::now()).as_second());
+    let passed = passed(shared);
     let kept = shared
         .cache
         .commit(move |writer| {
             writer.set_meta(LINK_META, &why)?;
+            writer.set_meta(SINCE_META, &since.as_second().to_string())?;
             passed.map_or(Ok(()), |seconds| writer.set_meta(TIME_META, &seconds.to_string()))
         })
         .await;
@@ -129,6 +129,11 @@ async fn enter(shared: &Shared, phase: &Phase) {
     } else if let Err(error) = discovery::refresh(shared).await {
         tracing::debug!(error, "discovery was not read");
     }
+}
+
+/// Of the cloud's clock and this one's the earlier: a clock that ran ahead must raise no floor.
+fn passed(shared: &Shared) -> Option<i64> {
+    shared.upstream.cloud_time().map(|time| time.min(crate::sys::clock::now()).as_second())
 }
 
 /// Waits until then; for ever if there is no such time.

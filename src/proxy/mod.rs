@@ -150,10 +150,11 @@ pub enum ProxyError {
 
 /// Under which name the last state of the link is kept.
 const LINK_META: &str = "link";
+/// Under which name it is kept since when, in seconds since 1970.
+const SINCE_META: &str = "link-since";
 /// Under which name the address is kept that pods are shown; empty for none.
 const SHOWN_META: &str = "in-cluster";
-/// Under which name a time is kept that has certainly passed: a clock that boots in 1970 is not
-/// believed below it.
+/// Under which name a time is kept that has certainly passed: a clock that boots in 1970 is not believed below it.
 const TIME_META: &str = "time";
 
 impl Proxy {
@@ -166,8 +167,11 @@ impl Proxy {
         let upstream = Arc::new(Upstream::new(credentials.credentials.borrow().clone(), resolve::Resolver)?);
         let seen = Arc::new(clients::Clients::default());
         let outbox = Outbox::new(cache.clone(), upstream.clone(), seen.clone());
-        let (was_offline, passed, service) = cache
-            .read(|reader| Ok((reader.meta(LINK_META)?, reader.meta(TIME_META)?, reader.object(&service())?)))
+        let (was_offline, since, passed, service) = cache
+            .read(|reader| {
+                let meta = |key| reader.meta(key);
+                Ok((meta(LINK_META)?, meta(SINCE_META)?, meta(TIME_META)?, reader.object(&service())?))
+            })
             .await?;
         let shown = in_cluster.map_or_else(String::new, |address| address.to_string());
         let showed = cache.read(|reader| reader.meta(SHOWN_META)).await?;
@@ -178,14 +182,14 @@ impl Proxy {
         let mut names: Vec<String> = in_cluster.iter().map(|address| address.ip().to_string()).collect();
         names.extend(service.iter().flat_map(|known| incluster::addresses(&known.body)));
         let certificate = tls::Certificate::new(ca.clone(), &names)?;
-        if let Some(passed) =
-            passed.and_then(|seconds| jiff::Timestamp::from_second(seconds.parse().ok()?).ok())
-        {
+        let time = |kept: Option<String>| jiff::Timestamp::from_second(kept?.parse().ok()?).ok();
+        if let Some(passed) = time(passed) {
             crate::sys::clock::raise_floor(passed);
         }
+        let since = time(since).unwrap_or_else(crate::sys::clock::now);
+        let was_offline = was_offline.filter(|why| !why.is_empty()).map(|why| (why, since));
         let (probe, replay) = (probe(&upstream), first_round(&outbox));
-        let (link, owner) =
-            Link::new(probe_interval, was_offline.filter(|why| !why.is_empty()), probe, replay);
+        let (link, owner) = Link::new(probe_interval, was_offline, probe, replay);
         let (edits, _) = broadcast::channel(watch::BACKLOG);
         let waiting = Arc::new(Notify::new());
         let shared = Shared {

@@ -57,11 +57,18 @@ fn through_an_outage(version: Kubelet) -> Result<()> {
         Ok(())
     });
     mark("edge is offline");
+    let since = edge.status(&node)?["link"]["since"].clone();
     node.reboot()?;
     edge.start(&node)?;
     node.start_kubelet(Edge::KUBECONFIG)?;
     let offline = workload::wait_running_on(&node);
     mark("rebooted offline, workload runs");
+    let link = edge.status(&node)?["link"].clone();
+    assert_eq!(
+        (&link["state"], &link["since"]),
+        (&"offline".into(), &since),
+        "an outage goes on over a reboot"
+    );
     streamed_list(&node)?;
     assert_eq!(uids(&before), uids(&offline), "the same pods");
     assert_eq!(workload::job_runs(&node)?, 1, "a finished Job stays finished");
