@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::Builder;
 
 use super::facts::LARGEST_IMAGE_MANIFEST;
 use super::gather::Key;
@@ -45,12 +46,14 @@ pub fn blobs(
     let done: Result<(), Error> = std::thread::scope(|scope| {
         // Without a place to wait in: a batch is taken when the one before has landed.
         let (send, batches) = sync_channel::<Vec<Landing>>(0);
-        let lander = scope.spawn(move || {
+        let landing = move || {
             for batch in batches {
                 intake.land(batch)?;
             }
             Ok::<_, store::Error>(())
-        });
+        };
+        let lander =
+            Builder::new().name("landing".into()).spawn_scoped(scope, landing).map_err(Error::Files)?;
         let wanted = |line: &BlobLine| {
             let here = is_carried(&line.carried) && line.kind != Content::System;
             Ok(here && !intake.has(&line.digest)?)
@@ -62,9 +65,11 @@ pub fn blobs(
         let Writer { send, pipeline, item, links, .. } = writer;
         drop((send, pipeline));
         let landed = lander.join().unwrap_or(Err(store::Error::Closed));
-        // When landing failed, writing ended because of it.
-        landed?;
-        written?;
+        // What was not what was signed is said before all else. Otherwise writing ended because landing failed.
+        match written {
+            Err(refused) if refused.is_refusal() => return Err(refused),
+            written => landed.map_err(Error::from).and(written)?,
+        }
         check_links(intake, &links)?;
         item.done();
         Ok(())
