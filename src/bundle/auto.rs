@@ -56,10 +56,19 @@ where
 {
     // Opened when somebody asks: where edge is confined, each look at them is told as a fault.
     let mut events: Option<Events> = None;
-    let (mut seen, mut watching) = (BTreeSet::new(), false);
+    let (mut seen, mut watching, mut pinned) = (BTreeSet::new(), false, false);
     loop {
         let now = settings();
-        if now.auto_import {
+        if now.auto_import && !pinned {
+            pinned = match is_pinned(&gateway).await {
+                Ok(()) => true,
+                Err(why) => {
+                    part.trouble(why);
+                    false
+                }
+            };
+        }
+        if now.auto_import && pinned {
             events.get_or_insert_with(Events::open);
             let looked = tokio::task::spawn_blocking(move || places(&now.media_dirs)).await;
             match looked.unwrap_or_else(|e| Err(io::Error::other(e.to_string()))) {
@@ -83,7 +92,10 @@ where
                 }
             }
         } else {
-            part.off();
+            // Sticks that are here when a root is pinned are looked at then.
+            if !now.auto_import {
+                part.off();
+            }
             seen.clear();
             (events, watching) = (None, false);
         }
@@ -100,6 +112,16 @@ where
             () = tokio::time::sleep(anyway) => {}
         }
     }
+}
+
+/// Whether any stick could be ours: without a root none is.
+async fn is_pinned<F>(gateway: impl Fn() -> F) -> Result<(), String>
+where
+    F: Future<Output = Result<Gateway, String>>,
+{
+    let gateway = gateway().await?;
+    let chain = tokio::task::spawn_blocking(move || gateway.chain().map(drop)).await;
+    chain.map_err(|e| e.to_string())?.map_err(|e| format!("nothing can be imported from sticks: {e}"))
 }
 
 async fn blocking(gateway: Gateway, place: Place) -> Result<Outcome, Error> {

@@ -339,13 +339,17 @@ fn a_stick_that_is_plugged_in_is_imported_by_the_daemon_and_shown() {
         media.display()
     );
     place.write("etc/edge.toml", &config);
-    place.run(&["trust", "pin", &scene.path("keys/1.root.json").display().to_string()]).good();
     let daemon = Daemon::start(&place);
     let health = || {
         let status = json(&place.run(&["status", "-o", "json"]).good().out);
         let parts = status["parts"].as_array().unwrap().clone();
         parts.into_iter().find(|part| part["part"] == "bundle").unwrap()
     };
+    wait("a missing root is not told of", || {
+        health()["message"].as_str().unwrap().contains("no root is pinned hint: `edge trust pin")
+    });
+    assert_eq!(health()["state"], "trouble");
+    place.run(&["trust", "pin", &scene.path("keys/1.root.json").display().to_string()]).good();
     // Mounted read only by somebody; written to for the receipt alone, and read only again after it.
     let device = stick(&scene, scene.folder.path());
     let plugged = Mounted::new(&device.0, &media.join("stick"), "ro,nodev,nosuid,noexec");
