@@ -17,7 +17,7 @@ use crate::store::TrustUpdate;
 use crate::sys::clock;
 use crate::sys::durable;
 use crate::sys::progress::Progress;
-use crate::trust::{Anchor, AnchorError, Chain, Enrolled, RoleName, Root, Verified, read_root_file};
+use crate::trust::{Anchor, AnchorError, Chain, Enrolled, RoleName, Root, Verified, is_name, read_root_file};
 
 /// One order. Paths are absolute.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -267,6 +267,18 @@ pub fn root(root: &Verified<Root>) -> Value {
 }
 
 fn make(create: &Create, gateway: &Gateway, progress: &Progress) -> Result<Value, TaskError> {
+    for (flag, names) in [("--for", &create.gateways), ("--fleet", &create.fleets)] {
+        if let Some(name) = names.iter().find(|name| !is_name(name)) {
+            return Err(TaskError::usage(format!(
+                "`{flag} {name}` names nobody: no such name can be configured hint: a name has at most 63 lower-case \
+                 letters, digits, `-` and `.`"
+            )));
+        }
+    }
+    if let Some(folder) = create.receipts.as_ref().filter(|folder| !create.full && !folder.is_dir()) {
+        let why = "is no folder, and the bundle would be full hint: `--full` makes such a one";
+        return Err(TaskError::usage(format!("`--receipts {}` {why}", folder.display())));
+    }
     let passphrase = create.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let chain = keys::read_chain(&create.keys)?;
     let signers = keys::bundle_keys(&create.keys, &chain, passphrase.as_deref())?;

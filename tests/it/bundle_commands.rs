@@ -90,6 +90,23 @@ impl Two {
 }
 
 #[test]
+fn what_names_nobody_or_is_not_there_makes_no_bundle() {
+    let two = Two::new();
+    let file = two.depot.write("file", "file").display().to_string();
+    let create =
+        ["bundle", "create", "--stream", "main", "--keys", "KEYS", "--to", &two.stick, "--file", &file];
+    let refused = |more: &[&str], why: &str| {
+        two.depot.run(&[&create, more].concat()).bad(2, why);
+        assert_eq!(std::fs::read_dir(&two.stick).unwrap().count(), 0, "{more:?}");
+    };
+    refused(&["--for", "Ship 7"], "`--for Ship 7` names nobody");
+    refused(&["--fleet", "No Such!"], "`--fleet No Such!` names nobody");
+    let nowhere = two.depot.path("nowhere").display().to_string();
+    refused(&["--receipts", &nowhere], "nowhere` is no folder, and the bundle would be full");
+    two.create(&["--file", &file, "--receipts", &two.stick]);
+}
+
+#[test]
 fn from_depot_to_gateway_with_the_daemon_and_without() {
     let two = Two::new();
     let snap = two.depot.write("edge_2.snap", "not really one");
