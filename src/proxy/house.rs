@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::outbox::Round;
+use super::upstream::As;
 use super::{LINK_META, SINCE_META, Shared, TIME_META, ahead, discovery};
 use crate::cache::today;
 use crate::link::{LinkState, Phase};
@@ -89,6 +90,7 @@ pub async fn keep(shared: &Shared) {
             () = shared.waiting.notified(), if online => sweep(shared).await,
             () = tokio::time::sleep(SWEEP), if online => sweep(shared).await,
             () = tokio::time::sleep_until(settles), if online => {
+                keep_time(shared).await;
                 forget_unused(shared).await;
                 settles = Instant::now() + SETTLED;
             }
@@ -128,6 +130,18 @@ async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp) {
         forget_told(shared).await;
     } else if let Err(error) = discovery::refresh(shared).await {
         tracing::debug!(error, "discovery was not read");
+    }
+}
+
+/// Asks the cloud for the time and keeps it: a link that never goes down tells it to nobody otherwise.
+async fn keep_time(shared: &Shared) {
+    if let Err(why) = shared.upstream.probe(As::Node).await {
+        return shared.link.suspect(why);
+    }
+    let Some(seconds) = passed(shared) else { return };
+    let kept = shared.cache.commit(move |writer| writer.set_meta(TIME_META, &seconds.to_string())).await;
+    if let Err(error) = kept {
+        tracing::warn!(%error, "the time that has passed was not kept");
     }
 }
 
