@@ -71,6 +71,12 @@ fn containers(pod: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
     })
 }
 
+/// Volumes that are images, each with its image.
+fn image_volumes(pod: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let all = pod.pointer("/spec/volumes").and_then(Value::as_array).into_iter().flatten();
+    all.filter_map(|volume| Some((text(volume, "name"), volume.get("image")?)))
+}
+
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
@@ -80,10 +86,18 @@ fn always_pulled(pod: &Value) -> Option<(String, Option<Value>)> {
         .filter(|(_, container)| text(container, "imagePullPolicy") == "Always")
         .map(|(list, container)| (list, text(container, "name")))
         .collect();
-    if always.is_empty() {
+    let volumes: Vec<&str> = image_volumes(pod)
+        .filter(|(_, image)| text(image, "pullPolicy") == "Always")
+        .map(|(name, _)| name)
+        .collect();
+    if always.is_empty() && volumes.is_empty() {
         return None;
     }
     let mut patch = json!({});
+    if !volumes.is_empty() {
+        let entry = |name: &&str| json!({"name": name, "image": {"pullPolicy": "IfNotPresent"}});
+        patch["volumes"] = volumes.iter().map(entry).collect();
+    }
     for (list, name) in &always {
         let entry = json!({"name": name, "imagePullPolicy": "IfNotPresent"});
         match patch.get_mut(*list).and_then(Value::as_array_mut) {
@@ -91,14 +105,15 @@ fn always_pulled(pod: &Value) -> Option<(String, Option<Value>)> {
             None => patch[*list] = json!([entry]),
         }
     }
-    let names: Vec<&str> = always.iter().map(|(_, name)| *name).collect();
+    let names: Vec<&str> = always.iter().map(|(_, name)| *name).chain(volumes).collect();
     let reason = format!("imagePullPolicy Always of {}: cannot start without the registry", names.join(", "));
     Some((reason, Some(patch)))
 }
 
 fn absent(pod: &Value, images: &Images) -> Option<(String, Option<Value>)> {
-    let mut absent: Vec<&str> =
-        containers(pod).map(|(_, container)| text(container, "image")).filter(|i| !images.has(i)).collect();
+    let named = containers(pod).map(|(_, container)| text(container, "image"));
+    let named = named.chain(image_volumes(pod).map(|(_, image)| text(image, "reference")));
+    let mut absent: Vec<&str> = named.filter(|image| !images.has(image)).collect();
     absent.dedup();
     (!absent.is_empty()).then(|| (format!("image {} is not on this node", absent.join(", ")), None))
 }
@@ -106,33 +121,34 @@ fn absent(pod: &Value, images: &Images) -> Option<(String, Option<Value>)> {
 fn untolerated(pod: &Value) -> Option<(String, Option<Value>)> {
     let tolerations = pod.pointer("/spec/tolerations").and_then(Value::as_array);
     let tolerations = tolerations.map(Vec::as_slice).unwrap_or_default();
-    let missing: Vec<&str> = TAINTS
-        .into_iter()
-        .filter(|taint| !tolerations.iter().any(|t| tolerates_for_ever(t, taint)))
-        .collect();
+    let missing: Vec<&str> =
+        TAINTS.into_iter().filter(|taint| !tolerates_for_ever(tolerations, taint)).collect();
     if missing.is_empty() {
         return None;
     }
-    // The list is replaced as a whole, so what it had stays in it.
-    let mut all: Vec<Value> =
-        tolerations.iter().filter(|t| !missing.contains(&text(t, "key"))).cloned().collect();
-    all.extend(missing.iter().map(|key| json!({"key": key, "operator": "Exists", "effect": "NoExecute"})));
+    // The list is replaced as a whole, so what it had stays in it; behind, since the first one counts.
+    let forever = missing.iter().map(|key| json!({"key": key, "operator": "Exists", "effect": "NoExecute"}));
+    let kept = tolerations.iter().filter(|t| !missing.contains(&text(t, "key"))).cloned();
+    let all: Vec<Value> = forever.chain(kept).collect();
     let short: Vec<&str> = missing.iter().map(|key| key.rsplit('/').next().unwrap_or(key)).collect();
     let reason =
         format!("does not tolerate {} for ever: evicted when the cloud is back", short.join(" and "));
     Some((reason, Some(json!({"tolerations": all}))))
 }
 
-fn tolerates_for_ever(toleration: &Value, taint: &str) -> bool {
+/// Of several tolerations of a taint the cloud takes the first, and its seconds.
+fn tolerates_for_ever(tolerations: &[Value], taint: &str) -> bool {
+    let first = tolerations.iter().find(|toleration| tolerates(toleration, taint));
+    first.is_some_and(|toleration| toleration.get("tolerationSeconds").is_none_or(Value::is_null))
+}
+
+fn tolerates(toleration: &Value, taint: &str) -> bool {
     let key = text(toleration, "key");
     let operator = text(toleration, "operator");
     let matches_key = key == taint || (key.is_empty() && operator == "Exists");
     // The taints carry no value.
     let matches_value = operator == "Exists" || text(toleration, "value").is_empty();
-    matches_key
-        && matches_value
-        && matches!(text(toleration, "effect"), "" | "NoExecute")
-        && toleration.get("tolerationSeconds").is_none()
+    matches_key && matches_value && matches!(text(toleration, "effect"), "" | "NoExecute")
 }
 
 /// The command that applies `patch` of a pod's spec where the pod comes from.
@@ -206,6 +222,30 @@ mod tests {
         let patch: Value = serde_json::from_str(&evicted.mend[5]).unwrap();
         let all = patch.pointer("/spec/template/spec/tolerations").and_then(Value::as_array).unwrap();
         assert_eq!(all.len(), 3, "its own toleration stays");
+    }
+
+    #[test]
+    fn a_volume_may_be_an_image() {
+        let spec = json!({"tolerations": forever(), "containers": [{"name": "c", "image": "a:1"}], "volumes": [
+            {"name": "data", "image": {"reference": "v:1", "pullPolicy": "Always"}}, {"name": "tmp", "emptyDir": {}}]});
+        let found = risks(&pod(spec), &Images::new(["docker.io/library/a:1"]));
+        let [always, absent] = found.as_slice() else { panic!("{found:?}") };
+        let patch: Value = serde_json::from_str(&always.mend[5]).unwrap();
+        let volumes = json!([{"name": "data", "image": {"pullPolicy": "IfNotPresent"}}]);
+        assert_eq!(patch["spec"]["template"]["spec"], json!({"volumes": volumes}));
+        assert_eq!(absent.reason, "image v:1 is not on this node");
+    }
+
+    #[test]
+    fn the_first_toleration_counts() {
+        let short = json!({"operator": "Exists", "tolerationSeconds": 300});
+        let long = json!({"operator": "Exists", "effect": "NoExecute"});
+        let spec = |tolerations: [&Value; 2]| json!({"tolerations": tolerations});
+        assert_eq!(reasons(spec([&long, &short]), &Images::default()), Vec::<String>::new());
+        let found = risks(&pod(spec([&short, &long])), &Images::default());
+        let patch: Value = serde_json::from_str(&found[0].mend[5]).unwrap();
+        let mended = patch.pointer("/spec/template/spec").unwrap();
+        assert_eq!(reasons(mended.clone(), &Images::default()), Vec::<String>::new(), "{mended}");
     }
 
     #[test]
