@@ -4,6 +4,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{CacheError, Reader, ScopeId, Writer, seconds};
 
+/// Accepted tokens kept of one identity; a pod gets a new one every hour, and what is older has ended long ago.
+const TOKENS: i64 = 64;
+/// Accepted tokens kept in all.
+const CALLERS: i64 = 8192;
+
 /// A TokenRequest, by what was asked: never by what was answered, which changes with each cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenKey {
@@ -86,7 +91,7 @@ impl Writer {
     }
 
     /// The cloud accepted this bearer token (its SHA-256 in hex) as that identity. When it did so first is kept:
-    /// by it a token is known to be newer than another.
+    /// by it a token is known to be newer than another. Of one identity, and of all, the newest are kept.
     ///
     /// # Errors
     /// The statement's.
@@ -94,6 +99,15 @@ impl Writer {
         self.db()
             .prepare_cached("INSERT OR IGNORE INTO caller (digest, identity, at) VALUES (?, ?, ?)")?
             .execute(params![digest, identity, seconds()])?;
+        let bounds = [
+            "DELETE FROM caller WHERE identity = ?1 AND digest <> ?2 AND digest NOT IN
+             (SELECT digest FROM caller WHERE identity = ?1 ORDER BY at DESC, digest LIMIT ?3)",
+            "DELETE FROM caller WHERE ?1 <> '' AND digest <> ?2 AND digest NOT IN
+             (SELECT digest FROM caller ORDER BY at DESC, digest LIMIT ?3)",
+        ];
+        for (sql, most) in bounds.into_iter().zip([TOKENS, CALLERS]) {
+            self.db().prepare_cached(sql)?.execute(params![identity, digest, most])?;
+        }
         Ok(())
     }
 

@@ -299,3 +299,22 @@ async fn tokens_of_pods_that_are_not_listed_any_more_go() {
     assert_eq!((gone, left), (1, vec![true, false, true, true]));
     assert_eq!(cache.read(|r| r.caller("00ff")).await.unwrap(), None, "nor is anybody taken for that pod");
 }
+
+#[tokio::test]
+async fn of_the_tokens_of_an_identity_the_newest_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let accept = |w: &mut Writer| {
+        w.accept_caller("other", "token:other")?;
+        (0..200).try_for_each(|n| w.accept_caller(&format!("{n:04}"), "system:serviceaccount:ns:a/u"))
+    };
+    cache.commit(accept).await.unwrap();
+    let left = cache
+        .read(|r| {
+            let kept = (0..200).filter(|n| matches!(r.caller(&format!("{n:04}")), Ok(Some(_)))).count();
+            Ok((kept, r.caller("0199")?.is_some(), r.caller("other")?.is_some()))
+        })
+        .await
+        .unwrap();
+    assert_eq!(left, (65, true, true), "64 and the one that came last");
+}

@@ -23,7 +23,7 @@ use super::guests::{Guest, Guests, Held, Limits, Unread};
 use super::headers::accept_of;
 use super::local::Write;
 use super::watch::LocalWatch;
-use super::{Shared, replay, token, upgrade};
+use super::{Shared, issuer, replay, token, upgrade};
 use crate::kube::status::Failure;
 use crate::kube::{Encoding, Request as KubeRequest, Verb};
 use crate::link::Phase;
@@ -214,11 +214,10 @@ async fn handle(
     }
 }
 
-/// Whether who calls is who its token says: the cloud has answered it, or had accepted it before.
+/// Whether who calls is who its token says: the cloud has done what it asked, or had accepted it before.
 async fn is_known(shared: &Shared, call: &Call, code: StatusCode) -> bool {
     let Caller::Bearer(bearer) = &call.caller else { return true };
-    let judged = code != StatusCode::UNAUTHORIZED && !code.is_server_error();
-    judged || caller::accepted(&shared.cache, bearer).await.unwrap_or(false)
+    issuer::vouches(call, code) || caller::accepted(&shared.cache, bearer).await.unwrap_or(false)
 }
 
 fn unauthorized(encoding: Encoding) -> Response<Body> {

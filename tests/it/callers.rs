@@ -96,6 +96,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
 
     nobody_is_served(&scene)?;
     assert_eq!(Caller("nonsense".into()).status(&scene, CONFIGMAPS)?, "401");
+    a_refusal_before_the_token_is_looked_at_makes_nobody_known(&scene, &client)?;
     every_verb_works(&scene, &client)?;
     upgrades_and_streams_work(&scene, &admin)?;
     assert_eq!(client.status(&scene, SECRET)?, "403");
@@ -200,6 +201,14 @@ fn nobody_is_served(scene: &Scene) -> Result<()> {
             ensure!(status["kind"] == "Status" && status["reason"] == "Unauthorized", "{status}");
         }
     }
+    Ok(())
+}
+
+/// An API server that cannot read `timeout` says so to anybody. Offline the same token is a stranger's.
+fn a_refusal_before_the_token_is_looked_at_makes_nobody_known(scene: &Scene, client: &Caller) -> Result<()> {
+    let forged = forged(client)?;
+    assert_eq!(client.status(scene, CONFIGMAPS)?, "200");
+    assert_eq!(forged.status(scene, &format!("{CONFIGMAPS}?timeout=x"))?, "400");
     Ok(())
 }
 
