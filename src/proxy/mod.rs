@@ -44,6 +44,8 @@ mod settings;
 mod shape;
 mod sign;
 mod signature;
+#[cfg(test)]
+mod stand_in;
 mod statuses;
 #[cfg(test)]
 mod statuses_tests;

@@ -3,7 +3,7 @@
 //! Changes of one object go in their order, several objects at once. What the cloud refuses for
 //! good is dropped and said; what it refuses for now stays for the next round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: usize = 4 << 20;
 /// Refusals-for-now of one change before the link is used without it.
 const ATTEMPTS: u32 = 5;
+/// How often one round tells the same change, which is written on while it is told.
+const PASSES: u32 = 3;
 
 /// Replays changes; cheap to clone.
 #[derive(Clone, Debug)]
@@ -94,30 +96,35 @@ impl Outbox {
         Self { cache, upstream, clients, turn: Arc::default() }
     }
 
-    /// Tells the cloud what waits, until nothing does but what it refuses for now.
+    /// Tells the cloud what waited when the round began, but for what it refuses for now. What is written meanwhile is for
+    /// the next round: on a slow link somebody always writes before the last answer is there, and no round would end.
     ///
     /// # Errors
     /// Why the cloud is away again; what was not told still waits.
     pub async fn replay(&self, round: Round) -> Result<(), String> {
         let _turn = self.turn.lock().await;
+        let (mut last, mut passes) = (None, HashMap::<i64, u32>::new());
         loop {
             let changes = self.cache.read(|reader| reader.changes()).await.map_err(|e| e.to_string())?;
-            let changes = round.choose(changes);
+            let last = *last.get_or_insert(changes.iter().map(|change| change.id).max().unwrap_or(0));
+            let mut changes = round.choose(changes);
+            changes.retain(|c| c.id <= last && passes.get(&c.id).is_none_or(|told| *told < PASSES));
             if changes.is_empty() {
                 return Ok(());
             }
             let told = self.tell(changes).await.map_err(|Gone(why)| why)?;
-            if round == Round::All && told == 0 {
+            if round == Round::All && told.is_empty() {
                 return Ok(());
             }
-            if told == 0 {
+            if told.is_empty() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+            told.into_iter().for_each(|id| *passes.entry(id).or_default() += 1);
         }
     }
 
-    /// Tells these changes; gives how many of them wait no longer.
-    async fn tell(&self, changes: Vec<Change>) -> Result<usize, Gone> {
+    /// Tells these changes; gives those that the cloud has judged.
+    async fn tell(&self, changes: Vec<Change>) -> Result<Vec<i64>, Gone> {
         let mut by_object: BTreeMap<ObjectKey, Vec<Change>> = BTreeMap::new();
         for change in changes {
             by_object.entry(change.what.key.clone()).or_default().push(change);
@@ -125,15 +132,15 @@ impl Outbox {
         let rounds =
             futures_util::stream::iter(by_object.into_values().map(|changes| self.tell_object(changes)));
         let mut ends = rounds.buffer_unordered(AT_ONCE);
-        let mut told = 0;
+        let mut told = Vec::new();
         while let Some(end) = ends.next().await {
-            told += end?;
+            told.extend(end?);
         }
         Ok(told)
     }
 
-    async fn tell_object(&self, changes: Vec<Change>) -> Result<usize, Gone> {
-        let mut told = 0;
+    async fn tell_object(&self, changes: Vec<Change>) -> Result<Vec<i64>, Gone> {
+        let mut told = Vec::new();
         for change in changes {
             let failed = |e: CacheError| Gone(e.to_string());
             let sent = self.current(&change).await.map_err(failed)?;
@@ -165,7 +172,7 @@ impl Outbox {
                     return Ok(told);
                 }
             }
-            told += 1;
+            told.push(change.id);
         }
         Ok(told)
     }

@@ -3,7 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::cache::NewChange;
+use crate::cache::{NewChange, Writer};
+use crate::kube::patch::PatchType;
+use crate::proxy::input::Input;
+use crate::proxy::resolve::Resolver;
+use crate::proxy::{apply, stand_in};
 
 fn change(id: i64, resource: &str, name: &str, attempts: u32) -> Change {
     let key = ObjectKey { resource: resource.into(), namespace: "ns".into(), name: name.into() };
@@ -58,4 +62,59 @@ fn what_is_about_another_object_of_the_name_goes_without_alarm() {
     assert!(matches!(fate(409, json!({"message": "the object has been modified"})), Fate::Never(_)));
     assert!(matches!(fate(403, json!({})), Fate::Forbidden(_)));
     assert!(matches!(fate(500, json!({})), Fate::Later(_)));
+}
+
+fn pod(version: u64) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "n"}, "status": {"phase": "Running"},
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": version.to_string()}})
+}
+
+/// Says something new of the pod, as kubelet does.
+async fn say(cache: &Cache, word: String) {
+    let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() };
+    let input = Input::Patch(PatchType::Merge, json!({"status": {"message": word}}));
+    let job = move |writer: &mut Writer| match apply::edit(writer, &mut Vec::new(), &key, "status", &input)? {
+        apply::Found::Done(..) => Ok(()),
+        apply::Found::Failed(failure) => Err(CacheError::Refused(failure.message)),
+    };
+    cache.commit(job).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_is_faster_than_the_link_holds_no_round_up() {
+    let told = Arc::new(std::sync::atomic::AtomicU64::new(2));
+    let count = told.clone();
+    let cloud = stand_in::Cloud::new(Arc::new(move |_| {
+        let version = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stand_in::json(200, &pod(version))
+        })
+    }))
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let known = Object::new("v1/pods", pod(1)).unwrap();
+    cache.commit(move |writer| writer.put_single("node", &known)).await.unwrap();
+    let upstream = Upstream::new(cloud.credentials.credentials.borrow().clone(), Resolver).unwrap();
+    let outbox = Outbox::new(cache.clone(), Arc::new(upstream), Arc::default());
+    say(&cache, "first".to_owned()).await;
+    let writes = cache.clone();
+    let writer = tokio::spawn(async move {
+        for n in 0.. {
+            say(&writes, format!("word {n}")).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    for round in [Round::First, Round::All] {
+        let before = told.load(std::sync::atomic::Ordering::Relaxed);
+        let ended = tokio::time::timeout(Duration::from_secs(5), outbox.replay(round)).await;
+        assert_eq!(ended.expect("the round goes on for ever"), Ok(()));
+        assert!(told.load(std::sync::atomic::Ordering::Relaxed) > before, "nothing was told");
+    }
+    assert!(!writer.is_finished(), "it has written all the time");
+    writer.abort();
+    let _ = writer.await;
+    outbox.replay(Round::All).await.unwrap();
+    assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0, "the rest is told later");
 }
