@@ -367,19 +367,4 @@ impl Writer {
             .execute(params![error, id])?;
         Ok(())
     }
-
-    /// Keeps at most `most` waiting creations of `resource`, the newest.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn bound_creations(&self, resource: &str, most: usize) -> Result<usize, CacheError> {
-        Ok(self
-            .db()
-            .prepare_cached(
-                "DELETE FROM change WHERE kind = 'create' AND resource = ?1 AND id <=
-                 (SELECT id FROM change WHERE kind = 'create' AND resource = ?1
-                  ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-            )?
-            .execute(params![resource, i64::try_from(most).unwrap_or(i64::MAX)])?)
-    }
 }

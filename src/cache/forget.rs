@@ -5,6 +5,36 @@ use rusqlite::params;
 use super::{CacheError, ObjectKey, Writer, today};
 
 impl Writer {
+    /// Keeps at most `most` waiting creations of `resource` by the node, the newest.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn bound_node_creations(&self, resource: &str, most: usize) -> Result<usize, CacheError> {
+        Ok(self
+            .db()
+            .prepare_cached(
+                "DELETE FROM change WHERE kind = 'create' AND resource = ?1
+                 AND id NOT IN (SELECT change FROM author) AND id <=
+                 (SELECT id FROM change WHERE kind = 'create' AND resource = ?1
+                  AND id NOT IN (SELECT change FROM author) ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            )?
+            .execute(params![resource, i64::try_from(most).unwrap_or(i64::MAX)])?)
+    }
+
+    /// How many creations of `resource` wait that `identity` made, and how many that any client did.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn client_creations(&self, resource: &str, identity: &str) -> Result<(usize, usize), CacheError> {
+        let sql = "SELECT count(*) FILTER (WHERE identity = ?2), count(*) FROM author
+                   JOIN change ON change.id = author.change WHERE kind = 'create' AND resource = ?1";
+        let (own, all): (i64, i64) = self
+            .db()
+            .prepare_cached(sql)?
+            .query_row([resource, identity], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok((usize::try_from(own).unwrap_or(0), usize::try_from(all).unwrap_or(0)))
+    }
+
     /// Keeps at most `most` objects of `resource`, those written last.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ pub(super) fn failed(failure: Failure) -> Found {
     Found::Failed(Box::new(failure))
 }
 
-fn missing(writer: &Writer, key: &ObjectKey) -> Result<Found, CacheError> {
+pub(super) fn missing(writer: &Writer, key: &ObjectKey) -> Result<Found, CacheError> {
     let gvr = gvr(key);
     if key.resource.ends_with("/events") || writer.waiting(ChangeKind::Delete, key, "")?.is_some() {
         return Ok(failed(Failure::not_found(&gvr.group, &gvr.resource, &key.name)));
@@ -137,7 +137,7 @@ pub(super) fn edit_by(
 }
 
 /// An edited object keeps who it is; through `status` it keeps its spec too.
-fn settle(mut edited: Value, known: &Value, subresource: &str) -> Value {
+pub(super) fn settle(mut edited: Value, known: &Value, subresource: &str) -> Value {
     let keep = |edited: &mut Value, pointer: &str, field: &str| {
         let Some(parent) = edited.pointer_mut(pointer).and_then(Value::as_object_mut) else { return };
         match known.pointer(&format!("{pointer}/{field}")) {
@@ -231,10 +231,22 @@ fn keep_applied(
     Ok(())
 }
 
-/// A new object, with the names that a server gives.
+/// A new object of the node's, with the names that a server gives.
 pub fn create(
     writer: &mut Writer,
     edits: &mut Vec<Edit>,
+    key: &ObjectKey,
+    body: Value,
+    code: StatusCode,
+) -> Result<Found, CacheError> {
+    create_by(writer, edits, &Author::Node, key, body, code)
+}
+
+/// The same by anybody.
+pub(super) fn create_by(
+    writer: &mut Writer,
+    edits: &mut Vec<Edit>,
+    author: &Author,
     key: &ObjectKey,
     mut body: Value,
     code: StatusCode,
@@ -266,7 +278,7 @@ pub fn create(
         key: key.clone(),
         uid: object.uid.clone(),
         subresource: String::new(),
-        author: Author::Node,
+        author: author.clone(),
         manager: None,
         base: None,
         body: Some(object.body.to_string().into_bytes()),

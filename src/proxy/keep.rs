@@ -36,17 +36,23 @@ impl Shared {
         Some(Recording::new(self.cache.clone(), intake, gzip))
     }
 
-    /// What a client has told once, the cloud lets it tell: in an outage it is taken here, unless the cloud has
-    /// refused it since.
-    fn note_status(&self, call: &Call, request: &ResourceRequest, code: StatusCode) {
-        let writes = matches!(request.verb, Verb::Patch | Verb::Update);
-        if !writes || request.subresource.as_deref() != Some("status") || call.caller == Caller::Kubelet {
+    /// What a client has told once, a status or an event, the cloud lets it tell: in an outage it is taken here, unless
+    /// the cloud has refused it since.
+    fn note_right(&self, call: &Call, request: &ResourceRequest, code: StatusCode) {
+        let told = match request.subresource.as_deref() {
+            Some("status") => matches!(request.verb, Verb::Patch | Verb::Update) && is_kept(request),
+            None => request.verb == Verb::Create && is_event(request),
+            Some(_) => false,
+        };
+        if !told || call.caller == Caller::Kubelet {
             return;
         }
         let (identity, right) = (call.caller.identity(), statuses::right(&key_of(request)));
         let epoch = self.cache.epoch();
         match code {
-            StatusCode::OK if self.clients.is_first_status(&identity, &right, epoch) => {
+            StatusCode::OK | StatusCode::CREATED
+                if self.clients.is_first_status(&identity, &right, epoch) =>
+            {
                 self.cache.record(64, move |writer| writer.note_written(&identity, &right));
             }
             StatusCode::FORBIDDEN => {
@@ -67,9 +73,7 @@ impl Shared {
         if !request.query.dry_run.is_empty() {
             return None;
         }
-        if is_kept(request) {
-            self.note_status(call, request, code);
-        }
+        self.note_right(call, request, code);
         let identity = call.caller.identity();
         let decoder = Decoder {
             resource: request.gvr.to_string(),
@@ -118,6 +122,10 @@ impl Shared {
             _ => None,
         }
     }
+}
+
+fn is_event(request: &ResourceRequest) -> bool {
+    request.gvr.resource == "events" && matches!(request.gvr.group.as_str(), "" | "events.k8s.io")
 }
 
 /// Resources whose objects nobody needs back: heartbeats have their own way, events are many, and

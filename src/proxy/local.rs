@@ -9,21 +9,19 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, broadcast};
 
 use super::answer::{self, Body};
-use super::apply::{self, EVENTS_KEPT, Found};
+use super::apply::{self, Found};
 use super::caller::Caller;
 use super::decide::Local;
+use super::events;
 use super::input::Input;
 use super::lease::Leases;
 use super::replay::key_of;
 use super::statuses;
 use super::token;
 use super::watch::Edit;
-use crate::cache::{Cache, CacheError, ObjectKey, Writer};
+use crate::cache::{Author, Cache, CacheError, ObjectKey, Writer};
 use crate::kube::status::Failure;
 use crate::kube::{Encoding, ResourceRequest, Verb, meta};
-
-/// Events that wait for the cloud at the most; of more, the oldest go.
-const EVENTS: usize = 500;
 
 /// A write as it came.
 #[derive(Debug)]
@@ -72,7 +70,8 @@ impl LocalWrites {
             Local::DeletePod => self.delete_pod(key, input).await,
             Local::MirrorPod => self.create_pod(key, input).await,
             Local::CsiNode => self.csi_node(key, write.request.verb, input).await,
-            Local::Event => self.event(key, write.request.verb, input).await,
+            Local::Event if write.body.len() > events::SIZE => Err(events::too_large().into()),
+            Local::Event => self.event(author(caller), key, write.request.verb, input).await,
             Local::Token => return token::answer(&self.cache, write.request, &input, encoding).await,
             Local::Review => Ok((StatusCode::CREATED, review(input))),
         };
@@ -94,7 +93,7 @@ impl LocalWrites {
         let namespace = meta::namespace(&event).unwrap_or_default().to_owned();
         let name = meta::name(&event).unwrap_or_default().to_owned();
         let key = ObjectKey { resource: "v1/events".to_owned(), namespace, name };
-        match self.event(key, Verb::Create, Input::Object(event)).await {
+        match self.event(Author::Node, key, Verb::Create, Input::Object(event)).await {
             Ok(_) => Ok(()),
             Err(Refused::Cache(error)) => Err(error),
             Err(Refused::Status(failure)) => Err(CacheError::Refused(failure.message)),
@@ -163,21 +162,30 @@ impl LocalWrites {
         .await
     }
 
-    async fn event(&self, mut key: ObjectKey, verb: Verb, input: Input) -> Answer {
-        let Input::Object(mut event) = input else { return self.edit(key, None, input).await };
-        if verb != Verb::Create {
-            return Err(refused("the cloud is away"));
-        }
+    async fn event(&self, author: Author, mut key: ObjectKey, verb: Verb, input: Input) -> Answer {
+        let mut event = match (verb, input) {
+            (Verb::Create, Input::Object(event)) if event.is_object() => event,
+            (Verb::Create, _) => return Err(Failure::bad_request("an event is made from an event").into()),
+            (_, Input::Object(_)) => return Err(refused("the cloud is away")),
+            (_, input) => {
+                let job = move |writer: &mut Writer, edits: &mut Vec<Edit>| {
+                    events::edit(writer, edits, &author, &key, &input)
+                };
+                return self.commit(job).await;
+            }
+        };
         if key.name.is_empty() {
             key.name = event_name(&mut event);
         }
-        self.commit(move |writer, edits| {
-            let found = apply::create(writer, edits, &key, event, StatusCode::CREATED)?;
-            writer.bound_creations(&key.resource, EVENTS)?;
-            writer.bound_objects(&key.resource, EVENTS_KEPT)?;
-            Ok(found)
-        })
-        .await
+        self.commit(move |writer, edits| events::create(writer, edits, &author, &key, event)).await
+    }
+}
+
+/// Whose words a caller's are.
+fn author(caller: &Caller) -> Author {
+    match caller {
+        Caller::Kubelet => Author::Node,
+        Caller::Bearer(bearer) => Author::Client(bearer.identity()),
     }
 }
 

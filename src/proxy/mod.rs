@@ -18,6 +18,7 @@ mod decide;
 mod decoder;
 mod discovery;
 mod endpoints;
+mod events;
 mod forward;
 mod frames;
 mod guests;

@@ -40,12 +40,13 @@ pub fn tell(
     edit_by(writer, edits, &Author::Client(identity.to_owned()), key, "status", input)
 }
 
-/// To tell the status of such objects.
+/// To tell the status of such objects; of events, to make them.
 pub fn right(key: &ObjectKey) -> Right {
+    let subresource = if key.resource.ends_with("/events") { "" } else { "status" };
     Right {
         resource: key.resource.clone(),
         namespace: key.namespace.clone(),
-        subresource: "status".to_owned(),
+        subresource: subresource.to_owned(),
     }
 }
 

@@ -121,6 +121,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
         assert_eq!(offline.get(path), Some(online), "`{path}` as clients of before 1.26 ask for it");
     }
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)?;
+    no_events_of_who_may_make_none(&scene, &client)?;
     assert_eq!(admin.status(&scene, CONFIGMAPS)?, "503", "read in another's name only");
     kubelets_kubeconfig_reads(&scene)?;
     scene.edge.kill();
@@ -273,6 +274,23 @@ fn judged_without_the_cloud(
         let path = "/api/v1/namespaces/default/pods/talker/exec?command=sh";
         let code = unknown.status_with(scene, &upgrade, path)?;
         ensure!(code == "401", "an unknown token that wants an upgrade is answered {code}");
+    }
+    Ok(())
+}
+
+/// Events are told in their author's name, so only of those whom the cloud let make some.
+fn no_events_of_who_may_make_none(scene: &Scene, client: &Caller) -> Result<()> {
+    let event = r#"{"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "message": "made up",
+        "involvedObject": {"kind": "Pod", "name": "talker", "namespace": "default"}}"#;
+    for (method, kind, name) in
+        [("POST", "application/json", ""), ("PATCH", "application/merge-patch+json", "/e")]
+    {
+        for namespace in ["default", "kube-system"] {
+            let kind = format!("Content-Type: {kind}");
+            let path = format!("/api/v1/namespaces/{namespace}/events{name}");
+            let code = client.status_with(scene, &["-X", method, "-H", &kind, "-d", event], &path)?;
+            ensure!(code == "503", "{method} {path} is answered {code}");
+        }
     }
     Ok(())
 }
