@@ -38,7 +38,7 @@ pub use object::{Object, ObjectKey};
 pub use open::{Opened, is_writable, readable};
 pub use reader::{Count, Reader, Reading};
 pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};
-pub use secret::{Document, TokenKey};
+pub use secret::{Document, Purpose, TokenKey};
 pub use writer::Writer;
 
 use writer::{Job, Outcome};

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use crate::sys::tables;
 
 /// One step a version; step N brings a file of version N to N + 1. A step that was released is never changed.
-pub(super) const STEPS: [&str; 3] = [
+pub(super) const STEPS: [&str; 4] = [
     "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
     CREATE TABLE identity (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -97,6 +97,14 @@ pub(super) const STEPS: [&str; 3] = [
         resource TEXT NOT NULL,
         subresource TEXT NOT NULL,
         PRIMARY KEY (identity, resource, subresource)) WITHOUT ROWID;
+",
+    "
+    CREATE TABLE audience (
+        digest TEXT PRIMARY KEY,    -- of a caller's token
+        issuer TEXT NOT NULL,       -- who it says has issued it
+        audiences TEXT NOT NULL) WITHOUT ROWID; -- whom it is for, a line each
+    CREATE TRIGGER caller_gone AFTER DELETE ON caller
+        BEGIN DELETE FROM audience WHERE digest = OLD.digest; END;
 ",
 ];
 

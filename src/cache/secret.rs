@@ -24,6 +24,24 @@ pub struct TokenKey {
     pub bound: String,
 }
 
+/// What a token says of itself beside its subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Purpose {
+    /// Who has issued it (`iss`).
+    pub issuer: String,
+    /// Whom it is for (`aud`).
+    pub audiences: Vec<String>,
+}
+
+impl Purpose {
+    /// Whether a token of this purpose is for somebody that one of the `other` purpose was for, by the same issuer.
+    pub fn meets(&self, other: &Self) -> bool {
+        !self.issuer.is_empty()
+            && self.issuer == other.issuer
+            && self.audiences.iter().any(|audience| other.audiences.contains(audience))
+    }
+}
+
 /// A body that is no Kubernetes object, such as `/apis` or `/version`.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -95,10 +113,13 @@ impl Writer {
     ///
     /// # Errors
     /// The statement's.
-    pub fn accept_caller(&self, digest: &str, identity: &str) -> Result<(), CacheError> {
+    pub fn accept_caller(&self, digest: &str, identity: &str, purpose: &Purpose) -> Result<(), CacheError> {
         self.db()
             .prepare_cached("INSERT OR IGNORE INTO caller (digest, identity, at) VALUES (?, ?, ?)")?
             .execute(params![digest, identity, seconds()])?;
+        self.db()
+            .prepare_cached("INSERT OR REPLACE INTO audience (digest, issuer, audiences) VALUES (?, ?, ?)")?
+            .execute(params![digest, purpose.issuer, purpose.audiences.join("\n")])?;
         let bounds = [
             "DELETE FROM caller WHERE identity = ?1 AND digest <> ?2 AND digest NOT IN
              (SELECT digest FROM caller WHERE identity = ?1 ORDER BY at DESC, digest LIMIT ?3)",
@@ -132,6 +153,14 @@ impl Writer {
     /// The statement's.
     pub fn has_accepted(&self, digest: &str) -> Result<bool, CacheError> {
         Ok(self.db().prepare_cached("SELECT 1 FROM caller WHERE digest = ?")?.exists([digest])?)
+    }
+
+    /// As [`Reader::purposes`].
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn purposes(&self, identity: &str) -> Result<Vec<Purpose>, CacheError> {
+        purposes(self.db(), identity)
     }
 
     /// The public key `kid` of the token issuer, as [`Reader::verifier`] has it.
@@ -238,12 +267,12 @@ impl Reader {
             .optional()?)
     }
 
-    /// Whether the cloud ever accepted somebody as `identity`.
+    /// What the tokens were for that the cloud has accepted of `identity`.
     ///
     /// # Errors
     /// The statement's.
-    pub fn is_accepted(&self, identity: &str) -> Result<bool, CacheError> {
-        Ok(self.db().prepare_cached("SELECT 1 FROM caller WHERE identity = ?")?.exists([identity])?)
+    pub fn purposes(&self, identity: &str) -> Result<Vec<Purpose>, CacheError> {
+        purposes(self.db(), identity)
     }
 
     /// The public key `kid` of the token issuer, as a JSON web key.
@@ -282,4 +311,13 @@ fn verifier(db: &Connection, kid: &str) -> Result<Option<String>, CacheError> {
         .prepare_cached("SELECT jwk FROM verifier WHERE kid = ?")?
         .query_row([kid], |row| row.get(0))
         .optional()?)
+}
+
+fn purposes(db: &Connection, identity: &str) -> Result<Vec<Purpose>, CacheError> {
+    let sql = "SELECT DISTINCT issuer, audiences FROM audience JOIN caller USING (digest) WHERE identity = ?";
+    let purpose = |row: &rusqlite::Row<'_>| {
+        let audiences: String = row.get(1)?;
+        Ok(Purpose { issuer: row.get(0)?, audiences: audiences.split('\n').map(str::to_owned).collect() })
+    };
+    Ok(db.prepare_cached(sql)?.query_map([identity], purpose)?.collect::<Result<_, _>>()?)
 }

@@ -278,7 +278,7 @@ async fn tokens_of_pods_that_are_not_listed_any_more_go() {
     cache
         .commit(move |w| {
             kept.iter().try_for_each(|key| w.put_token(key, b"{}"))?;
-            w.accept_caller("00ff", "system:serviceaccount:ns:default/uid-b")
+            w.accept_caller("00ff", "system:serviceaccount:ns:default/uid-b", &Purpose::default())
         })
         .await
         .unwrap();
@@ -305,8 +305,10 @@ async fn of_the_tokens_of_an_identity_the_newest_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     let accept = |w: &mut Writer| {
-        w.accept_caller("other", "token:other")?;
-        (0..200).try_for_each(|n| w.accept_caller(&format!("{n:04}"), "system:serviceaccount:ns:a/u"))
+        let purpose = Purpose::default();
+        w.accept_caller("other", "token:other", &purpose)?;
+        (0..200)
+            .try_for_each(|n| w.accept_caller(&format!("{n:04}"), "system:serviceaccount:ns:a/u", &purpose))
     };
     cache.commit(accept).await.unwrap();
     let left = cache

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::signature;
-use crate::cache::{Cache, CacheError, Writer};
+use crate::cache::{Cache, CacheError, Purpose, Writer};
 
 /// Who is calling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +103,19 @@ impl Bearer {
         end.is_some_and(|end| end <= crate::sys::clock::now().as_second())
     }
 
+    /// Who has issued it and whom it is for, as it says of itself; empty where it does not.
+    pub fn purpose(&self) -> Purpose {
+        let claims = self.claims().unwrap_or_default();
+        let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let audiences = match claims.get("aud") {
+            Some(Value::String(one)) => vec![one.clone()],
+            Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        // A line each in the cache.
+        Purpose { issuer, audiences: audiences.into_iter().filter(|one| !one.contains('\n')).collect() }
+    }
+
     /// The id of the key that signed it.
     pub fn key_id(&self) -> Option<String> {
         signature::key_id(&self.token)
@@ -110,19 +123,21 @@ impl Bearer {
 }
 
 /// Whether the cloud accepted this caller while it was there: this very token, or another one of the
-/// same identity whose signature holds against the issuer's keys that were seen. Expiry is not looked
-/// at: a gateway in an outage cannot get a new token.
+/// same identity and issuer for one of the same audiences, whose signature holds against the issuer's
+/// keys that were seen: a token for somebody else is none for the API. Expiry is not looked at: a
+/// gateway in an outage cannot get a new token.
 ///
 /// # Errors
 /// When the cache cannot be read.
 pub async fn accepted(cache: &Cache, bearer: &Bearer) -> Result<bool, CacheError> {
     let (digest, identity, kid) = (bearer.digest(), bearer.identity(), bearer.key_id());
+    let purpose = bearer.purpose();
     let (known, jwk) = cache
         .read(move |r| {
             if r.caller(&digest)?.is_some() {
                 return Ok((true, None));
             }
-            if !r.is_accepted(&identity)? {
+            if !r.purposes(&identity)?.iter().any(|accepted| accepted.meets(&purpose)) {
                 return Ok((false, None));
             }
             Ok((false, kid.map(|kid| r.verifier(&kid)).transpose()?.flatten()))
@@ -132,14 +147,18 @@ pub async fn accepted(cache: &Cache, bearer: &Bearer) -> Result<bool, CacheError
 }
 
 /// The cloud refused this caller. Of a token that is not over yet, this is about whom it stands for: the account or the
-/// pod is gone, and no other token stands for them in the next outage. A token that is made up has no such say.
+/// pod is gone, and no other token stands for them in the next outage. A token that is made up has no such say, nor one
+/// for somebody else than the API.
 ///
 /// # Errors
 /// When the cache cannot be written.
 pub fn refuse(writer: &Writer, bearer: &Bearer) -> Result<(), CacheError> {
     let (digest, identity) = (bearer.digest(), bearer.identity());
     let mut known = writer.has_accepted(&digest)?;
-    if !known && let Some(kid) = bearer.key_id() {
+    if !known
+        && let Some(kid) = bearer.key_id()
+        && writer.purposes(&identity)?.iter().any(|accepted| accepted.meets(&bearer.purpose()))
+    {
         known = writer.verifier(&kid)?.is_some_and(|jwk| signature::holds(&bearer.token, &jwk));
     }
     if known { writer.refuse_caller(&digest, &identity, !bearer.is_over()) } else { Ok(()) }
@@ -208,7 +227,10 @@ mod tests {
             let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
             for bearer in [earlier, &second] {
                 let (digest, identity) = (bearer.digest(), bearer.identity());
-                cache.commit(move |w| w.accept_caller(&digest, &identity)).await.unwrap();
+                cache
+                    .commit(move |w| w.accept_caller(&digest, &identity, &Purpose::default()))
+                    .await
+                    .unwrap();
                 if *bearer != second {
                     // Which was first is known to the second.
                     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
@@ -229,7 +251,10 @@ mod tests {
         let accept = async || {
             for bearer in [&first, &second] {
                 let (digest, identity) = (bearer.digest(), bearer.identity());
-                cache.commit(move |w| w.accept_caller(&digest, &identity)).await.unwrap();
+                cache
+                    .commit(move |w| w.accept_caller(&digest, &identity, &Purpose::default()))
+                    .await
+                    .unwrap();
             }
         };
         accept().await;
@@ -241,5 +266,40 @@ mod tests {
         assert_eq!(known(&cache, [&first, &second]).await, [true, true]);
         cache.commit(|w| w.drop_tokens_of("Pod/u1")).await.unwrap();
         assert_eq!(known(&cache, [&first, &second]).await, [false, false]);
+    }
+
+    #[tokio::test]
+    async fn a_signed_token_for_somebody_else_is_none_for_the_api() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let signer = signature::tests::Signer::new();
+        let token = |iss: &str, aud: &str, jti: u32| {
+            let sub = r#""sub":"system:serviceaccount:ns:a","kubernetes.io":{"pod":{"uid":"u1"}}"#;
+            let claims = format!(r#"{{{sub},"iss":"{iss}","aud":{aud},"jti":"{jti}","exp":9000000000}}"#);
+            Bearer { token: signer.sign(&claims) }
+        };
+        let first = token("cloud", r#"["api","other"]"#, 1);
+        let (digest, identity, purpose) = (first.digest(), first.identity(), first.purpose());
+        let keys = vec![("k".to_owned(), signer.jwk())];
+        let accept = move |w: &mut Writer| {
+            w.replace_verifiers(&keys)?;
+            w.accept_caller(&digest, &identity, &purpose)
+        };
+        cache.commit(accept).await.unwrap();
+        for (token, expected) in [
+            (token("cloud", r#"["api"]"#, 2), true),
+            (token("cloud", r#""api""#, 3), true),
+            (token("cloud", r#"["vault"]"#, 4), false),
+            (token("cloud", "[]", 5), false),
+            (token("another", r#"["api"]"#, 6), false),
+        ] {
+            assert_eq!(accepted(&cache, &token).await.unwrap(), expected, "{:?}", token.purpose());
+        }
+        let vault = token("cloud", r#"["vault"]"#, 4);
+        cache.commit(move |w| refuse(w, &vault)).await.unwrap();
+        assert!(accepted(&cache, &first).await.unwrap(), "that it is refused says nothing of the others");
+        let second = token("cloud", r#"["api"]"#, 7);
+        cache.commit(move |w| refuse(w, &second)).await.unwrap();
+        assert!(!accepted(&cache, &first).await.unwrap(), "a token for the API does");
     }
 }

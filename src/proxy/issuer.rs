@@ -54,7 +54,8 @@ pub fn note_caller(shared: &Shared, call: &Call, code: StatusCode) {
         accepted.clear();
     }
     if accepted.insert(digest.clone(), identity.clone()).is_none() {
-        shared.cache.record(64, move |writer| writer.accept_caller(&digest, &identity));
+        let purpose = bearer.purpose();
+        shared.cache.record(64, move |writer| writer.accept_caller(&digest, &identity, &purpose));
         learn_keys(shared, bearer);
     }
 }

@@ -61,31 +61,44 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 
     use super::*;
 
-    /// A key pair's JSON web key, and a token signed by it.
-    fn signed(claims: &str) -> (String, String) {
-        let random = SystemRandom::new();
-        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
-        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        let pair = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap();
-        let point = pair.public_key().as_ref();
-        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        let jwk = serde_json::json!({"kty": "EC", "crv": "P-256", "kid": "k",
-            "x": text(&point[1..33]), "y": text(&point[33..])});
-        let head = format!("{}.{}", text(br#"{"alg":"ES256","kid":"k"}"#), text(claims.as_bytes()));
-        let signature = pair.sign(&random, head.as_bytes()).unwrap();
-        (jwk.to_string(), format!("{head}.{}", text(signature.as_ref())))
+    /// An issuer of tokens whose key's id is `k`.
+    pub struct Signer(EcdsaKeyPair);
+
+    impl Signer {
+        pub fn new() -> Self {
+            let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+            let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+            Self(EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap())
+        }
+
+        /// Its public key as a JSON web key.
+        pub fn jwk(&self) -> String {
+            let point = self.0.public_key().as_ref();
+            let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+            serde_json::json!({"kty": "EC", "crv": "P-256", "kid": "k",
+                "x": text(&point[1..33]), "y": text(&point[33..])})
+            .to_string()
+        }
+
+        /// A token.
+        pub fn sign(&self, claims: &str) -> String {
+            let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+            let head = format!("{}.{}", text(br#"{"alg":"ES256","kid":"k"}"#), text(claims.as_bytes()));
+            let signature = self.0.sign(&SystemRandom::new(), head.as_bytes()).unwrap();
+            format!("{head}.{}", text(signature.as_ref()))
+        }
     }
 
     #[test]
     fn holds_for_the_key_and_the_very_bytes_only() {
-        let (jwk, token) = signed("{}");
-        let (other, _) = signed("{}");
+        let (signer, other) = (Signer::new(), Signer::new());
+        let (jwk, token, other) = (signer.jwk(), signer.sign("{}"), other.jwk());
         assert_eq!(key_id(&token).as_deref(), Some("k"));
         assert!(holds(&token, &jwk));
         assert!(!holds(&token, &other));

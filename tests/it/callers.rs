@@ -89,6 +89,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     let [client, successor, unused, admin] =
         [Caller(client?), Caller(successor?), Caller(unused?), Caller(admin?)];
     ensure!(client.0 != successor.0, "the same token twice");
+    let for_other = Caller(cluster.kubectl(&["create", "token", "client", "--audience=other"])?);
     cluster.wait_for("a pod", seconds(60), || {
         ensure!(cluster.pods("default")?.iter().any(|pod| pod.name == "talker" && pod.running()), "not yet");
         Ok(())
@@ -121,6 +122,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
         assert_eq!(offline.get(path), Some(online), "`{path}` as clients of before 1.26 ask for it");
     }
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)?;
+    assert_eq!(for_other.status(&scene, CONFIGMAPS)?, "401", "a token that is not for the API");
     no_events_of_who_may_make_none(&scene, &client)?;
     assert_eq!(admin.status(&scene, CONFIGMAPS)?, "503", "read in another's name only");
     kubelets_kubeconfig_reads(&scene)?;
