@@ -1,14 +1,20 @@
 //! Whom the cloud accepts, and the public keys by which its tokens are known while it is away.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::answer;
 use super::caller::{self, Bearer, Caller};
 use super::forward::Call;
-use super::upstream::As;
+use super::upstream::{As, Upstream};
+use crate::cache::Cache;
 use crate::kube::{Request as KubeRequest, Verb};
 
 /// Where an API server publishes the keys of its tokens (RFC 7517); every service account may read it.
@@ -17,6 +23,14 @@ const KEYS: &str = "/openid/v1/jwks";
 const LIMIT: usize = 1 << 20;
 /// Hashes of accepted tokens kept in memory at the most.
 const KNOWN: usize = 4096;
+/// Key ids kept in memory at the most.
+const KEY_IDS: usize = 64;
+/// Time for an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Time until keys that could not be read are asked for again; it doubles each time.
+const PAUSE: Duration = Duration::from_secs(60);
+/// The longest such time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Whether an answer of `code` is the cloud's word that the token of `call` is good: only that it did what was asked of
 /// its API. Some requests it answers before it looks at the token at all: one whose `timeout` it cannot read, and what
@@ -56,41 +70,86 @@ pub fn note_caller(shared: &Shared, call: &Call, code: StatusCode) {
     if accepted.insert(digest.clone(), identity.clone()).is_none() {
         let purpose = bearer.purpose();
         shared.cache.record(64, move |writer| writer.accept_caller(&digest, &identity, &purpose));
-        learn_keys(shared, bearer);
     }
+    drop(accepted);
+    learn_keys(shared, bearer);
 }
 
-/// Reads the issuer's keys in the name of a token that was just accepted, once for each key.
+/// When the issuer's keys were asked for last because of one key id.
+#[derive(Debug)]
+pub struct Asked {
+    at: Instant,
+    /// Time until they are asked for again; `None` once they were read.
+    pause: Option<Duration>,
+}
+
+/// The key ids for which the keys were asked for.
+pub type AskedKeys = Arc<Mutex<HashMap<String, Asked>>>;
+
+/// Whether it is time to ask for the keys because of `kid`; notes that it is done.
+fn is_time(asked: &AskedKeys, kid: &str) -> bool {
+    let Ok(mut asked) = asked.lock() else { return false };
+    let now = Instant::now();
+    let pause = match asked.get(kid) {
+        Some(before) if before.pause.is_none_or(|pause| now < before.at + pause) => return false,
+        Some(before) => before.pause.map_or(PAUSE, |pause| (2 * pause).min(LONGEST_PAUSE)),
+        None => PAUSE,
+    };
+    if asked.len() >= KEY_IDS {
+        asked.clear();
+    }
+    asked.insert(kid.to_owned(), Asked { at: now, pause: Some(pause) });
+    true
+}
+
+/// Reads the issuer's keys in the name of a token that was just accepted: once for each key, and where that fails with
+/// the next one that is accepted after a pause.
 fn learn_keys(shared: &Shared, bearer: &Bearer) {
     let Some(kid) = bearer.key_id() else { return };
-    if !shared.asked_keys.lock().is_ok_and(|mut asked| asked.insert(kid.clone())) {
+    if !is_time(&shared.asked_keys, &kid) {
         return;
     }
     let (upstream, cache, token) = (shared.upstream.clone(), shared.cache.clone(), bearer.token().to_owned());
+    let asked = shared.asked_keys.clone();
     tokio::spawn(async move {
-        let read = async {
-            let known = cache.read(move |reader| reader.verifier(&kid)).await.map_err(|e| e.to_string())?;
-            if known.is_some() {
-                return Ok(());
+        match read_issuer(&upstream, &cache, &token, kid.clone()).await {
+            Ok(()) => {
+                if let Ok(mut asked) = asked.lock()
+                    && let Some(asked) = asked.get_mut(&kid)
+                {
+                    asked.pause = None;
+                }
             }
-            let request = Request::get(KEYS)
-                .header(header::AUTHORIZATION, format!("Bearer {token}"))
-                .header(header::ACCEPT, "application/jwk-set+json,application/json")
-                .body(answer::full(bytes::Bytes::new()))
-                .map_err(|e| e.to_string())?;
-            let (answered, _place) = upstream.send(As::Bearer, request).await.map_err(|e| e.to_string())?;
-            if answered.status() != StatusCode::OK {
-                return Err(format!("`{KEYS}` answers {}", answered.status()));
-            }
-            let body =
-                Limited::new(answered.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?;
-            let keys = read_keys(&body.to_bytes());
-            cache.commit(move |writer| writer.replace_verifiers(&keys)).await.map_err(|e| e.to_string())
-        };
-        if let Err(error) = read.await {
-            tracing::debug!(error, "the keys of the token issuer were not read");
+            Err(error) => tracing::debug!(error, "the keys of the token issuer were not read"),
         }
     });
+}
+
+/// Reads the keys, unless `kid` is among those that are known.
+async fn read_issuer(upstream: &Upstream, cache: &Cache, token: &str, kid: String) -> Result<(), String> {
+    let known = cache.read(move |reader| reader.verifier(&kid)).await.map_err(|e| e.to_string())?;
+    if known.is_some() {
+        return Ok(());
+    }
+    let request = Request::get(KEYS)
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::ACCEPT, "application/jwk-set+json,application/json")
+        .body(answer::full(bytes::Bytes::new()))
+        .map_err(|e| e.to_string())?;
+    let exchange = async {
+        let (answered, _place) = upstream.send(As::Bearer, request).await.map_err(|e| e.to_string())?;
+        if answered.status() != StatusCode::OK {
+            return Err(format!("`{KEYS}` answers {}", answered.status()));
+        }
+        let body = Limited::new(answered.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?;
+        Ok(body.to_bytes())
+    };
+    let late = || format!("no answer within {} s", PATIENCE.as_secs());
+    let keys = read_keys(&tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| late())??);
+    if keys.is_empty() {
+        return Err(format!("`{KEYS}` answers no keys"));
+    }
+    cache.commit(move |writer| writer.replace_verifiers(&keys)).await.map_err(|e| e.to_string())
 }
 
 /// Key ids and keys of a JSON web key set.
@@ -103,6 +162,7 @@ fn read_keys(set: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::stand_in;
 
     fn call(method: &str, path: &str, query: &str) -> Call {
         let mut head = Request::new(()).into_parts().0;
@@ -137,5 +197,61 @@ mod tests {
             let code = StatusCode::from_u16(code).unwrap();
             assert_eq!(vouches(&call(method, path, ""), code), vouched, "{method} {path} {code}");
         }
+    }
+
+    #[tokio::test]
+    async fn keys_that_could_not_be_read_are_asked_for_again() {
+        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = asked.clone();
+        let cloud = stand_in::Cloud::new(Arc::new(move |head: http::request::Parts| {
+            assert_eq!(head.uri.path(), KEYS);
+            let first = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            let keys = serde_json::json!({"keys": [{"kid": "k", "kty": "RSA"}]});
+            let answered =
+                if first { stand_in::json(503, &serde_json::json!({})) } else { stand_in::json(200, &keys) };
+            Box::pin(std::future::ready(answered))
+        }))
+        .await;
+        let cache = Cache::open(cloud.folder.path(), cloud.folder.path()).unwrap().cache;
+        let parts = crate::proxy::Parts {
+            cache: cache.clone(),
+            credentials: cloud.credentials.clone(),
+            ca: cloud.ca.clone(),
+            probe_interval: Duration::from_secs(60),
+            offline_mode: true,
+            in_cluster: None,
+            clients: Default::default(),
+        };
+        let (proxy, _owner) = crate::proxy::Proxy::new(parts).await.unwrap();
+        let mut call = call("GET", "/api/v1/pods", "");
+        let token = crate::proxy::signature::tests::Signer::new().sign("{}");
+        call.head.headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        call.caller = Caller::of(false, &call.head.headers).unwrap();
+        let count = |n: u32| {
+            let asked = asked.clone();
+            async move {
+                while asked.load(std::sync::atomic::Ordering::Relaxed) < n {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        note_caller(&proxy.shared, &call, StatusCode::OK);
+        tokio::time::timeout(Duration::from_secs(10), count(1)).await.expect("the keys are asked for");
+        note_caller(&proxy.shared, &call, StatusCode::OK);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1, "not at once");
+        proxy.shared.asked_keys.lock().unwrap().get_mut("k").unwrap().at -= PAUSE;
+        note_caller(&proxy.shared, &call, StatusCode::OK);
+        let known = async {
+            while cache.read(|reader| reader.verifier("k")).await.unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), known).await.expect("the keys are known");
+        for _ in 0..3 {
+            note_caller(&proxy.shared, &call, StatusCode::OK);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2, "once they are known, no more");
     }
 }

@@ -56,7 +56,7 @@ mod upgrade;
 mod upstream;
 mod watch;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -96,7 +96,7 @@ struct Shared {
     /// Hashes of tokens that the cloud is known to accept, so that each is written once, and of whom they are.
     accepted: Mutex<HashMap<String, String>>,
     /// Key ids that the issuer's keys were asked for.
-    asked_keys: Mutex<HashSet<String>>,
+    asked_keys: issuer::AskedKeys,
     waiting: Arc<Notify>,
     rotated: rotate::Watched,
     /// When the daemon began: for a moment after that, the first word on the link is waited for.
@@ -203,7 +203,7 @@ impl Proxy {
             offline_mode: tokio::sync::watch::Sender::new(offline_mode),
             mode_changes: tokio::sync::watch::Sender::new(0),
             accepted: Mutex::default(),
-            asked_keys: Mutex::default(),
+            asked_keys: issuer::AskedKeys::default(),
             cache,
             link,
             upstream,
