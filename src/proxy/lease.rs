@@ -1,28 +1,45 @@
 //! Heartbeats while the cloud is away: in memory only, because a lease that is old is worth nothing
 //! and one write every ten seconds wears a flash card out.
 
+//!
+//! One lease of a name for all pods of a service account, so that of the replicas of one operator one leads. Those of
+//! others are not theirs to write: here nobody can judge whether they may.
+
 use std::collections::HashMap;
 use std::sync::Mutex;
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::caller::Caller;
+use super::caller::{Caller, NODE};
 use super::input::Input;
 use super::local::{Answer, Refused};
 use super::replay::key_of;
-use crate::cache::{Cache, ObjectKey};
+use crate::cache::{Cache, FieldManager, ObjectKey};
 use crate::kube::patch::{self, PatchType};
 use crate::kube::status::Failure;
 use crate::kube::{ResourceRequest, Verb, meta};
 
-/// Leases at once; whoever needs more has something else in mind.
+/// Leases of clients at once; whoever needs more has something else in mind.
 const LIMIT: usize = 256;
+/// Leases of one service account, or of one client without.
+const LIMIT_EACH: usize = 16;
+/// Bytes of a lease at the most.
+const SIZE: usize = 16 << 10;
+/// Versions of what was written here begin there: no cloud comes so far, so that none of them is current there.
+const VERSIONS: u64 = 9_000_000_000_000_000_000;
 
-/// Leases by who holds them and by name.
+/// Leases by whose they are and by name.
 #[derive(Debug, Default)]
 pub struct Leases {
-    held: Mutex<HashMap<(String, ObjectKey), Value>>,
+    held: Mutex<HashMap<(String, ObjectKey), Held>>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    lease: Value,
+    /// Who applied it last.
+    manager: Option<String>,
 }
 
 impl Leases {
@@ -41,35 +58,34 @@ impl Leases {
         if let (Verb::Create, Input::Object(lease)) = (request.verb, input) {
             meta::name(lease).unwrap_or_default().clone_into(&mut key.name);
         }
-        let held = self.get(cache, caller, &key).await?;
-        if let Input::Apply(_, value) = input {
-            let code = if held.is_some() { StatusCode::OK } else { StatusCode::CREATED };
-            // Nobody else has fields in a lease: what is applied is merged.
-            let base = held.clone().unwrap_or_else(|| json!({}));
-            let merged = patch::apply(PatchType::Merge, &base, value)
-                .map_err(|why| Refused::from(Failure::bad_request(why.to_string())))?;
-            return self.put(caller, key, named(merged, held.as_ref()), code);
+        let (identity, wanted) = (caller.identity(), key.clone());
+        let slot = (holder(&identity).to_owned(), key);
+        let is_held = self.held.lock().is_ok_and(|held| held.contains_key(&slot));
+        let read =
+            if is_held { None } else { cache.read(move |reader| reader.get(&identity, &wanted)).await? };
+        let Ok(mut held) = self.held.lock() else { return Err(no_body()) };
+        // Whoever wrote meanwhile was first.
+        let before = match (held.get(&slot), read) {
+            (Some(before), _) => Some(before.clone()),
+            (None, Some(read)) => Some(Held { lease: read.body, manager: None }),
+            (None, None) => None,
+        };
+        let code = match (request.verb, &before) {
+            (Verb::Get, Some(before)) => return Ok((StatusCode::OK, before.lease.clone())),
+            (_, None) if request.verb == Verb::Create || matches!(input, Input::Apply(..)) => {
+                StatusCode::CREATED
+            }
+            _ => StatusCode::OK,
+        };
+        let (lease, manager) = written(request, &slot, before.as_ref(), input)?;
+        if lease.to_string().len() > SIZE {
+            return Err(Failure::too_large(format!("limit of a lease is {SIZE}")).into());
         }
-        match (request.verb, held) {
-            (Verb::Create, Some(_)) => Err(Refused::from(Failure::already_exists(
-                &request.gvr.group,
-                &request.gvr.resource,
-                &key.name,
-            ))),
-            (Verb::Create, None) => {
-                let Input::Object(lease) = input else { return Err(no_body()) };
-                self.put(caller, key, named(lease.clone(), None), StatusCode::CREATED)
-            }
-            (_, None) => {
-                Err(Refused::from(Failure::not_found(&request.gvr.group, &request.gvr.resource, &key.name)))
-            }
-            (Verb::Get, Some(lease)) => Ok((StatusCode::OK, lease)),
-            (_, Some(lease)) => {
-                let edited =
-                    input.apply(&lease, None).map_err(|why| Refused::from(Failure::bad_request(why)))?;
-                self.put(caller, key, named(edited, Some(&lease)), StatusCode::OK)
-            }
+        if !held.contains_key(&slot) {
+            refuse_more(&held, &slot.0)?;
         }
+        held.insert(slot, Held { lease: lease.clone(), manager });
+        Ok((code, lease))
     }
 
     /// Forgets all, when the cloud is back and has the true ones.
@@ -78,35 +94,99 @@ impl Leases {
             held.clear();
         }
     }
+}
 
-    async fn get(&self, cache: &Cache, caller: &Caller, key: &ObjectKey) -> Result<Option<Value>, Refused> {
-        let identity = caller.identity();
-        let held = self.held.lock().ok().and_then(|held| held.get(&(identity.clone(), key.clone())).cloned());
-        if held.is_some() {
-            return Ok(held);
-        }
-        let key = key.clone();
-        let read = cache.read(move |reader| reader.get(&identity, &key)).await?;
-        Ok(read.map(|object| object.body))
-    }
-
-    fn put(&self, caller: &Caller, key: ObjectKey, lease: Value, code: StatusCode) -> Answer {
-        let Ok(mut held) = self.held.lock() else { return Err(no_body()) };
-        if held.len() >= LIMIT && !held.contains_key(&(caller.identity(), key.clone())) {
-            return Err(Refused::from(Failure::unavailable("too many leases", Some(5))));
-        }
-        held.insert((caller.identity(), key), lease.clone());
-        Ok((code, lease))
+/// Whose leases a caller writes: those of its service account, whichever pod it is.
+fn holder(identity: &str) -> &str {
+    match identity.split_once('/') {
+        Some((account, _)) if account.starts_with("system:serviceaccount:") => account,
+        _ => identity,
     }
 }
 
+/// Kubelet's are not counted: nothing of another client's is in their way.
+fn refuse_more(held: &HashMap<(String, ObjectKey), Held>, holder: &str) -> Result<(), Refused> {
+    let of_others = held.keys().filter(|(of, _)| of != NODE).count();
+    let own = held.keys().filter(|(of, _)| of == holder).count();
+    if holder != NODE && (own >= LIMIT_EACH || of_others >= LIMIT) {
+        return Err(Failure::unavailable("too many leases", Some(5)).into());
+    }
+    Ok(())
+}
+
+/// The lease after a write, and the field manager that applied it.
+fn written(
+    request: &ResourceRequest,
+    (holder, key): &(String, ObjectKey),
+    before: Option<&Held>,
+    input: &Input,
+) -> Result<(Value, Option<String>), Refused> {
+    let gvr = &request.gvr;
+    let conflict = |why: &str| Refused::from(Failure::conflict(&gvr.group, &gvr.resource, &key.name, why));
+    let bad = |why: String| Refused::from(Failure::bad_request(why));
+    // Kubelet is the only one that writes its own, and the cache may be an hour behind what it knows of it.
+    if holder != NODE
+        && let (Some(before), Some(wanted)) = (before, version_wanted(input))
+        && before.lease.pointer("/metadata/resourceVersion").and_then(Value::as_str) != Some(wanted)
+    {
+        return Err(conflict("the object has been modified; apply your changes to its latest version"));
+    }
+    let base = before.map(|before| &before.lease);
+    let (lease, manager) = match (request.verb, input, base) {
+        (_, Input::Apply(FieldManager { name, force }, value), _) => {
+            let merged = patch::apply(PatchType::Merge, base.unwrap_or(&json!({})), value)
+                .map_err(|why| bad(why.to_string()))?;
+            let other = before.and_then(|b| b.manager.as_ref()).filter(|manager| *manager != name);
+            if let Some(other) = other
+                && !force
+                && base != Some(&merged)
+            {
+                return Err(conflict(&format!("Apply failed with a conflict with `{other}`")));
+            }
+            (merged, Some(name.clone()))
+        }
+        (Verb::Create, _, Some(_)) => {
+            return Err(Failure::already_exists(&gvr.group, &gvr.resource, &key.name).into());
+        }
+        (Verb::Create, Input::Object(lease), None) => (lease.clone(), None),
+        (Verb::Create, _, None) => return Err(no_body()),
+        (_, _, None) => return Err(Failure::not_found(&gvr.group, &gvr.resource, &key.name).into()),
+        (_, _, Some(lease)) => (input.apply(lease, None).map_err(bad)?, None),
+    };
+    if !lease.is_object() {
+        return Err(no_body());
+    }
+    let version = match (holder.as_str(), base) {
+        (NODE, Some(lease)) => {
+            lease.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned)
+        }
+        (NODE, None) => None,
+        _ => Some(next_version(base)),
+    };
+    Ok((named(lease, base, version.as_deref().unwrap_or("0")), manager))
+}
+
+/// The version that a write is about, if it says one.
+fn version_wanted(input: &Input) -> Option<&str> {
+    let (Input::Object(value) | Input::Patch(_, value) | Input::Apply(_, value)) = input;
+    value.pointer("/metadata/resourceVersion").and_then(Value::as_str).filter(|version| !version.is_empty())
+}
+
+/// A version that was never before, also not before a restart.
+fn next_version(before: Option<&Value>) -> String {
+    let before = before.and_then(|lease| lease.pointer("/metadata/resourceVersion")).and_then(Value::as_str);
+    let before =
+        before.and_then(|version| version.parse::<u64>().ok()).filter(|version| *version >= VERSIONS);
+    let now = VERSIONS + u64::try_from(crate::sys::clock::now().as_millisecond()).unwrap_or(0);
+    before.map_or(now, |before| now.max(before.saturating_add(1))).to_string()
+}
+
 /// A lease with the names that a server gives: those it had, or new ones.
-fn named(mut lease: Value, before: Option<&Value>) -> Value {
+fn named(mut lease: Value, before: Option<&Value>, version: &str) -> Value {
     if let Some(meta) = lease.get_mut("metadata").and_then(Value::as_object_mut) {
-        let old = |field: &str| before.and_then(|b| b.pointer(&format!("/metadata/{field}"))).cloned();
-        let uid = old("uid").unwrap_or_else(|| json!(uuid::Uuid::new_v4().to_string()));
-        meta.insert("uid".into(), uid);
-        meta.insert("resourceVersion".into(), old("resourceVersion").unwrap_or_else(|| json!("0")));
+        let uid = before.and_then(|b| b.pointer("/metadata/uid")).cloned();
+        meta.insert("uid".into(), uid.unwrap_or_else(|| json!(uuid::Uuid::new_v4().to_string())));
+        meta.insert("resourceVersion".into(), json!(version));
     }
     lease
 }
@@ -114,3 +194,7 @@ fn named(mut lease: Value, before: Option<&Value>) -> Value {
 fn no_body() -> Refused {
     Refused::from(Failure::bad_request("a lease is made of a lease"))
 }
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;
