@@ -133,7 +133,13 @@ pub(super) async fn run(task: StoreTask, place: &Place, progress: &Progress) -> 
             let (scratch, progress) = (place.door().folder().join("uploads"), progress.clone());
             let imported = blocking(move || {
                 let called = called.as_ref().unwrap_or(&path);
-                let archive = Archive::open(&path, called, &scratch).map_err(ImageError::from)?;
+                let room = |bytes| {
+                    store.room_for(bytes).map_err(|error| {
+                        let full = error.is_full().then_some(std::io::ErrorKind::StorageFull);
+                        std::io::Error::new(full.unwrap_or(std::io::ErrorKind::Other), error)
+                    })
+                };
+                let archive = Archive::open(&path, called, &scratch, &room).map_err(ImageError::from)?;
                 Ok(images::import(&store, &archive, name.as_deref(), &wanted, &progress)?)
             });
             told(imported.await?)

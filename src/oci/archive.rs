@@ -81,14 +81,19 @@ struct Index {
 }
 
 impl Archive {
-    /// Opens a folder or a tar, also one compressed by gzip, which is unpacked into `scratch` first. Errors name it as
-    /// `called`, which is what a person knows it by.
+    /// Opens a folder or a tar, also one compressed by gzip, which is unpacked into `scratch` first; `room` refuses where
+    /// so many bytes more have no room there. Errors name it as `called`, which is what a person knows it by.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    pub fn open(path: &Path, called: &Path, scratch: &Path) -> Result<Self, ArchiveError> {
+    pub fn open(
+        path: &Path,
+        called: &Path,
+        scratch: &Path,
+        room: &dyn Fn(u64) -> io::Result<()>,
+    ) -> Result<Self, ArchiveError> {
         let failed = |source| ArchiveError::Io { path: called.to_owned(), source };
-        let source = Source::open(path, scratch).map_err(failed)?;
+        let source = Source::open(path, scratch, room).map_err(failed)?;
         let (places, made) = (HashMap::new(), HashMap::new());
         let mut archive = Self { path: called.to_owned(), source, images: Vec::new(), places, made };
         if let Some(text) = archive.small("index.json")? {

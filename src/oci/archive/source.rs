@@ -8,8 +8,13 @@ use std::path::{Component, Path, PathBuf};
 
 /// Entries that a tar may have.
 const MOST_ENTRIES: usize = 200_000;
+/// Bytes after which the free space is looked at again.
+const LOOK: u64 = 8 << 20;
 /// Links from one entry to another that are followed.
 const MOST_LINKS: usize = 8;
+
+/// Refuses where there is no room for so many bytes more.
+pub(super) type Room<'a> = &'a dyn Fn(u64) -> io::Result<()>;
 
 pub(super) enum Source {
     Folder(PathBuf),
@@ -22,7 +27,7 @@ pub(super) enum Place {
 }
 
 impl Source {
-    pub(super) fn open(path: &Path, scratch: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, scratch: &Path, room: Room<'_>) -> io::Result<Self> {
         if std::fs::metadata(path)?.is_dir() {
             return Ok(Self::Folder(path.to_owned()));
         }
@@ -31,7 +36,7 @@ impl Source {
         let read = file.read(&mut magic)?;
         file.seek(SeekFrom::Start(0))?;
         if read == 2 && magic == [0x1f, 0x8b] {
-            file = unpacked(file, scratch)?;
+            file = unpacked(file, scratch, room)?;
         }
         let entries = entries(&file)?;
         Ok(Self::Tar { file, entries })
@@ -131,12 +136,18 @@ fn plain(path: &Path) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
 }
 
-/// The same without gzip, in a file that has no name any more.
-fn unpacked(file: File, scratch: &Path) -> io::Result<File> {
+/// The same without gzip, in a file that has no name any more. There may be far more of it than there is of the archive.
+fn unpacked(file: File, scratch: &Path, room: Room<'_>) -> io::Result<File> {
     let path = scratch.join(uuid::Uuid::new_v4().to_string());
     let mut plain = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
-    io::copy(&mut flate2::read::MultiGzDecoder::new(io::BufReader::new(file)), &mut plain)?;
+    let mut unpacking = flate2::read::MultiGzDecoder::new(io::BufReader::new(file));
+    loop {
+        room(LOOK)?;
+        if io::copy(&mut (&mut unpacking).take(LOOK), &mut plain)? < LOOK {
+            break;
+        }
+    }
     plain.flush()?;
     plain.seek(SeekFrom::Start(0))?;
     Ok(plain)
@@ -159,5 +170,24 @@ mod tests {
         ] {
             assert_eq!(plain(Path::new(written)).as_deref(), read, "{written}");
         }
+    }
+
+    #[test]
+    fn what_is_packed_small_and_is_large_is_unpacked_only_while_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let packed = folder.path().join("bomb.tar.gz");
+        let mut gz =
+            flate2::write::GzEncoder::new(File::create(&packed).unwrap(), flate2::Compression::fast());
+        io::copy(&mut io::repeat(0).take(64 << 20), &mut gz).unwrap();
+        gz.finish().unwrap();
+        let asked = std::cell::Cell::new(0);
+        let room = |bytes| {
+            asked.set(asked.get() + bytes);
+            if asked.get() > 24 << 20 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        };
+        let opened = Source::open(&packed, folder.path(), &room);
+        assert_eq!(opened.err().unwrap().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(asked.get(), 32 << 20, "it ended where there was no more room");
+        assert!(Source::open(&packed, folder.path(), &|_| Ok(())).is_ok());
     }
 }
