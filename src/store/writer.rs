@@ -20,7 +20,8 @@ const FOLDERS: usize = 6;
 
 /// Told whether the transaction was committed.
 type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
-type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Done + Send>;
+/// Given `None`, it is not to be done: there is no transaction.
+type Job = Box<dyn FnOnce(Option<&mut Batch<'_>>) -> Done + Send>;
 
 pub(super) struct Writer {
     /// None where the store is open for reading alone.
@@ -62,11 +63,14 @@ impl Writer {
     ) -> Result<T, Error> {
         let (reply, answer) = mpsc::sync_channel(1);
         let job: Job = Box::new(move |batch| {
-            let result = in_savepoint(batch, change);
+            let result = batch.map(|batch| in_savepoint(batch, change));
             Box::new(move |committed| {
-                let result = match committed {
-                    Ok(()) => result,
-                    Err(why) => result.and(Err(Error::Commit(why))),
+                let result = match (result, committed) {
+                    (Some(result), Ok(())) => result,
+                    // What was wrong with the change itself says more.
+                    (Some(Err(error)), Err(_)) => Err(error),
+                    (_, Err(why)) => Err(Error::Commit(why)),
+                    (None, Ok(())) => Err(Error::Closed),
                 };
                 // A caller that went away does not want to know.
                 let _ = reply.send(result);
@@ -92,14 +96,17 @@ fn in_savepoint<T>(
 fn run(connection: &Connection, work: &mpsc::Receiver<Job>) {
     while let Ok(first) = work.recv() {
         let mut batch = Batch { tx: connection, folders: BTreeSet::new() };
-        let begun = connection.execute_batch("BEGIN IMMEDIATE");
-        let mut done = vec![first(&mut batch)];
+        let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| e.to_string());
+        // Without a transaction each statement would stand by itself, and files would move for rows that do not: then
+        // nothing is done.
+        let mut run = |job: Job| job(begun.is_ok().then_some(&mut batch));
+        let mut done = vec![run(first)];
         while done.len() < BATCH
             && let Ok(next) = work.try_recv()
         {
-            done.push(next(&mut batch));
+            done.push(run(next));
         }
-        let committed = begun.map_err(|e| e.to_string()).and_then(|()| commit(&batch));
+        let committed = begun.and_then(|()| commit(&batch));
         if committed.is_err() {
             // The error that led here is told; a rollback that fails too is cured by the next BEGIN.
             let _ = connection.execute_batch("ROLLBACK");
@@ -129,4 +136,35 @@ fn commit(batch: &Batch<'_>) -> Result<(), String> {
     batch.tx.execute_batch("COMMIT").map_err(|e| e.to_string())?;
     failpoint::pass("committed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_done_where_no_transaction_can_begin() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("store.db");
+        let (ours, other) = (Connection::open(&file).unwrap(), Connection::open(&file).unwrap());
+        ours.busy_timeout(std::time::Duration::ZERO).unwrap();
+        other.execute_batch("CREATE TABLE t (n INTEGER); BEGIN IMMEDIATE").unwrap();
+        let (writer, ran) = (Writer::start(ours).unwrap(), Arc::new(AtomicBool::new(false)));
+        let insert = || {
+            let ran = ran.clone();
+            writer.write(move |batch| {
+                ran.store(true, Ordering::SeqCst);
+                batch.tx.execute("INSERT INTO t VALUES (1)", []).during("insert").map(drop)
+            })
+        };
+        assert!(matches!(insert(), Err(Error::Commit(_))));
+        assert!(!ran.load(Ordering::SeqCst), "it was not tried");
+        other.execute_batch("COMMIT").unwrap();
+        insert().unwrap();
+        let rows: i64 = other.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 1);
+    }
 }
