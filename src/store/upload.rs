@@ -233,11 +233,18 @@ impl Upload {
     /// Checks the digest, and brings the bytes to disk.
     ///
     /// # Errors
-    /// [`Error::DigestMismatch`]; the upload is gone then.
+    /// [`Error::DigestMismatch`], or that it cannot be read or synced; the upload is gone then.
     pub fn finish(mut self, digest: &Digest) -> Result<Ready, Error> {
         let hasher = match self.hasher.take() {
             Some(hasher) if self.algorithm == digest.algorithm() => hasher,
-            _ => hash_file(&mut self.file, digest.algorithm())?.0,
+            _ => match hash_file(&mut self.file, digest.algorithm()) {
+                Ok((hasher, _)) => hasher,
+                // Nobody could take it up again: what was hashed of it is gone.
+                Err(e) => {
+                    self.remove();
+                    return Err(durable::named(e, "read", &self.path).into());
+                }
+            },
         };
         let actual = hasher.finish();
         if actual != *digest {
@@ -331,4 +338,24 @@ pub(super) fn read_through(file: &mut File, mut take: impl FnMut(&[u8]) -> bool)
 pub(super) fn matches(path: &Path, digest: &Digest) -> io::Result<bool> {
     let mut file = File::open(path)?;
     Ok(hash_file(&mut file, digest.algorithm())?.0.finish() == *digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_that_cannot_be_read_is_gone_and_not_busy_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = crate::store::Settings { folder: folder.path().join("store"), reserve: 0 };
+        let store = Store::open(settings).unwrap();
+        let mut upload = store.begin_upload(Algorithm::Sha256, 0).unwrap();
+        upload.write(b"bytes").unwrap();
+        // Another algorithm has the file read again, which this handle cannot.
+        upload.file = OpenOptions::new().write(true).open(&upload.path).unwrap();
+        let (id, path) = (upload.id(), upload.path.clone());
+        assert!(matches!(upload.finish(&Digest::of(Algorithm::Sha512, b"bytes")), Err(Error::Io(_))));
+        assert!(matches!(store.resume_upload(id), Err(Error::UploadUnknown(_))));
+        assert!(!path.exists());
+    }
 }
