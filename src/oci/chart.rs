@@ -7,6 +7,7 @@ use std::io::Read;
 
 use serde_json::{Map, Value};
 
+use super::headers;
 use crate::sys::digest::Digest;
 
 /// The largest package that is taken, in bytes; Helm's own servers take as much.
@@ -50,8 +51,10 @@ impl ChartPackage {
             return Err(ChartError::TooLarge(bytes.len()));
         }
         let package = |e: &dyn std::fmt::Display| ChartError::Package(e.to_string());
-        let unpacked = flate2::read::MultiGzDecoder::new(bytes).take(LOOKED_THROUGH);
-        let mut archive = tar::Archive::new(unpacked);
+        let unpacked = || flate2::read::MultiGzDecoder::new(bytes).take(LOOKED_THROUGH);
+        let mut archive = tar::Archive::new(unpacked());
+        headers::check(archive.entries().map_err(|e| package(&e))?).map_err(|e| package(&e))?;
+        let mut archive = tar::Archive::new(unpacked());
         for entry in archive.entries().map_err(|e| package(&e))? {
             let entry = entry.map_err(|e| package(&e))?;
             let path = entry.path_bytes().into_owned();
@@ -168,6 +171,21 @@ mod tests {
             assert!(ChartPackage::read(&pack(yaml)).is_err(), "{yaml}");
         }
         assert!(ChartPackage::read(b"no gzip").is_err());
+    }
+
+    #[test]
+    fn refuses_a_name_that_fills_the_memory() {
+        let mut tar =
+            tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(100 << 20);
+        header.set_cksum();
+        tar.append(&header, std::io::repeat(b'a').take(100 << 20)).unwrap();
+        let chart = tar.into_inner().unwrap().finish().unwrap();
+        assert!(chart.len() < LARGEST);
+        let refused = ChartPackage::read(&chart).unwrap_err().to_string();
+        assert!(refused.contains("has 104857600 bytes"), "{refused}");
     }
 
     #[test]

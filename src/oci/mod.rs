@@ -7,6 +7,7 @@ mod archive;
 pub mod chart;
 mod client;
 mod credentials;
+mod headers;
 mod helper;
 mod manifest;
 mod platform;

@@ -6,6 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::oci::headers;
+
 /// Entries that a tar may have.
 const MOST_ENTRIES: usize = 200_000;
 /// Bytes after which the free space is looked at again.
@@ -94,6 +96,9 @@ impl Read for Part<'_> {
 
 /// What a tar holds, and where.
 fn entries(file: &File) -> io::Result<HashMap<String, Place>> {
+    headers::check(tar::Archive::new(file).entries_with_seek()?)?;
+    let mut start = file;
+    start.seek(SeekFrom::Start(0))?;
     let mut found = HashMap::new();
     let mut archive = tar::Archive::new(file);
     for entry in archive.entries_with_seek()? {
