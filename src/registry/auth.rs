@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use http::{HeaderMap, StatusCode, header};
+use tokio::sync::Semaphore;
 
 use super::reply::Refusal;
 use super::server::Peer;
@@ -24,6 +25,8 @@ const ANYBODY: &str = "anybody";
 /// How long a checked password need not be checked again: bcrypt is slow on purpose.
 const REMEMBERED: Duration = Duration::from_secs(300);
 const MOST_REMEMBERED: usize = 256;
+/// Passwords that wait to be checked. One is at a time: anybody may send some, and each costs a processor a while.
+const WAITING: usize = 8;
 
 pub(super) struct Auth {
     push: bool,
@@ -34,6 +37,10 @@ pub(super) struct Auth {
     tokens: Vec<Digest>,
     /// Hashes of headers that were good, and until when.
     good: Mutex<HashMap<Digest, Instant>>,
+    /// The one place where a password is checked.
+    checking: Arc<Semaphore>,
+    /// Places for those that wait, and the one that is checked.
+    waiting: Semaphore,
 }
 
 impl Auth {
@@ -61,7 +68,8 @@ impl Auth {
             None => Vec::new(),
         };
         let (push, open_on_loopback) = (settings.push, settings.insecure_loopback_push);
-        Ok(Self { push, open_on_loopback, users, tokens, good: Mutex::default() })
+        let (checking, waiting) = (Arc::new(Semaphore::new(1)), Semaphore::new(1 + WAITING));
+        Ok(Self { push, open_on_loopback, users, tokens, good: Mutex::default(), checking, waiting })
     }
 
     /// Refuses a write that is not allowed.
@@ -81,7 +89,7 @@ impl Auth {
         }
         let (scheme, value) = shown.split_once(' ').unwrap_or_default();
         let good = match scheme.to_ascii_lowercase().as_str() {
-            "basic" => self.is_user(value).await,
+            "basic" => self.is_user(value).await?,
             "bearer" => self.tokens.contains(&Digest::sha256(value.trim().as_bytes())),
             _ => false,
         };
@@ -103,8 +111,13 @@ impl Auth {
             return Ok(());
         }
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        if shown == Some(&format!("Bearer {ANYBODY}")) || self.may_write(headers, peer).await.is_ok() {
+        if shown == Some(&format!("Bearer {ANYBODY}")) {
             return Ok(());
+        }
+        match self.may_write(headers, peer).await {
+            Err(refusal) if refusal.is_busy() => return Err(refusal),
+            Err(_) => {}
+            Ok(()) => return Ok(()),
         }
         let challenge = format!("Bearer realm=\"{realm}\",service=\"edge\"");
         Err(Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "a token is needed; anybody gets one")
@@ -142,14 +155,25 @@ impl Auth {
         good.get(key).is_some_and(|until| Instant::now() < *until)
     }
 
-    async fn is_user(&self, value: &str) -> bool {
+    async fn is_user(&self, value: &str) -> Result<bool, Refusal> {
         let decoded = base64::engine::general_purpose::STANDARD.decode(value.trim()).ok();
-        let Some(pair) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else { return false };
-        let Some((user, password)) = pair.split_once(':') else { return false };
-        let Some(hash) = self.users.get(user).cloned() else { return false };
+        let Some(pair) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else { return Ok(false) };
+        let Some((user, password)) = pair.split_once(':') else { return Ok(false) };
+        let Some(hash) = self.users.get(user).cloned() else { return Ok(false) };
+        let busy = |_| {
+            let why = "too many passwords are being checked: try again";
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", why).with(header::RETRY_AFTER, "5")
+        };
+        let _waiting = self.waiting.try_acquire().map_err(busy)?;
+        let Ok(checking) = self.checking.clone().acquire_owned().await else { return Ok(false) };
         let password = password.to_owned();
-        let checked = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false));
-        checked.await.unwrap_or(false)
+        let checked = tokio::task::spawn_blocking(move || {
+            let good = bcrypt::verify(password, &hash).unwrap_or(false);
+            // Held to the end, also of a client that is gone.
+            drop(checking);
+            good
+        });
+        Ok(checked.await.unwrap_or(false))
     }
 }
 
@@ -163,4 +187,32 @@ fn lines(path: &Path) -> Result<Vec<String>, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(lines.map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_many_passwords_at_once_few_are_checked_and_the_good_one_is_after_them() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("htpasswd");
+        std::fs::write(&path, format!("ann:{}\n", bcrypt::hash("right", 8).unwrap())).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let settings = Settings { push: true, htpasswd: Some(path), ..Settings::default() };
+        let auth = Auth::read(&settings).unwrap();
+        let ask = async |password: &str| {
+            let pair = base64::engine::general_purpose::STANDARD.encode(format!("ann:{password}"));
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, format!("Basic {pair}").parse().unwrap());
+            auth.may_write(&headers, Peer { loopback: false }).await
+        };
+        let passwords: Vec<String> = (0..40).map(|n| format!("wrong {n}")).collect();
+        let asked = futures_util::future::join_all(passwords.iter().map(|password| ask(password))).await;
+        let busy = asked.iter().filter(|answer| answer.as_ref().is_err_and(Refusal::is_busy)).count();
+        assert!(asked.iter().all(Result::is_err));
+        assert_eq!(busy, 40 - 1 - WAITING);
+        assert!(ask("right").await.is_ok(), "nobody waits any more");
+    }
 }

@@ -164,6 +164,11 @@ impl Refusal {
         self
     }
 
+    /// Whether it says that too much is going on.
+    pub(super) fn is_busy(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS
+    }
+
     pub(super) fn internal(message: &str) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", message)
     }
