@@ -172,4 +172,22 @@ mod tests {
         let error = Credentials::parse(br#"{"auths":{"q.io":{"auth":"!!secret"}}}"#).unwrap_err();
         assert!(error.contains("q.io") && !error.contains("secret"), "{error}");
     }
+    #[test]
+    fn secrets_that_others_can_read_are_refused_for_whoever_asks() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let secret = r#"{"auths":{"q.io":{"auth":"dXNlcjpwYXNz"}}}"#;
+        let helper = r#"{"auths":{"q.io":{}},"credsStore":"desktop"}"#;
+        for (text, mode, good) in
+            [(secret, 0o600, true), (secret, 0o640, false), (secret, 0o604, false), (helper, 0o644, true)]
+        {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let read = Credentials::read(&path);
+            assert_eq!(read.is_ok(), good, "{mode:o} {read:?}");
+            let told = read.err().unwrap_or_default();
+            assert!(good || told.contains("hint: chmod 0600") && !told.contains("pass"), "{told}");
+        }
+    }
 }
