@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - `server`: accepts connections, with TLS or without; `sendfile` sends blobs without copying them
+//! - `places`: who goes when there are too many connections, and what keeps the registry awake
 //! - `route` and `names`: what a path means, and which repository (pure)
 //! - `blobs`, `uploads`, `manifests`, `listing`: the OCI distribution specification 1.1
 //! - `charts`: ChartMuseum's API and Helm's index
@@ -25,6 +26,7 @@ pub mod images;
 mod listing;
 mod manifests;
 mod names;
+mod places;
 mod pull;
 mod referrers;
 mod reply;
@@ -48,6 +50,7 @@ pub use charts::add as add_chart;
 pub use charts::is_repository as is_chart_repository;
 pub use error::Error;
 pub use names::is_host_name;
+pub use places::Limits;
 pub use settings::{Identity, Settings, UpstreamRow};
 pub use sources::Sources;
 
@@ -73,8 +76,8 @@ struct Inner {
     pull: pull::Pull,
     indexes: charts::Indexes,
     repositories: git::Repositories,
-    /// How many are open.
-    connections: tokio::sync::watch::Sender<usize>,
+    awake: places::Awake,
+    limits: std::sync::OnceLock<places::Limits>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -112,7 +115,8 @@ impl Registry {
             manifests: manifests::Memory::default(),
             indexes: charts::Indexes::default(),
             repositories: git::Repositories::default(),
-            connections: tokio::sync::watch::Sender::new(0),
+            awake: places::Awake::default(),
+            limits: std::sync::OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

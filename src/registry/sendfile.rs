@@ -24,6 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use super::places::Life;
+
 /// Bytes of one stand-in, and so of one piece sent.
 const PIECE: usize = 4 << 20;
 /// Never read or written: only its addresses matter, so it takes no memory, and no room in the binary.
@@ -78,14 +80,16 @@ pub(super) struct FileStream {
     sending: Option<JoinHandle<io::Result<usize>>>,
     /// Bytes written by copying since pieces were queued; a head is small.
     copied: usize,
+    life: Arc<Life>,
 }
 
 /// The most that is written by copying while a piece waits: the head of the answer.
 const HEAD: usize = 64 << 10;
 
 impl FileStream {
-    pub(super) fn new(stream: TcpStream, outgoing: Arc<Outgoing>) -> Self {
-        Self { stream: Arc::new(stream), outgoing, sending: None, copied: 0 }
+    /// `life` is told when bytes move.
+    pub(super) fn new(stream: TcpStream, outgoing: Arc<Outgoing>, life: Arc<Life>) -> Self {
+        Self { stream: Arc::new(stream), outgoing, sending: None, copied: 0, life }
     }
 
     fn poll_sendfile(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
@@ -97,6 +101,7 @@ impl FileStream {
                     Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                     Ok(bytes) => {
                         self.outgoing.sent(bytes);
+                        self.life.sign();
                         return Poll::Ready(Ok(bytes));
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -113,6 +118,7 @@ impl FileStream {
                     Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                     Ok(bytes) => {
                         self.outgoing.sent(bytes);
+                        self.life.sign();
                         return Poll::Ready(Ok(bytes));
                     }
                     // The socket is full: its readiness is awaited.
@@ -130,7 +136,10 @@ impl FileStream {
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_write_vectored(slices) {
-                Ok(bytes) => return Poll::Ready(self.count_copied(bytes)),
+                Ok(bytes) => {
+                    self.life.sign();
+                    return Poll::Ready(self.count_copied(bytes));
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => return Poll::Ready(Err(e)),
             }
@@ -212,6 +221,7 @@ impl AsyncRead for FileStream {
             match self.stream.try_read(buffer.initialize_unfilled()) {
                 Ok(bytes) => {
                     buffer.advance(bytes);
+                    self.life.sign();
                     return Poll::Ready(Ok(()));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}

@@ -12,15 +12,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::places::{Limits, Places};
 use super::reply::Body;
 use super::sendfile::{FileStream, Outgoing};
 use super::{Error, Identity, Registry, Settings};
 
-/// Connections at once; more wait in the listener's queue.
-const CONNECTIONS: usize = 512;
 /// How long requests under way may take once the end was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often uses are written.
@@ -36,15 +35,17 @@ pub(super) struct Peer {
 }
 
 impl Registry {
-    /// Waits until nobody was connected for `period`.
+    /// Waits until nobody was connected, and nothing was fetched, for `period`.
     pub async fn idle(&self, period: Duration) {
-        let mut connections = self.inner.connections.subscribe();
-        loop {
-            let _ = connections.wait_for(|open| *open == 0).await;
-            if tokio::time::timeout(period, connections.wait_for(|open| *open > 0)).await.is_err() {
-                return;
-            }
-        }
+        self.inner.awake.idle(period).await;
+    }
+
+    /// Sets what connections may take up.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        // The first ones count.
+        let _ = self.inner.limits.set(limits);
+        self
     }
 
     /// Serves on `listener` until `end` is done, then lets requests under way finish for a while. `first` is a
@@ -63,15 +64,12 @@ impl Registry {
         if tls.is_none() && !address.ip().is_loopback() {
             return Err(Error::NeedsTls(address));
         }
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        let limits = *self.inner.limits.get_or_init(Limits::default);
+        let places = Places::new(limits);
         let (ending, watching) = watch::channel(());
         let mut end = std::pin::pin!(end);
         let noting = tokio::spawn(note_uses(self.inner.store.clone()));
         loop {
-            let permit = tokio::select! {
-                () = &mut end => break,
-                permit = permits.clone().acquire_owned() => permit,
-            };
             let accepted = tokio::select! {
                 () = &mut end => break,
                 Some(first) = async { first.take() } => Ok(first),
@@ -86,15 +84,25 @@ impl Registry {
                     continue;
                 }
             };
+            // Accepted before there is a place: only where somebody waits must another go.
+            let free = tokio::select! {
+                () = &mut end => break,
+                free = places.free() => free,
+            };
+            let Some(free) = free else { break };
             let (registry, tls, watching) = (self.clone(), tls.clone(), watching.clone());
-            self.inner.connections.send_modify(|open| *open += 1);
-            tokio::spawn(async move {
-                let inner = registry.inner.clone();
-                if let Err(error) = registry.connection(stream, tls, watching).await {
+            places.run(free, self.inner.awake.stay(), move |life| async move {
+                if let Err(error) = tune(&stream, limits) {
+                    tracing::debug!(%error, "a connection ended at once");
+                    return;
+                }
+                let outgoing = Arc::new(Outgoing::default());
+                let loopback = stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
+                let stream = FileStream::new(stream, outgoing.clone(), life);
+                let peer = Peer { loopback };
+                if let Err(error) = registry.connection((stream, outgoing), peer, tls, watching).await {
                     tracing::debug!(%error, "a connection ended early");
                 }
-                inner.connections.send_modify(|open| *open -= 1);
-                drop(permit);
             });
         }
         noting.abort();
@@ -112,13 +120,11 @@ impl Registry {
 
     async fn connection(
         self,
-        stream: TcpStream,
+        (stream, outgoing): (FileStream, Arc<Outgoing>),
+        peer: Peer,
         tls: Option<TlsAcceptor>,
         mut ending: watch::Receiver<()>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        stream.set_nodelay(true)?;
-        let loopback = stream.peer_addr()?.ip().to_canonical().is_loopback();
-        let peer = Peer { loopback };
         if let Some(tls) = tls {
             let stream = tokio::time::timeout(HEAD, tls.accept(stream)).await.map_err(io::Error::from)??;
             let service = service_fn(move |request| {
@@ -135,8 +141,6 @@ impl Registry {
             }
             return connection.await;
         }
-        let outgoing = Arc::new(Outgoing::default());
-        let stream = FileStream::new(stream, outgoing.clone());
         let service = service_fn(move |request| {
             let (registry, outgoing) = (self.clone(), outgoing.clone());
             async move {
@@ -156,6 +160,14 @@ impl Registry {
         }
         Ok(connection.await?)
     }
+}
+
+/// Answers leave at once, and the kernel ends a connection whose other side takes nothing: it sees each byte that is
+/// acknowledged, where a timer here would see only that there is room in a buffer of megabytes.
+fn tune(stream: &TcpStream, limits: Limits) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let stalled = u32::try_from(limits.stalled.as_millis()).unwrap_or(u32::MAX);
+    Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &stalled)?)
 }
 
 /// Writes what was used, now and then rather than each time, to spare flash.

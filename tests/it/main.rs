@@ -73,6 +73,7 @@ mod registry_charts;
 mod registry_clients;
 mod registry_cluster;
 mod registry_containerd;
+mod registry_crowd;
 mod registry_daemon;
 mod registry_faults;
 mod registry_pull;
