@@ -207,8 +207,7 @@ impl Wire {
     /// A blob of which an earlier process left half may have been damaged by a power cut: then once more from the start.
     async fn transfer(&self, source: &Source, wanted: &Descriptor, item: &mut Item) -> Result<(), Failure> {
         for again in [false, true] {
-            let (digest, size) = (wanted.digest.clone(), wanted.size);
-            let upload = self.blocking(move |store| store.fetch_upload(&digest, size)).await?;
+            let Some(upload) = self.upload(&wanted.digest, wanted.size).await? else { return Ok(()) };
             let resumed = upload.offset() > 0;
             item.add(upload.offset());
             let upload = self.fill(source, wanted, upload, item).await?;
@@ -225,6 +224,26 @@ impl Wire {
             }
         }
         Err(Failure::Ended)
+    }
+
+    /// The upload of a blob. Where a client of the registry is being sent the same one, it is waited for rather than
+    /// fetched twice: `None` once it is here.
+    async fn upload(&self, digest: &Digest, size: u64) -> Result<Option<Upload>, Failure> {
+        loop {
+            let wanted = digest.clone();
+            let upload = self.blocking(move |store| match store.fetch_upload(&wanted, size) {
+                Err(StoreError::UploadBusy(_)) => Ok(None),
+                upload => upload.map(Some),
+            });
+            if let Some(upload) = upload.await? {
+                return Ok(Some(upload));
+            }
+            tokio::time::sleep(PAUSE).await;
+            self.go_on()?;
+            if self.has(digest).await? {
+                return Ok(None);
+            }
+        }
     }
 
     /// Fetches until all bytes are there; a connection that breaks is taken up where it broke.

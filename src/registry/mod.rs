@@ -106,8 +106,9 @@ impl Registry {
         settings.check()?;
         let sources = Sources::new(&settings)?;
         let auth = auth::Auth::read(&settings)?;
+        let awake = places::Awake::default();
         let inner = Inner {
-            pull: pull::Pull::new(store.clone(), sources),
+            pull: pull::Pull::new(store.clone(), sources, awake.clone()),
             store,
             settings,
             identity,
@@ -115,7 +116,7 @@ impl Registry {
             manifests: manifests::Memory::default(),
             indexes: charts::Indexes::default(),
             repositories: git::Repositories::default(),
-            awake: places::Awake::default(),
+            awake,
             limits: std::sync::OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })

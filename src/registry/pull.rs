@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::places::Awake;
 use super::reply::Body;
 use super::{Sources, referrers};
 use crate::oci::ParsedManifest;
@@ -32,6 +33,7 @@ struct Inner {
     manifests: Mutex<HashMap<(String, Sought), watch::Receiver<bool>>>,
     blobs: Mutex<HashMap<Digest, Arc<Transfer>>>,
     looked: Mutex<HashMap<(String, String), Instant>>,
+    awake: Awake,
 }
 
 /// What is looked for in a repository upstream.
@@ -44,13 +46,14 @@ enum Sought {
 }
 
 impl Pull {
-    pub(super) fn new(store: Store, sources: Sources) -> Self {
+    pub(super) fn new(store: Store, sources: Sources, awake: Awake) -> Self {
         Self(Arc::new(Inner {
             store,
             sources,
             manifests: Mutex::default(),
             blobs: Mutex::default(),
             looked: Mutex::default(),
+            awake,
         }))
     }
 
@@ -76,10 +79,12 @@ impl Pull {
             return;
         }
         let (inner, repository, tag) = (inner.clone(), repository.to_owned(), tag.to_owned());
+        let stay = inner.awake.stay();
         tokio::spawn(async move {
             if inner.is_stale(&repository, &tag).await {
                 let _ = inner.fetch_once(repository, Sought::Manifest(tag)).wait_for(|done| *done).await;
             }
+            drop(stay);
         });
     }
 
@@ -91,7 +96,9 @@ impl Pull {
             return;
         }
         let (pull, repository, digest) = (Self(inner.clone()), repository.to_owned(), digest.clone());
+        let stay = inner.awake.stay();
         tokio::spawn(async move {
+            let _stay = stay;
             let (store, wanted) = (pull.0.store.clone(), digest.clone());
             let missing = tokio::task::spawn_blocking(move || missing(&store, &wanted)).await;
             let missing = match missing {
@@ -135,7 +142,7 @@ impl Pull {
 
     /// The transfer of a blob that is under way, or a new one.
     fn transfer(&self, repository: &str, digest: &Digest) -> Arc<Transfer> {
-        let mut blobs = self.0.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blobs = self.0.blobs();
         if let Some(transfer) = blobs.get(digest) {
             return transfer.clone();
         }
@@ -183,6 +190,7 @@ impl Inner {
         let (tell, done) = watch::channel(false);
         running.insert(key.clone(), done.clone());
         drop(running);
+        let stay = self.awake.stay();
         tokio::spawn(async move {
             let (fetched, name) = match &key.1 {
                 Sought::Manifest(name) => (self.fetch_manifest(&key.0, name).await, name.clone()),
@@ -195,6 +203,7 @@ impl Inner {
             }
             self.running().remove(&key);
             tell.send_replace(true);
+            drop(stay);
         });
         done
     }
@@ -265,40 +274,49 @@ impl Inner {
     }
 
     fn begin_blob(self: Arc<Self>, repository: String, digest: Digest) -> Arc<Transfer> {
-        let (transfer, progress) = Transfer::new();
+        let (transfer, mut progress) = Transfer::new();
+        let stay = self.awake.stay();
         tokio::spawn(async move {
-            let result = self.fetch_blob(&repository, &digest, &progress).await;
+            let mut result = self.fetch_blob(&repository, &digest, &progress).await;
+            if matches!(result, Ok(false)) {
+                tracing::warn!(repository, %digest, "what an earlier fetch left was damaged: fetched anew");
+                // Those who follow were given some of it. Whoever asks from now on follows the new one.
+                let (anew, next) = Transfer::new();
+                self.blobs().insert(digest.clone(), anew);
+                std::mem::replace(&mut progress, next).end(false);
+                result = self.fetch_blob(&repository, &digest, &progress).await;
+            }
             // Whoever asks from now on finds it in the store, or tries again.
-            self.blobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+            self.blobs().remove(&digest);
             if let Err(error) = &result {
                 tracing::info!(repository, %digest, error, "not fetched");
             }
-            progress.end(result.is_ok());
+            progress.end(matches!(result, Ok(true)));
+            drop(stay);
         });
         transfer
     }
 
+    fn blobs(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Transfer>>> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False where it is to be tried again.
     async fn fetch_blob(
         &self,
         repository: &str,
         digest: &Digest,
         progress: &transfer::Progress,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let rests = || "the upstream rests".to_owned();
         let (upstream, path) = self.sources.ready(repository).ok_or_else(rests)?;
-        let client = self.sources.client()?;
-        let fetched = transfer::fetch(client, &upstream, path, digest, &self.store, progress).await;
-        let upload = fetched.map_err(|error| {
+        let (client, to) = (self.sources.client()?, (&self.store, Some(repository)));
+        let fetched = transfer::fetch(client, &upstream, path, digest, to, progress).await;
+        fetched.map_err(|error| {
             if let transfer::Failure::Upstream(error) = &error {
                 self.sources.failed(&upstream, error);
             }
             error.to_string()
-        })?;
-        let (digest, repository) = (digest.clone(), repository.to_owned());
-        let committed = tokio::task::spawn_blocking(move || upload.commit(&digest, Some(&repository)));
-        match committed.await {
-            Ok(result) => result.map(|_| ()).map_err(|error| error.to_string()),
-            Err(_) => Err("a task ended unexpectedly".into()),
-        }
+        })
     }
 }

@@ -68,20 +68,26 @@ impl Store {
     /// # Errors
     /// [`Error::Full`] where there is no room, [`Error::UploadBusy`] while somebody else fetches it.
     pub fn fetch_upload(&self, digest: &Digest, size: u64) -> Result<Upload, Error> {
-        let mut name = [0; 16];
-        for (byte, pair) in name.iter_mut().zip(digest.hex().as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).ok();
-            *byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
-        }
-        let id = UploadId::from_bytes(name);
-        match self.resume_upload(id) {
-            Err(Error::UploadUnknown(_)) => self.create_upload(id, digest.algorithm(), size),
-            Ok(upload) if upload.offset() > size => {
+        match self.left_upload(digest)? {
+            None => self.create_upload(fetch_id(digest), digest.algorithm(), size),
+            Some(upload) if upload.offset() > size => {
                 upload.cancel();
-                self.create_upload(id, digest.algorithm(), size)
+                self.create_upload(fetch_id(digest), digest.algorithm(), size)
             }
-            Ok(upload) => self.room_for(size - upload.offset()).map(|()| upload),
-            other => other,
+            Some(upload) => self.room_for(size - upload.offset()).map(|()| upload),
+        }
+    }
+
+    /// What an earlier [`Store::fetch_upload`] of a blob left, if anything, for those who do not know yet how large the
+    /// blob is.
+    ///
+    /// # Errors
+    /// [`Error::UploadBusy`] while somebody else fetches it.
+    pub fn left_upload(&self, digest: &Digest) -> Result<Option<Upload>, Error> {
+        match self.resume_upload(fetch_id(digest)) {
+            Ok(upload) => Ok(Some(upload)),
+            Err(Error::UploadUnknown(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -302,6 +308,16 @@ impl Drop for Upload {
             self.store.sessions().insert(self.id, Session::Idle(Box::new(hasher), self.offset));
         }
     }
+}
+
+/// The name of the one upload of a blob that is fetched.
+fn fetch_id(digest: &Digest) -> UploadId {
+    let mut name = [0; 16];
+    for (byte, pair) in name.iter_mut().zip(digest.hex().as_bytes().chunks(2)) {
+        let pair = std::str::from_utf8(pair).ok();
+        *byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+    }
+    UploadId::from_bytes(name)
 }
 
 /// The hash of a whole file from its start, and its length.

@@ -134,19 +134,19 @@ impl From<'_> {
     async fn blob(&self, digest: &Digest, size: u64, progress: &Progress) -> Result<(), ImageError> {
         let mut item = progress.item(format!("blob {}", &digest.hex()[..12]), Some(size), Unit::Bytes);
         let (transfer, tell) = Transfer::new();
-        let fetching = transfer::fetch(self.client, &self.upstream, self.path, digest, self.store, &tell);
+        let fetch =
+            || transfer::fetch(self.client, &self.upstream, self.path, digest, (self.store, None), &tell);
+        // Where an earlier try had left something damaged, once more from the start.
+        let fetching = async { Ok::<_, Failure>(fetch().await? || fetch().await?) };
         let mut seen = 0;
         let watching = transfer.watch(|written, _| {
             item.add(written.saturating_sub(seen));
             seen = seen.max(written);
         });
-        let upload = tokio::select! {
-            fetched = fetching => fetched.map_err(ImageError::from)?,
+        tokio::select! {
+            fetched = fetching => if !fetched? { return Err(ImageError::Ended) },
             () = watching => return Err(ImageError::Ended),
-        };
-        let wanted = digest.clone();
-        let committed = tokio::task::spawn_blocking(move || upload.commit(&wanted, None));
-        committed.await.map_err(|_| ImageError::Ended)??;
+        }
         item.add(size.saturating_sub(seen));
         item.done();
         Ok(())
@@ -173,14 +173,15 @@ pub(super) async fn fetch_again(
     store: &Store,
 ) -> Result<(), ImageError> {
     let (_transfer, tell) = Transfer::new();
-    let upload = transfer::fetch(client, upstream, path, digest, store, &tell).await?;
-    let (wanted, repository) = (digest.clone(), repository.to_owned());
-    let committed = tokio::task::spawn_blocking(move || upload.commit(&wanted, Some(&repository)));
-    match committed.await.map_err(|_| ImageError::Ended)? {
-        Ok(_) => Ok(()),
-        Err(crate::store::Error::DigestMismatch { .. }) => {
+    let fetch = || transfer::fetch(client, upstream, path, digest, (store, Some(repository)), &tell);
+    // Where an earlier try had left something damaged, once more from the start.
+    let fetched = async { Ok::<_, Failure>(fetch().await? || fetch().await?) };
+    match fetched.await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ImageError::Ended),
+        Err(Failure::Store(crate::store::Error::DigestMismatch { .. })) => {
             Err(OciError::Digest { url: format!("{}/v2/{path}/blobs/{digest}", upstream.url) }.into())
         }
-        Err(error) => Err(error.into()),
+        Err(failure) => Err(failure.into()),
     }
 }

@@ -149,27 +149,53 @@ async fn feed(mut state: watch::Receiver<State>, pieces: mpsc::Sender<io::Result
     }
 }
 
-/// Fetches all bytes of a blob into an upload; a connection that breaks is taken up where it broke.
+/// Fetches a blob and stores it, with a name in `repository` if one is given. False where what an earlier try left was
+/// damaged, as a power cut may do: it is gone, and the next try begins anew.
 pub(in crate::registry) async fn fetch(
+    client: &Client,
+    upstream: &Upstream,
+    path: &str,
+    digest: &Digest,
+    (store, repository): (&Store, Option<&str>),
+    progress: &Progress,
+) -> Result<bool, Failure> {
+    let (upload, resumed) = fetch_bytes(client, upstream, path, digest, store, progress).await?;
+    let (wanted, repository) = (digest.clone(), repository.map(str::to_owned));
+    let committed = tokio::task::spawn_blocking(move || upload.commit(&wanted, repository.as_deref()));
+    match committed.await.map_err(|_| Failure::Ended)? {
+        Ok(_) => Ok(true),
+        Err(StoreError::DigestMismatch { .. }) if resumed => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Fetches all bytes of a blob into an upload; a connection that breaks is taken up where it broke. What came stays for
+/// the next try, in a later process too. Also says whether an earlier one had left some.
+async fn fetch_bytes(
     client: &Client,
     upstream: &Upstream,
     path: &str,
     digest: &Digest,
     store: &Store,
     progress: &Progress,
-) -> Result<Upload, Failure> {
-    let mut begun: Option<Taking> = None;
+) -> Result<(Upload, bool), Failure> {
+    let mut begun = left(store, digest).await?;
+    let resumed = begun.is_some();
     let mut tries = 0;
     loop {
-        let offset = begun.as_ref().map_or(0, |taking| taking.upload.offset());
-        let broken = match client.blob(upstream, path, digest, offset).await {
+        let had = begun.as_ref().map_or(0, |taking| taking.upload.offset());
+        // The last byte is asked for again: of a blob that is whole nothing would be left to ask for.
+        let broken = match client.blob(upstream, path, digest, had.saturating_sub(1)).await {
             Ok(coming) => {
                 let taking = match begun.take() {
-                    Some(taking) => taking,
-                    None => begin(store, digest, coming.size).await?,
+                    Some(taking) if coming.size.is_none_or(|size| had <= size) => taking,
+                    longer => begin(store, digest, coming.size, longer).await?,
                 };
                 let (taking, broken) = take(coming, taking, progress).await?;
-                let Some(broken) = broken else { return Ok(taking.upload) };
+                let Some(broken) = broken else { return Ok((taking.upload, resumed)) };
+                if taking.upload.offset() > had {
+                    tries = 0;
+                }
                 begun = Some(taking);
                 broken
             }
@@ -178,7 +204,9 @@ pub(in crate::registry) async fn fetch(
         tries += 1;
         let resumable = matches!(broken, OciError::Unreachable { .. }) && begun.is_some();
         if !resumable || tries >= TRIES {
-            if let Some(taking) = begun {
+            // An upstream that does not want to go on from there may want to from the start.
+            let begins_anew = matches!(broken, OciError::Status { .. }) && !broken.is_unreachable();
+            if let Some(taking) = begun.filter(|taking| begins_anew || !taking.stays) {
                 taking.upload.cancel();
             }
             return Err(Failure::Upstream(broken));
@@ -191,14 +219,47 @@ pub(in crate::registry) async fn fetch(
 struct Taking {
     upload: Upload,
     reader: Arc<File>,
+    /// Whether the next try finds it.
+    stays: bool,
 }
 
-async fn begin(store: &Store, digest: &Digest, size: Option<u64>) -> Result<Taking, Failure> {
-    let (store, algorithm) = (store.clone(), digest.algorithm());
-    let begun = tokio::task::spawn_blocking(move || {
-        let upload = store.begin_upload(algorithm, size.unwrap_or(0))?;
+impl Taking {
+    fn new(upload: Upload, stays: bool) -> Result<Self, StoreError> {
         let reader = Arc::new(upload.reader()?);
-        Ok::<_, StoreError>(Taking { upload, reader })
+        Ok(Self { upload, reader, stays })
+    }
+}
+
+/// What an earlier try left, if it is any of the blob and nobody has it.
+async fn left(store: &Store, digest: &Digest) -> Result<Option<Taking>, Failure> {
+    let (store, digest) = (store.clone(), digest.clone());
+    let left = tokio::task::spawn_blocking(move || match store.left_upload(&digest) {
+        Ok(Some(upload)) if upload.offset() > 0 => Taking::new(upload, true).map(Some),
+        Ok(_) | Err(StoreError::UploadBusy(_)) => Ok(None),
+        Err(error) => Err(error),
+    });
+    Ok(left.await.map_err(|_| Failure::Ended)??)
+}
+
+/// A new upload, in place of one that cannot be of this blob. Where the mirror fetches the same blob, it has the one that
+/// can be taken up again, and those who wait here get one of their own.
+async fn begin(
+    store: &Store,
+    digest: &Digest,
+    size: Option<u64>,
+    longer: Option<Taking>,
+) -> Result<Taking, Failure> {
+    let (store, digest, size) = (store.clone(), digest.clone(), size.unwrap_or(0));
+    let begun = tokio::task::spawn_blocking(move || {
+        if let Some(longer) = longer {
+            longer.upload.cancel();
+        }
+        match store.fetch_upload(&digest, size) {
+            Err(StoreError::UploadBusy(_)) => {
+                Taking::new(store.begin_upload(digest.algorithm(), size)?, false)
+            }
+            upload => Taking::new(upload?, true),
+        }
     });
     Ok(begun.await.map_err(|_| Failure::Ended)??)
 }
@@ -206,7 +267,7 @@ async fn begin(store: &Store, digest: &Digest, size: Option<u64>) -> Result<Taki
 /// Takes what comes until the end, or until the connection breaks.
 async fn take(
     mut coming: FetchedBlob,
-    Taking { upload, reader }: Taking,
+    Taking { upload, reader, stays }: Taking,
     progress: &Progress,
 ) -> Result<(Taking, Option<OciError>), Failure> {
     let size = coming.size;
@@ -248,7 +309,7 @@ async fn take(
     }
     let upload = spool.settle().await?;
     progress.running(&reader, size, upload.offset());
-    Ok((Taking { upload, reader }, broken))
+    Ok((Taking { upload, reader, stays }, broken))
 }
 
 async fn give_up(spool: Spool, error: SpoolError) -> Failure {
