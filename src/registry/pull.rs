@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::places::Awake;
 use super::reply::Body;
 use super::{Sources, referrers};
-use crate::oci::ParsedManifest;
+use crate::oci::{Error as OciError, ParsedManifest};
 use crate::store::{Absent, Error as StoreError, NewManifest, Owner, Store};
 use crate::sys::digest::Digest;
 
@@ -24,6 +24,12 @@ use transfer::Transfer;
 const REVALIDATE: Duration = Duration::from_secs(60);
 /// Names whose last look-up is remembered.
 const LOOKED: usize = 10_000;
+/// Fetches at once of manifests, and of blobs. Anybody may ask, and a fetch outlives who asked.
+const AT_ONCE: usize = 8;
+/// Fetches that wait for those; beyond them the answer is "not here" at once, and clients go on to the registry itself.
+const WAITING: usize = 64;
+/// How long what an upstream has not got is not asked for again.
+const ABSENT: Duration = Duration::from_secs(60);
 
 pub(super) struct Pull(Arc<Inner>);
 
@@ -33,7 +39,20 @@ struct Inner {
     manifests: Mutex<HashMap<(String, Sought), watch::Receiver<bool>>>,
     blobs: Mutex<HashMap<Digest, Arc<Transfer>>>,
     looked: Mutex<HashMap<(String, String), Instant>>,
+    /// What an upstream has not got, and since when that is known.
+    absent: Mutex<HashMap<(String, Absence), Instant>>,
+    /// Places for fetches of manifests, which large blobs do not take.
+    small: Semaphore,
+    /// Places for fetches of blobs.
+    large: Semaphore,
     awake: Awake,
+}
+
+/// What an upstream has not got: a digest may be that of a manifest and of no blob.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Absence {
+    Manifest(Digest),
+    Blob(Digest),
 }
 
 /// What is looked for in a repository upstream.
@@ -53,6 +72,9 @@ impl Pull {
             manifests: Mutex::default(),
             blobs: Mutex::default(),
             looked: Mutex::default(),
+            absent: Mutex::default(),
+            small: Semaphore::new(AT_ONCE),
+            large: Semaphore::new(AT_ONCE),
             awake,
         }))
     }
@@ -64,7 +86,8 @@ impl Pull {
     /// Fetches a manifest into the store, if an upstream that may be asked has it.
     pub(super) async fn manifest(&self, names: &[String], name: &str) {
         let Some(repository) = self.0.sources.first_ready(names) else { return };
-        let mut done = self.0.clone().fetch_once(repository.clone(), Sought::Manifest(name.to_owned()));
+        let fetched = self.0.clone().fetch_once(repository.clone(), Sought::Manifest(name.to_owned()));
+        let Some(mut done) = fetched else { return };
         // An error means that the fetch ended without a word; the store says what is there.
         let _ = done.wait_for(|done| *done).await;
     }
@@ -81,8 +104,10 @@ impl Pull {
         let (inner, repository, tag) = (inner.clone(), repository.to_owned(), tag.to_owned());
         let stay = inner.awake.stay();
         tokio::spawn(async move {
-            if inner.is_stale(&repository, &tag).await {
-                let _ = inner.fetch_once(repository, Sought::Manifest(tag)).wait_for(|done| *done).await;
+            if inner.is_stale(&repository, &tag).await
+                && let Some(mut done) = inner.fetch_once(repository, Sought::Manifest(tag))
+            {
+                let _ = done.wait_for(|done| *done).await;
             }
             drop(stay);
         });
@@ -114,7 +139,8 @@ impl Pull {
                 if pull.0.sources.ready(&repository).is_none() {
                     return;
                 }
-                pull.transfer(&repository, &digest).ended().await;
+                let Some(transfer) = pull.transfer(&repository, &digest) else { return };
+                transfer.ended().await;
             }
         });
     }
@@ -128,7 +154,7 @@ impl Pull {
         if !inner.running().contains_key(&sought) && !inner.is_due(repository, &format!("about {subject}")) {
             return;
         }
-        let mut done = inner.clone().fetch_once(sought.0, sought.1);
+        let Some(mut done) = inner.clone().fetch_once(sought.0, sought.1) else { return };
         if wait {
             let _ = done.wait_for(|done| *done).await;
         }
@@ -137,18 +163,23 @@ impl Pull {
     /// A blob that is not here, as it comes in: its size if that is known, and its bytes.
     pub(super) async fn blob(&self, names: &[String], digest: &Digest) -> Option<(Option<u64>, Body)> {
         let repository = self.0.sources.first_ready(names)?;
-        self.transfer(repository, digest).follow().await
+        let transfer = self.transfer(repository, digest)?;
+        transfer.follow().await
     }
 
-    /// The transfer of a blob that is under way, or a new one.
-    fn transfer(&self, repository: &str, digest: &Digest) -> Arc<Transfer> {
+    /// The transfer of a blob that is under way, or a new one. `None` where too many wait, or the upstream has no such
+    /// blob.
+    fn transfer(&self, repository: &str, digest: &Digest) -> Option<Arc<Transfer>> {
         let mut blobs = self.0.blobs();
         if let Some(transfer) = blobs.get(digest) {
-            return transfer.clone();
+            return Some(transfer.clone());
+        }
+        if blobs.len() >= AT_ONCE + WAITING || self.0.is_absent(repository, Absence::Blob(digest.clone())) {
+            return None;
         }
         let transfer = self.0.clone().begin_blob(repository.to_owned(), digest.clone());
         blobs.insert(digest.clone(), transfer.clone());
-        transfer
+        Some(transfer)
     }
 }
 
@@ -180,18 +211,44 @@ impl Inner {
         true
     }
 
-    /// Fetches a manifest, or joins the fetch that is under way. True once it is over, however it went.
-    fn fetch_once(self: Arc<Self>, repository: String, sought: Sought) -> watch::Receiver<bool> {
+    /// Whether the upstream said lately that it has no such manifest or blob. What a tag stands for may change at any
+    /// time, so only digests are remembered.
+    fn is_absent(&self, repository: &str, what: Absence) -> bool {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (repository.to_owned(), what);
+        absent.get(&key).is_some_and(|since| since.elapsed() < ABSENT)
+    }
+
+    fn note_absent(&self, repository: &str, what: Absence) {
+        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        if absent.len() >= LOOKED {
+            absent.clear();
+        }
+        absent.insert((repository.to_owned(), what), Instant::now());
+    }
+
+    /// Fetches a manifest, or joins the fetch that is under way. True once it is over, however it went; `None` where too
+    /// many wait, or the upstream has none.
+    fn fetch_once(self: Arc<Self>, repository: String, sought: Sought) -> Option<watch::Receiver<bool>> {
         let key = (repository, sought);
         let mut running = self.running();
         if let Some(done) = running.get(&key) {
-            return done.clone();
+            return Some(done.clone());
+        }
+        let digest = match &key.1 {
+            Sought::Manifest(name) => name.parse::<Digest>().ok(),
+            Sought::About(_) => None,
+        };
+        let is_absent = digest.is_some_and(|digest| self.is_absent(&key.0, Absence::Manifest(digest)));
+        if running.len() >= AT_ONCE + WAITING || is_absent {
+            return None;
         }
         let (tell, done) = watch::channel(false);
         running.insert(key.clone(), done.clone());
         drop(running);
         let stay = self.awake.stay();
         tokio::spawn(async move {
+            let place = self.small.acquire().await;
             let (fetched, name) = match &key.1 {
                 Sought::Manifest(name) => (self.fetch_manifest(&key.0, name).await, name.clone()),
                 Sought::About(subject) => {
@@ -201,11 +258,12 @@ impl Inner {
             if let Err(error) = fetched {
                 tracing::info!(repository = key.0, name, error, "not fetched");
             }
+            drop(place);
             self.running().remove(&key);
             tell.send_replace(true);
             drop(stay);
         });
-        done
+        Some(done)
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Sought), watch::Receiver<bool>>> {
@@ -236,6 +294,9 @@ impl Inner {
         let Some((upstream, path)) = self.sources.ready(repository) else { return Ok(()) };
         let fetched = self.sources.client()?.manifest(&upstream, path, name).await;
         self.sources.note(&upstream, &fetched);
+        if let (Err(OciError::NotFound(_)), Ok(digest)) = (&fetched, name.parse::<Digest>()) {
+            self.note_absent(repository, Absence::Manifest(digest));
+        }
         let fetched = fetched.map_err(|error| error.to_string())?;
         let parsed = ParsedManifest::parse(&fetched.bytes, &fetched.media_type).map_err(|e| e.to_string())?;
         let (store, repository, name) = (self.store.clone(), repository.to_owned(), name.to_owned());
@@ -263,6 +324,7 @@ impl Inner {
     async fn is_stale(&self, repository: &str, tag: &str) -> bool {
         let Some((upstream, path)) = self.sources.ready(repository) else { return false };
         let Ok(client) = self.sources.client() else { return false };
+        let _place = self.small.acquire().await;
         let head = client.head_manifest(&upstream, path, tag).await;
         self.sources.note(&upstream, &head);
         let Ok(head) = head else { return false };
@@ -277,6 +339,7 @@ impl Inner {
         let (transfer, mut progress) = Transfer::new();
         let stay = self.awake.stay();
         tokio::spawn(async move {
+            let place = self.large.acquire().await;
             let mut result = self.fetch_blob(&repository, &digest, &progress).await;
             if matches!(result, Ok(false)) {
                 tracing::warn!(repository, %digest, "what an earlier fetch left was damaged: fetched anew");
@@ -286,6 +349,7 @@ impl Inner {
                 std::mem::replace(&mut progress, next).end(false);
                 result = self.fetch_blob(&repository, &digest, &progress).await;
             }
+            drop(place);
             // Whoever asks from now on finds it in the store, or tries again.
             self.blobs().remove(&digest);
             if let Err(error) = &result {
@@ -315,6 +379,9 @@ impl Inner {
         fetched.map_err(|error| {
             if let transfer::Failure::Upstream(error) = &error {
                 self.sources.failed(&upstream, error);
+                if matches!(error, OciError::NotFound(_)) {
+                    self.note_absent(repository, Absence::Blob(digest.clone()));
+                }
             }
             error.to_string()
         })

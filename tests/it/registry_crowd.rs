@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use edge::registry::{Limits, Registry, Settings, UpstreamRow};
@@ -255,4 +255,81 @@ async fn what_a_power_cut_damaged_of_a_fetch_is_fetched_anew() {
     tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap();
     assert!(is_here(&store, &digest), "it was fetched once more behind the answer");
     assert_eq!(uploads(&place), 0);
+}
+
+/// Accepts and never answers, or says that nothing is there; counts.
+struct Upstream {
+    port: u16,
+    most: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    async fn start(answers: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let [most, requests] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let (peak, asked) = (most.clone(), requests.clone());
+        tokio::spawn(async move {
+            let open = Arc::new(AtomicUsize::new(0));
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (open, asked) = (open.clone(), asked.clone());
+                peak.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 16 << 10];
+                    while let Ok(1..) = stream.read(&mut buffer).await {
+                        asked.fetch_add(1, Ordering::SeqCst);
+                        if answers {
+                            let said = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+                            stream.write_all(said.as_bytes()).await.unwrap();
+                        }
+                    }
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Self { port, most, requests }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_ask_for_anything_and_hang_up_do_not_flood_the_upstream() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start(false).await;
+    let edge = crate::registry::serve(folder.path(), through(upstream.port)).await;
+    let mut strangers = std::collections::VecDeque::new();
+    for n in 0..1000_u32 {
+        let digest = Digest::sha256(&n.to_le_bytes());
+        let path = format!("/v2/team/app/blobs/{digest}?ns=registry.example");
+        strangers.push_back(ask(edge.port, &path).await);
+        // Long enough for the registry to hear what they want.
+        if strangers.len() > 100 {
+            strangers.pop_front();
+        }
+    }
+    drop(strangers);
+    let begun = Instant::now();
+    let more = Digest::sha256(b"one more");
+    let answer = edge.get(&format!("/v2/team/app/blobs/{more}?ns=registry.example")).await;
+    assert_eq!(answer.status(), 404);
+    assert!(begun.elapsed() < Duration::from_secs(5), "too many wait: not here, at once");
+    assert_eq!(upstream.most.load(Ordering::SeqCst), 8, "connections to the upstream");
+    assert_eq!(upstream.requests.load(Ordering::SeqCst), 8);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_upstream_has_not_got_is_asked_for_once_a_minute() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start(true).await;
+    let edge = crate::registry::serve(folder.path(), through(upstream.port)).await;
+    let digest = Digest::sha256(b"nowhere");
+    for (kind, asked) in [("blobs", 1), ("manifests", 2)] {
+        for _ in 0..5 {
+            let path = format!("/v2/team/app/{kind}/{digest}?ns=registry.example");
+            assert_eq!(edge.get(&path).await.status(), 404);
+        }
+        assert_eq!(upstream.requests.load(Ordering::SeqCst), asked, "{kind}");
+    }
+    edge.stop().await;
 }
