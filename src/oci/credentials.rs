@@ -152,6 +152,7 @@ fn host_of(key: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 mod tests {
     use super::*;
 

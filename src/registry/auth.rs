@@ -190,6 +190,7 @@ fn lines(path: &Path) -> Result<Vec<String>, Error> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 mod tests {
     use super::*;
 
