@@ -43,7 +43,9 @@ pub fn vouches(call: &Call, code: StatusCode) -> bool {
         KubeRequest::Resource(request) => request.verb != Verb::Unknown,
         KubeRequest::NonResource { path, .. } => {
             let path = path.trim_end_matches('/');
-            path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/")
+            ["/api", "/apis", "/openapi", "/version"]
+                .iter()
+                .any(|of| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
         }
     }
 }
@@ -190,7 +192,10 @@ mod tests {
             ("GET", pods, 304, false),
             ("OPTIONS", pods, 200, false),
             ("OPTIONS", pods, 204, false),
-            ("GET", "/version", 200, false),
+            ("GET", "/openapi/v3/apis/apps/v1", 200, true),
+            ("GET", "/version", 200, true),
+            ("GET", "/version", 404, false),
+            ("GET", "/versions", 200, false),
             ("GET", "/healthz", 200, false),
             ("GET", "/", 200, false),
         ] {
