@@ -80,7 +80,7 @@ pub async fn tend(parts: Parts) {
     let (tell, settings, part, node) = (parts.tell, parts.settings, parts.part, parts.node);
     let at_work = JoinSet::new();
     let (healing, addresses) = (BTreeSet::new(), Addresses::default());
-    Tender { hand, node, tell, settings, part, book, at_work, healing, addresses, unsaved: None }
+    Tender { hand, node, tell, settings, part, book, at_work, healing, addresses, unsaved: None, rest: None }
         .run(written)
         .await;
 }
@@ -97,6 +97,8 @@ struct Tender {
     healing: BTreeSet<String>,
     /// The addresses that pods have, or had.
     addresses: Addresses,
+    /// Until when nothing is healed, since the last try failed.
+    rest: Option<Instant>,
     /// Why the notebook could not be written last time: said once, not at each look.
     unsaved: Option<String>,
 }
@@ -152,7 +154,10 @@ impl Tender {
         }
         let wanted = rows.iter().any(|row| row.heals.unwrap_or(settings.enabled));
         if wanted {
-            self.heal(&rows, &settings).await;
+            // What was in the way a moment ago, such as kubelet's absence, is there still.
+            if self.rest.is_none_or(|until| Instant::now() >= until) {
+                self.heal(&rows, &settings).await;
+            }
         } else if settings.enabled {
             self.part.good_with("no pods are known");
         } else {
@@ -304,6 +309,8 @@ impl Tender {
         let Some(page) = self.book.page(uid) else { return };
         let passes = error.passes();
         tracing::warn!(pod = name(pod), %error, "not healed");
+        // Else each failure would be followed by the next try at once.
+        self.rest = Some(Instant::now() + self.settings.borrow().look());
         if !passes {
             let why = format!("it cannot be restarted: {error}");
             heal::give_up(&mut page.heal, why.clone());
