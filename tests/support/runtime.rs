@@ -46,6 +46,8 @@ impl Node {
         let path = parts::path_beside(&program);
         self.containerd = Some(self.spawn("containerd", &[&program], &[("PATH", &path)])?);
         self.cluster.wait_for("containerd", seconds(60), || self.ctr(&["version"]));
+        // It answers before its CRI does, and a kubelet that finds none ends; systemd would start that again.
+        self.cluster.wait_for("containerd's CRI", seconds(60), || self.cri(async |cri| cri.version().await));
         Ok(())
     }
 
