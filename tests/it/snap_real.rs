@@ -52,7 +52,7 @@ pub fn places() -> (PathBuf, PathBuf) {
 }
 
 /// Puts a script of tests/snapd into a payload, with what it speaks by.
-fn script(payload: &Path, name: &str) {
+pub fn script(payload: &Path, name: &str) {
     for (from, to) in [(name, "run.sh"), ("said.sh", "said.sh")] {
         std::fs::copy(Path::new(ROOT).join("tests/snapd").join(from), payload.join(to)).unwrap();
     }
@@ -171,6 +171,6 @@ pub fn edge_payload(folder: &Path, build: Build) -> PathBuf {
     let from = kubeconfig("https://192.0.2.7:6443", cloud.certificate(), &node);
     std::fs::write(payload.join("kubelet.conf"), from).unwrap();
     std::fs::write(payload.join("rotated.pem"), format!("{}{}", node.certificate, node.key)).unwrap();
-    std::fs::copy(Path::new(ROOT).join("tests/snapd/test.sh"), payload.join("run.sh")).unwrap();
+    script(&payload, "test.sh");
     payload
 }

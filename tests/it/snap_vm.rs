@@ -5,10 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::command::Place;
-use crate::snap_real::{Build, Machine, edge_payload, node_payload, run};
+use crate::snap_real::{Build, Machine, edge_payload, node_payload, run, script};
 use crate::support::{image_archive, parts};
-
-const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapd");
 
 fn copy(from: impl AsRef<Path>, to: &Path) {
     let status = Command::new("cp").arg("-rL").arg(from.as_ref()).arg(to).status().unwrap();
@@ -31,7 +29,7 @@ fn what_a_real_snapd_does_goes_well_where_apparmor_enforces() {
 fn strict_confinement_denies_what_is_not_connected_and_nothing_that_edge_needs() {
     let folder = tempfile::tempdir().unwrap();
     let payload = edge_payload(folder.path(), Build::Quick);
-    copy(format!("{SCRIPTS}/apparmor.sh"), &payload.join("run.sh"));
+    script(&payload, "apparmor.sh");
     let node = payload.join("node");
     std::fs::create_dir(&node).unwrap();
     for program in ["containerd", "containerd-shim-runc-v2"] {

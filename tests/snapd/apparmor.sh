@@ -2,32 +2,7 @@
 # runc, ctr, kubelet, busybox: the machine's own), `stick/` (a signed bundle) and root.json (whom to trust). What is not
 # connected is denied, and what is connected does all that edge is for without one denial. Says one line for each thing that
 # was looked at; ends with 1 if one was not as it should be.
-failed=0
-now() { cut -d ' ' -f 1 /proc/uptime; }
-since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%d", (b - a) * 1000 }'; }
-ok() { echo "ok   $1"; }
-bad() {
-    echo "FAIL $1"
-    [ -z "${2:-}" ] || printf '     %s\n' "$2"
-    failed=1
-}
-is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected <$3>, got <$2>"; fi; }
-has() { case $2 in *"$3"*) ok "$1" ;; *) bad "$1" "expected <$3> in <$2>" ;; esac }
-try() {
-    out=$("$@" 2>&1)
-    code=$?
-}
-# soon SECONDS WHAT COMMAND...
-soon() {
-    most=$1 what=$2
-    shift 2
-    began=$(now)
-    until "$@" >/dev/null 2>&1; do
-        if [ "$(since "$began")" -gt $((most * 1000)) ]; then bad "$what" "not within $most s"; return; fi
-        sleep 0.1
-    done
-    ok "$what"
-}
+. ./said.sh
 edge() { /snap/bin/edge "$@"; }
 common=/var/snap/edge/common
 ctr() { ./node/ctr -n k8s.io "$@"; }

@@ -1,35 +1,10 @@
 # Runs as root in a tree of tests/snapd/tree, beside edge.snap (the snap) and edge-2.snap (the next revision of it). Says one line
 # for each thing that was looked at; ends with 1 if one was not as it should be. A file `slow` beside it: the processor is emulated,
 # everything may take twelve times as long.
-failed=0
+. ./said.sh
 slow=1
 [ ! -e slow ] || slow=12
-now() { cut -d ' ' -f 1 /proc/uptime; }
-since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%d", (b - a) * 1000 }'; }
-ok() { echo "ok   $1"; }
-bad() {
-    echo "FAIL $1"
-    [ -z "${2:-}" ] || printf '     %s\n' "$2"
-    failed=1
-}
-is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected <$3>, got <$2>"; fi; }
-has() { case $2 in *"$3"*) ok "$1" ;; *) bad "$1" "expected <$3> in <$2>" ;; esac }
-try() {
-    out=$("$@" 2>&1)
-    code=$?
-}
-# soon WHAT COMMAND...: within five seconds.
-soon() {
-    what=$1
-    shift
-    began=$(now)
-    until "$@" >/dev/null 2>&1; do
-        if [ "$(since "$began")" -gt $((5000 * slow)) ]; then bad "$what" "not within $((5 * slow)) s"; return; fi
-        sleep 0.02
-    done
-    ok "$what"
-    took=$(since "$began")
-}
+patience=$((5 * slow))
 config() { /snap/bin/edge config get "$1"; }
 in_force() { [ "$(config "$1")" = "$2" ]; }
 pid() { systemctl show -p MainPID --value snap.edge.daemon.service; }
