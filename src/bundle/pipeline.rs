@@ -23,8 +23,6 @@ const PIECE: usize = 2 << 20;
 const PIECES: usize = 4;
 /// Steps that may wait: many, for small blobs are steps too. Memory is bounded by the pieces.
 const STEPS: usize = 64;
-/// Bytes of a file from which on it is read past the page cache.
-const LARGE: u64 = 256 << 10;
 
 /// What comes next.
 pub enum Step {
@@ -118,7 +116,7 @@ impl Reader<'_> {
             self.give(Read::Part(PartHash::of(&line.carried, index), steps.clone()))?;
             let length = name::part_length(line.size, self.opened.manifest.part_size, index);
             in_order(&file);
-            let mut file = if length >= LARGE { Direct::new(file) } else { Direct::cached(file) };
+            let mut file = Direct::new(file, length);
             let mut left = length;
             while left > 0 {
                 let mut buffer = self.empty.recv().map_err(|_| ended())?;

@@ -21,8 +21,6 @@ use crate::sys::durable;
 const PREFIX: &str = "intake-";
 /// Bytes after which the free space is looked at again.
 const LOOK: u64 = 32 << 20;
-/// Bytes of a blob from which on it is written past the page cache.
-const LARGE: u64 = 256 << 10;
 
 /// Takes blobs in. The caller sees to it that there is one at a time.
 pub struct Intake {
@@ -149,7 +147,7 @@ impl Intake {
             .mode(0o600)
             .open(&path)
             .map_err(|e| durable::named(e, "create", &path))?;
-        let file = if size >= LARGE { Direct::new(file) } else { Direct::cached(file) };
+        let file = Direct::new(file, size);
         let hasher = Some(Hasher::new(digest.algorithm()));
         let digest = digest.clone();
         Ok(Incoming { intake: self, path, file, hasher, landing: false, digest, size: 0, looked: 0 })

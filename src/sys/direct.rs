@@ -16,6 +16,9 @@ const ALIGN: usize = 4096;
 /// request of at most half a megabyte, which on the same disk takes twice as long.
 const HUGE: usize = 2 << 20;
 
+/// Bytes of a file from which on the way past the page cache is worth it.
+const LARGE: u64 = 256 << 10;
+
 /// Memory that a disk can be handed, of a fixed size.
 pub struct Buffer {
     memory: MmapMut,
@@ -57,15 +60,10 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Past the page cache if the file system can.
-    pub fn new(file: File) -> Self {
-        let direct = set(&file, true);
+    /// A file that has, or will have, `size` bytes: past the page cache if it is large and the file system can.
+    pub fn new(file: File, size: u64) -> Self {
+        let direct = size >= LARGE && set(&file, true);
         Self { file, direct, at: 0 }
-    }
-
-    /// Through the page cache, as for what is small.
-    pub fn cached(file: File) -> Self {
-        Self { file, direct: false, at: 0 }
     }
 
     /// The file.
@@ -181,7 +179,7 @@ mod tests {
         {
             for file in files() {
                 let mut all = Vec::new();
-                let mut written = Direct::new(file.try_clone().unwrap());
+                let mut written = Direct::new(file.try_clone().unwrap(), LARGE);
                 for length in lengths {
                     // A buffer's memory is aligned; what lies behind its first byte is not.
                     let source = bytes(*length);
@@ -189,7 +187,7 @@ mod tests {
                     source_file.write_all(&source).unwrap();
                     source_file.rewind().unwrap();
                     let mut buffer = Buffer::new(4 * ALIGN).unwrap();
-                    let read = Direct::cached(source_file).read(&mut buffer, u64::MAX).unwrap();
+                    let read = Direct::new(source_file, 0).read(&mut buffer, u64::MAX).unwrap();
                     assert_eq!((read, buffer.filled()), (*length, &source[..]));
                     written.write(buffer.filled()).unwrap();
                     all.extend(source);
@@ -197,7 +195,7 @@ mod tests {
                 (&file).rewind().unwrap();
                 for room in [ALIGN, 2 * ALIGN, 64 * ALIGN] {
                     (&file).rewind().unwrap();
-                    let (mut direct, mut got) = (Direct::new(file.try_clone().unwrap()), Vec::new());
+                    let (mut direct, mut got) = (Direct::new(file.try_clone().unwrap(), LARGE), Vec::new());
                     let mut buffer = Buffer::new(room).unwrap();
                     while direct.read(&mut buffer, (all.len() - got.len()) as u64).unwrap() > 0 {
                         got.extend_from_slice(buffer.filled());
@@ -215,7 +213,8 @@ mod tests {
             for (most, wanted) in [(0, 0), (1, 1), (ALIGN + 3, ALIGN + 3), (9 * ALIGN, 2 * ALIGN + 9)] {
                 (&file).rewind().unwrap();
                 let mut buffer = Buffer::new(16 * ALIGN).unwrap();
-                let read = Direct::new(file.try_clone().unwrap()).read(&mut buffer, most as u64).unwrap();
+                let read =
+                    Direct::new(file.try_clone().unwrap(), LARGE).read(&mut buffer, most as u64).unwrap();
                 assert_eq!((read, buffer.filled()), (wanted, &bytes(2 * ALIGN + 9)[..wanted]));
             }
         }
