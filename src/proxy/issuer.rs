@@ -69,12 +69,21 @@ pub fn note_caller(shared: &Shared, call: &Call, code: StatusCode) {
     if accepted.len() >= KNOWN {
         accepted.clear();
     }
-    if accepted.insert(digest.clone(), identity.clone()).is_none() {
+    let is_new = accepted.insert(digest.clone(), identity.clone()).is_none();
+    if is_new {
         let purpose = bearer.purpose();
         shared.cache.record(64, move |writer| writer.accept_caller(&digest, &identity, &purpose));
     }
     drop(accepted);
-    learn_keys(shared, bearer);
+    // Each answer passes here: a token is taken apart only where that may lead to a key.
+    if is_new || is_one_unread(&shared.asked_keys) {
+        learn_keys(shared, bearer);
+    }
+}
+
+/// Whether the cloud has accepted this very token since the daemon started, and not refused it since.
+pub fn has_accepted(shared: &Shared, bearer: &Bearer) -> bool {
+    shared.accepted.lock().is_ok_and(|accepted| accepted.contains_key(&bearer.digest()))
 }
 
 /// When the issuer's keys were asked for last because of one key id.
@@ -102,6 +111,11 @@ fn is_time(asked: &AskedKeys, kid: &str) -> bool {
     }
     asked.insert(kid.to_owned(), Asked { at: now, pause: Some(pause) });
     true
+}
+
+/// Whether keys were asked for and not read.
+fn is_one_unread(asked: &AskedKeys) -> bool {
+    asked.lock().is_ok_and(|asked| asked.values().any(|asked| asked.pause.is_some()))
 }
 
 /// Reads the issuer's keys in the name of a token that was just accepted: once for each key, and where that fails with

@@ -217,7 +217,9 @@ async fn handle(
 /// Whether who calls is who its token says: the cloud has done what it asked, or had accepted it before.
 async fn is_known(shared: &Shared, call: &Call, code: StatusCode) -> bool {
     let Caller::Bearer(bearer) = &call.caller else { return true };
-    issuer::vouches(call, code) || caller::accepted(&shared.cache, bearer).await.unwrap_or(false)
+    issuer::vouches(call, code)
+        || issuer::has_accepted(shared, bearer)
+        || caller::accepted(&shared.cache, bearer).await.unwrap_or(false)
 }
 
 fn unauthorized(encoding: Encoding) -> Response<Body> {
