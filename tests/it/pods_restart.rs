@@ -221,7 +221,7 @@ fn runtime(gateway: &mut Gateway) -> Result<()> {
     let config = gateway.0.node.machine()?.read("/etc/containerd/config.toml")?;
     let without = format!("disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n{config}");
     gateway.0.node.machine()?.write("/etc/containerd/config.toml", &without)?;
-    gateway.0.node.start_containerd()?;
+    gateway.0.node.start_containerd_without_cri()?;
     fails(gateway, "CRI v1 is needed")?;
     gateway.0.node.stop_containerd();
     gateway.0.node.machine()?.write("/etc/containerd/config.toml", &config)?;

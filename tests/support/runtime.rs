@@ -39,6 +39,14 @@ impl Node {
     }
 
     pub fn start_containerd(&mut self) -> Result<()> {
+        self.start_containerd_without_cri()?;
+        // It answers before its CRI does, and a kubelet that finds none ends; systemd would start that again.
+        self.cluster.wait_for("containerd's CRI", seconds(60), || self.cri(async |cri| cri.version().await));
+        Ok(())
+    }
+
+    /// As [`Self::start_containerd`], for a configuration that disables the CRI plugin.
+    pub fn start_containerd_without_cri(&mut self) -> Result<()> {
         let program = match self.options.containerd {
             Containerd::Current => parts::containerd("containerd")?,
             Containerd::Old => parts::program("ctr-1.6/usr/bin/containerd")?,
@@ -46,8 +54,6 @@ impl Node {
         let path = parts::path_beside(&program);
         self.containerd = Some(self.spawn("containerd", &[&program], &[("PATH", &path)])?);
         self.cluster.wait_for("containerd", seconds(60), || self.ctr(&["version"]));
-        // It answers before its CRI does, and a kubelet that finds none ends; systemd would start that again.
-        self.cluster.wait_for("containerd's CRI", seconds(60), || self.cri(async |cri| cri.version().await));
         Ok(())
     }
 
