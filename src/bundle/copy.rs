@@ -2,7 +2,6 @@
 //!
 //! What reads and hashes is the [`Pipeline`]; this thread writes, and one more syncs and renames the batch before.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
@@ -59,10 +58,10 @@ pub fn blobs(
             Ok(here && !intake.has(&line.digest)?)
         };
         let pipeline = Pipeline::start(scope, opened, wanted)?;
-        let (batch, links) = (Vec::new(), BTreeSet::new());
-        let mut writer = Writer { intake, send, pipeline, item, batch, bytes: 0, links };
+        let (batch, manifests) = (Vec::new(), Vec::new());
+        let mut writer = Writer { intake, send, pipeline, item, batch, bytes: 0, manifests };
         let written = writer.all(&mut came);
-        let Writer { send, pipeline, item, links, .. } = writer;
+        let Writer { send, pipeline, item, manifests, .. } = writer;
         drop((send, pipeline));
         let landed = lander.join().unwrap_or(Err(store::Error::Closed));
         // What was not what was signed is said before all else. Otherwise writing ended because landing failed.
@@ -70,7 +69,7 @@ pub fn blobs(
             Err(refused) if refused.is_refusal() => return Err(refused),
             written => landed.map_err(Error::from).and(written)?,
         }
-        check_links(intake, &links)?;
+        check_links(store, intake, &manifests)?;
         item.done();
         Ok(())
     });
@@ -98,14 +97,25 @@ pub fn forget(store: &Store, came: &[Key]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Configurations and layers of the manifests that came must be here: else an image is named that cannot be pulled.
-fn check_links(intake: &Intake, links: &BTreeSet<Key>) -> Result<(), Error> {
-    for digest in links.iter().filter_map(Key::digest) {
-        if !intake.has(&digest)? {
-            return Err(Fault::Unlisted { name: "a layer of an image".into(), digest }.into());
+/// Configurations and layers of the manifests that came must be here: else an image is named that cannot be pulled. One
+/// manifest is read again at a time: what all of them name together may be more than fits in memory.
+fn check_links(store: &Store, intake: &Intake, manifests: &[Key]) -> Result<(), Error> {
+    for digest in manifests.iter().filter_map(Key::digest) {
+        let blob = store.blob(None, &digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
+        for child in facts(&digest, &blob.read()?)?.children {
+            if child.kind == Kind::Blob && !intake.has(&child.digest)? {
+                let name = "a layer of an image".into();
+                return Err(Fault::Unlisted { name, digest: child.digest }.into());
+            }
         }
     }
     Ok(())
+}
+
+fn facts(digest: &Digest, bytes: &[u8]) -> Result<Facts, Error> {
+    let parsed = ParsedManifest::parse(bytes, "")
+        .map_err(|e| Fault::Image { digest: digest.clone(), why: e.to_string() })?;
+    Ok(parsed.facts())
 }
 
 struct Writer<'a> {
@@ -115,7 +125,7 @@ struct Writer<'a> {
     item: Item,
     batch: Vec<Landing>,
     bytes: u64,
-    links: BTreeSet<Key>,
+    manifests: Vec<Key>,
 }
 
 impl Writer<'_> {
@@ -200,12 +210,8 @@ impl Writer<'_> {
     }
 
     fn facts(&mut self, line: &BlobLine, bytes: &[u8]) -> Result<Facts, Error> {
-        let parsed = ParsedManifest::parse(bytes, "")
-            .map_err(|e| Fault::Image { digest: line.digest.clone(), why: e.to_string() })?;
-        let facts = parsed.facts();
-        let blobs = facts.children.iter().filter(|child| child.kind == Kind::Blob);
-        self.links.extend(blobs.map(|child| Key::of(&child.digest)));
-        Ok(facts)
+        self.manifests.push(Key::of(&line.digest));
+        facts(&line.digest, bytes)
     }
 }
 
