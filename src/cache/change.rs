@@ -357,14 +357,14 @@ impl Writer {
         Ok(())
     }
 
-    /// The cloud was asked and said no for now.
+    /// The cloud was asked and said no for now, which counts as so many times.
     ///
     /// # Errors
     /// The statement's.
-    pub fn fail_change(&self, id: i64, error: &str) -> Result<(), CacheError> {
+    pub fn fail_change(&self, id: i64, times: u32, error: &str) -> Result<(), CacheError> {
         self.db()
-            .prepare_cached("UPDATE change SET attempts = attempts + 1, error = ? WHERE id = ?")?
-            .execute(params![error, id])?;
+            .prepare_cached("UPDATE change SET attempts = attempts + ?, error = ? WHERE id = ?")?
+            .execute(params![times, error, id])?;
         Ok(())
     }
 }

@@ -21,8 +21,8 @@ use crate::kube::{GroupVersionResource, codec, meta, schema};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;
-/// Time for one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for one answer: a webhook that is dead takes ten seconds of it, and up to thirty.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer at the most.
 const ANSWER_LIMIT: usize = 4 << 20;
 /// Refusals-for-now of one change before the link is used without it.
@@ -38,6 +38,8 @@ pub struct Outbox {
     clients: Arc<Clients>,
     /// One round at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Time for one answer.
+    patience: Duration,
 }
 
 /// Which changes a round tells.
@@ -84,6 +86,8 @@ enum Fate {
     /// Who made it may not, and is not let do so here either.
     Forbidden(String),
     Later(String),
+    /// The cloud is there and gave no answer: the link is used without it.
+    Slow(String),
 }
 
 /// The cloud went away during a round.
@@ -93,7 +97,7 @@ struct Gone(String);
 impl Outbox {
     /// Replays from `cache` through `upstream`; `clients` are told what they may no more.
     pub fn new(cache: Cache, upstream: Arc<Upstream>, clients: Arc<Clients>) -> Self {
-        Self { cache, upstream, clients, turn: Arc::default() }
+        Self { cache, upstream, clients, turn: Arc::default(), patience: PATIENCE }
     }
 
     /// Tells the cloud what waited when the round began, but for what it refuses for now. What is written meanwhile is for
@@ -149,6 +153,7 @@ impl Outbox {
                 Sent::Body(_, request) => self.send(&change, request).await?,
                 Sent::Never(why) => Fate::Never(why.clone()),
             };
+            let slow = matches!(fate, Fate::Slow(_));
             match fate {
                 Fate::Done(answer) => self.settle(&change, sent, answer).await.map_err(failed)?,
                 Fate::Gone(why) => {
@@ -162,9 +167,9 @@ impl Outbox {
                     self.forget_right(&change).await.map_err(failed)?;
                     self.refuse(&change, why).await.map_err(failed)?;
                 }
-                Fate::Later(why) => {
-                    let id = change.id;
-                    self.cache.commit(move |w| w.fail_change(id, &why)).await.map_err(failed)?;
+                Fate::Later(why) | Fate::Slow(why) => {
+                    let (id, times) = (change.id, if slow { ATTEMPTS } else { 1 });
+                    self.cache.commit(move |w| w.fail_change(id, times, &why)).await.map_err(failed)?;
                     if is_clients(&change) {
                         continue;
                     }
@@ -224,9 +229,15 @@ impl Outbox {
             let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?;
             Ok::<_, String>((head.status, body.to_bytes()))
         };
-        let late = || Gone(format!("no answer within {} s", PATIENCE.as_secs()));
-        let (code, bytes) =
-            tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| late())?.map_err(Gone)?;
+        let Ok(answered) = tokio::time::timeout(self.patience, exchange).await else {
+            let late = format!("no answer within {} s", self.patience.as_secs());
+            // It may be this request alone that takes so long, as behind a webhook that does not answer.
+            return match self.upstream.probe(As::Node).await {
+                Ok(()) => Ok(Fate::Slow(late)),
+                Err(why) => Err(Gone(format!("{late}, and then {why}"))),
+            };
+        };
+        let (code, bytes) = answered.map_err(Gone)?;
         Ok(fate(change, code, &bytes))
     }
 

@@ -118,3 +118,38 @@ async fn a_writer_that_is_faster_than_the_link_holds_no_round_up() {
     outbox.replay(Round::All).await.unwrap();
     assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0, "the rest is told later");
 }
+
+/// As behind a webhook that does not answer, and that some changes have to pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_gets_no_answer_keeps_no_link_down_that_is_up() {
+    let is_there = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let there = is_there.clone();
+    let cloud = stand_in::Cloud::new(Arc::new(move |head| {
+        let answers = head.method != Method::PATCH && there.load(std::sync::atomic::Ordering::Relaxed);
+        Box::pin(async move {
+            if !answers {
+                std::future::pending::<()>().await;
+            }
+            stand_in::json(200, &json!({}))
+        })
+    }))
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let known = Object::new("v1/pods", pod(1)).unwrap();
+    cache.commit(move |writer| writer.put_single("node", &known)).await.unwrap();
+    let upstream = Upstream::new(cloud.credentials.credentials.borrow().clone(), Resolver).unwrap();
+    let mut outbox = Outbox::new(cache.clone(), Arc::new(upstream), Arc::default());
+    outbox.patience = Duration::from_millis(300);
+    say(&cache, "first".to_owned()).await;
+    is_there.store(false, std::sync::atomic::Ordering::Relaxed);
+    outbox.replay(Round::First).await.expect_err("nobody answers at all");
+    assert_eq!(cache.read(|reader| reader.changes()).await.unwrap()[0].attempts, 0, "it was not its fault");
+    is_there.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(outbox.replay(Round::First).await, Ok(()));
+    let waiting = cache.read(|reader| reader.changes()).await.unwrap();
+    assert!(
+        is_late(&waiting[0]) && waiting[0].error.contains("no answer"),
+        "it waits for later: {waiting:?}"
+    );
+}
