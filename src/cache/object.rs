@@ -120,6 +120,15 @@ impl Writer {
             && self.row(&object.key)?.is_some_and(|row| row.is_young()))
     }
 
+    /// As [`Self::store`], for one of a list that the cloud began to tell at `began`, in seconds since 1970: what somebody
+    /// has read since, and is newer, stays. A long list comes slowly, and its client alone would read on from it.
+    pub(super) fn store_listed(&self, object: &Object, began: i64) -> Result<i64, CacheError> {
+        match self.row(&object.key)? {
+            Some(row) if row.at >= began && row.is_newer(object) => Ok(row.id),
+            _ => self.store(object),
+        }
+    }
+
     fn row(&self, key: &ObjectKey) -> Result<Option<Known>, CacheError> {
         let mut statement = self.db().prepare_cached(
             "SELECT id, uid, version, at FROM object WHERE resource = ? AND namespace = ? AND name = ?",
@@ -170,6 +179,14 @@ struct Known {
 impl Known {
     fn holds(&self, object: &Object) -> bool {
         self.uid == object.uid && self.version == object.version && !self.version.is_empty()
+    }
+
+    /// Whether the file has a later version of the same object. Versions are compared only where both were read in the
+    /// same while: after a restore of etcd they begin lower.
+    fn is_newer(&self, object: &Object) -> bool {
+        let number = |version: &str| version.parse::<u64>().ok();
+        self.uid == object.uid
+            && number(&self.version).zip(number(&object.version)).is_some_and(|(here, there)| here > there)
     }
 
     /// Whether it was written within the hour. A clock that was set back does not make it so.

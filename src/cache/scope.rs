@@ -57,10 +57,21 @@ pub struct Scope {
     pub synced: i64,
 }
 
+/// Seconds that the cloud may have read a list before the head of its answer is here.
+const HEAD: i64 = 10;
+
 /// A list on its way in: which objects it held so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ListRecord {
     seen: HashSet<i64>,
+    /// When it began, in seconds since 1970.
+    began: i64,
+}
+
+impl Default for ListRecord {
+    fn default() -> Self {
+        Self { seen: HashSet::new(), began: seconds() - HEAD }
+    }
 }
 
 /// The rows of identities and scopes that were used lately, to spare look-ups.
@@ -169,7 +180,7 @@ impl Writer {
         list: &mut ListRecord,
         object: &Object,
     ) -> Result<(), CacheError> {
-        let id = self.store(object)?;
+        let id = self.store_listed(object, list.began)?;
         list.seen.insert(id);
         self.join(scope, id)
     }
