@@ -41,6 +41,11 @@ pub struct Reading {
     pub synced: Option<i64>,
 }
 
+/// The lists of this node's pods that its kubelet reads.
+const OWN: &str = "SELECT scope.id FROM scope JOIN identity ON identity.id = scope.identity
+     WHERE identity.name = ?1 AND scope.resource = 'v1/pods' AND scope.namespace = '' AND scope.labels = ''
+     AND scope.fields LIKE 'spec.nodeName=%' AND scope.fields NOT LIKE '%,%' AND scope.synced NOT NULL";
+
 impl Reader {
     /// Opens the database at `path` for reading.
     ///
@@ -83,6 +88,23 @@ impl Reader {
                    WHERE member.scope = ? ORDER BY object.namespace, object.name";
         let mut statement = self.db().prepare_cached(sql)?;
         Ok(statement.query_map([scope.0], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
+    /// Of the scope's objects those that were changed here and not by the cloud, by namespace and name.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn edited(&self, scope: ScopeId) -> Result<Vec<Object>, CacheError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM member JOIN object ON object.id = member.object
+             WHERE member.scope = ? AND (object.version = '' OR EXISTS
+                 (SELECT 1 FROM change WHERE change.resource = object.resource
+                  AND change.namespace = object.namespace AND change.name = object.name))
+             ORDER BY object.namespace, object.name"
+        );
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let rows = statement.query_map([scope.0], Object::from_row)?;
+        Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
     }
 
     /// Those of `rows` that are still in the scope, in the same order.
@@ -148,11 +170,7 @@ impl Reader {
     /// # Errors
     /// The statement's.
     pub fn own_pods(&self) -> Result<Option<Vec<Value>>, CacheError> {
-        const OWN: &str = "SELECT scope.id FROM scope JOIN identity ON identity.id = scope.identity
-             WHERE identity.name = ?1 AND scope.resource = 'v1/pods' AND scope.namespace = '' AND scope.labels = ''
-             AND scope.fields LIKE 'spec.nodeName=%' AND scope.fields NOT LIKE '%,%' AND scope.synced NOT NULL";
-        let synced = format!("SELECT EXISTS ({OWN})");
-        if !self.db().prepare_cached(&synced)?.query_row([NODE], |row| row.get::<_, bool>(0))? {
+        if !self.knows_own_pods()? {
             return Ok(None);
         }
         let sql = format!(
@@ -162,6 +180,15 @@ impl Reader {
         let mut statement = self.db().prepare_cached(&sql)?;
         let rows = statement.query_map([NODE], Object::from_row)?;
         Ok(Some(rows.map(|row| row.map(|(_, object)| object.body)).collect::<Result<_, _>>()?))
+    }
+
+    /// Whether this node's kubelet has read the list of its pods to its end.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn knows_own_pods(&self) -> Result<bool, CacheError> {
+        let sql = format!("SELECT EXISTS ({OWN})");
+        Ok(self.db().prepare_cached(&sql)?.query_row([NODE], |row| row.get(0))?)
     }
 
     /// Texts out of every object of a resource, at these paths of SQLite's JSON (`$.metadata.uid`), without reading
@@ -195,15 +222,6 @@ impl Reader {
             }));
         }
         Ok(found)
-    }
-
-    /// Whether a resource was ever read to its end: that there is none of it says nothing before.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn is_synced(&self, resource: &str) -> Result<bool, CacheError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM scope WHERE resource = ? AND synced NOT NULL)";
-        Ok(self.db().prepare_cached(sql)?.query_row([resource], |row| row.get(0))?)
     }
 
     /// What each identity has read, by identity and resource.

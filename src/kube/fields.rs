@@ -45,6 +45,11 @@ impl FieldSelector {
         self.0.is_empty()
     }
 
+    /// Whether an object's metadata is enough to tell whether it satisfies it.
+    pub fn is_of_metadata(&self) -> bool {
+        self.0.iter().all(|t| t.field.starts_with("metadata."))
+    }
+
     /// The value that `field` must equal, if the selector says so.
     pub fn required(&self, field: &str) -> Option<&str> {
         self.0.iter().find(|t| t.field == field && t.must == Must::Equal).map(|t| t.value.as_str())

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use crate::cache::{Cache, CacheError, Object};
-use crate::kube::Encoding;
 use crate::kube::codec::Decoded;
+use crate::kube::{Encoding, meta, table};
 
 /// Resources whose protobuf holds what this edge does not know: newer than its tables. They are
 /// asked for in JSON from then on, so that nothing is lost silently.
@@ -36,11 +36,22 @@ impl Unknown {
     }
 }
 
+/// How much of an object is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// Its metadata alone, which is all that its reader has asked for.
+    Metadata,
+}
+
 /// Turns an object's bytes into what the cache keeps.
 #[derive(Clone, Debug)]
 pub struct Decoder {
-    /// Such as `v1/pods`.
+    /// Such as `v1/pods`; as [`super::replay::bare`] has it where only metadata is kept.
     pub resource: String,
+    /// How much of each object the answer holds.
+    pub extent: Extent,
     /// How the answer is encoded.
     pub encoding: Encoding,
     /// Where to note what is newer than this edge.
@@ -70,8 +81,22 @@ impl Decoder {
         self.keep(self.value(bytes)?)
     }
 
+    /// As the cache keeps it. A view is never taken for the object: whoever reads that later would find it empty.
     pub fn keep(&self, value: Value) -> Result<Object, CacheError> {
+        let value = match self.extent {
+            Extent::Metadata => table::partial(&value),
+            Extent::Whole if is_view(&value) => {
+                let kind = meta::kind(&value).unwrap_or_default();
+                return Err(CacheError::Refused(format!("a {kind} is not all of {}", self.resource)));
+            }
+            Extent::Whole => value,
+        };
         Object::new(&self.resource, value)
             .ok_or_else(|| CacheError::Refused(format!("an object of {} has no name", self.resource)))
     }
+}
+
+/// Whether it is what an API server makes of an object for whoever wants less, or a table.
+fn is_view(value: &Value) -> bool {
+    value.get("apiVersion").and_then(Value::as_str).is_some_and(|version| version.starts_with("meta.k8s.io/"))
 }

@@ -5,16 +5,17 @@
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::caller::Caller;
-use super::decoder::Decoder;
+use super::decoder::{Decoder, Extent};
 use super::forward::Call;
 use super::headers::{accept_of, encoding_of};
 use super::intake::{
     DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake, WatchIntake,
 };
 use super::record::{Intake, Recording};
-use super::replay::{Wanted, key_of};
+use super::replay::{Wanted, bare, key_of};
 use super::{Shared, discovery, statuses, token};
-use crate::cache::Document;
+use crate::cache::{Document, ObjectKey};
+use crate::kube::negotiate::Shape;
 use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
 
 impl Shared {
@@ -75,11 +76,21 @@ impl Shared {
         }
         self.note_right(call, request, code);
         let identity = call.caller.identity();
-        let decoder = Decoder {
-            resource: request.gvr.to_string(),
-            encoding: encoding_of(headers),
-            unknown: self.unknown.clone(),
+        // An answer does not say what was made of its objects: kube-apiserver names the plain type.
+        let extent = match call.accept.shape {
+            Shape::PartialMetadata | Shape::PartialMetadataList => Extent::Metadata,
+            Shape::Object | Shape::Table => Extent::Whole,
         };
+        let resource = match extent {
+            Extent::Whole => request.gvr.to_string(),
+            Extent::Metadata => bare(&request.gvr.to_string()),
+        };
+        let wanted = || {
+            let wanted = Wanted::of(&identity, request).ok()?;
+            if extent == Extent::Metadata { wanted.bare() } else { Some(wanted) }
+        };
+        let decoder =
+            Decoder { resource, extent, encoding: encoding_of(headers), unknown: self.unknown.clone() };
         let subresource = request.subresource.as_deref();
         match (request.verb, subresource, code) {
             (Verb::Create, Some("token"), StatusCode::CREATED) if call.caller == Caller::Kubelet => {
@@ -93,29 +104,27 @@ impl Shared {
             {
                 Some(Box::new(Gathered::new(EventIntake { decoder })))
             }
-            _ if !is_kept(request) || is_transformed(headers) => None,
+            _ if !is_kept(request) || is_foreign(headers) || call.accept.shape == Shape::Table => None,
             (Verb::Get, None, StatusCode::OK | StatusCode::NOT_FOUND) => {
                 let single = if code == StatusCode::OK { Single::Read } else { Single::Absent };
-                Some(Box::new(Gathered::new(SingleIntake {
-                    decoder,
-                    identity,
-                    key: key_of(request),
-                    single,
-                })))
+                let key = ObjectKey { resource: decoder.resource.clone(), ..key_of(request) };
+                Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
             }
-            (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK) => {
+            (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK)
+                if extent == Extent::Whole =>
+            {
                 let (key, single) = (key_of(request), Single::Written);
                 Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
             }
             (Verb::List, None, StatusCode::OK)
                 if request.query.resource_version_match.as_deref() != Some("Exact") =>
             {
-                let scope = Wanted::of(&identity, request).ok()?.scope();
+                let scope = wanted()?.scope();
                 let asked = request.query.continue_token.clone();
                 Some(Box::new(ListIntake::new(decoder, scope, self.pages.clone(), asked)))
             }
             (Verb::Watch, None, StatusCode::OK) => {
-                let scope = Wanted::of(&identity, request).ok()?.scope();
+                let scope = wanted()?.scope();
                 let initial = request.query.wants_initial_events();
                 Some(Box::new(WatchIntake::new(decoder, scope, initial)))
             }
@@ -140,10 +149,10 @@ fn is_kept(request: &ResourceRequest) -> bool {
     }
 }
 
-/// Tables and bare metadata are views of objects, not objects.
-fn is_transformed(headers: &HeaderMap) -> bool {
+/// Whether it is written in what is not read here.
+fn is_foreign(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    kind.contains("as=") || kind.contains("cbor") || kind.contains("yaml")
+    kind.contains("cbor") || kind.contains("yaml")
 }
 
 fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> Option<Box<dyn Intake>> {

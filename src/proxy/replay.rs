@@ -60,6 +60,17 @@ impl Wanted {
         })
     }
 
+    /// The same of metadata alone; `None` where metadata does not tell which objects are wanted.
+    pub fn bare(&self) -> Option<Self> {
+        let resource = bare(&self.resource);
+        self.fields.is_of_metadata().then(|| Self { resource, ..self.clone() })
+    }
+
+    /// Whether an object of `resource` may be one of those wanted.
+    pub fn is_about(&self, resource: &str) -> bool {
+        self.resource.strip_prefix(BARE).unwrap_or(&self.resource) == resource
+    }
+
     /// The name under which the cache keeps this list.
     pub fn scope(&self) -> ScopeKey {
         ScopeKey {
@@ -100,6 +111,15 @@ impl Wanted {
     }
 }
 
+/// What stands before the resource of objects of which only the metadata was read.
+const BARE: &str = "metadata/";
+
+/// The resource under which metadata alone is kept, for whoever asked for no more. The whole object, which others need,
+/// is another one: neither takes the other's place.
+pub fn bare(resource: &str) -> String {
+    format!("{BARE}{resource}")
+}
+
 /// Whether some client has read all of a list that would hold this object if it were there.
 fn is_known_absent(reader: &Reader, identity: &str, key: &ObjectKey) -> Result<bool, CacheError> {
     let wanted = Wanted {
@@ -129,12 +149,21 @@ pub async fn get(
     let encoding = accept.encoding;
     let identity = caller.identity();
     let key = key_of(request);
-    let wanted = key.clone();
+    let mut ways = vec![key.clone()];
+    if is_metadata(accept.shape) {
+        ways.push(ObjectKey { resource: bare(&key.resource), ..key.clone() });
+    }
     let found = cache
-        .read(move |reader| match reader.get(&identity, &wanted)? {
-            Some(object) => Ok(Some(object)),
-            None if is_known_absent(reader, &identity, &wanted)? => Ok(None),
-            None => Err(CacheError::Refused(format!("{wanted} was never read while the cloud was there"))),
+        .read(move |reader| {
+            for way in &ways {
+                if let Some(object) = reader.get(&identity, way)? {
+                    return Ok(Some(object));
+                }
+                if is_known_absent(reader, &identity, way)? {
+                    return Ok(None);
+                }
+            }
+            Err(CacheError::Refused(format!("{} was never read while the cloud was there", ways[0])))
         })
         .await;
     match found {
@@ -172,8 +201,12 @@ pub async fn list(
         Ok(wanted) => wanted,
         Err(error) => return answer::failure(&Failure::bad_request(error.to_string()), encoding),
     };
-    let scope = match find(cache, &wanted).await {
-        Ok(scope) => scope,
+    // A page of the cloud's list: here it has no such place, and its client reads the whole list instead.
+    if request.query.continue_token.as_deref().is_some_and(|token| !token.is_empty()) {
+        return answer::failure(&Failure::expired(CONTINUE), encoding);
+    }
+    let (wanted, scope) = match find(cache, wanted, accept.shape).await {
+        Ok(found) => found,
         Err(error) => return answer::unavailable(&error, encoding),
     };
     if accept.shape != Shape::Object {
@@ -200,14 +233,33 @@ pub async fn list(
     answer::with_type(StatusCode::OK, encoding.content_type(), body.map_err(Into::into).boxed_unsync())
 }
 
-/// Finds the scope that answers `wanted`, or says why there is none.
-pub async fn find(cache: &Cache, wanted: &Wanted) -> Result<Scope, String> {
-    let asked = wanted.clone();
-    match cache.read(move |reader| asked.find(reader)).await {
-        Ok(Some(scope)) => Ok(scope),
+/// Why a page cannot be continued.
+const CONTINUE: &str = "the cloud, which gave the continue parameter, is away";
+
+/// Whether metadata is all that is asked for.
+fn is_metadata(shape: Shape) -> bool {
+    matches!(shape, Shape::PartialMetadata | Shape::PartialMetadataList)
+}
+
+/// Finds the scope that answers `wanted` with what it holds of it, or says why there is none.
+pub async fn find(cache: &Cache, wanted: Wanted, shape: Shape) -> Result<(Wanted, Scope), String> {
+    let resource = wanted.resource.clone();
+    let mut ways = vec![wanted];
+    if is_metadata(shape) {
+        ways.extend(ways[0].bare());
+    }
+    let found = cache.read(move |reader| {
+        for way in ways {
+            if let Some(scope) = way.find(reader)? {
+                return Ok(Some((way, scope)));
+            }
+        }
+        Ok(None)
+    });
+    match found.await {
+        Ok(Some(found)) => Ok(found),
         Ok(None) => Err(format!(
-            "the cloud is away and this list of {} was never read in full while it was there",
-            wanted.resource
+            "the cloud is away and this list of {resource} was never read in full while it was there"
         )),
         Err(error) => Err(error.to_string()),
     }

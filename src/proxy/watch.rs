@@ -14,7 +14,7 @@ use super::answer::{self, Accept, Body};
 use super::pages::Kept;
 use super::replay::{self, Wanted};
 use super::shape;
-use crate::cache::{Cache, CacheError, Object, Scope};
+use crate::cache::{Cache, CacheError, ChangeKind, NewChange, Object, Scope};
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
@@ -56,8 +56,8 @@ impl LocalWatch {
             Ok(wanted) => wanted,
             Err(error) => return answer::failure(&Failure::bad_request(error.to_string()), encoding),
         };
-        let scope = match replay::find(&self.cache, &wanted).await {
-            Ok(scope) => scope,
+        let (wanted, scope) = match replay::find(&self.cache, wanted, accept.shape).await {
+            Ok(found) => found,
             Err(error) => return answer::unavailable(&error, encoding),
         };
         let stream = Stream {
@@ -98,8 +98,9 @@ enum Begin {
     ListAndBookmark,
     /// Every object.
     List,
-    /// Nothing: the client has the list.
-    Nothing,
+    /// What was changed here: the client has the cloud's list, and perhaps more. An object that was changed here has no
+    /// version of its own by which to tell whether the client has seen it.
+    Edited,
 }
 
 impl Begin {
@@ -109,7 +110,7 @@ impl Begin {
         }
         match request.query.resource_version.as_deref() {
             None | Some("" | "0") => Self::List,
-            Some(_) => Self::Nothing,
+            Some(_) => Self::Edited,
         }
     }
 }
@@ -136,7 +137,11 @@ const BOOKMARK: Duration = Duration::from_secs(60);
 
 impl Stream {
     async fn run(mut self, mut local: LocalWatch, sender: &Sender) -> Result<(), CacheError> {
-        if self.begins != Begin::Nothing && !self.send_all(&local.cache, sender).await? {
+        let began = match self.begins {
+            Begin::Edited => self.send_edited(&local.cache, sender).await?,
+            Begin::List | Begin::ListAndBookmark => self.send_all(&local.cache, sender).await?,
+        };
+        if !began {
             return Ok(());
         }
         if self.begins == Begin::ListAndBookmark && !self.bookmark(sender, true).await {
@@ -184,8 +189,34 @@ impl Stream {
         Ok(true)
     }
 
+    /// What was changed here as MODIFIED, and what was deleted here as DELETED; false if the client has gone.
+    async fn send_edited(&mut self, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
+        let scope = self.scope.id;
+        let (edited, changes) =
+            cache.read(move |reader| Ok((reader.edited(scope)?, reader.changes()?))).await?;
+        for object in edited {
+            if self.wanted.matches(&object) && !self.send(WatchKind::Modified, &object.body, sender).await {
+                return Ok(false);
+            }
+        }
+        for deleted in changes.into_iter().filter(|change| change.what.kind == ChangeKind::Delete) {
+            let NewChange { key, uid, .. } = deleted.what;
+            // All that is left of it is its name. Whoever does not know it has nothing to forget.
+            let body = json!({"apiVersion": self.api_version, "kind": self.kind, "metadata":
+                {"name": key.name, "namespace": key.namespace, "uid": uid, "resourceVersion": self.scope.version}});
+            let object = Object { key, uid, version: String::new(), body };
+            if self.wanted.is_about(&object.key.resource)
+                && self.wanted.matches(&object)
+                && !self.send(WatchKind::Deleted, &object.body, sender).await
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn edit(&mut self, edit: &Edit, sender: &Sender) -> bool {
-        if edit.object.key.resource != self.wanted.resource || !self.wanted.matches(&edit.object) {
+        if !self.wanted.is_about(&edit.object.key.resource) || !self.wanted.matches(&edit.object) {
             return true;
         }
         self.send(edit.kind, &edit.object.body, sender).await

@@ -322,7 +322,7 @@ fn forged(client: &Caller) -> Result<Caller> {
 }
 
 /// Someone with a bearer token.
-struct Caller(String);
+pub struct Caller(pub String);
 
 impl Caller {
     fn argv(&self, args: &[&str]) -> Result<Vec<String>> {
@@ -370,9 +370,15 @@ impl Caller {
     }
 
     fn status_with(&self, scene: &Scene, more: &[&str], path: &str) -> Result<String> {
+        Ok(self.answer(scene, more, path)?.0)
+    }
+
+    /// The HTTP status of an answer, and its body.
+    pub fn answer(&self, scene: &Scene, more: &[&str], path: &str) -> Result<(String, String)> {
         let bearer = format!("Authorization: Bearer {}", self.0);
         let answer = curl(scene, &[&["-H", &bearer], more].concat(), path)?;
-        Ok(answer.rsplit_once('\n').context("no code")?.1.to_owned())
+        let (body, code) = answer.rsplit_once('\n').context("no code")?;
+        Ok((code.to_owned(), body.to_owned()))
     }
 }
 

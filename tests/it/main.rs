@@ -14,6 +14,7 @@ mod bundle_fuzz;
 mod bundle_large;
 mod bundle_rules;
 mod callers;
+mod callers_views;
 mod certificates;
 mod clock;
 mod command;

@@ -213,8 +213,7 @@ async fn deleted(config: &Config, pod: &Value) -> bool {
         namespace: meta::namespace(pod).unwrap_or_default().to_owned(),
         name: meta::name(pod).unwrap_or_default().to_owned(),
     };
-    let read =
-        Reader::open(&path).and_then(|reader| Ok((reader.is_synced("v1/pods")?, reader.object(&key)?)));
+    let read = Reader::open(&path).and_then(|reader| Ok((reader.knows_own_pods()?, reader.object(&key)?)));
     match read {
         Ok((true, found)) => found.is_none_or(|now| is_another(pod, &now.body)),
         _ => false,

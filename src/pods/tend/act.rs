@@ -99,7 +99,7 @@ impl Hand {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
-        let read = self.cache.read(move |reader| Ok((reader.is_synced("v1/pods")?, reader.object(&key)?)));
+        let read = self.cache.read(move |reader| Ok((reader.knows_own_pods()?, reader.object(&key)?)));
         match read.await {
             Ok((true, found)) => found.is_none_or(|now| is_another(pod, &now.body)),
             _ => false,

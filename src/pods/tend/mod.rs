@@ -139,8 +139,7 @@ impl Tender {
     async fn look(&mut self) -> Option<Duration> {
         let settings = self.settings.borrow_and_update().clone();
         let node = self.node.clone();
-        let read =
-            self.hand.cache.read(move |reader| Ok((rows(reader, &node)?, reader.is_synced("v1/pods")?)));
+        let read = self.hand.cache.read(move |reader| Ok((rows(reader, &node)?, reader.knows_own_pods()?)));
         let (rows, synced) = match read.await {
             Ok(read) => read,
             Err(error) => {
