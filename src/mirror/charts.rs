@@ -179,10 +179,17 @@ pub(super) async fn fetch(
     dry: bool,
 ) -> Result<Got, Failure> {
     if let Some(chart) = before.filter(|before| is_same(wanted, before)) {
-        let digest = chart.digest.clone();
-        let here = wire
-            .blocking(move |store| store.blob(None, &digest)?.map(|blob| blob.read()).transpose())
-            .await?;
+        let (digest, provenance) = (chart.digest.clone(), chart.provenance.clone());
+        let here = wire.blocking(move |store| {
+            // What of it was set aside comes again.
+            if let Some(provenance) = provenance
+                && store.blob(None, &provenance)?.is_none()
+            {
+                return Ok(None);
+            }
+            store.blob(None, &digest)?.map(|blob| blob.read()).transpose()
+        });
+        let here = here.await?;
         if let Some(package) = here {
             return Ok(Got { chart: chart.clone(), package: package.into(), travelled: false });
         }

@@ -1,6 +1,6 @@
 //! Charts: packages by repository, name and version, with the line that the index has of each.
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::blob;
 use super::error::During;
@@ -80,7 +80,7 @@ impl Store {
                     return Err(Error::ChartExists { name: chart.name, version: chart.version });
                 }
             }
-            insert_chart(batch.tx, &chart, id, generation)
+            insert_chart(batch.tx, &chart, id, generation, None)
         })?;
         self.charts_changed();
         Ok(())
@@ -229,17 +229,33 @@ fn chart_of(row: &Row<'_>) -> rusqlite::Result<Option<Chart>> {
     }))
 }
 
-/// Notes a chart in a generation of an owner.
+/// Notes a chart in a generation of an owner. Its files must be here, unless the owner's generation `before` has the very
+/// same chart: one that was set aside does not keep out others.
 pub(super) fn insert_chart(
     tx: &Connection,
     chart: &NewChart,
     owner: i64,
     generation: u64,
+    before: Option<u64>,
 ) -> Result<(), Error> {
-    let package = blob::here(tx, &chart.digest)?.ok_or_else(|| Error::BlobUnknown(chart.digest.clone()))?;
-    let provenance = match &chart.provenance {
-        Some(digest) => Some(blob::here(tx, digest)?.ok_or_else(|| Error::BlobUnknown(digest.clone()))?),
-        None => None,
+    let known: Option<(i64, Option<i64>)> = tx
+        .prepare_cached(
+            "SELECT c.blob, c.provenance FROM chart c JOIN blob b ON b.id = c.blob
+             LEFT JOIN blob p ON p.id = c.provenance
+             WHERE c.repository = ?1 AND c.name = ?2 AND c.version = ?3 AND c.owner = ?4 AND c.generation = ?5
+             AND b.digest = ?6 AND p.digest IS ?7",
+        )
+        .and_then(|mut q| {
+            let provenance = chart.provenance.as_ref().map(Digest::as_str);
+            let NewChart { repository, name, version, digest, .. } = chart;
+            let key = (repository, name, version, owner, before, digest.as_str(), provenance);
+            q.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        })
+        .during("find a chart")?;
+    let here = |digest: &Digest| blob::here(tx, digest)?.ok_or_else(|| Error::BlobUnknown(digest.clone()));
+    let (package, provenance) = match known {
+        Some(known) => known,
+        None => (here(&chart.digest)?, chart.provenance.as_ref().map(here).transpose()?),
     };
     tx.prepare_cached(
         "INSERT OR REPLACE INTO chart (repository, name, version, owner, generation, blob, provenance, created, entry)

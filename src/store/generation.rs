@@ -72,15 +72,16 @@ pub struct Generation {
 }
 
 impl Store {
-    /// Puts a new generation of `owner` in force, all of it or nothing, and says its number.
+    /// Puts a new generation of `owner` in force, all of it or nothing, and says its number. What the generation in force
+    /// has already is taken over as it is, also where a verification has set it aside.
     ///
     /// # Errors
-    /// [`Error::BlobUnknown`] for what is not stored, [`Error::Rollback`] for an old sequence number.
+    /// [`Error::BlobUnknown`] for what is new and not stored, [`Error::Rollback`] for an old sequence number.
     pub fn flip(&self, owner: &Owner, state: StateOf, trust: TrustUpdate) -> Result<u64, Error> {
         let owner = owner.clone();
         let number = self.inner.writer.write(move |batch| {
             let tx = batch.tx;
-            let (id, _) = owner.row(tx)?;
+            let (id, before) = owner.row(tx)?;
             let number: u64 = tx
                 .query_row(
                     "SELECT coalesce(max(number), 0) + 1 FROM generation WHERE owner = ?1",
@@ -93,10 +94,10 @@ impl Store {
             update_trust(tx, &trust, floor)?;
             let now = clock::now().as_second();
             for entry in &state.refs {
-                add_ref(tx, id, number, entry, now)?;
+                add_ref(tx, id, (before, number), entry, now)?;
             }
             for chart in &state.charts {
-                insert_chart(tx, chart, id, number)?;
+                insert_chart(tx, chart, id, number, Some(before))?;
             }
             set_owner_pins(tx, &owner, &state.pins)?;
             tx.execute(
@@ -241,12 +242,25 @@ impl Store {
     }
 }
 
-fn add_ref(tx: &Connection, owner: i64, number: u64, entry: &StateRef, now: i64) -> Result<(), Error> {
+/// Notes a ref in generation `number`. Only what the one `before` does not have must be here: else one manifest that was set
+/// aside, and that nobody has any more, would keep out all that is new.
+fn add_ref(
+    tx: &Connection,
+    owner: i64,
+    (before, number): (u64, u64),
+    entry: &StateRef,
+    now: i64,
+) -> Result<(), Error> {
     let manifest: Option<i64> = tx
         .prepare_cached(
-            "SELECT b.id FROM blob b JOIN manifest m ON m.blob = b.id WHERE b.digest = ?1 AND b.state = 1",
+            "SELECT b.id FROM blob b JOIN manifest m ON m.blob = b.id WHERE b.digest = ?1 AND (b.state = 1 OR EXISTS
+             (SELECT 1 FROM ref f JOIN repository r ON r.id = f.repository
+              WHERE r.name = ?2 AND f.name = ?3 AND f.owner = ?4 AND f.generation = ?5 AND f.blob = b.id))",
         )
-        .and_then(|mut q| q.query_row([entry.digest.as_str()], |r| r.get(0)).optional())
+        .and_then(|mut q| {
+            let key = (entry.digest.as_str(), &entry.repository, &entry.name, owner, before);
+            q.query_row(key, |r| r.get(0)).optional()
+        })
         .during("find a manifest")?;
     let manifest = manifest.ok_or_else(|| Error::BlobUnknown(entry.digest.clone()))?;
     let repository = blob::repository_id(tx, &entry.repository)?;
@@ -260,11 +274,22 @@ fn add_ref(tx: &Connection, owner: i64, number: u64, entry: &StateRef, now: i64)
     Ok(())
 }
 
+/// Sets what an owner pins. What it pinned before may have been set aside since.
 fn set_owner_pins(tx: &Connection, owner: &Owner, pins: &[Digest]) -> Result<(), Error> {
     let holder = owner.to_string();
-    tx.execute("DELETE FROM pin WHERE holder = ?1", [&holder]).during("remove pins")?;
+    let mut blobs: Vec<i64> = Vec::with_capacity(pins.len());
     for digest in pins {
-        let blob = blob::here(tx, digest)?.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;
+        let blob = tx
+            .prepare_cached(
+                "SELECT b.id FROM blob b WHERE b.digest = ?1 AND
+                 (b.state = 1 OR EXISTS (SELECT 1 FROM pin p WHERE p.holder = ?2 AND p.blob = b.id))",
+            )
+            .and_then(|mut q| q.query_row([digest.as_str(), &holder], |r| r.get(0)).optional())
+            .during("find a blob")?;
+        blobs.push(blob.ok_or_else(|| Error::BlobUnknown(digest.clone()))?);
+    }
+    tx.execute("DELETE FROM pin WHERE holder = ?1", [&holder]).during("remove pins")?;
+    for blob in blobs {
         tx.execute("INSERT OR IGNORE INTO pin (holder, blob) VALUES (?1, ?2)", (&holder, blob))
             .during("pin a blob")?;
     }

@@ -113,6 +113,8 @@ impl Store {
             .writer
             .write(move |batch| store.note_manifest(batch, &ready, &facts, Absent::Allowed))?;
         self.touch(id);
+        // Names may lead to it already: it had been set aside.
+        self.changed();
         Ok(())
     }
 

@@ -92,6 +92,7 @@ mod snap_real;
 mod snap_vm;
 mod store;
 mod store_crash;
+mod store_damage;
 #[path = "../support/mod.rs"]
 mod support;
 mod system;

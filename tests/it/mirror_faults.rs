@@ -248,3 +248,32 @@ async fn what_was_complete_stays_in_use_while_the_new_one_is_refused_in_the_midd
         current = next;
     }
 }
+
+/// What is damaged here and gone there is lost; what is new comes all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_damaged_manifest_that_upstream_has_no_more_keeps_nothing_new_out() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    let repository = format!("127.0.0.1:{}/a/b", liar.port);
+    let store = || edge::store::Store::open(edge::store::Settings::below(&place.path("state"))).unwrap();
+    let layer = noise(70, 5000);
+    liar.image("old", &layer, &[answer(200, &layer)]);
+    assert_eq!(sync(&place, liar.port, "old", "").await.0, 0);
+    let old = store().manifest(&repository, "old").unwrap().unwrap().blob.digest;
+    crate::store_damage::rot(&place.path("state"), &old);
+    store().verify(&edge::store::VerifySettings::default(), |_| true).unwrap();
+    for name in ["old", old.as_str()] {
+        liar.say(&format!("/v2/a/b/manifests/{name}"), &[answer(404, b"")]);
+    }
+    let layer = noise(71, 5000);
+    liar.image("new", &layer, &[answer(200, &layer)]);
+    let (code, summary) = sync(&place, liar.port, "old\", \"new", "").await;
+    assert_eq!((code, states(&summary)), (1, vec!["b:new new".to_owned(), "b:old failed".to_owned()]));
+    assert_eq!(summary["generation"], 2, "{summary}");
+    assert!(store().manifest(&repository, "new").unwrap().is_some());
+    // Pruning takes over what stays, too.
+    let rule = format!("[[mirror.images]]\nrepository = \"{repository}\"\ntags = {{ exact = [\"old\"] }}\n");
+    place.write("etc/edge.toml", &rule);
+    let mut prune = place.edge(&["mirror", "prune", "--yes"]);
+    let done = Done::of(tokio::task::spawn_blocking(move || prune.output().unwrap()).await.unwrap()).good();
+    assert!(done.out.contains("1 removed, 1 stay"), "{done:?}");
+}
