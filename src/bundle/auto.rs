@@ -254,10 +254,14 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
 fn line(imported: &Imported) -> Option<String> {
     let (name, refs) = (name::folder(&imported.stream, imported.seq), imported.refs);
     let staged = imported.staged.as_ref().map(|staged| format!("; {staged}")).unwrap_or_default();
+    let repaired = match imported.repaired {
+        0 => String::new(),
+        repaired => format!("; {repaired} damaged blobs were repaired"),
+    };
     match imported.generation {
         Some(_) => Some(format!("{name} is in force, {refs} refs, {} blobs came{staged}", imported.blobs)),
-        None if staged.is_empty() => None,
-        None => Some(format!("{name} was in force{staged}")),
+        None if staged.is_empty() && repaired.is_empty() => None,
+        None => Some(format!("{name} was in force{repaired}{staged}")),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Roots, manifest and lists are verified; then everything is judged that can be judged without reading blobs; then
 //! each missing blob is read once, and what is written is what was hashed; then refs, generation, sequence number,
 //! root version and time floor change together. An interrupted import leaves blobs that nothing refers to, and the
-//! next one goes on with them; a refused one leaves none.
+//! next one goes on with them; a refused one leaves none. The bundle in force once more brings what was damaged since.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::list::{Carried, Content};
+use super::list::{BlobLine, Carried, Content};
 use super::manifest::{Identity, Manifest, own_platform};
 use super::open::{Opened, Passed, open};
 use super::receipt::{self, Receipt};
+use super::state::Lost;
 use super::system::{Appliance, Asked, Origin, Staging};
 use super::{Error, Fault, copy, name, state};
 use crate::store::{Intake, Owner, StateOf, Store, TrustUpdate};
@@ -53,6 +54,8 @@ pub struct Imported {
     pub bytes: u64,
     /// Refs in force.
     pub refs: u64,
+    /// What of the bundle in force was damaged and came again: blobs and lists.
+    pub repaired: u64,
     /// What became of the system in it, where it was staged.
     pub staged: Option<String>,
     /// The receipt, if one could be written.
@@ -98,6 +101,8 @@ pub struct Judged {
     pub missing: u64,
     /// Their bytes.
     pub missing_bytes: u64,
+    /// Blobs of the bundle in force that are damaged and that it leaves out: how many, and the first.
+    pub absent: Option<(u64, Digest)>,
 }
 
 /// The same bundle a second time.
@@ -135,7 +140,8 @@ impl Gateway {
         Ok(Passed { told, sure: clock::floor().max(chain.current().created) })
     }
 
-    /// Whether a bundle of that folder's name, or a later one of its stream, was imported before.
+    /// Whether a bundle of that folder's name, or a later one of its stream, was imported before. Where something is damaged
+    /// here, the last one is not: it may bring that again.
     ///
     /// # Errors
     /// Where the store cannot be read.
@@ -143,7 +149,7 @@ impl Gateway {
         let Some((stream, seq)) = name::parse_folder(folder) else { return Ok(false) };
         let highest = self.store.trust_value(&format!("seq:{stream}"))?;
         let highest = highest.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
-        Ok(highest > seq || (highest == seq && !self.is_lost(stream)?))
+        Ok(highest > seq || (highest == seq && !self.is_lost(stream)? && self.store.damaged()?.is_empty()))
     }
 
     /// Verifies the bundle in `folder` up to its lists, and judges whether it may be imported here.
@@ -166,8 +172,9 @@ impl Gateway {
         if again.is_none() && !comes_back {
             sequence::judge(&manifest.stream, manifest.seq, highest)?;
         }
-        let (missing, missing_bytes) = state::check(&opened, &self.store)?;
-        Ok(Judged { opened, again, root_before, forget_seqs, missing, missing_bytes })
+        let lost = if again == Some(Again::InForce) { Lost::Told } else { Lost::Refused };
+        let state::Found { missing, missing_bytes, absent } = state::check(&opened, &self.store, lost)?;
+        Ok(Judged { opened, again, root_before, forget_seqs, missing, missing_bytes, absent })
     }
 
     /// Whether nothing of a stream is here, though numbers of it are known: the data was reset. Its newest bundle may come
@@ -203,11 +210,13 @@ impl Gateway {
             blobs: judged.missing,
             bytes: judged.missing_bytes,
             refs: manifest.refs.lines,
+            repaired: 0,
             staged: None,
             receipt: None,
             remarks: Vec::new(),
         };
         if judged.again == Some(Again::RolledBack) {
+            (imported.blobs, imported.bytes) = (0, 0);
             imported.remarks.push("it was imported before and rolled back; nothing changed".into());
             return Ok(imported);
         }
@@ -217,8 +226,15 @@ impl Gateway {
         let stage =
             || wanted.map(|part| self.stage_system(&judged.opened, part, origin, progress)).transpose();
         let staging = if judged.again == Some(Again::InForce) {
-            let changed =
-                if wanted.is_some() { "its system alone is staged again" } else { "nothing changed" };
+            imported.repaired = self.repair(&judged, progress)?;
+            let changed = match (imported.repaired, wanted.is_some()) {
+                (0, false) => "nothing changed".into(),
+                (0, true) => "its system alone is staged again".into(),
+                (repaired, false) => format!("{repaired} damaged blobs were repaired"),
+                (repaired, true) => {
+                    format!("{repaired} damaged blobs were repaired, its system is staged again")
+                }
+            };
             imported.remarks.insert(0, format!("it is in force already; {changed}"));
             stage()?
         } else {
@@ -248,7 +264,43 @@ impl Gateway {
             Ok(path) => imported.receipt = path,
             Err(error) => imported.remarks.push(format!("no receipt was written: {error}")),
         }
-        Ok(imported)
+        // The receipt says what is here: the next bundle that is made by it brings the rest.
+        match judged.absent {
+            Some((absent, first)) => Err(base_fault(absent, first).into()),
+            None => Ok(imported),
+        }
+    }
+
+    /// Brings again what was set aside of the bundle in force, as far as it lies in it; says how many blobs and lists.
+    fn repair(&self, judged: &Judged, progress: &Progress) -> Result<u64, Error> {
+        let opened = &judged.opened;
+        let manifest = &opened.manifest;
+        let mut repaired = 0;
+        for list in [&manifest.blobs.digest, &manifest.refs.digest, manifest.digest()] {
+            repaired += u64::from(self.store.blob(None, list)?.is_none());
+        }
+        if judged.missing + repaired == 0 {
+            return Ok(0);
+        }
+        self.store.check_room(judged.missing_bytes)?;
+        let _hold = self.store.hold();
+        let intake = self.store.intake()?;
+        match copy::blobs(opened, &self.store, &intake, judged.missing_bytes, progress) {
+            Ok(came) => repaired += came.len() as u64,
+            // A manifest came again of which a layer is damaged that does not lie in this bundle; that is told at the end.
+            Err(Error::Content(Fault::Unlisted { .. })) if judged.absent.is_some() => {
+                repaired += judged.missing;
+            }
+            Err(error) => return Err(error),
+        }
+        copy::lists(opened, &intake)?;
+        tracing::info!(
+            stream = manifest.stream,
+            seq = manifest.seq,
+            repaired,
+            "repaired the bundle in force"
+        );
+        Ok(repaired)
     }
 
     /// Keeps the lists with the generation, and puts it in force.
@@ -284,7 +336,7 @@ impl Gateway {
         Ok(self.store.flip(&Owner::Bundle(manifest.stream.clone()), to, trust)?)
     }
 
-    /// Says on the stick what is here now. `None` where the bundle does not lie on a stick of the usual form.
+    /// Says on the stick what is here now, and no more: what is damaged has to come again. `None` where the bundle does not lie on a stick of the usual form.
     fn write_receipt(&self, judged: &Judged, folder: &Path) -> Result<Option<PathBuf>, Error> {
         let Some(receipts) = receipt::folder_beside(folder) else { return Ok(None) };
         let _writable = Writable::new(folder).map_err(Error::Stick)?;
@@ -302,10 +354,18 @@ impl Gateway {
         };
         let mut lines = judged.opened.blob_lines()?;
         let part_size = manifest.part_size;
-        // A system is in a slot, from which nobody can take it again.
-        let kept = std::iter::from_fn(|| lines.next_blob(part_size).map_err(Error::from).transpose())
-            .filter(|line| line.as_ref().map_or(true, |line| line.kind != Content::System));
-        let digests = kept.map(|line| line.map(|line| line.digest));
+        let lines = std::iter::from_fn(|| lines.next_blob(part_size).map_err(Error::from).transpose());
+        let here = |line: Result<BlobLine, Error>| {
+            let digest = match line {
+                // A system is in a slot, from which nobody can take it again.
+                Ok(line) if line.kind == Content::System => return None,
+                Ok(line) => line.digest,
+                Err(error) => return Some(Err(error)),
+            };
+            let blob = self.store.blob(None, &digest).map_err(Error::from);
+            blob.map(|blob| blob.map(|_| digest)).transpose()
+        };
+        let digests = lines.filter_map(here);
         Ok(Some(receipt::write(&receipts, receipt, &key, digests)?))
     }
 

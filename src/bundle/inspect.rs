@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::import::{Again, Gateway};
+use super::import::{Again, Gateway, base_fault};
 use super::list::RefLine;
 use super::manifest::{self, Manifest};
 use super::open::{Opened, Passed, open};
@@ -58,6 +58,7 @@ impl Gateway {
                 said.verified = true;
                 (said.missing, said.missing_bytes) = (judged.missing, judged.missing_bytes);
                 said.in_force = judged.again == Some(Again::InForce);
+                said.refused = judged.absent.map(|(absent, first)| base_fault(absent, first).to_string());
                 self.changes(&judged.opened, &mut said)?;
                 Ok(said)
             }

@@ -21,34 +21,50 @@ use crate::sys::digest::Digest;
 use crate::sys::durable;
 use crate::sys::progress::Progress;
 
-/// Checks the lists, the files and what is here; says how many blobs must come, and their bytes.
+/// What is here of a bundle's state.
+pub struct Found {
+    /// Blobs that it carries and that are not here.
+    pub missing: u64,
+    /// Their bytes.
+    pub missing_bytes: u64,
+    /// How many it leaves out and are not here either, and the first of them.
+    pub absent: Option<(u64, Digest)>,
+}
+
+/// What to do about blobs that a bundle leaves out, and that are not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It is refused.
+    Refused,
+    /// They are told: it is in force, and what it does carry may be of use.
+    Told,
+}
+
+/// Checks the lists, the files and what is here; says what of it is not.
 ///
 /// # Errors
 /// [`Fault`].
-pub fn check(opened: &Opened, store: &Store) -> Result<(u64, u64), Error> {
+pub fn check(opened: &Opened, store: &Store, lost: Lost) -> Result<Found, Error> {
     let wanted = refs(opened)?;
     let mut checked = blobs(opened, wanted)?;
-    let (mut missing, mut bytes, mut absent, mut first) = (0, 0, 0, None);
+    let mut found = Found { missing: 0, missing_bytes: 0, absent: None };
     let mut lines = opened.blob_lines()?;
     while let Some(line) = lines.next_blob(opened.manifest.part_size)? {
-        if line.kind == Content::System {
+        if line.kind == Content::System || store.blob(None, &line.digest)?.is_some() {
             continue;
         }
-        let here = store.blob(None, &line.digest)?.is_some();
         if is_carried(&line.carried) {
-            if !here {
-                (missing, bytes) = (missing + 1, bytes + line.size);
-            }
-        } else if !here {
-            absent += 1;
-            first.get_or_insert(line.digest);
+            found.missing += 1;
+            found.missing_bytes += line.size;
+        } else {
+            found.absent.get_or_insert((0, line.digest)).0 += 1;
         }
     }
-    if let Some(first) = first {
-        return Err(base_fault(absent, first).into());
+    if let (Some((absent, first)), Lost::Refused) = (&found.absent, lost) {
+        return Err(base_fault(*absent, first.clone()).into());
     }
     extras(opened, &mut checked)?;
-    Ok((missing, bytes))
+    Ok(found)
 }
 
 /// Checks all that does not depend on what is here, for `edge bundle verify`.

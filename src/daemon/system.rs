@@ -277,6 +277,9 @@ fn preload(folder: &Path, gateway: &Gateway, progress: &Progress) -> Vec<String>
             Ok(false) => {
                 lines.extend(left);
                 lines.push(match gateway.import(&folder, Asked::ByStick, progress) {
+                    Ok(imported) if imported.generation.is_none() => {
+                        format!("{shown}: {}", imported.remarks.join("; "))
+                    }
                     Ok(imported) => {
                         format!("{shown} is imported: {} refs, {} blobs", imported.refs, imported.blobs)
                     }

@@ -175,6 +175,9 @@ impl Intake {
         for id in ids {
             self.store.touch(id);
         }
+        // Names may lead to some of them already: those had been set aside.
+        self.store.changed();
+        self.store.charts_changed();
         Ok(())
     }
 

@@ -339,6 +339,10 @@ fn a_stick_that_nobody_mounts_is_mounted_imported_and_let_go() {
     let names: Vec<_> = written.iter().map(|p| p.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["ship-7.main.dsse", "ship-7.main.have", "ship-7.txt"]);
     assert_eq!(auto::take(&ours, &place).unwrap(), auto::Outcome::Known);
+    // Plugged in once more, it brings what was damaged since.
+    crate::bundle_repair::lose(&ours, &[&edge::sys::digest::Digest::sha256(b"a layer")]);
+    let outcome = auto::take(&ours, &place).unwrap();
+    assert_eq!(outcome, auto::Outcome::Imported("main-1 was in force; 1 damaged blobs were repaired".into()));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod bundle_faults;
 mod bundle_forge;
 mod bundle_fuzz;
 mod bundle_large;
+mod bundle_repair;
 mod bundle_rules;
 mod callers;
 mod callers_views;

@@ -106,13 +106,11 @@ pub(super) fn inspected(done: &Value) -> String {
         line("Import", format!("refused: {why}"));
     }
     if refused.is_none() {
-        let here = match done["inForce"] == true {
-            true => "is in force already".into(),
-            false => format!(
-                "would bring {} blobs, {}",
-                number(done, "missing"),
-                output::size(number(done, "missingBytes"))
-            ),
+        let (missing, bytes) = (number(done, "missing"), output::size(number(done, "missingBytes")));
+        let here = match (done["inForce"] == true, missing) {
+            (true, 0) => "is in force already".into(),
+            (true, _) => format!("is in force already, and would repair {missing} damaged blobs, {bytes}"),
+            (false, _) => format!("would bring {missing} blobs, {bytes}"),
         };
         line("Import", here);
     }

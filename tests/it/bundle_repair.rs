@@ -1,0 +1,83 @@
+//! What was damaged since an import comes again from the same bundle, or from one that is made by the gateway's receipt.
+
+use edge::bundle::{self, Plan};
+use edge::store::{Owner, Store, VerifySettings};
+use edge::sys::digest::Digest;
+
+use crate::bundle::{Scene, everything, put_chart, put_image};
+use crate::store_damage::rot;
+
+/// Damages these, and has that noticed.
+pub fn lose(gateway: &bundle::Gateway, digests: &[&Digest]) {
+    for digest in digests {
+        rot(&gateway.state_dir, digest);
+    }
+    let report = gateway.store.verify(&VerifySettings::default(), |_| true).unwrap();
+    assert_eq!(report.damaged.len(), digests.len(), "{report:?}");
+}
+
+fn pins(store: &Store) -> Vec<Digest> {
+    store.state_of(&Owner::Bundle("main".into())).unwrap().pins
+}
+
+#[test]
+fn the_same_bundle_again_brings_what_was_damaged_since() {
+    let scene = Scene::new();
+    let image = put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    let chart = put_chart(&scene.depot, "web", "1.0.0", b"a chart");
+    scene.make();
+    scene.import().unwrap();
+    let store = &scene.gateway.store;
+    let (sound, epochs) = (everything(&scene.gateway), (store.epoch(), store.chart_epoch()));
+    let layer = Digest::sha256(b"a layer");
+    let list = pins(store)[0].clone();
+    lose(&scene.gateway, &[&image, &layer, &chart, &list]);
+    assert!(store.manifest("q.io/app", "1").unwrap().is_none());
+    let shown = scene.gateway.inspect(&scene.stick().join("edge-bundle/main-1")).unwrap();
+    assert_eq!((shown.in_force, shown.missing, shown.refused), (true, 3, None));
+
+    let again = scene.import().unwrap();
+    assert_eq!((again.generation, again.blobs, again.repaired), (None, 3, 4), "{again:?}");
+    assert_eq!(again.remarks, ["it is in force already; 4 damaged blobs were repaired"]);
+    assert_eq!(store.manifest("q.io/app", "1").unwrap().unwrap().blob.digest, image);
+    assert_eq!(store.blob(Some("q.io/app"), &layer).unwrap().unwrap().read().unwrap(), b"a layer");
+    assert_eq!(store.chart("", "web", "1.0.0").unwrap().unwrap().digest, chart);
+    assert_eq!(pins(store).len(), 3);
+    assert_eq!(everything(&scene.gateway), sound, "all of it, and nothing else");
+    assert!(store.epoch() > epochs.0 && store.chart_epoch() > epochs.1, "nobody goes by what is in memory");
+    assert_eq!(store.verify(&VerifySettings::default(), |_| true).unwrap().damaged, []);
+    assert_eq!(scene.import().unwrap().remarks, ["it is in force already; nothing changed"]);
+    // What was rolled back is left as it is.
+    put_image(&scene.depot, "q.io/app", Some("2"), b"another layer", "arm64");
+    scene.make();
+    scene.import().unwrap();
+    scene.gateway.roll_back(None, None).unwrap();
+    lose(&scene.gateway, &[&layer]);
+    let rolled = scene.import().unwrap();
+    assert_eq!((rolled.blobs, rolled.bytes, rolled.repaired), (0, 0, 0), "{rolled:?}");
+}
+
+#[test]
+fn a_receipt_names_only_what_is_here_so_that_the_next_bundle_brings_the_rest() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"base layer", "arm64");
+    scene.make();
+    scene.import().unwrap();
+    put_image(&scene.depot, "q.io/app", Some("2"), b"second layer", "arm64");
+    scene.create(&Plan { receipts: scene.receipts(), ..scene.plan() }).unwrap();
+    scene.import().unwrap();
+    // Of two damaged layers the bundle in force carries one.
+    let (base, second) = (Digest::sha256(b"base layer"), Digest::sha256(b"second layer"));
+    lose(&scene.gateway, &[&base, &second]);
+    let shown = scene.gateway.inspect(&scene.stick().join("edge-bundle/main-2")).unwrap();
+    assert!(shown.verified && shown.refused.unwrap().contains("1 blobs are missing"));
+    let refused = scene.import().unwrap_err();
+    assert!(refused.is_refusal() && refused.to_string().contains("1 blobs are missing"), "{refused}");
+    let store = &scene.gateway.store;
+    assert!(store.blob(None, &second).unwrap().is_some() && store.blob(None, &base).unwrap().is_none());
+    // The receipt that it left leads to one that carries the other, and with nothing new besides.
+    let made = scene.create(&Plan { receipts: scene.receipts(), ..scene.plan() }).unwrap();
+    assert_eq!((made.seq, made.carried), (3, 1));
+    assert_eq!(scene.import().unwrap().generation, Some(3));
+    assert_eq!(store.blob(Some("q.io/app"), &base).unwrap().unwrap().read().unwrap(), b"base layer");
+}
