@@ -77,20 +77,25 @@ pub fn blobs(
         Ok(()) => Ok(came),
         Err(error) => {
             if error.is_refusal() {
-                forget(store, &came)?;
+                forget(store, intake, &came)?;
             }
             Err(error)
         }
     }
 }
 
-/// Takes back what came.
+/// Takes back what came, but for what somebody else needs by now.
 ///
 /// # Errors
 /// Where the store cannot be changed.
-pub fn forget(store: &Store, came: &[Key]) -> Result<(), Error> {
-    for slice in came.chunks(1024) {
-        store.forget(slice.iter().filter_map(Key::digest).collect())?;
+pub fn forget(store: &Store, intake: &Intake, came: &[Key]) -> Result<(), Error> {
+    // What manifests link to goes after them, wherever they stand in the list.
+    let mut gone = 1;
+    while gone > 0 {
+        gone = 0;
+        for slice in came.chunks(256) {
+            gone += intake.forget(slice.iter().filter_map(Key::digest).collect())?;
+        }
     }
     // What was written and never landed goes too.
     store.intake()?;

@@ -239,7 +239,6 @@ impl Gateway {
             stage()?
         } else {
             self.store.check_room(judged.missing_bytes)?;
-            let _hold = self.store.hold();
             let intake = self.store.intake()?;
             let came = copy::blobs(&judged.opened, &self.store, &intake, judged.missing_bytes, progress)?;
             // The other slot is written before anything is in force: what refers to it comes after it.
@@ -247,7 +246,7 @@ impl Gateway {
             let (staging, generation) = match done {
                 Ok(done) => done,
                 Err(error) if error.is_refusal() => {
-                    copy::forget(&self.store, &came)?;
+                    copy::forget(&self.store, &intake, &came)?;
                     return Err(error);
                 }
                 Err(error) => return Err(error),
@@ -283,7 +282,6 @@ impl Gateway {
             return Ok(0);
         }
         self.store.check_room(judged.missing_bytes)?;
-        let _hold = self.store.hold();
         let intake = self.store.intake()?;
         match copy::blobs(opened, &self.store, &intake, judged.missing_bytes, progress) {
             Ok(came) => repaired += came.len() as u64,

@@ -24,6 +24,8 @@ pub(super) struct Done {
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
     pub(super) attached: Vec<Attachment>,
+    /// Manifests of it and of what hangs on it that came, or were here, with all that they link to.
+    pub(super) whole: Vec<Digest>,
     /// Whether it was looked for what hangs on it.
     pub(super) looked: bool,
     pub(super) may_pass: bool,
@@ -59,6 +61,7 @@ pub(super) async fn one(context: &Context<'_>, wanted: &WantedImage) -> Done {
         digest: None,
         size: context.record.image(&wanted.image).map_or(0, |known| known.size),
         attached: Vec::new(),
+        whole: Vec::new(),
         looked: false,
         may_pass: false,
     };
@@ -109,6 +112,7 @@ async fn bring(
     }
     image::fetch(wire, source, &closure, &wanted.image.to_string()).await?;
     done.digest = Some(digest.clone());
+    done.whole.extend(closure.manifests.iter().map(|known| known.digest.clone()));
     let looked = context.record.looked.get(&digest).copied().unwrap_or(0);
     let due = clock::now().as_second() - looked >= LOOK_AGAIN;
     if done.entry.state == State::Unchanged && !due {

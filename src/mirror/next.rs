@@ -52,7 +52,10 @@ pub(super) fn state(before: &StateOf, done: &[Done], charts: &[Fetched]) -> Opti
         .into_iter()
         .map(|(image, digest)| StateRef { repository: image.repository, name: image.name, digest })
         .collect();
-    Some(StateOf { refs, charts: kept, pins: before.pins.clone(), note: "mirror run".into() })
+    // What is unchanged was looked at too, but nothing that was set aside meanwhile keeps out what is new.
+    let news = done.iter().filter(|one| matches!(one.entry.state, State::New | State::Updated));
+    let whole = news.flat_map(|one| one.whole.iter().cloned()).collect();
+    Some(StateOf { refs, charts: kept, pins: before.pins.clone(), whole, note: "mirror run".into() })
 }
 
 /// What is noted of a repository; one that failed is what it was.

@@ -80,7 +80,8 @@ pub fn prune(parts: &Parts, dry_run: bool) -> Result<Pruned, Error> {
     pruned.remove.extend(repositories);
     pruned.kept += kept;
     if !dry_run && changed {
-        let state = StateOf { refs: keep, charts, pins: before.pins, note: "prune".into() };
+        let state =
+            StateOf { refs: keep, charts, pins: before.pins, whole: Vec::new(), note: "prune".into() };
         pruned.generation = Some(parts.store.flip(&Owner::Mirror, state, TrustUpdate::default())?);
     }
     Ok(pruned)

@@ -69,10 +69,17 @@ impl GcPlan {
 #[derive(Default)]
 pub(super) struct Holds(Mutex<BTreeMap<u64, i64>>);
 
+impl Holds {
+    /// Whether there is another one than `id`.
+    pub(super) fn has_other(&self, id: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().any(|other| *other != id)
+    }
+}
+
 /// While it lives, nothing that was stored since it was made is collected, however long that takes.
 pub struct Hold {
     store: Store,
-    id: u64,
+    pub(super) id: u64,
 }
 
 impl Drop for Hold {

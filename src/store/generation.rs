@@ -25,6 +25,9 @@ pub struct StateOf {
     pub charts: Vec<StateChart>,
     /// What it needs besides.
     pub pins: Vec<Digest>,
+    /// Manifests below its refs that must be here with all their configurations and layers. An index may lack some of its
+    /// images, so this says which of them count; an image that a ref points at always does.
+    pub whole: Vec<Digest>,
     /// What made it, for the history.
     pub note: String,
 }
@@ -98,6 +101,10 @@ impl Store {
             }
             for chart in &state.charts {
                 insert_chart(tx, chart, id, number, Some(before))?;
+            }
+            for digest in &state.whole {
+                let manifest = blob::here(tx, digest)?.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;
+                check_whole(tx, manifest)?;
             }
             set_owner_pins(tx, &owner, &state.pins)?;
             tx.execute(
@@ -251,18 +258,22 @@ fn add_ref(
     entry: &StateRef,
     now: i64,
 ) -> Result<(), Error> {
-    let manifest: Option<i64> = tx
+    let found: Option<(i64, bool)> = tx
         .prepare_cached(
-            "SELECT b.id FROM blob b JOIN manifest m ON m.blob = b.id WHERE b.digest = ?1 AND (b.state = 1 OR EXISTS
-             (SELECT 1 FROM ref f JOIN repository r ON r.id = f.repository
-              WHERE r.name = ?2 AND f.name = ?3 AND f.owner = ?4 AND f.generation = ?5 AND f.blob = b.id))",
+            "SELECT id, known FROM (SELECT b.id, b.state, EXISTS
+               (SELECT 1 FROM ref f JOIN repository r ON r.id = f.repository
+                WHERE r.name = ?2 AND f.name = ?3 AND f.owner = ?4 AND f.generation = ?5 AND f.blob = b.id) AS known
+             FROM blob b JOIN manifest m ON m.blob = b.id WHERE b.digest = ?1) WHERE state = 1 OR known",
         )
         .and_then(|mut q| {
             let key = (entry.digest.as_str(), &entry.repository, &entry.name, owner, before);
-            q.query_row(key, |r| r.get(0)).optional()
+            q.query_row(key, |r| Ok((r.get(0)?, r.get(1)?))).optional()
         })
         .during("find a manifest")?;
-    let manifest = manifest.ok_or_else(|| Error::BlobUnknown(entry.digest.clone()))?;
+    let (manifest, known) = found.ok_or_else(|| Error::BlobUnknown(entry.digest.clone()))?;
+    if !known {
+        check_whole(tx, manifest)?;
+    }
     let repository = blob::repository_id(tx, &entry.repository)?;
     add_closure(tx, repository, manifest)?;
     tx.prepare_cached(
@@ -272,6 +283,21 @@ fn add_ref(
     .and_then(|mut q| q.execute((repository, &entry.name, owner, number, manifest, now)))
     .during("set a ref")?;
     Ok(())
+}
+
+/// Refuses a manifest whose configuration or layers are not here: what was found here when it was fetched may have gone.
+fn check_whole(tx: &Connection, manifest: i64) -> Result<(), Error> {
+    let absent: Option<String> = tx
+        .prepare_cached(
+            "SELECT b.digest FROM link l JOIN blob b ON b.id = l.child
+             WHERE l.parent = ?1 AND l.kind = 0 AND b.state <> 1 LIMIT 1",
+        )
+        .and_then(|mut q| q.query_row([manifest], |r| r.get(0)).optional())
+        .during("find what is absent")?;
+    match absent.and_then(|digest| digest.parse().ok()) {
+        Some(digest) => Err(Error::BlobUnknown(digest)),
+        None => Ok(()),
+    }
 }
 
 /// Sets what an owner pins. What it pinned before may have been set aside since.

@@ -7,12 +7,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use rusqlite::OptionalExtension;
 use rustix::fs::{Advice, fadvise};
 
 use super::error::During;
 use super::manifest::Absent;
 use super::upload::Ready;
-use super::{Error, Facts, Store, blob, failpoint};
+use super::{Error, Facts, Hold, Store, blob, failpoint};
 use crate::sys::digest::{Digest, Hasher};
 use crate::sys::direct::Direct;
 use crate::sys::durable;
@@ -22,9 +23,10 @@ const PREFIX: &str = "intake-";
 /// Bytes after which the free space is looked at again.
 const LOOK: u64 = 32 << 20;
 
-/// Takes blobs in. The caller sees to it that there is one at a time.
+/// Takes blobs in. The caller sees to it that there is one at a time. While it lives, what came with it is not collected.
 pub struct Intake {
     store: Store,
+    hold: Hold,
     folder: PathBuf,
     handle: File,
 }
@@ -75,7 +77,7 @@ impl Store {
             }
         }
         let handle = File::open(&folder).map_err(|e| durable::named(e, "open", &folder))?;
-        Ok(Intake { store: self.clone(), folder, handle })
+        Ok(Intake { store: self.clone(), hold: self.hold(), folder, handle })
     }
 
     /// Refuses when `bytes` more would eat into the reserve.
@@ -84,50 +86,6 @@ impl Store {
     /// [`Error::Full`].
     pub fn check_room(&self, bytes: u64) -> Result<(), Error> {
         self.room_for(bytes)
-    }
-
-    /// Removes blobs again that came in with an intake and that nothing refers to.
-    ///
-    /// # Errors
-    /// Where the database or the files cannot be changed.
-    pub fn forget(&self, digests: Vec<Digest>) -> Result<(), Error> {
-        for slice in digests.chunks(256) {
-            let slice = slice.to_vec();
-            let gone = self.inner.writer.write(move |batch| {
-                let mut gone = Vec::new();
-                for digest in slice {
-                    let unneeded: Option<i64> = batch
-                        .tx
-                        .prepare_cached(
-                            "SELECT id FROM blob b WHERE digest = ?1
-                             AND NOT EXISTS (SELECT 1 FROM ref WHERE blob = b.id)
-                             AND NOT EXISTS (SELECT 1 FROM member WHERE blob = b.id)
-                             AND NOT EXISTS (SELECT 1 FROM pin WHERE blob = b.id)
-                             AND NOT EXISTS (SELECT 1 FROM chart WHERE blob = b.id OR provenance = b.id)",
-                        )
-                        .and_then(|mut q| {
-                            rusqlite::OptionalExtension::optional(
-                                q.query_row([digest.as_str()], |r| r.get(0)),
-                            )
-                        })
-                        .during("find a blob")?;
-                    let Some(id) = unneeded else { continue };
-                    for statement in [
-                        "DELETE FROM link WHERE parent = ?1",
-                        "DELETE FROM manifest WHERE blob = ?1",
-                        "UPDATE blob SET state = 0 WHERE id = ?1",
-                        "DELETE FROM blob WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM link WHERE child = ?1)
-                           AND NOT EXISTS (SELECT 1 FROM manifest WHERE subject = ?1)",
-                    ] {
-                        batch.tx.execute(statement, [id]).during("forget a blob")?;
-                    }
-                    gone.push(digest);
-                }
-                Ok(gone)
-            })?;
-            self.remove_files(gone)?;
-        }
-        Ok(())
     }
 }
 
@@ -179,6 +137,52 @@ impl Intake {
         self.store.changed();
         self.store.charts_changed();
         Ok(())
+    }
+
+    /// Removes blobs again that came in and that nothing refers to; says how many went. What another manifest links to stays:
+    /// a ref may point at that one soon. While another transfer is under way all of them stay, and a collection finds them:
+    /// that one may have found them here and left them out of what it brings.
+    ///
+    /// A blob goes once no manifest links to it, so whoever wants all of them to go asks until none does.
+    ///
+    /// # Errors
+    /// Where the database or the files cannot be changed.
+    pub fn forget(&self, digests: Vec<Digest>) -> Result<usize, Error> {
+        let (store, own) = (self.store.clone(), self.hold.id);
+        let gone = self.store.inner.writer.write(move |batch| {
+            let mut gone = Vec::new();
+            if store.inner.holds.has_other(own) {
+                return Ok(gone);
+            }
+            for digest in digests {
+                let unneeded: Option<i64> = batch
+                    .tx
+                    .prepare_cached(
+                        "SELECT id FROM blob b WHERE digest = ?1 AND state <> 0
+                         AND NOT EXISTS (SELECT 1 FROM ref WHERE blob = b.id)
+                         AND NOT EXISTS (SELECT 1 FROM member WHERE blob = b.id)
+                         AND NOT EXISTS (SELECT 1 FROM link WHERE child = b.id)
+                         AND NOT EXISTS (SELECT 1 FROM pin WHERE blob = b.id)
+                         AND NOT EXISTS (SELECT 1 FROM chart WHERE blob = b.id OR provenance = b.id)",
+                    )
+                    .and_then(|mut q| q.query_row([digest.as_str()], |r| r.get(0)).optional())
+                    .during("find a blob")?;
+                let Some(id) = unneeded else { continue };
+                for statement in [
+                    "DELETE FROM link WHERE parent = ?1",
+                    "DELETE FROM manifest WHERE blob = ?1",
+                    "UPDATE blob SET state = 0 WHERE id = ?1",
+                    "DELETE FROM blob WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM manifest WHERE subject = ?1)",
+                ] {
+                    batch.tx.execute(statement, [id]).during("forget a blob")?;
+                }
+                gone.push(digest);
+            }
+            Ok(gone)
+        })?;
+        let count = gone.len();
+        self.store.remove_files(gone)?;
+        Ok(count)
     }
 
     /// Whether a blob is here already, so that it need not come.

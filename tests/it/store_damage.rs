@@ -1,6 +1,8 @@
 //! The store among damage, refusals and clocks: what is sound goes on, and what somebody relies on stays.
 
-use edge::store::{Error, Facts, NewChart, Owner, StateOf, StateRef, TrustUpdate, VerifySettings};
+use edge::store::{
+    Child, Error, Facts, Intake, Kind, NewChart, Owner, StateOf, StateRef, TrustUpdate, VerifySettings,
+};
 use edge::sys::digest::Digest;
 
 use crate::store::open;
@@ -73,4 +75,68 @@ fn what_is_in_force_goes_on_however_damaged_and_only_what_is_new_must_be_here() 
     // What comes again is served at once.
     manifest(b"one");
     assert_eq!(store.manifest(REPO, "1").unwrap().unwrap().blob.digest, one);
+}
+
+fn linking(children: &[(&Digest, Kind)]) -> Facts {
+    let child = |(digest, kind): &(&Digest, Kind)| Child { digest: (*digest).clone(), size: 1, kind: *kind };
+    Facts { media_type: "m".into(), children: children.iter().map(child).collect(), ..Facts::default() }
+}
+
+fn land(intake: &Intake, bytes: &[u8], facts: Option<Facts>) -> Digest {
+    let digest = Digest::sha256(bytes);
+    let mut incoming = intake.begin(&digest, bytes.len() as u64).unwrap();
+    incoming.write(bytes).unwrap();
+    intake.land(vec![incoming.finish(facts).unwrap()]).unwrap();
+    digest
+}
+
+#[test]
+fn what_a_refused_import_brought_stays_where_another_transfer_relies_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let intake = store.intake().unwrap();
+    let (shared, own) = (land(&intake, b"shared", None), land(&intake, b"own", None));
+    let facts = linking(&[(&shared, Kind::Blob), (&own, Kind::Blob)]);
+    let manifest = land(&intake, b"manifest", Some(facts));
+    let came = vec![shared.clone(), own.clone(), manifest.clone()];
+    // Somebody else found one of them here, and will link to it.
+    let mirror = store.hold();
+    assert_eq!(intake.forget(came.clone()).unwrap(), 0);
+    assert!(store.blob(None, &own).unwrap().is_some());
+    store.add_manifest(b"theirs", &Digest::sha256(b"theirs"), linking(&[(&shared, Kind::Blob)])).unwrap();
+    drop(mirror);
+    assert_eq!(intake.forget(came.clone()).unwrap(), 1, "the manifest, and then what only it links to");
+    assert_eq!(intake.forget(came.clone()).unwrap(), 1);
+    assert_eq!(intake.forget(came).unwrap(), 0);
+    let here = |digest: &Digest| store.blob(None, digest).unwrap().is_some();
+    assert_eq!((here(&manifest), here(&own), here(&shared)), (false, false, true));
+}
+
+#[test]
+fn no_new_name_leads_to_an_image_without_its_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let manifest = |bytes: &[u8], children: &[(&Digest, Kind)]| {
+        let digest = Digest::sha256(bytes);
+        store.add_manifest(bytes, &digest, linking(children)).unwrap();
+        digest
+    };
+    let flip = |name: &str, digest: &Digest, whole: &[&Digest]| {
+        let refs = vec![StateRef { repository: REPO.into(), name: name.into(), digest: digest.clone() }];
+        let whole = whole.iter().copied().cloned().collect();
+        store.flip(&Owner::Mirror, StateOf { refs, whole, ..StateOf::default() }, TrustUpdate::default())
+    };
+    let layer = Digest::sha256(b"layer");
+    let image = manifest(b"image", &[(&layer, Kind::Blob)]);
+    let refused = flip("1", &image, &[]);
+    assert!(matches!(&refused, Err(Error::BlobUnknown(absent)) if *absent == layer), "{refused:?}");
+    // An index may lack images, and one that is here may lack layers where nobody asked for that platform.
+    let elsewhere = Digest::sha256(b"another platform's");
+    let index = manifest(b"index", &[(&image, Kind::Manifest), (&elsewhere, Kind::Manifest)]);
+    flip("1", &index, &[&index]).unwrap();
+    assert!(matches!(flip("2", &index, &[&index, &image]), Err(Error::BlobUnknown(_))));
+    assert!(matches!(flip("2", &index, &[&elsewhere]), Err(Error::BlobUnknown(_))));
+    store.add_blob(None, &layer, b"layer").unwrap();
+    flip("2", &index, &[&index, &image]).unwrap();
+    flip("3", &image, &[]).unwrap();
 }
