@@ -129,9 +129,10 @@ impl Store {
         for slice in plan.remove.chunks(SLICE) {
             self.remove_files(slice.iter().map(|(digest, _)| digest.clone()).collect())?;
         }
-        let before = clock::now().as_second() - seconds(settings.grace);
-        plan.orphans = self.remove_orphans(before)?;
-        plan.uploads = self.drop_stale_uploads(clock::now().as_second() - seconds(settings.uploads))?;
+        // Times of files are the machine's. A clock that is behind the floor would make all of them old.
+        let machine = clock::machine().as_second();
+        plan.orphans = self.remove_orphans(machine - seconds(settings.grace))?;
+        plan.uploads = self.drop_stale_uploads(machine - seconds(settings.uploads))?;
         Ok(plan)
     }
 

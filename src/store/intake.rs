@@ -19,7 +19,7 @@ use crate::sys::direct::Direct;
 use crate::sys::durable;
 
 /// What names in `uploads/` begin with.
-const PREFIX: &str = "intake-";
+pub(super) const PREFIX: &str = "intake-";
 /// Bytes after which the free space is looked at again.
 const LOOK: u64 = 32 << 20;
 

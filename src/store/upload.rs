@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Blob, Error, Store, blob, failpoint};
+use super::{Blob, Error, Store, blob, failpoint, intake};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 
@@ -168,13 +168,17 @@ impl Store {
         self.inner.uploads.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes uploads that nobody has written to since `before` (seconds since 1970).
+    /// Removes uploads that nobody has written to since `before` (seconds since 1970, by the machine's clock). What an intake
+    /// wrote is left to the next intake: it may be waiting to land, whatever its time says.
     pub(super) fn drop_stale_uploads(&self, before: i64) -> Result<u64, Error> {
         use std::os::unix::fs::MetadataExt;
         let folder = self.inner.settings.folder.join("uploads");
         let mut dropped = 0;
         for entry in std::fs::read_dir(&folder).map_err(|e| durable::named(e, "list", &folder))? {
             let Ok(entry) = entry else { continue };
+            if entry.file_name().to_string_lossy().starts_with(intake::PREFIX) {
+                continue;
+            }
             let Ok(meta) = entry.metadata() else { continue };
             let id = entry.file_name().to_str().and_then(|name| name.parse::<UploadId>().ok());
             let busy = id.is_some_and(|id| matches!(self.sessions().get(&id), Some(Session::Busy)));

@@ -1,7 +1,8 @@
 //! The store among damage, refusals and clocks: what is sound goes on, and what somebody relies on stays.
 
 use edge::store::{
-    Child, Error, Facts, Intake, Kind, NewChart, Owner, StateOf, StateRef, TrustUpdate, VerifySettings,
+    Child, Error, Facts, GcSettings, Intake, Kind, NewChart, Owner, StateOf, StateRef, TrustUpdate,
+    VerifySettings,
 };
 use edge::sys::digest::Digest;
 
@@ -139,4 +140,56 @@ fn no_new_name_leads_to_an_image_without_its_layers() {
     store.add_blob(None, &layer, b"layer").unwrap();
     flip("2", &index, &[&index, &image]).unwrap();
     flip("3", &image, &[]).unwrap();
+}
+
+/// Runs a test of this file that is ignored in a process of its own: what it changes is the process's.
+fn apart(test: &str, folder: &std::path::Path) {
+    let done = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("store_damage::{test}"), "--ignored", "--nocapture"])
+        .env("EDGE_TEST_FOLDER", folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        done.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+#[test]
+fn a_clock_behind_the_floor_makes_no_file_old() {
+    let folder = tempfile::tempdir().unwrap();
+    apart("child_behind_the_floor", folder.path());
+}
+
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn child_behind_the_floor() {
+    let Ok(folder) = std::env::var("EDGE_TEST_FOLDER") else { return };
+    let folder = std::path::Path::new(&folder);
+    let store = open(folder);
+    let (layer, fetched) = (Digest::sha256(b"layer"), Digest::sha256(b"fetched"));
+    let intake = store.intake().unwrap();
+    let mut incoming = intake.begin(&layer, 5).unwrap();
+    incoming.write(b"layer").unwrap();
+    let landing = incoming.finish(None).unwrap();
+    let mut half = store.fetch_upload(&fetched, 7).unwrap();
+    half.write(b"fetc").unwrap();
+    drop(half);
+    // The cloud said once that it is much later than the machine thinks.
+    let day = 24 * 3600;
+    let later = edge::sys::clock::machine().as_second() + 30 * day;
+    edge::sys::clock::raise_floor(jiff::Timestamp::from_second(later).unwrap());
+    assert_eq!(store.collect(&GcSettings::default()).unwrap().uploads, 0);
+    assert_eq!(store.left_upload(&fetched).unwrap().unwrap().offset(), 4);
+    // And where the clock was set right while the import waits, its files lie in 1970.
+    let uploads = std::fs::read_dir(folder.join("store/uploads")).unwrap().flatten();
+    for entry in uploads {
+        let file = std::fs::File::options().write(true).open(entry.path()).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
+    assert_eq!(store.collect(&GcSettings::default()).unwrap().uploads, 1, "the fetch alone");
+    intake.land(vec![landing]).unwrap();
+    assert_eq!(store.blob(None, &layer).unwrap().unwrap().read().unwrap(), b"layer");
 }
