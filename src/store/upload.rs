@@ -79,14 +79,23 @@ impl Store {
     }
 
     /// What an earlier [`Store::fetch_upload`] of a blob left, if anything, for those who do not know yet how large the
-    /// blob is.
+    /// blob is. What cannot be read any more is nothing: it is removed, and the blob comes anew.
     ///
     /// # Errors
     /// [`Error::UploadBusy`] while somebody else fetches it.
     pub fn left_upload(&self, digest: &Digest) -> Result<Option<Upload>, Error> {
-        match self.resume_upload(fetch_id(digest)) {
+        let id = fetch_id(digest);
+        match self.resume_upload(id) {
             Ok(upload) => Ok(Some(upload)),
             Err(Error::UploadUnknown(_)) => Ok(None),
+            Err(Error::Io(error)) => {
+                // Where that fails too, as on a file system that cannot be written to, the first error says more.
+                if std::fs::remove_file(self.upload_path(id)).is_err() {
+                    return Err(Error::Io(error));
+                }
+                tracing::warn!(%digest, %error, "what was fetched of a blob cannot be read, and comes anew");
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

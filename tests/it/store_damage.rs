@@ -193,3 +193,30 @@ fn child_behind_the_floor() {
     intake.land(vec![landing]).unwrap();
     assert_eq!(store.blob(None, &layer).unwrap().unwrap().read().unwrap(), b"layer");
 }
+
+#[test]
+fn a_fetch_that_cannot_be_read_again_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let digest = Digest::sha256(b"fetched");
+    drop(open(folder.path()).fetch_upload(&digest, 7).unwrap());
+    let uploads = folder.path().join("store/uploads");
+    let path = std::fs::read_dir(&uploads).unwrap().next().unwrap().unwrap().path();
+    // One that opens and answers the first read with EIO, as a sector that is gone does; and one that does not open.
+    for (target, why) in
+        [("/proc/self/mem", nix::errno::Errno::EIO), (path.to_str().unwrap(), nix::errno::Errno::ELOOP)]
+    {
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        let read = std::fs::read(&path).unwrap_err();
+        assert_eq!(read.raw_os_error(), Some(why as i32), "{target}");
+        let store = open(folder.path());
+        let mut upload = store.fetch_upload(&digest, 7).unwrap();
+        assert_eq!(upload.offset(), 0, "{target}");
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+        upload.write(b"fetched").unwrap();
+        drop(upload);
+    }
+    let store = open(folder.path());
+    store.fetch_upload(&digest, 7).unwrap().commit(&digest, None).unwrap();
+    assert_eq!(store.blob(None, &digest).unwrap().unwrap().read().unwrap(), b"fetched");
+}
