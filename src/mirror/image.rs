@@ -14,6 +14,8 @@ use crate::sys::digest::Digest;
 
 /// The deepest that indexes may lie in one another.
 const DEPTH: u32 = 3;
+/// The most bytes that the manifests of one image may have: an index of ten thousand could else fill the memory.
+const MOST_BYTES: usize = 16 << 20;
 /// Where buildkit writes which image an attestation is about.
 const ABOUT: &str = "vnd.docker.reference.digest";
 /// Blobs of one image that are fetched at the same time; the run's own limit goes before.
@@ -88,12 +90,17 @@ pub(super) async fn closure(
 ) -> Result<Closure, Failure> {
     let mut closure = Closure { manifests: Vec::new(), missing: Vec::new() };
     let mut stack = vec![(digest.clone(), 0)];
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut taken) = (BTreeSet::new(), 0);
     while let Some((digest, depth)) = stack.pop() {
         if !seen.insert(digest.clone()) {
             continue;
         }
         let known = manifest(wire, source, &digest).await?;
+        taken += known.bytes.len();
+        if taken > MOST_BYTES {
+            let why = format!("its manifests have more than {MOST_BYTES} bytes hint: set `platforms`");
+            return Err(Failure::Manifest(why));
+        }
         if known.parsed.is_index() {
             if depth >= DEPTH {
                 return Err(Failure::Manifest("its indexes lie too deep in one another".into()));

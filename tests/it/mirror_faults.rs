@@ -277,3 +277,32 @@ async fn one_damaged_manifest_that_upstream_has_no_more_keeps_nothing_new_out() 
     let done = Done::of(tokio::task::spawn_blocking(move || prune.output().unwrap()).await.unwrap()).good();
     assert!(done.out.contains("1 removed, 1 stay"), "{done:?}");
 }
+
+/// Ten thousand descriptors of one image are one image, pulled or mirrored.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_names_one_image_ten_thousand_times_asks_for_it_once() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    let layer = noise(80, 5000);
+    liar.image("one", &layer, &[answer(200, &layer)]);
+    let one = liar.answers.lock().unwrap()["/v2/a/b/manifests/one"][0].body.clone();
+    let (digest, size) = (Digest::sha256(&one), one.len());
+    let child = json!({"mediaType": MANIFEST, "digest": digest, "size": size,
+        "platform": {"os": "linux", "architecture": "amd64"}});
+    let index =
+        json!({"schemaVersion": 2, "mediaType": crate::registry::INDEX, "manifests": vec![child; 10_000]});
+    let text = index.to_string();
+    let told = answer(200, text.as_bytes())
+        .with("content-type", crate::registry::INDEX)
+        .with("docker-content-digest", Digest::sha256(text.as_bytes()));
+    for name in ["many", Digest::sha256(text.as_bytes()).as_str()] {
+        liar.say(&format!("/v2/a/b/manifests/{name}"), std::slice::from_ref(&told));
+    }
+    let name = format!("127.0.0.1:{}/a/b:many", liar.port);
+    let mut pull = place.edge(&["image", "pull", &name, "--all-platforms"]);
+    Done::of(tokio::task::spawn_blocking(move || pull.output().unwrap()).await.unwrap()).good();
+    assert_eq!(liar.heard(&format!("manifests/{digest}")).len(), 1);
+    let place = Place::new();
+    let (code, summary) = sync(&place, liar.port, "many", "").await;
+    assert_eq!((code, states(&summary)), (0, vec!["b:many new".to_owned()]), "{summary}");
+    assert_eq!(liar.heard(&format!("manifests/{digest}")).len(), 2);
+}

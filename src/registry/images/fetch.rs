@@ -81,11 +81,11 @@ impl From<'_> {
             None => self.client.head_manifest(&self.upstream, self.path, reference.name()).await?.digest,
         };
         let name = root.map_or_else(|| reference.name().to_owned(), |digest| digest.to_string());
-        let mut waiting = vec![(name, String::new())];
-        while let Some((name, media_type)) = waiting.pop() {
+        let mut waiting = vec![(name, String::new(), 0)];
+        while let Some((name, media_type, depth)) = waiting.pop() {
             let (digest, media_type, bytes) = self.manifest(&name, media_type).await?;
-            let children = plan.take(&digest, &media_type, bytes, wanted)?;
-            waiting.extend(children.into_iter().map(|d| (d.digest.to_string(), d.media_type)));
+            let children = plan.take(&digest, &media_type, bytes, depth, wanted)?;
+            waiting.extend(children.into_iter().map(|d| (d.digest.to_string(), d.media_type, depth + 1)));
         }
         plan.children_first();
         Ok(plan)

@@ -62,6 +62,14 @@ pub enum ImageError {
         /// What there is.
         has: String,
     },
+    /// Indexes in indexes in indexes.
+    #[error("`{0}` is not taken: its indexes lie too deep in one another")]
+    TooDeep(Digest),
+    /// Manifests that would fill the memory.
+    #[error(
+        "`{0}` is not taken: the manifests of this image have more than {1} bytes hint: `--platform` takes a part of it"
+    )]
+    TooLarge(Digest, usize),
     /// What a manifest links to is neither there nor here.
     #[error("`{0}` is missing")]
     Missing(Digest),
