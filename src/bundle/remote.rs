@@ -17,7 +17,7 @@ use super::manifest::{self, LARGEST, Layout, Manifest};
 use super::stick::Stick;
 use super::{Error, Fault, name, readback};
 use crate::oci::{Client, ClientSettings, Credentials, Reference, Upstream, media};
-use crate::sys::digest::{Algorithm, Digest, Hasher};
+use crate::sys::digest::{Digest, Hasher};
 use crate::sys::durable;
 use crate::sys::progress::{Item, Progress, Unit};
 use crate::trust::{LARGEST_ROOT, gateway, root_file_name, version_of};
@@ -195,7 +195,8 @@ async fn send_artifact(registry: &Registry, layers: Vec<Value>) -> Result<Value,
     Ok(json!({"mediaType": media::OCI_MANIFEST, "artifactType": ARTIFACT, "digest": digest, "size": size}))
 }
 
-/// Fetches a bundle into `to`, as if it were a stick; what is there and right already is not fetched again.
+/// Fetches a bundle into `to`, as if it were a stick; what is there already, and hashes to what it should, is not fetched
+/// again.
 ///
 /// # Errors
 /// [`Error`]; the next try goes on where this one ended.
@@ -301,7 +302,10 @@ async fn fetch(
             item.add(bytes);
         }
     };
-    if std::fs::metadata(path).is_ok_and(|meta| meta.len() == size) {
+    let (there, wanted) = (path.to_owned(), digest.clone());
+    let right = tokio::task::spawn_blocking(move || is_right(&there, &wanted, size)).await;
+    // What is not there, or cannot be read, comes anew.
+    if right.is_ok_and(|right| right.unwrap_or(false)) {
         told(size);
         return Ok(());
     }
@@ -309,7 +313,7 @@ async fn fetch(
     let failed = |e| Error::Stick(durable::named(e, "write", &part));
     let mut blob = registry.client.blob(&registry.upstream, &registry.reference.path, digest, 0).await?;
     let mut file = File::create(&part).map_err(failed)?;
-    let (mut hasher, mut taken) = (Hasher::new(Algorithm::Sha256), 0_u64);
+    let (mut hasher, mut taken) = (Hasher::new(digest.algorithm()), 0_u64);
     while let Some(piece) = blob.next().await? {
         taken += piece.len() as u64;
         if taken > size {
@@ -324,6 +328,22 @@ async fn fetch(
     }
     file.sync_all().map_err(failed)?;
     std::fs::rename(&part, path).map_err(failed)
+}
+
+/// Whether a file is what `digest` says. One of another length need not be read.
+fn is_right(path: &Path, digest: &Digest, size: u64) -> std::io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() != size {
+        return Ok(false);
+    }
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish() == *digest),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
 }
 
 fn make(path: &Path) -> Result<(), Error> {

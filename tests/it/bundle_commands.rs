@@ -245,6 +245,17 @@ async fn after_an_import_images_are_pulled_and_charts_too_and_others_read_the_st
         place.run(&["bundle", "push", &shown(&stick), &reference]).good();
         let done = place.run(&["bundle", "pull", &reference, "--to", &shown(&pulled)]).good();
         assert!(done.out.contains("edge-bundle/main-1"), "{done:?}");
+        // What lies there with its length and another content comes again; what is right stays.
+        let folder = pulled.join("edge-bundle/main-1");
+        let blobs = std::fs::read_dir(folder.join("blobs/sha256")).unwrap().flatten();
+        let mut blobs: Vec<PathBuf> = blobs.map(|entry| entry.path()).collect();
+        blobs.sort();
+        let node = |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+        let (spoiled, kept) = ([blobs[0].clone(), folder.join("refs.list")], blobs[1].clone());
+        let before = (spoiled.each_ref().map(|path| std::fs::read(path).unwrap()), node(&kept));
+        spoiled.iter().for_each(|path| crate::bundle_forge::flip(path));
+        place.run(&["bundle", "pull", &reference, "--to", &shown(&pulled)]).good();
+        assert_eq!((spoiled.each_ref().map(|path| std::fs::read(path).unwrap()), node(&kept)), before);
         (place, pulled)
     })
     .await
