@@ -305,6 +305,11 @@ fn summary(done: &Value) -> String {
     for one in entries.iter().filter(|one| one["error"].is_string()) {
         let _ = writeln!(out, "{}: {}: {}", text(&one["state"]), text(&one["name"]), text(&one["error"]));
     }
+    for one in &entries {
+        for warning in each(&one["warnings"]) {
+            let _ = writeln!(out, "left out: {}: {}", text(&one["name"]), text(warning));
+        }
+    }
     for repository in each(&done["git"]) {
         for change in each(&repository["changes"]) {
             if let Some(told) = kept(change) {

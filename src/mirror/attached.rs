@@ -13,8 +13,12 @@ use crate::sys::digest::Digest;
 
 /// The ends of tags under which something may hang on an image.
 const ENDS: [&str; 4] = ["", ".sig", ".att", ".sbom"];
+/// Those among them under which there may be signatures.
+const SIGNED: [&str; 2] = ["", ".sig"];
 /// The artifact type of a signature that hangs on an image by the referrers API.
 const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+/// What says nothing of an artifact: the type of its configuration, which clients that know no other write down.
+const CONFIGS: [&str; 2] = ["application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json"];
 /// Things about things about things.
 const DEPTH: u32 = 3;
 
@@ -26,6 +30,8 @@ pub(super) struct Attachment {
     pub(super) digest: Digest,
     /// What it is about.
     pub(super) subject: Digest,
+    /// What the registry says that it is, if it does.
+    kind: Option<String>,
 }
 
 /// What is known of a repository's tags: the list, if it was read.
@@ -44,7 +50,7 @@ pub(super) async fn find(
     for _ in 0..DEPTH {
         let mut next = Vec::new();
         for subject in &round {
-            for attachment in direct(wire, source, subject, listed, known).await? {
+            for attachment in direct(wire, source, subject, (listed, &ENDS), known).await? {
                 let digest = attachment.digest.clone();
                 if found.insert(attachment) {
                     next.push(digest);
@@ -78,7 +84,7 @@ async fn direct(
     wire: &Wire,
     source: &Source,
     subject: &Digest,
-    listed: Listed<'_>,
+    (listed, ends): (Listed<'_>, &[&str]),
     known: &Hosts,
 ) -> Result<Vec<Attachment>, Failure> {
     let host = &source.upstream.host;
@@ -88,18 +94,18 @@ async fn direct(
         let answer = wire.ask(host, ask).await?;
         known.note(host, answer.is_some());
         for descriptor in answer.into_iter().flatten() {
-            let name = descriptor.digest.to_string();
-            found.push(Attachment { name, digest: descriptor.digest, subject: subject.clone() });
+            let (name, kind) = (descriptor.digest.to_string(), descriptor.artifact_type);
+            found.push(Attachment { name, digest: descriptor.digest, subject: subject.clone(), kind });
         }
     }
     let base = ParsedManifest::referrers_tag(subject);
-    for end in ENDS {
+    for end in ends {
         let tag = format!("{base}{end}");
         if !is_tag(&tag) || listed.is_some_and(|listed| !listed.contains(&tag)) {
             continue;
         }
         match image::resolve(wire, source, &tag).await {
-            Ok(digest) => found.push(Attachment { name: tag, digest, subject: subject.clone() }),
+            Ok(digest) => found.push(Attachment { name: tag, digest, subject: subject.clone(), kind: None }),
             Err(failure) if failure.is_absent() => {}
             Err(failure) => return Err(failure),
         }
@@ -107,18 +113,47 @@ async fn direct(
     Ok(found)
 }
 
-/// Fetches an attachment whole.
+/// Fetches an attachment whole; says which manifests it is of.
 pub(super) async fn fetch(
     wire: &Wire,
     source: &Source,
     attachment: &Attachment,
     of: &str,
-) -> Result<(), Failure> {
+) -> Result<Vec<Digest>, Failure> {
     let closure = image::closure(wire, Some(source), &attachment.digest, &Terms::default()).await?;
-    image::fetch(wire, source, &closure, of).await
+    image::fetch(wire, source, &closure, of).await?;
+    Ok(closure.manifests.into_iter().map(|known| known.digest).collect())
 }
 
-/// Whether one of the signatures that hang on `image` is by `key`. Fetches signatures alone.
+/// Why none of the signatures that were looked at is the right one.
+#[derive(Default)]
+struct Doubts {
+    whys: Vec<String>,
+    /// What kept one from being looked at now, and may not the next time.
+    passing: Option<Failure>,
+}
+
+impl Doubts {
+    /// Notes that one cannot be read, which says nothing of the others.
+    ///
+    /// # Errors
+    /// Where nothing else need be tried either.
+    fn note(&mut self, failure: Failure) -> Result<(), Failure> {
+        match failure {
+            Failure::Store { .. } | Failure::Stopped(_) | Failure::Ended => return Err(failure),
+            failure if failure.may_pass() => drop(self.passing.get_or_insert(failure)),
+            failure => self.whys.push(failure.to_string()),
+        }
+        Ok(())
+    }
+}
+
+fn is_signature(kind: &str) -> bool {
+    kind == SIGNATURE || cosign::is_bundle(kind)
+}
+
+/// Whether one of the signatures that hang on `image` is by `key`. Fetches signatures alone; one that cannot be read takes
+/// nothing from the others, for anybody may have hung it there.
 ///
 /// # Errors
 /// [`Failure::Unsigned`] where none is, or what kept it from being known.
@@ -130,25 +165,58 @@ pub(super) async fn verify(
     key_name: &str,
     known: &Hosts,
 ) -> Result<(), Failure> {
-    let mut whys = Vec::new();
-    for attachment in direct(wire, source, image, None, known).await? {
-        let closure = image::closure(wire, Some(source), &attachment.digest, &Terms::default()).await?;
-        for manifest in &closure.manifests {
-            let kind = manifest.parsed.artifact_type.as_deref().unwrap_or_default();
-            if !attachment.name.ends_with(".sig") && kind != SIGNATURE && !cosign::is_bundle(kind) {
-                continue;
-            }
-            for layer in &manifest.parsed.layers {
-                match check(wire, source, layer, image, key).await? {
-                    Ok(()) => return Ok(()),
-                    Err(why) => whys.push(why),
+    let mut doubts = Doubts::default();
+    for attachment in direct(wire, source, image, (None, &SIGNED), known).await? {
+        for signature in signatures(wire, source, &attachment, &mut doubts).await? {
+            for layer in &signature.layers {
+                match check(wire, source, layer, image, key).await {
+                    Ok(Ok(())) => return Ok(()),
+                    Ok(Err(why)) => doubts.whys.push(why),
+                    Err(failure) => doubts.note(failure)?,
                 }
             }
         }
     }
-    whys.dedup();
-    let why = if whys.is_empty() { "it has no signature".into() } else { whys.join(", ") };
+    if let Some(failure) = doubts.passing {
+        return Err(failure);
+    }
+    doubts.whys.dedup();
+    let why = if doubts.whys.is_empty() { "it has no signature".into() } else { doubts.whys.join(", ") };
     Err(Failure::Unsigned(format!("`{image}` is not signed by `{key_name}`: {why}")))
+}
+
+/// What of an attachment is a signature: itself, or some of the list that clients keep where a registry has no referrers
+/// API. Nothing else is fetched where the registry says what it is.
+async fn signatures(
+    wire: &Wire,
+    source: &Source,
+    attachment: &Attachment,
+    doubts: &mut Doubts,
+) -> Result<Vec<ParsedManifest>, Failure> {
+    let mut found = Vec::new();
+    let may_be = |kind: &Option<String>| {
+        kind.as_deref().is_none_or(|kind| is_signature(kind) || CONFIGS.contains(&kind))
+    };
+    if !may_be(&attachment.kind) {
+        return Ok(found);
+    }
+    let mut waiting = vec![(attachment.digest.clone(), 0)];
+    while let Some((digest, depth)) = waiting.pop() {
+        match image::manifest(wire, Some(source), &digest).await {
+            Err(failure) => doubts.note(failure)?,
+            Ok(known) if known.parsed.is_index() && depth == 0 => {
+                let listed = known.parsed.manifests.iter().filter(|child| may_be(&child.artifact_type));
+                waiting.extend(listed.map(|child| (child.digest.clone(), 1)));
+            }
+            Ok(known) => {
+                let kind = known.parsed.artifact_type.as_deref().unwrap_or_default();
+                if attachment.name.ends_with(".sig") || is_signature(kind) {
+                    found.push(known.parsed);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 async fn check(

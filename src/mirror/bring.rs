@@ -55,6 +55,7 @@ pub(super) async fn one(context: &Context<'_>, wanted: &WantedImage) -> Done {
             from: source.upstream.url.clone(),
             reasons: wanted.reasons.clone(),
             attached: Vec::new(),
+            warnings: Vec::new(),
             error: None,
         },
         image: wanted.image.clone(),
@@ -132,12 +133,27 @@ async fn bring(
     }
     let subjects = image::subjects(&closure);
     let attachments = attached::find(wire, source, &subjects, listed, &context.hosts).await?;
-    for attachment in &attachments {
-        attached::fetch(wire, source, attachment, &wanted.image.to_string()).await?;
+    done.entry.attached.clear();
+    for attachment in attachments {
+        match attached::fetch(wire, source, &attachment, &wanted.image.to_string()).await {
+            Ok(manifests) => {
+                done.whole.extend(manifests);
+                done.entry.attached.push(attachment.name.clone());
+                done.attached.push(attachment);
+            }
+            // Anybody may hang something on an image that cannot be had: the image is whole without it.
+            Err(failure @ (Failure::Upstream { unreachable: false, .. } | Failure::Manifest(_))) => {
+                done.entry.warnings.push(format!("{} did not come with it: {failure}", attachment.name));
+                let repository = wanted.image.repository.clone();
+                let name = ImageName { repository, name: attachment.name };
+                if context.before.contains_key(&name) {
+                    done.entry.attached.push(name.name);
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
     }
     done.looked = true;
-    done.entry.attached = attachments.iter().map(|attachment| attachment.name.clone()).collect();
-    done.attached = attachments;
     Ok(())
 }
 

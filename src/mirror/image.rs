@@ -167,7 +167,12 @@ pub(super) async fn here(wire: &Wire, digest: &Digest) -> Result<Option<Known>, 
     Ok(Some(Known { digest: digest.clone(), bytes: bytes.into(), parsed, here: true }))
 }
 
-async fn manifest(wire: &Wire, source: Option<&Source>, digest: &Digest) -> Result<Known, Failure> {
+/// A manifest that is here, or else from the source.
+pub(super) async fn manifest(
+    wire: &Wire,
+    source: Option<&Source>,
+    digest: &Digest,
+) -> Result<Known, Failure> {
     if let Some(known) = here(wire, digest).await? {
         return Ok(known);
     }

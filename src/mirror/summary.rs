@@ -47,6 +47,9 @@ pub struct Entry {
     /// Names of what hangs on it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attached: Vec<String>,
+    /// What hangs on it and did not come, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Why it did not come.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -110,5 +113,5 @@ pub(super) fn chart_entry(wanted: &WantedChart, result: &Fetched, before: &[NewC
         Err(failure) => (State::Failed, None, 0, Some(failure.to_string())),
     };
     let (name, from, reasons) = (wanted.title(), wanted.url.to_string(), wanted.reasons.clone());
-    Entry { name, state, digest, bytes, from, reasons, attached: Vec::new(), error }
+    Entry { name, state, digest, bytes, from, reasons, attached: Vec::new(), warnings: Vec::new(), error }
 }

@@ -69,6 +69,9 @@ pub struct Descriptor {
     /// Bytes.
     #[serde(default)]
     pub size: u64,
+    /// What kind of artifact it is, in a list of what is about a manifest; registries may leave it out.
+    #[serde(default)]
+    pub artifact_type: Option<String>,
     /// Where it runs, in an index.
     #[serde(default)]
     pub platform: Option<Platform>,

@@ -20,32 +20,32 @@ use crate::registry::MANIFEST;
 type Answers = Arc<Mutex<HashMap<String, Vec<Answer>>>>;
 
 #[derive(Clone)]
-struct Answer {
+pub struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
 }
 
-fn answer(status: u16, body: &[u8]) -> Answer {
+pub fn answer(status: u16, body: &[u8]) -> Answer {
     Answer { status, headers: Vec::new(), body: body.to_vec() }
 }
 
 impl Answer {
-    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.headers.push((name, value.to_string()));
         self
     }
 }
 
 /// A server that says what it is told to.
-struct Liar {
-    port: u16,
+pub struct Liar {
+    pub port: u16,
     answers: Answers,
     heard: Arc<Mutex<Vec<(String, HeaderMap)>>>,
 }
 
 impl Liar {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let liar = Self {
             port: listener.local_addr().unwrap().port(),
@@ -76,12 +76,12 @@ impl Liar {
         liar
     }
 
-    fn say(&self, path: &str, answers: &[Answer]) {
+    pub fn say(&self, path: &str, answers: &[Answer]) {
         self.answers.lock().unwrap().insert(path.to_owned(), answers.to_vec());
     }
 
     /// An image with one layer whose answers are `layer`; the true layer is said to be `true_layer`.
-    fn image(&self, tag: &str, true_layer: &[u8], layer: &[Answer]) {
+    pub fn image(&self, tag: &str, true_layer: &[u8], layer: &[Answer]) {
         let config = br#"{"os":"linux"}"#;
         let (config_digest, digest) = (Digest::sha256(config), Digest::sha256(true_layer));
         let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
@@ -98,7 +98,12 @@ impl Liar {
         self.say(&format!("/v2/a/b/blobs/{digest}"), layer);
     }
 
-    fn heard(&self, end: &str) -> Vec<HeaderMap> {
+    /// What is answered to a path.
+    pub fn body(&self, path: &str) -> Vec<u8> {
+        self.answers.lock().unwrap()[path][0].body.clone()
+    }
+
+    pub fn heard(&self, end: &str) -> Vec<HeaderMap> {
         let heard = self.heard.lock().unwrap();
         heard.iter().filter(|(path, _)| path.ends_with(end)).map(|(_, headers)| headers.clone()).collect()
     }
@@ -284,7 +289,7 @@ async fn an_index_that_names_one_image_ten_thousand_times_asks_for_it_once() {
     let (liar, place) = (Liar::start().await, Place::new());
     let layer = noise(80, 5000);
     liar.image("one", &layer, &[answer(200, &layer)]);
-    let one = liar.answers.lock().unwrap()["/v2/a/b/manifests/one"][0].body.clone();
+    let one = liar.body("/v2/a/b/manifests/one");
     let (digest, size) = (Digest::sha256(&one), one.len());
     let child = json!({"mediaType": MANIFEST, "digest": digest, "size": size,
         "platform": {"os": "linux", "architecture": "amd64"}});

@@ -8,8 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use edge::sys::digest::Digest;
 use serde_json::{Value, json};
 
+use crate::command::{Done, Place};
 use crate::mirror::{Site, noise, states};
-use crate::registry::MANIFEST;
+use crate::mirror_faults::{Liar, answer};
+use crate::registry::{INDEX, MANIFEST};
 use crate::registry_clients::run;
 use crate::registry_pull::DockerRegistry;
 
@@ -42,6 +44,13 @@ fn sign(folder: &Path, key: &str, payload: &[u8]) -> String {
     STANDARD.encode(std::fs::read(signature).unwrap())
 }
 
+/// What cosign signs of an image.
+fn payload(repository: &str, image: &Digest) -> String {
+    let payload = json!({"critical": {"identity": {"docker-reference": repository},
+        "image": {"docker-manifest-digest": image}, "type": "cosign container image signature"}, "optional": null});
+    payload.to_string()
+}
+
 /// What `cosign sign --key` leaves in a registry.
 async fn put_signature(
     up: &DockerRegistry,
@@ -50,9 +59,7 @@ async fn put_signature(
     folder: &Path,
     key: &str,
 ) -> Digest {
-    let payload = json!({"critical": {"identity": {"docker-reference": repository},
-        "image": {"docker-manifest-digest": image}, "type": "cosign container image signature"}, "optional": null});
-    let payload = payload.to_string();
+    let payload = payload(repository, image);
     let layer = up.push_blob(repository, payload.as_bytes()).await;
     let config = up.push_blob(repository, b"{}").await;
     let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
@@ -179,4 +186,72 @@ async fn what_cosign_signs_or_bundles_satisfies_the_policy() {
             "it comes along: {summary}"
         );
     }
+}
+
+/// Anybody may hang something on an image. What of it cannot be had says nothing of the signature that can.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_else_is_about_an_image_and_cannot_be_had_does_not_keep_it_out() {
+    let (liar, place, folder) = (Liar::start().await, Place::new(), tempfile::tempdir().unwrap());
+    let (private, public) = keys(folder.path(), "ours");
+    let layer = noise(1, 5000);
+    liar.image("1", &layer, &[answer(200, &layer)]);
+    let image = Digest::sha256(&liar.body("/v2/a/b/manifests/1"));
+    let payload = payload("a/b", &image);
+    let blob = |bytes: &[u8]| {
+        let digest = Digest::sha256(bytes);
+        liar.say(&format!("/v2/a/b/blobs/{digest}"), &[answer(200, bytes)]);
+        digest
+    };
+    let (config, signed) = (blob(b"{}"), blob(payload.as_bytes()));
+    let kind = "application/vnd.dev.cosign.artifact.sig.v1+json";
+    let signature = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2},
+        "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": signed,
+            "size": payload.len(), "annotations": {"dev.cosignproject.cosign/signature":
+                sign(folder.path(), &private, payload.as_bytes())}}],
+        "subject": {"mediaType": MANIFEST, "digest": image, "size": 1}})
+    .to_string();
+    let digest = Digest::sha256(signature.as_bytes());
+    let manifest = |digest: &Digest| format!("/v2/a/b/manifests/{digest}");
+    liar.say(&manifest(&digest), &[answer(200, signature.as_bytes()).with("content-type", MANIFEST)]);
+    let listed = |digest: &Digest, kind: Option<&str>| json!({"mediaType": MANIFEST, "digest": digest, "size": 10, "artifactType": kind});
+    let list = |entries: &[Value]| {
+        let text = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
+        answer(200, text.as_bytes()).with("content-type", INDEX)
+    };
+    // One that says what it is, and one that does not; both are listed first, and neither is there.
+    let (sbom, unknown) = (Digest::sha256(b"sbom"), Digest::sha256(b"unknown"));
+    let foreign = [listed(&sbom, Some("application/spdx+json")), listed(&unknown, None)];
+    let all = [foreign.to_vec(), vec![listed(&digest, Some(kind))]].concat();
+    for (about, entries) in [(&image, &all[..]), (&sbom, &[]), (&unknown, &[]), (&digest, &[])] {
+        liar.say(&format!("/v2/a/b/referrers/{about}"), &[list(entries)]);
+    }
+    let sync = async || {
+        place.write(
+            "etc/edge.toml",
+            &format!(
+                "[[mirror.images]]\nrepository = \"127.0.0.1:{}/a/b\"\ntags = {{ exact = [\"1\"] }}\ncosign-key = \"{public}\"\n",
+                liar.port
+            ),
+        );
+        let mut command = place.edge(&["mirror", "sync", "-o", "json"]);
+        let done = Done::of(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap());
+        (done.code, serde_json::from_str::<Value>(&done.out).unwrap_or_else(|_| panic!("{done:?}")))
+    };
+    // Without the signature it is refused; where one could not be looked at, that is not known.
+    liar.say(&format!("/v2/a/b/referrers/{image}"), &[list(&foreign)]);
+    let (code, summary) = sync().await;
+    assert_eq!((code, states(&summary)), (3, vec!["b:1 refused".to_owned()]), "{summary}");
+    assert_eq!(liar.heard(&manifest(&sbom)).len(), 0, "what is no signature is not asked for");
+    liar.say(&manifest(&unknown), &[answer(503, b"")]);
+    let (code, summary) = sync().await;
+    assert_eq!((code, states(&summary)), (1, vec!["b:1 failed".to_owned()]), "{summary}");
+    liar.say(&manifest(&unknown), &[answer(404, b"")]);
+    liar.say(&format!("/v2/a/b/referrers/{image}"), &[list(&all)]);
+    let (code, summary) = sync().await;
+    assert_eq!((code, states(&summary)), (0, vec!["b:1 new".to_owned()]), "{summary}");
+    let one = &summary["images"][0];
+    assert_eq!(one["attached"], json!([digest]));
+    assert_eq!(one["warnings"].as_array().unwrap().len(), 2, "{one}");
+    assert!(one["warnings"][0].as_str().unwrap().contains("did not come with it"), "{one}");
 }

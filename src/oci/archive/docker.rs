@@ -54,6 +54,7 @@ pub(super) fn read(archive: &mut Archive, text: &[u8]) -> Result<(), ArchiveErro
             media_type: media::OCI_MANIFEST.into(),
             digest: digest.clone(),
             size: bytes.len() as u64,
+            artifact_type: None,
             platform: None,
             urls: Vec::new(),
             annotations: Default::default(),
