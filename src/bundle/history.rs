@@ -1,10 +1,59 @@
-//! What was imported, and the way back to it.
+//! What was imported, how old it is, and the way back to it.
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::import::{Gateway, Note};
 use crate::store::{Generation, Owner, Store};
+
+/// Days after which a stream's newest bundle is old: somebody may have forgotten this gateway.
+const OLD: i64 = 90;
+
+/// The newest bundle of a stream that was imported, rolled back or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Newest {
+    /// The stream.
+    pub stream: String,
+    /// Its number.
+    pub seq: u64,
+    /// When the depot made it.
+    pub created: Timestamp,
+    /// Days since then, by this machine's clock; 0 where that is behind.
+    pub days: i64,
+    /// Whether that is 90 days or more.
+    pub old: bool,
+}
+
+impl Newest {
+    /// Of a bundle.
+    pub fn new(stream: &str, seq: u64, created: Timestamp, now: Timestamp) -> Self {
+        let days = ((now.as_second() - created.as_second()) / 86_400).max(0);
+        Self { stream: stream.into(), seq, created, days, old: days >= OLD }
+    }
+
+    /// What a person is told of it, where it is old.
+    pub fn warning(&self) -> Option<String> {
+        let hint = "hint: ask whoever makes them for a newer one, and look at the clocks of both";
+        self.old.then(|| format!("the bundle was made {} days ago {hint}", self.days))
+    }
+}
+
+/// The newest bundle of each stream.
+///
+/// # Errors
+/// Where the store cannot be read.
+pub fn newest(store: &Store, now: Timestamp) -> Result<Vec<Newest>, Error> {
+    let mut found = Vec::new();
+    for stream in store.streams()? {
+        let generations = store.generations(&Owner::Bundle(stream.clone()))?;
+        let notes = generations.iter().filter_map(|generation| Note::read(&generation.note));
+        let newest = notes.max_by_key(|note| note.seq);
+        found.extend(newest.map(|note| Newest::new(&stream, note.seq, note.created, now)));
+    }
+    Ok(found)
+}
 
 /// One generation of a stream.
 #[derive(Clone, Debug, Serialize)]

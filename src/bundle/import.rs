@@ -11,6 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::history::Newest;
 use super::list::{BlobLine, Carried, Content};
 use super::manifest::{Identity, Manifest, own_platform};
 use super::open::{Opened, Passed, open};
@@ -263,9 +264,11 @@ impl Gateway {
             Ok(path) => imported.receipt = path,
             Err(error) => imported.remarks.push(format!("no receipt was written: {error}")),
         }
+        let age = Newest::new(&manifest.stream, manifest.seq, manifest.created, clock::now());
+        imported.remarks.extend(age.warning());
         // The receipt says what is here: the next bundle that is made by it brings the rest.
         match judged.absent {
-            Some((absent, first)) => Err(base_fault(absent, first).into()),
+            Some((missing, first)) => Err(Fault::Base { missing, first }.into()),
             None => Ok(imported),
         }
     }
@@ -390,9 +393,4 @@ impl Note {
 /// Whether a blob comes with this bundle.
 pub fn is_carried(carried: &Carried) -> bool {
     *carried != Carried::No
-}
-
-/// What stands in the way of a bundle, told as a fault of its base.
-pub fn base_fault(missing: u64, first: Digest) -> Fault {
-    Fault::Base { missing, first }
 }

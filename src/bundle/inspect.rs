@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::import::{Again, Gateway, base_fault};
+use super::history::Newest;
+use super::import::{Again, Gateway};
 use super::list::RefLine;
 use super::manifest::{self, Manifest};
 use super::open::{Opened, Passed, open};
@@ -36,6 +37,8 @@ pub struct Inspected {
     pub missing_bytes: u64,
     /// Whether it is in force already.
     pub in_force: bool,
+    /// That it is old, where it is.
+    pub warning: Option<String>,
     /// What it holds; empty where it is not verified.
     pub refs: Vec<String>,
     /// Names that would be new.
@@ -58,7 +61,8 @@ impl Gateway {
                 said.verified = true;
                 (said.missing, said.missing_bytes) = (judged.missing, judged.missing_bytes);
                 said.in_force = judged.again == Some(Again::InForce);
-                said.refused = judged.absent.map(|(absent, first)| base_fault(absent, first).to_string());
+                let absent = judged.absent.map(|(missing, first)| Fault::Base { missing, first }.to_string());
+                said.refused = absent;
                 self.changes(&judged.opened, &mut said)?;
                 Ok(said)
             }
@@ -152,6 +156,7 @@ fn keyed(line: &RefLine, stream: &str) -> (String, String) {
 }
 
 fn empty(folder: &Path, manifest: Manifest) -> Inspected {
+    let age = Newest::new(&manifest.stream, manifest.seq, manifest.created, clock::now());
     Inspected {
         folder: folder.to_owned(),
         verified: false,
@@ -161,6 +166,7 @@ fn empty(folder: &Path, manifest: Manifest) -> Inspected {
         missing: 0,
         missing_bytes: 0,
         in_force: false,
+        warning: age.warning(),
         refs: Vec::new(),
         added: Vec::new(),
         changed: Vec::new(),

@@ -57,7 +57,7 @@ pub use create::{Made, PART_SIZE, Plan, create};
 pub use error::{Error, Fault};
 pub use extract::Extracted;
 pub use gather::Selection;
-pub use history::{Entry, history};
+pub use history::{Entry, Newest, history, newest};
 pub use import::{Gateway, Imported, Note};
 pub use inspect::Inspected;
 pub use list::{BlobLine, Carried, Content, ListReader, RefLine};

@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::copy::part_of;
 use super::gather::Key;
-use super::import::{base_fault, is_carried};
+use super::import::is_carried;
 use super::list::{Content, RefLine};
 use super::manifest::{Layout, Totals};
 use super::open::Opened;
@@ -60,8 +60,8 @@ pub fn check(opened: &Opened, store: &Store, lost: Lost) -> Result<Found, Error>
             found.absent.get_or_insert((0, line.digest)).0 += 1;
         }
     }
-    if let (Some((absent, first)), Lost::Refused) = (&found.absent, lost) {
-        return Err(base_fault(*absent, first.clone()).into());
+    if let (Some((missing, first)), Lost::Refused) = (&found.absent, lost) {
+        return Err(Fault::Base { missing: *missing, first: first.clone() }.into());
     }
     extras(opened, &mut checked)?;
     Ok(found)

@@ -72,6 +72,11 @@ fn text(report: &Report, now: jiff::Timestamp) -> String {
     if let Some(told) = &report.mirror {
         mirror(&mut out, told, now);
     }
+    for bundle in &report.bundles {
+        if let Some(warning) = bundle.warning() {
+            let _ = writeln!(out, "\nBundle        {}-{}: {warning}", bundle.stream, bundle.seq);
+        }
+    }
     for error in &report.errors {
         let _ = writeln!(out, "\nerror: {}", output::visible(error));
     }

@@ -13,7 +13,7 @@ use crate::bundle::system::Asked;
 use crate::bundle::{self, Audience, Gateway, PART_SIZE, Plan, Selection, keys};
 use crate::health::Part;
 use crate::oci::Platform;
-use crate::store::TrustUpdate;
+use crate::store::{self, Store, TrustUpdate};
 use crate::sys::clock;
 use crate::sys::durable;
 use crate::sys::progress::Progress;
@@ -356,4 +356,17 @@ pub async fn watch_media(place: Arc<Place>, part: Part, stop: watch::Receiver<bo
     let settings = || place.config().bundle.clone();
     let asked = || async { gateway(&place).await.map_err(|e| e.message) };
     bundle::auto::run(settings, asked, part, stop).await;
+}
+
+/// The newest bundles as `edge status` shows them. Read from disk: nobody has the store open for this alone.
+///
+/// # Errors
+/// Where the store cannot be read.
+pub async fn report(place: &Place) -> Result<Vec<bundle::Newest>, TaskError> {
+    let settings = store::Settings::below(&place.config().state_dir);
+    let read = move || {
+        let store = Store::open_for_reading(settings)?;
+        store.map_or_else(|| Ok(Vec::new()), |store| bundle::newest(&store, clock::now()))
+    };
+    blocking(move || read().map_err(|error: bundle::Error| error.into())).await
 }

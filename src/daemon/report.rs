@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::clients::ClientReport;
 use super::mirror::MirrorReport;
+use crate::bundle::Newest;
 use crate::cache::{Cache, Change, Refused};
 use crate::cri;
 use crate::health::{Board, Health};
@@ -45,6 +46,9 @@ pub struct Report {
     /// The mirror, where something is configured for it or it has run.
     #[serde(default)]
     pub mirror: Option<MirrorReport>,
+    /// The newest bundle of each stream that was imported.
+    #[serde(default)]
+    pub bundles: Vec<Newest>,
     /// What went wrong and is not over.
     pub errors: Vec<String>,
 }
@@ -183,6 +187,10 @@ impl Facts {
             at_risk: self.at_risk(&mut errors).await,
             parts: self.board.all(),
             mirror: super::mirror::report(&self.place).await,
+            bundles: super::bundle::report(&self.place).await.unwrap_or_else(|error| {
+                errors.push(format!("bundles were not looked at: {}", error.message));
+                Vec::new()
+            }),
             errors,
         }
     }

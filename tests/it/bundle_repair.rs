@@ -1,10 +1,12 @@
-//! What was damaged since an import comes again from the same bundle, or from one that is made by the gateway's receipt.
+//! What was damaged since an import comes again from the same bundle, or from one that is made by the gateway's receipt. And
+//! a gateway that gets no bundles any more.
 
 use edge::bundle::{self, Plan};
 use edge::store::{Owner, Store, VerifySettings};
 use edge::sys::digest::Digest;
 
 use crate::bundle::{Scene, everything, put_chart, put_image};
+use crate::command::{Daemon, Place};
 use crate::store_damage::rot;
 
 /// Damages these, and has that noticed.
@@ -38,7 +40,7 @@ fn the_same_bundle_again_brings_what_was_damaged_since() {
 
     let again = scene.import().unwrap();
     assert_eq!((again.generation, again.blobs, again.repaired), (None, 3, 4), "{again:?}");
-    assert_eq!(again.remarks, ["it is in force already; 4 damaged blobs were repaired"]);
+    assert_eq!(again.remarks[0], "it is in force already; 4 damaged blobs were repaired");
     assert_eq!(store.manifest("q.io/app", "1").unwrap().unwrap().blob.digest, image);
     assert_eq!(store.blob(Some("q.io/app"), &layer).unwrap().unwrap().read().unwrap(), b"a layer");
     assert_eq!(store.chart("", "web", "1.0.0").unwrap().unwrap().digest, chart);
@@ -46,7 +48,7 @@ fn the_same_bundle_again_brings_what_was_damaged_since() {
     assert_eq!(everything(&scene.gateway), sound, "all of it, and nothing else");
     assert!(store.epoch() > epochs.0 && store.chart_epoch() > epochs.1, "nobody goes by what is in memory");
     assert_eq!(store.verify(&VerifySettings::default(), |_| true).unwrap().damaged, []);
-    assert_eq!(scene.import().unwrap().remarks, ["it is in force already; nothing changed"]);
+    assert_eq!(scene.import().unwrap().remarks[0], "it is in force already; nothing changed");
     // What was rolled back is left as it is.
     put_image(&scene.depot, "q.io/app", Some("2"), b"another layer", "arm64");
     scene.make();
@@ -80,4 +82,43 @@ fn a_receipt_names_only_what_is_here_so_that_the_next_bundle_brings_the_rest() {
     assert_eq!((made.seq, made.carried), (3, 1));
     assert_eq!(scene.import().unwrap().generation, Some(3));
     assert_eq!(store.blob(Some("q.io/app"), &base).unwrap().unwrap().read().unwrap(), b"base layer");
+}
+
+#[test]
+fn a_bundle_of_long_ago_is_told_of_by_all_who_speak_of_it() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    scene.make();
+    let place = Place::new();
+    place.write("etc/edge.toml", "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n");
+    let stick = scene.stick().display().to_string();
+    place.run(&["trust", "pin", &scene.path("keys/1.root.json").display().to_string()]).good();
+    let days = (jiff::Timestamp::now().as_second() - crate::bundle::THEN) / 86_400;
+    let told = format!("the bundle was made {days} days ago hint: ");
+    let shown = place.run(&["bundle", "inspect", &stick]).good().out;
+    assert!(shown.contains(&format!("Warning     {told}")), "{shown}");
+    let said = place.run(&["bundle", "import", &stick]).good().out;
+    assert!(said.contains(&format!("\n{told}")), "{said}");
+    let daemon = Daemon::start(&place);
+    let status = || -> (String, serde_json::Value) {
+        let json = place.run(&["status", "-o", "json"]).good().out;
+        (place.run(&["status"]).good().out, serde_json::from_str(&json).unwrap())
+    };
+    let (text, json) = status();
+    assert!(text.contains(&format!("\nBundle        main-1: {told}")), "{text}");
+    let newest = &json["bundles"][0];
+    assert_eq!(
+        (&newest["stream"], &newest["seq"], &newest["old"]),
+        (&"main".into(), &1.into(), &true.into())
+    );
+    assert_eq!(json["errors"], serde_json::json!([]), "it is no error");
+    scene
+        .create(&Plan { created: crate::bundle::at(jiff::Timestamp::now().as_second()), ..scene.plan() })
+        .unwrap();
+    let said = place.run(&["bundle", "import", &stick]).good().out;
+    assert!(said.starts_with("main-2 is in force") && !said.contains("days ago"), "{said}");
+    let (text, json) = status();
+    assert!(!text.contains("days ago"), "{text}");
+    assert_eq!((&json["bundles"][0]["days"], &json["bundles"][0]["old"]), (&0.into(), &false.into()));
+    drop(daemon);
 }

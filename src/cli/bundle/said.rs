@@ -93,6 +93,7 @@ pub(super) fn inspected(done: &Value) -> String {
         },
     );
     line("Created", text(manifest, "created").into());
+    line("Warning", text(done, "warning").into());
     line("Not after", text(manifest, "not-after").into());
     let audience = &manifest["audience"];
     let named = ["gateways", "fleets", "platforms"].map(|key| remarks(audience, key)).concat().join(", ");
