@@ -283,3 +283,70 @@ fn two_at_once_take_turns() {
     sorted.sort();
     assert_eq!(sorted, [None, Some(2)], "one imports, the other finds it done");
 }
+
+/// What was verified is what is used: other lists on a stick that were shown once they had been hashed change nothing, and
+/// another blob than the one whose length was looked at is refused.
+#[test]
+fn a_stick_that_answers_differently_the_second_time_is_not_believed() {
+    for (what, said) in [("lists", "generation: Some(2)"), ("blobs", "is not what was signed")] {
+        let scene = scene();
+        let (old, new) = both(&scene);
+        let folder = copied(&scene);
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "bundle_faults::child_with_a_stick_that_changes", "--ignored", "--nocapture"])
+            .env("EDGE_TEST_FOLDER", folder.path().join("gateway"))
+            .env("EDGE_TEST_STICK", scene.stick())
+            .env("EDGE_TEST_CHANGES", what)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let out = String::from_utf8(child.stdout).unwrap();
+        assert!(
+            child.status.success() && out.contains("changed once") && out.contains(said),
+            "{what}: {out}"
+        );
+        let gateway = gateway(&folder.path().join("gateway"), Identity::default());
+        assert_eq!(in_force(&gateway), if what == "lists" { new } else { old }, "{what}");
+        let report = gateway.store.verify(&VerifySettings::default(), |_| true).unwrap();
+        assert!(report.damaged.is_empty() && report.missing.is_empty(), "{what}: {report:?}");
+    }
+}
+
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn child_with_a_stick_that_changes() {
+    let (Ok(folder), Ok(stick), Ok(what)) = (
+        std::env::var("EDGE_TEST_FOLDER"),
+        std::env::var("EDGE_TEST_STICK"),
+        std::env::var("EDGE_TEST_CHANGES"),
+    ) else {
+        return;
+    };
+    let stick = Path::new(&stick).to_owned();
+    let bundle = stick.join("edge-bundle/main-2");
+    let once = std::sync::Once::new();
+    // All was judged by then, and the first blob is about to be written.
+    failpoint::arm(move |at| {
+        if at != "intake-create" {
+            return;
+        }
+        once.call_once(|| {
+            let files: Vec<_> = match what.as_str() {
+                "lists" => {
+                    ["refs.list", "blobs.list", "manifest.dsse"].map(|name| bundle.join(name)).to_vec()
+                }
+                _ => std::fs::read_dir(bundle.join("blobs/sha256"))
+                    .unwrap()
+                    .map(|e| e.unwrap().path())
+                    .collect(),
+            };
+            files.iter().for_each(|path| crate::bundle_forge::flip(path));
+            println!("changed once");
+        });
+    });
+    let gateway = gateway(Path::new(&folder), Identity::default());
+    match import(&gateway, &stick) {
+        Ok(imported) => println!("{imported:?}"),
+        Err(error) => println!("{error}"),
+    }
+}
