@@ -166,14 +166,16 @@ impl Store {
         failpoint::pass("blob-renamed");
         batch.sync_folder_of(&path);
         let now = clock::now().as_second();
-        batch
+        let id = batch
             .tx
             .prepare_cached(
                 "INSERT INTO blob (digest, size, state, stored, used) VALUES (?1, ?2, 1, ?3, ?3)
                  ON CONFLICT (digest) DO UPDATE SET size = ?2, state = 1, stored = ?3, used = ?3 RETURNING id",
             )
             .and_then(|mut q| q.query_row((ready.digest.as_str(), ready.size, now), |row| row.get(0)))
-            .during("note a blob")
+            .during("note a blob")?;
+        add_where_awaited(batch.tx, id)?;
+        Ok(id)
     }
 }
 
@@ -206,6 +208,18 @@ pub(super) fn repository_id(tx: &Connection, name: &str) -> Result<i64, Error> {
             .query_row("INSERT INTO repository (name) VALUES (?1) RETURNING id", [name], |row| row.get(0))
             .during("make a repository"),
     }
+}
+
+/// Makes what has come available through every repository whose manifests link to it, whoever brought it.
+fn add_where_awaited(tx: &Connection, blob: i64) -> Result<(), Error> {
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO member (repository, blob, kind)
+         SELECT m.repository, l.child, l.kind FROM link l JOIN member m ON m.blob = l.parent AND m.kind = 1
+         WHERE l.child = ?1",
+    )
+    .and_then(|mut q| q.execute([blob]))
+    .during("link a blob")?;
+    Ok(())
 }
 
 pub(super) fn add_member(tx: &Connection, repository: i64, blob: i64, kind: i64) -> Result<(), Error> {

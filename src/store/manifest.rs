@@ -186,6 +186,7 @@ impl Store {
                 .and_then(|mut q| q.execute((id, child, kind)))
                 .during("note a link")?;
         }
+        add_awaited(batch.tx, id)?;
         Ok(id)
     }
 
@@ -295,6 +296,21 @@ pub(super) fn add_closure(tx: &Connection, repository: i64, manifest: i64) -> Re
          AND owner IN (SELECT id FROM owner WHERE kind >= 2)",
     )
     .and_then(|mut q| q.execute((repository, manifest)))
+    .during("link a manifest")?;
+    Ok(())
+}
+
+/// Makes all below a manifest that is here available through the repositories that the manifest itself is available
+/// through already: those whose indexes waited for it.
+fn add_awaited(tx: &Connection, manifest: i64) -> Result<(), Error> {
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO member (repository, blob, kind)
+         WITH RECURSIVE below (repository, id, kind) AS (
+           SELECT repository, blob, kind FROM member WHERE blob = ?1 AND kind = 1
+           UNION SELECT below.repository, l.child, l.kind FROM link l JOIN below ON l.parent = below.id)
+         SELECT below.repository, below.id, below.kind FROM below JOIN blob b ON b.id = below.id AND b.state <> 0",
+    )
+    .and_then(|mut q| q.execute([manifest]))
     .during("link a manifest")?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use edge::oci::ParsedManifest;
 use edge::store::{Settings as StoreSettings, Store};
 use edge::sys::digest::Digest;
 use serde_json::{Value, json};
@@ -255,6 +256,19 @@ async fn an_index_stays_as_it_is_and_only_the_wanted_platforms_come() {
         store.manifest_of(&digest).unwrap().unwrap().blob.read().unwrap(),
         index.to_string().as_bytes()
     );
+    drop(store);
+    // A platform more: the names stand for what they stood for, and what came is found through the repository.
+    site.configure("[mirror]\nplatforms = [\"linux/arm64\", \"linux/amd64\"]\n[[mirror.images]]\nrepository = \"HOST/team/multi\"\ntags = { exact = [\"1\"] }\n");
+    let (code, summary) = site.sync(&[]).await;
+    assert_eq!((code, states(&summary)), (0, vec!["multi:1 updated".to_owned()]));
+    let (store, name) = (site.store(), format!("{}/team/multi", site.host()));
+    for child in [&amd, &other, &arm] {
+        let child = store.manifest(&name, child.as_str()).unwrap().expect("a child of the index is served");
+        let parsed = ParsedManifest::parse(&child.blob.read().unwrap(), "").unwrap();
+        for blob in parsed.blobs() {
+            assert!(store.blob(Some(&name), &blob.digest).unwrap().is_some(), "and so is all of it");
+        }
+    }
     drop(store);
     site.configure("[mirror]\nplatforms = [\"linux/riscv64\"]\n[[mirror.images]]\nrepository = \"HOST/team/multi\"\ntags = { exact = [\"1\"] }\n");
     let (code, summary) = site.sync(&[]).await;

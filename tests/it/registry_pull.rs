@@ -8,6 +8,7 @@ use edge::registry::{Settings, UpstreamRow};
 use edge::sys::digest::Digest;
 use reqwest::Method;
 
+use crate::mirror::noise;
 use crate::registry::{Running, client, image, serve};
 use crate::support::Authority;
 
@@ -210,5 +211,30 @@ async fn only_what_is_configured_is_asked_and_only_while_online() {
     assert!(head.headers().contains_key("docker-content-digest"));
     let refused = edge.send(Method::DELETE, path, &[], b"").await;
     assert_eq!(refused.status(), 403);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_two_images_share_is_served_for_both_whoever_fetched_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = DockerRegistry::start(folder.path()).await;
+    let layer = noise(1, 100_000);
+    for repository in ["team/one", "team/two", "team/none"] {
+        upstream.push_image(repository, repository.trim_start_matches("team/"), &[&layer]).await;
+    }
+    let edge = serve(&folder.path().join("edge"), through(&upstream)).await;
+    let at = |what: String| format!("/v2/team/{what}?ns=registry.example");
+    // HEAD alone: nothing is fetched behind the answer.
+    for image in ["one", "two"] {
+        let head = edge.send(Method::HEAD, &at(format!("{image}/manifests/{image}")), &[], b"").await;
+        assert_eq!(head.status(), 200);
+    }
+    let blob = |repository: &str| at(format!("{repository}/blobs/{}", Digest::sha256(&layer)));
+    assert_eq!(edge.get(&blob("one")).await.bytes().await.unwrap(), layer);
+    drop(upstream);
+    let second = edge.get(&blob("two")).await;
+    assert_eq!(second.status(), 200, "its manifest links to it");
+    assert_eq!(second.bytes().await.unwrap(), layer);
+    assert_eq!(edge.get(&blob("none")).await.status(), 404, "no manifest of that repository is here");
     edge.stop().await;
 }
