@@ -4,7 +4,7 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 
 use super::Registry;
 use super::reply::{self, Body, Refusal};
-use crate::store::Blob;
+use crate::store::{Blob, Owner};
 use crate::sys::digest::Digest;
 
 impl Registry {
@@ -61,7 +61,7 @@ impl Registry {
         digest: Digest,
     ) -> Result<Response<Body>, Refusal> {
         let (name, wanted) = (names[0].clone(), digest.clone());
-        if self.blocking(move |store| store.unlink_blob(&name, &wanted)).await? {
+        if self.blocking(move |store| store.unlink_blob(&name, &wanted, &Owner::Push)).await? {
             Ok(reply::empty(StatusCode::ACCEPTED))
         } else {
             Err(Refusal::blob_unknown(&digest))

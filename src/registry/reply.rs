@@ -252,7 +252,7 @@ impl From<store::Error> for Refusal {
             E::UploadUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
             E::UploadBusy(_) => (StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID"),
             E::BlobUnknown(_) => (StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
-            E::Owned { .. } => (StatusCode::FORBIDDEN, "DENIED"),
+            E::Owned { .. } | E::Needed { .. } => (StatusCode::FORBIDDEN, "DENIED"),
             E::ChartExists { .. } => (StatusCode::CONFLICT, "CHART_EXISTS"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
         };

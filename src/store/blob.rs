@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::error::During;
+use super::refs::{self, Owner};
 use super::upload::Ready;
 use super::writer::Batch;
 use super::{Error, Store, failpoint};
@@ -104,20 +105,22 @@ impl Store {
         Ok(linked.is_some())
     }
 
-    /// Ends that a blob can be fetched through `repository`; its bytes go when nobody needs them.
+    /// Ends on behalf of `by` that a blob can be fetched through `repository`; its bytes go when nobody needs them.
     /// False where it could not be fetched there.
     ///
     /// # Errors
-    /// Where the database cannot be written to.
-    pub fn unlink_blob(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
-        let (repository, digest) = (repository.to_owned(), digest.clone());
+    /// [`Error::Needed`] where somebody who goes before has an image of it there.
+    pub fn unlink_blob(&self, repository: &str, digest: &Digest, by: &Owner) -> Result<bool, Error> {
+        let (repository, digest, by) = (repository.to_owned(), digest.clone(), by.clone());
         self.inner.writer.write(move |batch| {
+            let id = repository_id(batch.tx, &repository)?;
+            refs::refuse_needed(batch.tx, (&repository, id), &digest, &by)?;
             let removed = batch
                 .tx
                 .execute(
                     "DELETE FROM member WHERE kind = 0 AND blob = (SELECT id FROM blob WHERE digest = ?1)
-                     AND repository = (SELECT id FROM repository WHERE name = ?2)",
-                    [digest.as_str(), &repository],
+                     AND repository = ?2",
+                    (digest.as_str(), id),
                 )
                 .during("unlink a blob")?;
             Ok(removed > 0)

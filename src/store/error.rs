@@ -66,6 +66,16 @@ pub enum Error {
         /// Whose it is.
         owner: String,
     },
+    /// It is part of what an owner has that goes before the one who wants to remove it.
+    #[error("`{digest}` is part of `{name}`, which belongs to {owner} hint: change it there")]
+    Needed {
+        /// The manifest or blob.
+        digest: Digest,
+        /// What it is part of, `repository:tag` or `repository@digest`.
+        name: String,
+        /// Whose that is.
+        owner: String,
+    },
     /// The same version of a chart is there, and replacing it was not asked for.
     #[error("chart `{name}-{version}` is there already")]
     ChartExists {

@@ -205,13 +205,15 @@ impl Store {
     /// not there. Its bytes go when nobody needs them.
     ///
     /// # Errors
-    /// [`Error::Owned`] where a tag belongs to somebody who goes before.
+    /// [`Error::Owned`] where a tag belongs to somebody who goes before, [`Error::Needed`] where an index of theirs links
+    /// to it.
     pub fn remove_manifest(&self, repository: &str, digest: &Digest, by: &Owner) -> Result<bool, Error> {
         let (repository, digest, by) = (repository.to_owned(), digest.clone(), by.clone());
         let removed = self.inner.writer.write(move |batch| {
             let id = blob::repository_id(batch.tx, &repository)?;
             let filter = "f.blob = (SELECT id FROM blob WHERE digest = ?2)";
             refuse_owned(batch.tx, &repository, id, &by, filter, digest.as_str())?;
+            refuse_needed(batch.tx, (&repository, id), &digest, &by)?;
             let blob = "(SELECT id FROM blob WHERE digest = ?2)";
             batch
                 .tx
@@ -252,6 +254,44 @@ fn ref_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Ref>> {
     }))
 }
 
+/// Owners of a lower kind go before `by`. Push and pull-through may remove what the other put there: both are clients'
+/// doings.
+fn least_before(by: &Owner) -> i64 {
+    by.kind().min(2)
+}
+
+/// Refuses where a manifest or blob is part of what one before `by` has in the repository, given by name and row. What
+/// holds in an earlier generation counts too: it may be put in force again, whole.
+pub(super) fn refuse_needed(
+    tx: &Connection,
+    (repository, id): (&str, i64),
+    digest: &Digest,
+    by: &Owner,
+) -> Result<(), Error> {
+    let needed = tx
+        .prepare_cached(
+            "WITH RECURSIVE above (id) AS (SELECT id FROM blob WHERE digest = ?2
+               UNION SELECT l.parent FROM link l JOIN above ON l.child = above.id)
+             SELECT f.name, o.kind, o.name FROM above JOIN ref f ON f.blob = above.id JOIN owner o ON o.id = f.owner
+             WHERE f.repository = ?1 AND o.kind < ?3 LIMIT 1",
+        )
+        .and_then(|mut q| q.query_row((id, digest.as_str(), least_before(by)), named_owner).optional())
+        .during("find who needs a blob")?;
+    match needed {
+        Some((name, owner)) => {
+            let between = if name.contains(':') { '@' } else { ':' };
+            Err(Error::Needed { digest: digest.clone(), name: format!("{repository}{between}{name}"), owner })
+        }
+        None => Ok(()),
+    }
+}
+
+/// A name and whose it is.
+fn named_owner(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, String)> {
+    let owner = Owner::from_row(row.get(1)?, row.get(2)?);
+    Ok((row.get(0)?, owner.map_or_else(|| "somebody else".into(), |owner| owner.to_string())))
+}
+
 /// Refuses where a name that `filter` (over `f`, with the value as `?2`) selects belongs to one before `by`.
 fn refuse_owned(
     tx: &Connection,
@@ -261,26 +301,16 @@ fn refuse_owned(
     filter: &str,
     value: &str,
 ) -> Result<(), Error> {
-    // Push and pull-through may remove what the other put there: both are clients' doings.
-    let least = by.kind().min(2);
+    let least = least_before(by);
     let sql = format!(
         "SELECT f.name, o.kind, o.name FROM {EFFECTIVE} WHERE f.repository = ?1 AND {filter} AND o.kind < ?3 LIMIT 1"
     );
     let owned = tx
         .prepare_cached(&sql)
-        .and_then(|mut q| {
-            q.query_row((id, value, least), |r| {
-                Ok((r.get::<_, String>(0)?, Owner::from_row(r.get(1)?, r.get(2)?)))
-            })
-            .optional()
-        })
+        .and_then(|mut q| q.query_row((id, value, least), named_owner).optional())
         .during("find an owner")?;
     match owned {
-        Some((name, owner)) => Err(Error::Owned {
-            repository: repository.to_owned(),
-            name,
-            owner: owner.map_or_else(|| "somebody else".into(), |owner| owner.to_string()),
-        }),
+        Some((name, owner)) => Err(Error::Owned { repository: repository.to_owned(), name, owner }),
         None => Ok(()),
     }
 }

@@ -94,6 +94,7 @@ mod snap_vm;
 mod store;
 mod store_crash;
 mod store_damage;
+mod store_owners;
 #[path = "../support/mod.rs"]
 mod support;
 mod system;

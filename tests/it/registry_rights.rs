@@ -1,11 +1,13 @@
 //! Who may write, to which address, and large blobs on the way out.
 
 use edge::registry::{Registry, Settings};
+use edge::store::{Owner, StateOf, StateRef, TrustUpdate};
 use edge::sys::digest::Digest;
 use reqwest::Method;
+use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::registry::{Running, code, header, serve, writable};
+use crate::registry::{INDEX, MANIFEST, Running, code, header, image, serve, writable};
 use crate::store;
 
 #[tokio::test]
@@ -87,6 +89,47 @@ async fn nobody_writes_without_leave() {
         assert_eq!(begun.status(), writes, "{shown}");
     }
     assert_eq!(edge.get("/v2/_catalog").await.status(), 200, "reading needs no credential");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_push_credential_removes_nothing_of_what_a_bundle_brought() {
+    let folder = tempfile::tempdir().unwrap();
+    let edge = serve(folder.path(), writable()).await;
+    let config = edge.push_blob("team/app", b"{}").await;
+    let layer = edge.push_blob("team/app", b"layer").await;
+    let child = image(&config, &[&layer]);
+    let child_digest = Digest::sha256(child.to_string().as_bytes());
+    let of = json!({"mediaType": MANIFEST, "digest": child_digest, "size": child.to_string().len()});
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [of]});
+    let index_digest = Digest::sha256(index.to_string().as_bytes());
+    edge.push_manifest("team/app", child_digest.as_str(), &child).await;
+    edge.push_manifest("team/app", "pushed", &index).await;
+    edge.stop().await;
+    // As an import does at its end.
+    let refs =
+        vec![StateRef { repository: "team/app".into(), name: "1".into(), digest: index_digest.clone() }];
+    let state = StateOf { refs, ..StateOf::default() };
+    let owner = Owner::Bundle("main".into());
+    store::open(folder.path()).flip(&owner, state, TrustUpdate::default()).unwrap();
+
+    let edge = serve(folder.path(), writable()).await;
+    let parts = [
+        format!("manifests/{index_digest}"),
+        format!("manifests/{child_digest}"),
+        format!("blobs/{config}"),
+        format!("blobs/{layer}"),
+    ]
+    .map(|part| format!("/v2/team/app/{part}"));
+    for part in &parts {
+        let refused = edge.send(Method::DELETE, part, &[], b"").await;
+        assert_eq!(refused.status(), 403, "{part}");
+        assert_eq!(code(refused).await, "DENIED", "{part}");
+    }
+    assert_eq!(edge.send(Method::DELETE, "/v2/team/app/manifests/pushed", &[], b"").await.status(), 202);
+    for path in ["/v2/team/app/manifests/1"].into_iter().chain(parts.iter().map(String::as_str)) {
+        assert_eq!(edge.get(path).await.status(), 200, "{path}");
+    }
     edge.stop().await;
 }
 
