@@ -315,7 +315,8 @@ fn refuse_owned(
     }
 }
 
-/// Refuses to set `tag` for `by` where somebody who goes before has it: the change would not be seen.
+/// Refuses to set `tag` for `by` where somebody who goes before has it: the change would not be seen. A fetch that was
+/// under way would hide what was pushed meanwhile, and is refused too, unless that was lost.
 pub(super) fn may_change(
     tx: &Connection,
     repository: &str,
@@ -323,7 +324,26 @@ pub(super) fn may_change(
     tag: &str,
     by: &Owner,
 ) -> Result<(), Error> {
-    refuse_owned(tx, repository, id, by, "f.name = ?2", tag)
+    refuse_owned(tx, repository, id, by, "f.name = ?2", tag)?;
+    if *by != Owner::PullThrough {
+        return Ok(());
+    }
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM {EFFECTIVE} JOIN blob b ON b.id = f.blob AND b.state = 1
+         WHERE f.repository = ?1 AND f.name = ?2 AND o.kind = ?3)"
+    );
+    let pushed: bool = tx
+        .prepare_cached(&sql)
+        .and_then(|mut q| q.query_row((id, tag, Owner::Push.kind()), |row| row.get(0)))
+        .during("find an owner")?;
+    match pushed {
+        true => Err(Error::Owned {
+            repository: repository.to_owned(),
+            name: tag.to_owned(),
+            owner: Owner::Push.to_string(),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Points a name at a manifest in the owner's generation in force.

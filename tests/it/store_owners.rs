@@ -1,9 +1,11 @@
 //! Owners of what the store keeps: whose word counts where two want the same.
 
-use edge::store::{Child, Error, Facts, Kind, Owner, StateOf, StateRef, TrustUpdate};
+use edge::store::{
+    Absent, Child, Error, Facts, Kind, NewManifest, Owner, StateOf, StateRef, TrustUpdate, VerifySettings,
+};
 use edge::sys::digest::Digest;
 
-use crate::store::open;
+use crate::store::{image, open};
 
 const REPO: &str = "docker.io/library/nginx";
 
@@ -47,4 +49,36 @@ fn what_an_owner_who_goes_before_needs_is_not_removed_from_under_it() {
         store.flip(&owner, StateOf::default(), TrustUpdate::default()).unwrap();
     }
     assert!(store.unlink_blob(REPO, &layer, &Owner::Push).unwrap(), "the generation is forgotten");
+}
+
+#[test]
+fn a_fetch_that_ends_after_a_push_does_not_hide_what_was_pushed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let fetched = |bytes: &[u8]| {
+        store.put_manifest(NewManifest {
+            repository: REPO,
+            tag: Some("1"),
+            bytes,
+            digest: &Digest::sha256(bytes),
+            facts: Facts { media_type: "m".into(), ..Facts::default() },
+            owner: Owner::PullThrough,
+            absent: Absent::Allowed,
+        })
+    };
+    let served = || store.manifest(REPO, "1").unwrap().map(|manifest| manifest.owner);
+    fetched(b"first").unwrap();
+    assert_eq!(served(), Some(Some(Owner::PullThrough)));
+    let (pushed, _) = image(&store, REPO, Some("1"), Owner::Push, b"pushed");
+    let refused = fetched(b"second").unwrap_err();
+    assert!(matches!(&refused, Error::Owned { owner, .. } if owner == "push"), "{refused}");
+    assert_eq!(served(), Some(Some(Owner::Push)));
+    assert_eq!(store.manifest(REPO, "1").unwrap().unwrap().blob.digest, pushed);
+    // A pushed image that is lost hides nothing.
+    let hex = pushed.hex();
+    std::fs::remove_file(folder.path().join(format!("store/blobs/sha256/{}/{hex}", &hex[..2]))).unwrap();
+    store.verify(&VerifySettings::default(), |_| true).unwrap();
+    assert_eq!(served(), None);
+    fetched(b"second").unwrap();
+    assert_eq!(served(), Some(Some(Owner::PullThrough)));
 }
