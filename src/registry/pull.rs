@@ -3,10 +3,11 @@
 //! A fetch belongs to nobody: a client that hangs up does not end it. What is here is never asked for again
 //! before it is answered, and nothing an upstream says removes anything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
 use super::places::Awake;
@@ -16,6 +17,7 @@ use crate::oci::{Error as OciError, ParsedManifest};
 use crate::store::{Absent, Error as StoreError, NewManifest, Owner, Store};
 use crate::sys::digest::Digest;
 
+mod behind;
 pub(super) mod transfer;
 
 use transfer::Transfer;
@@ -28,6 +30,8 @@ const LOOKED: usize = 10_000;
 const AT_ONCE: usize = 8;
 /// Fetches that wait for those; beyond them the answer is "not here" at once, and clients go on to the registry itself.
 const WAITING: usize = 64;
+/// Images at once that are fetched whole to take the place of others; each takes one place of those for blobs.
+const RENEWED_AT_ONCE: usize = 2;
 /// How long what an upstream has not got is not asked for again.
 const ABSENT: Duration = Duration::from_secs(60);
 
@@ -39,12 +43,16 @@ struct Inner {
     manifests: Mutex<HashMap<(String, Sought), watch::Receiver<bool>>>,
     blobs: Mutex<HashMap<Digest, Arc<Transfer>>>,
     looked: Mutex<HashMap<(String, String), Instant>>,
+    /// Tags that are being looked up again.
+    renewing: Mutex<HashSet<(String, String)>>,
     /// What an upstream has not got, and since when that is known.
     absent: Mutex<HashMap<(String, Absence), Instant>>,
     /// Places for fetches of manifests, which large blobs do not take.
     small: Semaphore,
     /// Places for fetches of blobs.
     large: Semaphore,
+    /// Places for images that are fetched to take the place of others.
+    renewals: Semaphore,
     awake: Awake,
 }
 
@@ -53,6 +61,13 @@ struct Inner {
 enum Absence {
     Manifest(Digest),
     Blob(Digest),
+}
+
+/// A manifest whose bytes are as its digest says.
+struct Known {
+    bytes: Bytes,
+    digest: Digest,
+    parsed: ParsedManifest,
 }
 
 /// What is looked for in a repository upstream.
@@ -72,9 +87,11 @@ impl Pull {
             manifests: Mutex::default(),
             blobs: Mutex::default(),
             looked: Mutex::default(),
+            renewing: Mutex::default(),
             absent: Mutex::default(),
             small: Semaphore::new(AT_ONCE),
             large: Semaphore::new(AT_ONCE),
+            renewals: Semaphore::new(RENEWED_AT_ONCE),
             awake,
         }))
     }
@@ -90,59 +107,6 @@ impl Pull {
         let Some(mut done) = fetched else { return };
         // An error means that the fetch ended without a word; the store says what is there.
         let _ = done.wait_for(|done| *done).await;
-    }
-
-    /// Looks up again what a tag stands for upstream, if that was not done lately. Returns at once.
-    pub(super) fn revalidate(&self, repository: &str, tag: &str) {
-        let inner = &self.0;
-        if tag.contains(':') || inner.sources.ready(repository).is_none() {
-            return;
-        }
-        if !inner.is_due(repository, tag) {
-            return;
-        }
-        let (inner, repository, tag) = (inner.clone(), repository.to_owned(), tag.to_owned());
-        let stay = inner.awake.stay();
-        tokio::spawn(async move {
-            if inner.is_stale(&repository, &tag).await
-                && let Some(mut done) = inner.fetch_once(repository, Sought::Manifest(tag))
-            {
-                let _ = done.wait_for(|done| *done).await;
-            }
-            drop(stay);
-        });
-    }
-
-    /// Fetches what is still missing of an image that a client takes, behind the answer. A client that has a layer
-    /// from elsewhere never asks for it, and would be told offline that it is not here. Returns at once.
-    pub(super) fn complete(&self, repository: &str, digest: &Digest) {
-        let inner = &self.0;
-        if inner.sources.of(repository).is_none() || !inner.is_due(repository, digest.as_str()) {
-            return;
-        }
-        let (pull, repository, digest) = (Self(inner.clone()), repository.to_owned(), digest.clone());
-        let stay = inner.awake.stay();
-        tokio::spawn(async move {
-            let _stay = stay;
-            let (store, wanted) = (pull.0.store.clone(), digest.clone());
-            let missing = tokio::task::spawn_blocking(move || missing(&store, &wanted)).await;
-            let missing = match missing {
-                Ok(Ok(missing)) => missing,
-                Ok(Err(error)) => {
-                    tracing::warn!(repository, %digest, %error, "what is missing of an image is not fetched");
-                    return;
-                }
-                // The process ends.
-                Err(_) => return,
-            };
-            for digest in missing {
-                if pull.0.sources.ready(&repository).is_none() {
-                    return;
-                }
-                let Some(transfer) = pull.transfer(&repository, &digest) else { return };
-                transfer.ended().await;
-            }
-        });
     }
 
     /// Fetches the manifests that are about `subject` into the store, if an upstream that may be asked lists any, and
@@ -181,19 +145,6 @@ impl Pull {
         blobs.insert(digest.clone(), transfer.clone());
         Some(transfer)
     }
-}
-
-/// The blobs of an image that are not here; none of an index, whose images clients choose.
-fn missing(store: &Store, digest: &Digest) -> Result<Vec<Digest>, StoreError> {
-    let Some(manifest) = store.blob(None, digest)? else { return Ok(Vec::new()) };
-    let Ok(parsed) = ParsedManifest::parse(&manifest.read()?, "") else { return Ok(Vec::new()) };
-    let mut missing = Vec::new();
-    for blob in parsed.blobs() {
-        if store.blob(None, &blob.digest)?.is_none() {
-            missing.push(blob.digest.clone());
-        }
-    }
-    Ok(missing)
 }
 
 impl Inner {
@@ -291,7 +242,14 @@ impl Inner {
     }
 
     async fn fetch_manifest(&self, repository: &str, name: &str) -> Result<(), String> {
-        let Some((upstream, path)) = self.sources.ready(repository) else { return Ok(()) };
+        let Some(fetched) = self.ask_manifest(repository, name).await? else { return Ok(()) };
+        let tag = (!name.contains(':')).then_some(name);
+        self.keep(repository, vec![(tag.map(str::to_owned), fetched)], Absent::Allowed).await
+    }
+
+    /// A manifest from the upstream; `None` where that rests.
+    async fn ask_manifest(&self, repository: &str, name: &str) -> Result<Option<Known>, String> {
+        let Some((upstream, path)) = self.sources.ready(repository) else { return Ok(None) };
         let fetched = self.sources.client()?.manifest(&upstream, path, name).await;
         self.sources.note(&upstream, &fetched);
         if let (Err(OciError::NotFound(_)), Ok(digest)) = (&fetched, name.parse::<Digest>()) {
@@ -299,40 +257,37 @@ impl Inner {
         }
         let fetched = fetched.map_err(|error| error.to_string())?;
         let parsed = ParsedManifest::parse(&fetched.bytes, &fetched.media_type).map_err(|e| e.to_string())?;
-        let (store, repository, name) = (self.store.clone(), repository.to_owned(), name.to_owned());
+        Ok(Some(Known { bytes: fetched.bytes, digest: fetched.digest, parsed }))
+    }
+
+    /// Stores manifests in this order, each under a tag or its digest alone.
+    async fn keep(
+        &self,
+        repository: &str,
+        manifests: Vec<(Option<String>, Known)>,
+        absent: Absent,
+    ) -> Result<(), String> {
+        let (store, repository) = (self.store.clone(), repository.to_owned());
         let stored = tokio::task::spawn_blocking(move || {
-            store.put_manifest(NewManifest {
-                repository: &repository,
-                tag: (!name.contains(':')).then_some(name.as_str()),
-                bytes: &fetched.bytes,
-                digest: &fetched.digest,
-                facts: parsed.facts(),
-                owner: Owner::PullThrough,
-                absent: Absent::Allowed,
+            manifests.iter().try_for_each(|(tag, known)| {
+                store.put_manifest(NewManifest {
+                    repository: &repository,
+                    tag: tag.as_deref(),
+                    bytes: &known.bytes,
+                    digest: &known.digest,
+                    facts: known.parsed.facts(),
+                    owner: Owner::PullThrough,
+                    absent,
+                })
             })
         });
         match stored.await {
             Ok(Ok(())) => Ok(()),
-            // A bundle or the mirror brought the tag meanwhile, and goes before.
+            // A bundle, the mirror or a client brought the tag meanwhile, and goes before.
             Ok(Err(StoreError::Owned { .. })) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("a task ended unexpectedly".into()),
         }
-    }
-
-    /// Whether the upstream has something else under a tag than the store.
-    async fn is_stale(&self, repository: &str, tag: &str) -> bool {
-        let Some((upstream, path)) = self.sources.ready(repository) else { return false };
-        let Ok(client) = self.sources.client() else { return false };
-        let _place = self.small.acquire().await;
-        let head = client.head_manifest(&upstream, path, tag).await;
-        self.sources.note(&upstream, &head);
-        let Ok(head) = head else { return false };
-        let there = head.digest;
-        let (store, repository, tag) = (self.store.clone(), repository.to_owned(), tag.to_owned());
-        let here = tokio::task::spawn_blocking(move || store.manifest(&repository, &tag)).await;
-        let here = here.ok().and_then(Result::ok).flatten().map(|manifest| manifest.blob.digest);
-        there.is_some() && there != here
     }
 
     fn begin_blob(self: Arc<Self>, repository: String, digest: Digest) -> Arc<Transfer> {

@@ -78,6 +78,7 @@ mod registry_containerd;
 mod registry_crowd;
 mod registry_daemon;
 mod registry_faults;
+mod registry_moved;
 mod registry_pull;
 mod registry_referrers;
 mod registry_rights;
