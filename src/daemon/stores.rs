@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::needs;
 use super::task::{Place, TaskError, blocking};
-use crate::oci::chart::ChartPackage;
+use crate::oci::chart::{ChartPackage, check_provenance};
 use crate::oci::{Archive, ArchiveForm, Platform, Reference};
 use crate::registry::images::{self, ImageError, Wanted};
 use crate::registry::{Sources, add_chart, is_chart_repository};
@@ -302,6 +302,11 @@ fn chart_add(store: &Store, path: &Path, repository: String, force: bool) -> Res
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(named(e)),
     };
+    if let Some(provenance) = &provenance {
+        let (said, stem) =
+            (String::from_utf8_lossy(provenance), format!("{}-{}", package.name, package.version));
+        check_provenance(&said, &stem, &Digest::sha256(&bytes)).map_err(hinted)?;
+    }
     let replace = if force { Replace::Always } else { Replace::Never };
     add_chart(store, repository.clone(), &package, &bytes, provenance.as_deref(), replace).map_err(|e| {
         match e {

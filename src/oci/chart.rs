@@ -36,6 +36,14 @@ pub enum ChartError {
     /// Not a packed chart.
     #[error("this is no packed chart: {0} hint: make one with `helm package`")]
     Package(String),
+    /// A provenance file of something else.
+    #[error("the provenance file is of {of}, not of `{file}` hint: make it with `helm package --sign`")]
+    Provenance {
+        /// What it vouches for.
+        of: String,
+        /// What it came with.
+        file: String,
+    },
     /// A name or version that cannot stand in a path.
     #[error("`{0}` cannot be the name or version of a chart")]
     Name(String),
@@ -113,10 +121,31 @@ pub fn is_path_part(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
 }
 
-/// The package's file name that a provenance file vouches for.
-pub fn vouched_for(provenance: &str) -> Option<&str> {
-    let files = provenance.split_once("\nfiles:")?.1;
-    files.lines().find_map(|line| Some(line.trim().split_once(".tgz:")?.0))
+/// The package that a provenance file vouches for: its file name without `.tgz`, and the digest, where that is one.
+pub fn vouched_for(provenance: &str) -> Option<(&str, Option<Digest>)> {
+    // What the chart says of itself stands before.
+    let files = provenance.rsplit_once("\nfiles:")?.1;
+    files.lines().find_map(|line| {
+        let (stem, digest) = line.trim().split_once(".tgz:")?;
+        Some((stem, digest.trim().parse().ok()))
+    })
+}
+
+/// Refuses a provenance file that vouches for another package, by its name or its digest: no client would take the two
+/// for a pair. Who signed it is for clients to judge. `stem` is `<name>-<version>`.
+///
+/// # Errors
+/// [`ChartError::Provenance`].
+pub fn check_provenance(provenance: &str, stem: &str, digest: &Digest) -> Result<(), ChartError> {
+    let of = match vouched_for(provenance) {
+        None => "nothing".to_owned(),
+        Some((named, _)) if named != stem => format!("`{named}.tgz`"),
+        Some((named, Some(other))) if other.algorithm() == digest.algorithm() && other != *digest => {
+            format!("a `{named}.tgz` that is `{other}`")
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(ChartError::Provenance { of, file: format!("{stem}.tgz") })
 }
 
 /// The order in which versions are listed: semantic ones first, the newest first; then the others.
@@ -199,7 +228,23 @@ mod tests {
     fn a_provenance_names_its_package() {
         let text =
             "-----BEGIN PGP SIGNED MESSAGE-----\n\nname: app\n\n...\nfiles:\n  app-1.0.0.tgz: sha256:12\n";
-        assert_eq!(vouched_for(text), Some("app-1.0.0"));
+        assert_eq!(vouched_for(text), Some(("app-1.0.0", None)), "not a whole digest");
         assert_eq!(vouched_for("nothing"), None);
+        let digest = Digest::sha256(b"package");
+        let of = |name: &str, digest: &str| format!("...\nfiles:\n  {name}.tgz: {digest}\n");
+        assert_eq!(
+            vouched_for(&of("app-1", digest.as_str())).map(|(_, named)| named),
+            Some(Some(digest.clone()))
+        );
+        let other = Digest::sha256(b"other");
+        for (text, good) in [
+            (of("app-1", digest.as_str()), true),
+            (of("app-1", "sha256:12"), true),
+            (of("app-1", other.as_str()), false),
+            (of("app-2", digest.as_str()), false),
+            ("nothing".to_owned(), false),
+        ] {
+            assert_eq!(check_provenance(&text, "app-1", &digest).is_ok(), good, "{text}");
+        }
     }
 }

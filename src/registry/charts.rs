@@ -64,7 +64,7 @@ impl Registry {
                 self.receive_chart(repository, &query, request).await
             }
             ChartRoute::Provenance { repository } if method == Method::POST => {
-                self.receive_provenance(repository, request).await
+                self.receive_provenance(repository, &query, request).await
             }
             ChartRoute::Version { repository, name, version } if method == Method::DELETE => {
                 let remove = move |store: &crate::store::Store| {

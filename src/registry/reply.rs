@@ -253,7 +253,7 @@ impl From<store::Error> for Refusal {
             E::UploadBusy(_) => (StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID"),
             E::BlobUnknown(_) => (StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
             E::Owned { .. } | E::Needed { .. } => (StatusCode::FORBIDDEN, "DENIED"),
-            E::ChartExists { .. } => (StatusCode::CONFLICT, "CHART_EXISTS"),
+            E::ChartExists { .. } | E::ProvenanceExists { .. } => (StatusCode::CONFLICT, "CHART_EXISTS"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
         };
         if status.is_server_error() {

@@ -86,28 +86,36 @@ impl Store {
         Ok(())
     }
 
-    /// Sets the provenance of a chart that is there. False where it is not.
+    /// Sets the provenance of a pushed chart that is there, given by name and version. False where it is not.
     ///
     /// # Errors
-    /// [`Error::BlobUnknown`] where the provenance is not stored.
+    /// [`Error::ProvenanceExists`] unless it may be replaced, [`Error::BlobUnknown`] where it is not stored,
+    /// [`Error::Owned`] where the chart was not pushed.
     pub fn set_provenance(
         &self,
         repository: &str,
-        name: &str,
-        version: &str,
+        (name, version): (&str, &str),
         provenance: &Digest,
+        replace: Replace,
     ) -> Result<bool, Error> {
-        let key = (repository.to_owned(), name.to_owned(), version.to_owned());
+        let (repository, name, version) = (repository.to_owned(), name.to_owned(), version.to_owned());
         let provenance = provenance.clone();
         let changed = self.inner.writer.write(move |batch| {
             let blob =
                 blob::here(batch.tx, &provenance)?.ok_or_else(|| Error::BlobUnknown(provenance.clone()))?;
+            let Some(there) = effective(batch.tx, &repository, &name, &version)? else { return Ok(0) };
+            if there.owner != Owner::Push {
+                return Err(owned(there));
+            }
+            if there.provenance.is_some() && replace == Replace::Never {
+                return Err(Error::ProvenanceExists { name, version });
+            }
             batch
                 .tx
                 .execute(
                     "UPDATE chart SET provenance = ?4 WHERE repository = ?1 AND name = ?2 AND version = ?3
                      AND owner IN (SELECT id FROM owner WHERE kind = 3 AND current = chart.generation)",
-                    (&key.0, &key.1, &key.2, blob),
+                    (&repository, &name, &version, blob),
                 )
                 .during("note a provenance")
         })?;

@@ -84,6 +84,14 @@ pub enum Error {
         /// Its version.
         version: String,
     },
+    /// The chart has a provenance file, and replacing it was not asked for.
+    #[error("the provenance file of chart `{name}-{version}` is there already")]
+    ProvenanceExists {
+        /// The chart's name.
+        name: String,
+        /// Its version.
+        version: String,
+    },
     /// There is no older generation to go back to.
     #[error("{owner} has no generation {wanted}")]
     GenerationUnknown {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use edge::registry::Settings;
+use edge::sys::digest::Digest;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -99,6 +100,45 @@ async fn helm_pushes_and_pulls_charts_as_images() {
     edge.stop().await;
 }
 
+/// A provenance is replaced only where that is asked for, and never by that of other bytes or another chart.
+async fn provenance_stays_with_its_chart(edge: &Running, vouch: &str, first: &[u8], other: &[u8]) {
+    let kept = async || edge.get("/charts/my-app-1.0.0.tgz.prov").await.text().await.unwrap();
+    let of = |digest: &Digest| {
+        vouch.replace("other-2", "my-app-1").replace("sha256:x", digest.as_str()).into_bytes()
+    };
+    let (before, signed) = (kept().await, of(&Digest::sha256(first)));
+    let (status, why) = post(edge, "/api/prov", &signed).await;
+    assert_eq!(
+        (status, why.contains("provenance file of chart `my-app-1.0.0` is there already")),
+        (409, true)
+    );
+    assert_eq!(kept().await, before);
+    assert_eq!(post(edge, "/api/prov?force", &signed).await.0, 201);
+    assert_eq!(kept().await.as_bytes(), signed);
+    let (status, why) = post(edge, "/api/prov?force", &of(&Digest::sha256(other))).await;
+    assert_eq!((status, why.contains("not of `my-app-1.0.0.tgz`")), (400, true), "{why}");
+    assert_eq!(kept().await.as_bytes(), signed);
+    assert_eq!(post(edge, "/api/prov", vouch.replace("other", "none").as_bytes()).await.0, 404);
+    // With a chart that it does not vouch for.
+    let (kind, body) = form(first, &String::from_utf8(of(&Digest::sha256(other))).unwrap());
+    let sent = edge.send(Method::POST, "/api/charts?force", &[("content-type", kind)], &body).await;
+    assert_eq!(sent.status(), 400);
+    assert_eq!(kept().await.as_bytes(), signed);
+}
+
+/// A chart and its provenance in one form: the content type, and the body.
+fn form(chart: &[u8], provenance: &str) -> (&'static str, Vec<u8>) {
+    let mut form = Vec::new();
+    for (name, bytes) in [("chart", chart), ("prov", provenance.as_bytes())] {
+        let part = format!("--xx\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"f\"\r\n\r\n");
+        form.extend_from_slice(part.as_bytes());
+        form.extend_from_slice(bytes);
+        form.extend_from_slice(b"\r\n");
+    }
+    form.extend_from_slice(b"--xx--\r\n");
+    ("multipart/form-data; boundary=xx", form)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn chartmuseums_api_is_answered_as_chartmuseum_does() {
     let folder = tempfile::tempdir().unwrap();
@@ -113,22 +153,14 @@ async fn chartmuseums_api_is_answered_as_chartmuseum_does() {
     assert_eq!(post(&edge, "/api/charts", b"no chart").await.0, 400);
 
     let vouch = "-----BEGIN PGP SIGNED MESSAGE-----\n\n...\nfiles:\n  other-2.0.0.tgz: sha256:x\n";
-    let mut form = Vec::new();
-    for (name, bytes) in [("chart", &other[..]), ("prov", vouch.as_bytes())] {
-        let part = format!("--xx\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"f\"\r\n\r\n");
-        form.extend_from_slice(part.as_bytes());
-        form.extend_from_slice(bytes);
-        form.extend_from_slice(b"\r\n");
-    }
-    form.extend_from_slice(b"--xx--\r\n");
-    let sent = edge
-        .send(Method::POST, "/api/charts", &[("content-type", "multipart/form-data; boundary=xx")], &form)
-        .await;
+    let (kind, body) = form(&other, vouch);
+    let sent = edge.send(Method::POST, "/api/charts", &[("content-type", kind)], &body).await;
     assert_eq!(sent.status(), 201);
     assert_eq!(edge.get("/charts/other-2.0.0.tgz.prov").await.text().await.unwrap(), vouch);
     assert_eq!(edge.get("/charts/other-2.0.0.tgz").await.bytes().await.unwrap(), &other[..]);
     assert_eq!(post(&edge, "/api/prov", vouch.replace("other-2", "my-app-1").as_bytes()).await.0, 201);
     assert_eq!(edge.get("/charts/my-app-1.0.0.tgz.prov").await.status(), 200);
+    provenance_stays_with_its_chart(&edge, vouch, &first, &other).await;
 
     let list = |path: &'static str| {
         let edge = &edge;

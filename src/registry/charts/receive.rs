@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, BodyStream, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use crate::oci::chart::{ChartError, ChartPackage, LARGEST, vouched_for};
+use crate::oci::chart::{ChartError, ChartPackage, LARGEST, check_provenance, vouched_for};
 use crate::registry::Registry;
 use crate::registry::reply::{self, Body, Refusal};
 use crate::registry::route::Query;
@@ -28,13 +28,13 @@ impl Registry {
         query: &Query,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
-        let replace = if query.has("force") { Replace::Always } else { Replace::Never };
+        let replace = replace(query);
         let form = read(request).await?;
         let Some(chart) = form.chart else {
             let Some(provenance) = form.provenance else {
                 return Err(bad("the form has neither `chart` nor `prov`"));
             };
-            return self.keep_provenance(repository, provenance).await;
+            return self.keep_provenance(repository, provenance, replace).await;
         };
         let package = ChartPackage::read(&chart).map_err(|e| match e {
             ChartError::TooLarge(_) => {
@@ -42,6 +42,11 @@ impl Registry {
             }
             e => bad(&e.to_string()),
         })?;
+        if let Some(provenance) = &form.provenance {
+            let stem = format!("{}-{}", package.name, package.version);
+            let said = String::from_utf8_lossy(provenance);
+            check_provenance(&said, &stem, &Digest::sha256(&chart)).map_err(|e| bad(&e.to_string()))?;
+        }
         self.blocking(move |store| {
             add(store, repository, &package, &chart, form.provenance.as_deref(), replace)
         })
@@ -52,11 +57,12 @@ impl Registry {
     pub(super) async fn receive_provenance(
         &self,
         repository: String,
+        query: &Query,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let form = read(request).await?;
         let provenance = form.provenance.or(form.chart).ok_or_else(|| bad("the form has no `prov`"))?;
-        self.keep_provenance(repository, provenance).await
+        self.keep_provenance(repository, provenance, replace(query)).await
     }
 
     /// Keeps a provenance file beside the chart that it vouches for, which must be here.
@@ -64,19 +70,29 @@ impl Registry {
         &self,
         repository: String,
         provenance: Bytes,
+        replace: Replace,
     ) -> Result<Response<Body>, Refusal> {
-        let stem = std::str::from_utf8(&provenance).ok().and_then(vouched_for);
-        let stem = stem.ok_or_else(|| bad("this is no provenance file"))?.to_owned();
+        let no_provenance = || bad("this is no provenance file");
+        let text = std::str::from_utf8(&provenance).map_err(|_| no_provenance())?.to_owned();
+        let stem = vouched_for(&text).ok_or_else(no_provenance)?.0.to_owned();
+        let (path, file) = (repository.clone(), stem.clone());
+        let chart = self.blocking(move |store| store.chart_by_file(&path, &file)).await?;
+        let chart = chart.ok_or_else(super::unknown)?;
+        check_provenance(&text, &stem, &chart.digest).map_err(|e| bad(&e.to_string()))?;
         let kept = self
             .blocking(move |store| {
-                let Some(chart) = store.chart_by_file(&repository, &stem)? else { return Ok(false) };
                 let digest = Digest::sha256(&provenance);
                 store.add_blob(None, &digest, &provenance)?;
-                store.set_provenance(&repository, &chart.name, &chart.version, &digest)
+                store.set_provenance(&repository, (&chart.name, &chart.version), &digest, replace)
             })
             .await?;
         if kept { Ok(saved()) } else { Err(super::unknown()) }
     }
+}
+
+/// ChartMuseum's `?force`.
+fn replace(query: &Query) -> Replace {
+    if query.has("force") { Replace::Always } else { Replace::Never }
 }
 
 /// Stores a package, and its provenance, for push, in the chart repository at a path (empty for the one at the root).
