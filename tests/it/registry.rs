@@ -251,6 +251,34 @@ async fn manifests_are_kept_byte_for_byte_and_found_by_tag_and_digest() {
 }
 
 #[tokio::test]
+async fn repositories_are_listed_in_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let edge = serve(folder.path(), writable()).await;
+    for repository in ["team/b", "a", "team/a", "z"] {
+        edge.push_blob(repository, b"{}").await;
+    }
+    let mut next = "/v2/_catalog?n=3".to_owned();
+    for (expected, more) in [(r#"["a","team/a","team/b"]"#, true), (r#"["z"]"#, false)] {
+        let page = edge.get(&next).await;
+        let link = header(&page, "link").to_owned();
+        assert_eq!(page.text().await.unwrap(), format!("{{\"repositories\":{expected}}}"));
+        assert_eq!(link.is_empty(), !more, "{link}");
+        if more {
+            let (path, rel) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
+            assert_eq!((path, rel), ("/v2/_catalog?n=3&last=team%2Fb", "; rel=\"next\""));
+            path.clone_into(&mut next);
+        }
+    }
+    for (query, expected) in [("n=0", "[]"), ("last=z", "[]"), ("n=1&last=b", r#"["team/a"]"#)] {
+        let page = edge.get(&format!("/v2/_catalog?{query}")).await.text().await.unwrap();
+        assert_eq!(page, format!("{{\"repositories\":{expected}}}"), "{query}");
+    }
+    let wrong = edge.get("/v2/_catalog?n=x").await;
+    assert_eq!((wrong.status().as_u16(), code(wrong).await.as_str()), (400, "PAGINATION_NUMBER_INVALID"));
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn referrers_are_found_before_and_after_their_subject_and_filtered() {
     let folder = tempfile::tempdir().unwrap();
     let edge = serve(folder.path(), writable()).await;
