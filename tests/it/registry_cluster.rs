@@ -96,6 +96,30 @@ fn helm_installs(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// With `--air-gap` containerd asks edge alone, also for a registry that nobody listed and that is there.
+fn edge_alone_is_asked(scene: &Scene) -> Result<()> {
+    let (configure, name) = (["registry", "configure-containerd"], format!("{FAR}/team/app:2"));
+    let pull =
+        ["images", "pull", "--hosts-dir", "/etc/containerd/certs.d", "--user", "ann:secret", "--skip-verify"];
+    let pull: Vec<&str> = pull.into_iter().chain([name.as_str()]).collect();
+    scene.node.ctr(&pull).context("the registry itself is the last resort")?;
+    scene.node.ctr(&["images", "rm", "--sync", &name])?;
+    scene.edge.run(&scene.node, &[configure[0], configure[1], "--air-gap"])?;
+    let refused = scene.node.ctr(&pull).err().context("another registry than edge was asked")?;
+    ensure!(format!("{refused:#}").contains("not found"), "{refused:#}");
+    scene.node.ctr(&[
+        "images",
+        "pull",
+        "--hosts-dir",
+        "/etc/containerd/certs.d",
+        "registry.far/team/app:2",
+    ])?;
+    scene.edge.run(&scene.node, &configure)?;
+    scene.node.ctr(&pull).context("the registry itself is the last resort again")?;
+    scene.node.ctr(&["images", "rm", "--sync", &name])?;
+    Ok(())
+}
+
 #[test]
 fn kubelet_and_ctr_pull_through_edge_and_from_edge_when_the_far_registry_is_gone() -> Result<()> {
     let mut scene = Scene::ready(&NodeOptions::default())?;
@@ -139,6 +163,7 @@ fn kubelet_and_ctr_pull_through_edge_and_from_edge_when_the_far_registry_is_gone
     ensure!(String::from_utf8_lossy(&refused.stderr).contains("pod default/far-one"), "{refused:?}");
 
     helm_installs(&scene)?;
+    edge_alone_is_asked(&scene)?;
 
     // containerd never asked for the layer, which it has from another image; edge has all of it all the same.
     scene.cluster.wait_for("whole images", seconds(20), || {
