@@ -13,6 +13,7 @@ use crate::registry::images::{self, ImageError, Wanted};
 use crate::registry::{Sources, add_chart, is_chart_repository};
 use crate::store::{self, GcSettings, Owner, Replace, Store, VerifySettings};
 use crate::sys::digest::Digest;
+use crate::sys::priority;
 use crate::sys::progress::{Progress, Unit};
 
 /// What is to be done with images, charts or the store.
@@ -226,6 +227,10 @@ pub(super) async fn verify(
     let store = place.store().await?;
     let (reading, progress) = (store.clone(), progress.clone());
     let report = blocking(move || {
+        // Whoever asks for it does not want pods and the link to wait for it.
+        if let Err(error) = priority::give_way() {
+            tracing::warn!(%error, "verification does not give way to others");
+        }
         let held = reading.held()?;
         let mut item = progress.item("verify", Some(held.bytes), Unit::Bytes);
         let mut seen = 0;

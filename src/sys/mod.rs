@@ -12,6 +12,7 @@ pub mod durable;
 pub mod facts;
 pub mod lock;
 pub mod mounts;
+pub mod priority;
 pub mod progress;
 pub mod snapctl;
 pub mod tables;

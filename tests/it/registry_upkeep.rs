@@ -87,6 +87,45 @@ async fn what_is_damaged_comes_again_from_its_upstream() {
     .unwrap();
 }
 
+/// Names and nicenesses of a process's threads.
+fn threads(pid: u32) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    stats
+        .filter_map(|stat| {
+            let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+            Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().ok()?))
+        })
+        .collect()
+}
+
+#[test]
+fn verification_by_hand_gives_way_to_everybody() {
+    let place = Place::new();
+    let layer = Digest::sha256(b"a layer");
+    let file = blob_file(&place, &layer);
+    let store = edge::store::Store::open(edge::store::Settings::below(&place.path("state"))).unwrap();
+    store.add_blob(None, &layer, b"a layer").unwrap();
+    drop(store);
+    // What is read does not come until somebody writes, which nobody does.
+    std::fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let mut child = place.edge(&["store", "verify"]).stderr(Stdio::null()).spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !threads(child.id()).contains(&("task".to_owned(), 19)) {
+        assert!(Instant::now() < until && child.try_wait().unwrap().is_none(), "{:?}", threads(child.id()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let others = threads(child.id()).into_iter().filter(|(name, _)| name != "task");
+    assert!(
+        others.clone().count() > 1 && others.clone().all(|(_, nice)| nice < 19),
+        "{:?}",
+        others.collect::<Vec<_>>()
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes four minutes: the shortest interval is one"]
 async fn the_daemon_collects_and_verifies_by_itself() {
