@@ -35,7 +35,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused, Right};
 pub use object::{Object, ObjectKey};
-pub use open::{Opened, is_writable, readable};
+pub use open::{Opened, forget_damaged, is_writable, readable};
 pub use reader::{Count, Reader, Reading};
 pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, Purpose, TokenKey};
@@ -112,6 +112,8 @@ struct Shared {
     epoch: Arc<AtomicU64>,
     /// Batches written since the start, for the curious and for tests.
     batches: watch::Sender<u64>,
+    /// Where a damaged database was set aside since the start, and what was wrong with it.
+    damaged: std::sync::Mutex<Option<(PathBuf, String)>>,
 }
 
 impl Cache {
@@ -129,6 +131,7 @@ impl Cache {
         path: PathBuf,
         connection: rusqlite::Connection,
         frozen: Option<String>,
+        damaged: Option<(PathBuf, String)>,
     ) -> Result<Self, CacheError> {
         let (jobs, inbox) = std::sync::mpsc::channel();
         let (lost, _) = watch::channel(0);
@@ -163,6 +166,7 @@ impl Cache {
             reading: Semaphore::new(READERS),
             epoch,
             batches,
+            damaged: std::sync::Mutex::new(damaged),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -258,6 +262,30 @@ impl Cache {
     /// Follows [`Cache::trouble`].
     pub fn follow_trouble(&self) -> watch::Receiver<Option<String>> {
         self.shared.trouble.clone()
+    }
+
+    /// Where a damaged database was set aside since the start, and what was wrong with it; `None` once it was removed.
+    pub fn damaged(&self) -> Option<(PathBuf, String)> {
+        self.shared.damaged.lock().map_or(None, |damaged| damaged.clone())
+    }
+
+    /// Removes what was set aside, with the Secrets in it.
+    ///
+    /// # Errors
+    /// [`CacheError::Open`] with the path.
+    pub async fn forget_damaged(&self) -> Result<(), CacheError> {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || {
+            let folder = shared.path.parent().unwrap_or(Path::new("."));
+            let failed = |source| CacheError::Open { path: folder.to_owned(), source };
+            forget_damaged(folder).map_err(failed)?;
+            if let Ok(mut damaged) = shared.damaged.lock() {
+                *damaged = None;
+            }
+            Ok(())
+        })
+        .await
+        .map_err(|_| CacheError::Closed)?
     }
 
     /// The database file.

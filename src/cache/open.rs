@@ -35,7 +35,7 @@ pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
     if let Err(error) = thaw(refuge) {
         tracing::warn!(%error, "a copy of an earlier cache is still in memory");
     }
-    Ok(Opened { cache: Cache::start(path, connection, None)?, damaged, frozen: None })
+    Ok(Opened { cache: Cache::start(path, connection, None, damaged.clone())?, damaged, frozen: None })
 }
 
 /// Removes the copy that was served before: Secrets are in there.
@@ -79,7 +79,7 @@ fn freeze(path: &Path, refuge: &Path, error: &CacheError) -> Result<Opened, Cach
         }
         connected => connected?,
     };
-    let cache = Cache::start(copy, connection, Some(why.clone()))?;
+    let cache = Cache::start(copy, connection, Some(why.clone()), None)?;
     Ok(Opened { cache, damaged: None, frozen: Some(why) })
 }
 
@@ -186,12 +186,13 @@ fn damage(text: &str) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(code, Some(text.replace('\n', " ")))
 }
 
-/// Renames the database and its journal, so that it can be looked at later.
+/// Renames the database and removes its journal, so that it can be looked at later. What was set aside before goes: Secrets
+/// are in each.
 fn set_aside(path: &Path) -> Result<PathBuf, CacheError> {
-    let aside = (0..)
-        .map(|n| path.with_file_name(format!("cache.db.damaged-{n}")))
-        .find(|p| !p.exists())
-        .unwrap_or_else(|| path.with_file_name("cache.db.damaged"));
+    let before = damaged_of(path).map_err(|source| CacheError::Open { path: path.to_owned(), source })?;
+    let number = |aside: &PathBuf| aside.extension()?.to_str()?.strip_prefix("damaged-")?.parse::<u32>().ok();
+    let next = before.iter().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
+    let aside = path.with_file_name(format!("{FILE}.damaged-{next}"));
     let failed = |source| CacheError::Open { path: aside.clone(), source };
     std::fs::rename(path, &aside).map_err(failed)?;
     for suffix in ["-wal", "-shm"] {
@@ -200,5 +201,36 @@ fn set_aside(path: &Path) -> Result<PathBuf, CacheError> {
         durable::remove(Path::new(&journal)).map_err(failed)?;
     }
     durable::sync_folder_of(path).map_err(failed)?;
+    for older in before {
+        if let Err(error) = durable::remove(&older) {
+            tracing::warn!(%error, "a damaged cache of before is still there");
+        }
+    }
     Ok(aside)
+}
+
+/// What was set aside of the database at `path`.
+fn damaged_of(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let listed = match std::fs::read_dir(folder) {
+        Ok(listed) => listed,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(durable::named(e, "list", folder)),
+    };
+    let mut found = Vec::new();
+    for entry in listed {
+        let entry = entry.map_err(|e| durable::named(e, "list", folder))?;
+        if entry.file_name().as_encoded_bytes().starts_with(b"cache.db.damaged") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the damaged databases that were set aside in `folder`, with the Secrets in them.
+///
+/// # Errors
+/// With the path.
+pub fn forget_damaged(folder: &Path) -> std::io::Result<()> {
+    damaged_of(&folder.join(FILE))?.iter().try_for_each(|aside| durable::remove(aside))
 }

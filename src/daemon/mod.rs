@@ -199,7 +199,6 @@ impl Daemon {
             place: place.clone(),
             started,
             cache: opened.cache.clone(),
-            damaged: opened.damaged.map(|(path, why)| format!("{}: {why}", path.display())),
             proxy: door.follow(),
             runtime: config.runtime.clone(),
         };

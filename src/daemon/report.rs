@@ -137,7 +137,6 @@ pub struct ChangeReport {
 pub struct Facts {
     pub started: jiff::Timestamp,
     pub cache: Cache,
-    pub damaged: Option<String>,
     pub proxy: watch::Receiver<Option<Proxy>>,
     pub runtime: cri::Settings,
     pub board: Board,
@@ -151,7 +150,10 @@ impl Facts {
     /// The report of this moment. What cannot be read is said under `errors`, never left out silently.
     pub async fn report(&self) -> Report {
         let mut errors: Vec<String> = self.cache.trouble().into_iter().collect();
-        errors.extend(self.damaged.as_ref().map(|what| format!("a damaged cache was set aside: {what}")));
+        let damaged = self.cache.damaged();
+        errors.extend(
+            damaged.map(|(aside, why)| format!("a damaged cache was set aside: {}: {why}", aside.display())),
+        );
         let read =
             self.cache.read(|reader| Ok((reader.counts()?, reader.changes()?, reader.refused()?))).await;
         let (counts, changes, refused) = read.unwrap_or_else(|error| {

@@ -344,13 +344,15 @@ impl Shared {
         if let Ok(mut asked) = self.asked_keys.lock() {
             asked.clear();
         }
+        let removed = self.cache.forget_damaged().await;
         self.cache
             .commit(|writer| {
                 writer.clear()?;
                 writer.set_meta(discovery::META, "")
             })
             .await?;
-        self.cache.compact().await
+        self.cache.compact().await?;
+        removed
     }
 
     /// With offline mode off, what a change still needed goes once the cloud was told.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::command::{Done, Place};
+use crate::command::{Daemon, Done, Place};
+use crate::join_scene::Gateway;
 use crate::support::{Authority, Cut, Edge, Kubelet, NodeOptions, Scene, kubeconfig, seconds};
 
 /// A gateway that has joined a cloud which is not there, with its proxy on `port`.
@@ -67,6 +68,63 @@ fn a_damaged_cache_is_set_aside_and_named() -> Result<()> {
     let errors = status["errors"].to_string();
     ensure!(errors.contains("damaged") && errors.contains("cache.db.damaged-0"), "{errors}");
     ensure!(place.read("state/cache.db.damaged-0").starts_with("not a database"), "it was not kept");
+    Ok(())
+}
+
+/// Secrets are in a cache that was set aside, too.
+#[test]
+fn what_was_set_aside_goes_with_offline_mode_and_with_a_leave() -> Result<()> {
+    const SECRET: &str = "czNjcmV0";
+    let gateway = Gateway::new();
+    let place = &gateway.place;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let listen = format!("[proxy]\nlisten = \"127.0.0.1:{port}\"\n[registry]\nlisten = \"127.0.0.1:0\"\n");
+    place.write("etc/edge.toml", &listen);
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    let spoil = || place.write("state/cache.db", &format!("{}{SECRET}", "not a database ".repeat(500)));
+    let holding = || -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(place.path("state"))? {
+            let path = entry?.path();
+            if path.is_file() && String::from_utf8_lossy(&std::fs::read(&path)?).contains(SECRET) {
+                names.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
+    };
+
+    gateway.join(&from, &[]).good();
+    for older in ["state/cache.db.damaged-0", "state/cache.db.damaged-7"] {
+        place.write(older, SECRET);
+    }
+    spoil();
+    let daemon = Daemon::start(place);
+    ensure!(holding()? == ["cache.db.damaged-8"], "the last one is kept: {:?}", holding()?);
+    let errors = || place.run(&["status", "-o", "json"]).good().out;
+    ensure!(errors().contains("cache.db.damaged-8"), "it is not named");
+    place.run(&["config", "set", "offline-mode=false"]).good();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(daemon.0.id().cast_signed()),
+        nix::sys::signal::Signal::SIGHUP,
+    )?;
+    let start = Instant::now();
+    while !holding()?.is_empty() || errors().contains("damaged") {
+        ensure!(start.elapsed() < seconds(15), "offline mode is off: {:?} {}", holding()?, errors());
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(daemon);
+
+    // A leave without the daemon, and one with it.
+    place.run(&["config", "set", "offline-mode=true"]).good();
+    place.write("state/cache.db.damaged-1", SECRET);
+    gateway.leave().good();
+    ensure!(holding()?.is_empty(), "left: {:?}", holding()?);
+    gateway.join(&from, &[]).good();
+    spoil();
+    let _daemon = Daemon::start(place);
+    ensure!(!holding()?.is_empty(), "nothing to remove");
+    gateway.leave().good();
+    ensure!(holding()?.is_empty(), "left with the daemon: {:?}", holding()?);
     Ok(())
 }
 

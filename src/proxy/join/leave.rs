@@ -66,6 +66,8 @@ pub fn clear(state_dir: &Path, cached: Cached) -> Result<(), Error> {
         record.cloud_kubeconfig.restore()?;
         CloudFiles::of(state_dir).clear().map_err(Error::File)?;
     }
+    // Nobody has these open.
+    crate::cache::forget_damaged(state_dir).map_err(Error::File)?;
     Record::clear(state_dir)
 }
 
