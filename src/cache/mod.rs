@@ -87,6 +87,13 @@ pub enum CacheError {
     Closed,
 }
 
+/// Of [`Cache::era`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Era {
+    epoch: u64,
+    losses: u64,
+}
+
 /// A handle on the cache; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -252,6 +259,12 @@ impl Cache {
     /// Counts how often everything was removed: what began before belongs to what is gone.
     pub fn epoch(&self) -> u64 {
         self.shared.epoch.load(Ordering::Acquire)
+    }
+
+    /// As long as this is the same, what was recorded before is kept, or waits for the writer: neither were records lost
+    /// nor was everything removed. Whoever remembers that something is recorded asks here whether it still is.
+    pub fn era(&self) -> Era {
+        Era { epoch: self.epoch(), losses: *self.shared.lost.borrow() }
     }
 
     /// Why nothing can be written at the moment, such as a full disk; `None` when all is well.

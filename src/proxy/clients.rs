@@ -10,7 +10,7 @@ use http::{StatusCode, header};
 use super::caller::Caller;
 use super::forward::Call;
 use super::settings::ClientSettings;
-use crate::cache::Right;
+use crate::cache::{Era, Right};
 use crate::kube::{Request as KubeRequest, ResourceRequest};
 
 /// Clients that are remembered at the most; of more, the one that was not seen for longest goes.
@@ -44,8 +44,8 @@ pub struct Refusal {
 #[derive(Debug, Default)]
 pub struct Clients {
     seen: Mutex<HashMap<String, Seen>>,
-    /// Whose statuses of which resources the cloud has taken, and in which epoch of the cache.
-    told: Mutex<HashSet<(String, Right, u64)>>,
+    /// Whose statuses of which resources the cloud has taken, and in which era of the cache that was recorded.
+    told: Mutex<HashSet<(String, Right, Era)>>,
 }
 
 impl Clients {
@@ -73,19 +73,19 @@ impl Clients {
         }
     }
 
-    /// Whether the cloud takes a status of this resource from this client for the first time.
-    pub fn is_first_status(&self, identity: &str, right: &Right, epoch: u64) -> bool {
+    /// Whether the cloud takes a status of this resource from this client for the first time in this era of the cache.
+    pub fn is_first_status(&self, identity: &str, right: &Right, era: Era) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() >= REMEMBERED {
             told.clear();
         }
-        told.insert((identity.to_owned(), right.clone(), epoch))
+        told.insert((identity.to_owned(), right.clone(), era))
     }
 
     /// The cloud does not take it any more.
-    pub fn forget_status(&self, identity: &str, right: &Right, epoch: u64) {
+    pub fn forget_status(&self, identity: &str, right: &Right, era: Era) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.remove(&(identity.to_owned(), right.clone(), epoch));
+        told.remove(&(identity.to_owned(), right.clone(), era));
     }
 
     /// All that were seen, by identity.

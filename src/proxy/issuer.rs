@@ -57,11 +57,11 @@ pub fn note_caller(shared: &Shared, call: &Call, code: StatusCode) {
     if !shared.is_offline_mode() || !(vouched || code == StatusCode::UNAUTHORIZED) {
         return;
     }
-    let (digest, identity) = (bearer.digest(), bearer.identity());
+    let (digest, identity, era) = (bearer.digest(), bearer.identity(), shared.cache.era());
     let Ok(mut accepted) = shared.accepted.lock() else { return };
     if !vouched {
         // Those of the same identity that the cloud still accepts are written anew when they are used next.
-        accepted.retain(|_, of| *of != identity);
+        accepted.retain(|_, of| of.0 != identity);
         let bearer = bearer.clone();
         shared.cache.record(2048, move |writer| caller::refuse(writer, &bearer));
         return;
@@ -69,7 +69,8 @@ pub fn note_caller(shared: &Shared, call: &Call, code: StatusCode) {
     if accepted.len() >= KNOWN {
         accepted.clear();
     }
-    let is_new = accepted.insert(digest.clone(), identity.clone()).is_none();
+    // What was lost on a full disk is written when it is used again.
+    let is_new = accepted.insert(digest.clone(), (identity.clone(), era)).is_none_or(|(_, of)| of != era);
     if is_new {
         let purpose = bearer.purpose();
         shared.cache.record(64, move |writer| writer.accept_caller(&digest, &identity, &purpose));
@@ -218,6 +219,61 @@ mod tests {
         }
     }
 
+    async fn proxy(cloud: &stand_in::Cloud, cache: &Cache) -> (crate::proxy::Proxy, crate::link::Owner) {
+        let parts = crate::proxy::Parts {
+            cache: cache.clone(),
+            credentials: cloud.credentials.clone(),
+            ca: cloud.ca.clone(),
+            probe_interval: Duration::from_secs(60),
+            offline_mode: true,
+            in_cluster: None,
+            clients: Default::default(),
+        };
+        crate::proxy::Proxy::new(parts).await.unwrap()
+    }
+
+    /// Whom the cloud accepts, and what it lets a client tell, is noted once; but a full disk takes neither.
+    #[tokio::test]
+    async fn what_a_full_disk_did_not_take_is_noted_again() {
+        let answers = |_| Box::pin(std::future::ready(stand_in::json(503, &serde_json::json!({})))) as _;
+        let cloud = stand_in::Cloud::new(Arc::new(answers)).await;
+        let cache = Cache::open(cloud.folder.path(), cloud.folder.path()).unwrap().cache;
+        let (proxy, _owner) = proxy(&cloud, &cache).await;
+        let call = call("PATCH", "/api/v1/namespaces/a/pods/p/status", "");
+        let answered = || {
+            note_caller(&proxy.shared, &call, StatusCode::OK);
+            drop(proxy.shared.recording(&call, StatusCode::OK, &http::HeaderMap::new()));
+        };
+        let known = async || {
+            let Caller::Bearer(bearer) = &call.caller else { unreachable!() };
+            let (identity, digest) = (bearer.identity(), bearer.digest());
+            let key = crate::proxy::replay::key_of(call.request.resource().unwrap());
+            let right = crate::proxy::statuses::right(&key);
+            let known =
+                cache.commit(move |w| Ok((w.has_accepted(&digest)?, w.has_written(&identity, &right)?)));
+            known.await.unwrap()
+        };
+        let settled = async |trouble: bool| {
+            let mut follow = cache.follow_trouble();
+            let told = follow.wait_for(|why| why.is_some() == trouble);
+            tokio::time::timeout(Duration::from_secs(20), told).await.expect("a word on the disk").unwrap();
+        };
+        cache.flush().await.unwrap();
+        answered();
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let full = rusqlite::Error::SqliteFailure(full, None);
+        cache.record(0, move |_| Err(crate::cache::CacheError::Statement(full)));
+        settled(true).await;
+        settled(false).await;
+        assert_eq!(known().await, (false, false), "nothing was lost");
+        answered();
+        assert_eq!(known().await, (true, true));
+        let before = cache.batches();
+        answered();
+        cache.flush().await.unwrap();
+        assert_eq!(cache.batches(), before + 1, "what is kept is noted once");
+    }
+
     #[tokio::test]
     async fn keys_that_could_not_be_read_are_asked_for_again() {
         let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
@@ -232,16 +288,7 @@ mod tests {
         }))
         .await;
         let cache = Cache::open(cloud.folder.path(), cloud.folder.path()).unwrap().cache;
-        let parts = crate::proxy::Parts {
-            cache: cache.clone(),
-            credentials: cloud.credentials.clone(),
-            ca: cloud.ca.clone(),
-            probe_interval: Duration::from_secs(60),
-            offline_mode: true,
-            in_cluster: None,
-            clients: Default::default(),
-        };
-        let (proxy, _owner) = crate::proxy::Proxy::new(parts).await.unwrap();
+        let (proxy, _owner) = proxy(&cloud, &cache).await;
         let mut call = call("GET", "/api/v1/pods", "");
         let token = crate::proxy::signature::tests::Signer::new().sign("{}");
         call.head.headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());

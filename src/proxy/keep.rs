@@ -49,15 +49,13 @@ impl Shared {
             return;
         }
         let (identity, right) = (call.caller.identity(), statuses::right(&key_of(request)));
-        let epoch = self.cache.epoch();
+        let era = self.cache.era();
         match code {
-            StatusCode::OK | StatusCode::CREATED
-                if self.clients.is_first_status(&identity, &right, epoch) =>
-            {
+            StatusCode::OK | StatusCode::CREATED if self.clients.is_first_status(&identity, &right, era) => {
                 self.cache.record(64, move |writer| writer.note_written(&identity, &right));
             }
             StatusCode::FORBIDDEN => {
-                self.clients.forget_status(&identity, &right, epoch);
+                self.clients.forget_status(&identity, &right, era);
                 self.cache.record(64, move |writer| writer.forget_written(&identity, &right));
             }
             _ => {}

@@ -64,7 +64,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast};
 
-use crate::cache::{Cache, CacheError};
+use crate::cache::{Cache, CacheError, Era};
 use crate::kube::GroupVersionResource;
 use crate::link::{Link, Owner, Phase};
 use crate::trust::ca::LocalCa;
@@ -93,8 +93,8 @@ struct Shared {
     offline_mode: tokio::sync::watch::Sender<bool>,
     /// Counts the changes of offline mode, for watches that are served from here.
     mode_changes: tokio::sync::watch::Sender<u64>,
-    /// Hashes of tokens that the cloud is known to accept, so that each is written once, and of whom they are.
-    accepted: Mutex<HashMap<String, String>>,
+    /// Hashes of tokens that the cloud is known to accept, so that each is written once an era, and of whom they are.
+    accepted: Mutex<HashMap<String, (String, Era)>>,
     /// Key ids that the issuer's keys were asked for.
     asked_keys: issuer::AskedKeys,
     waiting: Arc<Notify>,

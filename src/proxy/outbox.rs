@@ -296,7 +296,7 @@ impl Outbox {
         else {
             return Ok(());
         };
-        self.clients.forget_status(&identity, &right, self.cache.epoch());
+        self.clients.forget_status(&identity, &right, self.cache.era());
         self.cache.commit(move |writer| writer.forget_written(&identity, &right)).await
     }
 

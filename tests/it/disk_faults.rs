@@ -100,9 +100,9 @@ fn full_and_read_only_disks_cost_no_pod() -> Result<()> {
         Ok(())
     });
 
+    a_client_that_came_while_the_disk_was_full_is_known(&scene)?;
+
     // Read-only, as the kernel does it when a card dies.
-    cluster.cut(Cut::Drop)?;
-    scene.wait_link("offline");
     scene.node.machine()?.shell("mount -o remount,abort /var/lib/edge")?;
     reads_and_refuses(&scene)?;
     says(&scene, "cannot")?;
@@ -159,6 +159,67 @@ fn all_containers_run(scene: &Scene, wanted: &[&str]) {
     });
 }
 
+const CLIENT: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: client}
+rules:
+- {apiGroups: [""], resources: [pods], verbs: [get]}
+- {apiGroups: [""], resources: [pods/status], verbs: [patch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: client}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: client}
+subjects: [{kind: ServiceAccount, name: default}]
+"#;
+
+/// A pod's word: that the cloud accepts it, and what it may tell, could not be kept when it came first, and is when it comes
+/// again. Leaves the cloud cut off.
+fn a_client_that_came_while_the_disk_was_full_is_known(scene: &Scene) -> Result<()> {
+    scene.cluster.apply(CLIENT)?;
+    let bound = ["--bound-object-kind=Pod", "--bound-object-name=by-hand"];
+    let token = scene.cluster.kubectl(&[&["create", "token", "default"][..], &bound].concat())?;
+    let client = |method: &str, path: &str, body: &str| {
+        let (bearer, kind) =
+            (format!("Authorization: Bearer {token}"), "Content-Type: application/merge-patch+json");
+        let url = format!("https://{}/api/v1/namespaces/default/pods/by-hand{path}", Edge::PROXY);
+        let argv = ["curl", "-sk", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}", "-X", method];
+        let more = ["-H", &bearer, "-H", kind, "-d", body, &url];
+        scene
+            .node
+            .machine()?
+            .run(&[&argv[..], &more[..if body.is_empty() { 4 } else { 6 }], &more[6..]].concat())
+    };
+    let both = |when: &str| {
+        let read = client("GET", "", "")?;
+        let told = client("PATCH", "/status", "{\"status\": {\"message\": \"told\"}}")?;
+        ensure!((&*read, &*told) == ("200", "200"), "{when}: {read} {told}");
+        Ok(())
+    };
+    scene.node.machine()?.shell(FILL)?;
+    // The journal has room of its own: until that is used up as well.
+    let mut count = 0;
+    scene.cluster.wait_for("a word on the disk", seconds(60), || {
+        count += 1;
+        annotate_with(scene, "filler", &format!("{count:0>60000}"))?;
+        says(scene, "cannot write")
+    });
+    both("on a full disk")?;
+    scene.node.machine()?.shell("rm /var/lib/edge/fill /var/lib/edge/rest")?;
+    scene.cluster.wait_for("an end of the trouble", seconds(60), || {
+        let errors = scene.edge.status(&scene.node)?["errors"].clone();
+        ensure!(errors == serde_json::json!([]), "{errors}");
+        Ok(())
+    });
+    both("with room again")?;
+    let checkpoint = "curl -sf -X POST --unix-socket /run/edge/edge.sock http://edge/v1/checkpoint";
+    scene.node.machine()?.shell(checkpoint)?;
+    scene.cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    both("without the cloud")
+}
+
 fn says(scene: &Scene, word: &str) -> Result<()> {
     let errors = scene.edge.status(&scene.node)?["errors"].to_string();
     ensure!(errors.contains(word) && errors.contains("cache.db"), "{errors}");
@@ -176,10 +237,11 @@ fn reads_and_refuses(scene: &Scene) -> Result<()> {
 
 /// A write of some size, as the kubelet's own are; the code of its answer.
 fn annotate(scene: &Scene, name: &str) -> Result<String> {
-    let patch = format!(
-        "{{\"metadata\": {{\"annotations\": {{\"edge.test/{name}\": \"{}\"}}}}}}",
-        "x".repeat(60_000)
-    );
+    annotate_with(scene, name, &"x".repeat(60_000))
+}
+
+fn annotate_with(scene: &Scene, name: &str, value: &str) -> Result<String> {
+    let patch = format!("{{\"metadata\": {{\"annotations\": {{\"edge.test/{name}\": \"{value}\"}}}}}}");
     scene.node.machine()?.write("/run/patch.json", &patch)?;
     scene.node.machine()?.shell(
         "cd /run
