@@ -117,6 +117,8 @@ struct Shared {
     reading: Semaphore,
     /// Counts [`Writer::clear`].
     epoch: Arc<AtomicU64>,
+    /// Batches with records in them that were not written.
+    rollbacks: Arc<AtomicU64>,
     /// Batches written since the start, for the curious and for tests.
     batches: watch::Sender<u64>,
     /// Where a damaged database was set aside since the start, and what was wrong with it.
@@ -146,9 +148,9 @@ impl Cache {
         let waiting = Arc::new(AtomicUsize::new(0));
         let torn = Arc::new(AtomicBool::new(false));
         let (batches, _) = watch::channel(0);
-        let epoch = Arc::new(AtomicU64::new(0));
+        let (epoch, rollbacks) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let thread = writer::Thread {
-            writer: Writer::new(connection, epoch.clone()),
+            writer: Writer::new(connection, epoch.clone(), rollbacks.clone(), torn.clone()),
             inbox,
             waiting: waiting.clone(),
             lost: lost.clone(),
@@ -172,6 +174,7 @@ impl Cache {
             readers: std::sync::Mutex::default(),
             reading: Semaphore::new(READERS),
             epoch,
+            rollbacks,
             batches,
             damaged: std::sync::Mutex::new(damaged),
         };
@@ -259,6 +262,11 @@ impl Cache {
     /// Counts how often everything was removed: what began before belongs to what is gone.
     pub fn epoch(&self) -> u64 {
         self.shared.epoch.load(Ordering::Acquire)
+    }
+
+    /// Counts the batches whose records were lost: of what was begun before, a part may be missing.
+    pub fn rollbacks(&self) -> u64 {
+        self.shared.rollbacks.load(Ordering::Acquire)
     }
 
     /// As long as this is the same, what was recorded before is kept, or waits for the writer: neither were records lost

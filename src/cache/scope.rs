@@ -66,11 +66,13 @@ pub struct ListRecord {
     seen: HashSet<i64>,
     /// When it began, in seconds since 1970.
     began: i64,
+    /// [`super::Cache::rollbacks`] when its first object was written.
+    rollbacks: Option<u64>,
 }
 
 impl Default for ListRecord {
     fn default() -> Self {
-        Self { seen: HashSet::new(), began: seconds() - HEAD }
+        Self { seen: HashSet::new(), began: seconds() - HEAD, rollbacks: None }
     }
 }
 
@@ -180,6 +182,7 @@ impl Writer {
         list: &mut ListRecord,
         object: &Object,
     ) -> Result<(), CacheError> {
+        list.rollbacks.get_or_insert(self.rollbacks());
         let id = self.store_listed(object, list.began)?;
         list.seen.insert(id);
         self.join(scope, id)
@@ -284,7 +287,8 @@ impl Writer {
     }
 
     /// The list is complete: what it did not hold is no longer in the scope, and the scope counts as
-    /// synced. Only a list that arrived whole may end here.
+    /// synced. Only a list that arrived whole may end here. One of which a part was rolled back since it began says
+    /// nothing, and is to be read anew.
     ///
     /// # Errors
     /// The statement's.
@@ -295,6 +299,10 @@ impl Writer {
         kind: &str,
         version: &str,
     ) -> Result<(), CacheError> {
+        if list.rollbacks.is_some_and(|begun| begun != self.rollbacks()) {
+            self.note_loss();
+            return Ok(());
+        }
         let members: Vec<i64> = self
             .db()
             .prepare_cached("SELECT object FROM member WHERE scope = ?")?

@@ -340,3 +340,47 @@ async fn of_the_tokens_of_an_identity_the_newest_are_kept() {
         .unwrap();
     assert_eq!(left, (65, true, true), "64 and the one that came last");
 }
+
+/// A batch that ends as on a full disk, once `what` was recorded in it; returns when writing is possible again.
+async fn lose(cache: &Cache, what: impl FnOnce(&mut Writer) -> Result<(), CacheError> + Send + 'static) {
+    cache.flush().await.unwrap();
+    let mut trouble = cache.follow_trouble();
+    cache.record(0, what);
+    let full = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+    cache.record(0, move |_| Err(CacheError::Statement(full)));
+    trouble.wait_for(Option::is_some).await.unwrap();
+    while cache.flush().await.is_err() {}
+}
+
+#[tokio::test]
+async fn a_list_of_which_a_part_was_rolled_back_is_not_synced_and_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let begun = Arc::new(std::sync::Mutex::new(ListRecord::default()));
+    let feed = |name: &'static str| {
+        let begun = begun.clone();
+        move |w: &mut Writer| {
+            let id = w.scope(&scope("node", ""))?;
+            w.put_listed(id, &mut begun.lock().unwrap(), &pod(name, "1"))
+        }
+    };
+    let end = || {
+        let begun = begun.clone();
+        cache.commit(move |w| {
+            let id = w.scope(&scope("node", ""))?;
+            w.finish(id, &begun.lock().unwrap(), "PodList", "7")
+        })
+    };
+    lose(&cache, feed("a")).await;
+    let lost = *cache.lost().borrow();
+    cache.commit(feed("b")).await.unwrap();
+    end().await.unwrap();
+    assert_eq!(names(&cache, "node").await, None, "half a list");
+    assert_eq!(*cache.lost().borrow(), lost + 1, "nobody reads it anew");
+
+    *begun.lock().unwrap() = ListRecord::default();
+    cache.commit(feed("a")).await.unwrap();
+    cache.commit(feed("b")).await.unwrap();
+    end().await.unwrap();
+    assert_eq!(names(&cache, "node").await.unwrap(), ["a", "b"]);
+}

@@ -27,6 +27,8 @@ pub struct Writer {
     connection: Connection,
     pub(super) interned: Interned,
     epoch: Arc<AtomicU64>,
+    rollbacks: Arc<AtomicU64>,
+    torn: Arc<AtomicBool>,
 }
 
 /// How the batch of a committing job ended.
@@ -129,6 +131,9 @@ impl Thread {
         let why = failed.map(|source| {
             let _ = self.writer.connection.execute_batch("ROLLBACK");
             self.writer.interned.forget();
+            if records > 0 {
+                self.writer.rollbacks.fetch_add(1, Ordering::AcqRel);
+            }
             self.frozen.clone().unwrap_or_else(|| {
                 CacheError::Database { operation: "write", path: self.path.clone(), source }.to_string()
             })
@@ -253,9 +258,24 @@ fn ends_batch(error: &rusqlite::Error) -> bool {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, epoch: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        epoch: Arc<AtomicU64>,
+        rollbacks: Arc<AtomicU64>,
+        torn: Arc<AtomicBool>,
+    ) -> Self {
         connection.set_prepared_statement_cache_capacity(64);
-        Self { connection, interned: Interned::default(), epoch }
+        Self { connection, interned: Interned::default(), epoch, rollbacks, torn }
+    }
+
+    /// See [`super::Cache::rollbacks`].
+    pub fn rollbacks(&self) -> u64 {
+        self.rollbacks.load(Ordering::Acquire)
+    }
+
+    /// Something that was to be kept is not whole: once this is written, what is being watched is read anew.
+    pub fn note_loss(&self) {
+        self.torn.store(true, Ordering::Release);
     }
 
     /// See [`super::Cache::epoch`].

@@ -48,13 +48,16 @@ struct Session {
     failed: bool,
     /// Of the cache when this began: what was begun before everything was removed is not kept.
     epoch: u64,
+    /// Of the cache when this began: what was begun before records were lost may have lost some of its own.
+    rollbacks: u64,
 }
 
 impl Recording {
     /// Records into `cache` through `intake`; `gzip` if the answer's bytes are compressed so.
     pub fn new(cache: Cache, intake: Box<dyn Intake>, gzip: bool) -> Self {
         let unpack = gzip.then(|| GzDecoder::new(Vec::new()));
-        let session = Session { intake, unpack, failed: false, epoch: cache.epoch() };
+        let (epoch, rollbacks) = (cache.epoch(), cache.rollbacks());
+        let session = Session { intake, unpack, failed: false, epoch, rollbacks };
         Self { cache, session: Arc::new(Mutex::new(session)), torn: false }
     }
 
@@ -82,7 +85,7 @@ impl Recording {
 
 impl Session {
     fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
-        if self.failed || self.epoch != writer.epoch() {
+        if self.failed || self.epoch != writer.epoch() || self.rollbacks != writer.rollbacks() {
             return Ok(());
         }
         let done = match &mut self.unpack {
@@ -102,6 +105,11 @@ impl Session {
     fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
         if self.epoch != writer.epoch() {
             return Ok(());
+        }
+        if whole && self.rollbacks != writer.rollbacks() {
+            // Clients were told to read anew when that was over, perhaps before this one watches.
+            writer.note_loss();
+            return self.intake.end(writer, false);
         }
         let mut whole = whole && !self.failed;
         if let Some(mut unpack) = self.unpack.take() {
@@ -250,5 +258,41 @@ pub async fn until_outage(mut link: watch::Receiver<LinkState>) -> End {
     match outage(&mut link).await {
         true => End::Broken,
         false => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Document;
+    use crate::proxy::intake::{DocumentIntake, Gathered};
+
+    #[tokio::test]
+    async fn an_answer_of_which_a_part_was_lost_is_not_taken_for_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        for is_lost in [true, false] {
+            let document =
+                Document { kind: "application/json".into(), etag: String::new(), body: Vec::new() };
+            let (identity, path, variant) = ("one".to_owned(), "/apis".to_owned(), "json".to_owned());
+            let intake = Gathered::new(DocumentIntake { identity, path, variant, document });
+            let mut recording = Recording::new(cache.clone(), Box::new(intake), false);
+            cache.flush().await.unwrap();
+            let mut trouble = cache.follow_trouble();
+            if is_lost {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                let full = rusqlite::Error::SqliteFailure(full, None);
+                cache.record(0, move |_| Err(CacheError::Statement(full)));
+            }
+            recording.feed(Bytes::from_static(b"[1, "));
+            trouble.wait_for(|why| why.is_some() == is_lost).await.unwrap();
+            while cache.flush().await.is_err() {}
+            recording.feed(Bytes::from_static(b"2]"));
+            recording.end(true);
+            cache.flush().await.unwrap();
+            let kept = cache.read(|reader| reader.document("one", "/apis", "json")).await.unwrap();
+            let expected = (!is_lost).then(|| b"[1, 2]".to_vec());
+            assert_eq!(kept.map(|document| document.body), expected);
+        }
     }
 }
