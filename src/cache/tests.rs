@@ -338,7 +338,8 @@ async fn of_the_tokens_of_an_identity_the_newest_are_kept() {
         })
         .await
         .unwrap();
-    assert_eq!(left, (65, true, true), "64 and the one that came last");
+    // 64 and the one that came last, which is one of them where a second has begun since.
+    assert!(matches!(left, (64 | 65, true, true)), "{left:?}");
 }
 
 /// A batch that ends as on a full disk, once `what` was recorded in it; returns when writing is possible again.
