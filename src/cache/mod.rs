@@ -11,6 +11,7 @@
 //! Writing goes through [`Cache::record`] (soon, in batches, spares flash) or [`Cache::commit`]
 //! (on disk when it returns).
 
+mod bound;
 mod change;
 mod forget;
 mod object;

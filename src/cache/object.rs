@@ -120,11 +120,11 @@ impl Writer {
             && self.row(&object.key)?.is_some_and(|row| row.is_young()))
     }
 
-    /// As [`Self::store`], for one of a list that the cloud began to tell at `began`, in seconds since 1970: what somebody
+    /// As [`Self::store`], for one of a list that the cloud read at `since` or later, in seconds since 1970: what somebody
     /// has read since, and is newer, stays. A long list comes slowly, and its client alone would read on from it.
-    pub(super) fn store_listed(&self, object: &Object, began: i64) -> Result<i64, CacheError> {
+    pub(super) fn store_listed(&self, object: &Object, since: i64) -> Result<i64, CacheError> {
         match self.row(&object.key)? {
-            Some(row) if row.at >= began && row.is_newer(object) => Ok(row.id),
+            Some(row) if row.at >= since && row.is_newer(object) => Ok(row.id),
             _ => self.store(object),
         }
     }

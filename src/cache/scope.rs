@@ -1,6 +1,6 @@
 //! What an identity has read: lists, and which objects were in them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use rusqlite::{OptionalExtension, params};
 
@@ -64,28 +64,15 @@ const HEAD: i64 = 10;
 #[derive(Debug)]
 pub struct ListRecord {
     seen: HashSet<i64>,
-    /// When it began, in seconds since 1970.
-    began: i64,
-    /// [`super::Cache::rollbacks`] when its first object was written.
-    rollbacks: Option<u64>,
+    /// When the cloud read it at the earliest, in seconds since 1970.
+    since: i64,
+    /// [`super::Cache::rollbacks`] when its first object was written, and where.
+    begun: Option<(u64, ScopeId)>,
 }
 
 impl Default for ListRecord {
     fn default() -> Self {
-        Self { seen: HashSet::new(), began: seconds() - HEAD, rollbacks: None }
-    }
-}
-
-/// The rows of identities and scopes that were used lately, to spare look-ups.
-#[derive(Debug, Default)]
-pub(super) struct Interned {
-    /// With the day on which the file was told that it is used.
-    scopes: HashMap<ScopeKey, (ScopeId, i64)>,
-}
-
-impl Interned {
-    pub(super) fn forget(&mut self) {
-        self.scopes.clear();
+        Self { seen: HashSet::new(), since: seconds() - HEAD, begun: None }
     }
 }
 
@@ -101,10 +88,8 @@ impl Writer {
     /// The statement's.
     pub fn scope(&mut self, key: &ScopeKey) -> Result<ScopeId, CacheError> {
         let today = today();
-        if let Some((id, day)) = self.interned.scopes.get(key)
-            && *day == today
-        {
-            return Ok(*id);
+        if let Some(id) = self.interned.known(key) {
+            return Ok(id);
         }
         let identity = self.identity(&key.identity)?;
         let known: Option<(i64, i64)> = self
@@ -124,27 +109,28 @@ impl Writer {
                         .prepare_cached("UPDATE scope SET used = ? WHERE id = ?")?
                         .execute([today, id])?;
                 }
+                ScopeId(id)
+            }
+            None => {
+                let id = self
+                    .db()
+                    .prepare_cached(
+                        "INSERT INTO scope (identity, resource, namespace, labels, fields, kind, version, used)
+                         VALUES (?, ?, ?, ?, ?, '', '', ?) RETURNING id",
+                    )?
+                    .query_row(
+                        params![identity, key.resource, key.namespace, key.labels, key.fields, today],
+                        |row| row.get(0).map(ScopeId),
+                    )?;
+                self.bound_scopes(key, identity, id)?;
                 id
             }
-            None => self
-                .db()
-                .prepare_cached(
-                    "INSERT INTO scope (identity, resource, namespace, labels, fields, kind, version, used)
-                     VALUES (?, ?, ?, ?, ?, '', '', ?) RETURNING id",
-                )?
-                .query_row(
-                    params![identity, key.resource, key.namespace, key.labels, key.fields, today],
-                    |row| row.get(0),
-                )?,
         };
-        if self.interned.scopes.len() > 4096 {
-            self.interned.forget();
-        }
-        self.interned.scopes.insert(key.clone(), (ScopeId(id), today));
-        Ok(ScopeId(id))
+        self.interned.note(key, id);
+        Ok(id)
     }
 
-    fn identity(&self, name: &str) -> Result<i64, CacheError> {
+    fn identity(&mut self, name: &str) -> Result<i64, CacheError> {
         let known = self
             .db()
             .prepare_cached("SELECT id FROM identity WHERE name = ?")?
@@ -153,13 +139,15 @@ impl Writer {
         if let Some(id) = known {
             return Ok(id);
         }
-        Ok(self
+        let id = self
             .db()
             .prepare_cached("INSERT INTO identity (name) VALUES (?) RETURNING id")?
-            .query_row([name], |row| row.get(0))?)
+            .query_row([name], |row| row.get(0))?;
+        self.bound_identities(name)?;
+        Ok(id)
     }
 
-    pub(super) fn identity_row(&self, name: &str) -> Result<i64, CacheError> {
+    pub(super) fn identity_row(&mut self, name: &str) -> Result<i64, CacheError> {
         self.identity(name)
     }
 
@@ -182,8 +170,8 @@ impl Writer {
         list: &mut ListRecord,
         object: &Object,
     ) -> Result<(), CacheError> {
-        list.rollbacks.get_or_insert(self.rollbacks());
-        let id = self.store_listed(object, list.began)?;
+        list.begun.get_or_insert((self.rollbacks(), scope));
+        let id = self.store_listed(object, list.since)?;
         list.seen.insert(id);
         self.join(scope, id)
     }
@@ -288,7 +276,7 @@ impl Writer {
 
     /// The list is complete: what it did not hold is no longer in the scope, and the scope counts as
     /// synced. Only a list that arrived whole may end here. One of which a part was rolled back since it began says
-    /// nothing, and is to be read anew.
+    /// nothing, and is to be read anew; nor does one that has made room for others of its identity.
     ///
     /// # Errors
     /// The statement's.
@@ -299,9 +287,13 @@ impl Writer {
         kind: &str,
         version: &str,
     ) -> Result<(), CacheError> {
-        if list.rollbacks.is_some_and(|begun| begun != self.rollbacks()) {
-            self.note_loss();
-            return Ok(());
+        match list.begun {
+            Some((begun, _)) if begun != self.rollbacks() => {
+                self.note_loss();
+                return Ok(());
+            }
+            Some((_, begun)) if begun != scope => return Ok(()),
+            _ => {}
         }
         let members: Vec<i64> = self
             .db()
@@ -339,7 +331,7 @@ impl Writer {
         Ok(())
     }
 
-    fn drop_if_unread(&self, object: i64) -> Result<(), CacheError> {
+    pub(super) fn drop_if_unread(&self, object: i64) -> Result<(), CacheError> {
         self.db()
             .prepare_cached(
                 "DELETE FROM object WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM member WHERE object = ?1)",

@@ -190,7 +190,7 @@ impl Writer {
     /// # Errors
     /// The statement's.
     pub fn put_document(
-        &self,
+        &mut self,
         identity: &str,
         path: &str,
         variant: &str,

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use super::CacheError;
-use super::scope::Interned;
+use super::bound::Interned;
 
 /// How long a record may wait for others, so that one sync serves them all.
 const GATHER: Duration = Duration::from_millis(250);
