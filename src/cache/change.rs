@@ -166,7 +166,7 @@ pub struct Refused {
 }
 
 /// Refusals kept for `edge status`; of more, the oldest go.
-const REFUSED: u32 = 20;
+pub(super) const REFUSED: u32 = 20;
 
 impl Reader {
     /// What the cloud refused for good lately, oldest first.

@@ -17,6 +17,9 @@ mod forget;
 mod object;
 mod open;
 mod reader;
+mod renew;
+#[cfg(test)]
+mod renew_tests;
 mod schema;
 #[cfg(test)]
 mod schema_tests;
@@ -114,9 +117,11 @@ struct Shared {
     torn: Arc<AtomicBool>,
     /// Why the last batch was not written, while that is so.
     trouble: watch::Receiver<Option<String>>,
+    /// In what way the file is damaged, until it is replaced.
+    spoilt: watch::Sender<Option<String>>,
     readers: std::sync::Mutex<Vec<Reader>>,
     reading: Semaphore,
-    /// Counts [`Writer::clear`].
+    /// Counts [`Writer::clear`], and each database that was replaced.
     epoch: Arc<AtomicU64>,
     /// Batches with records in them that were not written.
     rollbacks: Arc<AtomicU64>,
@@ -146,6 +151,7 @@ impl Cache {
         let (jobs, inbox) = std::sync::mpsc::channel();
         let (lost, _) = watch::channel(0);
         let (trouble_sender, trouble) = watch::channel(frozen.clone());
+        let spoilt = watch::Sender::new(None);
         let waiting = Arc::new(AtomicUsize::new(0));
         let torn = Arc::new(AtomicBool::new(false));
         let (batches, _) = watch::channel(0);
@@ -160,6 +166,7 @@ impl Cache {
             batches: batches.clone(),
             path: path.clone(),
             frozen,
+            spoilt: spoilt.clone(),
         };
         std::thread::Builder::new()
             .name("cache".into())
@@ -172,8 +179,9 @@ impl Cache {
             lost,
             torn,
             trouble,
+            spoilt,
             readers: std::sync::Mutex::default(),
-            reading: Semaphore::new(READERS),
+            reading: Semaphore::new(READERS as usize),
             epoch,
             rollbacks,
             batches,
@@ -221,7 +229,8 @@ impl Cache {
             (keep, finish as Box<dyn FnOnce(Outcome) + Send>)
         });
         self.shared.jobs.send(Job::Commit { run }).map_err(|_| CacheError::Closed)?;
-        answer.await.map_err(|_| CacheError::Closed)?
+        let done = answer.await.map_err(|_| CacheError::Closed)?;
+        self.judge(done)
     }
 
     /// Runs `job` on a reader, on a thread that may block.
@@ -234,7 +243,7 @@ impl Cache {
     ) -> Result<T, CacheError> {
         let _place = self.shared.reading.acquire().await.map_err(|_| CacheError::Closed)?;
         let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || {
+        let read = tokio::task::spawn_blocking(move || {
             let kept = shared.readers.lock().map_err(|_| CacheError::Closed)?.pop();
             let reader = match kept {
                 Some(reader) => reader,
@@ -245,9 +254,46 @@ impl Cache {
                 readers.push(reader);
             }
             result
-        })
-        .await
-        .map_err(|_| CacheError::Closed)?
+        });
+        self.judge(read.await.map_err(|_| CacheError::Closed)?)
+    }
+
+    /// Passes a result on, and notes what it says of the file.
+    fn judge<T>(&self, result: Result<T, CacheError>) -> Result<T, CacheError> {
+        if let Err(CacheError::Statement(source) | CacheError::Database { source, .. }) = &result
+            && open::is_damage(source)
+            && writer::spoil(&self.shared.spoilt, source)
+        {
+            // The writer says so.
+            self.record(0, |_| Ok(()));
+        }
+        result
+    }
+
+    /// In what way the file has been found to be damaged, until [`Cache::renew`].
+    pub fn follow_spoilt(&self) -> watch::Receiver<Option<String>> {
+        self.shared.spoilt.subscribe()
+    }
+
+    /// Replaces the file if it is damaged: it is set aside, and a new one holds nothing but what waits to be told to the
+    /// cloud, as far as that can be read; all else is to be read anew, and those who watch are told so. Gives where the
+    /// damaged one is and what is wrong with it; `None` if it is sound.
+    ///
+    /// # Errors
+    /// Why it could not be replaced; it is served on as it is, as far as it can be read.
+    pub async fn renew(&self) -> Result<Option<(PathBuf, String)>, CacheError> {
+        // Nobody reads meanwhile.
+        let _all = self.shared.reading.acquire_many(READERS).await.map_err(|_| CacheError::Closed)?;
+        self.shared.readers.lock().map_err(|_| CacheError::Closed)?.clear();
+        let (reply, answer) = oneshot::channel();
+        self.shared.jobs.send(Job::Renew { reply }).map_err(|_| CacheError::Closed)?;
+        let replaced = answer.await.map_err(|_| CacheError::Closed)??;
+        if replaced.is_some()
+            && let Ok(mut damaged) = self.shared.damaged.lock()
+        {
+            damaged.clone_from(&replaced);
+        }
+        Ok(replaced)
     }
 
     /// Changes whenever records were lost, so that open watches can be ended and read anew.
@@ -335,7 +381,7 @@ impl Cache {
 }
 
 /// Readers open at once: enough for both cores, few enough for little memory.
-const READERS: usize = 2;
+const READERS: u32 = 2;
 
 /// Seconds since 1970, as the cache keeps times.
 pub(crate) fn seconds() -> i64 {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Cache, CacheError, schema};
+use super::{Cache, CacheError, renew, schema};
 use crate::sys::durable;
 
 /// An open cache and what was found on the way.
@@ -23,12 +23,16 @@ pub struct Opened {
 pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
     let path = folder.join(FILE);
     durable::folder(folder, 0o700).map_err(|source| CacheError::Open { path: path.clone(), source })?;
+    if let Err(error) = renew::finish(&path) {
+        tracing::warn!(%error, "what is left of a cache that was built anew is still there");
+    }
     let (connection, damaged) = match connect(&path) {
         Ok(connection) => (connection, None),
-        Err(CacheError::Database { source, .. }) if is_damage(&source) => {
-            let aside = set_aside(&path)?;
-            (connect(&path)?, Some((aside, source.to_string())))
-        }
+        Err(CacheError::Database { source, .. }) if is_damage(&source) => match renew::replace(&path) {
+            Ok(aside) => (connect(&path)?, Some((aside, source.to_string()))),
+            Err(error) if is_unwritable(&error) => return freeze(&path, refuge, &error),
+            Err(error) => return Err(error),
+        },
         Err(error) if is_unwritable(&error) && path.exists() => return freeze(&path, refuge, &error),
         Err(e) => return Err(e),
     };
@@ -86,18 +90,10 @@ fn freeze(path: &Path, refuge: &Path, error: &CacheError) -> Result<Opened, Cach
 /// A dying disk may have lost what its journal of files held: then as it was when the database's own journal was last
 /// taken up, and if that is damaged too, with nothing.
 fn connect_older(copy: &Path) -> Result<Connection, CacheError> {
-    let removed = |path: &Path| {
-        durable::remove(path).map_err(|source| CacheError::Open { path: path.to_owned(), source })
-    };
-    let journals = ["-wal", "-shm"].map(|suffix| {
-        let mut name = copy.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    });
-    journals.iter().try_for_each(|journal| removed(journal))?;
+    let failed = |source| CacheError::Open { path: copy.to_owned(), source };
+    remove_journals(copy).map_err(failed)?;
     connect(copy).or_else(|_| {
-        removed(copy)?;
-        journals.iter().try_for_each(|journal| removed(journal))?;
+        durable::remove(copy).and_then(|()| remove_journals(copy)).map_err(failed)?;
         connect(copy)
     })
 }
@@ -130,8 +126,37 @@ fn is_unwritable(error: &CacheError) -> bool {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, CacheError> {
+/// Errors of the file and the disk rather than of one statement.
+pub(super) fn ends_batch(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
+    };
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            CannotOpen
+                | DatabaseBusy
+                | DatabaseCorrupt
+                | DiskFull
+                | NotADatabase
+                | ReadOnly
+                | SystemIoFailure
+        )
+    )
+}
+
+/// Opens the database or makes it, and looks whether it is sound.
+pub(super) fn connect(path: &Path) -> Result<Connection, CacheError> {
     let failed = |operation| move |source| CacheError::Database { operation, path: path.to_owned(), source };
+    let mut connection = attach(path)?;
+    look_at(&connection, "quick_check").map_err(failed("check"))?;
+    schema::migrate(&mut connection).map_err(failed("migrate"))?;
+    Ok(connection)
+}
+
+/// Opens the database or makes it, as it is.
+pub(super) fn attach(path: &Path) -> Result<Connection, CacheError> {
+    let failed = |source| CacheError::Database { operation: "open", path: path.to_owned(), source };
     // SQLite would make it with the umask's permissions; Secrets are in here.
     std::fs::OpenOptions::new()
         .read(true)
@@ -142,15 +167,19 @@ fn connect(path: &Path) -> Result<Connection, CacheError> {
         .open(path)
         .and_then(|file| file.set_permissions(std::fs::Permissions::from_mode(0o600)))
         .map_err(|source| CacheError::Open { path: path.to_owned(), source })?;
-    let mut connection = Connection::open(path).map_err(failed("open"))?;
-    set_up(&connection).map_err(failed("open"))?;
-    let sound: String =
-        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed("check"))?;
-    if sound != "ok" {
-        return Err(failed("check")(damage(&sound)));
-    }
-    schema::migrate(&mut connection).map_err(failed("migrate"))?;
+    let connection = Connection::open(path).map_err(failed)?;
+    set_up(&connection).map_err(failed)?;
     Ok(connection)
+}
+
+/// Reads all of the database, indexes too; an error of [`is_damage`] says what is wrong.
+pub(super) fn check(path: &Path) -> rusqlite::Result<()> {
+    look_at(&connect_reader(path)?, "integrity_check")
+}
+
+fn look_at(connection: &Connection, check: &str) -> rusqlite::Result<()> {
+    let sound: String = connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get(0))?;
+    if sound == "ok" { Ok(()) } else { Err(damage(&sound)) }
 }
 
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
@@ -174,7 +203,7 @@ pub fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
@@ -188,18 +217,14 @@ fn damage(text: &str) -> rusqlite::Error {
 
 /// Renames the database and removes its journal, so that it can be looked at later. What was set aside before goes: Secrets
 /// are in each.
-fn set_aside(path: &Path) -> Result<PathBuf, CacheError> {
+pub(super) fn set_aside(path: &Path) -> Result<PathBuf, CacheError> {
     let before = damaged_of(path).map_err(|source| CacheError::Open { path: path.to_owned(), source })?;
     let number = |aside: &PathBuf| aside.extension()?.to_str()?.strip_prefix("damaged-")?.parse::<u32>().ok();
     let next = before.iter().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
     let aside = path.with_file_name(format!("{FILE}.damaged-{next}"));
     let failed = |source| CacheError::Open { path: aside.clone(), source };
     std::fs::rename(path, &aside).map_err(failed)?;
-    for suffix in ["-wal", "-shm"] {
-        let mut journal = path.as_os_str().to_owned();
-        journal.push(suffix);
-        durable::remove(Path::new(&journal)).map_err(failed)?;
-    }
+    remove_journals(path).map_err(failed)?;
     durable::sync_folder_of(path).map_err(failed)?;
     for older in before {
         if let Err(error) = durable::remove(&older) {
@@ -207,6 +232,15 @@ fn set_aside(path: &Path) -> Result<PathBuf, CacheError> {
         }
     }
     Ok(aside)
+}
+
+/// Removes what SQLite keeps beside a database that nobody has open.
+pub(super) fn remove_journals(path: &Path) -> std::io::Result<()> {
+    ["-wal", "-shm"].into_iter().try_for_each(|suffix| {
+        let mut journal = path.as_os_str().to_owned();
+        journal.push(suffix);
+        durable::remove(Path::new(&journal))
+    })
 }
 
 /// What was set aside of the database at `path`.

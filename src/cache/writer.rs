@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
-use super::CacheError;
 use super::bound::Interned;
+use super::{CacheError, open, renew};
 
 /// How long a record may wait for others, so that one sync serves them all.
 const GATHER: Duration = Duration::from_millis(250);
@@ -18,6 +18,8 @@ const GATHER: Duration = Duration::from_millis(250);
 const BATCH: usize = 2048;
 /// How long nothing is tried by itself after writing failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// Statements that are kept prepared.
+const STATEMENTS: usize = 64;
 /// Bytes that must find room before writing counts as possible again.
 const ROOM: usize = 128 << 10;
 
@@ -48,7 +50,11 @@ pub(super) enum Job {
     Record { size: usize, run: Record },
     Commit { run: Commit },
     Compact { reply: oneshot::Sender<Result<(), rusqlite::Error>> },
+    Renew { reply: oneshot::Sender<Result<Option<Damaged>, CacheError>> },
 }
+
+/// Where a damaged database was set aside, and what was wrong with it.
+pub(super) type Damaged = (PathBuf, String);
 
 pub(super) struct Thread {
     pub writer: Writer,
@@ -61,13 +67,16 @@ pub(super) struct Thread {
     pub path: PathBuf,
     /// Why nothing is written at all: this is a copy of a file that cannot be.
     pub frozen: Option<String>,
+    /// In what way the file is damaged, until it is replaced. What still can be written is; nothing is tried again by
+    /// itself, and nobody is made to read anew what could not be kept.
+    pub spoilt: watch::Sender<Option<String>>,
 }
 
 impl Thread {
     /// Runs until every handle is gone, then leaves the file whole and without a journal.
     pub fn run(mut self) {
         loop {
-            let failing = self.trouble.borrow().is_some() && self.frozen.is_none();
+            let failing = self.trouble.borrow().is_some() && self.frozen.is_none() && !self.is_spoilt();
             let first = match failing {
                 true => self.inbox.recv_timeout(RETRY),
                 false => self.inbox.recv().map_err(RecvTimeoutError::from),
@@ -106,7 +115,7 @@ impl Thread {
 
     fn write(&mut self, jobs: Vec<Job>) {
         let mut finishes = Vec::new();
-        let mut compacts = Vec::new();
+        let (mut compacts, mut renewals) = (Vec::new(), Vec::new());
         let mut records = 0;
         let mut failed = self.find_room().and_then(|()| self.begin()).err();
         for job in jobs {
@@ -119,6 +128,7 @@ impl Thread {
                     }
                 }
                 Job::Compact { reply } => compacts.push(reply),
+                Job::Renew { reply } => renewals.push(reply),
                 Job::Commit { run } => {
                     finishes.push(self.run_commit(run, &mut failed));
                 }
@@ -133,18 +143,61 @@ impl Thread {
             self.writer.interned.forget();
             if records > 0 {
                 self.writer.rollbacks.fetch_add(1, Ordering::AcqRel);
+                self.torn.store(true, Ordering::Release);
+            }
+            if open::is_damage(&source) && self.frozen.is_none() {
+                spoil(&self.spoilt, &source);
             }
             self.frozen.clone().unwrap_or_else(|| {
                 CacheError::Database { operation: "write", path: self.path.clone(), source }.to_string()
             })
         });
-        self.report(why.as_deref(), records);
+        self.report(why.as_deref());
         for finish in finishes {
             finish(why.clone().map_or(Outcome::Committed, Outcome::Failed));
         }
         for reply in compacts {
             let _ = reply.send(self.compact());
         }
+        for reply in renewals {
+            let _ = reply.send(self.renew());
+        }
+    }
+
+    fn is_spoilt(&self) -> bool {
+        self.spoilt.borrow().is_some()
+    }
+
+    /// Puts a new database in the place of this one if it is damaged, and opens it anew in any case. No reader may be open.
+    fn renew(&mut self) -> Result<Option<Damaged>, CacheError> {
+        if let Some(why) = &self.frozen {
+            return Err(CacheError::Refused(why.clone()));
+        }
+        let failed = |source| CacheError::Database { operation: "check", path: self.path.clone(), source };
+        let why = match open::check(&self.path) {
+            Ok(()) => None,
+            Err(source) if open::is_damage(&source) => Some(source.to_string()),
+            Err(source) => return Err(failed(source)),
+        };
+        // One that takes nothing, while nobody may have the file open.
+        let none = Connection::open_in_memory()?;
+        none.pragma_update(None, "query_only", true)?;
+        self.writer.take_over(none);
+        let replaced = why.map(|why| renew::replace(&self.path).map(|aside| (aside, why))).transpose();
+        self.writer.take_over(match &replaced {
+            Ok(_) => open::connect(&self.path)?,
+            Err(_) => open::attach(&self.path)?,
+        });
+        let replaced = replaced?;
+        if replaced.is_some() {
+            // What was begun before belongs to what is gone.
+            self.writer.epoch.fetch_add(1, Ordering::AcqRel);
+            self.writer.rollbacks.fetch_add(1, Ordering::AcqRel);
+            self.torn.store(true, Ordering::Release);
+        }
+        self.spoilt.send_replace(None);
+        self.report(None);
+        Ok(replaced)
     }
 
     fn begin(&self) -> Result<(), rusqlite::Error> {
@@ -158,7 +211,7 @@ impl Thread {
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
             return Err(rusqlite::Error::SqliteFailure(code, None));
         }
-        if self.trouble.borrow().is_none() {
+        if self.trouble.borrow().is_none() || self.is_spoilt() {
             return Ok(());
         }
         let db = &self.writer.connection;
@@ -185,7 +238,7 @@ impl Thread {
         }
         let end = match run(&mut self.writer) {
             Ok(()) => "RELEASE job",
-            Err(CacheError::Statement(e)) if ends_batch(&e) => return Some(e),
+            Err(CacheError::Statement(e)) if open::ends_batch(&e) => return Some(e),
             Err(error) => {
                 tracing::warn!(%error, "an object was not recorded");
                 self.writer.interned.forget();
@@ -214,13 +267,14 @@ impl Thread {
     }
 
     /// Says once when writing fails, and once when it works again.
-    fn report(&self, why: Option<&str>, records: usize) {
-        let before = self.trouble.borrow().clone();
+    fn report(&self, failed: Option<&str>) {
+        let (before, spoilt) = (self.trouble.borrow().clone(), self.spoilt.borrow().clone());
+        let spoilt = spoilt.map(|why| {
+            format!("`{}` is damaged, and is built anew once the cloud is there: {why}", self.path.display())
+        });
+        let why = spoilt.as_deref().or(failed);
         match (why, before) {
             (Some(why), before) => {
-                if records > 0 {
-                    self.torn.store(true, Ordering::Release);
-                }
                 if before.as_deref() != Some(why) {
                     tracing::error!(error = why, "the cache cannot be written");
                     self.trouble.send_replace(Some(why.to_owned()));
@@ -238,23 +292,13 @@ impl Thread {
     }
 }
 
-/// Errors of the file and the disk rather than of one statement.
-fn ends_batch(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{
-        CannotOpen, DatabaseBusy, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
-    };
-    matches!(
-        error.sqlite_error_code(),
-        Some(
-            CannotOpen
-                | DatabaseBusy
-                | DatabaseCorrupt
-                | DiskFull
-                | NotADatabase
-                | ReadOnly
-                | SystemIoFailure
-        )
-    )
+/// Notes in what way the file is damaged.
+pub(super) fn spoil(spoilt: &watch::Sender<Option<String>>, error: &rusqlite::Error) -> bool {
+    spoilt.send_if_modified(|known| {
+        let is_new = known.is_none();
+        known.get_or_insert_with(|| error.to_string());
+        is_new
+    })
 }
 
 impl Writer {
@@ -264,8 +308,15 @@ impl Writer {
         rollbacks: Arc<AtomicU64>,
         torn: Arc<AtomicBool>,
     ) -> Self {
-        connection.set_prepared_statement_cache_capacity(64);
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Self { connection, interned: Interned::default(), epoch, rollbacks, torn }
+    }
+
+    /// Closes the connection, and writes with this one from now on.
+    fn take_over(&mut self, connection: Connection) {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        self.connection = connection;
+        self.interned.forget();
     }
 
     /// See [`super::Cache::rollbacks`].

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::outbox::Round;
 use super::upstream::As;
 use super::{LINK_META, SINCE_META, Shared, TIME_META, ahead, discovery};
-use crate::cache::today;
+use crate::cache::{CacheError, today};
 use crate::link::{LinkState, Phase};
 
 /// Time without a round before what waits is told again.
@@ -24,6 +25,9 @@ const LOOK: Duration = Duration::from_secs(2);
 const FIRST_LOOK: Duration = Duration::from_secs(15);
 /// The longest time between looks that fail.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// The time between two databases that are built anew: one that is damaged again and again is on a disk that dies.
+const RENEWAL: Duration = Duration::from_secs(3600);
 
 /// When to look for what the kubelet will not ask for by itself.
 struct Look {
@@ -61,6 +65,7 @@ pub async fn keep(shared: &Shared) {
     let mut credentials = shared.rotated.credentials.clone();
     let mut settles = Instant::now() + SETTLED;
     let mut entered = None;
+    let (mut spoilt, mut renews) = (shared.cache.follow_spoilt(), Instant::now());
     loop {
         let LinkState { phase, since } = link.borrow_and_update().clone();
         if entered.as_ref() != Some(&phase) {
@@ -89,11 +94,85 @@ pub async fn keep(shared: &Shared) {
             () = until(look.at), if online && shared.is_offline_mode() => look.done(ahead::read(shared).await),
             () = shared.waiting.notified(), if online => sweep(shared).await,
             () = tokio::time::sleep(SWEEP), if online => sweep(shared).await,
+            () = spoilt_at(&mut spoilt, renews), if online => {
+                renews = Instant::now() + RENEWAL;
+                if renew(shared).await {
+                    // What the link is must be written down once more.
+                    entered = None;
+                }
+            }
             () = tokio::time::sleep_until(settles), if online => {
                 keep_time(shared).await;
                 forget_unused(shared).await;
                 settles = Instant::now() + SETTLED;
             }
+        }
+    }
+}
+
+impl Shared {
+    /// Removes what was kept, and what was set aside.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub async fn forget(&self) -> Result<(), CacheError> {
+        if let Ok(mut accepted) = self.accepted.lock() {
+            accepted.clear();
+        }
+        if let Ok(mut asked) = self.asked_keys.lock() {
+            asked.clear();
+        }
+        let empty = async || {
+            self.cache
+                .commit(|writer| {
+                    writer.clear()?;
+                    writer.set_meta(discovery::META, "")
+                })
+                .await?;
+            self.cache.compact().await
+        };
+        let mut emptied = empty().await;
+        // What is damaged cannot be emptied, but it can be set aside, and that removed.
+        if emptied.is_err() && self.cache.follow_spoilt().borrow().is_some() {
+            self.cache.renew().await?;
+            emptied = empty().await;
+        }
+        self.cache.forget_damaged().await?;
+        emptied
+    }
+}
+
+/// Waits until the cache is damaged, and at least until then.
+async fn spoilt_at(spoilt: &mut watch::Receiver<Option<String>>, then: Instant) {
+    if spoilt.wait_for(Option::is_some).await.is_err() {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep_until(then).await;
+}
+
+/// Replaces a cache that was found to be damaged while the cloud is there to fill the new one: in an outage it is served as
+/// far as it can be read, but the next start would find nothing. Says whether there is a new one.
+async fn renew(shared: &Shared) -> bool {
+    // What waits is best told before.
+    sweep(shared).await;
+    match shared.cache.renew().await {
+        Ok(Some((aside, why))) => {
+            let aside = aside.display();
+            tracing::error!(%aside, why, "the cache was damaged: set aside, and built anew from the cloud");
+            if let Ok(mut asked) = shared.asked_keys.lock() {
+                asked.clear();
+            }
+            if !shared.is_offline_mode()
+                && let Err(error) = shared.forget().await
+            {
+                tracing::error!(%error, "offline mode is off, and what was kept is still on the disk");
+            }
+            true
+        }
+        Ok(None) => false,
+        Err(error) => {
+            tracing::error!(%error, "the damaged cache was not replaced");
+            false
         }
     }
 }

@@ -337,24 +337,6 @@ impl Shared {
         *self.offline_mode.borrow()
     }
 
-    async fn forget(&self) -> Result<(), CacheError> {
-        if let Ok(mut accepted) = self.accepted.lock() {
-            accepted.clear();
-        }
-        if let Ok(mut asked) = self.asked_keys.lock() {
-            asked.clear();
-        }
-        let removed = self.cache.forget_damaged().await;
-        self.cache
-            .commit(|writer| {
-                writer.clear()?;
-                writer.set_meta(discovery::META, "")
-            })
-            .await?;
-        self.cache.compact().await?;
-        removed
-    }
-
     /// With offline mode off, what a change still needed goes once the cloud was told.
     async fn forget_told(&self) -> Result<(), CacheError> {
         let over = self.cache.read(|reader| Ok(!reader.is_empty()? && reader.changes()?.is_empty())).await?;

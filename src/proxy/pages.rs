@@ -13,6 +13,8 @@ const PAGE: usize = 64;
 pub struct Kept {
     cache: Cache,
     scope: ScopeId,
+    /// Of the cache when this began: rows mean something else once everything was removed.
+    epoch: u64,
     wanted: Wanted,
     /// The rows that are still to be read; sorted once, since sorting at each page makes long lists slow.
     rows: Option<VecDeque<i64>>,
@@ -21,7 +23,8 @@ pub struct Kept {
 impl Kept {
     /// Reads what is `wanted` of `scope`.
     pub fn new(cache: Cache, scope: ScopeId, wanted: Wanted) -> Self {
-        Self { cache, scope, wanted, rows: None }
+        let epoch = cache.epoch();
+        Self { cache, scope, epoch, wanted, rows: None }
     }
 
     /// The next page, which may hold nothing of what is wanted; `None` after the last. What was removed since the
@@ -43,6 +46,9 @@ impl Kept {
         }
         let next: Vec<i64> = rows.drain(..rows.len().min(PAGE)).collect();
         let mut page = self.cache.read(move |reader| reader.objects(scope, &next)).await?;
+        if self.cache.epoch() != self.epoch {
+            return Err(CacheError::Refused("the cache was emptied meanwhile".to_owned()));
+        }
         page.retain(|object| self.wanted.matches(object));
         Ok(Some(page))
     }

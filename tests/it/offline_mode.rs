@@ -97,6 +97,8 @@ fn offline_mode_goes_off_and_on_without_a_restart() -> Result<()> {
 
     on_again(&mut scene)?;
     mark("on again: all is kept");
+    damage_is_mended_while_the_cloud_is_there(&mut scene)?;
+    mark("damaged, and built anew: all is kept");
     cluster.cut(Cut::Drop)?;
     scene.wait_link("offline");
     scene.reboot()?;
@@ -120,10 +122,57 @@ fn on_again(scene: &mut Scene) -> Result<()> {
     )?;
     ensure!(answer == "200", "{answer}");
     wait_mode(scene, true);
-    scene.cluster.wait_for("everything, kept again", seconds(60), || {
+    scene.cluster.wait_for("the secrets, kept again", seconds(60), || {
         for secret in SECRETS {
             ensure!(on_disk(scene, secret)?, "`{secret}` is not kept");
         }
+        Ok(())
+    });
+    wait_all_kept(scene);
+    ensure!(scene.edge.daemon()?.pid() == pids.0 && scene.node.kubelet()?.pid() == pids.1, "another process");
+    ensure!(scene.edge.daemon()?.alive() && scene.node.kubelet_alive(), "a process has ended");
+    Ok(())
+}
+
+/// Overwrites the pages that hold the objects, as a card does that loses them.
+const SPOIL: &str = "
+import sqlite3
+path = '/var/lib/edge/cache.db'
+db = sqlite3.connect(path)
+db.execute('PRAGMA wal_checkpoint(TRUNCATE)').fetchall()
+pages = db.execute(\"SELECT pageno FROM dbstat WHERE name = 'object' AND pagetype = 'leaf'\").fetchall()
+size = db.execute('PRAGMA page_size').fetchone()[0]
+db.close()
+with open(path, 'r+b') as file:
+    for (page,) in pages:
+        file.seek((page - 1) * size)
+        file.write(b'\\xff' * size)
+print(len(pages))";
+
+/// Neither the daemon nor kubelet is started anew for it; the reboot that follows shows what it is worth.
+fn damage_is_mended_while_the_cloud_is_there(scene: &mut Scene) -> Result<()> {
+    let pids = pids(scene)?;
+    let pages = scene.node.machine()?.run(&["python3", "-c", SPOIL])?;
+    ensure!(pages.trim().parse::<u32>()? > 3, "{pages} pages");
+    scene.cluster.kubectl(&["label", "pod", "by-hand", "edited=in-the-cloud"])?;
+    scene.cluster.wait_for("a cache that was set aside", seconds(60), || {
+        let errors = scene.edge.status(&scene.node)?["errors"].clone();
+        let text = errors.to_string();
+        ensure!(
+            text.contains("cache.db.damaged-0") && errors.as_array().is_some_and(|e| e.len() == 1),
+            "{text}"
+        );
+        Ok(())
+    });
+    wait_all_kept(scene);
+    scene.node.machine()?.run(&["test", "-s", "/var/lib/edge/cache.db.damaged-0"])?;
+    ensure!(scene.edge.daemon()?.pid() == pids.0 && scene.node.kubelet()?.pid() == pids.1, "another process");
+    ensure!(scene.edge.daemon()?.alive() && scene.node.kubelet_alive(), "a process has ended");
+    Ok(())
+}
+
+fn wait_all_kept(scene: &Scene) {
+    scene.cluster.wait_for("everything, kept again", seconds(60), || {
         let kept = scene.edge.status(&scene.node)?["cache"]["resources"].clone();
         let wanted = [
             ("v1/pods", 7),
@@ -143,9 +192,6 @@ fn on_again(scene: &mut Scene) -> Result<()> {
         }
         Ok(())
     });
-    ensure!(scene.edge.daemon()?.pid() == pids.0 && scene.node.kubelet()?.pid() == pids.1, "another process");
-    ensure!(scene.edge.daemon()?.alive() && scene.node.kubelet_alive(), "a process has ended");
-    Ok(())
 }
 
 fn pids(scene: &mut Scene) -> Result<(i32, i32)> {

@@ -1,0 +1,192 @@
+//! A damaged database is replaced by a new one. What waits to be told to the cloud is nowhere else, so it is carried over
+//! as far as it can be read, with the tokens in whose name it is told; all else is read anew from the cloud.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::change::REFUSED;
+use super::{Author, CacheError, Change, ChangeKind, ObjectKey, open, seconds};
+use crate::sys::durable;
+
+/// What is carried over row by row: tables with their keys, by which a row is there once, and their columns.
+const TABLES: [(&str, &str, &str); 4] = [
+    ("author", "change", "change, identity"),
+    (
+        "change",
+        "id",
+        "id, kind, resource, namespace, name, uid, subresource, at, attempts, error, base, body",
+    ),
+    ("refused", "id", "id, object, why, at"),
+    ("token", "rowid", "namespace, account, audiences, expiration, bound, at, body"),
+];
+
+/// Sets the database at `path` aside and puts a new one in its place; a power cut leaves the one or the other. Nobody may
+/// have it open. Gives where the damaged one is.
+///
+/// # Errors
+/// When a new one cannot be made or the files cannot be renamed.
+pub fn replace(path: &Path) -> Result<PathBuf, CacheError> {
+    let new = beside(path);
+    let made = make(path, &new);
+    if made.is_err() {
+        // Secrets are in there, and the first error is the one to tell.
+        let _ = remove(&new);
+    }
+    made?;
+    let aside = open::set_aside(path)?;
+    finish(path)?;
+    Ok(aside)
+}
+
+/// Ends what a power cut has interrupted in [`replace`]: the new database is whole once the damaged one is aside.
+pub fn finish(path: &Path) -> Result<(), CacheError> {
+    let (new, failed) = (beside(path), |source| CacheError::Open { path: path.to_owned(), source });
+    if path.exists() || !new.exists() {
+        return remove(&new).map_err(failed);
+    }
+    open::remove_journals(path).map_err(failed)?;
+    std::fs::rename(&new, path).map_err(failed)?;
+    durable::sync_folder_of(path).map_err(failed)
+}
+
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("db.new")
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    durable::remove(path)?;
+    open::remove_journals(path)
+}
+
+/// Makes the new database, whole and without a journal.
+fn make(path: &Path, new: &Path) -> Result<(), CacheError> {
+    let failed = |operation| move |source| CacheError::Database { operation, path: new.to_owned(), source };
+    remove(new).map_err(|source| CacheError::Open { path: new.to_owned(), source })?;
+    let mut to = open::connect(new)?;
+    // A file that is none at all has nothing to carry over.
+    if let Ok(from) = open::connect_reader(path) {
+        let carried = carry(&from, &mut to).map_err(failed("write"))?;
+        if carried.changes > 0 || !carried.is_whole {
+            let Carried { changes, is_whole } = carried;
+            tracing::warn!(
+                changes,
+                is_whole,
+                "what waits to be told to the cloud is taken from the damaged cache"
+            );
+        }
+    }
+    to.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed("write"))?;
+    to.close().map_err(|(_, source)| failed("close")(source))
+}
+
+struct Carried {
+    changes: usize,
+    /// Every row could be read.
+    is_whole: bool,
+}
+
+/// Errors are of `to` alone.
+fn carry(from: &Connection, to: &mut Connection) -> rusqlite::Result<Carried> {
+    let into = to.transaction()?;
+    let mut unread = Vec::new();
+    for (table, key, columns) in TABLES {
+        let places = vec!["?"; columns.split(',').count()].join(", ");
+        let insert = format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})");
+        let is_whole = rows(from, table, columns, key, |row| {
+            into.prepare_cached(&insert)?.execute(rusqlite::params_from_iter(row)).map(|count| count > 0)
+        })?;
+        if !is_whole {
+            unread.push(table);
+        }
+    }
+    // A number that is free again must not have an author yet.
+    into.execute("DELETE FROM author WHERE change NOT IN (SELECT id FROM change)", [])?;
+    let mut carried = Carried { changes: 0, is_whole: unread.is_empty() };
+    for change in all_changes(&into)? {
+        let is_difference = change.what.kind == ChangeKind::Patch && change.what.body.is_none();
+        let why = if change.what.author == Author::Node && unread.contains(&"author") {
+            // Nobody's word is told as the node's.
+            "who made it was lost with the damaged cache"
+        } else if !carry_object(from, &into, &change.what.key)? && is_difference {
+            "what it was about was lost with the damaged cache"
+        } else {
+            carried.changes += 1;
+            continue;
+        };
+        carried.is_whole = false;
+        into.execute("DELETE FROM change WHERE id = ?", [change.id])?;
+        into.execute(
+            "INSERT INTO refused (object, why, at) VALUES (?, ?, ?)",
+            params![change.what.key.to_string(), why, seconds()],
+        )?;
+    }
+    into.execute("DELETE FROM refused WHERE id <= (SELECT MAX(id) FROM refused) - ?", [REFUSED])?;
+    into.commit()?;
+    Ok(carried)
+}
+
+fn all_changes(into: &Connection) -> rusqlite::Result<Vec<Change>> {
+    into.prepare(&Change::select("ORDER BY id"))?.query_map([], Change::from_row)?.collect()
+}
+
+/// Hands over the rows of a table in the order of its key, and where one cannot be read those behind it from the other end;
+/// `take` says whether a row was new. Gives whether all could be read.
+fn rows(
+    from: &Connection,
+    table: &str,
+    columns: &str,
+    key: &str,
+    mut take: impl FnMut(Vec<Value>) -> rusqlite::Result<bool>,
+) -> rusqlite::Result<bool> {
+    let there = from.prepare("SELECT 1 FROM sqlite_master WHERE name = ?");
+    match there.and_then(|mut there| there.exists([table])) {
+        Ok(true) => {}
+        // An older release has no such table; what is no database has none at all.
+        there => return Ok(there.is_ok()),
+    }
+    let mut is_whole = true;
+    for order in ["ASC", "DESC"] {
+        let statement = from.prepare(&format!("SELECT {columns} FROM {table} ORDER BY {key} {order}"));
+        let Ok(mut statement) = statement else { return Ok(false) };
+        let count = statement.column_count();
+        let Ok(mut read) = statement.query([]) else { return Ok(false) };
+        loop {
+            let row = read.next().and_then(|row| {
+                row.map(|row| (0..count).map(|n| row.get(n)).collect::<rusqlite::Result<Vec<Value>>>())
+                    .transpose()
+            });
+            match row {
+                Ok(None) => return Ok(is_whole && order == "ASC"),
+                Err(_) => break,
+                Ok(Some(row)) => {
+                    let is_new = take(row)?;
+                    if !is_new && order == "DESC" {
+                        return Ok(false);
+                    }
+                    is_whole &= is_new;
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the object of a change could be read; it is of no list until the cloud's lists are read anew.
+fn carry_object(from: &Connection, into: &Connection, key: &ObjectKey) -> rusqlite::Result<bool> {
+    let columns = "resource, namespace, name, uid, version, at, body";
+    let read = || {
+        from.prepare(&format!(
+            "SELECT {columns} FROM object WHERE resource = ? AND namespace = ? AND name = ?"
+        ))?
+        .query_row([&key.resource, &key.namespace, &key.name], |row| {
+            (0..7).map(|n| row.get(n)).collect::<rusqlite::Result<Vec<Value>>>()
+        })
+        .optional()
+    };
+    let Ok(Some(row)) = read() else { return Ok(false) };
+    into.prepare_cached(&format!("INSERT OR IGNORE INTO object ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)"))?
+        .execute(rusqlite::params_from_iter(row))?;
+    Ok(true)
+}
