@@ -27,11 +27,14 @@ fn spoil(path: &Path, table: &str) {
     file.sync_all().unwrap();
 }
 
-/// Waits until the writer has closed the file, which it does a moment after the last handle is gone.
+/// Waits until nobody has the file open, which is so a moment after the last handle is gone.
 async fn closed(cache: Cache) {
-    let journal = cache.path().with_extension("db-wal");
+    let path = cache.path().to_owned();
     drop(cache);
-    while journal.exists() {
+    let is_it = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.and_then(|entry| std::fs::read_link(entry.path())).is_ok_and(|open| open == path)
+    };
+    while std::fs::read_dir("/proc/self/fd").unwrap().any(is_it) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
