@@ -88,8 +88,8 @@ const HEAD: usize = 64 << 10;
 
 impl FileStream {
     /// `life` is told when bytes move.
-    pub(super) fn new(stream: TcpStream, outgoing: Arc<Outgoing>, life: Arc<Life>) -> Self {
-        Self { stream: Arc::new(stream), outgoing, sending: None, copied: 0, life }
+    pub(super) fn new(stream: Arc<TcpStream>, outgoing: Arc<Outgoing>, life: Arc<Life>) -> Self {
+        Self { stream, outgoing, sending: None, copied: 0, life }
     }
 
     fn poll_sendfile(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {

@@ -24,6 +24,8 @@ use super::{Error, Identity, Registry, Settings};
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often uses are written.
 const NOTE_USES: Duration = Duration::from_secs(600);
+/// How long what a client sends is taken after the answer that ends its connection.
+const LINGER: Duration = Duration::from_secs(2);
 /// How long a client may take to send its head.
 const HEAD: Duration = Duration::from_secs(30);
 
@@ -98,10 +100,13 @@ impl Registry {
                 }
                 let outgoing = Arc::new(Outgoing::default());
                 let loopback = stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
-                let stream = FileStream::new(stream, outgoing.clone(), life);
+                let (socket, ended) = (Arc::new(stream), watching.clone());
+                let stream = FileStream::new(socket.clone(), outgoing.clone(), life);
                 let peer = Peer { loopback };
-                if let Err(error) = registry.connection((stream, outgoing), peer, tls, watching).await {
-                    tracing::debug!(%error, "a connection ended early");
+                match registry.connection((stream, outgoing), peer, tls, watching).await {
+                    Ok(()) if ended.has_changed().is_ok_and(|ending| !ending) => linger(&socket).await,
+                    Ok(()) => {}
+                    Err(error) => tracing::debug!(%error, "a connection ended early"),
                 }
             });
         }
@@ -168,6 +173,23 @@ fn tune(stream: &TcpStream, limits: Limits) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let stalled = u32::try_from(limits.stalled.as_millis()).unwrap_or(u32::MAX);
     Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &stalled)?)
+}
+
+/// Takes what a client goes on to send that was refused before it had sent all: the kernel answers what nobody reads
+/// with a reset, upon which the client may never see why it was refused. The other direction is closed already.
+async fn linger(socket: &TcpStream) {
+    let rest = async {
+        let mut passed = vec![0; 64 << 10];
+        while socket.readable().await.is_ok() {
+            match socket.try_read(&mut passed) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
+    };
+    // Whoever has more than that to send has had time to look.
+    let _ = tokio::time::timeout(LINGER, rest).await;
 }
 
 /// Writes what was used, now and then rather than each time, to spare flash.

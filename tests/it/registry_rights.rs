@@ -5,6 +5,7 @@ use edge::store::{Owner, StateOf, StateRef, TrustUpdate};
 use edge::sys::digest::Digest;
 use reqwest::Method;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::registry::{INDEX, MANIFEST, Running, code, header, image, serve, writable};
@@ -89,6 +90,22 @@ async fn nobody_writes_without_leave() {
         assert_eq!(begun.status(), writes, "{shown}");
     }
     assert_eq!(edge.get("/v2/_catalog").await.status(), 200, "reading needs no credential");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_all_before_it_looks_learns_why_it_was_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let edge = serve(folder.path(), Settings::default()).await;
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", edge.port)).await.unwrap();
+    let length = 30 << 20;
+    let head =
+        format!("POST /v2/my/app/blobs/uploads/ HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![7; length]).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("DENIED"), "{answer}");
     edge.stop().await;
 }
 
