@@ -6,8 +6,8 @@ use std::io;
 const LOWEST: i32 = 19;
 
 /// Has the calling thread, and no other, run on what the others leave: niceness 19, which the kernel also takes for the
-/// priority of its reads, where the disk's scheduler heeds one (BFQ). Only the privileged may take it back, so this is for
-/// threads that end with their work.
+/// priority of its reads, where the disk's scheduler heeds one (BFQ). Only the privileged may take it back, so this is
+/// for threads that end with their work.
 ///
 /// # Errors
 /// The kernel's.

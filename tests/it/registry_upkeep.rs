@@ -110,7 +110,10 @@ fn verification_by_hand_gives_way_to_everybody() {
     // What is read does not come until somebody writes, which nobody does.
     std::fs::remove_file(&file).unwrap();
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRUSR).unwrap();
-    let mut child = place.edge(&["store", "verify"]).stderr(Stdio::null()).spawn().unwrap();
+    let child = place.edge(&["store", "verify"]).stderr(Stdio::null()).spawn().unwrap();
+    // Killed at the end, also where the test fails.
+    let mut verifying = crate::command::Daemon(child);
+    let child = &mut verifying.0;
     let until = Instant::now() + Duration::from_secs(20);
     while !threads(child.id()).contains(&("task".to_owned(), 19)) {
         assert!(Instant::now() < until && child.try_wait().unwrap().is_none(), "{:?}", threads(child.id()));
@@ -122,8 +125,6 @@ fn verification_by_hand_gives_way_to_everybody() {
         "{:?}",
         others.collect::<Vec<_>>()
     );
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
