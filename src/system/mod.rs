@@ -8,6 +8,7 @@
 //! - `data`      the data partition: made, opened, and made anew after a reset
 //! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
 //! - `given`, `network`  its files: names, places, and when one is good
+//! - `intake`    which of them were taken, and which were refused and are still asked for
 //! - `keep`      the copy of the trust state that outlives the data
 //!
 //! Which slot boots is said by file names on the EFI system partition alone: the highest number that has tries left.
@@ -23,6 +24,7 @@ mod esp;
 mod firmware;
 mod given;
 mod identity;
+mod intake;
 mod keep;
 mod network;
 mod partition;

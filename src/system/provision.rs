@@ -2,7 +2,8 @@
 //! and put where everything looks for it.
 //!
 //! What was taken is kept on identity, so that a reset comes back with it; what lay on the EFI system partition is
-//! removed then: credentials do not stay on FAT. `edge.toml` is put in place last, and says that this was done.
+//! removed then: credentials do not stay on FAT. `edge.toml` is put in place last, and says that this was done; what
+//! was refused is still taken from the EFI system partition then, and nothing else is.
 //!
 //! `cloud.kubeconfig` goes to `given.kubeconfig`: joining makes the cloud's and kubelet's own of it.
 
@@ -13,12 +14,16 @@ use std::time::{Duration, Instant};
 
 use super::given::{Checks, FIRST, FOLDERS, Given, all, check, has_something, names, small};
 use super::identity::Identity;
+use super::intake::{Intake, KEPT, present};
 use super::{Error, Places};
 use crate::sys::durable;
 use crate::sys::mounts::{Mounted, Writable, is_stick, own_disk};
 
 /// The folder at the top of a stick, or of the EFI system partition.
 const FOLDER: &str = "edge-config";
+const ESP: &str = "the EFI system partition";
+const IDENTITY: &str = "identity";
+const IGNORED: &str = "is ignored, this machine has its configuration hint: `edge system reset` begins anew";
 /// How long a stick may take to appear on a machine that has no configuration yet.
 const PATIENCE: Duration = Duration::from_secs(6);
 
@@ -41,110 +46,164 @@ struct Taken {
     bytes: Vec<u8>,
 }
 
-/// Looks for a configuration, if there is none yet, and puts it in place.
+/// Looks for a configuration, if there is none yet, and puts it in place. Where there is one, only for the files of it
+/// that were refused.
 ///
 /// # Errors
 /// Where it cannot be put there; what is wrong with a file is told in the lines and is no error.
 pub fn provision(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error> {
     places.booted()?;
-    let mut done = Provisioned::default();
+    let before = Intake::read(places);
     let known = places.at(FIRST.to).exists();
     let patience = if known { Duration::ZERO } else { PATIENCE };
     let stick = Stick::find(places, patience, &has_something);
     if known {
-        if let Some(stick) = stick {
-            done.lines.push(format!(
-                "{}: `{FOLDER}` is ignored, this machine has its configuration hint: `edge system reset` begins anew",
-                stick.shown
-            ));
-        }
-        clear_esp(places)?;
-        return Ok(done);
+        return mend(places, before, stick.map(|stick| stick.shown), checks);
     }
+    let mut done = Provisioned::default();
     let sources = [
         stick.as_ref().map(|stick| (stick.shown.clone(), stick.folder.clone())),
-        Some(("the EFI system partition".into(), places.esp().join(FOLDER))),
-        Some(("identity".into(), places.identity().join("config"))),
+        Some((ESP.into(), places.esp().join(FOLDER))),
+        Some((IDENTITY.into(), places.identity().join(KEPT))),
         Some(("the image".into(), places.at("/usr/share/edge/config"))),
     ];
     let Some((shown, folder)) = sources.into_iter().flatten().find(|(_, folder)| has_something(folder))
     else {
         return Ok(done);
     };
-    let (taken, gave_configuration) = read(places, &folder, &shown, checks, &mut done.lines);
+    let mut intake = before.next_round(shown != IDENTITY);
+    let mut taken = read(places, all(&folder), &folder, &shown, checks, &mut intake, &mut done.lines);
     drop(stick);
-    if taken.is_empty() {
+    if shown == IDENTITY && intake.refused.contains(FIRST.name) && !folder.join(FIRST.name).exists() {
+        done.lines.push(format!("`{}` was refused, and is still asked for in `{FOLDER}`", FIRST.name));
+    }
+    if taken.is_empty() && intake == before {
         return Ok(done);
     }
-    done.taken = taken.iter().map(|file| file.name.clone()).collect();
-    put(places, taken, gave_configuration)?;
-    done.source = Some(shown);
+    if !taken.is_empty() {
+        done.taken = taken.iter().map(|file| file.name.clone()).collect();
+        done.source = Some(shown);
+        if ![&intake.taken, &intake.refused].iter().any(|names| names.contains(FIRST.name)) {
+            // Nobody gave one: the defaults hold, and this is not looked for again.
+            let bytes = b"# Nothing was given at the first boot; `edge config` shows what holds.\n".to_vec();
+            intake.note(FIRST.name, true);
+            taken.push(Taken { name: FIRST.name.into(), to: places.at(FIRST.to), mode: FIRST.mode, bytes });
+        }
+    }
+    put(places, taken, intake)?;
     clear_esp(places)?;
     Ok(done)
 }
 
-/// Puts what was taken on identity, then where it is looked for, `edge.toml` last.
-fn put(places: &Places, mut taken: Vec<Taken>, gave_configuration: bool) -> Result<(), Error> {
-    if !gave_configuration {
-        // Nobody gave one: the defaults hold, and this is not looked for again.
-        let bytes = b"# Nothing was given at the first boot; `edge config` shows what holds.\n".to_vec();
-        taken.push(Taken { name: FIRST.name.into(), to: places.at(FIRST.to), mode: FIRST.mode, bytes });
+/// Where the configuration is in place: takes from the EFI system partition what was refused before and is good now,
+/// and says what is ignored. A stick is not asked any more: whoever passes by may plug one in.
+fn mend(
+    places: &Places,
+    mut intake: Intake,
+    stick: Option<String>,
+    checks: &dyn Checks,
+) -> Result<Provisioned, Error> {
+    let mut done = Provisioned::default();
+    let (before, folder) = (intake.clone(), places.esp().join(FOLDER));
+    let kept = places.identity().join(KEPT);
+    // A power cut came between the last file and the note about it.
+    intake.open = false;
+    for one in all(&kept).into_iter().filter(|one| before.refused.contains(&one.name)) {
+        let both = (small(&kept.join(&one.name)), small(&places.at(&one.to)));
+        if matches!(both, (Ok(Some(kept)), Ok(Some(there))) if kept == there) {
+            intake.note(&one.name, true);
+        }
     }
+    // What was put there by other means stays.
+    let waits = |one: &Given| intake.refused.contains(&one.name) && !places.at(&one.to).exists();
+    let asked: Vec<Given> = all(&folder).into_iter().filter(waits).collect();
+    let names: Vec<String> = asked.iter().map(|one| one.name.clone()).collect();
+    let taken = read(places, asked, &folder, ESP, checks, &mut intake, &mut done.lines);
+    if let Some(stick) = stick {
+        let mut line = format!("{stick}: `{FOLDER}` {IGNORED}");
+        if !intake.refused.is_empty() {
+            let names: Vec<&str> = intake.refused.iter().map(String::as_str).collect();
+            line += &format!("; `{}` is still taken from {ESP}", names.join("`, `"));
+        }
+        done.lines.push(line);
+    }
+    if !taken.is_empty() {
+        done.taken = taken.iter().map(|file| file.name.clone()).collect();
+        done.source = Some(ESP.into());
+    }
+    if intake != before || !intake.withdrawn(places).is_empty() {
+        put(places, taken, intake)?;
+    }
+    clear_esp(places)?;
+    let ignored: Vec<String> = present(&folder).into_iter().filter(|name| !names.contains(name)).collect();
+    if !ignored.is_empty() {
+        done.lines.push(format!("{ESP}: `{}` in `{FOLDER}` {IGNORED}", ignored.join("`, `")));
+    }
+    Ok(done)
+}
+
+/// Puts what was taken on identity, then where it is looked for, `edge.toml` last; then it is noted that this was done.
+fn put(places: &Places, mut taken: Vec<Taken>, mut intake: Intake) -> Result<(), Error> {
     taken.sort_by_key(|file| file.name == FIRST.name);
-    let identity = Identity::open(places)?;
-    let kept = places.identity().join("config");
-    for folder in FOLDERS {
-        durable::folder(&kept.join(folder.name), 0o700)?;
+    {
+        let identity = Identity::open(places)?;
+        let kept = places.identity().join(KEPT);
+        for folder in FOLDERS {
+            durable::folder(&kept.join(folder.name), 0o700)?;
+        }
+        // Before the files: with `edge.toml` among them, and no note of a round, this would be a machine that was
+        // reset.
+        if intake.open {
+            intake.write(&identity)?;
+        }
+        for file in &taken {
+            identity.write(&format!("{KEPT}/{}", file.name), &file.bytes, 0o600)?;
+        }
     }
-    for file in &taken {
-        identity.write(&format!("config/{}", file.name), &file.bytes, 0o600)?;
-    }
-    // What was given before and is not any more must not come back with the next reset: a key that was withdrawn, a pod.
-    for name in names(&kept).into_iter().filter(|name| taken.iter().all(|file| file.name != *name)) {
-        identity.remove(&format!("config/{name}"))?;
-    }
-    drop(identity);
     for file in &taken {
         if let Some(folder) = file.to.parent().filter(|folder| !folder.exists()) {
             durable::folder(folder, 0o755)?;
         }
         durable::write(&file.to, &file.bytes, file.mode)?;
     }
+    if places.at(FIRST.to).exists() {
+        let identity = Identity::open(places)?;
+        intake.open = false;
+        for name in intake.withdrawn(places) {
+            identity.remove(&format!("{KEPT}/{name}"))?;
+        }
+        intake.write(&identity)?;
+    }
     Ok(())
 }
 
-/// Reads and checks all files of a source; and whether it has an `edge.toml`, good or not.
+/// Reads and checks files of a source, and notes which are good.
 fn read(
     places: &Places,
+    asked: Vec<Given>,
     folder: &Path,
     shown: &str,
     checks: &dyn Checks,
+    intake: &mut Intake,
     lines: &mut Vec<String>,
-) -> (Vec<Taken>, bool) {
-    let (mut taken, mut gave) = (Vec::new(), false);
-    for Given { name, to, mode } in all(folder) {
-        let to = places.at(&to);
-        let bytes = match small(&folder.join(&name)) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => continue,
-            Err(why) => {
-                gave |= name == FIRST.name;
-                lines.push(format!("`{name}` on {shown} is not taken: {why}"));
-                continue;
-            }
-        };
-        gave |= name == FIRST.name;
-        match check(&name, &bytes, checks) {
-            Ok(()) => taken.push(Taken { name, to, mode, bytes }),
+) -> Vec<Taken> {
+    let mut taken = Vec::new();
+    for Given { name, to, mode } in asked {
+        let found = small(&folder.join(&name)).transpose();
+        let Some(found) = found else { continue };
+        let good = found.and_then(|bytes| check(&name, &bytes, checks).map(|()| bytes));
+        intake.note(&name, good.is_ok());
+        match good {
+            Ok(bytes) => taken.push(Taken { to: places.at(&to), name, mode, bytes }),
             Err(why) => lines.push(format!("`{name}` on {shown} is not taken: {why}")),
         }
     }
-    (taken, gave)
+    taken
 }
 
 /// Removes from the EFI system partition what identity has the same of.
 fn clear_esp(places: &Places) -> Result<(), Error> {
-    let (folder, kept) = (places.esp().join(FOLDER), places.identity().join("config"));
+    let (folder, kept) = (places.esp().join(FOLDER), places.identity().join(KEPT));
     if !folder.is_dir() {
         return Ok(());
     }

@@ -103,6 +103,7 @@ mod system_containerd;
 mod system_data;
 mod system_import;
 mod system_join;
+mod system_provision;
 mod system_stream;
 mod system_trust;
 mod tasks;

@@ -2,7 +2,7 @@
 
 use crate::bundle_disk::run;
 use crate::system::Machine;
-use crate::system_data::provision;
+use crate::system_provision::provision;
 
 /// A kubeconfig with a node's certificate, and the same with a token.
 fn kubeconfigs(machine: &Machine) -> [String; 2] {

@@ -1,0 +1,202 @@
+//! A first boot's configuration: what is taken of it, what is refused, and what a reset brings back.
+
+use crate::bundle_disk::run;
+use crate::system::Machine;
+
+const POD: &str =
+    "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: [{name: a, image: b}]\n";
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDsVMgZqMCuRtQl1UfP0xqUBSJnrLlrEkN9A1Vk8m2Zp owner\n";
+
+const NETWORK: &str =
+    "[Match]\nName=eth0\n[Network]\nAddress=192.0.2.7/24\nGateway=192.0.2.1\nDNS=192.0.2.1\n";
+
+pub fn provision(machine: &Machine) -> String {
+    let mut command = machine.edge(&["system", "provision"]);
+    // The appliance's own paths: nothing else is said of them.
+    command.env_remove("EDGE_CONFIG");
+    crate::command::Done::of(command.output().unwrap()).good().out
+}
+
+#[test]
+fn a_first_boot_takes_its_configuration_once_and_a_reset_brings_it_back() {
+    let machine = Machine::new();
+    let put = |below: &str, text: &str| machine.place.write(&format!("machine/{below}"), text);
+    machine.place.run(&["bundle", "keygen", "--out", "KEYS"]).good();
+    let root = machine.place.read("KEYS/1.root.json");
+    put("efi/edge-config/edge.toml", "[bundle]\ngateway = \"ship-7\"\n");
+    put("efi/edge-config/1.root.json", &root);
+    put("efi/edge-config/authorized_keys", "ssh-ed25519 no key\n");
+    put("efi/edge-config/static-pods/web.yaml", POD);
+    put("efi/edge-config/static-pods/bad.yaml", "kind: Deployment\n");
+    put("efi/edge-config/network/10-lan.network", NETWORK);
+    put("efi/edge-config/network/20-bad.network", "[Match]\nName=eth1\n[Network]\nAddress=192.0.2.300/24\n");
+    put("efi/edge-config/readme.txt", "mine");
+    let said = provision(&machine);
+    assert!(
+        said.contains("`network/20-bad.network` on the EFI system partition is not taken: `Address=192.0.2.300/24` is no address"),
+        "{said}"
+    );
+    assert!(
+        said.contains("`authorized_keys` on the EFI system partition is not taken: `ssh-ed25519 no key`"),
+        "{said}"
+    );
+    assert!(
+        said.contains("`static-pods/bad.yaml` on the EFI system partition is not taken: it is no Pod"),
+        "{said}"
+    );
+    assert!(said.contains("configuration taken from the EFI system partition: "), "{said}");
+    let read = |below: &str| std::fs::read_to_string(machine.root(below)).unwrap();
+    assert_eq!(read("var/etc/edge/edge.toml"), "[bundle]\ngateway = \"ship-7\"\n");
+    assert_eq!(read("var/lib/kubelet/static-pods/web.yaml"), POD);
+    assert_eq!(read("var/etc/systemd/network/10-lan.network"), NETWORK);
+    let mode =
+        std::fs::metadata(machine.root("var/etc/systemd/network/10-lan.network")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o644, "networkd is no root");
+    assert_eq!(read("run/edge/kubelet.env"), "KUBELET_ARGS=\n");
+    assert!(!machine.root("var/etc/edge/authorized_keys").exists());
+    // What was taken does not stay on FAT; what was not, does.
+    let left = run(
+        "sh",
+        &["-c", &format!("cd {} && find . -type f | sort", machine.root("efi/edge-config").display())],
+    );
+    assert_eq!(left, "./authorized_keys\n./network/20-bad.network\n./readme.txt\n./static-pods/bad.yaml\n");
+    let pinned = machine.run(&["trust", "show", "-o", "json"]).good().out;
+    assert!(pinned.contains("\"version\": 1"), "{pinned}");
+
+    // A reset: all of /var is gone. What lies on the EFI system partition comes first, then what identity kept.
+    reset(&machine);
+    std::fs::remove_dir_all(machine.root("efi/edge-config")).unwrap();
+    let said = provision(&machine);
+    assert!(
+        said.contains(
+            "taken from identity: edge.toml, 1.root.json, static-pods/web.yaml, network/10-lan.network"
+        ),
+        "{said}"
+    );
+    assert_eq!(read("var/etc/systemd/network/10-lan.network"), NETWORK);
+    assert_eq!(read("var/etc/edge/edge.toml"), "[bundle]\ngateway = \"ship-7\"\n");
+}
+
+/// As edge-data.service leaves it: what is on identity stays.
+fn reset(machine: &Machine) {
+    std::fs::remove_dir_all(machine.root("var")).unwrap();
+    std::fs::remove_dir_all(machine.place.path("state")).unwrap();
+}
+
+#[test]
+fn a_wrong_configuration_is_told_and_asked_for_again() {
+    let machine = Machine::new();
+    let put = |below: &str, text: &str| machine.place.write(&format!("machine/{below}"), text);
+    let is_there = |below: &str| machine.root(below).exists();
+    assert_eq!(provision(&machine), "", "nothing is there");
+    assert!(!is_there("var/etc/edge/edge.toml"));
+    put("efi/edge-config/edge.toml", "offline-mode = 7\n");
+    put("efi/edge-config/cloud.kubeconfig", "apiVersion: v1\n");
+    put("efi/edge-config/authorized_keys", KEY);
+    let said = provision(&machine);
+    assert!(
+        said.contains("`edge.toml` on the EFI system partition is not taken: ")
+            && said.contains("offline-mode"),
+        "{said}"
+    );
+    assert!(said.contains("`cloud.kubeconfig` on the EFI system partition is not taken: "), "{said}");
+    assert_eq!(said.lines().count(), 3, "one line each: {said}");
+    assert!(is_there("var/etc/edge/authorized_keys") && !is_there("efi/edge-config/authorized_keys"));
+    assert!(!is_there("var/etc/edge/edge.toml"));
+
+    // Where the wrong file is out of sight, its place is not given to the defaults.
+    let wrong = machine.root("efi/edge-config");
+    std::fs::rename(&wrong, machine.root("hidden")).unwrap();
+    let said = provision(&machine);
+    assert!(said.contains("`edge.toml` was refused, and is still asked for in `edge-config`"), "{said}");
+    assert!(!is_there("var/etc/edge/edge.toml"));
+    std::fs::rename(machine.root("hidden"), &wrong).unwrap();
+
+    // Put right, it is taken beside what was taken before, and a reset brings all of it back.
+    put("efi/edge-config/edge.toml", "offline-mode = false\n");
+    assert!(provision(&machine).contains("configuration taken from the EFI system partition: edge.toml\n"));
+    assert!(is_there("var/etc/edge/edge.toml"));
+    // A power cut before that was noted, and before anything is removed from FAT.
+    let note = std::fs::read_to_string(machine.root("identity/given.json")).unwrap();
+    assert!(note.contains("\"open\":false"), "{note}");
+    put("identity/given.json", &note.replace("\"open\":false", "\"open\":true"));
+    std::fs::remove_file(machine.root("var/etc/edge/edge.toml")).unwrap();
+    std::fs::remove_dir_all(&wrong).unwrap();
+    put("efi/edge-config/edge.toml", "offline-mode = false\n");
+    provision(&machine);
+    reset(&machine);
+    let said = provision(&machine);
+    assert!(said.contains("configuration taken from identity: edge.toml, authorized_keys\n"), "{said}");
+    assert!(is_there("var/etc/edge/authorized_keys"));
+}
+
+/// After a reset a new configuration takes the place of the one that was kept, and not before all of it is good.
+#[test]
+fn what_a_new_configuration_does_not_have_goes_once_all_of_it_is_good() {
+    let machine = Machine::new();
+    let put = |below: &str, text: &str| machine.place.write(&format!("machine/{below}"), text);
+    let kept = |name: &str| machine.root("identity/config").join(name).exists();
+    put("efi/edge-config/edge.toml", "offline-mode = false\n");
+    put("efi/edge-config/authorized_keys", KEY);
+    put("efi/edge-config/static-pods/web.yaml", POD);
+    provision(&machine);
+    reset(&machine);
+    put("efi/edge-config/edge.toml", "offline-mode = 7\n");
+    put("efi/edge-config/static-pods/other.yaml", POD);
+    let said = provision(&machine);
+    assert!(
+        said.contains("configuration taken from the EFI system partition: static-pods/other.yaml"),
+        "{said}"
+    );
+    assert!(kept("authorized_keys") && kept("edge.toml") && kept("static-pods/web.yaml"), "{said}");
+    put("efi/edge-config/edge.toml", "[bundle]\ngateway = \"ship-8\"\n");
+    provision(&machine);
+    assert!(kept("edge.toml") && kept("static-pods/other.yaml"));
+    assert!(!kept("authorized_keys") && !kept("static-pods/web.yaml"), "they were withdrawn");
+    reset(&machine);
+    let said = provision(&machine);
+    assert!(said.contains("taken from identity: edge.toml, static-pods/other.yaml\n"), "{said}");
+}
+
+#[test]
+fn what_was_refused_is_taken_once_it_is_good_and_nothing_else_is() {
+    let machine = Machine::new();
+    let put = |below: &str, text: &str| machine.place.write(&format!("machine/{below}"), text);
+    let read = |below: &str| std::fs::read_to_string(machine.root(below)).unwrap_or_default();
+    let ours = "[bundle]\ngateway = \"ship-7\"\n";
+    put("efi/edge-config/edge.toml", ours);
+    put("efi/edge-config/authorized_keys", "ssh-ed25519 no key\n");
+    put("efi/edge-config/static-pods/bad.yaml", "kind: Deployment\n");
+    provision(&machine);
+    assert_eq!(read("var/etc/edge/edge.toml"), ours);
+    // It is told at each boot for as long as it is there.
+    let said = provision(&machine);
+    let refused = "`authorized_keys` on the EFI system partition is not taken: `ssh-ed25519 no key`";
+    assert!(said.contains(refused) && said.contains("`static-pods/bad.yaml` on"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+
+    put("efi/edge-config/authorized_keys", KEY);
+    put("efi/edge-config/edge.toml", "[bundle]\ngateway = \"thief\"\n");
+    put("efi/edge-config/static-pods/web.yaml", POD);
+    let said = provision(&machine);
+    assert!(said.contains("configuration taken from the EFI system partition: authorized_keys\n"), "{said}");
+    assert!(
+        said.contains("the EFI system partition: `edge.toml`, `static-pods/web.yaml` in `edge-config` is ignored, this machine has its configuration hint: `edge system reset`"),
+        "{said}"
+    );
+    assert_eq!(read("var/etc/edge/authorized_keys"), KEY);
+    assert_eq!(read("identity/config/authorized_keys"), KEY);
+    assert_eq!(read("var/etc/edge/edge.toml"), ours);
+    assert!(!machine.root("var/lib/kubelet/static-pods/web.yaml").exists());
+    assert!(!machine.root("efi/edge-config/authorized_keys").exists(), "it does not stay on FAT");
+
+    // Once is enough: another key is ignored as everything else is.
+    put("efi/edge-config/authorized_keys", &KEY.replace("owner", "thief"));
+    let said = provision(&machine);
+    assert!(
+        said.contains("the EFI system partition: `authorized_keys`, `edge.toml`, `static-pods/web.yaml` in"),
+        "{said}"
+    );
+    assert_eq!(read("var/etc/edge/authorized_keys"), KEY);
+}
