@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::entry::{Entry, VerityId};
-use super::slot::{Seen, Status, judge};
+use super::slot::{Seen, Slot, Status, judge};
 use super::{Error, Places, Record, partition, uki};
 use crate::sys::durable;
 use crate::sys::mounts::Writable;
@@ -22,10 +22,11 @@ pub struct Found {
     pub verity: Option<VerityId>,
 }
 
-/// All boot entries of ours. Where there is no folder of them there are none.
+/// All boot entries of ours. Where there is no folder of them there are none. One that cannot be read boots nothing
+/// that is known: it may be of the slot that does not run, and a good system is not given up for a bad sector there.
 ///
 /// # Errors
-/// Where it cannot be read.
+/// Where they cannot be listed.
 pub fn entries(places: &Places) -> Result<Vec<Found>, Error> {
     let folder = places.entries();
     let listed = match std::fs::read_dir(&folder) {
@@ -38,7 +39,10 @@ pub fn entries(places: &Places) -> Result<Vec<Found>, Error> {
         let one = one.map_err(|e| durable::named(e, "list", &folder))?;
         let Some(file) = one.file_name().to_str().map(str::to_owned) else { continue };
         if let Some(entry) = Entry::parse(&file) {
-            let verity = uki::verity_of(&one.path()).map_err(|e| durable::named(e, "read", &one.path()))?;
+            let verity = uki::verity_of(&one.path()).unwrap_or_else(|error| {
+                tracing::warn!(path = %one.path().display(), %error, "a boot entry cannot be read, and counts as damaged");
+                None
+            });
             found.push(Found { entry, file, verity });
         }
     }
@@ -47,15 +51,22 @@ pub fn entries(places: &Places) -> Result<Vec<Found>, Error> {
 }
 
 impl Status {
-    /// How the appliance below `places` is.
+    /// How the appliance below `places` is. A hash tree that cannot be read, in the slot that does not run, is none.
     ///
     /// # Errors
-    /// [`Error::NotAppliance`] for another machine.
+    /// [`Error::NotAppliance`] for another machine; where the booted slot's hash tree cannot be read.
     pub fn read(places: &Places) -> Result<Self, Error> {
         let booted = places.booted()?;
         let entries = entries(places)?;
-        let on_disk =
-            [partition::verity_id(places, super::Slot::A)?, partition::verity_id(places, super::Slot::B)?];
+        let ours = partition::verity_id(places, booted)?;
+        let other = partition::verity_id(places, booted.other()).unwrap_or_else(|error| {
+            tracing::warn!(slot = %booted.other(), %error, "the slot that does not run cannot be read, and counts as empty");
+            None
+        });
+        let on_disk = match booted {
+            Slot::A => [ours, other],
+            Slot::B => [other, ours],
+        };
         let record = Record::read(places)?;
         Ok(judge(Seen { booted, entries: &entries, on_disk, record: &record }))
     }

@@ -104,6 +104,7 @@ mod system_data;
 mod system_import;
 mod system_join;
 mod system_provision;
+mod system_slots;
 mod system_stream;
 mod system_trust;
 mod tasks;
