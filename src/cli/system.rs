@@ -153,8 +153,10 @@ fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<
         };
     }
     let Err(why) = waited else {
-        let done = system::arm(places)?;
-        return output::result(&format!("edge: slot {} is good ({})", done.slot, done.entry));
+        return output::result(&match system::arm(places)? {
+            Some(done) => format!("edge: slot {} is good ({})", done.slot, done.entry),
+            None => "edge: all parts are up; this system was rolled back by hand, and stays given up".into(),
+        });
     };
     let turned = system::unhealthy(places, &why)?;
     system::judged(places)?;

@@ -10,6 +10,10 @@ use super::places::TRIES;
 use super::record::{Record, Recorded};
 use super::slot::{Slot, State, Status};
 use super::{Error, Places, firmware};
+use crate::sys::durable;
+
+/// What a boot was judged to be where somebody gave its system up.
+const ROLLED_BACK: &str = "rolled back";
 
 /// What was done with the booted slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,16 +38,19 @@ pub enum Fallback {
     Nowhere(String),
 }
 
-/// Notes that the booted slot is healthy.
+/// Notes that the booted slot is healthy. `None` where somebody gave it up in this boot: it stays so.
 ///
 /// # Errors
 /// Where its entry is not found or cannot be renamed.
-pub fn arm(places: &Places) -> Result<Outcome, Error> {
+pub fn arm(places: &Places) -> Result<Option<Outcome>, Error> {
     let status = Status::read(places)?;
     let booted = status.booted;
     let found = booted_entry(places, &status)?;
     let armed = Entry { left: Some(TRIES), done: 0, ..found.entry };
     let (file, identity) = (armed.name(), Identity::open(places)?);
+    if std::fs::read_to_string(places.judged()).is_ok_and(|text| text == ROLLED_BACK) {
+        return Ok(None);
+    }
     // The name first: it is what counts, and a cut after it leaves a slot that is tried once more.
     if file != found.file {
         Esp::open(places)?.rename(&found.file, &file)?;
@@ -55,7 +62,7 @@ pub fn arm(places: &Places) -> Result<Outcome, Error> {
         record.slots.insert(booted, noted);
         record.write(&identity)?;
     }
-    Ok(Outcome { slot: booted, entry: file })
+    Ok(Some(Outcome { slot: booted, entry: file }))
 }
 
 /// Notes that the booted slot is not healthy, and says where to turn. It is given up with its last try.
@@ -85,7 +92,12 @@ pub fn roll_back(places: &Places) -> Result<Slot, Error> {
     };
     let found = booted_entry(places, &status)?;
     let given_up = Entry { left: Some(0), ..found.entry };
-    Esp::open(places)?.rename(&found.file, &given_up.name())?;
+    {
+        // edge-healthy.service may still be waiting for all parts, and would give it its tries back.
+        let _alone = Identity::open(places)?;
+        Esp::open(places)?.rename(&found.file, &given_up.name())?;
+        durable::write(&places.judged(), ROLLED_BACK.as_bytes(), 0o600)?;
+    }
     note(places, &status, State::Failed, "rolled back by hand")?;
     Ok(to)
 }

@@ -97,7 +97,7 @@ pub fn is_counted(places: &Places) -> bool {
 /// # Errors
 /// Where it cannot be noted.
 pub fn judged(places: &Places) -> Result<(), Error> {
-    Ok(crate::sys::durable::write(&places.at("/run/edge-judged"), b"", 0o600)?)
+    Ok(crate::sys::durable::write(&places.judged(), b"", 0o600)?)
 }
 
 /// Has kubelet start anew, with the arguments that it is given now.

@@ -52,6 +52,11 @@ impl Places {
         self.at("/identity")
     }
 
+    /// Says that this boot was judged, and how; of the boot alone.
+    pub fn judged(&self) -> PathBuf {
+        self.at("/run/edge-judged")
+    }
+
     /// What is known of the slots besides.
     pub fn record(&self) -> PathBuf {
         self.at("/identity/system.json")

@@ -82,6 +82,8 @@ impl Machine {
             .collect();
         all.sort();
         let (_, number, name) = all.pop().expect("nothing to boot");
+        // /run is the boot's own.
+        let _ = std::fs::remove_file(self.root("run/edge-judged"));
         let count = name.split_once('+').unwrap().1.strip_suffix(".efi").unwrap().to_owned();
         let (left, done) = count.split_once('-').unwrap_or((&count, "0"));
         let (left, done): (u32, u32) = (left.parse().unwrap(), done.parse().unwrap());
@@ -98,7 +100,7 @@ impl Machine {
 
     /// Marks the booted slot good, as edge-healthy.service does.
     pub fn arm(&self) {
-        edge::system::arm(&edge::system::Places::below(&self.root(""))).unwrap();
+        edge::system::arm(&edge::system::Places::below(&self.root(""))).unwrap().unwrap();
     }
 
     pub fn verity_of(&self, slot: &str) -> String {

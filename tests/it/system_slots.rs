@@ -37,3 +37,22 @@ fn a_good_system_is_not_given_up_for_what_cannot_be_read_of_the_other_one() {
     let done = machine.run(&["system", "status"]);
     assert!(done.code == 1 && done.err.contains("edge: cannot read `"), "{done:?}");
 }
+
+/// edge-healthy.service waits for all parts for minutes, and may find them up after somebody has decided otherwise.
+#[test]
+fn what_was_rolled_back_in_this_boot_is_not_found_good_after_it() {
+    let machine = Machine::new();
+    let places = edge::system::Places::below(&machine.root(""));
+    machine.arm();
+    let id = system(&machine.place.path("new"), 2, 1);
+    std::fs::copy(machine.place.path("new/root.verity"), machine.partition("verity_b")).unwrap();
+    machine.put_entry("edge-2+3.efi", &id);
+    assert_eq!(machine.boot(), "b");
+    machine.run(&["system", "rollback"]).good();
+    assert_eq!(edge::system::arm(&places).unwrap(), None);
+    assert_eq!(machine.entries(), ["edge-1+3.efi", "edge-2+0-1.efi"]);
+    assert_eq!(machine.status()["slots"][1]["reason"], "rolled back by hand");
+    assert_eq!(machine.boot(), "a");
+    machine.arm();
+    assert_eq!(machine.states(), "good failed a");
+}
