@@ -61,7 +61,7 @@ impl Runtime {
         self.connection.listener().await
     }
 
-    /// Whether it can run containers: its condition `RuntimeReady`, or why that does not hold.
+    /// Whether it can run pods: its conditions `RuntimeReady` and `NetworkReady`, or why one of them does not hold.
     ///
     /// # Errors
     /// The call's.
@@ -69,12 +69,13 @@ impl Runtime {
         let request = v1::StatusRequest { verbose: false };
         let answer = self.connection.call("Status", Duration::ZERO, self.runtime().status(request)).await?;
         let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
-        let ready = conditions.into_iter().find(|condition| condition.r#type == "RuntimeReady");
-        Ok(match ready {
-            Some(condition) if condition.status => Ok(()),
-            Some(condition) => Err(format!("{}: {}", condition.reason, condition.message)),
-            None => Err("it does not say".to_owned()),
-        })
+        Ok(["RuntimeReady", "NetworkReady"].into_iter().try_for_each(|wanted| {
+            match conditions.iter().find(|condition| condition.r#type == wanted) {
+                Some(condition) if condition.status => Ok(()),
+                Some(condition) => Err(format!("{}: {}", condition.reason, condition.message)),
+                None => Err(format!("it does not say `{wanted}`")),
+            }
+        }))
     }
 
     /// Every sandbox and container.

@@ -47,12 +47,32 @@ struct Taken {
 }
 
 /// Looks for a configuration, if there is none yet, and puts it in place. Where there is one, only for the files of it
-/// that were refused.
+/// that were refused. The network of pods is there after it, too.
 ///
 /// # Errors
 /// Where it cannot be put there; what is wrong with a file is told in the lines and is no error.
 pub fn provision(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error> {
     places.booted()?;
+    let network = lay_out_network(places).err().map(|e| format!("pods have no network: {e}"));
+    let mut done = configure(places, checks)?;
+    done.lines.splice(..0, network);
+    Ok(done)
+}
+
+/// The network of a gateway alone; a network plugin's own file sorts before it. Pods of one without it never start, and
+/// what is copied without being synced is an empty file after a power cut.
+fn lay_out_network(places: &Places) -> Result<(), Error> {
+    let to = places.at("/var/etc/cni/net.d/99-edge.conflist");
+    if std::fs::metadata(&to).is_ok_and(|meta| meta.len() > 0) {
+        return Ok(());
+    }
+    let from = places.at("/usr/share/edge/cni/99-edge.conflist");
+    let bytes = std::fs::read(&from).map_err(|e| durable::named(e, "read", &from))?;
+    durable::folder(&places.at("/var/etc/cni/net.d"), 0o755)?;
+    Ok(durable::write(&to, &bytes, 0o644)?)
+}
+
+fn configure(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error> {
     let before = Intake::read(places);
     let known = places.at(FIRST.to).exists();
     let patience = if known { Duration::ZERO } else { PATIENCE };

@@ -40,6 +40,8 @@ impl Machine {
         std::fs::create_dir_all(root("etc")).unwrap();
         std::os::unix::fs::symlink("../var/etc/edge", root("etc/edge")).unwrap();
         machine.put_entry("edge-1+2-1.efi", FACTORY);
+        let network = include_str!("../../config/appliance/usr/share/edge/cni/99-edge.conflist");
+        machine.place.write("machine/usr/share/edge/cni/99-edge.conflist", network);
         let release = json!({"format": 1, "version": "1.0", "arch": "amd64", "board": "generic-efi"});
         machine.place.write("machine/usr/share/edge/system.json", &release.to_string());
         machine

@@ -29,10 +29,11 @@ impl Containerd {
         let (state, socket) = (folder.join("state"), folder.join("containerd.sock"));
         let config = folder.join("config.toml");
         let text = format!(
-            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\naddress = \"{}\"\n[plugins.\"io.containerd.grpc.v1.cri\"]\nimage_pull_with_sync_fs = {syncs}\nrestrict_oom_score_adj = true\nenable_cdi = false\n",
+            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\naddress = \"{}\"\n[plugins.\"io.containerd.grpc.v1.cri\"]\nimage_pull_with_sync_fs = {syncs}\nrestrict_oom_score_adj = true\nenable_cdi = false\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\nconf_dir = \"{}\"\n",
             disk.join("containerd").display(),
             state.display(),
             socket.display(),
+            folder.join("net.d").display(),
         );
         std::fs::write(&config, text).unwrap();
         let program = parts::containerd("containerd").unwrap();
@@ -161,4 +162,24 @@ fn what_was_unpacked_survives_a_power_cut_with_the_appliances_setting() {
     let unpacked = unpacked.map(|bytes| bytes.len());
     let lost = unpacked.is_none_or(|length| length < SIZE);
     assert!(known && lost, "{known} {unpacked:?}: the setting is not needed any more");
+}
+
+/// As `edge system healthy` asks: a runtime whose pods would have no network runs none.
+#[tokio::test]
+async fn a_runtime_without_a_network_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = folder.path().join("net.d/99-edge.conflist");
+    std::fs::create_dir(network.parent().unwrap()).unwrap();
+    // What a power cut leaves of a copy that nobody synced.
+    std::fs::write(&network, "").unwrap();
+    let containerd = Containerd::start(folder.path(), folder.path(), true).await;
+    let said = containerd.runtime().readiness().await.unwrap().unwrap_err();
+    assert!(said.contains("NetworkPluginNotReady"), "{said}");
+    let ours = "config/appliance/usr/share/edge/cni/99-edge.conflist";
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(ours), &network).unwrap();
+    let begun = Instant::now();
+    while let Err(said) = containerd.runtime().readiness().await.unwrap() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{said}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -200,3 +200,25 @@ fn what_was_refused_is_taken_once_it_is_good_and_nothing_else_is() {
     );
     assert_eq!(read("var/etc/edge/authorized_keys"), KEY);
 }
+
+#[test]
+fn pods_have_a_network_whatever_a_power_cut_left() {
+    let machine = Machine::new();
+    let network = machine.root("var/etc/cni/net.d/99-edge.conflist");
+    let ours = std::fs::read(machine.root("usr/share/edge/cni/99-edge.conflist")).unwrap();
+    assert!(!ours.is_empty());
+    machine.place.write("machine/efi/edge-config/edge.toml", "offline-mode = false\n");
+    provision(&machine);
+    assert_eq!(std::fs::read(&network).unwrap(), ours);
+    std::fs::write(&network, "").unwrap();
+    assert_eq!(provision(&machine), "");
+    assert_eq!(std::fs::read(&network).unwrap(), ours);
+    // An owner's own change stays.
+    std::fs::write(&network, "{}").unwrap();
+    provision(&machine);
+    assert_eq!(std::fs::read(&network).unwrap(), b"{}");
+    std::fs::remove_file(&network).unwrap();
+    std::fs::remove_file(machine.root("usr/share/edge/cni/99-edge.conflist")).unwrap();
+    let said = provision(&machine);
+    assert!(said.contains("edge: pods have no network: cannot read `"), "{said}");
+}
