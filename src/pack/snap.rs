@@ -228,6 +228,27 @@ mod tests {
         }
     }
 
+    /// systemd's own limit, five starts in ten seconds, which a snap cannot lift.
+    #[test]
+    fn no_number_of_failures_makes_systemd_give_up() {
+        for flavour in [Flavour::Edge, Flavour::Node("/nowhere".into())] {
+            let source = source(&flavour).unwrap();
+            let yaml: Value = serde_saphyr::from_str(
+                &description(&SnapPlan { flavour, ..plan(Confinement::Strict) }, &source).unwrap(),
+            )
+            .unwrap();
+            let apps = yaml["apps"].as_object().unwrap().iter();
+            let services: Vec<_> = apps.filter(|(_, app)| app.get("daemon").is_some()).collect();
+            assert!(!services.is_empty());
+            for (name, service) in services {
+                assert_eq!(service["restart-condition"], "always", "{name}");
+                let delay = service["restart-delay"].as_str().and_then(|text| text.strip_suffix('s'));
+                let delay: u32 = delay.and_then(|text| text.parse().ok()).unwrap();
+                assert!(delay * 4 > 10, "{name}: {delay} s");
+            }
+        }
+    }
+
     #[test]
     fn snapcraft_links_the_same_hooks() {
         let source = source(&Flavour::Edge).unwrap();

@@ -89,6 +89,7 @@ mod registry_suite;
 mod registry_tools;
 mod registry_upkeep;
 mod snap_hooks;
+mod snap_life;
 mod snap_pack;
 mod snap_real;
 mod snap_vm;

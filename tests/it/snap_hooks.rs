@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use crate::command::Done;
 
 /// An installed snap of one revision, with its folders in a temporary place.
-struct Snap {
+pub struct Snap {
     folder: tempfile::TempDir,
     binary: PathBuf,
     emulator: Option<&'static str>,
 }
 
 /// A daemon of the snap; it ends with the value.
-struct Daemon(Child);
+pub struct Daemon(pub Child);
 
 impl Drop for Daemon {
     fn drop(&mut self) {
@@ -30,7 +30,7 @@ impl Drop for Daemon {
 }
 
 impl Snap {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::of(env!("CARGO_BIN_EXE_edge").into(), None)
     }
 
@@ -49,11 +49,11 @@ impl Snap {
         snap
     }
 
-    fn path(&self, below: &str) -> PathBuf {
+    pub fn path(&self, below: &str) -> PathBuf {
         self.folder.path().join(below)
     }
 
-    fn write(&self, below: &str, value: &Value) {
+    pub fn write(&self, below: &str, value: &Value) {
         std::fs::write(self.path(below), value.to_string()).unwrap();
     }
 
@@ -62,7 +62,7 @@ impl Snap {
     }
 
     /// edge called as `program`, as snapd calls what is in a snap.
-    fn command(&self, program: &str, cookie: &str, arguments: &[&str]) -> Command {
+    pub fn command(&self, program: &str, cookie: &str, arguments: &[&str]) -> Command {
         let called = self.path("snap").join(program);
         let mut command = match self.emulator {
             Some(emulator) => {
@@ -80,7 +80,7 @@ impl Snap {
         command
     }
 
-    fn edge(&self, arguments: &[&str]) -> Done {
+    pub fn edge(&self, arguments: &[&str]) -> Done {
         Done::of(self.command("bin/edge", "app", arguments).output().unwrap())
     }
 
@@ -100,7 +100,7 @@ impl Snap {
     }
 
     /// Runs a hook as snapd does: what it set is committed if it ends well.
-    fn hook(&self, name: &str) -> Done {
+    pub fn hook(&self, name: &str) -> Done {
         let done = self.hook_over(name, &self.committed());
         if done.code == 0 {
             self.commit();
@@ -129,13 +129,13 @@ impl Snap {
         staged
     }
 
-    fn install(&self) {
+    pub fn install(&self) {
         for hook in ["install", "default-configure", "configure"] {
             self.hook(hook).good();
         }
     }
 
-    fn daemon(&self) -> Daemon {
+    pub fn daemon(&self) -> Daemon {
         let log = std::fs::File::create(self.path("daemon.log")).unwrap();
         let mut command = self.command("bin/edge", "service", &["daemon"]);
         let daemon = Daemon(command.stderr(log).spawn().unwrap());
@@ -147,7 +147,7 @@ impl Snap {
         self.edge(&["config", "get", key]).good().out.trim_end().to_owned()
     }
 
-    fn until(&self, what: &str, mut is: impl FnMut() -> bool) -> Duration {
+    pub fn until(&self, what: &str, mut is: impl FnMut() -> bool) -> Duration {
         let began = Instant::now();
         while !is() {
             let log = std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default();
