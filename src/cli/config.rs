@@ -123,7 +123,7 @@ fn in_force(socket: PathBuf) -> Result<&'static str> {
 
 fn validate(overrides: &Overrides, file: Option<&PathBuf>) -> Result<()> {
     let named = file.map(std::path::absolute).transpose()?;
-    let overrides = Overrides { config: named.or_else(|| overrides.config.clone()), ..Overrides::default() };
+    let overrides = Overrides { config: named.or_else(|| overrides.config.clone()), ..overrides.clone() };
     let config = config::Config::load(&overrides)?;
     let file = config.file.display();
     output::result(&match config.file.exists() {

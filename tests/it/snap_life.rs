@@ -28,3 +28,14 @@ fn a_daemon_waits_for_what_is_put_right_by_hand() {
     snap.until("the daemon answers", || snap.edge(&["status"]).code == 0);
     assert!(daemon.0.try_wait().unwrap().is_none(), "the same process");
 }
+
+#[test]
+fn validate_looks_at_the_file_of_the_snap() {
+    let snap = Snap::new();
+    snap.install();
+    let file = snap.path("common/edge.toml");
+    std::fs::write(&file, "offline-mode = maybe\n").unwrap();
+    snap.edge(&["config", "validate"]).bad(2, &file.display().to_string());
+    std::fs::write(&file, "offline-mode = false\n").unwrap();
+    assert_eq!(snap.edge(&["config", "validate"]).good().out, format!("`{}` is good\n", file.display()));
+}
