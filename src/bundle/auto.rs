@@ -47,12 +47,14 @@ pub enum Outcome {
     Refused(String),
 }
 
-/// Watches until `stop` holds true. `settings` and `gateway` are asked each time anew.
-pub async fn run<S, G, F>(settings: S, gateway: G, part: Part, mut stop: watch::Receiver<bool>)
+/// Watches until `stop` holds true. `settings` and `gateway` are asked each time anew; what comes with a gateway is
+/// held for as long as it is used.
+pub async fn run<S, G, F, H>(settings: S, gateway: G, part: Part, mut stop: watch::Receiver<bool>)
 where
     S: Fn() -> Settings,
     G: Fn() -> F,
-    F: Future<Output = Result<Gateway, String>>,
+    F: Future<Output = Result<(Gateway, H), String>>,
+    H: Send + 'static,
 {
     // Opened when somebody asks: where edge is confined, each look at them is told as a fault.
     let mut events: Option<Events> = None;
@@ -115,17 +117,22 @@ where
 }
 
 /// Whether any stick could be ours: without a root none is.
-async fn is_pinned<F>(gateway: impl Fn() -> F) -> Result<(), String>
+async fn is_pinned<F, H>(gateway: impl Fn() -> F) -> Result<(), String>
 where
-    F: Future<Output = Result<Gateway, String>>,
+    F: Future<Output = Result<(Gateway, H), String>>,
 {
-    let gateway = gateway().await?;
+    let (gateway, _held) = gateway().await?;
     let chain = tokio::task::spawn_blocking(move || gateway.chain().map(drop)).await;
     chain.map_err(|e| e.to_string())?.map_err(|e| format!("nothing can be imported from sticks: {e}"))
 }
 
-async fn blocking(gateway: Gateway, place: Place) -> Result<Outcome, Error> {
-    let done = tokio::task::spawn_blocking(move || take(&gateway, &place)).await;
+async fn blocking<H: Send + 'static>((gateway, held): (Gateway, H), place: Place) -> Result<Outcome, Error> {
+    let looked = move || {
+        let done = take(&gateway, &place);
+        drop(held);
+        done
+    };
+    let done = tokio::task::spawn_blocking(looked).await;
     done.unwrap_or_else(|e| Err(Error::Files(io::Error::other(e.to_string()))))
 }
 

@@ -354,7 +354,10 @@ pub fn read_passphrase(path: &Path) -> Result<Vec<u8>, TaskError> {
 /// Imports sticks that are plugged in, while `bundle.auto-import` says so, until `stop` holds true.
 pub async fn watch_media(place: Arc<Place>, part: Part, stop: watch::Receiver<bool>) {
     let settings = || place.config().bundle.clone();
-    let asked = || async { gateway(&place).await.map_err(|e| e.message) };
+    let asked = || async {
+        let held = place.begin("bundle.auto-import");
+        Ok((gateway(&place).await.map_err(|e| e.message)?, held))
+    };
     bundle::auto::run(settings, asked, part, stop).await;
 }
 

@@ -133,14 +133,14 @@ fn perform(task: Task, place: Arc<Place>) -> Response<Body> {
     let (lines, mut read) = mpsc::channel::<Line>(16);
     tokio::spawn(async move {
         let reader = lines.clone();
-        let _at_work = place.begin(task.command());
+        let command = task.command();
         let work = async {
             let told = async |line| drop(lines.send(line).await);
             let done = task::run_heard(task, &place, |event| told(Line::Said(event))).await;
             told(Line::Ended(done)).await;
         };
         tokio::select! {
-            () = work => {}
+            () = place.doing(command, work) => {}
             () = reader.closed() => tracing::info!("a task was called off"),
         }
     });

@@ -180,7 +180,9 @@ where
     let runtime = tokio::runtime::Handle::current();
     let (tell, told) = oneshot::channel();
     let (stays, gone) = oneshot::channel::<()>();
+    let held = task::held();
     let run = move || {
+        let _held = held;
         runtime.block_on(async {
             tokio::select! {
                 // First: what was called off is not looked at again, since its timers may be gone.
@@ -216,7 +218,7 @@ pub async fn schedule(
             let task = Task::Mirror(MirrorTask::Sync { names: Vec::new(), dry_run: false, scheduled: true });
             let silent = Progress::silent();
             let done = tokio::select! {
-                done = task::run(task, &place, &silent) => done,
+                done = place.doing("mirror.schedule", task::run(task, &place, &silent)) => done,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             match done {

@@ -120,6 +120,16 @@ pub struct AtWork {
     all: Arc<Mutex<Vec<&'static str>>>,
 }
 
+tokio::task_local! {
+    /// Of the command that this task does.
+    static HELD: Arc<AtWork>;
+}
+
+/// What a thread that works for the command of this task holds until it has ended.
+pub(super) fn held() -> Option<Arc<AtWork>> {
+    HELD.try_with(Arc::clone).ok()
+}
+
 impl Drop for AtWork {
     fn drop(&mut self) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,6 +173,12 @@ impl Place {
         let folder = self.config().state_dir.clone();
         let open = || async move { Ok(Cache::open(&folder, &folder).map_err(TaskError::failed)?.cache) };
         self.cache.get_or_try_init(open).await
+    }
+
+    /// Does `work` as `command`, which is among those at work until all of it has ended, what runs on threads of its
+    /// own too: that goes on when whoever asked is gone, and this is dropped.
+    pub(super) async fn doing<T: Future>(&self, command: &'static str, work: T) -> T::Output {
+        HELD.scope(Arc::new(self.begin(command)), work).await
     }
 
     /// Notes that a command is being done, until what this returns is dropped.
@@ -251,9 +267,12 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
 ) -> Result<T, TaskError> {
     let (tell, told) = oneshot::channel();
+    let held = held();
     let begun = std::thread::Builder::new().name("task".into()).spawn(move || {
+        let done = work();
+        drop(held);
         // Whoever asked may be gone; what is done is done.
-        let _ = tell.send(work());
+        let _ = tell.send(done);
     });
     begun.map_err(|e| TaskError::failed(format!("cannot start a thread: {e}")))?;
     told.await.unwrap_or_else(|_| Err(TaskError::failed("the work broke off")))

@@ -384,7 +384,13 @@ fn a_stick_that_is_plugged_in_is_imported_by_the_daemon_and_shown() {
     place.run(&["trust", "pin", &scene.path("keys/1.root.json").display().to_string()]).good();
     // Mounted read only by somebody; written to for the receipt alone, and read only again after it.
     let device = stick(&scene, scene.folder.path());
+    // The snap is not refreshed while it is imported, which waits for the store.
+    let store = rusqlite::Connection::open(place.path("state/store/store.db")).unwrap();
+    store.execute_batch("BEGIN IMMEDIATE").unwrap();
     let plugged = Mounted::new(&device.0, &media.join("stick"), "ro,nodev,nosuid,noexec");
+    wait("the import is not at work", || place.busy() == ["bundle.auto-import"]);
+    store.execute_batch("ROLLBACK").unwrap();
+    wait("the import is at work for ever", || place.busy().is_empty());
     wait("the stick is not imported", || {
         health()["message"].as_str().unwrap().contains("main-1 is in force, 2 refs")
     });

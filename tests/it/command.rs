@@ -50,6 +50,12 @@ impl Place {
         command
     }
 
+    /// The commands that the daemon is doing: GET /v1/busy.
+    pub fn busy(&self) -> Vec<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(edge::daemon::ask_busy(&self.path("edge.sock"))).unwrap()
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Done {
         Done::of(self.edge(arguments).output().unwrap())
     }

@@ -87,3 +87,20 @@ async fn two_runs_at_once_are_one_too_many() {
     }
     drop(daemon);
 }
+
+/// So that the snap is not refreshed while it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_by_the_schedule_is_at_work() {
+    let site = Site::start().await;
+    site.upstream.push_image("team/big", "1", &[&noise(1, 2_000_000)]).await;
+    site.configure("[mirror]\nschedule = \"* * * * * *\"\njitter = \"0s\"\nbandwidth-limit = \"512KiB/s\"\n[[mirror.images]]\nrepository = \"HOST/team/big\"\ntags = { exact = [\"1\"] }\n");
+    let daemon = Daemon::start(&site.place);
+    let socket = site.place.path("edge.sock");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while crate::mirror::size_of(&site.place.path("state/store/uploads")) == 0 {
+        assert!(Instant::now() < deadline, "nothing came");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(edge::daemon::ask_busy(&socket).await.unwrap(), ["mirror.schedule"]);
+    drop(daemon);
+}
