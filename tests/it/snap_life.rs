@@ -1,8 +1,28 @@
 //! The snap where something is in the way: a file that somebody spoiled, a command that holds the state.
 
+use std::time::Duration;
+
 use edge::sys::lock::StateLock;
 
+use crate::join_scene::Cloud;
 use crate::snap_hooks::{Daemon, Snap};
+
+const KUBELETS: &str = "what kubelet had";
+
+/// A snap whose gateway has joined a cloud, without a daemon.
+pub fn joined() -> Snap {
+    let snap = Snap::new();
+    snap.install();
+    let cloud = Cloud::new();
+    std::fs::write(snap.path("given.conf"), cloud.inline(&cloud.node(2090))).unwrap();
+    std::fs::write(snap.path("kubelet.conf"), KUBELETS).unwrap();
+    let at = |name: &str| snap.path(name).display().to_string();
+    let (from, kubeconfig, pki) = (at("given.conf"), at("kubelet.conf"), at("pki"));
+    snap.edge(&["join", "--from", &from, "--kubelet-kubeconfig", &kubeconfig, "--kubelet-cert-dir", &pki])
+        .good();
+    assert!(std::fs::read_to_string(&kubeconfig).unwrap().contains("https://127.0.0.1:"));
+    snap
+}
 
 /// systemd gives up on a snap's service that ends a few times in a row; so it does not end.
 #[test]
@@ -38,4 +58,36 @@ fn validate_looks_at_the_file_of_the_snap() {
     snap.edge(&["config", "validate"]).bad(2, &file.display().to_string());
     std::fs::write(&file, "offline-mode = false\n").unwrap();
     assert_eq!(snap.edge(&["config", "validate"]).good().out, format!("`{}` is good\n", file.display()));
+}
+
+/// snapd removes the snap whatever its hook says: kubelet must not be left with a proxy that is gone.
+#[test]
+fn a_removal_gives_everything_back_whatever_is_in_the_way() {
+    let has = |snap: &Snap| std::fs::read_to_string(snap.path("kubelet.conf")).unwrap();
+    let snap = joined();
+    std::fs::write(snap.path("common/edge.toml"), "offline-mode = maybe\n").unwrap();
+    let said = snap.hook("remove").err;
+    assert_eq!(has(&snap), KUBELETS, "{said}");
+    assert!(said.contains("the configuration is not known, and its defaults were taken: "), "{said}");
+    assert!(!snap.path("common/join.json").exists());
+
+    // A command that ends in time is waited for, and another one is not for ever.
+    let snap = joined();
+    let held = StateLock::take(&snap.path("common"), "edge bundle import").unwrap();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(held);
+    });
+    let said = snap.hook("remove").err;
+    ends.join().unwrap();
+    assert_eq!(has(&snap), KUBELETS, "{said}");
+    assert!(!said.contains("in use"), "{said}");
+
+    let snap = joined();
+    let _held = StateLock::take(&snap.path("common"), "edge bundle import").unwrap();
+    let done = snap.hook("remove");
+    assert_eq!(has(&snap), KUBELETS, "{done:?}");
+    assert!(done.code == 1 && done.err.lines().count() == 1, "{done:?}");
+    assert!(done.err.contains("in use by edge bundle import (pid "), "{done:?}");
+    assert!(done.err.contains("and everything was given back beside it"), "{done:?}");
 }

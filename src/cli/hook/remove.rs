@@ -3,6 +3,8 @@
 //! snapd removes the snap whatever this hook says; it only keeps the line for `snap tasks --last=remove`. So the hook does
 //! all that it can, the most important first, and then says what it could not.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, bail};
 
 use super::Scene;
@@ -11,15 +13,29 @@ use crate::cli::leave::let_go;
 use crate::config::Config;
 use crate::node::{self, Places};
 use crate::proxy::join;
-use crate::sys::lock::StateLock;
+use crate::sys::lock::{LockError, StateLock};
+
+/// How long whoever holds the state folder is waited for. snapd has stopped the daemon; it may be a command.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// As `edge leave`, but nothing makes it give up half way.
 pub async fn remove(scene: &Scene) -> Result<()> {
-    let config = Config::load(&scene.overrides)?;
-    let _lock = StateLock::take(&config.state_dir, "edge hook remove")?;
     let mut left = Vec::new();
+    let config = Config::load(&scene.overrides).unwrap_or_else(|error| {
+        left.push(format!("the configuration is not known, and its defaults were taken: {error}"));
+        scene.overrides.defaults()
+    });
+    let _lock = match lock(&config).await {
+        Ok(lock) => Some(lock),
+        Err(error) => {
+            left.push(format!("{error}, and everything was given back beside it"));
+            None
+        }
+    };
     if let Some(node) = &scene.snap.node {
-        left = node::clear(&Places { snap: node.content.clone(), common: scene.snap.common.clone() });
+        left.extend(node::clear(&Places { snap: node.content.clone(), common: scene.snap.common.clone() }));
     }
     let untold = untold(&config).await;
     if let Err(error) = give_back(&config) {
@@ -32,6 +48,16 @@ pub async fn remove(scene: &Scene) -> Result<()> {
         Err(error) => left.push(format!("whether changes wait for the cloud is not known: {error}")),
     }
     if left.is_empty() { Ok(()) } else { bail!("{}", left.join("; ")) }
+}
+
+async fn lock(config: &Config) -> Result<StateLock, LockError> {
+    let begun = Instant::now();
+    loop {
+        match StateLock::take(&config.state_dir, "edge hook remove") {
+            Err(LockError::Held { .. }) if begun.elapsed() < PATIENCE => tokio::time::sleep(LOOK).await,
+            taken => return taken,
+        }
+    }
 }
 
 fn give_back(config: &Config) -> Result<()> {
