@@ -12,6 +12,7 @@ use super::Order;
 use super::task::{Hand, Place, TaskError};
 use crate::cache::Cache;
 use crate::config::{self, Change, Config};
+use crate::proxy::incluster;
 use crate::proxy::join::{self, Cached, Plan, Record};
 use crate::proxy::request;
 use crate::sys::progress::Progress;
@@ -88,7 +89,13 @@ async fn do_leave(discard_changes: bool, place: &Place) -> Result<Value, TaskErr
             Cached::Emptied
         }
         (Some(_), None) => Cached::Emptied,
-        (None, _) => Cached::Closed,
+        (None, _) => {
+            // What a daemon that runs takes away itself.
+            if let Err(error) = incluster::remove(config.proxy.in_cluster_listen).await {
+                tracing::warn!(error, "the interface for pods is left behind");
+            }
+            Cached::Closed
+        }
     };
     join::clear(&config.state_dir, cached).map_err(failed)?;
     Ok(left.map_or(Value::Null, |left| {

@@ -38,6 +38,7 @@ mod incluster_flannel;
 mod incluster_flood;
 mod incluster_ipv6;
 mod incluster_kube_rs;
+mod incluster_leave;
 mod incluster_network;
 mod incluster_operator;
 mod join;

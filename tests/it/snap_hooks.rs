@@ -57,7 +57,7 @@ impl Snap {
         std::fs::write(self.path(below), value.to_string()).unwrap();
     }
 
-    fn committed(&self) -> Value {
+    pub fn committed(&self) -> Value {
         serde_json::from_slice(&std::fs::read(self.path("committed.json")).unwrap()).unwrap()
     }
 
@@ -86,12 +86,17 @@ impl Snap {
 
     /// Runs a hook in a transaction that begins with `staged`. It is left as it is, not committed.
     fn hook_over(&self, name: &str, staged: &Value) -> Done {
+        Done::of(self.hook_command(name, staged).output().unwrap())
+    }
+
+    /// The same, not run yet.
+    pub fn hook_command(&self, name: &str, staged: &Value) -> Command {
         self.write("staged.json", staged);
         let link = self.path("snap/meta/hooks").join(name);
         if !link.exists() {
             symlink("../../bin/edge", &link).unwrap();
         }
-        Done::of(self.command(&format!("meta/hooks/{name}"), "hook", &[]).output().unwrap())
+        self.command(&format!("meta/hooks/{name}"), "hook", &[])
     }
 
     /// What snapd does when a hook has ended well.

@@ -195,6 +195,7 @@ is "remove" "$code" 0
 case $(snap tasks --last=remove) in *"ignoring failure"*) bad "the remove hook ended well" "$(snap tasks --last=remove)" ;; *) ok "the remove hook ended well" ;; esac
 is "containerd asks nobody any more" "$(ls /etc/containerd/certs.d)" ""
 is "kubelet has its own way again" "$(cat /etc/kubernetes/kubelet.conf)" "$(cat kubelet.conf)"
+is "no interface for pods is left" "$(grep -c edge-api /proc/net/dev)" 0
 quiet "leave, join, remove"
 umount /media/stick
 systemctl stop kubelet containerd

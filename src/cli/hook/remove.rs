@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::cli::leave::let_go;
 use crate::config::Config;
 use crate::node::{self, Places};
-use crate::proxy::join;
+use crate::proxy::{incluster, join};
 use crate::sys::lock::{LockError, StateLock};
 
 /// How long whoever holds the state folder is waited for. snapd has stopped the daemon; it may be a command.
@@ -40,6 +40,9 @@ pub async fn remove(scene: &Scene) -> Result<()> {
     let untold = untold(&config).await;
     if let Err(error) = give_back(&config) {
         left.push(format!("kubelet did not get its credentials back: {error}"));
+    }
+    if let Err(error) = incluster::remove(config.proxy.in_cluster_listen).await {
+        left.push(format!("the interface for pods stays: {error}"));
     }
     left.extend(let_go(&config).await);
     match untold {
