@@ -111,29 +111,63 @@ pub fn check(name: &str, bytes: &[u8], checks: &dyn Checks) -> Result<(), String
         "edge.toml" => checks.configuration(text()?),
         "cloud.kubeconfig" => checks.kubeconfig(bytes),
         "1.root.json" => Chain::begin(bytes.to_vec(), name).map(drop).map_err(|e| e.to_string()),
-        "authorized_keys" => {
-            let mut lines =
-                text()?.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-            let is_key = |line: &str| {
-                let words: Vec<&str> = line.split_ascii_whitespace().collect();
-                let kind = |word: &&str| {
-                    word.starts_with("ssh-") || word.starts_with("ecdsa-") || word.starts_with("sk-")
-                };
-                words
-                    .iter()
-                    .position(kind)
-                    .is_some_and(|at| words.get(at + 1).is_some_and(|key| key.starts_with("AAAA")))
-            };
-            match lines.clone().find(|line| !is_key(line)) {
-                Some(line) => {
-                    Err(format!("`{}` is no public key", line.chars().take(40).collect::<String>()))
-                }
-                None if lines.next().is_none() => Err("it holds no public key".into()),
-                None => Ok(()),
-            }
-        }
+        "authorized_keys" => check_keys(bytes),
         _ if name.ends_with(".network") => network::check(text()?),
         _ => check_pod(text()?),
+    }
+}
+
+/// Whether a file holds public keys for SSH, one a line, and nothing else; else why not, in one line.
+///
+/// # Errors
+/// One line.
+pub fn check_keys(bytes: &[u8]) -> Result<(), String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is no text".to_owned())?;
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let is_key = |line: &str| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let kind =
+            |word: &&str| word.starts_with("ssh-") || word.starts_with("ecdsa-") || word.starts_with("sk-");
+        words
+            .iter()
+            .position(kind)
+            .is_some_and(|at| words.get(at + 1).is_some_and(|key| key.starts_with("AAAA")))
+    };
+    match lines.clone().find(|line| !is_key(line)) {
+        Some(line) => Err(format!("`{}` is no public key", line.chars().take(40).collect::<String>())),
+        None if lines.next().is_none() => Err("it holds no public key".into()),
+        None => Ok(()),
+    }
+}
+
+/// Whether a first boot would take every file of a folder of static pods; else which it would not, and why, in one
+/// line.
+///
+/// # Errors
+/// One line.
+pub fn check_pods(folder: &Path) -> Result<(), String> {
+    let entries = std::fs::read_dir(folder).map_err(|e| format!("`{}`: {e}", folder.display()))?;
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in &paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let wrong = |why: String| Err(format!("`{}`: {why}", path.display()));
+        if name.starts_with('.') || !ENDS[0].iter().any(|end| name.ends_with(end)) {
+            return wrong(format!("its name does not end in {}", ENDS[0].join(" or ")));
+        }
+        let checked = small(path).and_then(|bytes| {
+            let text =
+                String::from_utf8(bytes.unwrap_or_default()).map_err(|_| "it is no text".to_owned())?;
+            check_pod(&text)
+        });
+        if let Err(why) = checked {
+            return wrong(why);
+        }
+    }
+    match paths.len() {
+        0 => Err(format!("`{}` is empty", folder.display())),
+        many if many > MOST => Err(format!("`{}` holds more than {MOST} files", folder.display())),
+        _ => Ok(()),
     }
 }
 

@@ -41,7 +41,7 @@ pub use armed::{Fallback, Outcome};
 pub use data::Opened;
 pub use entry::{Entry, VerityId};
 pub use error::Error;
-pub use given::Checks;
+pub use given::{Checks, check_keys, check_pods};
 pub use keep::{Kept, keep_own_key};
 pub use places::Places;
 pub use provision::{Provisioned, provision};

@@ -327,6 +327,22 @@ fn what_cannot_be_made_is_told_before_the_work() {
     let config = place.write("bad.toml", "offline-mod = true\n");
     refused(2, &[&good[..], &["--config", &config.display().to_string()]].concat(), "offline-mod");
     with(&["--trust", &config.display().to_string()], "bad.toml");
+    // It would lie in an image that everybody may have, and let nobody in.
+    let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n";
+    let key = place.write("id_ed25519", private).display().to_string();
+    let no_key = "id_ed25519`: `-----BEGIN OPENSSH PRIVATE KEY-----` is no public key hint: ";
+    refused(2, &[&good[..], &["--authorized-key", &key]].concat(), no_key);
+    let pod =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: [{name: a, image: b}]\n";
+    place.write("pods/good.yaml", pod);
+    let pods = ["--static-pods", &place.path("pods").display().to_string()].map(str::to_owned);
+    let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
+    place.write("pods/web.yml", "apiVersion: apps/v1\nkind: Deployment\n");
+    refused(2, &[&good[..], &pods].concat(), "pods/web.yml`: it is no Pod of `v1`");
+    std::fs::rename(place.path("pods/web.yml"), place.path("pods/web.json")).unwrap();
+    refused(2, &[&good[..], &pods].concat(), "pods/web.json`: its name does not end in .yaml or .yml");
+    std::fs::remove_file(place.path("pods/web.json")).unwrap();
+    with(&[&pods[..], &["--lock", &nowhere]].concat(), "cannot read lock");
     refused(
         1,
         &["--arch", "arm64", "--edge", "/bin/busybox", "--kubelet", "/bin/busybox"],

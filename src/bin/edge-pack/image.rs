@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use edge::config::Config;
+use edge::pack::Usage;
 use edge::pack::image::{self, Choice, ImagePlan, Lock, Mirror};
+use edge::system::{check_keys, check_pods};
 use edge::trust::Chain;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -116,6 +118,16 @@ impl Arguments {
         if let Some(file) = &self.trust {
             let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
             Chain::begin(bytes, &file.display().to_string())?;
+        }
+        // What the first boot would not take must not be found out there.
+        if let Some(file) = &self.authorized_key {
+            let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+            let hint = "hint: it takes the public key, whose file mostly ends in .pub";
+            check_keys(&bytes)
+                .map_err(|why| Usage(format!("--authorized-key `{}`: {why} {hint}", file.display())))?;
+        }
+        if let Some(folder) = self.static_pods.as_ref().filter(|folder| folder.is_dir()) {
+            check_pods(folder).map_err(|why| Usage(format!("--static-pods {why}")))?;
         }
         let packages = match &self.lock {
             None => Choice::Today,
