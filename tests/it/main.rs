@@ -32,6 +32,7 @@ mod image_cut;
 mod image_devices;
 mod image_joined;
 mod image_reset;
+mod image_twice;
 mod image_update;
 mod incluster;
 mod incluster_flannel;
