@@ -2,11 +2,15 @@
 
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::json;
 
 use super::*;
+
+/// Time for what takes a moment.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Overwrites the middle one of a table's leaf pages, behind the back of whoever has the database open.
 fn spoil(path: &Path, table: &str) {
@@ -34,9 +38,12 @@ async fn closed(cache: Cache) {
     let is_it = |entry: std::io::Result<std::fs::DirEntry>| {
         entry.and_then(|entry| std::fs::read_link(entry.path())).is_ok_and(|open| open == path)
     };
-    while std::fs::read_dir("/proc/self/fd").unwrap().any(is_it) {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let gone = async {
+        while std::fs::read_dir("/proc/self/fd").unwrap().any(is_it) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("it is still open");
 }
 
 fn pod(n: usize) -> Object {
@@ -107,7 +114,8 @@ async fn a_file_that_is_spoilt_while_it_is_open_is_replaced_and_what_waits_is_ke
     let (epoch, rollbacks) = (cache.epoch(), cache.rollbacks());
     cache.read(|r| r.all("v1/pods")).await.unwrap_err();
     let mut trouble = cache.follow_trouble();
-    let why = trouble.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    let told = trouble.wait_for(Option::is_some);
+    let why = tokio::time::timeout(PATIENCE, told).await.expect("nobody says so").unwrap().clone().unwrap();
     assert!(why.contains("cache.db` is damaged") && why.contains("malformed"), "{why}");
     // What a batch on such a file loses is not asked for again and again.
     cache.record(0, |w| list(w, PODS));
