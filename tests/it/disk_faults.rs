@@ -174,8 +174,8 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: client}
 subjects: [{kind: ServiceAccount, name: default}]
 "#;
 
-/// A pod's word: that the cloud accepts it, and what it may tell, could not be kept when it came first, and is when it comes
-/// again. Leaves the cloud cut off.
+/// A pod's word: that the cloud accepts it, and what it may tell, could not be kept when it came first, and is when it
+/// comes again. Leaves the cloud cut off.
 fn a_client_that_came_while_the_disk_was_full_is_known(scene: &Scene) -> Result<()> {
     scene.cluster.apply(CLIENT)?;
     let bound = ["--bound-object-kind=Pod", "--bound-object-name=by-hand"];
