@@ -21,6 +21,11 @@ const REMEMBERED: usize = 4096;
 /// Bytes of a list's selectors up to which it is.
 const SHORT: usize = 1024;
 
+/// Whether a waiting change is told as the difference of this object from what the cloud has.
+pub(super) const TOLD_FROM: &str = "EXISTS (SELECT 1 FROM change WHERE change.resource = object.resource
+    AND change.namespace = object.namespace AND change.name = object.name
+    AND change.kind = 'patch' AND change.body IS NULL)";
+
 /// When a list was used last.
 #[derive(Clone, Copy, Debug)]
 struct Used {
@@ -135,9 +140,19 @@ impl Writer {
                 .collect::<Result<_, _>>()?;
             self.db().prepare_cached("DELETE FROM member WHERE scope = ?")?.execute([scope.0])?;
             self.db().prepare_cached("DELETE FROM scope WHERE id = ?")?.execute([scope.0])?;
-            held.into_iter().try_for_each(|object| self.drop_if_unread(object))?;
+            for object in held {
+                // What is to be told of it is its difference from what the cloud has.
+                if !self.is_to_be_told(object)? {
+                    self.drop_if_unread(object)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    fn is_to_be_told(&self, object: i64) -> Result<bool, CacheError> {
+        let sql = format!("SELECT 1 FROM object WHERE id = ? AND {TOLD_FROM}");
+        Ok(self.db().prepare_cached(&sql)?.exists([object])?)
     }
 
     /// `new` was made: the identities that have read nothing for longest make room, with all that is kept for them.
@@ -157,7 +172,7 @@ impl Writer {
             .prepare_cached(
                 "SELECT identity.id, identity.name, coalesce(max(scope.used), 0)
                  FROM identity LEFT JOIN scope ON scope.identity = identity.id
-                 WHERE identity.name NOT IN (?, ?) GROUP BY identity.id ORDER BY identity.id",
+                 WHERE identity.name NOT IN (?, ?) AND identity.name NOT LIKE 'edge:%' GROUP BY identity.id ORDER BY identity.id",
             )?
             .query_map([NODE, new], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
@@ -176,7 +191,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{Cache, ListRecord, Object, ObjectKey};
+    use crate::cache::{Author, Cache, ChangeKind, ListRecord, NewChange, Object, ObjectKey};
 
     fn scope(identity: &str, labels: &str) -> ScopeKey {
         ScopeKey {
@@ -216,6 +231,18 @@ mod tests {
         };
         cache.commit(kubelet).await.unwrap();
         let flood = |w: &mut Writer| {
+            // Its status was told here, and waits for the cloud as the difference from this object.
+            list(w, &scope("one", "told=yes"), &["told"])?;
+            w.push_change(&NewChange {
+                kind: ChangeKind::Patch,
+                key: pod("told").key,
+                uid: "told".into(),
+                subresource: "status".into(),
+                author: Author::Client("one".into()),
+                manager: None,
+                base: Some(b"{}".to_vec()),
+                body: None,
+            })?;
             for n in 0..10_000 {
                 list(w, &scope("one", &format!("n={n}")), &[&format!("only-{n}")])?;
                 let (resource, namespace) = ("v1/secrets".into(), "ns".into());
@@ -230,7 +257,8 @@ mod tests {
         let kept = count(&cache, CLIENTS).await;
         assert!((SCOPES / 2..=SCOPES + 1).contains(&kept), "{kept} lists of clients");
         let unread = "SELECT count(*) FROM object WHERE id NOT IN (SELECT object FROM member)";
-        assert_eq!(count(&cache, unread).await, 0);
+        assert_eq!(count(&cache, unread).await, 1, "the one that is told from");
+        assert!(cache.read(|r| Ok(r.object(&pod("told").key)?.is_some())).await.unwrap());
         assert!(count(&cache, "SELECT count(*) FROM object").await < SCOPES + 10);
         let read = cache.read(|r| {
             let of = |identity: &str| r.scopes(identity, "v1/pods", "");

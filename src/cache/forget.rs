@@ -2,6 +2,7 @@
 
 use rusqlite::params;
 
+use super::bound::TOLD_FROM;
 use super::{CacheError, ObjectKey, Writer, today};
 
 impl Writer {
@@ -75,10 +76,8 @@ impl Writer {
         self.db().execute(&format!("DELETE FROM member WHERE scope IN ({stale})"), [day])?;
         let scopes = self.db().execute("DELETE FROM scope WHERE used < ?", [day])?;
         if scopes > 0 {
-            self.db().execute(
-                "DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM member WHERE object = object.id)",
-                [],
-            )?;
+            let unread = "NOT EXISTS (SELECT 1 FROM member WHERE object = object.id)";
+            self.db().execute(&format!("DELETE FROM object WHERE {unread} AND NOT {TOLD_FROM}"), [])?;
             self.interned.forget();
         }
         Ok(scopes)

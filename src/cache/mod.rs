@@ -120,7 +120,9 @@ struct Shared {
     /// In what way the file is damaged, until it is replaced.
     spoilt: watch::Sender<Option<String>>,
     readers: std::sync::Mutex<Vec<Reader>>,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
+    /// This is a copy of a file that cannot be written: nothing replaces it.
+    is_frozen: bool,
     /// Counts [`Writer::clear`], and each database that was replaced.
     epoch: Arc<AtomicU64>,
     /// Batches with records in them that were not written.
@@ -151,7 +153,7 @@ impl Cache {
         let (jobs, inbox) = std::sync::mpsc::channel();
         let (lost, _) = watch::channel(0);
         let (trouble_sender, trouble) = watch::channel(frozen.clone());
-        let spoilt = watch::Sender::new(None);
+        let (spoilt, is_frozen) = (watch::Sender::new(None), frozen.is_some());
         let waiting = Arc::new(AtomicUsize::new(0));
         let torn = Arc::new(AtomicBool::new(false));
         let (batches, _) = watch::channel(0);
@@ -181,7 +183,8 @@ impl Cache {
             trouble,
             spoilt,
             readers: std::sync::Mutex::default(),
-            reading: Semaphore::new(READERS as usize),
+            reading: Arc::new(Semaphore::new(READERS as usize)),
+            is_frozen,
             epoch,
             rollbacks,
             batches,
@@ -241,9 +244,11 @@ impl Cache {
         &self,
         job: impl FnOnce(&Reader) -> Result<T, CacheError> + Send + 'static,
     ) -> Result<T, CacheError> {
-        let _place = self.shared.reading.acquire().await.map_err(|_| CacheError::Closed)?;
+        let place = self.shared.reading.clone().acquire_owned().await.map_err(|_| CacheError::Closed)?;
         let shared = self.shared.clone();
         let read = tokio::task::spawn_blocking(move || {
+            // Until the job has ended, also where nobody waits for it any more: none may outlive a renewal.
+            let _place = place;
             let kept = shared.readers.lock().map_err(|_| CacheError::Closed)?.pop();
             let reader = match kept {
                 Some(reader) => reader,
@@ -262,6 +267,7 @@ impl Cache {
     fn judge<T>(&self, result: Result<T, CacheError>) -> Result<T, CacheError> {
         if let Err(CacheError::Statement(source) | CacheError::Database { source, .. }) = &result
             && open::is_damage(source)
+            && !self.shared.is_frozen
             && writer::spoil(&self.shared.spoilt, source)
         {
             // The writer says so.

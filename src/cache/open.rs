@@ -23,8 +23,11 @@ pub struct Opened {
 pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
     let path = folder.join(FILE);
     durable::folder(folder, 0o700).map_err(|source| CacheError::Open { path: path.clone(), source })?;
-    if let Err(error) = renew::finish(&path) {
-        tracing::warn!(%error, "what is left of a cache that was built anew is still there");
+    match renew::finish(&path) {
+        // An empty one in its place would have it removed at the next start.
+        Err(error) if !path.exists() => return Err(error),
+        Err(error) => tracing::warn!(%error, "what is left of a cache that was built anew is still there"),
+        Ok(()) => {}
     }
     let (connection, damaged) = match connect(&path) {
         Ok(connection) => (connection, None),
@@ -148,15 +151,15 @@ pub(super) fn ends_batch(error: &rusqlite::Error) -> bool {
 /// Opens the database or makes it, and looks whether it is sound.
 pub(super) fn connect(path: &Path) -> Result<Connection, CacheError> {
     let failed = |operation| move |source| CacheError::Database { operation, path: path.to_owned(), source };
+    make(path)?;
     let mut connection = attach(path)?;
     look_at(&connection, "quick_check").map_err(failed("check"))?;
     schema::migrate(&mut connection).map_err(failed("migrate"))?;
     Ok(connection)
 }
 
-/// Opens the database or makes it, as it is.
-pub(super) fn attach(path: &Path) -> Result<Connection, CacheError> {
-    let failed = |source| CacheError::Database { operation: "open", path: path.to_owned(), source };
+/// Makes an empty file where there is none.
+fn make(path: &Path) -> Result<(), CacheError> {
     // SQLite would make it with the umask's permissions; Secrets are in here.
     std::fs::OpenOptions::new()
         .read(true)
@@ -166,8 +169,14 @@ pub(super) fn attach(path: &Path) -> Result<Connection, CacheError> {
         .mode(0o600)
         .open(path)
         .and_then(|file| file.set_permissions(std::fs::Permissions::from_mode(0o600)))
-        .map_err(|source| CacheError::Open { path: path.to_owned(), source })?;
-    let connection = Connection::open(path).map_err(failed)?;
+        .map_err(|source| CacheError::Open { path: path.to_owned(), source })
+}
+
+/// Opens the database that is there, as it is.
+pub(super) fn attach(path: &Path) -> Result<Connection, CacheError> {
+    let failed = |source| CacheError::Database { operation: "open", path: path.to_owned(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     set_up(&connection).map_err(failed)?;
     Ok(connection)
 }

@@ -107,6 +107,21 @@ impl Reader {
         Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
     }
 
+    /// Names and uids of what was deleted here and the cloud does not know of yet.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn deleted(&self, resource: &str) -> Result<Vec<(ObjectKey, String)>, CacheError> {
+        let sql =
+            "SELECT namespace, name, uid FROM change WHERE resource = ? AND kind = 'delete' ORDER BY id";
+        let mut statement = self.db().prepare_cached(sql)?;
+        let rows = statement.query_map([resource], |row| {
+            let key = ObjectKey { resource: resource.to_owned(), namespace: row.get(0)?, name: row.get(1)? };
+            Ok((key, row.get(2)?))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// Those of `rows` that are still in the scope, in the same order.
     ///
     /// # Errors

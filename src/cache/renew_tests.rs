@@ -212,3 +212,48 @@ async fn a_power_cut_leaves_the_damaged_one_or_the_new_one() {
     std::fs::rename(&path, &new).unwrap();
     assert_eq!((waiting().await, new.exists()), (1, false), "the damaged one was aside");
 }
+
+/// As where the disk fails at that moment: what waits is in the new one alone.
+#[tokio::test]
+async fn one_that_was_left_between_the_two_renames_is_taken_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, new] = ["cache.db", "cache.db.new"].map(|name| folder.path().join(name));
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    cache.commit(|w| w.push_change(&creation(1, "")).map(drop)).await.unwrap();
+    let db = Connection::open(&path).unwrap();
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(db);
+    std::fs::copy(&path, &new).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let epoch = cache.epoch();
+    assert!(cache.renew().await.unwrap().is_none());
+    assert!(path.exists() && !new.exists() && cache.epoch() > epoch);
+    assert_eq!(cache.read(|r| Ok(r.changes()?.len())).await.unwrap(), 1);
+    cache.commit(|w| w.push_change(&creation(2, "")).map(drop)).await.unwrap();
+    closed(cache).await;
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    assert_eq!(cache.read(|r| Ok(r.changes()?.len())).await.unwrap(), 2, "it was written to");
+}
+
+#[tokio::test]
+async fn a_reader_whose_asker_has_gone_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let (begun, go) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let (began, wait) = (begun.0, go.1);
+    let reading = cache.clone();
+    let asker = tokio::spawn(async move {
+        let job = move |_: &Reader| {
+            began.send(()).unwrap();
+            Ok(wait.recv().unwrap())
+        };
+        reading.read(job).await
+    });
+    tokio::task::spawn_blocking(move || begun.1.recv()).await.unwrap().unwrap();
+    asker.abort();
+    assert!(asker.await.unwrap_err().is_cancelled());
+    let renewed = tokio::time::timeout(Duration::from_millis(300), cache.renew()).await;
+    assert!(renewed.is_err(), "it was replaced below a reader");
+    go.0.send(()).unwrap();
+    tokio::time::timeout(PATIENCE, cache.renew()).await.expect("it waits for ever").unwrap();
+}

@@ -174,6 +174,11 @@ impl Thread {
             return Err(CacheError::Refused(why.clone()));
         }
         let failed = |source| CacheError::Database { operation: "check", path: self.path.clone(), source };
+        // The last time may have ended between its renames: what waits is in the new one, whole.
+        let finished = !self.path.exists();
+        if finished {
+            renew::finish(&self.path)?;
+        }
         let why = match open::check(&self.path) {
             Ok(()) => None,
             Err(source) if open::is_damage(&source) => Some(source.to_string()),
@@ -184,12 +189,18 @@ impl Thread {
         none.pragma_update(None, "query_only", true)?;
         self.writer.take_over(none);
         let replaced = why.map(|why| renew::replace(&self.path).map(|aside| (aside, why))).transpose();
-        self.writer.take_over(match &replaced {
-            Ok(_) => open::connect(&self.path)?,
-            Err(_) => open::attach(&self.path)?,
-        });
+        match &replaced {
+            Ok(_) => self.writer.take_over(open::connect(&self.path)?),
+            // Where it is aside already nothing is written until the new one is in its place: an empty one would pass
+            // for that.
+            Err(_) => {
+                if let Ok(as_it_is) = open::attach(&self.path) {
+                    self.writer.take_over(as_it_is);
+                }
+            }
+        }
         let replaced = replaced?;
-        if replaced.is_some() {
+        if finished || replaced.is_some() {
             // What was begun before belongs to what is gone.
             self.writer.epoch.fetch_add(1, Ordering::AcqRel);
             self.writer.rollbacks.fetch_add(1, Ordering::AcqRel);

@@ -313,13 +313,20 @@ impl Proxy {
         let shared = &self.shared;
         shared.offline_mode.send_replace(false);
         shared.mode_changes.send_modify(|n| *n += 1);
-        shared
-            .cache
-            .commit(|writer| {
+        let give_up = async || {
+            let job = |writer: &mut crate::cache::Writer| {
                 writer.drop_all_changes()?;
                 writer.set_meta(LINK_META, "")
-            })
-            .await?;
+            };
+            shared.cache.commit(job).await
+        };
+        let mut given_up = give_up().await;
+        // What is damaged cannot be changed, but replaced.
+        if given_up.is_err() && shared.cache.follow_spoilt().borrow().is_some() {
+            shared.cache.renew().await?;
+            given_up = give_up().await;
+        }
+        given_up?;
         shared.forget().await
     }
 
