@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -66,6 +67,8 @@ pub async fn keep(shared: &Shared) {
     let mut settles = Instant::now() + SETTLED;
     let mut entered = None;
     let (mut spoilt, mut renews) = (shared.cache.follow_spoilt(), Instant::now());
+    // Beside all else: where some changes get no answer a round takes minutes.
+    let mut sweeping: Option<BoxFuture<'_, ()>> = None;
     loop {
         let LinkState { phase, since } = link.borrow_and_update().clone();
         if entered.as_ref() != Some(&phase) {
@@ -92,9 +95,14 @@ pub async fn keep(shared: &Shared) {
                 look = Look::after(LOOK);
             }
             () = until(look.at), if online && shared.is_offline_mode() => look.done(ahead::read(shared).await),
-            () = shared.waiting.notified(), if online => sweep(shared).await,
-            () = tokio::time::sleep(SWEEP), if online => sweep(shared).await,
-            () = spoilt_at(&mut spoilt, renews), if online => {
+            () = ended(&mut sweeping) => sweeping = None,
+            () = shared.waiting.notified(), if online && sweeping.is_none() => {
+                sweeping = Some(Box::pin(sweep(shared)));
+            }
+            () = tokio::time::sleep(SWEEP), if online && sweeping.is_none() => {
+                sweeping = Some(Box::pin(sweep(shared)));
+            }
+            () = spoilt_at(&mut spoilt, renews), if online && sweeping.is_none() => {
                 renews = Instant::now() + RENEWAL;
                 if renew(shared).await {
                     // What the link is must be written down once more.
@@ -142,6 +150,14 @@ impl Shared {
     }
 }
 
+/// Waits for the end of a round, if there is one.
+async fn ended(sweeping: &mut Option<BoxFuture<'_, ()>>) {
+    match sweeping {
+        Some(sweep) => sweep.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits until the cache is damaged, and at least until then.
 async fn spoilt_at(spoilt: &mut watch::Receiver<Option<String>>, then: Instant) {
     if spoilt.wait_for(Option::is_some).await.is_err() {
@@ -153,8 +169,8 @@ async fn spoilt_at(spoilt: &mut watch::Receiver<Option<String>>, then: Instant) 
 /// Replaces a cache that was found to be damaged while the cloud is there to fill the new one: in an outage it is served as
 /// far as it can be read, but the next start would find nothing. Says whether there is a new one.
 async fn renew(shared: &Shared) -> bool {
-    // What waits is best told before.
-    sweep(shared).await;
+    // What waits is best told before, as far as the cloud answers.
+    let _ = tokio::time::timeout(SWEEP, sweep(shared)).await;
     match shared.cache.renew().await {
         Ok(Some((aside, why))) => {
             let aside = aside.display();

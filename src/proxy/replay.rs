@@ -66,9 +66,9 @@ impl Wanted {
         self.fields.is_of_metadata().then(|| Self { resource, ..self.clone() })
     }
 
-    /// Whether an object of `resource` may be one of those wanted.
-    pub fn is_about(&self, resource: &str) -> bool {
-        self.resource.strip_prefix(BARE).unwrap_or(&self.resource) == resource
+    /// The resource of the objects, however much of them is wanted.
+    pub fn whole(&self) -> &str {
+        self.resource.strip_prefix(BARE).unwrap_or(&self.resource)
     }
 
     /// The name under which the cache keeps this list.

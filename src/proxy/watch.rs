@@ -14,7 +14,7 @@ use super::answer::{self, Accept, Body};
 use super::pages::Kept;
 use super::replay::{self, Wanted};
 use super::shape;
-use crate::cache::{Cache, CacheError, ChangeKind, NewChange, Object, Scope};
+use crate::cache::{Cache, CacheError, Object, Scope};
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
@@ -191,24 +191,20 @@ impl Stream {
 
     /// What was changed here as MODIFIED, and what was deleted here as DELETED; false if the client has gone.
     async fn send_edited(&mut self, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
-        let scope = self.scope.id;
-        let (edited, changes) =
-            cache.read(move |reader| Ok((reader.edited(scope)?, reader.changes()?))).await?;
+        let (scope, resource) = (self.scope.id, self.wanted.whole().to_owned());
+        let (edited, deleted) =
+            cache.read(move |reader| Ok((reader.edited(scope)?, reader.deleted(&resource)?))).await?;
         for object in edited {
             if self.wanted.matches(&object) && !self.send(WatchKind::Modified, &object.body, sender).await {
                 return Ok(false);
             }
         }
-        for deleted in changes.into_iter().filter(|change| change.what.kind == ChangeKind::Delete) {
-            let NewChange { key, uid, .. } = deleted.what;
+        for (key, uid) in deleted {
             // All that is left of it is its name. Whoever does not know it has nothing to forget.
             let body = json!({"apiVersion": self.api_version, "kind": self.kind, "metadata":
                 {"name": key.name, "namespace": key.namespace, "uid": uid, "resourceVersion": self.scope.version}});
             let object = Object { key, uid, version: String::new(), body };
-            if self.wanted.is_about(&object.key.resource)
-                && self.wanted.matches(&object)
-                && !self.send(WatchKind::Deleted, &object.body, sender).await
-            {
+            if self.wanted.matches(&object) && !self.send(WatchKind::Deleted, &object.body, sender).await {
                 return Ok(false);
             }
         }
@@ -216,7 +212,7 @@ impl Stream {
     }
 
     async fn edit(&mut self, edit: &Edit, sender: &Sender) -> bool {
-        if !self.wanted.is_about(&edit.object.key.resource) || !self.wanted.matches(&edit.object) {
+        if self.wanted.whole() != edit.object.key.resource || !self.wanted.matches(&edit.object) {
             return true;
         }
         self.send(edit.kind, &edit.object.body, sender).await
