@@ -9,13 +9,11 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::plan::Terms;
-use crate::oci::{Descriptor, ParsedManifest, media};
+use crate::oci::{Descriptor, LARGEST_IMAGE, ParsedManifest, media};
 use crate::sys::digest::Digest;
 
 /// The deepest that indexes may lie in one another.
 const DEPTH: u32 = 3;
-/// The most bytes that the manifests of one image may have: an index of ten thousand could else fill the memory.
-const MOST_BYTES: usize = 16 << 20;
 /// Where buildkit writes which image an attestation is about.
 const ABOUT: &str = "vnd.docker.reference.digest";
 /// Blobs of one image that are fetched at the same time; the run's own limit goes before.
@@ -97,8 +95,8 @@ pub(super) async fn closure(
         }
         let known = manifest(wire, source, &digest).await?;
         taken += known.bytes.len();
-        if taken > MOST_BYTES {
-            let why = format!("its manifests have more than {MOST_BYTES} bytes hint: set `platforms`");
+        if taken > LARGEST_IMAGE {
+            let why = format!("its manifests have more than {LARGEST_IMAGE} bytes hint: set `platforms`");
             return Err(Failure::Manifest(why));
         }
         if known.parsed.is_index() {

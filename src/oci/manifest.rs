@@ -24,6 +24,8 @@ pub mod media {
 
 /// The largest manifest that is taken, in bytes.
 pub const LARGEST: usize = 4 << 20;
+/// The most bytes that the manifests of one image may have: an index of ten thousand could else fill the memory.
+pub const LARGEST_IMAGE: usize = 16 << 20;
 /// The most things that one manifest may link to.
 const MOST_LINKS: usize = 10_000;
 

@@ -19,6 +19,6 @@ pub use client::{
     Upstream, proxy_fault,
 };
 pub use credentials::{Credential, Credentials};
-pub use manifest::{Descriptor, ImageIndex, LARGEST, ManifestError, ParsedManifest, media};
+pub use manifest::{Descriptor, ImageIndex, LARGEST, LARGEST_IMAGE, ManifestError, ParsedManifest, media};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError, canonical_host, is_repository_path, is_tag};

@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::ImageError;
-use crate::oci::{Descriptor, ParsedManifest, Platform};
+use crate::oci::{Descriptor, LARGEST_IMAGE, ParsedManifest, Platform};
 use crate::sys::digest::Digest;
 
 /// Indexes within indexes that are looked into.
 const DEEPEST: usize = 4;
-/// The most bytes that the manifests of one image may have: an index of ten thousand could else fill the memory.
-const MOST_BYTES: usize = 16 << 20;
 
 /// Which images of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,8 +89,8 @@ impl Plan {
         wanted: &Wanted,
     ) -> Result<Vec<Descriptor>, ImageError> {
         self.taken += bytes.len();
-        if self.taken > MOST_BYTES {
-            return Err(ImageError::TooLarge(digest.clone(), MOST_BYTES));
+        if self.taken > LARGEST_IMAGE {
+            return Err(ImageError::TooLarge(digest.clone(), LARGEST_IMAGE));
         }
         let parsed = ParsedManifest::parse(&bytes, media_type)
             .map_err(|source| ImageError::Manifest { digest: digest.clone(), source })?;

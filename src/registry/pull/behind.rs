@@ -3,10 +3,11 @@
 //! An image that is whole here gives its tag up only for one that is whole, too: the link may go at any time, and half
 //! of a new image starts no pod.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use super::{AT_ONCE, Inner, Known, Pull, Sought, WAITING};
-use crate::oci::{Descriptor, LARGEST, ParsedManifest, Platform};
+use crate::oci::{Descriptor, LARGEST, LARGEST_IMAGE, ParsedManifest, Platform};
 use crate::store::{Absent, Error as StoreError, Store};
 use crate::sys::digest::Digest;
 
@@ -68,7 +69,7 @@ impl Pull {
         let inner = &self.0;
         let Some(moved) = inner.moved(repository, tag).await else { return Ok(()) };
         let (wanted, name) = (repository.to_owned(), tag.to_owned());
-        let here = inner.blocking(move |store| whole(store, &wanted, &name, 0)).await?;
+        let here = inner.blocking(move |store| whole(store, &wanted, &name, &mut BTreeSet::new(), 0)).await?;
         if here.is_empty() {
             // Nothing is lost: what clients ask for comes when they do.
             let fetched = inner.clone().fetch_once(repository.to_owned(), Sought::Manifest(tag.to_owned()));
@@ -94,17 +95,22 @@ impl Pull {
         digest: Digest,
         platforms: &[Platform],
     ) -> Result<Vec<Known>, String> {
-        let mut manifests = Vec::new();
+        let (mut manifests, mut asked, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
         let mut waiting = vec![(digest, 0)];
         while let Some((digest, depth)) = waiting.pop() {
             let known = self.0.known(repository, &digest).await?;
+            bytes += known.bytes.len();
+            if bytes > LARGEST_IMAGE {
+                return Err(format!("its manifests have more than {LARGEST_IMAGE} bytes"));
+            }
             if known.parsed.is_index() {
                 let children = chosen(&known.parsed, platforms);
                 if children.is_empty() || depth == DEEPEST {
                     let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
                     return Err(format!("`{digest}` has no image for {}", names.join(", ")));
                 }
-                waiting.extend(children.into_iter().map(|child| (child.digest.clone(), depth + 1)));
+                let new = children.into_iter().filter(|child| asked.insert(child.digest.clone()));
+                waiting.extend(new.map(|child| (child.digest.clone(), depth + 1)));
             }
             manifests.push(known);
         }
@@ -206,7 +212,14 @@ fn missing(store: &Store, digest: &Digest) -> Result<Vec<Digest>, StoreError> {
 }
 
 /// The platforms for which all is here of an image, by tag or digest; none where it is whole for no machine.
-fn whole(store: &Store, repository: &str, name: &str, depth: usize) -> Result<Vec<Platform>, StoreError> {
+/// What was `seen` is not looked at again, however many descriptors name it.
+fn whole(
+    store: &Store,
+    repository: &str,
+    name: &str,
+    seen: &mut BTreeSet<Digest>,
+    depth: usize,
+) -> Result<Vec<Platform>, StoreError> {
     let Some(manifest) = store.manifest(repository, name)? else { return Ok(Vec::new()) };
     // What cannot be read cannot be served either.
     let Ok(bytes) = manifest.blob.read() else { return Ok(Vec::new()) };
@@ -221,7 +234,10 @@ fn whole(store: &Store, repository: &str, name: &str, depth: usize) -> Result<Ve
     }
     let mut platforms = Vec::new();
     for child in parsed.manifests.iter().filter(|_| depth < DEEPEST) {
-        let found = whole(store, repository, child.digest.as_str(), depth + 1)?;
+        if !seen.insert(child.digest.clone()) {
+            continue;
+        }
+        let found = whole(store, repository, child.digest.as_str(), seen, depth + 1)?;
         match &child.platform {
             // An attestation is no image.
             Some(platform) if platform.os == "unknown" => {}
