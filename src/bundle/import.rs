@@ -223,7 +223,11 @@ impl Gateway {
         }
         let origin =
             Origin { stream: &manifest.stream, seq: manifest.seq, manifest: manifest.digest(), asked };
-        let wanted = self.judge_system(manifest, origin, &mut imported.remarks)?;
+        // A state that is not whole, and is refused at the end, brings no system.
+        let wanted = match judged.absent {
+            None => self.judge_system(manifest, origin, &mut imported.remarks)?,
+            Some(_) => None,
+        };
         let stage =
             || wanted.map(|part| self.stage_system(&judged.opened, part, origin, progress)).transpose();
         let staging = if judged.again == Some(Again::InForce) {
