@@ -29,6 +29,15 @@ pub struct State {
     pub containers: Vec<v1::Container>,
 }
 
+/// The conditions of a runtime, each with why it does not hold.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    /// Whether it runs containers.
+    pub runtime: Result<(), String>,
+    /// Whether pods get a network.
+    pub network: Result<(), String>,
+}
+
 impl Runtime {
     /// A runtime at `settings.endpoint`; nothing is dialled yet.
     ///
@@ -61,21 +70,20 @@ impl Runtime {
         self.connection.listener().await
     }
 
-    /// Whether it can run pods: its conditions `RuntimeReady` and `NetworkReady`, or why one of them does not hold.
+    /// Whether it can run pods.
     ///
     /// # Errors
     /// The call's.
-    pub async fn readiness(&self) -> Result<Result<(), String>, Error> {
+    pub async fn readiness(&self) -> Result<Readiness, Error> {
         let request = v1::StatusRequest { verbose: false };
         let answer = self.connection.call("Status", Duration::ZERO, self.runtime().status(request)).await?;
         let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
-        Ok(["RuntimeReady", "NetworkReady"].into_iter().try_for_each(|wanted| {
-            match conditions.iter().find(|condition| condition.r#type == wanted) {
-                Some(condition) if condition.status => Ok(()),
-                Some(condition) => Err(format!("{}: {}", condition.reason, condition.message)),
-                None => Err(format!("it does not say `{wanted}`")),
-            }
-        }))
+        let holds = |wanted: &str| match conditions.iter().find(|condition| condition.r#type == wanted) {
+            Some(condition) if condition.status => Ok(()),
+            Some(condition) => Err(format!("{}: {}", condition.reason, condition.message)),
+            None => Err(format!("it does not say `{wanted}`")),
+        };
+        Ok(Readiness { runtime: holds("RuntimeReady"), network: holds("NetworkReady") })
     }
 
     /// Every sandbox and container.
