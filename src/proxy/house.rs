@@ -96,10 +96,7 @@ pub async fn keep(shared: &Shared) {
             }
             () = until(look.at), if online && shared.is_offline_mode() => look.done(ahead::read(shared).await),
             () = ended(&mut sweeping) => sweeping = None,
-            () = shared.waiting.notified(), if online && sweeping.is_none() => {
-                sweeping = Some(Box::pin(sweep(shared)));
-            }
-            () = tokio::time::sleep(SWEEP), if online && sweeping.is_none() => {
+            _ = tokio::time::timeout(SWEEP, shared.waiting.notified()), if online && sweeping.is_none() => {
                 sweeping = Some(Box::pin(sweep(shared)));
             }
             () = spoilt_at(&mut spoilt, renews), if online && sweeping.is_none() => {
@@ -130,7 +127,7 @@ impl Shared {
         if let Ok(mut asked) = self.asked_keys.lock() {
             asked.clear();
         }
-        let empty = async || {
+        let empty = || async {
             self.cache
                 .commit(|writer| {
                     writer.clear()?;
@@ -139,14 +136,22 @@ impl Shared {
                 .await?;
             self.cache.compact().await
         };
-        let mut emptied = empty().await;
-        // What is damaged cannot be emptied, but it can be set aside, and that removed.
-        if emptied.is_err() && self.cache.follow_spoilt().borrow().is_some() {
-            self.cache.renew().await?;
-            emptied = empty().await;
-        }
+        let emptied = self.also_if_damaged(empty).await;
         self.cache.forget_damaged().await?;
         emptied
+    }
+
+    /// Changes the cache. One that is damaged cannot be changed, but it can be set aside: then a new one is.
+    pub(super) async fn also_if_damaged<F: Future<Output = Result<(), CacheError>> + Send>(
+        &self,
+        change: impl Fn() -> F + Send,
+    ) -> Result<(), CacheError> {
+        let done = change().await;
+        if done.is_err() && self.cache.follow_spoilt().borrow().is_some() {
+            self.cache.renew().await?;
+            return change().await;
+        }
+        done
     }
 }
 

@@ -313,20 +313,14 @@ impl Proxy {
         let shared = &self.shared;
         shared.offline_mode.send_replace(false);
         shared.mode_changes.send_modify(|n| *n += 1);
-        let give_up = async || {
+        let give_up = || async {
             let job = |writer: &mut crate::cache::Writer| {
                 writer.drop_all_changes()?;
                 writer.set_meta(LINK_META, "")
             };
             shared.cache.commit(job).await
         };
-        let mut given_up = give_up().await;
-        // What is damaged cannot be changed, but replaced.
-        if given_up.is_err() && shared.cache.follow_spoilt().borrow().is_some() {
-            shared.cache.renew().await?;
-            given_up = give_up().await;
-        }
-        given_up?;
+        shared.also_if_damaged(give_up).await?;
         shared.forget().await
     }
 
