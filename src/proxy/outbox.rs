@@ -85,9 +85,8 @@ enum Fate {
     Never(String),
     /// Who made it may not, and is not let do so here either.
     Forbidden(String),
-    Later(String),
-    /// The cloud is there and gave no answer: the link is used without it.
-    Slow(String),
+    /// And how many refusals it counts as.
+    Later(String, u32),
 }
 
 /// The cloud went away during a round.
@@ -153,7 +152,6 @@ impl Outbox {
                 Sent::Body(_, request) => self.send(&change, request).await?,
                 Sent::Never(why) => Fate::Never(why.clone()),
             };
-            let slow = matches!(fate, Fate::Slow(_));
             match fate {
                 Fate::Done(answer) => self.settle(&change, sent, answer).await.map_err(failed)?,
                 Fate::Gone(why) => {
@@ -167,8 +165,8 @@ impl Outbox {
                     self.forget_right(&change).await.map_err(failed)?;
                     self.refuse(&change, why).await.map_err(failed)?;
                 }
-                Fate::Later(why) | Fate::Slow(why) => {
-                    let (id, times) = (change.id, if slow { ATTEMPTS } else { 1 });
+                Fate::Later(why, times) => {
+                    let id = change.id;
                     self.cache.commit(move |w| w.fail_change(id, times, &why)).await.map_err(failed)?;
                     if is_clients(&change) {
                         continue;
@@ -231,9 +229,10 @@ impl Outbox {
         };
         let Ok(answered) = tokio::time::timeout(self.patience, exchange).await else {
             let late = format!("no answer within {} s", self.patience.as_secs());
-            // It may be this request alone that takes so long, as behind a webhook that does not answer.
+            // It may be this request alone that takes so long, as behind a webhook that does not answer: the link is used
+            // without it.
             return match self.upstream.probe(As::Node).await {
-                Ok(()) => Ok(Fate::Slow(late)),
+                Ok(()) => Ok(Fate::Later(late, ATTEMPTS)),
                 Err(why) => Err(Gone(format!("{late}, and then {why}"))),
             };
         };
@@ -382,9 +381,9 @@ fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
         }
         (ChangeKind::Patch | ChangeKind::Apply, StatusCode::NOT_FOUND) => Fate::Gone(why),
         (_, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY) if is_another(&value) => Fate::Gone(why),
-        (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED) => Fate::Later(why),
+        (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED) => Fate::Later(why, 1),
         (_, StatusCode::FORBIDDEN) => Fate::Forbidden(why),
-        (_, code) if code.is_server_error() => Fate::Later(why),
+        (_, code) if code.is_server_error() => Fate::Later(why, 1),
         _ => Fate::Never(why),
     }
 }

@@ -61,7 +61,7 @@ fn what_is_about_another_object_of_the_name_goes_without_alarm() {
     assert!(matches!(fate(409, json!({"message": other})), Fate::Gone(_)));
     assert!(matches!(fate(409, json!({"message": "the object has been modified"})), Fate::Never(_)));
     assert!(matches!(fate(403, json!({})), Fate::Forbidden(_)));
-    assert!(matches!(fate(500, json!({})), Fate::Later(_)));
+    assert!(matches!(fate(500, json!({})), Fate::Later(_, 1)));
 }
 
 fn pod(version: u64) -> Value {
@@ -80,6 +80,17 @@ async fn say(cache: &Cache, word: String) {
     cache.commit(job).await.unwrap();
 }
 
+/// A cache with a pod that kubelet has read, and the way of its changes to `cloud`.
+async fn of_one_pod(cloud: &stand_in::Cloud) -> (tempfile::TempDir, Cache, Outbox) {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let known = Object::new("v1/pods", pod(1)).unwrap();
+    cache.commit(move |writer| writer.put_single("node", &known)).await.unwrap();
+    let upstream = Upstream::new(cloud.credentials.credentials.borrow().clone(), Resolver).unwrap();
+    let outbox = Outbox::new(cache.clone(), Arc::new(upstream), Arc::default());
+    (folder, cache, outbox)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_is_faster_than_the_link_holds_no_round_up() {
     let told = Arc::new(std::sync::atomic::AtomicU64::new(2));
@@ -92,12 +103,7 @@ async fn a_writer_that_is_faster_than_the_link_holds_no_round_up() {
         })
     }))
     .await;
-    let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-    let known = Object::new("v1/pods", pod(1)).unwrap();
-    cache.commit(move |writer| writer.put_single("node", &known)).await.unwrap();
-    let upstream = Upstream::new(cloud.credentials.credentials.borrow().clone(), Resolver).unwrap();
-    let outbox = Outbox::new(cache.clone(), Arc::new(upstream), Arc::default());
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
     say(&cache, "first".to_owned()).await;
     let writes = cache.clone();
     let writer = tokio::spawn(async move {
@@ -134,12 +140,7 @@ async fn a_change_that_gets_no_answer_keeps_no_link_down_that_is_up() {
         })
     }))
     .await;
-    let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-    let known = Object::new("v1/pods", pod(1)).unwrap();
-    cache.commit(move |writer| writer.put_single("node", &known)).await.unwrap();
-    let upstream = Upstream::new(cloud.credentials.credentials.borrow().clone(), Resolver).unwrap();
-    let mut outbox = Outbox::new(cache.clone(), Arc::new(upstream), Arc::default());
+    let (_folder, cache, mut outbox) = of_one_pod(&cloud).await;
     outbox.patience = Duration::from_millis(300);
     say(&cache, "first".to_owned()).await;
     is_there.store(false, std::sync::atomic::Ordering::Relaxed);
