@@ -5,8 +5,6 @@ use crate::sys::digest::Digest;
 
 /// The largest manifest of an image, in bytes.
 pub const LARGEST_IMAGE_MANIFEST: u64 = LARGEST as u64;
-/// What an attestation names the image that it is about with.
-const ABOUT: &str = "vnd.docker.reference.digest";
 
 /// The manifests of an index that `platforms` run, with what attests to them; all of them where none is given.
 pub fn chosen<'a>(parsed: &'a ParsedManifest, platforms: &[Platform]) -> Vec<&'a Descriptor> {
@@ -19,9 +17,5 @@ pub fn chosen<'a>(parsed: &'a ParsedManifest, platforms: &[Platform]) -> Vec<&'a
         None => true,
     };
     let kept: Vec<&Digest> = parsed.manifests.iter().filter(|d| runs(d)).map(|d| &d.digest).collect();
-    let attests = |d: &Descriptor| {
-        let about = d.annotations.get(ABOUT).and_then(|text| text.parse::<Digest>().ok());
-        about.is_some_and(|about| kept.contains(&&about))
-    };
-    parsed.manifests.iter().filter(|d| runs(d) || attests(d)).collect()
+    parsed.manifests.iter().filter(|d| runs(d) || d.attests_one_of(&kept)).collect()
 }

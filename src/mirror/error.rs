@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::oci::{Error as OciError, ManifestError};
+use crate::oci::{Boundless, Error as OciError, ManifestError};
 use crate::store::Error as StoreError;
 
 /// Why a run was not begun, or could not be ended.
@@ -164,6 +164,12 @@ impl From<StoreError> for Failure {
 impl From<crate::git::Error> for Failure {
     fn from(error: crate::git::Error) -> Self {
         Self::Git(error.to_string())
+    }
+}
+
+impl From<Boundless> for Failure {
+    fn from(error: Boundless) -> Self {
+        Self::Manifest(error.to_string())
     }
 }
 

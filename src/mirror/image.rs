@@ -9,13 +9,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::plan::Terms;
-use crate::oci::{Descriptor, LARGEST_IMAGE, ParsedManifest, media};
+use crate::oci::{Descriptor, ParsedManifest, Walk, media};
 use crate::sys::digest::Digest;
 
-/// The deepest that indexes may lie in one another.
-const DEPTH: u32 = 3;
-/// Where buildkit writes which image an attestation is about.
-const ABOUT: &str = "vnd.docker.reference.digest";
 /// Blobs of one image that are fetched at the same time; the run's own limit goes before.
 const BLOBS: usize = 16;
 
@@ -87,24 +83,10 @@ pub(super) async fn closure(
     terms: &Terms,
 ) -> Result<Closure, Failure> {
     let mut closure = Closure { manifests: Vec::new(), missing: Vec::new() };
-    let mut stack = vec![(digest.clone(), 0)];
-    let (mut seen, mut taken) = (BTreeSet::new(), 0);
-    while let Some((digest, depth)) = stack.pop() {
-        if !seen.insert(digest.clone()) {
-            continue;
-        }
-        let known = manifest(wire, source, &digest).await?;
-        taken += known.bytes.len();
-        if taken > LARGEST_IMAGE {
-            let why = format!("its manifests have more than {LARGEST_IMAGE} bytes hint: set `platforms`");
-            return Err(Failure::Manifest(why));
-        }
-        if known.parsed.is_index() {
-            if depth >= DEPTH {
-                return Err(Failure::Manifest("its indexes lie too deep in one another".into()));
-            }
-            stack.extend(children(&known.parsed, terms)?.into_iter().map(|child| (child, depth + 1)));
-        }
+    let mut walk = Walk::of(digest.clone(), "");
+    while let Some(step) = walk.next() {
+        let known = manifest(wire, source, &step.digest).await?;
+        walk.follow(&step, known.bytes.len(), &known.parsed, children(&known.parsed, terms)?)?;
         closure.manifests.push(known);
     }
     // Parents were met before their children.
@@ -121,20 +103,14 @@ pub(super) async fn closure(
 }
 
 /// The images of an index that the platforms need, with the attestations that are about them.
-fn children(index: &ParsedManifest, terms: &Terms) -> Result<Vec<Digest>, Failure> {
-    if terms.platforms.is_empty() {
-        return Ok(index.manifests.iter().map(|child| child.digest.clone()).collect());
-    }
-    let mut chosen: Vec<Digest> = Vec::new();
-    for platform in &terms.platforms {
-        chosen.extend(index.choose(platform).map(|child| child.digest.clone()));
-    }
+fn children<'a>(index: &'a ParsedManifest, terms: &Terms) -> Result<Vec<&'a Descriptor>, Failure> {
     // An index of something that runs nowhere, such as one of charts or of attachments, is taken whole.
     let placed =
         index.manifests.iter().any(|child| child.platform.as_ref().is_some_and(|p| p.os != "unknown"));
-    if !placed {
-        return Ok(index.manifests.iter().map(|child| child.digest.clone()).collect());
+    if terms.platforms.is_empty() || !placed {
+        return Ok(index.manifests.iter().collect());
     }
+    let chosen = index.for_platforms(&terms.platforms);
     if chosen.is_empty() {
         let list = |platforms: Vec<String>| platforms.join(", ");
         let there = index.manifests.iter().filter_map(|child| child.platform.as_ref());
@@ -143,11 +119,6 @@ fn children(index: &ParsedManifest, terms: &Terms) -> Result<Vec<Digest>, Failur
             there: list(there.filter(|p| p.os != "unknown").map(ToString::to_string).collect()),
         });
     }
-    let about = index.manifests.iter().filter(|child| {
-        child.annotations.get(ABOUT).is_some_and(|about| chosen.iter().any(|digest| digest.as_str() == about))
-    });
-    let about: Vec<Digest> = about.map(|child| child.digest.clone()).collect();
-    chosen.extend(about);
     Ok(chosen)
 }
 
@@ -223,7 +194,7 @@ mod tests {
                 let mut child = serde_json::json!({"mediaType": media::OCI_MANIFEST, "size": 1, "digest": digest(at),
                     "platform": {"os": os, "architecture": architecture}});
                 if let Some(about) = about {
-                    child["annotations"] = serde_json::json!({ABOUT: digest(*about)});
+                    child["annotations"] = serde_json::json!({"vnd.docker.reference.digest": digest(*about)});
                 }
                 child
             })
@@ -247,7 +218,8 @@ mod tests {
             platforms: platforms.iter().map(|p| p.parse().unwrap()).collect(),
             ..Terms::default()
         };
-        assert_eq!(children(&parsed, &terms(&["linux/arm64"])).unwrap(), [digest(1), digest(3)]);
+        let chosen = children(&parsed, &terms(&["linux/arm64"])).unwrap();
+        assert_eq!(chosen.iter().map(|child| &child.digest).collect::<Vec<_>>(), [&digest(1), &digest(3)]);
         assert_eq!(children(&parsed, &terms(&[])).unwrap().len(), 4);
         let failure = children(&parsed, &terms(&["linux/riscv64"])).unwrap_err().to_string();
         assert_eq!(failure, "it has no image for linux/riscv64, only for linux/amd64, linux/arm64");

@@ -92,6 +92,12 @@ impl Descriptor {
             || self.media_type.contains(".foreign.")
             || self.media_type.contains(".nondistributable.")
     }
+
+    /// Whether it is what buildkit attests about one of these.
+    pub fn attests_one_of(&self, images: &[&Digest]) -> bool {
+        let about = self.annotations.get("vnd.docker.reference.digest");
+        about.is_some_and(|about| images.iter().any(|digest| digest.as_str() == about))
+    }
 }
 
 /// The images of an index.
@@ -218,6 +224,14 @@ impl ParsedManifest {
     pub fn choose(&self, platform: &Platform) -> Option<&Descriptor> {
         let ranked = |d: &Descriptor| d.platform.as_ref().and_then(|theirs| platform.rank(theirs));
         self.manifests.iter().filter(|d| ranked(d).is_some()).min_by_key(|d| ranked(d))
+    }
+
+    /// The images of an index that machines of these platforms run best, with what attests them.
+    pub fn for_platforms(&self, platforms: &[Platform]) -> Vec<&Descriptor> {
+        let chosen: Vec<&Digest> =
+            platforms.iter().filter_map(|platform| self.choose(platform)).map(|d| &d.digest).collect();
+        let taken = |d: &&Descriptor| chosen.contains(&&d.digest) || d.attests_one_of(&chosen);
+        self.manifests.iter().filter(taken).collect()
     }
 
     /// The tag under which clients without the referrers API look for what is about `subject`.

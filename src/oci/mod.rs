@@ -12,6 +12,7 @@ mod helper;
 mod manifest;
 mod platform;
 mod reference;
+mod walk;
 
 pub use archive::{Archive, ArchiveError, ArchiveWriter, Entry as ArchiveEntry, Form as ArchiveForm};
 pub use client::{
@@ -22,3 +23,4 @@ pub use credentials::{Credential, Credentials};
 pub use manifest::{Descriptor, ImageIndex, LARGEST, LARGEST_IMAGE, ManifestError, ParsedManifest, media};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError, canonical_host, is_repository_path, is_tag};
+pub use walk::{Boundless, Step, Walk};

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::ImageError;
 use super::import::keep;
 use super::plan::{Plan, Wanted};
-use crate::oci::{Client, Error as OciError, Reference, Upstream};
+use crate::oci::{Client, Error as OciError, Reference, Step, Upstream, Walk};
 use crate::registry::Sources;
 use crate::registry::pull::transfer::{self, Failure, Transfer};
 use crate::store::Store;
@@ -74,41 +74,41 @@ pub async fn pull(
 
 impl From<'_> {
     pub(super) async fn plan(&self, reference: &Reference, wanted: &Wanted) -> Result<Plan, ImageError> {
-        let mut plan = Plan::default();
-        // HEAD first: a manifest that is here already need not be paid for again.
         let root = match &reference.digest {
-            Some(digest) => Some(digest.clone()),
-            None => self.client.head_manifest(&self.upstream, self.path, reference.name()).await?.digest,
+            Some(digest) => digest.clone(),
+            None => self.resolve(reference.name()).await?,
         };
-        let name = root.map_or_else(|| reference.name().to_owned(), |digest| digest.to_string());
-        let mut waiting = vec![(name, String::new(), 0)];
-        while let Some((name, media_type, depth)) = waiting.pop() {
-            let (digest, media_type, bytes) = self.manifest(&name, media_type).await?;
-            let children = plan.take(&digest, &media_type, bytes, depth, wanted)?;
-            waiting.extend(children.into_iter().map(|d| (d.digest.to_string(), d.media_type, depth + 1)));
+        let (mut plan, mut walk) = (Plan::default(), Walk::of(root, ""));
+        while let Some(mut step) = walk.next() {
+            let bytes = self.manifest(&mut step).await?;
+            plan.take(&mut walk, step, bytes, wanted)?;
         }
         plan.children_first();
         Ok(plan)
     }
 
-    /// A manifest that is here, or else from the upstream.
-    async fn manifest(
-        &self,
-        name: &str,
-        media_type: String,
-    ) -> Result<(Digest, String, Vec<u8>), ImageError> {
-        if let Ok(digest) = name.parse::<Digest>() {
-            let (store, wanted) = (self.store.clone(), digest.clone());
-            let here = tokio::task::spawn_blocking(move || {
-                store.blob(None, &wanted)?.map(|blob| blob.read()).transpose()
-            });
-            let here = here.await.map_err(|_| ImageError::Ended)??;
-            if let Some(bytes) = here.filter(|bytes| Digest::of(digest.algorithm(), bytes) == digest) {
-                return Ok((digest, media_type, bytes));
-            }
+    /// What a tag stands for upstream.
+    async fn resolve(&self, tag: &str) -> Result<Digest, ImageError> {
+        // HEAD first: a manifest that is here already need not be paid for again.
+        match self.client.head_manifest(&self.upstream, self.path, tag).await?.digest {
+            Some(digest) => Ok(digest),
+            None => Ok(self.client.manifest(&self.upstream, self.path, tag).await?.digest),
         }
-        let fetched = self.client.manifest(&self.upstream, self.path, name).await?;
-        Ok((fetched.digest, fetched.media_type, fetched.bytes.to_vec()))
+    }
+
+    /// A manifest that is here, or else from the upstream, which says its media type.
+    async fn manifest(&self, step: &mut Step) -> Result<Vec<u8>, ImageError> {
+        let (store, digest) = (self.store.clone(), step.digest.clone());
+        let here = tokio::task::spawn_blocking(move || {
+            store.blob(None, &digest)?.map(|blob| blob.read()).transpose()
+        });
+        let here = here.await.map_err(|_| ImageError::Ended)??;
+        if let Some(bytes) = here.filter(|bytes| Digest::of(step.digest.algorithm(), bytes) == step.digest) {
+            return Ok(bytes);
+        }
+        let fetched = self.client.manifest(&self.upstream, self.path, step.digest.as_str()).await?;
+        step.media_type = fetched.media_type;
+        Ok(fetched.bytes.to_vec())
     }
 
     /// Fetches the blobs that are not here, and says how many bytes those were.

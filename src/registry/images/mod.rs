@@ -11,7 +11,7 @@ mod list;
 mod mend;
 mod plan;
 
-use crate::oci::{ArchiveError, Error as OciError, ManifestError, Reference, ReferenceError};
+use crate::oci::{ArchiveError, Boundless, Error as OciError, ManifestError, Reference, ReferenceError};
 use crate::store::{self, Manifest, Store};
 use crate::sys::digest::Digest;
 
@@ -62,14 +62,9 @@ pub enum ImageError {
         /// What there is.
         has: String,
     },
-    /// Indexes in indexes in indexes.
-    #[error("`{0}` is not taken: its indexes lie too deep in one another")]
-    TooDeep(Digest),
-    /// Manifests that would fill the memory.
-    #[error(
-        "`{0}` is not taken: the manifests of this image have more than {1} bytes hint: `--platform` takes a part of it"
-    )]
-    TooLarge(Digest, usize),
+    /// More of it than is looked into.
+    #[error(transparent)]
+    Boundless(#[from] Boundless),
     /// What a manifest links to is neither there nor here.
     #[error("`{0}` is missing")]
     Missing(Digest),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use super::{AT_ONCE, Inner, Known, Pull, Sought, WAITING};
-use crate::oci::{Descriptor, LARGEST, LARGEST_IMAGE, ParsedManifest, Platform};
+use crate::oci::{Descriptor, LARGEST, ParsedManifest, Platform, Walk};
 use crate::store::{Absent, Error as StoreError, Store};
 use crate::sys::digest::Digest;
 
@@ -95,23 +95,16 @@ impl Pull {
         digest: Digest,
         platforms: &[Platform],
     ) -> Result<Vec<Known>, String> {
-        let (mut manifests, mut asked, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
-        let mut waiting = vec![(digest, 0)];
-        while let Some((digest, depth)) = waiting.pop() {
-            let known = self.0.known(repository, &digest).await?;
-            bytes += known.bytes.len();
-            if bytes > LARGEST_IMAGE {
-                return Err(format!("its manifests have more than {LARGEST_IMAGE} bytes"));
+        let (mut manifests, mut walk) = (Vec::new(), Walk::of(digest, ""));
+        while let Some(step) = walk.next() {
+            let known = self.0.known(repository, &step.digest).await?;
+            let children = chosen(&known.parsed, platforms);
+            if known.parsed.is_index() && children.is_empty() {
+                let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+                return Err(format!("`{}` has no image for {}", step.digest, names.join(", ")));
             }
-            if known.parsed.is_index() {
-                let children = chosen(&known.parsed, platforms);
-                if children.is_empty() || depth == DEEPEST {
-                    let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
-                    return Err(format!("`{digest}` has no image for {}", names.join(", ")));
-                }
-                let new = children.into_iter().filter(|child| asked.insert(child.digest.clone()));
-                waiting.extend(new.map(|child| (child.digest.clone(), depth + 1)));
-            }
+            let followed = walk.follow(&step, known.bytes.len(), &known.parsed, children);
+            followed.map_err(|error| error.to_string())?;
             manifests.push(known);
         }
         for blob in manifests.iter().flat_map(|known| known.parsed.blobs()) {
