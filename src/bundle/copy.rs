@@ -16,7 +16,7 @@ use super::pipeline::{Pipeline, Step};
 use super::stick::Stick;
 use super::{Error, Fault, name};
 use crate::oci::ParsedManifest;
-use crate::store::{self, Facts, Intake, Kind, Landing, Store};
+use crate::store::{self, Facts, Intake, Landing, Store};
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Item, Progress, Unit};
 
@@ -26,10 +26,12 @@ const BATCH_BLOBS: usize = 512;
 /// How many times as much a batch grows to while the one before is still landing: on a slow disk fewer syncs are better,
 /// and what a power cut costs is bounded.
 const PATIENCE: usize = 4;
+/// Blobs that are forgotten in one transaction.
+const AT_ONCE: usize = 256;
 /// Bytes of a list read at once.
 const PIECE: usize = 256 << 10;
 
-/// Brings all blobs that the store lacks, `total` bytes of them; says which came.
+/// Brings all blobs that the store lacks, `total` bytes of them; says how many came.
 ///
 /// # Errors
 /// [`Fault`] for the first one that is not what was signed; then none of them stays.
@@ -39,8 +41,8 @@ pub fn blobs(
     intake: &Intake,
     total: u64,
     progress: &Progress,
-) -> Result<Vec<Key>, Error> {
-    let mut came = Vec::new();
+) -> Result<u64, Error> {
+    let mut came = 0;
     let item = progress.item(format!("import {}", opened.manifest.stream), Some(total), Unit::Bytes);
     let done: Result<(), Error> = std::thread::scope(|scope| {
         // Without a place to wait in: a batch is taken when the one before has landed.
@@ -69,7 +71,7 @@ pub fn blobs(
             Err(refused) if refused.is_refusal() => return Err(refused),
             written => landed.map_err(Error::from).and(written)?,
         }
-        check_links(store, intake, &manifests)?;
+        check_links(intake, &manifests)?;
         item.done();
         Ok(())
     });
@@ -77,24 +79,37 @@ pub fn blobs(
         Ok(()) => Ok(came),
         Err(error) => {
             if error.is_refusal() {
-                forget(store, intake, &came)?;
+                forget(opened, store, intake)?;
             }
             Err(error)
         }
     }
 }
 
-/// Takes back what came, but for what somebody else needs by now.
+/// Takes back what came, also with a try before this one that was cut off, but for what somebody else needs by now. Which
+/// those are the list says, so that nobody has to remember 100,000 of them.
 ///
 /// # Errors
 /// Where the store cannot be changed.
-pub fn forget(store: &Store, intake: &Intake, came: &[Key]) -> Result<(), Error> {
+pub fn forget(opened: &Opened, store: &Store, intake: &Intake) -> Result<(), Error> {
     // What manifests link to goes after them, wherever they stand in the list.
     let mut gone = 1;
     while gone > 0 {
         gone = 0;
-        for slice in came.chunks(256) {
-            gone += intake.forget(slice.iter().filter_map(Key::digest).collect())?;
+        let mut lines = opened.blob_lines()?;
+        loop {
+            let mut some = Vec::new();
+            while some.len() < AT_ONCE
+                && let Some(line) = lines.next_blob(opened.manifest.part_size)?
+            {
+                if is_carried(&line.carried) && line.kind != Content::System {
+                    some.push(line.digest);
+                }
+            }
+            if some.is_empty() {
+                break;
+            }
+            gone += intake.forget(some)?;
         }
     }
     // What was written and never landed goes too.
@@ -102,16 +117,11 @@ pub fn forget(store: &Store, intake: &Intake, came: &[Key]) -> Result<(), Error>
     Ok(())
 }
 
-/// Configurations and layers of the manifests that came must be here: else an image is named that cannot be pulled. One
-/// manifest is read again at a time: what all of them name together may be more than fits in memory.
-fn check_links(store: &Store, intake: &Intake, manifests: &[Key]) -> Result<(), Error> {
-    for digest in manifests.iter().filter_map(Key::digest) {
-        let blob = store.blob(None, &digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
-        for child in facts(&digest, &blob.read()?)?.children {
-            if child.kind == Kind::Blob && !intake.has(&child.digest)? {
-                let name = "a layer of an image".into();
-                return Err(Fault::Unlisted { name, digest: child.digest }.into());
-            }
+/// Configurations and layers of the manifests that came must be here: else an image is named that cannot be pulled.
+fn check_links(intake: &Intake, manifests: &[Key]) -> Result<(), Error> {
+    for manifest in manifests.iter().filter_map(Key::digest) {
+        if let Some(digest) = intake.absent(&manifest)? {
+            return Err(Fault::Unlisted { name: "a layer of an image".into(), digest }.into());
         }
     }
     Ok(())
@@ -134,7 +144,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn all(&mut self, came: &mut Vec<Key>) -> Result<(), Error> {
+    fn all(&mut self, came: &mut u64) -> Result<(), Error> {
         loop {
             let (line, landing) = match self.one() {
                 Ok(Some(done)) => done,
@@ -147,7 +157,7 @@ impl Writer<'_> {
                     return Err(error);
                 }
             };
-            came.push(Key::of(&line.digest));
+            *came += 1;
             self.bytes += line.size;
             self.batch.push(landing);
             let times = (self.bytes / BATCH_BYTES).max((self.batch.len() / BATCH_BLOBS) as u64);

@@ -9,7 +9,7 @@ use super::list::{Content, Purpose, RefLine};
 use super::system::{self, SystemPart};
 use super::{Error, Fault};
 use crate::oci::{ParsedManifest, Platform, Reference, media};
-use crate::store::{Chart, Kind, Store};
+use crate::store::{Chart, Store};
 use crate::sys::beside::Beside;
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
@@ -210,9 +210,8 @@ fn walk(
     let mut waiting = vec![top.clone()];
     let mut top_type = media::OCI_MANIFEST.to_owned();
     while let Some(digest) = waiting.pop() {
-        let blob = store.blob(None, &digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
-        let bytes = blob.read()?;
-        let parsed = ParsedManifest::parse(&bytes, "")
+        let blob = store.glance(&digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
+        let parsed = ParsedManifest::parse(&blob.read()?, "")
             .map_err(|e| Fault::Image { digest: digest.clone(), why: e.to_string() })?;
         if digest == *top {
             top_type.clone_from(&parsed.media_type);
@@ -226,12 +225,12 @@ fn walk(
             continue;
         }
         seen.push(digest);
-        for child in parsed.facts().children.iter().filter(|child| child.kind == Kind::Blob) {
+        for child in parsed.blobs() {
             add_blob(store, gathered, &child.digest)?;
         }
         for child in chosen(&parsed, &selection.platforms) {
             // A child that is not here was left out before, by a mirror's platforms.
-            if store.blob(None, &child.digest)?.is_some() {
+            if store.glance(&child.digest)?.is_some() {
                 waiting.push(child.digest.clone());
             }
         }
@@ -244,7 +243,7 @@ fn add_blob(store: &Store, gathered: &mut Gathered, digest: &Digest) -> Result<(
     if gathered.blobs.contains_key(&key) {
         return Ok(());
     }
-    let blob = store.blob(None, digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
+    let blob = store.glance(digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
     gathered.blobs.insert(key, Fact { size: blob.size, kind: Content::Blob });
     Ok(())
 }

@@ -245,13 +245,13 @@ impl Gateway {
         } else {
             self.store.check_room(judged.missing_bytes)?;
             let intake = self.store.intake()?;
-            let came = copy::blobs(&judged.opened, &self.store, &intake, judged.missing_bytes, progress)?;
+            copy::blobs(&judged.opened, &self.store, &intake, judged.missing_bytes, progress)?;
             // The other slot is written before anything is in force: what refers to it comes after it.
             let done = stage().and_then(|staging| Ok((staging, self.flip(&judged, &intake)?)));
             let (staging, generation) = match done {
                 Ok(done) => done,
                 Err(error) if error.is_refusal() => {
-                    copy::forget(&self.store, &intake, &came)?;
+                    copy::forget(&judged.opened, &self.store, &intake)?;
                     return Err(error);
                 }
                 Err(error) => return Err(error),
@@ -283,7 +283,7 @@ impl Gateway {
         let manifest = &opened.manifest;
         let mut repaired = 0;
         for list in [&manifest.blobs.digest, &manifest.refs.digest, manifest.digest()] {
-            repaired += u64::from(self.store.blob(None, list)?.is_none());
+            repaired += u64::from(self.store.glance(list)?.is_none());
         }
         if judged.missing + repaired == 0 {
             return Ok(0);
@@ -291,7 +291,7 @@ impl Gateway {
         self.store.check_room(judged.missing_bytes)?;
         let intake = self.store.intake()?;
         match copy::blobs(opened, &self.store, &intake, judged.missing_bytes, progress) {
-            Ok(came) => repaired += came.len() as u64,
+            Ok(came) => repaired += came,
             // A manifest came again of which a layer is damaged that does not lie in this bundle; that is told at the end.
             Err(Error::Content(Fault::Unlisted { .. })) if judged.absent.is_some() => {
                 repaired += judged.missing;
@@ -367,7 +367,7 @@ impl Gateway {
                 Ok(line) => line.digest,
                 Err(error) => return Some(Err(error)),
             };
-            let blob = self.store.blob(None, &digest).map_err(Error::from);
+            let blob = self.store.glance(&digest).map_err(Error::from);
             blob.map(|blob| blob.map(|_| digest)).transpose()
         };
         let digests = lines.filter_map(here);

@@ -50,7 +50,7 @@ pub fn check(opened: &Opened, store: &Store, lost: Lost) -> Result<Found, Error>
     let mut found = Found { missing: 0, missing_bytes: 0, absent: None };
     let mut lines = opened.blob_lines()?;
     while let Some(line) = lines.next_blob(opened.manifest.part_size)? {
-        if line.kind == Content::System || store.blob(None, &line.digest)?.is_some() {
+        if line.kind == Content::System || store.glance(&line.digest)?.is_some() {
             continue;
         }
         if is_carried(&line.carried) {

@@ -125,7 +125,7 @@ impl Writer<'_> {
                 File::open(path).map_err(|e| Error::Files(durable::named(e, "open", path)))?
             }
             None => {
-                let blob = self.store.blob(None, digest)?;
+                let blob = self.store.glance(digest)?;
                 blob.ok_or_else(|| Error::Absent(digest.to_string()))?.open()?
             }
         };

@@ -66,10 +66,7 @@ impl Store {
     /// Where the database cannot be read.
     pub fn blob(&self, repository: Option<&str>, digest: &Digest) -> Result<Option<Blob>, Error> {
         let found: Option<(i64, u64)> = self.inner.readers.read(|c| match repository {
-            None => c
-                .prepare_cached("SELECT id, size FROM blob WHERE digest = ?1 AND state = 1")
-                .and_then(|mut q| q.query_row([digest.as_str()], |r| Ok((r.get(0)?, r.get(1)?))).optional())
-                .during("find a blob"),
+            None => id_and_size(c, digest),
             Some(repository) => c
                 .prepare_cached(
                     "SELECT b.id, b.size FROM blob b WHERE b.digest = ?1 AND b.state = 1 AND EXISTS (
@@ -84,6 +81,16 @@ impl Store {
         let Some((id, size)) = found else { return Ok(None) };
         self.touch(id);
         Ok(Some(self.found(digest, size)))
+    }
+
+    /// The same, where being looked at is no use of it: for those who go through all that is here, under a
+    /// [`Hold`](super::Hold) or without naming it to anybody.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn glance(&self, digest: &Digest) -> Result<Option<Blob>, Error> {
+        let found = self.inner.readers.read(|c| id_and_size(c, digest))?;
+        Ok(found.map(|(_, size)| self.found(digest, size)))
     }
 
     /// Makes a blob that is here available through `repository` too (a cross-repository mount).
@@ -186,6 +193,12 @@ impl Store {
 pub(super) fn here(tx: &Connection, digest: &Digest) -> Result<Option<i64>, Error> {
     tx.prepare_cached("SELECT id FROM blob WHERE digest = ?1 AND state = 1")
         .and_then(|mut q| q.query_row([digest.as_str()], |row| row.get(0)).optional())
+        .during("find a blob")
+}
+
+fn id_and_size(c: &Connection, digest: &Digest) -> Result<Option<(i64, u64)>, Error> {
+    c.prepare_cached("SELECT id, size FROM blob WHERE digest = ?1 AND state = 1")
+        .and_then(|mut q| q.query_row([digest.as_str()], |r| Ok((r.get(0)?, r.get(1)?))).optional())
         .during("find a blob")
 }
 

@@ -287,6 +287,14 @@ fn add_ref(
 
 /// Refuses a manifest whose configuration or layers are not here: what was found here when it was fetched may have gone.
 fn check_whole(tx: &Connection, manifest: i64) -> Result<(), Error> {
+    match absent(tx, manifest)? {
+        Some(digest) => Err(Error::BlobUnknown(digest)),
+        None => Ok(()),
+    }
+}
+
+/// The first that is not here of a manifest's configuration and layers.
+pub(super) fn absent(tx: &Connection, manifest: i64) -> Result<Option<Digest>, Error> {
     let absent: Option<String> = tx
         .prepare_cached(
             "SELECT b.digest FROM link l JOIN blob b ON b.id = l.child
@@ -294,10 +302,7 @@ fn check_whole(tx: &Connection, manifest: i64) -> Result<(), Error> {
         )
         .and_then(|mut q| q.query_row([manifest], |r| r.get(0)).optional())
         .during("find what is absent")?;
-    match absent.and_then(|digest| digest.parse().ok()) {
-        Some(digest) => Err(Error::BlobUnknown(digest)),
-        None => Ok(()),
-    }
+    Ok(absent.and_then(|digest| digest.parse().ok()))
 }
 
 /// Sets what an owner pins. What it pinned before may have been set aside since.

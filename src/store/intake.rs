@@ -3,9 +3,11 @@
 //! Bytes are hashed as they are written. A batch is synced as a whole, then renamed and noted in one transaction.
 //! What an interrupted intake leaves behind in `uploads/` bears a name of its own and goes when the next one begins.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 use rustix::fs::{Advice, fadvise};
@@ -13,13 +15,15 @@ use rustix::fs::{Advice, fadvise};
 use super::error::During;
 use super::manifest::Absent;
 use super::upload::Ready;
-use super::{Error, Facts, Hold, Store, blob, failpoint};
+use super::{Error, Facts, Hold, Store, blob, failpoint, generation};
 use crate::sys::digest::{Digest, Hasher};
 use crate::sys::direct::Direct;
 use crate::sys::durable;
 
 /// What names in `uploads/` begin with.
 pub(super) const PREFIX: &str = "intake-";
+/// How long somebody may take from a blob to the manifest that names it.
+const RECENT: Duration = Duration::from_secs(600);
 /// Bytes after which the free space is looked at again.
 const LOOK: u64 = 32 << 20;
 
@@ -120,19 +124,16 @@ impl Intake {
         nix::unistd::syncfs(&self.handle).map_err(|e| durable::named(e.into(), "sync", &self.folder))?;
         failpoint::pass("intake-synced");
         let store = self.store.clone();
-        let ids = self.store.inner.writer.write(move |batch| {
-            let mut ids = Vec::with_capacity(landings.len());
+        // None of them counts as used by this process, as others do that come: the hold keeps them for as long as it lives.
+        self.store.inner.writer.write(move |batch| {
             for landing in &landings {
-                ids.push(match &landing.facts {
+                match &landing.facts {
                     Some(facts) => store.note_manifest(batch, &landing.ready, facts, Absent::Allowed)?,
                     None => store.place(batch, &landing.ready)?,
-                });
+                };
             }
-            Ok(ids)
+            Ok(())
         })?;
-        for id in ids {
-            self.store.touch(id);
-        }
         // Names may lead to some of them already: those had been set aside.
         self.store.changed();
         self.store.charts_changed();
@@ -140,7 +141,7 @@ impl Intake {
     }
 
     /// Removes blobs again that came in and that nothing refers to; says how many went. What another manifest links to stays:
-    /// a ref may point at that one soon. While another transfer is under way all of them stay, and a collection finds them:
+    /// a ref may point at that one soon; and so does what somebody else brought or asked for lately. While another transfer is under way all of them stay, and a collection finds them:
     /// that one may have found them here and left them out of what it brings.
     ///
     /// A blob goes once no manifest links to it, so whoever wants all of them to go asks until none does.
@@ -154,6 +155,7 @@ impl Intake {
             if store.inner.holds.has_other(own) {
                 return Ok(gone);
             }
+            let others: BTreeSet<i64> = store.recently_used(RECENT).into_iter().collect();
             for digest in digests {
                 let unneeded: Option<i64> = batch
                     .tx
@@ -167,7 +169,7 @@ impl Intake {
                     )
                     .and_then(|mut q| q.query_row([digest.as_str()], |r| r.get(0)).optional())
                     .during("find a blob")?;
-                let Some(id) = unneeded else { continue };
+                let Some(id) = unneeded.filter(|id| !others.contains(id)) else { continue };
                 for statement in [
                     "DELETE FROM link WHERE parent = ?1",
                     "DELETE FROM manifest WHERE blob = ?1",
@@ -183,6 +185,17 @@ impl Intake {
         let count = gone.len();
         self.store.remove_files(gone)?;
         Ok(count)
+    }
+
+    /// The first that is not here of the configuration and layers of a manifest that has landed.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`] where the manifest is not here itself.
+    pub fn absent(&self, manifest: &Digest) -> Result<Option<Digest>, Error> {
+        self.store.inner.readers.read(|c| {
+            let id = blob::here(c, manifest)?.ok_or_else(|| Error::BlobUnknown(manifest.clone()))?;
+            generation::absent(c, id)
+        })
     }
 
     /// Whether a blob is here already, so that it need not come.

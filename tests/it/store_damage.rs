@@ -99,18 +99,21 @@ fn what_a_refused_import_brought_stays_where_another_transfer_relies_on_it() {
     let (shared, own) = (land(&intake, b"shared", None), land(&intake, b"own", None));
     let facts = linking(&[(&shared, Kind::Blob), (&own, Kind::Blob)]);
     let manifest = land(&intake, b"manifest", Some(facts));
-    let came = vec![shared.clone(), own.clone(), manifest.clone()];
+    let asked = land(&intake, b"asked for", None);
+    let came = vec![shared.clone(), own.clone(), manifest.clone(), asked.clone()];
+    assert!(store.blob(None, &asked).unwrap().is_some());
     // Somebody else found one of them here, and will link to it.
     let mirror = store.hold();
     assert_eq!(intake.forget(came.clone()).unwrap(), 0);
-    assert!(store.blob(None, &own).unwrap().is_some());
+    assert!(store.glance(&own).unwrap().is_some());
     store.add_manifest(b"theirs", &Digest::sha256(b"theirs"), linking(&[(&shared, Kind::Blob)])).unwrap();
     drop(mirror);
     assert_eq!(intake.forget(came.clone()).unwrap(), 1, "the manifest, and then what only it links to");
     assert_eq!(intake.forget(came.clone()).unwrap(), 1);
     assert_eq!(intake.forget(came).unwrap(), 0);
-    let here = |digest: &Digest| store.blob(None, digest).unwrap().is_some();
+    let here = |digest: &Digest| store.glance(digest).unwrap().is_some();
     assert_eq!((here(&manifest), here(&own), here(&shared)), (false, false, true));
+    assert!(here(&asked), "whoever asked for it names it next");
 }
 
 #[test]
