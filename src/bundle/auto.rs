@@ -278,7 +278,7 @@ fn is_ours(gateway: &Gateway, folder: &Path) -> Result<bool, Error> {
     let stick = Stick::open(folder)?;
     let version = chain.files().next().map_or(1, |(version, _)| version);
     let theirs = stick.small(&[name::TRUST, &root_file_name(version)], LARGEST_ROOT);
-    Ok(theirs.is_ok_and(|theirs| theirs.is_some_and(|theirs| chain.file(version) == Some(&theirs[..]))))
+    Ok(theirs.is_ok_and(|theirs| theirs.is_some_and(|theirs| chain.agrees(version, &theirs) == Some(true))))
 }
 
 /// Says on the stick what became of it, for whoever carries it back.

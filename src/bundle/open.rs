@@ -175,7 +175,7 @@ fn follow(stick: &Stick, chain: &mut Chain) -> Result<(), Error> {
     let read = |version: u64| stick.small(&[name::TRUST, &root_file_name(version)], LARGEST_ROOT);
     let pinned = chain.current().version;
     if let Some(theirs) = read(pinned)?
-        && chain.file(pinned).is_some_and(|ours| ours != theirs)
+        && chain.agrees(pinned, &theirs) == Some(false)
     {
         let what = format!("{}/{}", name::TRUST, root_file_name(pinned));
         return Err(Refusal::Threshold { what, found: 0, needed: 1 }.into());

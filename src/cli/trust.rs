@@ -150,6 +150,11 @@ impl Sign {
                 Usage(format!("the key {id} is no root key of this root, nor of the one before it")).into()
             );
         }
+        // A root may be out already: each of its signatures is kept as it is.
+        if std::iter::once(&draft.root).chain(&before).any(|by| draft.signers(by).contains(&id)) {
+            output::note(&format!("`{}` has the signature of this key already", self.file.display()));
+            return output::result(&described(&describe(&self.file)?));
+        }
         draft.envelope_mut().sign(&key)?;
         durable::write(&self.file, &draft.to_bytes(), 0o644)?;
         output::result(&described(&describe(&self.file)?))

@@ -123,7 +123,7 @@ impl Kept {
             && let Some(chain) = self.chain()?
         {
             let theirs = now.roots.last().map(|text| text.as_bytes());
-            if theirs.is_some_and(|theirs| chain.file(now.root_version) != Some(theirs)) {
+            if theirs.is_some_and(|theirs| chain.agrees(now.root_version, theirs) != Some(true)) {
                 let version = now.root_version;
                 let folder = Anchor::below(state_dir).folder().to_owned();
                 return Err(crate::trust::AnchorError::Refused(crate::trust::Refusal::RootOther {

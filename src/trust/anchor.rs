@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::root::{LARGEST_ROOT, RoleName, Root};
+use super::root::{LARGEST_ROOT, RoleName, Root, say_the_same};
 use super::{KeyError, Refusal, Verified};
 use crate::sys::durable;
 
@@ -84,7 +84,7 @@ impl Anchor {
         let root = Verified::<Root>::pinned(bytes, what)?;
         if let Some(pinned) = pinned.filter(|v| *v > 0) {
             let known = self.load(Some(pinned))?;
-            if known.file(root.version).is_some_and(|file| file == bytes) {
+            if known.agrees(root.version, bytes) == Some(true) {
                 return Ok(pinned);
             }
             return Err(Refusal::RootOther { version: pinned, folder: self.folder.clone() }.into());
@@ -177,6 +177,12 @@ impl Chain {
     pub fn file(&self, version: u64) -> Option<&[u8]> {
         let at = self.roots.iter().position(|root| root.version == version)?;
         Some(&self.files[at])
+    }
+
+    /// Whether `bytes` say what the root of `version` says; `None` where that version is not here. Signatures may differ: one
+    /// more may be added to a root after it was published, and this one was believed with those that it had.
+    pub fn agrees(&self, version: u64, bytes: &[u8]) -> Option<bool> {
+        self.file(version).map(|ours| ours == bytes || say_the_same(ours, bytes))
     }
 
     /// All files by version, the oldest first.

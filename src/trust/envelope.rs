@@ -108,6 +108,11 @@ impl Envelope {
         found
     }
 
+    /// What is signed, without any check: the payload's type, and the payload.
+    pub(super) fn content(&self, what: &str) -> Result<(&str, Vec<u8>), Refusal> {
+        Ok((&self.payload_type, self.payload(what)?))
+    }
+
     /// The payload without any check; for what is checked next.
     pub(super) fn payload(&self, what: &str) -> Result<Vec<u8>, Refusal> {
         let decoded = STANDARD.decode(&self.payload);

@@ -232,6 +232,18 @@ impl Draft {
     }
 }
 
+/// Whether two root files say the same, whoever has signed each. Nothing in them is believed for that.
+pub(super) fn say_the_same(one: &[u8], other: &[u8]) -> bool {
+    let read = |bytes| Envelope::parse(bytes, "root", LARGEST_ROOT);
+    match (read(one), read(other)) {
+        (Ok(one), Ok(other)) => match (one.content("root"), other.content("root")) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 fn read(bytes: &[u8], what: &str) -> Result<(Root, Envelope), Refusal> {
     let envelope = Envelope::parse(bytes, what, LARGEST_ROOT)?;
     let root: Root = strict::parse(&envelope.payload(what)?, what, LARGEST_ROOT)?;

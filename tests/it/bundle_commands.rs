@@ -58,14 +58,14 @@ fn json(text: &str) -> Value {
 }
 
 /// Depot and gateway, each with a place of its own, and a stick between them.
-struct Two {
-    depot: Place,
-    gateway: Place,
-    stick: String,
+pub struct Two {
+    pub depot: Place,
+    pub gateway: Place,
+    pub stick: String,
 }
 
 impl Two {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (depot, gateway) = (Place::new(), Place::new());
         gateway
             .write("etc/edge.toml", &format!("{CONFIG}[bundle]\ngateway = \"ship-7\"\nfleet = \"north\"\n"));
@@ -78,13 +78,13 @@ impl Two {
         Self { depot, gateway, stick: stick.display().to_string() }
     }
 
-    fn create(&self, more: &[&str]) -> Value {
+    pub fn create(&self, more: &[&str]) -> Value {
         let arguments =
             ["bundle", "create", "--stream", "main", "--keys", "KEYS", "--to", &self.stick, "-o", "json"];
         json(&self.depot.run(&[&arguments, more].concat()).good().out)
     }
 
-    fn import(&self) -> Value {
+    pub fn import(&self) -> Value {
         json(&self.gateway.run(&["bundle", "import", &self.stick, "-o", "json"]).good().out)
     }
 }

@@ -5,7 +5,9 @@
 mod baseline;
 mod bundle;
 mod bundle_attacks;
+mod bundle_auto;
 mod bundle_commands;
+mod bundle_depot;
 mod bundle_disk;
 mod bundle_extract;
 mod bundle_faults;
