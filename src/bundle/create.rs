@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::gather::{Gathered, Key, Selection, gather};
 use super::list::Content;
 use super::manifest::{self, Audience, Layout, Manifest, Totals};
-use super::receipt::{self, Believed};
+use super::receipt::{self, Believed, Receipt};
 use super::write::Writer;
 use super::{Error, name, readback};
 use crate::store::Store;
 use crate::sys::digest::Digest;
 use crate::sys::durable;
 use crate::sys::progress::Progress;
-use crate::trust::{Chain, Envelope, SecretKey, is_name};
+use crate::trust::{Chain, Envelope, SecretKey, is_name, sequence};
 
 /// Files in one folder beyond which blobs are spread over many. FAT32 takes about 10,900 names of this length.
 const MOST_FLAT: u64 = 8_192;
@@ -78,7 +78,7 @@ pub struct Made {
 }
 
 /// What a depot remembers of a stream.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Record {
     seq: u64,
     manifest: Option<Digest>,
@@ -109,8 +109,7 @@ pub fn create(
     let there = receipt::common(&plan.receipts, keepable.map(|(key, _)| key))?;
     let totals = totals_of(&gathered, &there);
     let record = read_record(plan)?;
-    let seen = plan.receipts.iter().map(|believed| believed.receipt.seq).max().unwrap_or(0);
-    let seq = record.seq.max(seen) + 1;
+    let seq = next_seq(plan, record.as_ref(), progress)?;
     let bundles = plan.to.join(name::BUNDLES);
     clear(&bundles, &plan.stream)?;
     let folder = bundles.join(name::folder(&plan.stream, seq));
@@ -132,7 +131,7 @@ pub fn create(
         importer: if gathered.system.is_some() { manifest::IMPORTER } else { manifest::FIRST_IMPORTER },
         stream: plan.stream.clone(),
         seq,
-        previous: record.manifest,
+        previous: record.and_then(|record| record.manifest),
         bases: bases_of(&plan.receipts),
         snapshot: refs.digest.clone(),
         audience: plan.audience.clone(),
@@ -169,6 +168,36 @@ pub fn create(
         carried: totals.carried,
         carried_bytes: totals.carried_bytes,
     })
+}
+
+/// The number after the last that this depot made. Where it does not remember any, receipts tell: a new depot goes on with
+/// an old stream. A receipt is one gateway's word for all others, so it moves the number no further than a gateway that
+/// has nothing yet follows, and not at all where the depot itself knows.
+fn next_seq(plan: &Plan, record: Option<&Record>, progress: &Progress) -> Result<u64, Error> {
+    let most = record.map_or(sequence::MOST_AHEAD - 1, |record| record.seq);
+    let mut last = record.map_or(0, |record| record.seq);
+    for Receipt { gateway, seq, .. } in plan.receipts.iter().map(|believed| &believed.receipt) {
+        if *seq <= most {
+            last = last.max(*seq);
+            continue;
+        }
+        let stream = &plan.stream;
+        progress.note(match record {
+            Some(record) => format!(
+                "the number of gateway `{gateway}`'s receipt is ignored: it says {stream}-{seq}, and the last that was made \
+                 here is {stream}-{} hint: if this depot was put back to an older state, remove `{}`",
+                record.seq,
+                record_path(plan).display()
+            ),
+            None => format!(
+                "the number of gateway `{gateway}`'s receipt is ignored: no stream begins beyond {most}, and it says \
+                 {stream}-{seq} hint: look at what that gateway has imported"
+            ),
+        });
+    }
+    let used_up =
+        || Error::Usage(format!("stream `{}` has no numbers left hint: begin another", plan.stream));
+    last.checked_add(1).ok_or_else(used_up)
 }
 
 fn seal(manifest: &Manifest, keys: &[SecretKey]) -> Result<Vec<u8>, Error> {
@@ -232,12 +261,13 @@ fn record_path(plan: &Plan) -> PathBuf {
     plan.records.join(format!("{}.json", plan.stream))
 }
 
-fn read_record(plan: &Plan) -> Result<Record, Error> {
+fn read_record(plan: &Plan) -> Result<Option<Record>, Error> {
     let path = record_path(plan);
     match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
             .map_err(|e| Error::Usage(format!("`{}` is damaged: {e}", path.display()))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Record::default()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::Files(durable::named(e, "read", &path))),
     }
 }

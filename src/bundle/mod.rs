@@ -63,6 +63,6 @@ pub use inspect::Inspected;
 pub use list::{BlobLine, Carried, Content, ListReader, RefLine};
 pub use manifest::{Audience, Identity, Manifest, PAYLOAD_TYPE};
 pub use name::{BUNDLES, RECEIPTS};
-pub use receipt::{Believed, Receipt, enrol, read_all as read_receipts};
+pub use receipt::{Believed, RECEIPT_TYPE, Receipt, enrol, read_all as read_receipts};
 pub use settings::Settings;
 pub use stick::{Found, find, find_one};

@@ -2,11 +2,28 @@
 
 use std::path::Path;
 
-use edge::bundle::{self, Identity};
+use edge::bundle::{self, Identity, Plan, keys};
+use edge::sys::progress::{Event, Progress};
+use edge::trust::gateway::own_key;
 
-use crate::bundle::{gateway, make_keys, pin};
+use crate::bundle::{Scene, gateway, import, make_keys, pin, put_image};
 use crate::bundle_auto::take;
 use crate::bundle_commands::Two;
+
+/// What making a bundle came to, and what was said besides.
+fn create(scene: &Scene, plan: &Plan) -> (Result<bundle::Made, bundle::Error>, Vec<String>) {
+    let chain = keys::read_chain(&scene.path("keys")).unwrap();
+    let signers = keys::bundle_keys(&scene.path("keys"), &chain, None).unwrap();
+    let (progress, mut heard) = Progress::channel();
+    let made = bundle::create(&scene.depot, &chain, &signers, plan, &progress);
+    let mut notes = Vec::new();
+    while let Ok(event) = heard.try_recv() {
+        if let Event::Note { line } = event {
+            notes.push(line);
+        }
+    }
+    (made, notes)
+}
 
 /// Two of three root keys signed it, which is enough, and it is out; then the third one signs too.
 #[test]
@@ -44,4 +61,53 @@ fn one_more_signature_on_a_root_that_is_out_locks_nobody_out() {
     two.gateway.run(&["trust", "pin", &theirs]).bad(3, "this is another one");
     let ours = two.depot.path("KEYS/1.root.json").display().to_string();
     two.gateway.run(&["trust", "pin", &ours]).good();
+}
+
+/// A receipt of `gateway` that says that it has imported `seq`.
+fn claim(scene: &Scene, seq: u64) {
+    let mut receipt = scene.receipts()[0].receipt.clone();
+    receipt.seq = seq;
+    let key = own_key(&scene.gateway.state_dir).unwrap();
+    let bytes = edge::trust::gateway::seal(&receipt, bundle::RECEIPT_TYPE, &key).unwrap();
+    let path = scene.path(&format!("stick/edge-receipts/{}.main.dsse", scene.gateway.name()));
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_receipt_that_claims_a_number_does_not_move_the_stream() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    scene.make();
+    scene.import().unwrap();
+    for number in [2, 1 << 62, u64::MAX] {
+        claim(&scene, number);
+        let (made, notes) = create(&scene, &Plan { receipts: scene.receipts(), ..scene.plan() });
+        let last = made.unwrap().seq - 1;
+        let told = format!(
+            "receipt is ignored: it says main-{number}, and the last that was made here is main-{last}"
+        );
+        assert!(
+            last < 4 && notes.iter().any(|line| line.contains(&told)) == (number > last),
+            "{last}: {notes:?}"
+        );
+    }
+    assert_eq!(scene.import().unwrap().seq, 4);
+    // A depot that remembers nothing goes on after what gateways say, and not beyond what a new gateway follows.
+    let records = scene.path("depot/new-records");
+    let plan = || Plan { receipts: scene.receipts(), records: records.clone(), ..scene.plan() };
+    claim(&scene, u64::MAX);
+    std::fs::remove_dir_all(scene.stick().join("edge-bundle")).unwrap();
+    let (made, notes) = create(&scene, &plan());
+    assert_eq!(made.unwrap().seq, 1);
+    assert!(
+        notes[0].contains("no stream begins beyond 9999, and it says main-18446744073709551615"),
+        "{notes:?}"
+    );
+    std::fs::remove_dir_all(&records).unwrap();
+    claim(&scene, 9_999);
+    assert_eq!(create(&scene, &plan()).0.unwrap().seq, 10_000);
+    let fresh = gateway(&scene.path("fresh"), Identity::default());
+    pin(&fresh, &scene.path("keys/1.root.json"));
+    let error = import(&fresh, &scene.stick()).unwrap_err().to_string();
+    assert!(error.contains("blobs are missing"), "its number is followed: {error}");
 }
