@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::import::Gateway;
 use super::manifest::own_platform;
 use super::open::signed;
-use super::stick::Found;
+use super::stick::{Found, is_finished};
 use super::{Error, Fault};
 
 /// The bundle of a stream that this gateway takes.
@@ -18,16 +18,20 @@ pub struct Chosen {
 }
 
 impl Gateway {
-    /// The newest bundle but those that are signed for others. What is wrong with it the import says: no older one stands
-    /// in for one that is spoiled. Where all are for others, it is the newest.
+    /// The newest bundle but those that are signed for others, and folders of bundles that were never finished. What is wrong
+    /// with it the import says: no older one stands in for one that is spoiled. Where there is no other, it is the newest.
     pub fn choose(&self, found: &Found) -> Chosen {
         let mut left = Vec::new();
         for folder in found.all() {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            if !is_finished(folder) {
+                left.push(format!("`{name}` is newer, and left: it was never finished"));
+                continue;
+            }
             let Err(Error::Content(Fault::Audience { wanted, found: me, .. })) = self.check_meant(folder)
             else {
                 return Chosen { folder: folder.to_owned(), left };
             };
-            let name = folder.file_name().unwrap_or_default().to_string_lossy();
             left.push(format!("`{name}` is newer, and left: it is for {wanted}, and this is {me}"));
         }
         Chosen { folder: found.newest().to_owned(), left: Vec::new() }

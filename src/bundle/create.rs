@@ -87,7 +87,7 @@ struct Record {
 /// Makes the bundle. When this returns, the stick may be pulled.
 ///
 /// # Errors
-/// [`Error`]; a half-made bundle has no `COMPLETE`, and goes when the next one is made.
+/// [`Error`]; what was half made is removed, at once or, from a stick that was pulled, when the next one is made.
 pub fn create(
     store: &Store,
     chain: &Chain,
@@ -112,13 +112,48 @@ pub fn create(
     let seq = next_seq(plan, record.as_ref(), progress)?;
     let bundles = plan.to.join(name::BUNDLES);
     clear(&bundles, &plan.stream)?;
+    check_room(&plan.to, &totals)?;
     let folder = bundles.join(name::folder(&plan.stream, seq));
     receipt::real_folder(&bundles)?;
     std::fs::create_dir(&folder).map_err(|e| Error::Stick(durable::named(e, "make", &folder)))?;
-    check_room(&plan.to, &totals)?;
     let files = totals.carried + totals.carried_bytes / plan.part_size.max(1);
     let layout = if files > MOST_FLAT { Layout::Sharded } else { Layout::Flat };
     let writer = Writer { store, gathered: &gathered, there: &there, folder: &folder, layout, plan };
+    let previous = record.and_then(|record| record.manifest);
+    let (manifest, digest) = match fill(&writer, chain, keys, totals, (seq, previous), progress) {
+        Ok(done) => done,
+        Err(error) => {
+            // Nobody shall take it for the newest bundle. Where the stick is gone, whoever reads it passes it over.
+            if let Err(left) = std::fs::remove_dir_all(&folder) {
+                tracing::debug!(folder = %folder.display(), %left, "what was half made stays");
+            }
+            return Err(error);
+        }
+    };
+    Ok(Made {
+        folder,
+        stream: plan.stream.clone(),
+        seq,
+        manifest: digest,
+        bases: manifest.bases,
+        refs: manifest.refs.lines,
+        blobs: totals.blobs,
+        bytes: totals.bytes,
+        carried: totals.carried,
+        carried_bytes: totals.carried_bytes,
+    })
+}
+
+/// Writes all of a bundle into its folder, syncs it and reads it back; gives what was signed, and its envelope's digest.
+fn fill(
+    writer: &Writer<'_>,
+    chain: &Chain,
+    keys: &[SecretKey],
+    totals: Totals,
+    (seq, previous): (u64, Option<Digest>),
+    progress: &Progress,
+) -> Result<(Manifest, Digest), Error> {
+    let Writer { gathered, folder, layout, plan, .. } = *writer;
     writer.put(name::FORMAT, format!("{}\n", manifest::FORMAT).as_bytes())?;
     writer.roots(chain)?;
     let blobs = writer.blobs(&totals, progress)?;
@@ -131,7 +166,7 @@ pub fn create(
         importer: if gathered.system.is_some() { manifest::IMPORTER } else { manifest::FIRST_IMPORTER },
         stream: plan.stream.clone(),
         seq,
-        previous: record.and_then(|record| record.manifest),
+        previous,
         bases: bases_of(&plan.receipts),
         snapshot: refs.digest.clone(),
         audience: plan.audience.clone(),
@@ -152,22 +187,11 @@ pub fn create(
     // From here on the number is used, whether or not the stick survives.
     write_record(plan, &Record { seq, manifest: Some(digest.clone()) })?;
     writer.put(name::MANIFEST, &envelope)?;
-    readback::sync(&folder)?;
-    readback::check(&folder, &manifest, &envelope, progress)?;
+    readback::sync(folder)?;
+    readback::check(folder, &manifest, &envelope, progress)?;
     writer.put(name::COMPLETE, b"made, synced and read back\n")?;
-    readback::sync(&folder)?;
-    Ok(Made {
-        folder,
-        stream: plan.stream.clone(),
-        seq,
-        manifest: digest,
-        bases: manifest.bases,
-        refs: manifest.refs.lines,
-        blobs: totals.blobs,
-        bytes: totals.bytes,
-        carried: totals.carried,
-        carried_bytes: totals.carried_bytes,
-    })
+    readback::sync(folder)?;
+    Ok((manifest, digest))
 }
 
 /// The number after the last that this depot made. Where it does not remember any, receipts tell: a new depot goes on with

@@ -174,15 +174,22 @@ impl Found {
         Self { newest: folder.to_owned(), older: Vec::new() }
     }
 
-    /// The folder of the bundle with the highest number, whoever it is for.
+    /// The folder of the bundle with the highest number, whoever it is for; one that was never finished where there is no
+    /// other.
     pub fn newest(&self) -> &Path {
-        &self.newest
+        self.all().find(|folder| is_finished(folder)).unwrap_or(&self.newest)
     }
 
     /// The folders of all of them, the newest first.
     pub(super) fn all(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(&self.newest).chain(&self.older).map(PathBuf::as_path)
     }
+}
+
+/// Whether whoever made the bundle in `folder` came so far that there is one: what is signed is written last but one. A
+/// folder without is what a full or pulled stick leaves.
+pub(super) fn is_finished(folder: &Path) -> bool {
+    [name::MANIFEST, name::COMPLETE].iter().any(|file| folder.join(file).symlink_metadata().is_ok())
 }
 
 /// The bundles at `path`: itself, or those in it, by stream. Which of a stream is meant for a gateway only their

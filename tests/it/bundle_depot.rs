@@ -111,3 +111,49 @@ fn a_receipt_that_claims_a_number_does_not_move_the_stream() {
     let error = import(&fresh, &scene.stick()).unwrap_err().to_string();
     assert!(error.contains("blobs are missing"), "its number is followed: {error}");
 }
+
+#[test]
+fn what_found_no_room_hides_no_bundle_beside_it() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    let small = scene.path("small");
+    std::fs::create_dir(&small).unwrap();
+    let options = ["-t", "tmpfs", "-o", "size=1m", "none"];
+    crate::bundle_disk::run("mount", &[&options[..], &[&small.display().to_string()]].concat());
+    let _mounted = crate::bundle_disk::Mounted(small.clone());
+    scene.create(&Plan { to: small.clone(), ..scene.plan() }).unwrap();
+    put_image(&scene.depot, "q.io/large", Some("1"), &vec![7; 2 << 20], "arm64");
+    let error = scene.create(&Plan { to: small.clone(), ..scene.plan() }).unwrap_err();
+    assert!(matches!(error, bundle::Error::NoRoom { .. }), "{error}");
+    let there = || -> Vec<String> {
+        let entries = std::fs::read_dir(small.join("edge-bundle")).unwrap().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(there(), ["main-1"]);
+    // Nor what ends half way: here a blob that is damaged at the depot.
+    let layer = edge::sys::digest::Digest::sha256(&vec![7; 2 << 20]);
+    crate::store_damage::rot(&scene.path("depot"), &layer);
+    scene.create(&scene.plan()).unwrap_err();
+    assert_eq!(std::fs::read_dir(scene.stick().join("edge-bundle")).unwrap().count(), 0);
+    // What a stick that was pulled has of one.
+    std::fs::create_dir(small.join("edge-bundle/main-7")).unwrap();
+    let chosen = scene.gateway.choose(&bundle::find_one(&small).unwrap());
+    assert_eq!(
+        (chosen.folder, &chosen.left[..]),
+        (
+            small.join("edge-bundle/main-1"),
+            &["`main-7` is newer, and left: it was never finished".to_owned()][..]
+        )
+    );
+    assert_eq!(import(&scene.gateway, &small).unwrap().seq, 1);
+    let fresh = gateway(&scene.path("fresh"), Identity::default());
+    pin(&fresh, &scene.path("keys/1.root.json"));
+    let taken = take(&fresh, &small);
+    assert!(
+        matches!(&taken, bundle::auto::Outcome::Imported(line) if line.contains("`main-7` is newer, and left")),
+        "{taken:?}"
+    );
+    // One that had a manifest is spoiled, and says so: an older one does not stand in for it.
+    std::fs::write(small.join("edge-bundle/main-7/COMPLETE"), "").unwrap();
+    import(&scene.gateway, &small).unwrap_err();
+}
