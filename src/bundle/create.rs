@@ -100,7 +100,8 @@ pub fn create(
         return Err(Error::Usage(why));
     }
     let _hold = store.hold();
-    let gathered = gather(store, &plan.selection)?;
+    let mut gathered = gather(store, &plan.selection)?;
+    gathered.lacking.drain(..).for_each(|line| progress.note(line));
     if gathered.refs.is_empty() && gathered.system.is_none() {
         return Err(Error::Usage("there is nothing in the store to put into a bundle".into()));
     }

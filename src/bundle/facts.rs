@@ -12,10 +12,15 @@ pub fn chosen<'a>(parsed: &'a ParsedManifest, platforms: &[Platform]) -> Vec<&'a
         return parsed.manifests.iter().collect();
     }
     let runs = |d: &Descriptor| match &d.platform {
-        Some(theirs) => platforms.iter().any(|mine| mine.rank(theirs).is_some()),
+        Some(theirs) => runs(platforms, theirs),
         // What names no platform, such as an artifact, is for all.
         None => true,
     };
     let kept: Vec<&Digest> = parsed.manifests.iter().filter(|d| runs(d)).map(|d| &d.digest).collect();
     parsed.manifests.iter().filter(|d| runs(d) || d.attests_one_of(&kept)).collect()
+}
+
+/// Whether one of `platforms` runs images for `theirs`.
+pub fn runs(platforms: &[Platform], theirs: &Platform) -> bool {
+    platforms.iter().any(|mine| mine.rank(theirs).is_some())
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::facts::chosen;
+use super::facts::{chosen, runs};
 use super::list::{Content, Purpose, RefLine};
 use super::system::{self, SystemPart};
 use super::{Error, Fault};
 use crate::oci::{ParsedManifest, Platform, Reference, media};
-use crate::store::{Chart, Store};
+use crate::store::{Chart, Ref, Store};
 use crate::sys::beside::Beside;
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
@@ -42,6 +42,25 @@ pub struct Gathered {
     pub sources: BTreeMap<Key, Source>,
     /// The system that rides along.
     pub system: Option<SystemPart>,
+    /// A line for each image of which no platform that was asked for is here.
+    pub lacking: Vec<String>,
+}
+
+/// How an image came to go in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Named {
+    /// Somebody named it, and waits for it.
+    Singly,
+    /// With all else that is here, or with what it is about.
+    AmongOthers,
+}
+
+/// What a walk below a manifest found.
+struct Walked {
+    /// The media type of the manifest at the top.
+    media_type: String,
+    /// Whether an index has nothing here for the platforms that were asked for.
+    lacks: bool,
 }
 
 /// A digest in as little memory as it takes: there may be 100,000. Ordered as the text is.
@@ -133,7 +152,8 @@ pub fn gather(store: &Store, selection: &Selection) -> Result<Gathered, Error> {
 
 fn everything(store: &Store, selection: &Selection, gathered: &mut Gathered) -> Result<(), Error> {
     for found in store.refs(None)? {
-        add_image(store, selection, gathered, &found.repository, &found.name, &found.digest)?;
+        let Ref { repository, name, digest, .. } = &found;
+        add_image(store, selection, gathered, (repository, name, digest), Named::AmongOthers)?;
     }
     for repository in store.chart_repositories()? {
         for chart in store.charts(&repository, None)? {
@@ -159,8 +179,7 @@ fn image(store: &Store, selection: &Selection, gathered: &mut Gathered, text: &s
     };
     let found = found.ok_or_else(|| Error::Absent(text.into()))?;
     let name = reference.tag.as_deref().filter(|_| reference.digest.is_none()).unwrap_or(reference.name());
-    add_image(store, selection, gathered, &repository, name, &found.blob.digest)?;
-    Ok(())
+    add_image(store, selection, gathered, (&repository, name, &found.blob.digest), Named::Singly)
 }
 
 /// Adds a name, what it needs, and what is about it: signatures and the like, by subject and by tag.
@@ -168,53 +187,63 @@ fn add_image(
     store: &Store,
     selection: &Selection,
     gathered: &mut Gathered,
-    repository: &str,
-    name: &str,
-    digest: &Digest,
+    (repository, name, digest): (&str, &str, &Digest),
+    named: Named,
 ) -> Result<(), Error> {
     let line = RefLine::Image { repository: repository.into(), name: name.into(), digest: digest.clone() };
     if !gathered.refs.insert(text_of(&line)) {
         return Ok(());
     }
     let mut manifests = Vec::new();
-    let media_type = walk(store, selection, gathered, digest, &mut manifests)?;
+    let Walked { media_type, lacks } = walk(store, selection, gathered, digest, &mut manifests)?;
+    if lacks {
+        let platforms: Vec<String> = selection.platforms.iter().map(Platform::to_string).collect();
+        let lacking = format!("{} for {}", line.shown(), platforms.join(" or "));
+        if named == Named::Singly {
+            return Err(Error::Absent(lacking));
+        }
+        gathered.lacking.push(format!("`{lacking}` is not in the store: no gateway of that kind can run it"));
+    }
     gathered.named.push((line.shown(), digest.clone(), media_type));
     for about in manifests {
         for referrer in store.referrers(repository, &about)? {
-            let name = referrer.digest.as_str();
-            add_image(store, selection, gathered, repository, name, &referrer.digest)?;
+            let it = (repository, referrer.digest.as_str(), &referrer.digest);
+            add_image(store, selection, gathered, it, Named::AmongOthers)?;
         }
         let prefix = ParsedManifest::referrers_tag(&about);
         for tag in store.tags(repository, &prefix, 20)?.unwrap_or_default() {
             if tag.starts_with(&prefix)
                 && let Some(found) = store.manifest(repository, &tag)?
             {
-                add_image(store, selection, gathered, repository, &tag, &found.blob.digest)?;
+                let it = (repository, tag.as_str(), &found.blob.digest);
+                add_image(store, selection, gathered, it, Named::AmongOthers)?;
             }
         }
         if let Some(found) = store.manifest(repository, &prefix)? {
-            add_image(store, selection, gathered, repository, &prefix, &found.blob.digest)?;
+            let it = (repository, prefix.as_str(), &found.blob.digest);
+            add_image(store, selection, gathered, it, Named::AmongOthers)?;
         }
     }
     Ok(())
 }
 
-/// Adds a manifest and all below it; says its media type, and into `seen` each manifest that was new.
+/// Adds a manifest and all below it; says into `seen` each manifest that was new.
 fn walk(
     store: &Store,
     selection: &Selection,
     gathered: &mut Gathered,
     top: &Digest,
     seen: &mut Vec<Digest>,
-) -> Result<String, Error> {
+) -> Result<Walked, Error> {
     let mut waiting = vec![top.clone()];
-    let mut top_type = media::OCI_MANIFEST.to_owned();
+    let mut walked = Walked { media_type: media::OCI_MANIFEST.to_owned(), lacks: false };
+    let (mut names_platforms, mut is_one_here) = (false, false);
     while let Some(digest) = waiting.pop() {
         let blob = store.glance(&digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
         let parsed = ParsedManifest::parse(&blob.read()?, "")
             .map_err(|e| Fault::Image { digest: digest.clone(), why: e.to_string() })?;
         if digest == *top {
-            top_type.clone_from(&parsed.media_type);
+            walked.media_type.clone_from(&parsed.media_type);
         }
         let fact = Fact { size: blob.size, kind: Content::Manifest };
         if gathered
@@ -228,14 +257,19 @@ fn walk(
         for child in parsed.blobs() {
             add_blob(store, gathered, &child.digest)?;
         }
+        names_platforms |= parsed.manifests.iter().any(|child| child.platform.is_some());
         for child in chosen(&parsed, &selection.platforms) {
             // A child that is not here was left out before, by a mirror's platforms.
             if store.glance(&child.digest)?.is_some() {
                 waiting.push(child.digest.clone());
+                // An attestation is of no platform, and no image.
+                is_one_here |=
+                    child.platform.as_ref().is_some_and(|theirs| runs(&selection.platforms, theirs));
             }
         }
     }
-    Ok(top_type)
+    walked.lacks = !selection.platforms.is_empty() && names_platforms && !is_one_here;
+    Ok(walked)
 }
 
 fn add_blob(store: &Store, gathered: &mut Gathered, digest: &Digest) -> Result<(), Error> {

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use edge::bundle::{self, Identity, Plan, keys};
+use edge::bundle::{self, Identity, Plan, Selection, keys};
+use edge::oci::Platform;
 use edge::sys::progress::{Event, Progress};
 use edge::trust::gateway::own_key;
+use serde_json::json;
 
-use crate::bundle::{Scene, gateway, import, make_keys, pin, put_image};
+use crate::bundle::{IMAGE, INDEX, Scene, gateway, import, make_keys, pin, put_image, put_manifest};
 use crate::bundle_auto::take;
 use crate::bundle_commands::Two;
 
@@ -156,4 +158,32 @@ fn what_found_no_room_hides_no_bundle_beside_it() {
     // One that had a manifest is spoiled, and says so: an older one does not stand in for it.
     std::fs::write(small.join("edge-bundle/main-7/COMPLETE"), "").unwrap();
     import(&scene.gateway, &small).unwrap_err();
+}
+
+#[test]
+fn an_image_without_the_platform_that_was_asked_for_is_told() {
+    let scene = Scene::new();
+    let store = &scene.depot;
+    let amd = put_image(store, "q.io/app", None, b"for amd", "amd64");
+    let arm = edge::sys::digest::Digest::sha256(b"left out by a mirror");
+    let entry = |digest: &edge::sys::digest::Digest, architecture: &str| json!({"mediaType": IMAGE, "digest": digest, "size": 1, "platform": {"os": "linux", "architecture": architecture}});
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry(&arm, "arm64"), entry(&amd, "amd64")]});
+    put_manifest(store, "q.io/app", Some("1"), &index.to_string(), INDEX, Vec::new());
+    let plan = |platform: &str, images: &[&str]| Plan {
+        selection: Selection {
+            images: images.iter().map(|&image| image.into()).collect(),
+            platforms: vec![platform.parse::<Platform>().unwrap()],
+            ..Selection::default()
+        },
+        ..scene.plan()
+    };
+    let (made, _) = create(&scene, &plan("linux/arm64", &["q.io/app:1"]));
+    let error = made.unwrap_err().to_string();
+    assert!(error.starts_with("`q.io/app:1 for linux/arm64` is not in the store"), "{error}");
+    let (made, notes) = create(&scene, &plan("linux/arm64", &[]));
+    made.unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].starts_with("`q.io/app:1 for linux/arm64` is not in the store"), "{notes:?}");
+    let (made, notes) = create(&scene, &plan("linux/amd64", &["q.io/app:1"]));
+    assert!(made.is_ok() && notes.is_empty(), "{notes:?}");
 }
