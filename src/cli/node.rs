@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::Global;
 use crate::node::{self, Part, Places};
+use crate::proxy::join::Record;
 
 /// Where the kernel tells one boot from another.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
@@ -44,7 +45,13 @@ impl Node {
             Name::Kubelet => Part::Kubelet,
         };
         let boot = std::fs::read_to_string(BOOT).with_context(|| format!("cannot read `{BOOT}`"))?;
-        let program = node::prepare(part, &places, &boot)?;
+        // Static pods alone need no configuration of edge's, and run whatever is wrong with that.
+        let record = match part == Part::Kubelet && node::has_joined(&places) {
+            true => Record::read(&global.load()?.state_dir)?,
+            false => None,
+        };
+        let node_name = record.as_ref().map(|record| record.node_name.as_str());
+        let program = node::prepare(part, &places, &boot, node_name)?;
         let failed =
             Command::new(&program.path).args(&program.arguments).envs(program.environment.clone()).exec();
         Err(failed).with_context(|| format!("cannot run `{}`", program.path.display()))

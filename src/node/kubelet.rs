@@ -9,15 +9,21 @@ const KUBECONFIG: &str = "kubelet.kubeconfig";
 /// The authority by which kubelet knows the API server when that asks it something, if the owner puts one there.
 const CLIENT_CA: &str = "kubelet/client-ca.crt";
 
-/// Lays out the folders and the configuration.
-pub fn prepare(places: &Places) -> Result<Program, Error> {
+/// Whether kubelet has a way to an API server.
+pub fn has_joined(places: &Places) -> bool {
+    places.own(KUBECONFIG).exists()
+}
+
+/// Lays out the folders and the configuration. A node that has joined has the name that the cloud signed for, whatever the
+/// machine calls itself.
+pub fn prepare(places: &Places, node_name: Option<&str>) -> Result<Program, Error> {
     for folder in ["kubelet", "kubelet/pki", "kubelet/root"] {
         places.make(folder, 0o700)?;
     }
     for folder in ["kubelet/manifests", "kubelet/config.d", "kubelet/plugins", "log", "log/pods"] {
         places.make(folder, 0o755)?;
     }
-    let joined = places.own(KUBECONFIG).exists();
+    let joined = has_joined(places);
     let file = places.write("kubelet/config.yaml", &config(places, joined))?;
     let own = |path: &str| places.own(path).display().to_string();
     let mut arguments = vec![
@@ -28,6 +34,7 @@ pub fn prepare(places: &Places) -> Result<Program, Error> {
     ];
     if joined {
         arguments.push(format!("--kubeconfig={}", own(KUBECONFIG)));
+        arguments.extend(node_name.map(|name| format!("--hostname-override={name}")));
     }
     places.program("usr/bin/kubelet", arguments)
 }
@@ -64,19 +71,22 @@ mod tests {
     fn kubelet_goes_to_the_cloud_once_the_node_has_joined() {
         let folder = tempfile::tempdir().unwrap();
         let places = Places { snap: folder.path().join("snap"), common: folder.path().join("common") };
-        assert!(prepare(&places).unwrap_err().to_string().contains("node flavour"));
+        assert!(prepare(&places, None).unwrap_err().to_string().contains("node flavour"));
         std::fs::create_dir_all(places.snap.join("usr/bin")).unwrap();
         std::fs::write(places.snap.join("usr/bin/kubelet"), "").unwrap();
         let read = || -> serde_json::Value {
             let text = std::fs::read_to_string(places.own("kubelet/config.yaml")).unwrap();
             serde_json::from_str(&text).unwrap()
         };
-        let alone = prepare(&places).unwrap();
-        assert!(!alone.arguments.iter().any(|word| word.starts_with("--kubeconfig")));
+        let alone = prepare(&places, None).unwrap();
+        let tells =
+            |program: &Program, flag: &str| program.arguments.iter().any(|word| word.starts_with(flag));
+        assert!(!tells(&alone, "--kubeconfig") && !tells(&alone, "--hostname-override"), "{alone:?}");
         assert_eq!(read()["authentication"]["webhook"]["enabled"], false);
         std::fs::write(places.own(KUBECONFIG), "").unwrap();
-        let joined = prepare(&places).unwrap();
-        assert!(joined.arguments.iter().any(|word| word.starts_with("--kubeconfig")));
+        let mut joined = prepare(&places, Some("ship-7")).unwrap();
+        assert!(tells(&joined, "--kubeconfig"), "{joined:?}");
+        assert_eq!(joined.arguments.pop().as_deref(), Some("--hostname-override=ship-7"));
         assert_eq!(read()["authorization"]["mode"], "Webhook");
         assert!(joined.arguments.iter().all(|word| word.contains(folder.path().to_str().unwrap())));
     }

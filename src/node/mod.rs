@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use clear::clear;
+pub use kubelet::has_joined;
 pub use places::Places;
 
 /// `[node]` of the configuration: which of the parts run, where the snap has them.
@@ -86,13 +87,14 @@ pub enum Error {
 }
 
 /// Lays out what a part needs below the snap's folder; gives the program to become. `boot` tells this boot from others:
-/// what containerd remembers of a boot before it is removed.
+/// what containerd remembers of a boot before it is removed. `node_name` is what this machine has joined a cloud as, if it
+/// has.
 ///
 /// # Errors
 /// [`Error`]. What was laid out stays, and is taken up by the next start.
-pub fn prepare(part: Part, places: &Places, boot: &str) -> Result<Program, Error> {
+pub fn prepare(part: Part, places: &Places, boot: &str, node_name: Option<&str>) -> Result<Program, Error> {
     match part {
         Part::Containerd => containerd::prepare(places, boot),
-        Part::Kubelet => kubelet::prepare(places),
+        Part::Kubelet => kubelet::prepare(places, node_name),
     }
 }
