@@ -310,7 +310,9 @@ fn make(create: &Create, gateway: &Gateway, progress: &Progress) -> Result<Value
     value(bundle::create(&gateway.store, &chain, &signers, &plan, progress)?)
 }
 
-/// The receipts to build on: those of the gateways that it is for, if each of them gave one; else none.
+/// The receipts to build on: those of the gateways that it is for, if each of them gave one; else none. A bundle that names no
+/// gateway is for every one that is enrolled, of whatever fleet: no receipt says that. `--receipts` asks for a delta for those
+/// alone whose receipts lie there.
 fn receipts(
     create: &Create,
     gateway: &Gateway,
@@ -325,14 +327,24 @@ fn receipts(
     for line in ignored {
         progress.note(line);
     }
-    if !create.gateways.is_empty() {
-        believed.retain(|one| create.gateways.contains(&one.receipt.gateway));
-        let without =
-            create.gateways.iter().find(|name| !believed.iter().any(|one| one.receipt.gateway == **name));
-        if let Some(name) = without {
-            progress.note(format!("no receipt of gateway `{name}`: the bundle is full"));
-            return Ok(Vec::new());
+    if create.gateways.is_empty() && (create.receipts.is_some() || believed.is_empty()) {
+        return Ok(believed);
+    }
+    let (wanted, hint) = match create.gateways.is_empty() {
+        false => (create.gateways.clone(), ""),
+        true => {
+            let enrolled = enrolled.list()?.into_iter().map(|(name, _)| name);
+            (
+                enrolled.collect(),
+                " hint: `--for` names whom it is for; `--receipts DIR` builds on those that lie there",
+            )
         }
+    };
+    believed.retain(|one| wanted.contains(&one.receipt.gateway));
+    let without = wanted.iter().find(|name| !believed.iter().any(|one| one.receipt.gateway == **name));
+    if let Some(name) = without {
+        progress.note(format!("no receipt of gateway `{name}`: the bundle is full{hint}"));
+        return Ok(Vec::new());
     }
     Ok(believed)
 }

@@ -187,3 +187,32 @@ fn an_image_without_the_platform_that_was_asked_for_is_told() {
     let (made, notes) = create(&scene, &plan("linux/amd64", &["q.io/app:1"]));
     assert!(made.is_ok() && notes.is_empty(), "{notes:?}");
 }
+
+/// A gateway that is enrolled and brought no receipt would be refused a delta on those of others.
+#[test]
+fn a_bundle_for_everybody_builds_on_receipts_of_all_who_are_enrolled() {
+    let two = Two::new();
+    let file = |name: &str| two.depot.write(name, name).display().to_string();
+    let (one, other) = (file("one"), file("other"));
+    two.create(&["--file", &one]);
+    two.import();
+    two.depot.run(&["trust", "enrol", &format!("{}/edge-receipts/ship-7.main.dsse", two.stick)]).good();
+    let both = ["--file", &one, "--file", &other];
+    let carried = |more: &[&str]| -> (u64, u64) {
+        let made = two.create(&[&both, more].concat());
+        (made["carried"].as_u64().unwrap(), made["blobs"].as_u64().unwrap())
+    };
+    assert_eq!(carried(&[]), (2, 5), "all who are enrolled gave one");
+    let key = edge::trust::SecretKey::generate().unwrap().public();
+    edge::trust::Enrolled::below(&two.depot.path("state")).enrol("ship-8", &key).unwrap();
+    assert_eq!(carried(&[]), (5, 5));
+    assert_eq!(carried(&["--fleet", "north"]), (5, 5), "no receipt says of which fleet its gateway is");
+    assert_eq!(carried(&["--for", "ship-7"]), (2, 5));
+    assert_eq!(carried(&["--receipts", &format!("{}/edge-receipts", two.stick)]), (2, 5), "asked for");
+    let words = ["bundle", "create", "--stream", "main", "--keys", "KEYS", "--to", &two.stick];
+    let said = two.depot.run(&[&words[..], &both].concat()).good();
+    assert!(
+        said.err.contains("no receipt of gateway `ship-8`: the bundle is full hint: `--for`"),
+        "{said:?}"
+    );
+}
