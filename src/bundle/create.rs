@@ -23,6 +23,9 @@ const MOST_FLAT: u64 = 8_192;
 /// What a file or folder takes beside its bytes, at the most.
 const OVERHEAD: u64 = 64 << 10;
 
+/// Days before its end from which a root is told to be renewed: a stick may be under way for weeks.
+const NEAR_END: i64 = 60;
+
 /// What is to be made.
 #[derive(Debug)]
 pub struct Plan {
@@ -99,6 +102,7 @@ pub fn create(
         let why = format!("`{}` cannot name a stream: small letters, digits, `-` and `.`", plan.stream);
         return Err(Error::Usage(why));
     }
+    check_root(chain, plan.created, progress)?;
     let _hold = store.hold();
     let mut gathered = gather(store, &plan.selection)?;
     gathered.lacking.drain(..).for_each(|line| progress.note(line));
@@ -193,6 +197,22 @@ fn fill(
     writer.put(name::COMPLETE, b"made, synced and read back\n")?;
     readback::sync(folder)?;
     Ok((manifest, digest))
+}
+
+/// Refuses a root under which no gateway would take what is made now, and says when its end comes near: a next root reaches
+/// gateways by bundles alone, and those must still be believed.
+fn check_root(chain: &Chain, created: Timestamp, progress: &Progress) -> Result<(), Error> {
+    let root = chain.current();
+    let Some(expires) = root.expires else { return Ok(()) };
+    let hint = "hint: `edge trust rotate --keys KEYS --expires DATE`, then `edge trust sign`";
+    if expires <= created {
+        return Err(Error::Usage(format!("root version {} has expired at {expires} {hint}", root.version)));
+    }
+    let days = (expires.as_second() - created.as_second()) / 86_400;
+    if days < NEAR_END {
+        progress.note(format!("root version {} expires in {days} days, at {expires} {hint}", root.version));
+    }
+    Ok(())
 }
 
 /// The number after the last that this depot made. Where it does not remember any, receipts tell: a new depot goes on with

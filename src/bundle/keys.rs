@@ -183,6 +183,12 @@ pub fn next_root(chain: &Chain, rotation: &Rotation, created: Timestamp) -> Resu
         )));
     }
     let bundle_threshold = now.role(RoleName::Bundle).threshold.min(u32::try_from(bundle.len()).unwrap_or(1));
+    if let Some(end) = now.expires.filter(|end| rotation.expires.is_none() && *end <= created) {
+        return Err(Error::Usage(format!(
+            "root version {} has expired at {end}, and the next one would have the same end hint: `--expires DATE`",
+            now.version
+        )));
+    }
     let expires = rotation.expires.or(now.expires);
     let next = Root::new(now.version + 1, created, expires, (&root, threshold), (&bundle, bundle_threshold))?;
     Ok(Draft::new(next))

@@ -8,7 +8,9 @@ use edge::sys::progress::{Event, Progress};
 use edge::trust::gateway::own_key;
 use serde_json::json;
 
-use crate::bundle::{IMAGE, INDEX, Scene, gateway, import, make_keys, pin, put_image, put_manifest};
+use crate::bundle::{
+    IMAGE, INDEX, Scene, THEN, at, gateway, import, make_keys, pin, put_image, put_manifest,
+};
 use crate::bundle_auto::take;
 use crate::bundle_commands::Two;
 
@@ -215,4 +217,29 @@ fn a_bundle_for_everybody_builds_on_receipts_of_all_who_are_enrolled() {
         said.err.contains("no receipt of gateway `ship-8`: the bundle is full hint: `--for`"),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_root_whose_end_has_come_makes_no_bundle_and_no_next_root_of_the_same_end() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    let end = THEN + 1_000_000_000;
+    let (made, _) = create(&scene, &Plan { created: at(end), ..scene.plan() });
+    let error = made.unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("root version 1 has expired at"), "{error}");
+    assert!(!scene.stick().join("edge-bundle").exists());
+    let (made, notes) = create(&scene, &Plan { created: at(end - 59 * 86_400), ..scene.plan() });
+    assert!(made.is_ok() && notes[0].starts_with("root version 1 expires in 59 days"), "{notes:?}");
+    let (made, notes) = create(&scene, &Plan { created: at(end - 61 * 86_400), ..scene.plan() });
+    assert!(made.is_ok() && notes.is_empty(), "{notes:?}");
+
+    let chain = keys::read_chain(&scene.path("keys")).unwrap();
+    let next = |expires, now| {
+        let rotation = keys::Rotation { expires, ..keys::Rotation::default() };
+        keys::next_root(&chain, &rotation, at(now))
+    };
+    let error = next(None, end).unwrap_err();
+    assert!(error.is_usage() && error.to_string().ends_with("hint: `--expires DATE`"), "{error}");
+    assert_eq!(next(None, end - 1).unwrap().root.expires, Some(at(end)));
+    assert_eq!(next(Some(at(end + 9)), end).unwrap().root.expires, Some(at(end + 9)));
 }
