@@ -112,17 +112,25 @@ pub fn bundle_keys(folder: &Path, chain: &Chain, passphrase: Option<&[u8]>) -> R
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     let mut keys: Vec<SecretKey> = Vec::new();
+    // One that was dropped long ago may lie there with a passphrase that nobody knows any more.
+    let mut closed = None;
     for path in paths {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if !(name.starts_with("bundle") && name.ends_with(".key")) {
             continue;
         }
-        let key = SecretKey::read(&path, passphrase)?;
-        if wanted.contains_key(&key.public().id()) {
-            keys.push(key);
+        match SecretKey::read(&path, passphrase) {
+            Ok(key) if wanted.contains_key(&key.public().id()) => keys.push(key),
+            Ok(_) => {}
+            Err(error) => {
+                closed.get_or_insert(error);
+            }
         }
     }
     let needed = chain.current().role(RoleName::Bundle).threshold as usize;
+    if let Some(error) = closed.filter(|_| keys.len() < needed) {
+        return Err(error.into());
+    }
     if keys.len() < needed {
         let why = format!(
             "`{}` has {} of the {needed} bundle keys that root version {} wants hint: `bundle.key` belongs there",

@@ -243,3 +243,19 @@ fn a_root_whose_end_has_come_makes_no_bundle_and_no_next_root_of_the_same_end() 
     assert_eq!(next(None, end - 1).unwrap().root.expires, Some(at(end)));
     assert_eq!(next(Some(at(end + 9)), end).unwrap().root.expires, Some(at(end + 9)));
 }
+
+#[test]
+fn a_key_that_was_dropped_and_cannot_be_opened_is_in_nobody_s_way() {
+    let scene = Scene::new();
+    let folder = scene.path("keys");
+    let old = edge::trust::SecretKey::generate().unwrap();
+    old.write(&folder.join("bundle-0.key"), Some(b"forgotten")).unwrap();
+    let chain = keys::read_chain(&folder).unwrap();
+    for passphrase in [None, Some(&b"another"[..])] {
+        assert_eq!(keys::bundle_keys(&folder, &chain, passphrase).unwrap().len(), 1);
+    }
+    // Where the one that is wanted cannot be opened, that is told and not that there are too few.
+    std::fs::remove_file(folder.join("bundle.key")).unwrap();
+    let error = keys::bundle_keys(&folder, &chain, None).unwrap_err().to_string();
+    assert!(error.contains("bundle-0.key") && error.contains("needs a passphrase"), "{error}");
+}
