@@ -1,18 +1,15 @@
 //! What goes into a bundle: the refs that were asked for, and all blobs that they need.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::facts::{chosen, runs};
-use super::list::{Content, Purpose, RefLine};
-use super::system::{self, SystemPart};
-use super::{Error, Fault};
+use super::list::{Content, RefLine};
+use super::system::SystemPart;
+use super::{Error, Fault, ride};
 use crate::oci::{ParsedManifest, Platform, Reference, media};
 use crate::store::{Chart, Ref, Store};
-use crate::sys::beside::Beside;
-use crate::sys::digest::{Algorithm, Digest, Hasher};
-use crate::sys::durable;
+use crate::sys::digest::{Algorithm, Digest};
 
 /// What is asked for. Nothing at all is everything that the store has.
 #[derive(Clone, Debug, Default)]
@@ -142,10 +139,10 @@ pub fn gather(store: &Store, selection: &Selection) -> Result<Gathered, Error> {
         charts(store, &mut gathered, text)?;
     }
     for path in &selection.files {
-        file(&mut gathered, path)?;
+        ride::file(&mut gathered, path)?;
     }
     if let Some(folder) = &selection.system {
-        add_system(&mut gathered, folder)?;
+        ride::system(&mut gathered, folder)?;
     }
     Ok(gathered)
 }
@@ -315,81 +312,8 @@ fn add_chart(store: &Store, gathered: &mut Gathered, chart: &Chart) -> Result<()
     Ok(())
 }
 
-/// A file becomes an OCI artifact of one layer, so that it is stored, kept per generation and served as all else is.
-fn file(gathered: &mut Gathered, path: &Path) -> Result<(), Error> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    if !crate::oci::is_tag(&name) {
-        let why = format!(
-            "`{}` cannot ride along: its name must be letters, digits, `.`, `_` and `-`",
-            path.display()
-        );
-        return Err(Error::Usage(why));
-    }
-    let (content, size) = hash_path(path)?;
-    let purpose = match name.rsplit_once('.') {
-        Some((_, "snap")) => Purpose::Snap,
-        _ if name.contains(".img") => Purpose::Image,
-        _ => Purpose::File,
-    };
-    let empty = Digest::sha256(b"{}");
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": media::OCI_MANIFEST,
-        "artifactType": "application/vnd.edge.file.v1",
-        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2},
-        "layers": [{
-            "mediaType": "application/octet-stream",
-            "digest": content,
-            "size": size,
-            "annotations": {"org.opencontainers.image.title": name},
-        }],
-    })
-    .to_string()
-    .into_bytes();
-    let digest = Digest::sha256(&manifest);
-    let line = RefLine::File { name, purpose, size, content: content.clone(), digest: digest.clone() };
-    gathered.refs.insert(text_of(&line));
-    gathered.named.push((line.shown(), digest.clone(), media::OCI_MANIFEST.into()));
-    for (digest, source, size, kind) in [
-        (&content, Source::Path(path.to_owned()), size, Content::Blob),
-        (&empty, Source::Bytes(b"{}".to_vec()), 2, Content::Blob),
-        (&digest, Source::Bytes(manifest.clone()), manifest.len() as u64, Content::Manifest),
-    ] {
-        gathered.blobs.insert(Key::of(digest), Fact { size, kind });
-        gathered.sources.insert(Key::of(digest), source);
-    }
-    Ok(())
-}
-
-/// A system is no artifact: nobody pulls it, and no store keeps it.
-fn add_system(gathered: &mut Gathered, folder: &Path) -> Result<(), Error> {
-    let part = system::read(folder)?;
-    for (name, file) in part.files.named() {
-        let path = folder.join(name);
-        if hash_path(&path)? != (file.digest.clone(), file.size) {
-            let why = format!("`{}` is not what `{}` says of it", path.display(), system::DESCRIPTION);
-            return Err(Error::Usage(format!("{why} hint: give the folder as `edge-pack image` made it")));
-        }
-        let (key, fact) = (Key::of(&file.digest), Fact { size: file.size, kind: Content::System });
-        if gathered.blobs.insert(key.clone(), fact).is_some() {
-            return Err(Error::Usage(format!("`{}` goes in as something else already", path.display())));
-        }
-        gathered.sources.insert(key, Source::Path(path));
-    }
-    gathered.system = Some(part);
-    Ok(())
-}
-
-fn hash_path(path: &Path) -> Result<(Digest, u64), Error> {
-    let file = File::open(path).map_err(|e| Error::Files(durable::named(e, "open", path)))?;
-    let broken = |e| Error::Files(durable::named(e, "read", path));
-    let mut hashers = vec![Hasher::new(Algorithm::Sha256)];
-    let size = Beside::start()?.read(&file, u64::MAX, &mut hashers, broken, |_| Ok(()))?;
-    let digest = hashers.pop().map_or_else(|| Digest::sha256(b""), Hasher::finish);
-    Ok((digest, size))
-}
-
-fn text_of(line: &RefLine) -> String {
+/// As a line of `refs.list`.
+pub(super) fn text_of(line: &RefLine) -> String {
     serde_json::to_string(line).unwrap_or_default()
 }
 

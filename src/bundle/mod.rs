@@ -46,6 +46,7 @@ mod pipeline;
 mod readback;
 mod receipt;
 pub mod remote;
+mod ride;
 mod settings;
 mod state;
 mod stick;
