@@ -185,6 +185,17 @@ impl RefLine {
         }
     }
 
+    /// What tells it from every other line of a list, without a digest.
+    pub fn own_name(&self) -> String {
+        match self {
+            Self::Image { repository, name, .. } => format!("image\n{repository}\n{name}"),
+            Self::Chart { repository, name, version, .. } => {
+                format!("chart\n{repository}\n{name}\n{version}")
+            }
+            Self::File { name, .. } => format!("file\n{name}"),
+        }
+    }
+
     /// Blobs that must be listed for it.
     pub fn digests(&self) -> Vec<&Digest> {
         match self {

@@ -45,8 +45,18 @@ pub(super) fn file(gathered: &mut Gathered, path: &Path) -> Result<(), Error> {
     .into_bytes();
     let digest = Digest::sha256(&manifest);
     let line = RefLine::File { name, purpose, size, content: content.clone(), digest: digest.clone() };
+    let shown = line.shown();
+    if let Some((_, other, _)) = gathered.named.iter().find(|(named, ..)| *named == shown) {
+        if *other == digest {
+            return Ok(());
+        }
+        let why = format!("`{}` cannot ride along: another file has the same name", path.display());
+        return Err(Error::Usage(format!(
+            "{why} hint: names are told apart without their folders; rename one"
+        )));
+    }
     gathered.refs.insert(text_of(&line));
-    gathered.named.push((line.shown(), digest.clone(), media::OCI_MANIFEST.into()));
+    gathered.named.push((shown, digest.clone(), media::OCI_MANIFEST.into()));
     for (digest, source, size, kind) in [
         (&content, Source::Path(path.to_owned()), size, Content::Blob),
         (&empty, Source::Bytes(b"{}".to_vec()), 2, Content::Blob),

@@ -78,10 +78,14 @@ pub fn check_alone(opened: &Opened) -> Result<(), Error> {
 
 /// Reads every ref and says which blobs must be listed for them.
 fn refs(opened: &Opened) -> Result<BTreeSet<Key>, Error> {
-    let mut wanted = BTreeSet::new();
+    let (mut wanted, mut named) = (BTreeSet::new(), BTreeSet::new());
     let mut lines = opened.ref_lines()?;
     while let Some(line) = lines.next_ref()? {
         check_names(&line).map_err(|why| lines.fault(why))?;
+        // As digests: there may be 100,000 names, of any length.
+        if !named.insert(Key::of(&Digest::sha256(line.own_name().as_bytes()))) {
+            return Err(lines.fault("its name stands there twice").into());
+        }
         wanted.extend(line.digests().into_iter().map(Key::of));
     }
     Ok(wanted)

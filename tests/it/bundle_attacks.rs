@@ -218,6 +218,18 @@ const CASES: &[Case] = &[
         "it names nothing that could be served",
     ),
     (
+        "a-name-twice",
+        |a| {
+            a.forge_list("refs.list", |text| {
+                let line = text.lines().find(|line| line.contains("q.io/app")).unwrap();
+                let mut other: serde_json::Value = serde_json::from_str(line).unwrap();
+                other["digest"] = json!(Digest::sha256(b"another manifest"));
+                format!("{text}{other}\n")
+            });
+        },
+        "its name stands there twice",
+    ),
+    (
         "list-out-of-order",
         |a| {
             a.forge_list("blobs.list", |text| {

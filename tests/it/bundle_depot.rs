@@ -259,3 +259,14 @@ fn a_key_that_was_dropped_and_cannot_be_opened_is_in_nobody_s_way() {
     let error = keys::bundle_keys(&folder, &chain, None).unwrap_err().to_string();
     assert!(error.contains("bundle-0.key") && error.contains("needs a passphrase"), "{error}");
 }
+
+#[test]
+fn two_files_of_one_name_cannot_ride_along() {
+    let two = Two::new();
+    let (one, other) = (two.depot.write("a/x.conf", "one"), two.depot.write("b/x.conf", "other"));
+    let (one, other) = (one.display().to_string(), other.display().to_string());
+    let words = ["bundle", "create", "--stream", "main", "--keys", "KEYS", "--to", &two.stick];
+    let done = two.depot.run(&[&words[..], &["--file", &one, "--file", &other]].concat());
+    done.bad(2, "b/x.conf` cannot ride along: another file has the same name hint: ");
+    assert_eq!(two.create(&["--file", &one, "--file", &one])["refs"], 1);
+}
