@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
+use super::data::RESET;
 use super::network;
 use crate::trust::Chain;
 
@@ -14,6 +15,10 @@ use crate::trust::Chain;
 const LARGEST: u64 = 1 << 20;
 /// Files that are taken of each folder.
 const MOST: usize = 200;
+
+/// Entries of a folder that are looked at for wrong names, and wrong names that are told.
+const MOST_LISTED: usize = 1000;
+const MOST_TOLD: usize = 10;
 
 /// A file that may be given: its name, the place where it is looked for, and its permissions there.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +86,52 @@ pub fn all(folder: &Path) -> Vec<Given> {
     all
 }
 
+/// One line for all in a source that bears no name of ours, with the nearest that would be one; `shown` is the source. A file
+/// that is named a little wrong is one that its owner waits for.
+pub fn strangers(folder: &Path, shown: &str) -> Option<String> {
+    let mut told: Vec<String> = Vec::new();
+    for name in listed(folder) {
+        let one = FOLDERS.iter().zip(ENDS).find(|(one, _)| one.name == name);
+        if let Some((one, ends)) = one {
+            let wrong = listed(&folder.join(&name)).into_iter().filter(|name| !is_taken(name, ends));
+            told.extend(
+                wrong.map(|name| format!("`{}/{name}` (they end in `{}`)", one.name, ends.join("` or `"))),
+            );
+        } else if name != RESET && FILES.iter().all(|one| one.name != name) {
+            told.push(match nearest(&name) {
+                Some(nearest) => format!("`{name}` (`{nearest}`?)"),
+                None => format!("`{name}`"),
+            });
+        }
+    }
+    let more = told.len().saturating_sub(MOST_TOLD);
+    told.truncate(MOST_TOLD);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!told.is_empty())
+        .then(|| format!("not taken from {shown}, no file of a configuration: {}{more}", told.join(", ")))
+}
+
+/// The name that a file is probably meant to bear: editors add an end, and people leave a word out.
+fn nearest(name: &str) -> Option<&'static str> {
+    let given = name.to_lowercase().replace(['_', ' '], "-");
+    let likeness = |one: &One| strsim::normalized_damerau_levenshtein(&one.name.replace('_', "-"), &given);
+    let known = FILES.iter().chain(&FOLDERS).map(|one| (likeness(one), one.name));
+    known.filter(|(likeness, _)| *likeness > 0.6).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
+/// The names in a folder in order, but for hidden ones, which systems leave on sticks.
+fn listed(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().take(MOST_LISTED);
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().escape_debug().to_string());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+    names.sort();
+    names
+}
+
+fn is_taken(name: &str, ends: &[&str]) -> bool {
+    !name.starts_with('.') && ends.iter().any(|end| name.ends_with(end))
+}
+
 /// Their names.
 pub fn names(folder: &Path) -> Vec<String> {
     all(folder).into_iter().map(|given| given.name).collect()
@@ -94,8 +145,7 @@ pub fn has_something(folder: &Path) -> bool {
 fn within(folder: &Path, ends: &[&str]) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().to_str().map(str::to_owned));
-    let is_one = |name: &String| !name.starts_with('.') && ends.iter().any(|end| name.ends_with(end));
-    let mut names: Vec<String> = names.filter(is_one).collect();
+    let mut names: Vec<String> = names.filter(|name| is_taken(name, ends)).collect();
     names.sort();
     names.truncate(MOST);
     names

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::given::{Checks, FIRST, FOLDERS, Given, all, check, has_something, names, small};
+use super::given::{Checks, FIRST, FOLDERS, Given, all, check, has_something, names, small, strangers};
 use super::identity::Identity;
 use super::intake::{Intake, KEPT, present};
 use super::{Error, Places};
@@ -81,6 +81,14 @@ fn configure(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error>
         return mend(places, before, stick.map(|stick| stick.shown), checks);
     }
     let mut done = Provisioned::default();
+    let strange = |folder: &Path| strangers(folder, "it").is_some();
+    // One with nothing but wrong names is looked for only where no better one is.
+    let wrong = if stick.is_none() { Stick::look(places, &strange) } else { None };
+    let sticks = [&stick, &wrong].into_iter().flatten();
+    let given = sticks.map(|stick| (stick.shown.as_str(), stick.folder.clone()));
+    let given = given.chain([(ESP, places.esp().join(FOLDER))]);
+    done.lines.extend(given.filter_map(|(shown, folder)| strangers(&folder, shown)));
+    drop(wrong);
     let sources = [
         stick.as_ref().map(|stick| (stick.shown.clone(), stick.folder.clone())),
         Some((ESP.into(), places.esp().join(FOLDER))),

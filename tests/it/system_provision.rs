@@ -78,6 +78,30 @@ fn a_first_boot_takes_its_configuration_once_and_a_reset_brings_it_back() {
     assert_eq!(read("var/etc/edge/edge.toml"), "[bundle]\ngateway = \"ship-7\"\n");
 }
 
+#[test]
+fn a_name_that_is_a_little_wrong_is_told_with_the_one_that_was_meant() {
+    let machine = Machine::new();
+    let put = |below: &str, text: &str| machine.place.write(&format!("machine/{below}"), text);
+    put("efi/edge-config/edge.toml.txt", "offline-mode = false\n");
+    put("efi/edge-config/.DS_Store", "");
+    put("efi/edge-config/factory-reset", "");
+    let said = provision(&machine);
+    let line = "edge: not taken from the EFI system partition, no file of a configuration: `edge.toml.txt` (`edge.toml`?)\n";
+    assert_eq!(said, line);
+    put("efi/edge-config/kubeconfig", "");
+    put("efi/edge-config/notes", "");
+    put("efi/edge-config/static-pods/web.json", POD);
+    put("efi/edge-config/network/eth0.conf", NETWORK);
+    put("efi/edge-config/authorized_keys", KEY);
+    let said = provision(&machine);
+    let all = "`edge.toml.txt` (`edge.toml`?), `kubeconfig` (`cloud.kubeconfig`?), `network/eth0.conf` (they end in `.network`), \
+               `notes`, `static-pods/web.json` (they end in `.yaml` or `.yml`)\n";
+    assert!(
+        said.contains(all) && said.contains("taken from the EFI system partition: authorized_keys\n"),
+        "{said}"
+    );
+}
+
 /// As edge-data.service leaves it: what is on identity stays.
 fn reset(machine: &Machine) {
     std::fs::remove_dir_all(machine.root("var")).unwrap();
