@@ -61,14 +61,26 @@ impl Daemon {
         if !prepared::waiting(&file).is_ok_and(|waiting| waiting.as_deref() == Some(text)) {
             return;
         }
-        if verdict == Verdict::Dropped {
-            tracing::warn!("a prepared configuration is dropped: snapd did not commit it");
-            if let Err(error) = prepared::drop_waiting(&file) {
-                tracing::error!(%error, "a dropped configuration cannot be removed");
+        let text = match verdict {
+            Verdict::Committed => text.to_owned(),
+            Verdict::Other(found) => {
+                tracing::warn!("a prepared configuration is dropped: snapd did not commit it");
+                let in_force = prepared::in_force(&self.overrides.defaults()).ok().flatten();
+                match *found {
+                    Ok(found) if in_force.as_ref() != Some(&found) => prepared::text_of(&found),
+                    found => {
+                        if let Err(why) = found {
+                            tracing::warn!(why, "what snapd did commit cannot be taken");
+                        }
+                        if let Err(error) = prepared::drop_waiting(&file) {
+                            tracing::error!(%error, "a dropped configuration cannot be removed");
+                        }
+                        return;
+                    }
+                }
             }
-            return;
-        }
-        let promoted = prepared::promote(&file, text).map_err(|e| e.to_string());
+        };
+        let promoted = prepared::promote(&file, &text).map_err(|e| e.to_string());
         let applied = match promoted {
             Ok(()) => self.reload().await.map_err(|e| e.to_string()),
             Err(error) => Err(error),

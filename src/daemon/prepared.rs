@@ -22,12 +22,13 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_se
 const START: Duration = Duration::from_secs(2);
 
 /// What came of a prepared configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// snapd has the same values.
     Committed,
-    /// snapd has others, and had time.
-    Dropped,
+    /// snapd has others, and had time: what those come to, or what is wrong with them. A command may have changed the
+    /// file, and told snapd, while this one waited; then part of it was committed all the same.
+    Other(Box<Result<Config, String>>),
 }
 
 /// Where a configuration for `file` waits.
@@ -82,9 +83,9 @@ pub fn drop_waiting(file: &Path) -> io::Result<()> {
 pub async fn verdict(snap: &Snap, defaults: &Config, wanted: &Config) -> Verdict {
     let (began, mut pause) = (Instant::now(), LOOK.0);
     loop {
-        match is_committed(snap, defaults, wanted).await {
-            Some(true) => return Verdict::Committed,
-            Some(false) if began.elapsed() > PATIENCE => return Verdict::Dropped,
+        match committed(snap, defaults).await {
+            Some(Ok(found)) if found == *wanted => return Verdict::Committed,
+            Some(found) if began.elapsed() > PATIENCE => return Verdict::Other(Box::new(found)),
             // A snapd that is away says nothing of what it has.
             _ => tokio::time::sleep(pause).await,
         }
@@ -93,7 +94,8 @@ pub async fn verdict(snap: &Snap, defaults: &Config, wanted: &Config) -> Verdict
 }
 
 /// Before the daemon reads its configuration: a prepared one that snapd has committed while nobody ran is put into
-/// force. One that cannot be judged now stays for later; a start waits for nobody.
+/// force. Where snapd has other values than both that and the file, these are: a command changed the file, and told snapd,
+/// after the hook. What cannot be judged now stays for later; a start waits for nobody.
 ///
 /// # Errors
 /// A file cannot be read or written.
@@ -106,17 +108,44 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
         return drop_waiting(&defaults.file);
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let look = async { tokio::time::timeout(START, is_committed(snap, &defaults, &wanted)).await };
+    let look = async { tokio::time::timeout(START, committed(snap, &defaults)).await };
     match runtime.block_on(look) {
-        Ok(Some(true)) => promote(&defaults.file, &text),
+        Ok(Some(Ok(found))) if found == wanted => promote(&defaults.file, &text),
+        // Without a file nothing was ever in force: snapd is about to commit for the first time. What waits goes on
+        // waiting, since it may be committed yet.
+        Ok(Some(Ok(found))) if in_force(&defaults)?.is_some_and(|in_force| in_force != found) => {
+            tracing::warn!("the file is not what snapd has committed, which is put into force");
+            durable::write(&defaults.file, text_of(&found).as_bytes(), 0o644)
+        }
         _ => Ok(()),
     }
 }
 
-async fn is_committed(snap: &Snap, defaults: &Config, wanted: &Config) -> Option<bool> {
+/// The text of a file that comes of snapd's values.
+pub fn text_of(config: &Config) -> String {
+    let head = "# Written by edge from what snapd holds. Change it with: snap set edge KEY=VALUE";
+    format!("{head}\n{}", config::to_toml(config))
+}
+
+/// What is in the file that `defaults` names, if one was ever written and can be read as a configuration: one that somebody
+/// broke by hand is replaced by values that were checked.
+///
+/// # Errors
+/// With the path.
+pub fn in_force(defaults: &Config) -> io::Result<Option<Config>> {
+    match std::fs::read_to_string(&defaults.file) {
+        Ok(text) => Ok(Config::parse_over(defaults.clone(), &text).ok()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(durable::named(e, "read", &defaults.file)),
+    }
+}
+
+/// What snapd's values come to, or what is wrong with them; `None` where it does not say.
+async fn committed(snap: &Snap, defaults: &Config) -> Option<Result<Config, String>> {
     match Snapctl::new(&snap.snapctl).values(&config::snap::sections()).await {
         Ok(values) => {
-            Some(config::snap::read(&values, defaults, None).is_ok_and(|taken| taken.config == *wanted))
+            let taken = config::snap::read(&values, defaults, None);
+            Some(taken.map(|taken| taken.config).map_err(|wrong| wrong.to_string()))
         }
         Err(error) => {
             tracing::debug!(%error, "snapd was not asked what it has committed");

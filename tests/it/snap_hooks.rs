@@ -481,6 +481,31 @@ fn config_set(snap: &Snap) {
     assert!(done.err.contains("next start"), "{done:?}");
 }
 
+/// The value of the hook is committed, and is in no file yet, when a command changes the file.
+#[test]
+fn what_a_command_changes_before_the_start_loses_nothing_that_snapd_committed() {
+    let snap = Snap::new();
+    snap.install();
+    drop(snap.daemon());
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    snap.set(&[("cloud.probe-interval", json!("31s"))]).good();
+    snap.edge(&["config", "set", "registry.pull-through=false"]).good();
+    assert_eq!(snap.in_force("cloud.probe-interval"), "5s", "nobody runs yet");
+    let daemon = snap.daemon();
+    assert_eq!(snap.committed()["cloud"]["probe-interval"], "31s");
+    for (key, value) in [("cloud.probe-interval", "31s"), ("registry.pull-through", "false")] {
+        assert_eq!(snap.in_force(key), value, "{key}");
+    }
+    drop(daemon);
+    // A change that snapd never committed stays out beside such a command too.
+    snap.hook_over("configure", &snap.staged(&[("cloud.probe-interval", json!("32s"))])).good();
+    snap.edge(&["config", "set", "registry.pull-through=true"]).good();
+    let _daemon = snap.daemon();
+    for (key, value) in [("cloud.probe-interval", "31s"), ("registry.pull-through", "true")] {
+        assert_eq!(snap.in_force(key), value, "{key}");
+    }
+}
+
 #[test]
 fn a_hook_outside_a_snap_says_so() {
     crate::command::Place::new().run(&["hook", "configure"]).bad(1, "no snap");

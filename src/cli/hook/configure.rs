@@ -11,7 +11,6 @@ use super::Scene;
 use crate::config::snap::{self, Taken};
 use crate::config::{self, Config};
 use crate::daemon::{ClientError, ask_prepare, prepared};
-use crate::sys::durable;
 
 /// How long the daemon may take; one that hangs must not hold snapd up.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Checks all values, tells snapd what nobody set, and leaves them with the daemon if anything changed.
 pub async fn configure(scene: &Scene) -> Result<()> {
     let defaults = scene.overrides.defaults();
-    let in_force = in_force(&defaults)?;
+    let in_force = prepared::in_force(&defaults)?;
     let waiting = prepared::waiting(&defaults.file)?;
     let waits = waiting.as_deref().and_then(|text| Config::parse_over(defaults.clone(), text).ok());
     // What was committed a moment ago and not yet promoted is what these values are compared with.
@@ -36,17 +35,6 @@ pub async fn configure(scene: &Scene) -> Result<()> {
 pub async fn defaults(scene: &Scene) -> Result<()> {
     let taken = values(scene, &scene.overrides.defaults(), None).await?;
     tell_snapd(scene, &taken).await
-}
-
-/// What is in the file, if one was ever written.
-fn in_force(defaults: &Config) -> Result<Option<Config>> {
-    let text = match std::fs::read_to_string(&defaults.file) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(durable::named(e, "read", &defaults.file).into()),
-    };
-    // One that somebody broke by hand is replaced by values that were checked.
-    Ok(Config::parse_over(defaults.clone(), &text).ok())
 }
 
 /// snapd's values, checked.
@@ -66,10 +54,7 @@ async fn tell_snapd(scene: &Scene, taken: &Taken) -> Result<()> {
 /// Leaves a configuration with the daemon. Where none listens, on disk, and then it is looked for once more: one that
 /// starts meanwhile looks on disk after it listens, so that one of the two finds the other.
 async fn hand_over(config: &Config) -> Result<()> {
-    let text = format!(
-        "# Written by edge from what snapd holds. Change it with: snap set edge KEY=VALUE\n{}",
-        config::to_toml(config)
-    );
+    let text = prepared::text_of(config);
     if ask(config, &text).await? {
         return Ok(());
     }
