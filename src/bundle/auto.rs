@@ -2,21 +2,16 @@
 //!
 //! A stick is ours if it bears the root that is pinned here. What is not ours is left alone: nothing is written on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
-};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::choose::Chosen;
+use super::events::Events;
 use super::import::{Gateway, Imported};
 use super::stick::{Stick, find};
 use super::system::Asked;
@@ -27,12 +22,14 @@ use crate::sys::mounts::{Mount, Mounted, Writable, is_stick, mounts, own_disk, r
 use crate::sys::progress::Progress;
 use crate::trust::{LARGEST_ROOT, root_file_name};
 
-/// After something changed, so long nothing else must: whoever mounts sticks is given the time to.
-const SETTLE: Duration = Duration::from_millis(700);
 /// However quiet it is, everything is looked at after this.
 const ANYWAY: Duration = Duration::from_secs(60);
 /// So often it is seen that somebody asks for it.
 const ASKED: Duration = Duration::from_secs(5);
+
+/// Pauses before what failed is tried again: the first, which doubles, and the longest. A stick wears by what is written
+/// about each try.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
 
 /// What became of one stick.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +40,10 @@ pub enum Outcome {
     Known,
     /// A line for each bundle that was imported.
     Imported(String),
-    /// Why not.
+    /// Why not; it will be the same the next time.
     Refused(String),
+    /// Why not this time: the store has no room, the stick cannot be read. It is tried again.
+    Failed(String),
 }
 
 /// Watches until `stop` holds true. `settings` and `gateway` are asked each time anew; what comes with a gateway is
@@ -58,7 +57,7 @@ where
 {
     // Opened when somebody asks: where edge is confined, each look at them is told as a fault.
     let mut events: Option<Events> = None;
-    let (mut seen, mut watching, mut pinned) = (BTreeSet::new(), false, false);
+    let (mut seen, mut watching, mut pinned) = (Seen::default(), false, false);
     loop {
         let now = settings();
         if now.auto_import && !pinned {
@@ -79,14 +78,17 @@ where
                         part.good();
                         watching = true;
                     }
-                    for place in found.difference(&seen) {
-                        match gateway().await {
-                            Ok(gateway) => tell(&part, place, blocking(gateway, place.clone()).await),
-                            Err(why) => part.trouble(why),
-                        }
+                    seen.keep(&found);
+                    for place in found.into_iter().filter(|place| seen.is_due(place)).collect::<Vec<_>>() {
+                        let settled = match gateway().await {
+                            Ok(gateway) => tell(&part, &place, blocking(gateway, place.clone()).await),
+                            Err(why) => {
+                                part.trouble(why);
+                                false
+                            }
+                        };
+                        seen.note(place, settled);
                     }
-                    // What was pulled is forgotten, so that it is looked at when it comes back.
-                    seen = found;
                 }
                 Err(error) => {
                     part.trouble(error.to_string());
@@ -98,10 +100,11 @@ where
             if !now.auto_import {
                 part.off();
             }
-            seen.clear();
+            seen = Seen::default();
             (events, watching) = (None, false);
         }
         let anyway = if events.is_some() { ANYWAY } else { ASKED };
+        let anyway = seen.next_due().map_or(anyway, |due| anyway.min(due));
         let changed = async {
             match &mut events {
                 Some(events) => events.next().await,
@@ -113,6 +116,44 @@ where
             () = changed => {}
             () = tokio::time::sleep(anyway) => {}
         }
+    }
+}
+
+/// Sticks that were looked at.
+#[derive(Default)]
+struct Seen {
+    /// What came of them stays so for as long as they are in.
+    settled: BTreeSet<Place>,
+    /// What failed, when it is tried again, and after which pause.
+    failed: BTreeMap<Place, (Instant, Duration)>,
+}
+
+impl Seen {
+    /// What was pulled is forgotten, so that it is looked at when it comes back.
+    fn keep(&mut self, found: &BTreeSet<Place>) {
+        self.settled.retain(|place| found.contains(place));
+        self.failed.retain(|place, _| found.contains(place));
+    }
+
+    fn is_due(&self, place: &Place) -> bool {
+        let waits = self.failed.get(place).is_some_and(|(due, _)| *due > Instant::now());
+        !waits && !self.settled.contains(place)
+    }
+
+    fn note(&mut self, place: Place, settled: bool) {
+        let before = self.failed.remove(&place);
+        if settled {
+            self.settled.insert(place);
+            return;
+        }
+        let pause = before.map_or(AGAIN.0, |(_, pause)| (pause * 2).min(AGAIN.1));
+        self.failed.insert(place, (Instant::now() + pause, pause));
+    }
+
+    /// How long until something is due.
+    fn next_due(&self) -> Option<Duration> {
+        let due = self.failed.values().map(|(due, _)| *due).min();
+        due.map(|due| due.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -136,7 +177,8 @@ async fn blocking<H: Send + 'static>((gateway, held): (Gateway, H), place: Place
     done.unwrap_or_else(|e| Err(Error::Files(io::Error::other(e.to_string()))))
 }
 
-fn tell(part: &Part, place: &Place, outcome: Result<Outcome, Error>) {
+/// Tells what became of a stick; says whether that is settled.
+fn tell(part: &Part, place: &Place, outcome: Result<Outcome, Error>) -> bool {
     let stick = place.shown();
     match outcome {
         Ok(Outcome::NotOurs) => tracing::debug!(stick, "a stick without a bundle of ours is left alone"),
@@ -146,8 +188,16 @@ fn tell(part: &Part, place: &Place, outcome: Result<Outcome, Error>) {
             part.good_with(format!("{stick}: {line}"));
         }
         Ok(Outcome::Refused(why)) => part.trouble(format!("{stick}: {why}")),
-        Err(error) => part.trouble(format!("{stick}: {error}")),
+        Ok(Outcome::Failed(why)) => {
+            part.trouble(format!("{stick}: {why}"));
+            return false;
+        }
+        Err(error) => {
+            part.trouble(format!("{stick}: {error}"));
+            return !may_pass(&error);
+        }
     }
+    true
 }
 
 /// Where a stick may be.
@@ -220,6 +270,7 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
         Err(error) => return Err(error),
     };
     let (mut done, mut refused, mut ours, mut staged) = (Vec::new(), Vec::new(), false, false);
+    let mut passing = false;
     for found in streams {
         let Chosen { folder, left } = gateway.choose(&found);
         if !is_ours(gateway, &folder)? {
@@ -235,7 +286,10 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
                     done.extend(left);
                 }
             }
-            Err(error) => refused.push(format!("{shown}: {error}")),
+            Err(error) => {
+                passing |= may_pass(&error);
+                refused.push(format!("{shown}: {error}"));
+            }
         }
     }
     let said = [done.clone(), refused.clone()].concat().join("; ");
@@ -252,10 +306,17 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
     }
     Ok(match (ours, refused.is_empty(), done.is_empty()) {
         (false, ..) => Outcome::NotOurs,
+        (_, false, _) if passing => Outcome::Failed(said),
         (_, false, _) => Outcome::Refused(said),
         (_, true, false) => Outcome::Imported(said),
         (_, true, true) => Outcome::Known,
     })
+}
+
+/// Whether the same bundle may be imported later: nothing is wrong with it. A system that could not be staged is not tried
+/// again by itself, which would write over a slot each time.
+fn may_pass(error: &Error) -> bool {
+    !error.is_refusal() && !error.is_usage() && !matches!(error, Error::System(_))
 }
 
 fn line(imported: &Imported) -> Option<String> {
@@ -285,85 +346,4 @@ fn is_ours(gateway: &Gateway, folder: &Path) -> Result<bool, Error> {
 fn outcome(gateway: &Gateway, top: &Path, said: &str) -> Result<(), Error> {
     let path = top.join(name::RECEIPTS).join(format!("{}.txt", gateway.name()));
     receipt::write_text(&path, &format!("{} {said}\n", clock::now()))
-}
-
-/// What the kernel says of mounts and of block devices.
-struct Events {
-    mounts: Option<AsyncFd<std::fs::File>>,
-    devices: Option<AsyncFd<OwnedFd>>,
-}
-
-impl Events {
-    /// What cannot be had is made up for by looking anyway now and then.
-    fn open() -> Self {
-        let mounts = std::fs::File::open("/proc/self/mountinfo");
-        let mounts = mounts.and_then(|file| watched(file, Interest::PRIORITY));
-        let devices = uevents().and_then(|fd| watched(fd, Interest::READABLE));
-        for error in [mounts.as_ref().err(), devices.as_ref().err()].into_iter().flatten() {
-            tracing::warn!(%error, "sticks are found by looking every minute only");
-        }
-        Self { mounts: mounts.ok(), devices: devices.ok() }
-    }
-
-    /// Waits until something changed, and has been quiet for a moment since.
-    async fn next(&mut self) {
-        self.one().await;
-        while tokio::time::timeout(SETTLE, self.one()).await.is_ok() {}
-    }
-
-    async fn one(&mut self) {
-        let mounted = async {
-            match &self.mounts {
-                Some(mounts) => {
-                    if let Ok(mut ready) = mounts.ready(Interest::PRIORITY).await {
-                        ready.clear_ready();
-                    }
-                }
-                None => std::future::pending().await,
-            }
-        };
-        let plugged = async {
-            match &self.devices {
-                Some(devices) => loop {
-                    let Ok(mut ready) = devices.readable().await else { return };
-                    let mut message = [0; 4096];
-                    let got = recv(devices.get_ref().as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT);
-                    match got {
-                        Ok(length) if is_block(&message[..length]) => return,
-                        Ok(_) => {}
-                        Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
-                        // Messages were lost: look.
-                        Err(_) => return,
-                    }
-                },
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = mounted => {}
-            () = plugged => {}
-        }
-    }
-}
-
-/// Both kinds own their descriptor for as long as they live, which is what the deprecation is about.
-#[allow(deprecated, reason = "the constructor in its place is unsafe, and unsafe code is forbidden here")]
-fn watched<T: AsRawFd>(inner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(inner, interest)
-}
-
-fn is_block(message: &[u8]) -> bool {
-    message.split(|b| *b == 0).any(|field| field == b"SUBSYSTEM=block")
-}
-
-/// The kernel's own messages about devices. They are only a reason to look; nothing in them is used.
-fn uevents() -> io::Result<OwnedFd> {
-    let fd = socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        SockProtocol::NetlinkKObjectUEvent,
-    )?;
-    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 1))?;
-    Ok(fd)
 }

@@ -15,12 +15,12 @@
 //!
 //! - `manifest`, `list`, `name`  the format: pure
 //! - `keys`      the depot's folder of keys
-//! - `gather`, `create`, `write`, `readback`  the depot's way
+//! - `gather`, `ride`, `create`, `write`, `readback`  the depot's way
 //! - `stick`, `choose`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
 //! - `system`    the system of an appliance that rides along
 //! - `extract`   one file out of it
-//! - `auto`      sticks that are plugged in
+//! - `auto`, `events`  sticks that are plugged in
 //! - `receipt`   what a gateway says that it has
 //! - `remote`    the same bundle in an OCI registry
 //!
@@ -31,6 +31,7 @@ mod choose;
 mod copy;
 mod create;
 mod error;
+mod events;
 mod extract;
 mod facts;
 mod gather;

@@ -1,16 +1,88 @@
-//! Sticks that are plugged in: what is taken from them without anybody asking.
+//! Sticks that are plugged in: what is taken from them without anybody asking, and what is tried again.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use edge::bundle::{Gateway, auto};
+use edge::bundle::{Gateway, Settings, auto};
+use edge::health::{Board, State};
 use edge::sys::mounts::mounts;
 
+use crate::bundle::{Scene, put_image};
 use crate::bundle_disk::Mounted;
 
 /// Takes what is on a folder as if it were the top of a stick that somebody has mounted.
 pub fn take(gateway: &Gateway, stick: &Path) -> auto::Outcome {
     let at = tempfile::tempdir().unwrap();
     let mounted = Mounted::new(stick, at.path(), "bind");
-    let mount = mounts().unwrap().into_iter().find(|mount| mount.at == mounted.0).unwrap();
+    take_at(gateway, &mounted.0)
+}
+
+/// Takes what is mounted there.
+fn take_at(gateway: &Gateway, at: &Path) -> auto::Outcome {
+    let mount = mounts().unwrap().into_iter().find(|mount| mount.at == at).unwrap();
     auto::take(gateway, &auto::Place::Mounted(mount.bare())).unwrap()
+}
+
+fn ready() -> Scene {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    scene.make();
+    scene
+}
+
+#[test]
+fn what_is_wrong_here_and_not_with_the_bundle_may_pass() {
+    let scene = ready();
+    // A file where the folder for lists should be.
+    std::fs::write(scene.path("gateway/bundle"), "").unwrap();
+    let outcome = take(&scene.gateway, &scene.stick());
+    assert!(matches!(&outcome, auto::Outcome::Failed(why) if why.starts_with("main-1: ")), "{outcome:?}");
+    std::fs::remove_file(scene.path("gateway/bundle")).unwrap();
+    let outcome = take(&scene.gateway, &scene.stick());
+    assert!(matches!(&outcome, auto::Outcome::Imported(_)), "{outcome:?}");
+    // What is not as it was signed stays so.
+    scene.make();
+    std::fs::write(scene.stick().join("edge-bundle/main-2/refs.list"), "x").unwrap();
+    let outcome = take(&scene.gateway, &scene.stick());
+    assert!(matches!(&outcome, auto::Outcome::Refused(why) if why.contains("refs.list")), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stick_that_stays_in_is_tried_again_after_what_passed() {
+    let scene = ready();
+    let media = scene.path("media");
+    let _mounted = Mounted::new(&scene.stick(), &media.join("stick"), "bind");
+    let settings = || Settings { auto_import: true, media_dirs: vec![media.clone()], ..Settings::default() };
+    let (asked, state_dir, store) =
+        (AtomicU32::new(0), scene.gateway.state_dir.clone(), scene.gateway.store.clone());
+    // Asked first whether a root is pinned; then for the stick, and is busy that once.
+    let gateway = || {
+        let (count, state_dir, store) =
+            (asked.fetch_add(1, Ordering::SeqCst), state_dir.clone(), store.clone());
+        async move {
+            match count {
+                1 => Err("the store is busy".to_owned()),
+                _ => Ok((Gateway { state_dir, me: Default::default(), store, appliance: None }, ())),
+            }
+        }
+    };
+    let (board, (_stop, stopped)) = (Board::default(), tokio::sync::watch::channel(false));
+    let taken = async {
+        let health = || board.all().pop().map(|health| (health.state, health.message));
+        while !health().is_some_and(|(state, line)| state == State::Trouble && line == "the store is busy") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        while !health()
+            .is_some_and(|(state, line)| state == State::Good && line.contains("main-1 is in force"))
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = auto::run(settings, gateway, board.part("bundle"), stopped) => unreachable!("nobody stopped it"),
+        () = taken => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("not tried again: {:?}", board.all()),
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 3, "tried once more, and settled");
 }
