@@ -44,6 +44,8 @@ pub enum Outcome {
     Refused(String),
     /// Why not this time: the store has no room, the stick cannot be read. It is tried again.
     Failed(String),
+    /// It cannot be looked at: this machine does not let edge open the device.
+    Closed(String),
 }
 
 /// Watches until `stop` holds true. `settings` and `gateway` are asked each time anew; what comes with a gateway is
@@ -188,6 +190,8 @@ fn tell(part: &Part, place: &Place, outcome: Result<Outcome, Error>) -> bool {
             part.good_with(format!("{stick}: {line}"));
         }
         Ok(Outcome::Refused(why)) => part.trouble(format!("{stick}: {why}")),
+        // Every stick of somebody else's would be trouble where edge is confined; those that are mounted are seen.
+        Ok(Outcome::Closed(why)) => tracing::info!(stick, why, "a stick that nobody mounted is left alone"),
         Ok(Outcome::Failed(why)) => {
             part.trouble(format!("{stick}: {why}"));
             return false;
@@ -255,9 +259,11 @@ pub fn take(gateway: &Gateway, place: &Place) -> Result<Outcome, Error> {
         Place::Mounted(mount) => take_mounted(gateway, &mount.at),
         Place::Device(device, _) => {
             let at = gateway.scratch().join("stick");
-            match Mounted::new(device, &at).map_err(Error::Stick)? {
-                Some(mounted) => take_mounted(gateway, &mounted.at),
-                None => Ok(Outcome::NotOurs),
+            match Mounted::new(device, &at) {
+                Ok(Some(mounted)) => take_mounted(gateway, &mounted.at),
+                Ok(None) => Ok(Outcome::NotOurs),
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Outcome::Closed(e.to_string())),
+                Err(e) => Err(Error::Stick(e)),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Sticks that are plugged in: what is taken from them without anybody asking, and what is tried again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use edge::health::{Board, State};
 use edge::sys::mounts::mounts;
 
 use crate::bundle::{Scene, put_image};
-use crate::bundle_disk::Mounted;
+use crate::bundle_disk::{Mounted, run};
 
 /// Takes what is on a folder as if it were the top of a stick that somebody has mounted.
 pub fn take(gateway: &Gateway, stick: &Path) -> auto::Outcome {
@@ -85,4 +85,23 @@ async fn a_stick_that_stays_in_is_tried_again_after_what_passed() {
         () = tokio::time::sleep(Duration::from_secs(30)) => panic!("not tried again: {:?}", board.all()),
     }
     assert_eq!(asked.load(Ordering::SeqCst), 3, "tried once more, and settled");
+}
+
+/// A device that this process may not open, root as it is: as AppArmor has it in a strict snap.
+#[test]
+fn a_device_that_may_not_be_opened_is_no_trouble() {
+    let scene = ready();
+    let folder = scene.path("devices");
+    std::fs::create_dir(&folder).unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "nodev", "none", &folder.display().to_string()]);
+    let _mounted = Mounted(folder.clone());
+    let device = folder.join("sdx1");
+    run("mknod", &[&device.display().to_string(), "b", "7", "250"]);
+    let outcome = auto::take(&scene.gateway, &auto::Place::Device(device, "1".into())).unwrap();
+    assert!(
+        matches!(&outcome, auto::Outcome::Closed(why) if why.contains("sdx1`: Permission denied")),
+        "{outcome:?}"
+    );
+    let gone = auto::Place::Device(PathBuf::from("/dev/no-such-stick"), "1".into());
+    assert!(auto::take(&scene.gateway, &gone).is_err(), "anything else is trouble");
 }
