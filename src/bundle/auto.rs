@@ -276,14 +276,20 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
         Err(error) => return Err(error),
     };
     let (mut done, mut refused, mut ours, mut staged) = (Vec::new(), Vec::new(), false, false);
-    let mut passing = false;
+    let (mut passing, mut unread) = (false, None);
     for found in streams {
         let Chosen { folder, left } = gateway.choose(&found);
-        if !is_ours(gateway, &folder)? {
-            continue;
-        }
-        ours = true;
         let shown = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match is_ours(gateway, &folder) {
+            Ok(true) => ours = true,
+            Ok(false) => continue,
+            // The other streams of the stick are no worse for it.
+            Err(error) => {
+                refused.push(format!("{shown}: {error}"));
+                unread.get_or_insert(error);
+                continue;
+            }
+        }
         match gateway.import(&folder, Asked::ByStick, &Progress::silent()) {
             Ok(imported) => {
                 staged |= imported.staged.is_some();
@@ -297,6 +303,12 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
                 refused.push(format!("{shown}: {error}"));
             }
         }
+    }
+    if let Some(error) = unread {
+        if !ours {
+            return Err(error);
+        }
+        passing = true;
     }
     let said = [done.clone(), refused.clone()].concat().join("; ");
     if !said.is_empty() {

@@ -189,7 +189,12 @@ impl Found {
 /// Whether whoever made the bundle in `folder` came so far that there is one: what is signed is written last but one. A
 /// folder without is what a full or pulled stick leaves.
 pub(super) fn is_finished(folder: &Path) -> bool {
-    [name::MANIFEST, name::COMPLETE].iter().any(|file| folder.join(file).symlink_metadata().is_ok())
+    // What cannot be seen is not absent.
+    let is_absent = |file: &&str| {
+        let found = folder.join(file).symlink_metadata();
+        found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    };
+    ![name::MANIFEST, name::COMPLETE].iter().all(is_absent)
 }
 
 /// The bundles at `path`: itself, or those in it, by stream. Which of a stream is meant for a gateway only their

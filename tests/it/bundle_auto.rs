@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use edge::bundle::{Gateway, Settings, auto};
 use edge::health::{Board, State};
 use edge::sys::mounts::mounts;
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, OpenFlags, ReplyAttr, ReplyOpen, Request,
+};
 
 use crate::bundle::{Scene, put_image};
 use crate::bundle_disk::{Mounted, run};
@@ -104,4 +107,47 @@ fn a_device_that_may_not_be_opened_is_no_trouble() {
     );
     let gone = auto::Place::Device(PathBuf::from("/dev/no-such-stick"), "1".into());
     assert!(auto::take(&scene.gateway, &gone).is_err(), "anything else is trouble");
+}
+
+/// A folder that is there and cannot be opened, as a file system with a damaged sector has one.
+struct Broken;
+
+impl Filesystem for Broken {
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let attributes = FileAttr {
+            ino,
+            size: 0,
+            blocks: 0,
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind: FileType::Directory,
+            perm: 0o755,
+            nlink: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        };
+        reply.attr(&Duration::from_secs(3600), &attributes);
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::EIO);
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_opened_costs_no_other_stream() {
+    let scene = ready();
+    let _stick = Mounted::new(&scene.stick(), &scene.stick(), "bind");
+    let broken = scene.stick().join("edge-bundle/broken-1");
+    std::fs::create_dir(&broken).unwrap();
+    let _server = fuser::spawn_mount(Broken, &broken, &fuser::Config::default()).unwrap();
+    let outcome = take_at(&scene.gateway, &scene.stick());
+    let auto::Outcome::Failed(said) = &outcome else { panic!("{outcome:?}") };
+    assert!(said.contains("main-1 is in force") && said.contains("broken-1: "), "{said}");
+    assert!(scene.gateway.store.manifest("q.io/app", "1").unwrap().is_some());
 }
