@@ -94,6 +94,7 @@ mod registry_tools;
 mod registry_upkeep;
 mod snap_hooks;
 mod snap_life;
+mod snap_moments;
 mod snap_pack;
 mod snap_real;
 mod snap_vm;

@@ -84,6 +84,30 @@ fn problem(state: &'static str, code: &'static str, text: &str) -> Verdict {
 mod tests {
     use super::*;
 
+    /// In the order in which somebody has to act: what edge itself cannot do, what the cloud refused, what an outage would end.
+    #[test]
+    fn what_needs_an_owner_is_blocked_and_an_outage_is_okay() {
+        let change = serde_json::json!({"change": "patch", "object": "v1/pods a/b", "at": "", "attempts": 1, "error": ""});
+        let risk = |pod: &str| serde_json::json!({"pod": pod, "reason": "its image", "mend": []});
+        let mut report = serde_json::json!({
+            "version": "1", "started": "", "offlineMode": true, "cloud": null, "changes": [], "errors": [],
+            "link": {"state": "offline", "since": "", "reason": "no route"},
+            "cache": {"path": "", "bytes": 0, "resources": []},
+            "refused": [change.clone(), change], "atRisk": [risk("a/b"), risk("a/b"), risk("a/c")],
+            "parts": [{"part": "registry", "state": "trouble", "message": "port 5000 is taken", "since": "2026-01-01T00:00:00Z"}],
+        });
+        let mut judged = |without: &str| {
+            let verdict = judge(&serde_json::from_value::<Report>(report.clone()).unwrap());
+            report[without] = serde_json::json!([]);
+            let (code, message) = verdict.said.unwrap_or(("", String::new()));
+            format!("{} {code}: {message}", verdict.state)
+        };
+        assert_eq!(judged("parts"), "error part-in-trouble: registry: port 5000 is taken");
+        assert_eq!(judged("refused"), "blocked refused-by-cloud: the cloud refused 2 changes: edge status");
+        assert_eq!(judged("atRisk"), "blocked pods-at-risk: 2 pods would not survive an outage: edge status");
+        assert_eq!(judged("atRisk"), "okay : ");
+    }
+
     #[test]
     fn a_message_is_of_the_length_that_snapd_takes() {
         for text in ["", "x", "port 5000 is taken", &"long ".repeat(40), "two\nlines here hint: not told"] {
