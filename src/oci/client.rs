@@ -1,8 +1,10 @@
 //! The client of upstream registries: manifests, blobs, tags, with tokens, redirects and resumption.
 //!
-//! Credentials go to the registry that they are for and the token server it names, never along a redirect.
+//! Credentials go to the registry that they are for and the token server it names, never along a redirect, nor to whom
+//! the target of one names.
 //! Plain HTTP is spoken to loopback, or where it was allowed for that upstream.
 
+mod ask;
 mod fetch;
 mod files;
 mod limit;
@@ -10,15 +12,15 @@ mod push;
 mod token;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use reqwest::Url;
 
 use super::Credentials;
 
+use ask::About;
 pub use fetch::{FetchedBlob, FetchedManifest, HeadManifest};
 pub use files::{FetchedFile, Site, proxy_fault};
 pub use limit::RateLimit;
@@ -138,20 +140,13 @@ impl Error {
     }
 }
 
-/// What is sent to wherever it is redirected.
-struct Request<'a> {
-    method: &'a Method,
-    headers: &'a HeaderMap,
-    body: Option<&'a Bytes>,
-}
-
 /// Fetches from upstream registries. One for the whole process.
 pub struct Client {
     http: reqwest::Client,
     /// Clients of hosts that have authorities of their own.
     own: HashMap<String, reqwest::Client>,
     settings: ClientSettings,
-    tokens: Mutex<HashMap<(String, String), token::Token>>,
+    tokens: Mutex<HashMap<ask::Key, token::Token>>,
     limits: limit::Limits,
     helpers: super::helper::Helpers,
 }
@@ -185,98 +180,6 @@ impl Client {
 
     fn http(&self, upstream: &Upstream) -> &reqwest::Client {
         self.own.get(&upstream.host).unwrap_or(&self.http)
-    }
-
-    /// Asks, with a credential or token where the registry wants one, and follows redirects.
-    async fn ask(
-        &self,
-        upstream: &Upstream,
-        method: Method,
-        path: &str,
-        scope: &str,
-        headers: HeaderMap,
-    ) -> Result<reqwest::Response, Error> {
-        self.ask_with(upstream, method, path, scope, headers, None).await
-    }
-
-    /// The same with a body, which is sent again where a credential or token is wanted.
-    async fn ask_with(
-        &self,
-        upstream: &Upstream,
-        method: Method,
-        path: &str,
-        scope: &str,
-        headers: HeaderMap,
-        body: Option<Bytes>,
-    ) -> Result<reqwest::Response, Error> {
-        let text = format!("{}{path}", upstream.url.trim_end_matches('/'));
-        let url = Url::parse(&text).map_err(|e| Error::Setup(format!("`{text}`: {e}")))?;
-        allowed(&url, upstream.insecure)?;
-        let key = (upstream.url.clone(), scope.to_owned());
-        let mut authorization = self.remembered(&key);
-        let mut asked_for_token = false;
-        loop {
-            let request = Request { method: &method, headers: &headers, body: body.as_ref() };
-            let response = self.follow(upstream, &request, url.clone(), authorization.as_deref()).await?;
-            self.limits.note(&upstream.host, response.headers());
-            if response.status() != StatusCode::UNAUTHORIZED || asked_for_token {
-                return checked(response, &text);
-            }
-            asked_for_token = true;
-            let challenges: Vec<String> = response
-                .headers()
-                .get_all(header::WWW_AUTHENTICATE)
-                .iter()
-                .filter_map(|v| v.to_str().ok().map(str::to_owned))
-                .collect();
-            let token = token::answer(self, upstream, &challenges, scope)
-                .await?
-                .ok_or_else(|| Error::Unauthorized(text.clone()))?;
-            authorization = Some(token.value.clone());
-            self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), token);
-        }
-    }
-
-    fn remembered(&self, key: &(String, String)) -> Option<String> {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.retain(|_, token| token.is_valid());
-        tokens.get(key).map(|token| token.value.clone())
-    }
-
-    async fn follow(
-        &self,
-        upstream: &Upstream,
-        asked: &Request<'_>,
-        url: Url,
-        authorization: Option<&str>,
-    ) -> Result<reqwest::Response, Error> {
-        let origin = url.origin();
-        let mut url = url;
-        for _ in 0..=REDIRECTS {
-            let mut request =
-                self.http(upstream).request(asked.method.clone(), url.clone()).headers(asked.headers.clone());
-            if let Some(body) = asked.body {
-                request = request.body(body.clone());
-            }
-            if let Some(authorization) = authorization.filter(|_| url.origin() == origin) {
-                request = request.header(header::AUTHORIZATION, authorization);
-            }
-            let response = request.send().await.map_err(|e| unreachable(&e, &url))?;
-            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
-                return Ok(response);
-            }
-            let to = response.headers().get(header::LOCATION).and_then(|v| v.to_str().ok());
-            let next = to.and_then(|to| url.join(to).ok());
-            let Some(next) = next else {
-                return Err(Error::Status { url: clean(&url), status: response.status() });
-            };
-            if url.scheme() == "https" && next.scheme() != "https" {
-                return Err(Error::Insecure(clean(&next)));
-            }
-            allowed(&next, upstream.insecure)?;
-            url = next;
-        }
-        Err(Error::Unreachable { url: clean(&url), why: "it redirects without end".into() })
     }
 }
 

@@ -1,8 +1,11 @@
 //! Credentials for upstream registries, as `docker login` keeps them in `config.json`.
 //!
+//! Several may be for one registry: of its parts (`ghcr.io/team`), of hosts by a pattern (`*.dkr.ecr.*.amazonaws.com`), of
+//! several pull secrets. Those that may be good are tried one after the other, as kubelet does, the longest path first.
 //! Plain entries are read at once; a credential helper, where one is named, is asked when its host is.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -27,20 +30,41 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Credentials by registry host.
+/// Credentials by what they are for.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    by_host: HashMap<String, Credential>,
+    /// In the order in which they are tried.
+    written: Vec<(Place, Credential)>,
     /// By host: the end of the name of the program that has them.
     helpers: HashMap<String, String>,
     /// The same for all other hosts.
     store: Option<String>,
 }
 
+/// One of the credentials that may be good for something.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Candidate {
+    /// There is none: what anybody gets.
+    Nobody,
+    /// By its place in the list.
+    Written(usize),
+    /// The program that has it.
+    Helper(String),
+}
+
+/// What a credential is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    /// `*` and `?` stand for what is between two dots.
+    host: String,
+    /// The repositories below it; all where it is empty.
+    path: String,
+}
+
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
-    auths: HashMap<String, Entry>,
+    auths: BTreeMap<String, Entry>,
     #[serde(default, rename = "credHelpers")]
     helpers: HashMap<String, String>,
     #[serde(default, rename = "credsStore")]
@@ -70,7 +94,7 @@ impl Credentials {
         let text = std::fs::read(path).map_err(wrong)?;
         let read = Self::parse(&text).map_err(|e| format!("`{}` {e}", path.display()))?;
         let mode = std::fs::metadata(path).map_err(wrong)?.mode() & 0o7777;
-        if mode & 0o077 != 0 && !read.by_host.is_empty() {
+        if mode & 0o077 != 0 && !read.written.is_empty() {
             let path = path.display();
             return Err(format!("`{path}` holds secrets and has mode {mode:04o} hint: chmod 0600 {path}"));
         }
@@ -85,46 +109,100 @@ impl Credentials {
         // The error of the parser quotes what it found, which may be a secret: only the place is told.
         let file: File = serde_json::from_slice(text)
             .map_err(|e| format!("is not a docker config.json: line {}, column {}", e.line(), e.column()))?;
-        let mut by_host = HashMap::new();
+        let mut read = Self { store: file.store.filter(|store| !store.is_empty()), ..Self::default() };
         for (key, entry) in file.auths {
             let credential =
                 entry.credential().ok_or_else(|| format!("has no readable `auth` for `{key}`"))?;
-            if let Some(credential) = credential {
-                by_host.insert(host_of(&key), credential);
+            read.written.extend(credential.map(|credential| (Place::parse(&key), credential)));
+        }
+        read.helpers =
+            file.helpers.into_iter().map(|(key, helper)| (Place::parse(&key).host, helper)).collect();
+        read.sort();
+        Ok(read)
+    }
+
+    /// Takes what `other` has too, to be tried after what is here for the same.
+    pub fn add(&mut self, other: Self) {
+        for one in other.written {
+            if !self.written.contains(&one) {
+                self.written.push(one);
             }
         }
-        let helpers = file.helpers.into_iter().map(|(key, helper)| (host_of(&key), helper)).collect();
-        Ok(Self { by_host, helpers, store: file.store.filter(|store| !store.is_empty()) })
-    }
-
-    /// Sets what a host takes.
-    pub fn set(&mut self, host: &str, credential: Credential) {
-        self.by_host.insert(canonical_host(host).to_owned(), credential);
-    }
-
-    /// Takes what `other` has for hosts that have nothing here.
-    pub fn add(&mut self, other: Self) {
-        for (host, credential) in other.by_host {
-            self.by_host.entry(host).or_insert(credential);
-        }
+        self.sort();
         for (host, helper) in other.helpers {
             self.helpers.entry(host).or_insert(helper);
         }
         self.store = self.store.take().or(other.store);
     }
 
-    /// The credential helper that has what a host takes, if nothing is written for the host.
-    pub(super) fn helper(&self, host: &str) -> Option<&str> {
-        let host = canonical_host(host);
-        if self.by_host.contains_key(host) {
-            return None;
-        }
-        self.helpers.get(host).or(self.store.as_ref()).map(String::as_str)
+    /// The longest path first; of those alike a whole host before a pattern, else as they came.
+    fn sort(&mut self) {
+        self.written.sort_by_key(|(place, _)| (Reverse(place.path.len()), place.host.contains(['*', '?'])));
     }
 
-    /// What to show to a host.
-    pub fn for_host(&self, host: &str) -> Option<&Credential> {
-        self.by_host.get(canonical_host(host))
+    /// What may be shown to a host for a repository, in the order in which it is tried; never empty. A helper comes after
+    /// what is written.
+    pub(super) fn candidates(&self, host: &str, path: &str) -> Vec<Candidate> {
+        let host = canonical_host(host);
+        let fits = |(at, (place, _)): (usize, &(Place, Credential))| {
+            place.covers(host, path).then_some(Candidate::Written(at))
+        };
+        let mut found: Vec<Candidate> = self.written.iter().enumerate().filter_map(fits).collect();
+        let helper = self.helpers.get(host).or(self.store.as_ref());
+        found.extend(helper.map(|program| Candidate::Helper(program.clone())));
+        if found.is_empty() { vec![Candidate::Nobody] } else { found }
+    }
+
+    /// One that is written.
+    pub(super) fn written(&self, at: usize) -> Option<&Credential> {
+        self.written.get(at).map(|(_, credential)| credential)
+    }
+}
+
+impl Place {
+    /// `https://index.docker.io/v1/` is docker.io; `/v1/` and `/v2/` are the API's, and no repositories.
+    fn parse(key: &str) -> Self {
+        let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = path.trim_matches('/');
+        let path = match path.split_once('/').unwrap_or((path, "")) {
+            ("v1" | "v2", below) => below,
+            _ => path,
+        };
+        Self { host: canonical_host(&host.to_ascii_lowercase()).to_owned(), path: path.to_owned() }
+    }
+
+    fn covers(&self, host: &str, path: &str) -> bool {
+        let below = path.trim_start_matches('/').strip_prefix(self.path.as_str());
+        let below =
+            below.is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'));
+        below && is_like(&self.host, &host.to_ascii_lowercase())
+    }
+}
+
+/// Whether a host fits a pattern, part by part: no `*` stands for a dot.
+fn is_like(pattern: &str, host: &str) -> bool {
+    let mut parts = (pattern.split('.'), host.split('.'));
+    loop {
+        match (parts.0.next(), parts.1.next()) {
+            (None, None) => return true,
+            (Some(pattern), Some(part)) if part_is_like(pattern.as_bytes(), part.as_bytes()) => {}
+            _ => return false,
+        }
+    }
+}
+
+fn part_is_like(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        // A port is written out, or there is none.
+        (Some((b'*', rest)), _) => {
+            let most = text.iter().position(|b| *b == b':').unwrap_or(text.len());
+            (0..=most).any(|taken| part_is_like(rest, &text[taken..]))
+        }
+        (Some((b'?', rest)), Some((b, after))) if *b != b':' => part_is_like(rest, after),
+        (Some((a, rest)), Some((b, after))) if a == b => part_is_like(rest, after),
+        _ => false,
     }
 }
 
@@ -145,12 +223,6 @@ impl Entry {
     }
 }
 
-/// `https://index.docker.io/v1/` is docker.io; other keys are hosts, some with a scheme or path.
-fn host_of(key: &str) -> String {
-    let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
-    canonical_host(rest.split('/').next().unwrap_or(rest)).to_owned()
-}
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 mod tests {
@@ -161,11 +233,60 @@ mod tests {
         let text = br#"{"auths":{"https://index.docker.io/v1/":{"auth":"dXNlcjpwYTpzcw=="},
             "quay.io":{"identitytoken":"t0k"},"helper.io":{}},"credsStore":"desktop"}"#;
         let read = Credentials::parse(text).unwrap();
-        let hub = read.for_host("registry-1.docker.io").unwrap();
-        assert_eq!((hub.user.as_str(), hub.secret.as_str()), ("user", "pa:ss"));
-        assert_eq!(read.for_host("quay.io").unwrap().secret, "t0k");
-        assert_eq!(read.for_host("helper.io"), None);
+        let first = |host: &str| match &read.candidates(host, "a/b")[0] {
+            Candidate::Written(at) => read.written(*at).map(|c| (c.user.clone(), c.secret.clone())),
+            _ => None,
+        };
+        assert_eq!(first("registry-1.docker.io"), Some(("user".into(), "pa:ss".into())));
+        assert_eq!(first("quay.io"), Some((String::new(), "t0k".into())));
+        assert_eq!(read.candidates("helper.io", "a/b"), [Candidate::Helper("desktop".into())]);
         assert!(!format!("{read:?}").contains("pa:ss"));
+    }
+
+    /// The rules of kubelet's keyring.
+    #[test]
+    fn a_credential_is_for_its_repositories_and_the_longest_path_goes_first() {
+        let of = |keys: &[&str]| {
+            let entry = |key: &&str| format!(r#""{key}":{{"username":"{key}","password":"x"}}"#);
+            let text = format!(r#"{{"auths":{{{}}}}}"#, keys.iter().map(entry).collect::<Vec<_>>().join(","));
+            Credentials::parse(text.as_bytes()).unwrap()
+        };
+        let mut all = of(&[
+            "ghcr.io",
+            "ghcr.io/org1",
+            "https://ghcr.io/v2/org1/deep/",
+            "*.dkr.ecr.*.amazonaws.com",
+            "r.io:5000",
+            "r*.io",
+            "hub/x",
+        ]);
+        all.add(of(&["ghcr.io/org1/", "r.io", "https://index.docker.io/v1/", "docker.io/team"]));
+        for (host, path, expected) in [
+            (
+                "ghcr.io",
+                "org1/deep/app",
+                &["https://ghcr.io/v2/org1/deep/", "ghcr.io/org1", "ghcr.io/org1/", "ghcr.io"][..],
+            ),
+            ("ghcr.io", "org1", &["ghcr.io/org1", "ghcr.io/org1/", "ghcr.io"]),
+            ("ghcr.io", "org10/app", &["ghcr.io"]),
+            ("1.dkr.ecr.eu-north-1.amazonaws.com", "a", &["*.dkr.ecr.*.amazonaws.com"]),
+            ("1.dkr.ecr.amazonaws.com", "a", &[]),
+            ("r.io", "a", &["r.io", "r*.io"]),
+            ("r.io:5000", "a", &["r.io:5000"]),
+            ("registry-1.docker.io", "team/app", &["docker.io/team", "https://index.docker.io/v1/"]),
+            ("other.io", "a", &[]),
+        ] {
+            let found = all.candidates(host, path);
+            let users: Vec<&str> = found
+                .iter()
+                .filter_map(|one| match one {
+                    Candidate::Written(at) => all.written(*at).map(|credential| credential.user.as_str()),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(users, expected, "{host}/{path}");
+            assert_eq!(found == [Candidate::Nobody], expected.is_empty());
+        }
     }
 
     #[test]

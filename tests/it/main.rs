@@ -116,3 +116,4 @@ mod system_trust;
 mod tasks;
 mod teardown;
 mod units;
+mod upstream_credentials;

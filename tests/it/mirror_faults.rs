@@ -37,10 +37,14 @@ impl Answer {
     }
 }
 
+/// Who is let in to the paths that begin so: the `Authorization`, and the status of those who show another.
+type Doors = Arc<Mutex<Vec<(String, String, u16)>>>;
+
 /// A server that says what it is told to.
 pub struct Liar {
     pub port: u16,
     answers: Answers,
+    doors: Doors,
     heard: Arc<Mutex<Vec<(String, HeaderMap)>>>,
 }
 
@@ -50,20 +54,22 @@ impl Liar {
         let liar = Self {
             port: listener.local_addr().unwrap().port(),
             answers: Answers::default(),
+            doors: Doors::default(),
             heard: Arc::default(),
         };
-        let (answers, heard) = (liar.answers.clone(), liar.heard.clone());
+        let (answers, doors, heard) = (liar.answers.clone(), liar.doors.clone(), liar.heard.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (answers, heard) = (answers.clone(), heard.clone());
+                let (answers, doors, heard) = (answers.clone(), doors.clone(), heard.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
                     let path = request.uri().path().to_owned();
                     heard.lock().unwrap().push((path.clone(), request.headers().clone()));
-                    let found = answers
-                        .lock()
-                        .unwrap()
-                        .get_mut(&path)
-                        .map(|all| if all.len() > 1 { all.remove(0) } else { all[0].clone() });
+                    let refusal = refused(&doors.lock().unwrap(), &path, request.headers());
+                    let found = refusal.or_else(|| {
+                        let mut answers = answers.lock().unwrap();
+                        let all = answers.get_mut(&path)?;
+                        Some(if all.len() > 1 { all.remove(0) } else { all[0].clone() })
+                    });
                     let head = request.method() == http::Method::HEAD;
                     async move { Ok::<_, std::convert::Infallible>(response(found, head)) }
                 });
@@ -78,6 +84,11 @@ impl Liar {
 
     pub fn say(&self, path: &str, answers: &[Answer]) {
         self.answers.lock().unwrap().insert(path.to_owned(), answers.to_vec());
+    }
+
+    /// From now on paths that begin so are for `user`, whose password is `secret`; others with a credential get `status`.
+    pub fn lock(&self, path: &str, user: &str, secret: &str, status: u16) {
+        self.doors.lock().unwrap().push((path.to_owned(), basic(user, secret), status));
     }
 
     /// An image with one layer whose answers are `layer`; the true layer is said to be `true_layer`.
@@ -106,6 +117,21 @@ impl Liar {
     pub fn heard(&self, end: &str) -> Vec<HeaderMap> {
         let heard = self.heard.lock().unwrap();
         heard.iter().filter(|(path, _)| path.ends_with(end)).map(|(_, headers)| headers.clone()).collect()
+    }
+}
+
+/// What a user with a password shows.
+pub fn basic(user: &str, secret: &str) -> String {
+    let pair = format!("{user}:{secret}");
+    format!("Basic {}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pair))
+}
+
+fn refused(doors: &[(String, String, u16)], path: &str, headers: &HeaderMap) -> Option<Answer> {
+    let (_, wanted, status) = doors.iter().find(|(begin, _, _)| path.starts_with(begin))?;
+    match headers.get("authorization") {
+        Some(shown) if shown == wanted => None,
+        Some(_) => Some(answer(*status, b"").with("www-authenticate", "Basic realm=\"x\"")),
+        None => Some(answer(401, b"").with("www-authenticate", "Basic realm=\"x\"")),
     }
 }
 

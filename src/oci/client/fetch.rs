@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 
-use super::{Client, Error, Upstream};
+use super::{About, Client, Error, Upstream};
 use crate::oci::manifest::{LARGEST, media};
 use crate::sys::digest::Digest;
 
@@ -103,7 +103,7 @@ impl Client {
     ) -> Result<reqwest::Response, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_str(&media::ACCEPTED.join(", ")).map_err(setup)?);
-        self.ask(upstream, method, &format!("/v2/{path}/manifests/{name}"), &pull(path), headers).await
+        self.ask(upstream, method, &format!("/v2/{path}/manifests/{name}"), About::pull(path), headers).await
     }
 
     /// Begins to fetch a blob from byte `offset` on. The caller checks the digest.
@@ -123,7 +123,7 @@ impl Client {
         }
         let resource = format!("/v2/{path}/blobs/{digest}");
         let url = format!("{}{resource}", upstream.url);
-        let response = self.ask(upstream, Method::GET, &resource, &pull(path), headers).await?;
+        let response = self.ask(upstream, Method::GET, &resource, About::pull(path), headers).await?;
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         let starts = text(response.headers(), "content-range").strip_prefix("bytes ");
         let starts = starts.and_then(|range| range.split('-').next()?.parse::<u64>().ok());
@@ -148,7 +148,8 @@ impl Client {
         let mut all = Vec::new();
         let mut resource = format!("/v2/{path}/tags/list?n=1000");
         for _ in 0..PAGES {
-            let response = self.ask(upstream, Method::GET, &resource, &pull(path), HeaderMap::new()).await?;
+            let response =
+                self.ask(upstream, Method::GET, &resource, About::pull(path), HeaderMap::new()).await?;
             let next = next_page(text(response.headers(), "link"));
             let url = format!("{}{resource}", upstream.url);
             let bytes = take(response, 4 * LARGEST, &url).await?;
@@ -187,10 +188,6 @@ pub(super) async fn take(mut response: reqwest::Response, most: usize, url: &str
             return Err(Error::TooLarge { url: url.into(), most: most as u64 });
         }
     }
-}
-
-fn pull(path: &str) -> String {
-    format!("repository:{path}:pull")
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Url;
 
-use super::{Client, Error, Upstream, fetch};
+use super::{About, Client, Error, Upstream, fetch};
 use crate::oci::Descriptor;
 use crate::oci::manifest::LARGEST;
 use crate::sys::digest::Digest;
@@ -56,7 +56,7 @@ impl Client {
         {
             headers.insert(header::IF_NONE_MATCH, value);
         }
-        let asked = self.ask(&site.0, Method::GET, &path_of(url), "", headers).await;
+        let asked = self.ask(&site.0, Method::GET, &path_of(url), About::file(url.path()), headers).await;
         let response = match asked {
             Err(Error::Status { status: StatusCode::NOT_MODIFIED, .. }) => return Ok(None),
             other => other?,
@@ -80,7 +80,9 @@ impl Client {
     ) -> Result<reqwest::Response, Error> {
         let site = Site::of(url, insecure)?;
         let method = if body.is_some() { Method::POST } else { Method::GET };
-        self.ask_with(&site.0, method, &path_of(url), "", headers, body).await
+        let about = About::file(url.path());
+        let answer = self.ask_with(&site.0, method, &path_of(url), about, headers, body).await;
+        answer.map(|(response, _)| response)
     }
 
     /// What is about a manifest, as the referrers API lists it. `None` where the registry has no such API.
@@ -99,12 +101,12 @@ impl Client {
             manifests: Vec<Descriptor>,
         }
         let resource = format!("/v2/{path}/referrers/{subject}");
-        let scope = format!("repository:{path}:pull");
-        let response = match self.ask(upstream, Method::GET, &resource, &scope, HeaderMap::new()).await {
-            Err(Error::NotFound(_)) => return Ok(None),
-            Err(Error::Status { status, .. }) if status.is_client_error() => return Ok(None),
-            other => other?,
-        };
+        let response =
+            match self.ask(upstream, Method::GET, &resource, About::pull(path), HeaderMap::new()).await {
+                Err(Error::NotFound(_)) => return Ok(None),
+                Err(Error::Status { status, .. }) if status.is_client_error() => return Ok(None),
+                other => other?,
+            };
         let bytes = fetch::take(response, LARGEST, &format!("{}{resource}", upstream.url)).await?;
         // Servers that know no such path answer with a page.
         Ok(serde_json::from_slice::<Index>(&bytes).ok().map(|index| index.manifests))

@@ -7,7 +7,7 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Url;
 
-use super::{Client, Error, Upstream, checked, clean, unreachable};
+use super::{About, Client, Error, Upstream, checked, clean, unreachable};
 use crate::sys::digest::Digest;
 
 impl Client {
@@ -17,7 +17,7 @@ impl Client {
     /// [`Error`].
     pub async fn has_blob(&self, upstream: &Upstream, path: &str, digest: &Digest) -> Result<bool, Error> {
         let resource = format!("/v2/{path}/blobs/{digest}");
-        match self.ask(upstream, Method::HEAD, &resource, &push(path), HeaderMap::new()).await {
+        match self.ask(upstream, Method::HEAD, &resource, About::push(path), HeaderMap::new()).await {
             Ok(_) => Ok(true),
             Err(Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
@@ -37,8 +37,15 @@ impl Client {
         bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<(), Error> {
         let resource = format!("/v2/{path}/blobs/uploads/");
-        let begun = self
-            .ask_with(upstream, Method::POST, &resource, &push(path), HeaderMap::new(), Some(Bytes::new()))
+        let (begun, shown) = self
+            .ask_with(
+                upstream,
+                Method::POST,
+                &resource,
+                About::push(path),
+                HeaderMap::new(),
+                Some(Bytes::new()),
+            )
             .await?;
         let base =
             Url::parse(&format!("{}{resource}", upstream.url)).map_err(|e| Error::Setup(e.to_string()))?;
@@ -54,8 +61,8 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, size)
             .body(reqwest::Body::wrap_stream(bytes));
-        let known = self.remembered(&(upstream.url.clone(), push(path)));
-        if let Some(authorization) = known.filter(|_| url.origin() == base.origin()) {
+        // What the upload was begun with: another request may have remembered one that is good for less.
+        if let Some(authorization) = shown.filter(|_| url.origin() == base.origin()) {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let response = request.send().await.map_err(|e| unreachable(&e, &url))?;
@@ -78,15 +85,12 @@ impl Client {
         let kind = HeaderValue::from_str(media_type).map_err(|e| Error::Setup(e.to_string()))?;
         headers.insert(header::CONTENT_TYPE, kind);
         let resource = format!("/v2/{path}/manifests/{name}");
-        let asked = self.ask_with(upstream, Method::PUT, &resource, &push(path), headers, Some(bytes)).await;
+        let asked =
+            self.ask_with(upstream, Method::PUT, &resource, About::push(path), headers, Some(bytes)).await;
         match asked {
             // A registry that wants every image of an index says so with 400 or 404.
             Err(Error::NotFound(url)) => Err(Error::Status { url, status: StatusCode::NOT_FOUND }),
             other => other.map(|_| ()),
         }
     }
-}
-
-fn push(path: &str) -> String {
-    format!("repository:{path}:pull,push")
 }

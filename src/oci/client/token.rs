@@ -9,11 +9,13 @@ use serde::Deserialize;
 
 use super::{Client, Error, Upstream, allowed, checked, clean, unreachable};
 use crate::oci::Credential;
+use crate::oci::credentials::Candidate;
 
 /// The most that a token server's answer may have, in bytes.
 const LARGEST: usize = 1 << 20;
 
 /// The value of an `Authorization` header, and until when it is good.
+#[derive(Clone)]
 pub(super) struct Token {
     pub(super) value: String,
     until: Instant,
@@ -34,37 +36,36 @@ struct Answer {
     expires_in: Option<u64>,
 }
 
-/// The header to try again with; `None` where there is nothing to show.
+/// The header to try again with, of one credential; `None` where there is nothing to show.
 pub(super) async fn answer(
     client: &Client,
     upstream: &Upstream,
     challenges: &[String],
     scope: &str,
+    by: &Candidate,
 ) -> Result<Option<Token>, Error> {
     for challenge in challenges {
         let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
         if scheme.eq_ignore_ascii_case("bearer") {
-            return fetch(client, upstream, &parse(parameters), scope).await.map(Some);
+            let credential = credential(client, upstream, by).await;
+            return fetch(client, upstream, &parse(parameters), scope, credential).await.map(Some);
         }
         if scheme.eq_ignore_ascii_case("basic")
-            && let Some(value) = basic(client, upstream).await
+            && let Some(credential) = credential(client, upstream, by).await
         {
+            let value = in_the_clear(&credential);
             return Ok(Some(Token { value, until: Instant::now() + Duration::from_secs(3600) }));
         }
     }
     Ok(None)
 }
 
-async fn credential(client: &Client, upstream: &Upstream) -> Option<Credential> {
-    let credentials = &client.settings.credentials;
-    match credentials.helper(&upstream.host) {
-        Some(helper) => client.helpers.ask(helper, &upstream.host).await,
-        None => credentials.for_host(&upstream.host).cloned(),
+async fn credential(client: &Client, upstream: &Upstream, by: &Candidate) -> Option<Credential> {
+    match by {
+        Candidate::Nobody => None,
+        Candidate::Written(at) => client.settings.credentials.written(*at).cloned(),
+        Candidate::Helper(program) => client.helpers.ask(program, &upstream.host).await,
     }
-}
-
-async fn basic(client: &Client, upstream: &Upstream) -> Option<String> {
-    Some(in_the_clear(&credential(client, upstream).await?))
 }
 
 fn in_the_clear(credential: &Credential) -> String {
@@ -77,6 +78,7 @@ async fn fetch(
     upstream: &Upstream,
     parameters: &[(String, String)],
     scope: &str,
+    credential: Option<Credential>,
 ) -> Result<Token, Error> {
     let find = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let realm = find("realm").unwrap_or_default();
@@ -86,7 +88,6 @@ async fn fetch(
     let mut asked: Vec<(&str, &str)> =
         find("service").map(|service| ("service", service)).into_iter().collect();
     asked.push(("scope", find("scope").unwrap_or(scope)));
-    let credential = credential(client, upstream).await;
     let request = match &credential {
         // An identity token is shown as OAuth 2 has it, in a body that no log of requests holds.
         Some(Credential { user, secret }) if user.is_empty() => {
