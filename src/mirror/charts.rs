@@ -1,5 +1,6 @@
 //! Charts of repositories on web servers: what their index lists, and fetching a package with its provenance.
-//! Charts in OCI registries are images to the mirror, and fetched as such.
+//! Charts in OCI registries are images to the mirror, and fetched as such; those that an index says to be in a registry
+//! are packages to the mirror too, and kept as such.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,19 +10,22 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::error::Failure;
-use super::fetch::Wire;
+use super::fetch::{Source, Wire};
 use super::filter;
+use super::oci_charts;
 use super::plan::Reason;
 use super::settings::ChartRule;
+use crate::oci::Reference;
 use crate::oci::chart::{ChartPackage, LARGEST, newest_first};
 use crate::store::NewChart;
 use crate::sys::clock;
 use crate::sys::digest::Digest;
+use crate::sys::yaml;
 
 /// The largest index that is taken, in bytes.
 const LARGEST_INDEX: usize = 64 << 20;
 /// The largest provenance file.
-const LARGEST_PROVENANCE: usize = 1 << 20;
+pub(super) const LARGEST_PROVENANCE: usize = 1 << 20;
 
 /// What an index says of one version of a chart.
 #[derive(Clone, Debug, Deserialize)]
@@ -69,6 +73,8 @@ pub(super) struct WantedChart {
     pub(super) name: String,
     pub(super) version: String,
     pub(super) url: Url,
+    /// The address of the repository whose index lists it.
+    index: String,
     digest: Option<String>,
     insecure: bool,
     /// Whether its images are wanted too.
@@ -80,6 +86,21 @@ impl WantedChart {
     /// `app-1.0.0`.
     pub(super) fn title(&self) -> String {
         format!("{}-{}", self.name, self.version)
+    }
+
+    /// Where it is, and under which tag, if the index says that it is in a registry: `oci://host/path:tag`, where helm has
+    /// the version for the tag if there is none, and `_` for `+`.
+    fn in_registry(&self) -> Result<Option<(Source, String)>, Failure> {
+        let Some(name) = self.url.as_str().strip_prefix("oci://") else { return Ok(None) };
+        let last = name.rsplit('/').next().unwrap_or_default();
+        let tag = if last.contains(':') { String::new() } else { format!(":{}", self.version) };
+        let reference: Reference = format!("{name}{tag}").replace('+', "_").parse().map_err(|_| {
+            Failure::Chart(format!("the index lists `{}` for {}, which is no name", self.url, self.title()))
+        })?;
+        // The address does not say how it is to be asked; that of the index said so for its own host alone.
+        let own = Url::parse(&self.index).is_ok_and(|index| index.host_str() == self.url.host_str());
+        let source = Source::of(&reference.repository(), self.insecure && own);
+        Ok(Some((source, reference.name().to_owned())))
     }
 
     /// Whether a person means it by `text`.
@@ -96,19 +117,25 @@ pub(super) async fn index(wire: &Wire, repository: &str, insecure: bool) -> Resu
     }
     let url = url.join("index.yaml").map_err(|e| Failure::Chart(format!("`{repository}`: {e}")))?;
     let bytes = wire.file(&url, insecure, LARGEST_INDEX).await?;
+    let parse = move || parse(&bytes);
+    let parsed = tokio::task::spawn_blocking(parse).await.map_err(|_| Failure::Ended)?;
+    parsed.map(Arc::new).map_err(|why| Failure::Chart(format!("`{url}` is no index of charts: {why}")))
+}
+
+/// Reads an index, which is YAML, and of some servers JSON, which is read faster. Pure.
+fn parse(bytes: &[u8]) -> Result<Index, String> {
     #[derive(Deserialize)]
     struct File {
         #[serde(default)]
         entries: Index,
     }
-    let parse = move || -> Result<Index, String> {
-        let text = std::str::from_utf8(&bytes).map_err(|e| e.to_string())?;
-        let file: File = serde_saphyr::from_str(text)
-            .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
-        Ok(file.entries)
-    };
-    let parsed = tokio::task::spawn_blocking(parse).await.map_err(|_| Failure::Ended)?;
-    parsed.map(Arc::new).map_err(|why| Failure::Chart(format!("`{url}` is no index of charts: {why}")))
+    if bytes.trim_ascii_start().starts_with(b"{")
+        && let Ok(file) = serde_json::from_slice::<File>(bytes)
+    {
+        return Ok(file.entries);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
+    yaml::read_large::<File>(text).map(|file| file.entries)
 }
 
 /// The charts that a rule wants of an index. Pure.
@@ -142,6 +169,7 @@ pub(super) fn choose(
                 name: if entry.name.is_empty() { chart.clone() } else { entry.name.clone() },
                 version: entry.version.clone(),
                 url,
+                index: rule.repository.clone(),
                 digest: entry.digest.clone(),
                 insecure: rule.insecure,
                 images: rule.images,
@@ -194,8 +222,14 @@ pub(super) async fn fetch(
             return Ok(Got { chart: chart.clone(), package: package.into(), travelled: false });
         }
     }
-    let package = wire.file(&wanted.url, wanted.insecure, LARGEST).await?;
-    wire.note(package.len());
+    let (package, provenance) = match wanted.in_registry()? {
+        Some((source, tag)) => oci_charts::signed(wire, &source, &tag, dry).await?,
+        None => {
+            let package = wire.file(&wanted.url, wanted.insecure, LARGEST).await?;
+            wire.note(package.len());
+            (package, provenance(wire, wanted).await?)
+        }
+    };
     let digest = Digest::sha256(&package);
     if wanted.digest.as_deref().is_some_and(|listed| listed.trim_start_matches("sha256:") != digest.hex()) {
         return Err(Failure::Chart(format!("`{}` is not what the index's digest says", wanted.url)));
@@ -205,7 +239,6 @@ pub(super) async fn fetch(
     if (read.name.as_str(), read.version.as_str()) != (&wanted.name, &wanted.version) {
         return Err(Failure::Chart(format!("`{}` holds {}", wanted.url, read.file_name())));
     }
-    let provenance = provenance(wire, wanted).await?;
     let created = clock::now().as_second();
     let entry = read.entry(&digest, created);
     let chart = NewChart {
@@ -250,11 +283,7 @@ mod tests {
     #[test]
     fn a_rule_takes_names_and_versions_of_an_index() {
         let yaml = "entries:\n  app:\n  - {name: app, version: 1.0.0, urls: [charts/app-1.0.0.tgz]}\n  - {name: app, version: 2.0.0, urls: ['https://cdn.example/app-2.0.0.tgz'], digest: abc}\n  - {name: app, version: 1.5, urls: [x.tgz]}\n  other:\n  - {name: other, version: 3.0.0, urls: [other.tgz]}\n";
-        #[derive(Deserialize)]
-        struct File {
-            entries: Index,
-        }
-        let file: File = serde_saphyr::from_str(yaml).unwrap();
+        let entries = parse(yaml.as_bytes()).unwrap();
         let rule = |name: Option<&str>, versions: Option<&str>, latest| ChartRule {
             repository: "https://charts.example.com/stable".into(),
             name: name.map(str::to_owned),
@@ -266,7 +295,7 @@ mod tests {
             insecure: false,
         };
         let chosen = |rule: &ChartRule| -> Vec<String> {
-            let wanted = choose(&file.entries, rule, "x", None).unwrap();
+            let wanted = choose(&entries, rule, "x", None).unwrap();
             wanted.into_iter().map(|(chart, _)| chart.url.to_string()).collect()
         };
         assert_eq!(
@@ -278,5 +307,28 @@ mod tests {
             ["https://cdn.example/app-2.0.0.tgz", "https://charts.example.com/stable/other.tgz"]
         );
         assert_eq!(chosen(&rule(Some("*"), None, None)).len(), 4);
+    }
+
+    /// 10,000 versions with all that `helm repo index` writes of each: about as Bitnami's was.
+    #[test]
+    fn a_large_index_is_read_as_yaml_and_as_json() {
+        let entry = |n: usize| {
+            serde_json::json!({"apiVersion": "v2", "appVersion": "1.0", "created": "2026-01-01T00:00:00Z",
+                "dependencies": [{"name": "lib", "repository": "oci://q.io/charts", "version": "2.x.x"}],
+                "description": "one of many", "digest": "ab".repeat(32), "home": "https://example.com",
+                "icon": "https://example.com/icon.png", "keywords": ["a", "b"],
+                "maintainers": [{"name": "ann"}], "name": "app", "sources": ["https://example.com/src"],
+                "type": "application", "urls": [format!("app-1.0.{n}.tgz")], "version": format!("1.0.{n}")})
+        };
+        let entries: Vec<_> = (0..10_000).map(entry).collect();
+        let index = serde_json::json!({"apiVersion": "v1", "entries": {"app": entries}, "generated": "x"});
+        let yaml = serde_saphyr::to_string(&index).unwrap();
+        assert!(!yaml.starts_with('{'));
+        for text in [yaml, index.to_string()] {
+            let read = parse(text.as_bytes()).unwrap();
+            assert_eq!(read["app"].len(), 10_000);
+            assert_eq!(read["app"][9_999].version, "1.0.9999");
+            assert_eq!(read["app"][0].dependencies[0].version, "2.x.x");
+        }
     }
 }

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use crate::oci::Reference;
+use crate::sys::yaml;
 
 /// An image that an object names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,10 +28,7 @@ const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContain
 /// # Errors
 /// That it is no YAML, and where not.
 pub(super) fn in_yaml(text: &str, custom: &[String]) -> Result<Vec<Found>, String> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| {
-        let told = e.to_string();
-        told.lines().next().unwrap_or_default().to_owned()
-    })?;
+    let documents: Vec<Value> = yaml::read_all(text)?;
     Ok(documents.iter().flat_map(|document| in_object(document, custom)).collect())
 }
 

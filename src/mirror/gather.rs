@@ -13,6 +13,7 @@ use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::filter::{self, Chosen, TagChooser};
 use super::found::{self, Found};
+use super::package::Referred;
 use super::plan::{ImageName, Plan, Reason, SourceFailure, Terms};
 use super::scope::Scope;
 use super::settings::{ChartRule, ImageRule, ManifestRule, Settings};
@@ -110,6 +111,22 @@ impl Gathered {
     pub(super) fn failed(&mut self, rule: String, failure: &Failure) {
         let unreachable = failure.may_pass();
         self.plan.failures.push(SourceFailure { rule, why: failure.to_string(), unreachable });
+    }
+
+    /// Wants what a chart refers to; where that is not all known, says so.
+    pub(super) fn want_referred(
+        &mut self,
+        settings: &Settings,
+        referred: Referred,
+        rule: &str,
+        title: &str,
+        insecure: bool,
+    ) {
+        for why in referred.unread {
+            let why = format!("chart {title}: images are missing of what cannot be read, {why}");
+            self.failed(rule.to_owned(), &Failure::Chart(why));
+        }
+        self.want_found(settings, referred.found, rule, &format!("chart {title}"), insecure);
     }
 
     /// Wants the images that were found, `by` before where they were found.
@@ -353,9 +370,9 @@ pub(super) async fn chart_images(
             let found = if chart.images {
                 let package = got.package.clone();
                 let read = tokio::task::spawn_blocking(move || super::package::images(&package)).await;
-                read.map_err(|_| Failure::Ended)?.map_err(Failure::Chart)?
+                Some(read.map_err(|_| Failure::Ended)?.map_err(Failure::Chart)?)
             } else {
-                Vec::new()
+                None
             };
             Ok((got.chart, got.travelled, size, found))
         }
@@ -367,7 +384,9 @@ pub(super) async fn chart_images(
     for (chart, result) in wanted.iter().zip(fetched) {
         results.push(result.map(|(new, travelled, size, found)| {
             let label = chart.reasons.first().map(|reason| reason.rule.clone()).unwrap_or_default();
-            gathered.want_found(settings, found, &label, &format!("chart {}", chart.title()), false);
+            if let Some(found) = found {
+                gathered.want_referred(settings, found, &label, &chart.title(), false);
+            }
             (new, travelled, size)
         }));
     }

@@ -7,10 +7,9 @@ use super::charts::{self, Dependency};
 use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::filter;
-use super::found::Found;
 use super::gather::{Gathered, platforms, tags};
 use super::image;
-use super::package;
+use super::package::{self, Referred};
 use super::plan::{ImageName, Reason, Terms};
 use super::settings::{ChartRule, Settings, repository_of};
 use crate::oci::chart::LARGEST;
@@ -19,8 +18,9 @@ use crate::sys::digest::Digest;
 
 /// Versions in vain, because nothing answers, before a rule is left.
 const LOST: u32 = 3;
-/// What helm pushes a package as.
+/// What helm pushes a package as, and its signature.
 const PACKAGE: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+const PROVENANCE: &str = "application/vnd.cncf.helm.chart.provenance.v1.prov";
 
 /// A chart's dependencies, and what it is called.
 pub(super) type Depends = (Vec<Dependency>, String);
@@ -72,7 +72,7 @@ pub(super) async fn want(
         };
         let title = format!("{name}-{}", tag.replace('_', "+"));
         if rule.images {
-            gathered.want_found(settings, found, label, &format!("chart {title}"), rule.insecure);
+            gathered.want_referred(settings, found, label, &title, rule.insecure);
         }
         if rule.dependencies {
             depends.push((listed, title));
@@ -87,7 +87,7 @@ async fn read(
     source: &Source,
     tag: &str,
     dry: bool,
-) -> Result<(Vec<Found>, Vec<Dependency>), Failure> {
+) -> Result<(Referred, Vec<Dependency>), Failure> {
     let package = fetch(wire, source, tag, dry).await?;
     let read = move || Ok((package::images(&package)?, package::dependencies(&package)?));
     let read = tokio::task::spawn_blocking(read).await.map_err(|_| Failure::Ended)?;
@@ -96,23 +96,61 @@ async fn read(
 
 /// The package of a chart: from the store, where it is put first unless `dry`.
 async fn fetch(wire: &Wire, source: &Source, tag: &str, dry: bool) -> Result<Bytes, Failure> {
+    let parsed = manifest(wire, source, tag).await?;
+    package(wire, source, tag, &parsed, dry).await
+}
+
+/// The same with the signature beside it, if there is one.
+pub(super) async fn signed(
+    wire: &Wire,
+    source: &Source,
+    tag: &str,
+    dry: bool,
+) -> Result<(Bytes, Option<Bytes>), Failure> {
+    let parsed = manifest(wire, source, tag).await?;
+    let package = package(wire, source, tag, &parsed, dry).await?;
+    let kind = (PROVENANCE, charts::LARGEST_PROVENANCE);
+    Ok((package, layer(wire, source, tag, &parsed, kind, dry).await?))
+}
+
+async fn package(
+    wire: &Wire,
+    source: &Source,
+    tag: &str,
+    parsed: &ParsedManifest,
+    dry: bool,
+) -> Result<Bytes, Failure> {
+    let package = layer(wire, source, tag, parsed, (PACKAGE, LARGEST), dry).await?;
+    package.ok_or_else(|| Failure::Chart(format!("`{}` is no chart", title(source, tag))))
+}
+
+async fn manifest(wire: &Wire, source: &Source, tag: &str) -> Result<ParsedManifest, Failure> {
     let digest = image::resolve(wire, source, tag).await?;
-    let parsed = match image::here(wire, &digest).await? {
-        Some(known) => known.parsed,
-        None => {
-            let ask = async || wire.client.manifest(&source.upstream, &source.path, digest.as_str()).await;
-            let fetched = wire.ask(&source.upstream.host, ask).await?;
-            ParsedManifest::parse(&fetched.bytes, &fetched.media_type)?
-        }
-    };
-    let title = format!("{}/{}:{tag}", source.upstream.host, source.path);
-    let layer = parsed.blobs().find(|blob| blob.media_type == PACKAGE);
-    let layer = layer.ok_or_else(|| Failure::Chart(format!("`{title}` is no chart")))?;
-    if layer.size > LARGEST as u64 {
-        return Err(Failure::Chart(format!(
-            "`{title}` has {} bytes hint: the most is {LARGEST}",
-            layer.size
-        )));
+    if let Some(known) = image::here(wire, &digest).await? {
+        return Ok(known.parsed);
+    }
+    let ask = async || wire.client.manifest(&source.upstream, &source.path, digest.as_str()).await;
+    let fetched = wire.ask(&source.upstream.host, ask).await?;
+    Ok(ParsedManifest::parse(&fetched.bytes, &fetched.media_type)?)
+}
+
+fn title(source: &Source, tag: &str) -> String {
+    format!("{}/{}:{tag}", source.upstream.host, source.path)
+}
+
+/// The layer of a kind, with its most bytes; `None` where there is none.
+async fn layer(
+    wire: &Wire,
+    source: &Source,
+    tag: &str,
+    parsed: &ParsedManifest,
+    (kind, most): (&str, usize),
+    dry: bool,
+) -> Result<Option<Bytes>, Failure> {
+    let title = title(source, tag);
+    let Some(layer) = parsed.blobs().find(|blob| blob.media_type == kind) else { return Ok(None) };
+    if layer.size > most as u64 {
+        return Err(Failure::Chart(format!("`{title}` has {} bytes hint: the most is {most}", layer.size)));
     }
     if !dry {
         wire.blob(source, layer, &title).await?;
@@ -120,8 +158,8 @@ async fn fetch(wire: &Wire, source: &Source, tag: &str, dry: bool) -> Result<Byt
     let wanted = layer.digest.clone();
     let here = wire.blocking(move |store| store.blob(None, &wanted)?.map(|blob| blob.read()).transpose());
     match here.await? {
-        Some(bytes) => Ok(bytes.into()),
-        None => in_memory(wire, source, layer).await,
+        Some(bytes) => Ok(Some(bytes.into())),
+        None => in_memory(wire, source, layer).await.map(Some),
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::charts::Dependency;
 use super::found::Found;
 use crate::oci::Reference;
+use crate::sys::yaml;
 
 /// Bytes of a package that are looked through, unpacked, and of one file in it.
 const LOOKED_THROUGH: u64 = 64 << 20;
@@ -26,22 +27,33 @@ struct Parts {
     chart: Value,
     values: Value,
     templates: Vec<(String, String)>,
+    /// Which of them are not what they should be, and why not.
+    unread: Vec<String>,
+}
+
+/// What a package refers to.
+pub(super) struct Referred {
+    pub(super) found: Vec<Found>,
+    /// Files that cannot be read, so that what they refer to is not known.
+    pub(super) unread: Vec<String>,
 }
 
 /// What the chart in `package` refers to.
 ///
 /// # Errors
 /// That it is no package.
-pub(super) fn images(package: &[u8]) -> Result<Vec<Found>, String> {
-    let mut found: Vec<Found> = Vec::new();
-    for (folder, parts) in read(package)? {
-        for one in of_parts(&folder, &parts)? {
+pub(super) fn images(package: &[u8]) -> Result<Referred, String> {
+    let (mut found, mut unread): (Vec<Found>, Vec<String>) = Default::default();
+    for (folder, mut parts) in read(package)? {
+        let told = of_parts(&folder, &mut parts)?;
+        unread.extend(parts.unread.iter().map(|why| format!("{folder}{why}")));
+        for one in told {
             if !found.iter().any(|known| known.image == one.image) {
                 found.push(one);
             }
         }
     }
-    Ok(found)
+    Ok(Referred { found, unread })
 }
 
 /// What the chart in `package` depends on, from other repositories or its own.
@@ -69,10 +81,9 @@ fn read(package: &[u8]) -> Result<BTreeMap<String, Parts>, String> {
             continue;
         }
         let parts = charts.entry(folder).or_default();
-        let yaml = |text: &str| serde_saphyr::from_str(text).unwrap_or(Value::Null);
         match file.as_str() {
-            "Chart.yaml" => parts.chart = yaml(&text),
-            "values.yaml" => parts.values = yaml(&text),
+            "Chart.yaml" => parts.chart = parts.yaml(&file, &text),
+            "values.yaml" => parts.values = parts.yaml(&file, &text),
             template => parts.templates.push((template.to_owned(), text)),
         }
     }
@@ -92,11 +103,21 @@ fn place(path: &str) -> Option<(String, String)> {
     (template || rest == "Chart.yaml" || rest == "values.yaml").then(|| (folder, rest.to_owned()))
 }
 
-fn of_parts(folder: &str, parts: &Parts) -> Result<Vec<Found>, String> {
+impl Parts {
+    /// What a file says; nothing where it is empty, or is no YAML, which is noted.
+    fn yaml(&mut self, file: &str, text: &str) -> Value {
+        yaml::read::<Option<Value>>(text).map(Option::unwrap_or_default).unwrap_or_else(|why| {
+            self.unread.push(format!("{file}: {why}"));
+            Value::Null
+        })
+    }
+}
+
+fn of_parts(folder: &str, parts: &mut Parts) -> Result<Vec<Found>, String> {
     let mut found = Vec::new();
     for name in ANNOTATIONS {
-        let listed = parts.chart["annotations"][name].as_str().unwrap_or_default();
-        let listed: Value = serde_saphyr::from_str(listed).unwrap_or(Value::Null);
+        let listed = parts.chart["annotations"][name].as_str().unwrap_or_default().to_owned();
+        let listed = parts.yaml(&format!("Chart.yaml {name}"), &listed);
         for entry in listed.as_array().into_iter().flatten() {
             let image = entry["image"].as_str().or_else(|| entry.as_str()).unwrap_or_default();
             push(&mut found, image, format!("{folder}Chart.yaml {name}"), false);
@@ -201,7 +222,7 @@ mod tests {
             ("app/README.md", "image: q.io/no:1"),
         ]);
         let told: Vec<(String, String, bool)> =
-            images(&package).unwrap().into_iter().map(|f| (f.image, f.at, f.guessed)).collect();
+            images(&package).unwrap().found.into_iter().map(|f| (f.image, f.at, f.guessed)).collect();
         let expected = [
             ("q.io/listed:1", "Chart.yaml helm.sh/images", false),
             ("q.io/team/app:2.1", "values.yaml image", true),
@@ -215,5 +236,25 @@ mod tests {
             assert!(told.contains(&(image.into(), at.into(), guessed)), "{image} {at} in {told:?}");
         }
         assert!(images(b"no gzip").is_err());
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_taken_and_what_is_no_yaml_is_told() {
+        let values = |text: &str| {
+            let package =
+                pack(&[("app/Chart.yaml", "name: app\nversion: 1.0.0\n"), ("app/values.yaml", text)]);
+            let read = images(&package).unwrap();
+            (read.found.into_iter().map(|f| f.image).collect::<Vec<_>>(), read.unread)
+        };
+        let twice = "a: {image: q.io/a:1}\nnote: x\nnote: y\n";
+        assert_eq!(values(twice), (vec!["q.io/a:1".to_owned()], vec![]));
+        for empty in ["", "# nothing\n", "---\n"] {
+            assert_eq!(values(empty), (vec![], vec![]), "{empty:?}");
+        }
+        let (found, unread) = values("a: {image: q.io/a:1\nb: [\n");
+        assert!(
+            found.is_empty() && unread.len() == 1 && unread[0].starts_with("values.yaml: "),
+            "{unread:?}"
+        );
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::headers;
 use crate::sys::digest::Digest;
+use crate::sys::yaml;
 
 /// The largest package that is taken, in bytes; Helm's own servers take as much.
 pub const LARGEST: usize = 20 << 20;
@@ -78,8 +79,8 @@ impl ChartPackage {
     }
 
     fn parse(text: &str) -> Result<Self, ChartError> {
-        let metadata: Map<String, Value> = serde_saphyr::from_str(text)
-            .map_err(|e| ChartError::Package(format!("its `Chart.yaml`: {e}")))?;
+        let metadata: Map<String, Value> =
+            yaml::read(text).map_err(|e| ChartError::Package(format!("its `Chart.yaml`: {e}")))?;
         let field = |key: &str| match metadata.get(key) {
             Some(Value::String(text)) => text.clone(),
             // A version that somebody forgot to quote.

@@ -1,4 +1,4 @@
-//! The floor: durable files, tables of SQLite, digests, what manifests link to, the clock, mounts, the lock on the state
+//! The floor: durable files, tables of SQLite, digests, what manifests link to, YAML, the clock, mounts, the lock on the state
 //! folder. Knows nothing of Kubernetes.
 //!
 //! Every other room may use this one; it uses none.
@@ -16,3 +16,4 @@ pub mod priority;
 pub mod progress;
 pub mod snapctl;
 pub mod tables;
+pub mod yaml;

@@ -5,7 +5,7 @@ use std::path::Path;
 use edge::registry::Settings;
 
 use crate::mirror::{Site, noise, states};
-use crate::mirror_sources::{Web, write};
+use crate::mirror_sources::{Web, package, write};
 use crate::registry::serve;
 use crate::registry_clients::{run, tool};
 use crate::registry_pull::DockerRegistry;
@@ -77,6 +77,49 @@ async fn charts_come_with_the_images_they_refer_to_and_helm_gets_them_here() {
     assert_eq!(summary["failures"][0]["rule"].as_str().unwrap().split(' ').next(), Some("charts"));
     let listed = site.edge(&["mirror", "list"]).await.good().out;
     assert!(listed.contains("app-2.0.0") && !listed.contains("no rule wants it"), "{listed}");
+}
+
+/// As Bitnami's index is: the packages, whose digests it lists, are in a registry.
+#[tokio::test(flavor = "multi_thread")]
+async fn charts_that_an_index_says_to_be_in_a_registry_are_packages_here() {
+    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (root, charts) = (folder.path().join("root"), format!("oci://{}/charts", site.host()));
+    std::fs::create_dir(&root).unwrap();
+    let image = format!("image: {}/team/db:17\n", site.host());
+    let packed = package(folder.path(), "name: db\nversion: 1.0.0+b1\n", &image).await;
+    let file = root.join("db-1.0.0+b1.tgz");
+    std::fs::rename(packed, &file).unwrap();
+    std::fs::write(root.join("db-1.0.0+b1.tgz.prov"), "files:\n  db-1.0.0+b1.tgz: signed\n").unwrap();
+    run(tool("helm"), &["push", &file.display().to_string(), &charts, "--plain-http"]).await;
+    run(tool("helm"), &["repo", "index", &root.display().to_string()]).await;
+    let index = std::fs::read_to_string(root.join("index.yaml")).unwrap();
+    assert!(index.contains("- db-1.0.0+b1.tgz"), "{index}");
+    std::fs::write(
+        root.join("index.yaml"),
+        index.replace("- db-1", &format!("- {charts}/db:1")).replace(".tgz", ""),
+    )
+    .unwrap();
+    let web = Web::start(folder.path(), &format!("root {};", root.display()));
+    site.upstream.push_image("team/db", "17", &[&noise(1, 3000)]).await;
+    site.configure(&format!(
+        "[[mirror.charts]]\nrepository = \"http://127.0.0.1:{}\"\nimages = true\n",
+        web.port
+    ));
+    let expected = vec!["db:17 new".to_owned(), "db-1.0.0+b1 new".to_owned()];
+    let (code, dry) = site.sync(&["--dry-run"]).await;
+    assert_eq!((code, states(&dry)), (0, expected.clone()), "{dry}");
+    let (code, summary) = site.sync(&[]).await;
+    assert_eq!((code, states(&summary)), (0, expected), "{summary}");
+    let edge =
+        serve(&site.place.path("state"), Settings { pull_through: false, ..Settings::default() }).await;
+    let to = folder.path().display().to_string();
+    run(tool("helm"), &["pull", "db", "--version", "1.0.0+b1", "--repo", &edge.url, "-d", &to]).await;
+    let (theirs, ours) = (std::fs::read(&file), std::fs::read(folder.path().join("db-1.0.0+b1.tgz")));
+    assert_eq!(theirs.unwrap(), ours.unwrap(), "byte for byte");
+    let provenance = edge.get("/charts/db-1.0.0+b1.tgz.prov").await;
+    assert_eq!(provenance.text().await.unwrap(), "files:\n  db-1.0.0+b1.tgz: signed\n");
+    edge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
