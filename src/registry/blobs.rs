@@ -4,6 +4,7 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 
 use super::Registry;
 use super::reply::{self, Body, Refusal};
+use super::server::Peer;
 use crate::store::{Blob, Owner};
 use crate::sys::digest::Digest;
 
@@ -14,6 +15,7 @@ impl Registry {
         digest: Digest,
         headers: &HeaderMap,
         method: &Method,
+        peer: Peer,
     ) -> Result<Response<Body>, Refusal> {
         let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (candidates, wanted, get) = (names.to_vec(), digest.clone(), *method == Method::GET);
@@ -39,20 +41,32 @@ impl Registry {
                 tracing::error!(%error, "a blob cannot be opened hint: run `edge store verify`");
                 self.pulled_blob(names, digest).await
             }
-            None => self.pulled_blob(names, digest).await,
+            None if get => self.pulled_blob(names, digest).await,
+            None => self.head_upstream(names, digest, headers, peer).await,
         }
+    }
+
+    /// Whether an upstream has a blob that is not here, which is asked without fetching it. Who may write asks in order to
+    /// send what is missing: it is missing as long as it is not in the store, or the manifest that follows is refused; and
+    /// the name of what is pushed is nobody's business upstream.
+    async fn head_upstream(
+        &self,
+        names: &[String],
+        digest: Digest,
+        headers: &HeaderMap,
+        peer: Peer,
+    ) -> Result<Response<Body>, Refusal> {
+        let may_write = self.inner.auth.may_write(headers, peer).await.is_ok();
+        let there = if may_write { None } else { self.inner.pull.head_blob(names, &digest).await };
+        let size = there.ok_or_else(|| Refusal::blob_unknown(&digest))?;
+        Ok(of_upstream(&digest, size, Body::Empty))
     }
 
     async fn pulled_blob(&self, names: &[String], digest: Digest) -> Result<Response<Body>, Refusal> {
         let Some((size, body)) = self.inner.pull.blob(names, &digest).await else {
             return Err(Refusal::blob_unknown(&digest));
         };
-        let mut response = Response::new(body);
-        describe(&mut response, &digest);
-        if let Some(size) = size {
-            response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
-        }
-        Ok(response)
+        Ok(of_upstream(&digest, size, body))
     }
 
     pub(super) async fn delete_blob(
@@ -67,6 +81,15 @@ impl Registry {
             Err(Refusal::blob_unknown(&digest))
         }
     }
+}
+
+fn of_upstream(digest: &Digest, size: Option<u64>, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    describe(&mut response, digest);
+    if let Some(size) = size {
+        response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+    }
+    response
 }
 
 fn describe(response: &mut Response<Body>, digest: &Digest) {

@@ -206,7 +206,7 @@ impl Registry {
             },
             Route::Blob { path, digest } => match method {
                 Method::GET | Method::HEAD => {
-                    self.get_blob(&names(&path)?, digest, request.headers(), &method).await
+                    self.get_blob(&names(&path)?, digest, request.headers(), &method, peer).await
                 }
                 Method::DELETE => self.delete_blob(&names(&path)?, digest).await,
                 _ => Err(Refusal::method(&method)),

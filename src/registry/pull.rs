@@ -47,6 +47,8 @@ struct Inner {
     renewing: Mutex<HashSet<(String, String)>>,
     /// What an upstream has not got, and since when that is known.
     absent: Mutex<HashMap<(String, Absence), Instant>>,
+    /// Places for those who ask only whether a blob is there.
+    heads: Semaphore,
     /// Places for fetches of manifests, which large blobs do not take.
     small: Semaphore,
     /// Places for fetches of blobs.
@@ -89,6 +91,7 @@ impl Pull {
             looked: Mutex::default(),
             renewing: Mutex::default(),
             absent: Mutex::default(),
+            heads: Semaphore::new(AT_ONCE + WAITING),
             small: Semaphore::new(AT_ONCE),
             large: Semaphore::new(AT_ONCE),
             renewals: Semaphore::new(RENEWED_AT_ONCE),
@@ -129,6 +132,24 @@ impl Pull {
         let repository = self.0.sources.first_ready(names)?;
         let transfer = self.transfer(repository, digest)?;
         transfer.follow().await
+    }
+
+    /// The size of a blob that an upstream has, if it says that; `None` where none has it or too many ask.
+    pub(super) async fn head_blob(&self, names: &[String], digest: &Digest) -> Option<Option<u64>> {
+        let inner = &self.0;
+        let repository = inner.sources.first_ready(names)?;
+        if inner.is_absent(repository, Absence::Blob(digest.clone())) {
+            return None;
+        }
+        let _waits = inner.heads.try_acquire().ok()?;
+        let _place = inner.small.acquire().await.ok()?;
+        let (upstream, path) = inner.sources.ready(repository)?;
+        let asked = inner.sources.client().ok()?.head_blob(&upstream, path, digest).await;
+        inner.sources.note(&upstream, &asked);
+        if matches!(asked, Err(OciError::NotFound(_))) {
+            inner.note_absent(repository, Absence::Blob(digest.clone()));
+        }
+        asked.ok()
     }
 
     /// The transfer of a blob that is under way, or a new one. `None` where too many wait, or the upstream has no such

@@ -1,6 +1,6 @@
 //! Who may write, to which address, and large blobs on the way out.
 
-use edge::registry::{Registry, Settings};
+use edge::registry::{Registry, Settings, UpstreamRow};
 use edge::store::{Owner, StateOf, StateRef, TrustUpdate};
 use edge::sys::digest::Digest;
 use reqwest::Method;
@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use crate::mirror_faults::{Liar, answer};
 use crate::registry::{INDEX, MANIFEST, Running, code, header, image, serve, writable};
 use crate::store;
 
@@ -179,5 +180,29 @@ async fn large_blobs_come_exactly_also_on_one_connection_and_in_part() {
     )
     .await;
     assert!(all.iter().all(|got| Digest::sha256(got) == digest));
+    edge.stop().await;
+}
+
+/// docker.io has a `library/x` too, which is not what is pushed under that name.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_upstream_alone_has_is_there_to_read_and_missing_to_who_pushes() {
+    let (liar, folder) = (Liar::start().await, tempfile::tempdir().unwrap());
+    let digest = Digest::sha256(b"layer");
+    let path = format!("/v2/library/x/blobs/{digest}");
+    liar.say(&path, &[answer(200, b"layer").with("content-length", 5)]);
+    let row = UpstreamRow::new("docker.io", &format!("http://127.0.0.1:{}", liar.port));
+    let with = |settings: Settings| Settings { upstreams: vec![row.clone()], ..settings };
+    let edge = serve(&folder.path().join("reads"), with(Settings::default())).await;
+    let head = edge.send(Method::HEAD, &path, &[], b"").await;
+    assert_eq!((head.status().as_u16(), header(&head, "content-length")), (200, "5"));
+    assert_eq!(header(&head, "docker-content-digest"), digest.as_str());
+    edge.stop().await;
+    let edge = serve(&folder.path().join("pushes"), with(writable())).await;
+    assert_eq!(edge.send(Method::HEAD, &path, &[], b"").await.status(), 404);
+    assert_eq!(liar.heard(digest.as_str()).len(), 1, "nothing is fetched, nor told of what is pushed");
+    let config = edge.push_blob("library/x", b"{}").await;
+    edge.push_blob("library/x", b"layer").await;
+    assert_eq!(edge.send(Method::HEAD, &path, &[], b"").await.status(), 200);
+    assert_eq!(edge.push_manifest("library/x", "1", &image(&config, &[&digest])).await.status(), 201);
     edge.stop().await;
 }

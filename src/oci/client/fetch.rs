@@ -136,6 +136,21 @@ impl Client {
         Ok(FetchedBlob { offset: begin, size, response, url })
     }
 
+    /// Asks for a blob without having it sent: its size in bytes, if the registry says it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn head_blob(
+        &self,
+        upstream: &Upstream,
+        path: &str,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
+        let resource = format!("/v2/{path}/blobs/{digest}");
+        let asked = self.ask(upstream, Method::HEAD, &resource, About::pull(path), HeaderMap::new()).await;
+        Ok(text(asked?.headers(), "content-length").parse().ok())
+    }
+
     /// All tags of a repository.
     ///
     /// # Errors
