@@ -175,11 +175,16 @@ fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dy
         let is_image = key.to_lowercase().ends_with("image");
         if let Some(image) = inner.as_str().filter(|image| is_image && !image.is_empty()) {
             let last = image.rsplit('/').next().unwrap_or(image);
-            let tag = [text("tag"), text("imageTag")].into_iter().find(|tag| !tag.is_empty());
-            match tag.filter(|_| !last.contains([':', '@'])) {
-                Some(tag) => tell(path.join("."), &full("", image, &tag, "")),
-                None => tell(path.join("."), image),
-            }
+            let whole = last.contains([':', '@']);
+            let beside = |key: &str| if whole { String::new() } else { text(key) };
+            let tag = [beside("tag"), beside("imageTag")].into_iter().find(|tag| !tag.is_empty());
+            // Of `registry: x` and `image: x/app` the registry is said already.
+            let registry = Some(text("registry")).filter(|host| !image.starts_with(&format!("{host}/")));
+            let digest = Some(beside("digest")).filter(|digest| digest.contains(':')).unwrap_or_default();
+            tell(
+                path.join("."),
+                &full(&registry.unwrap_or_default(), image, &tag.unwrap_or_default(), &digest),
+            );
         }
         in_values(inner, version, path, tell);
         path.pop();
@@ -256,5 +261,28 @@ mod tests {
             found.is_empty() && unread.len() == 1 && unread[0].starts_with("values.yaml: "),
             "{unread:?}"
         );
+    }
+
+    /// As ingress-nginx writes it.
+    #[test]
+    fn the_parts_of_an_image_beside_its_name_belong_to_it() {
+        let digest = format!("sha256:{}", "e5".repeat(32));
+        let values = format!(
+            "controller:\n  image: {{registry: registry.k8s.io, image: ingress-nginx/controller, tag: v1.11.3, digest: '{digest}'}}\n\
+             default:\n  image: {{registry: registry.k8s.io, image: defaultbackend-amd64, tag: '1.5'}}\n\
+             said:\n  image: {{registry: q.io, image: 'q.io/app', tag: 2}}\n\
+             whole:\n  image: {{registry: q.io, image: 'team/app:3', tag: 4, digest: '{digest}'}}\n"
+        );
+        let package =
+            pack(&[("app/Chart.yaml", "name: app\nversion: 1.0.0\n"), ("app/values.yaml", &values)]);
+        let mut found: Vec<String> = images(&package).unwrap().found.into_iter().map(|f| f.image).collect();
+        found.sort();
+        let expected = [
+            "q.io/app:2".to_owned(),
+            "q.io/team/app:3".to_owned(),
+            "registry.k8s.io/defaultbackend-amd64:1.5".to_owned(),
+            format!("registry.k8s.io/ingress-nginx/controller@{digest}"),
+        ];
+        assert_eq!(found, expected);
     }
 }
