@@ -182,7 +182,7 @@ impl Registry {
         if request.uri().path() == TOKENS && method == Method::GET {
             return Ok(reply::json(&self.inner.auth.token(request.headers(), peer).await?));
         }
-        let route = Route::parse(request.uri().path())?;
+        let route = Route::parse(request.uri().path(), &method)?;
         if route.writes(&method) {
             self.inner.auth.may_write(request.headers(), peer).await?;
         } else if method != Method::GET && method != Method::HEAD && method != Method::OPTIONS {

@@ -22,7 +22,7 @@ pub(super) enum Route {
 }
 
 impl Route {
-    pub(super) fn parse(path: &str) -> Result<Self, Refusal> {
+    pub(super) fn parse(path: &str, method: &Method) -> Result<Self, Refusal> {
         let decoded = percent_decode_str(path)
             .decode_utf8()
             .map_err(|_| Refusal::not_found("the path is not UTF-8"))?;
@@ -50,7 +50,9 @@ impl Route {
                 if name.contains(':') {
                     name.parse::<Digest>()?;
                 } else if !oci::is_tag(name) {
-                    return Err(Refusal::tag(name));
+                    // What cannot be the name of a manifest is that of none.
+                    let puts = *method == Method::PUT;
+                    return Err(if puts { Refusal::tag(name) } else { Refusal::manifest_unknown(name) });
                 }
                 Ok(Self::Manifest { path: join(path), name: name.to_owned() })
             }
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn repositories_may_be_called_like_endpoints() {
         let digest = Digest::sha256(b"");
-        let parse = |path: &str| Route::parse(path).unwrap();
+        let parse = |path: &str| Route::parse(path, &Method::GET).unwrap();
         assert_eq!(parse("/v2/"), Route::Base);
         assert_eq!(parse("/v2/blobs/tags/tags/list"), Route::Tags { path: "blobs/tags".into() });
         assert_eq!(
@@ -132,7 +134,7 @@ mod tests {
             "/v2/a/blobs/sha256:12",
             "/v2/a/blobs/uploads/../x",
         ] {
-            assert!(Route::parse(path).is_err(), "{path}");
+            assert!(Route::parse(path, &Method::GET).is_err(), "{path}");
         }
     }
 }

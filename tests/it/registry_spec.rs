@@ -36,11 +36,14 @@ async fn pull() {
         (format!("/v2/{REPO}/blobs/{absent}"), 404),
     ] {
         for method in [Method::GET, Method::HEAD] {
-            let got = status(&edge, method.clone(), &path).await;
-            // A name that is none may be told so: 400 is of the same family.
-            assert!(got == expected || (expected == 404 && got == 400), "{method} {path}: {got}");
+            assert_eq!(status(&edge, method.clone(), &path).await, expected, "{method} {path}");
         }
     }
+    let nameless = format!("/v2/{REPO}/manifests/.INVALID_MANIFEST_NAME");
+    assert_eq!(code(edge.get(&nameless).await).await, "MANIFEST_UNKNOWN");
+    assert_eq!(status(&edge, Method::DELETE, &nameless).await, 404);
+    let (kind, text) = (&[("content-type", MANIFEST)], manifest.to_string());
+    assert_eq!(edge.send(Method::PUT, &nameless, kind, text.as_bytes()).await.status(), 400);
     let got = edge.get(&format!("/v2/{REPO}/manifests/{digest}")).await;
     assert_eq!((header(&got, "docker-content-digest"), header(&got, "content-type")), (&*digest, MANIFEST));
     let head = edge.send(Method::HEAD, &format!("/v2/{REPO}/blobs/{config}"), &[], b"").await;
