@@ -132,7 +132,14 @@ async fn bring(
         return Ok(());
     }
     let subjects = image::subjects(&closure);
-    let attachments = attached::find(wire, source, &subjects, listed, &context.hosts).await?;
+    let attachments = match attached::find(wire, source, &subjects, listed, &context.hosts).await {
+        // The image is whole, and what hangs on it is looked for the next time.
+        Err(failure @ Failure::Limited { .. }) => {
+            done.entry.warnings.push(format!("what hangs on it was not looked for: {failure}"));
+            return Ok(());
+        }
+        found => found?,
+    };
     done.entry.attached.clear();
     for attachment in attachments {
         match attached::fetch(wire, source, &attachment, &wanted.image.to_string()).await {

@@ -32,7 +32,10 @@ pub(super) struct Wire {
     pub(super) store: Store,
     pub(super) progress: Progress,
     pace: Pace,
-    pub(super) gates: Gates,
+    /// Of those who said that they answer nobody.
+    gates: Gates,
+    /// Of those who said how much they give, and that it is given: manifests are counted, blobs are not.
+    counted: Gates,
     /// Places for blobs.
     slots: Semaphore,
     /// One at a time for each blob.
@@ -75,6 +78,7 @@ impl Wire {
             progress,
             pace: Pace::new(rate),
             gates: Gates::default(),
+            counted: Gates::default(),
             slots: Semaphore::new(parallel.max(1) as usize),
             flights: Mutex::default(),
             travelled: AtomicU64::new(0),
@@ -90,10 +94,30 @@ impl Wire {
         host: &str,
         request: impl AsyncFn() -> Result<T, OciError>,
     ) -> Result<T, Failure> {
+        self.ask_through(&[&self.gates, &self.counted], host, request).await
+    }
+
+    /// The same for a blob, which no registry counts.
+    pub(super) async fn ask_blob<T>(
+        &self,
+        host: &str,
+        request: impl AsyncFn() -> Result<T, OciError>,
+    ) -> Result<T, Failure> {
+        self.ask_through(&[&self.gates], host, request).await
+    }
+
+    async fn ask_through<T>(
+        &self,
+        gates: &[&Gates],
+        host: &str,
+        request: impl AsyncFn() -> Result<T, OciError>,
+    ) -> Result<T, Failure> {
         let mut tries = 0;
         loop {
             self.go_on()?;
-            self.gates.pass(host).await?;
+            for gates in gates {
+                gates.pass(host).await?;
+            }
             self.asked.fetch_add(1, Ordering::Relaxed);
             let error = match request().await {
                 Ok(answer) => {
@@ -137,10 +161,11 @@ impl Wire {
         self.travelled.load(Ordering::Relaxed)
     }
 
-    /// Leaves a registry alone that says that nothing is left for us.
+    /// Asks a registry that says that nothing is left for us for no more manifests. What an image that has come so far still
+    /// wants are blobs, which it gives.
     fn heed_limit(&self, host: &str) {
         if let Some(limit) = self.client.rate_limit(host).filter(|limit| limit.remaining == 0) {
-            self.gates.close(host, limit.resets_in);
+            self.counted.close(host, limit.resets_in);
         }
     }
 

@@ -166,7 +166,7 @@ async fn layer(
 async fn in_memory(wire: &Wire, source: &Source, layer: &Descriptor) -> Result<Bytes, Failure> {
     let host = &source.upstream.host;
     let ask = async || wire.client.blob(&source.upstream, &source.path, &layer.digest, 0).await;
-    let (mut coming, mut bytes) = (wire.ask(host, ask).await?, Vec::new());
+    let (mut coming, mut bytes) = (wire.ask_blob(host, ask).await?, Vec::new());
     let url = layer.digest.to_string();
     while let Some(piece) = coming.next().await? {
         wire.came(piece.len()).await;

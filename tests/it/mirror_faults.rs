@@ -203,6 +203,25 @@ async fn limits_are_waited_for_if_short_and_told_if_long() {
     assert_eq!(liar.heard.lock().unwrap().len() - before, 1, "nothing is asked once nothing is left");
 }
 
+/// Docker Hub counts manifests alone: of the last that it gives the blobs may be had.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_manifest_that_is_given_brings_its_image() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    let layer = noise(5, 10_000);
+    liar.image("1", &layer, &[answer(200, &layer)]);
+    let manifest = Digest::sha256(&liar.body("/v2/a/b/manifests/1"));
+    let path = format!("/v2/a/b/manifests/{manifest}");
+    let last = liar.answers.lock().unwrap()[&path][0].clone().with("ratelimit-remaining", "0;w=21600");
+    liar.say(&path, &[last]);
+    let (code, summary) = sync(&place, liar.port, "1", "").await;
+    assert_eq!((code, states(&summary)), (0, vec!["b:1 new".to_owned()]), "{summary}");
+    let told = summary["images"][0]["warnings"][0].as_str().unwrap();
+    assert!(
+        told.starts_with("what hangs on it was not looked for: ") && told.contains("limits its answers"),
+        "{told}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_do_not_travel_along_a_redirect() {
     let (liar, elsewhere, place) = (Liar::start().await, Liar::start().await, Place::new());
