@@ -87,7 +87,8 @@ async fn fetch(
     allowed(&url, upstream.insecure)?;
     let mut asked: Vec<(&str, &str)> =
         find("service").map(|service| ("service", service)).into_iter().collect();
-    asked.push(("scope", find("scope").unwrap_or(scope)));
+    let scope = wanted(find("scope"), scope);
+    asked.push(("scope", scope.as_str()));
     let request = match &credential {
         // An identity token is shown as OAuth 2 has it, in a body that no log of requests holds.
         Some(Credential { user, secret }) if user.is_empty() => {
@@ -120,6 +121,22 @@ async fn fetch(
     Ok(Token { value: format!("Bearer {token}"), until: Instant::now() + Duration::from_secs(lives) })
 }
 
+/// The scope to ask for: the challenge's, since the registry knows what it calls a repository, with what is to be done there
+/// beside what it asked for. A token for HEAD alone would take the place of one that may push.
+fn wanted(challenge: Option<&str>, ours: &str) -> String {
+    let Some(challenge) = challenge else { return ours.to_owned() };
+    let parts = (challenge.rsplit_once(':'), ours.rsplit_once(':'));
+    let (Some((repository, theirs)), Some((_, ours))) = parts else { return challenge.to_owned() };
+    if !repository.starts_with("repository:") || challenge.contains(' ') {
+        return challenge.to_owned();
+    }
+    let mut actions: Vec<&str> = theirs.split(',').collect();
+    for action in ours.split(',').filter(|action| !theirs.split(',').any(|known| known == *action)) {
+        actions.push(action);
+    }
+    format!("{repository}:{}", actions.join(","))
+}
+
 /// `key="value"` pairs parted by commas, commas within quotes being part of the value.
 fn parse(text: &str) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
@@ -150,5 +167,25 @@ mod tests {
             ("scope", "repository:a/b:pull,push"),
         ];
         assert_eq!(pairs, expected);
+    }
+
+    #[test]
+    fn a_token_is_asked_for_all_that_is_to_be_done() {
+        for (challenge, ours, expected) in [
+            (None, "repository:a/b:pull", "repository:a/b:pull"),
+            (Some("repository:a/b:pull"), "repository:a/b:pull,push", "repository:a/b:pull,push"),
+            (Some("repository:a/b:push,pull"), "repository:a/b:pull,push", "repository:a/b:push,pull"),
+            (Some("repository:hub/a/b:pull"), "repository:a/b:pull,push", "repository:hub/a/b:pull,push"),
+            (Some("repository:h:5000/b:pull"), "repository:b:pull", "repository:h:5000/b:pull"),
+            (Some("registry:catalog:*"), "repository:a/b:pull", "registry:catalog:*"),
+            (
+                Some("repository:a:pull repository:b:pull"),
+                "repository:a:pull,push",
+                "repository:a:pull repository:b:pull",
+            ),
+            (Some("read"), "", "read"),
+        ] {
+            assert_eq!(wanted(challenge, ours), expected, "{challenge:?}");
+        }
     }
 }
