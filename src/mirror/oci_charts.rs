@@ -2,6 +2,7 @@
 //! depend on stands in their package, which is read where a rule asks for it.
 
 use bytes::Bytes;
+use semver::{Version, VersionReq};
 
 use super::charts::{self, Dependency};
 use super::error::Failure;
@@ -39,13 +40,8 @@ pub(super) async fn want(
     let reference = repository_of(&format!("{base}/{name}")).map_err(Failure::Stopped)?;
     let repository = reference.repository();
     let range = rule.versions.as_deref().map(filter::range).transpose().map_err(Failure::Stopped)?;
-    let mut fit: Vec<String> = tags(wire, &repository, rule.insecure, gathered).await?;
-    fit.retain(|tag| {
-        let version = filter::version(&tag.replace('_', "+"));
-        version.is_some_and(|version| range.as_ref().is_none_or(|range| range.matches(&version)))
-    });
-    fit.sort_by(|a, b| filter::newest_first(a, b));
-    fit.truncate(rule.latest.map_or(usize::MAX, |n| n as usize));
+    let listed = tags(wire, &repository, rule.insecure, gathered).await?;
+    let fit = choose(listed, range.as_ref(), rule.latest);
     let by = by.unwrap_or_else(|| charts::why(rule));
     let terms = Terms { insecure: rule.insecure, platforms: platforms(settings, &[]), ..Terms::default() };
     for tag in &fit {
@@ -79,6 +75,17 @@ pub(super) async fn want(
         }
     }
     Ok(depends)
+}
+
+/// The tags whose versions fit, the newest first. Pure.
+fn choose(listed: Vec<String>, range: Option<&VersionReq>, latest: Option<u32>) -> Vec<String> {
+    let version = |tag: &str| filter::version(&tag.replace('_', "+"));
+    let fits = |version: &Version| range.is_none_or(|range| range.matches(version));
+    let mut fit = listed;
+    fit.retain(|tag| version(tag).is_some_and(|version| fits(&version)));
+    fit.sort_by_cached_key(|tag| std::cmp::Reverse(version(tag)));
+    fit.truncate(latest.map_or(usize::MAX, |n| n as usize));
+    fit
 }
 
 /// The images that a version refers to, and what it depends on.
@@ -179,4 +186,18 @@ async fn in_memory(wire: &Wire, source: &Source, layer: &Descriptor) -> Result<B
         return Err(OciError::Digest { url }.into());
     }
     Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_is_found_however_it_was_built() {
+        let listed =
+            ["1.9.0_b2", "1.10.0_b1", "1.10.0-rc1_b9", "latest", "1.2.0"].map(str::to_owned).to_vec();
+        assert_eq!(choose(listed.clone(), None, Some(2)), ["1.10.0_b1", "1.10.0-rc1_b9"]);
+        let range = filter::range(">=1.2").unwrap();
+        assert_eq!(choose(listed, Some(&range), None), ["1.10.0_b1", "1.9.0_b2", "1.2.0"]);
+    }
 }
