@@ -9,6 +9,7 @@ use bytes::Bytes;
 use reqwest::Url;
 use serde::Deserialize;
 
+use super::depends::Wish;
 use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::filter;
@@ -139,14 +140,9 @@ fn parse(bytes: &[u8]) -> Result<Index, String> {
 }
 
 /// The charts that a rule wants of an index. Pure.
-pub(super) fn choose(
-    index: &Index,
-    rule: &ChartRule,
-    label: &str,
-    by: Option<&str>,
-) -> Result<Vec<(WantedChart, Entry)>, String> {
+pub(super) fn choose(index: &Index, wish: &Wish, label: &str) -> Result<Vec<(WantedChart, Entry)>, String> {
+    let (rule, range) = (&wish.rule, wish.range.as_ref());
     let name = rule.name.as_deref().map(filter::glob).transpose()?;
-    let range = rule.versions.as_deref().map(filter::range).transpose()?;
     let base =
         Url::parse(&format!("{}/", rule.repository.trim_end_matches('/'))).map_err(|e| e.to_string())?;
     let mut wanted = Vec::new();
@@ -154,16 +150,14 @@ pub(super) fn choose(
         index.iter().filter(|(chart, _)| name.as_ref().is_none_or(|name| name.is_match(chart)))
     {
         let fits = |entry: &&Entry| {
-            range
-                .as_ref()
-                .is_none_or(|range| filter::version(&entry.version).is_some_and(|v| range.matches(&v)))
+            range.is_none_or(|range| filter::version(&entry.version).is_some_and(|v| range.matches(&v)))
         };
         let mut fit: Vec<&Entry> = entries.iter().filter(fits).collect();
         fit.sort_by(|a, b| newest_first(&a.version, &b.version));
         fit.truncate(rule.latest.map_or(usize::MAX, |n| n as usize));
         for entry in fit {
             let Some(url) = entry.urls.first().and_then(|url| base.join(url).ok()) else { continue };
-            let by = by.map_or_else(|| why(rule), str::to_owned);
+            let by = wish.by.clone().unwrap_or_else(|| why(rule));
             let chart = WantedChart {
                 repository: rule.path.clone(),
                 name: if entry.name.is_empty() { chart.clone() } else { entry.name.clone() },
@@ -295,7 +289,7 @@ mod tests {
             insecure: false,
         };
         let chosen = |rule: &ChartRule| -> Vec<String> {
-            let wanted = choose(&entries, rule, "x", None).unwrap();
+            let wanted = choose(&entries, &Wish::of(rule).unwrap(), "x").unwrap();
             wanted.into_iter().map(|(chart, _)| chart.url.to_string()).collect()
         };
         assert_eq!(

@@ -9,9 +9,10 @@ use reqwest::Url;
 use serde_json::Value;
 
 use super::charts::{self, Dependency, WantedChart};
+use super::depends::Wish;
 use super::error::Failure;
 use super::fetch::{Source, Wire};
-use super::filter::{self, Chosen, TagChooser};
+use super::filter::{Chosen, TagChooser};
 use super::found::{self, Found};
 use super::package::Referred;
 use super::plan::{ImageName, Plan, Reason, SourceFailure, Terms};
@@ -24,8 +25,6 @@ use crate::oci::{Platform, Reference};
 const LARGEST: usize = 64 << 20;
 /// Charts that are fetched at the same time; each is in memory as a whole.
 const CHARTS: usize = 2;
-/// How far dependencies of charts are followed.
-const DEPTH: u32 = 3;
 
 /// What all sources together want.
 #[derive(Default)]
@@ -227,21 +226,17 @@ async fn chart_rule(
     dry: bool,
     gathered: &mut Gathered,
 ) -> Result<(), Failure> {
-    let mut queue = vec![(rule.clone(), None::<String>, 0)];
+    let mut queue = vec![Wish::of(rule).map_err(Failure::Stopped)?];
     let mut seen = BTreeSet::new();
     let mut indexes: BTreeMap<String, Arc<charts::Index>> = BTreeMap::new();
-    while let Some((rule, by, depth)) = queue.pop() {
+    while let Some(wish) = queue.pop() {
+        let rule = &wish.rule;
         if !seen.insert((rule.repository.clone(), rule.name.clone(), rule.versions.clone())) {
             continue;
         }
         if rule.oci().is_some() {
-            for (depends, title) in
-                oci_charts::want(wire, settings, &rule, (label, by), dry, gathered).await?
-            {
-                if depth < DEPTH {
-                    let rules = dependencies(&rule, &depends, &title);
-                    queue.extend(rules.map(|(rule, by)| (rule, Some(by), depth + 1)));
-                }
+            for (depends, title) in oci_charts::want(wire, settings, &wish, label, dry, gathered).await? {
+                queue.extend(gathered.dependencies(&wish, &depends, &title, label));
             }
             continue;
         }
@@ -253,13 +248,8 @@ async fn chart_rule(
                 index
             }
         };
-        for (chart, entry) in charts::choose(&index, &rule, label, by.as_deref()).map_err(Failure::Chart)? {
-            if rule.dependencies && depth < DEPTH {
-                queue.extend(
-                    dependencies(&rule, &entry.dependencies, &chart.title())
-                        .map(|(rule, by)| (rule, Some(by), depth + 1)),
-                );
-            }
+        for (chart, entry) in charts::choose(&index, &wish, label).map_err(Failure::Chart)? {
+            queue.extend(gathered.dependencies(&wish, &entry.dependencies, &chart.title(), label));
             gathered.want_chart(chart);
         }
     }
@@ -267,6 +257,15 @@ async fn chart_rule(
 }
 
 impl Gathered {
+    /// What a chart depends on; what of it cannot be looked for is a failure of the rule.
+    fn dependencies(&mut self, wish: &Wish, listed: &[Dependency], title: &str, label: &str) -> Vec<Wish> {
+        let (wishes, failures) = wish.dependencies(listed, title);
+        for failure in &failures {
+            self.failed(label.to_owned(), failure);
+        }
+        wishes
+    }
+
     fn want_chart(&mut self, chart: WantedChart) {
         let same = |known: &&mut WantedChart| {
             (&known.repository, &known.name, &known.version)
@@ -280,30 +279,6 @@ impl Gathered {
             None => self.charts.push(chart),
         }
     }
-}
-
-/// The charts that one depends on, as rules: the newest version that fits.
-fn dependencies<'a>(
-    rule: &'a ChartRule,
-    listed: &'a [Dependency],
-    title: &'a str,
-) -> impl Iterator<Item = (ChartRule, String)> + 'a {
-    let elsewhere = listed.iter().filter(|dependency| {
-        let repository = &dependency.repository;
-        repository.starts_with("http://")
-            || repository.starts_with("https://")
-            || repository.starts_with("oci://")
-    });
-    elsewhere.map(move |dependency| {
-        let rule = ChartRule {
-            repository: dependency.repository.clone(),
-            name: Some(dependency.name.clone()),
-            versions: Some(dependency.version.clone()).filter(|v| !v.is_empty() && filter::range(v).is_ok()),
-            latest: Some(1),
-            ..rule.clone()
-        };
-        (rule, format!("dependency of {title}"))
-    })
 }
 
 /// The images of files, folders and addresses of manifests.

@@ -3,6 +3,7 @@
 //! # Layout
 //! - `settings`: the rules, and what of them makes no sense; `filter`, `schedule`: what they mean (pure)
 //! - `gather`: asks each source what it wants: lists of tags, indexes, manifests, pods; `found`, `package` read (pure)
+//! - `depends`: the charts that a chart depends on, `ranges` of their versions (pure)
 //! - `plan`: what is wanted and why (pure); `scope`: who is asked for it (pure)
 //! - `git`: git repositories, which are no blobs and lie beside the store
 //! - `image`, `attached`, `charts`, `oci_charts`: one thing at a time; `fetch`, `pace`: how bytes come
@@ -16,6 +17,7 @@ mod attached;
 mod bring;
 mod charts;
 mod cosign;
+mod depends;
 mod error;
 mod fetch;
 pub mod filter;
@@ -32,6 +34,7 @@ mod package;
 mod plan;
 pub mod prune;
 pub mod push;
+mod ranges;
 pub mod record;
 mod run;
 pub mod schedule;

@@ -2,9 +2,10 @@
 //! depend on stands in their package, which is read where a rule asks for it.
 
 use bytes::Bytes;
-use semver::{Version, VersionReq};
+use semver::Version;
 
 use super::charts::{self, Dependency};
+use super::depends::Wish;
 use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::filter;
@@ -12,7 +13,8 @@ use super::gather::{Gathered, platforms, tags};
 use super::image;
 use super::package::{self, Referred};
 use super::plan::{ImageName, Reason, Terms};
-use super::settings::{ChartRule, Settings, repository_of};
+use super::ranges::Versions;
+use super::settings::{Settings, repository_of};
 use crate::oci::chart::LARGEST;
 use crate::oci::{Descriptor, Error as OciError, ParsedManifest};
 use crate::sys::digest::Digest;
@@ -31,18 +33,18 @@ pub(super) type Depends = (Vec<Dependency>, String);
 pub(super) async fn want(
     wire: &Wire,
     settings: &Settings,
-    rule: &ChartRule,
-    (label, by): (&str, Option<String>),
+    wish: &Wish,
+    label: &str,
     dry: bool,
     gathered: &mut Gathered,
 ) -> Result<Vec<Depends>, Failure> {
+    let rule = &wish.rule;
     let (base, name) = (rule.oci().unwrap_or_default(), rule.name.as_deref().unwrap_or_default());
     let reference = repository_of(&format!("{base}/{name}")).map_err(Failure::Stopped)?;
     let repository = reference.repository();
-    let range = rule.versions.as_deref().map(filter::range).transpose().map_err(Failure::Stopped)?;
     let listed = tags(wire, &repository, rule.insecure, gathered).await?;
-    let fit = choose(listed, range.as_ref(), rule.latest);
-    let by = by.unwrap_or_else(|| charts::why(rule));
+    let fit = choose(listed, wish.range.as_ref(), rule.latest);
+    let by = wish.by.clone().unwrap_or_else(|| charts::why(rule));
     let terms = Terms { insecure: rule.insecure, platforms: platforms(settings, &[]), ..Terms::default() };
     for tag in &fit {
         let image = ImageName { repository: repository.clone(), name: tag.clone() };
@@ -78,7 +80,7 @@ pub(super) async fn want(
 }
 
 /// The tags whose versions fit, the newest first. Pure.
-fn choose(listed: Vec<String>, range: Option<&VersionReq>, latest: Option<u32>) -> Vec<String> {
+fn choose(listed: Vec<String>, range: Option<&Versions>, latest: Option<u32>) -> Vec<String> {
     let version = |tag: &str| filter::version(&tag.replace('_', "+"));
     let fits = |version: &Version| range.is_none_or(|range| range.matches(version));
     let mut fit = listed;
@@ -197,7 +199,7 @@ mod tests {
         let listed =
             ["1.9.0_b2", "1.10.0_b1", "1.10.0-rc1_b9", "latest", "1.2.0"].map(str::to_owned).to_vec();
         assert_eq!(choose(listed.clone(), None, Some(2)), ["1.10.0_b1", "1.10.0-rc1_b9"]);
-        let range = filter::range(">=1.2").unwrap();
+        let range = Versions::Own(filter::range(">=1.2").unwrap());
         assert_eq!(choose(listed, Some(&range), None), ["1.10.0_b1", "1.9.0_b2", "1.2.0"]);
     }
 }
