@@ -43,7 +43,7 @@ pub(super) async fn find(
     source: &Source,
     subjects: &[Digest],
     listed: Listed<'_>,
-    known: &Hosts,
+    known: &Apis,
 ) -> Result<Vec<Attachment>, Failure> {
     let mut found = BTreeSet::new();
     let mut round: Vec<Digest> = subjects.to_vec();
@@ -58,7 +58,7 @@ pub(super) async fn find(
             }
         }
         // Only what the API tells hangs on attachments; tags about tags are not made.
-        round = if known.has_api(&source.upstream.host) { next } else { Vec::new() };
+        round = if known.has(source) { next } else { Vec::new() };
         if round.is_empty() {
             break;
         }
@@ -66,18 +66,26 @@ pub(super) async fn find(
     Ok(found.into_iter().collect())
 }
 
-/// Whether registries have the referrers API, as far as they were asked in this run.
+/// Whether repositories have the referrers API, as far as they were asked in this run. It is not asked of the registry as a
+/// whole: one in front of others has it for some.
 #[derive(Default)]
-pub(super) struct Hosts(std::sync::Mutex<std::collections::HashMap<String, bool>>);
+pub(super) struct Apis(std::sync::Mutex<std::collections::HashMap<String, bool>>);
 
-impl Hosts {
-    fn has_api(&self, host: &str) -> bool {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(host).copied().unwrap_or(true)
+impl Apis {
+    fn has(&self, source: &Source) -> bool {
+        let known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.get(&name(source)).copied().unwrap_or(true)
     }
 
-    fn note(&self, host: &str, has: bool) {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(host.to_owned(), has);
+    /// Once it answered, a 404 is about what was asked for.
+    fn note(&self, source: &Source, has: bool) {
+        let mut known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *known.entry(name(source)).or_insert(has) |= has;
     }
+}
+
+fn name(source: &Source) -> String {
+    format!("{}/{}", source.upstream.host, source.path)
 }
 
 async fn direct(
@@ -85,14 +93,14 @@ async fn direct(
     source: &Source,
     subject: &Digest,
     (listed, ends): (Listed<'_>, &[&str]),
-    known: &Hosts,
+    known: &Apis,
 ) -> Result<Vec<Attachment>, Failure> {
     let host = &source.upstream.host;
     let mut found = Vec::new();
-    if known.has_api(host) {
+    if known.has(source) {
         let ask = async || wire.client.referrers(&source.upstream, &source.path, subject).await;
         let answer = wire.ask(host, ask).await?;
-        known.note(host, answer.is_some());
+        known.note(source, answer.is_some());
         for descriptor in answer.into_iter().flatten() {
             let (name, kind) = (descriptor.digest.to_string(), descriptor.artifact_type);
             found.push(Attachment { name, digest: descriptor.digest, subject: subject.clone(), kind });
@@ -163,7 +171,7 @@ pub(super) async fn verify(
     image: &Digest,
     key: &PublicKey,
     key_name: &str,
-    known: &Hosts,
+    known: &Apis,
 ) -> Result<(), Failure> {
     let mut doubts = Doubts::default();
     for attachment in direct(wire, source, image, (None, &SIGNED), known).await? {
@@ -245,4 +253,19 @@ async fn check(
         Some(signature) => key.verify(&payload, signature, image),
         None => key.verify_bundle(&payload, image),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_answer_that_is_none_says_nothing_of_other_repositories() {
+        let (apis, one, other) = (Apis::default(), Source::of("q.io/a", false), Source::of("q.io/b", false));
+        apis.note(&one, false);
+        assert!(!apis.has(&one) && apis.has(&other));
+        apis.note(&other, true);
+        apis.note(&other, false);
+        assert!(apis.has(&other));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::attached::{self, Attachment, Hosts};
+use super::attached::{self, Apis, Attachment};
 use super::cosign::PublicKey;
 use super::error::Failure;
 use super::fetch::{Source, Wire};
@@ -36,7 +36,7 @@ pub(super) struct Context<'a> {
     pub(super) before: &'a BTreeMap<ImageName, Digest>,
     pub(super) record: &'a Record,
     pub(super) tags: &'a BTreeMap<String, Vec<String>>,
-    pub(super) hosts: Hosts,
+    pub(super) hosts: Apis,
     pub(super) keys: BTreeMap<std::path::PathBuf, PublicKey>,
     pub(super) dry: bool,
     /// What a dry run has counted: a blob that many images want comes once.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 
-use super::attached::Hosts;
+use super::attached::Apis;
 use super::bring::{self, Context, Done};
 use super::charts::WantedChart;
 use super::cosign::PublicKey;
@@ -85,7 +85,7 @@ pub async fn sync(parts: &Parts, request: &Request, progress: &Progress) -> Resu
         before: &held,
         record: &record,
         tags: &gathered.tags,
-        hosts: Hosts::default(),
+        hosts: Apis::default(),
         keys,
         dry: request.dry_run,
         counted: std::sync::Mutex::default(),
