@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use regex_lite::Regex;
 use reqwest::Url;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::depends::Wish;
 use super::error::Failure;
@@ -110,33 +112,73 @@ impl WantedChart {
     }
 }
 
-/// Reads a repository's index.
-pub(super) async fn index(wire: &Wire, repository: &str, insecure: bool) -> Result<Arc<Index>, Failure> {
+/// Reads of a repository's index the charts with these names; all without.
+pub(super) async fn index(
+    wire: &Wire,
+    repository: &str,
+    insecure: bool,
+    names: Option<Regex>,
+) -> Result<Arc<Index>, Failure> {
     let mut url = Url::parse(repository).map_err(|e| Failure::Chart(format!("`{repository}`: {e}")))?;
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
     }
     let url = url.join("index.yaml").map_err(|e| Failure::Chart(format!("`{repository}`: {e}")))?;
     let bytes = wire.file(&url, insecure, LARGEST_INDEX).await?;
-    let parse = move || parse(&bytes);
+    let parse = move || parse(&bytes, names.as_ref());
     let parsed = tokio::task::spawn_blocking(parse).await.map_err(|_| Failure::Ended)?;
     parsed.map(Arc::new).map_err(|why| Failure::Chart(format!("`{url}` is no index of charts: {why}")))
 }
 
 /// Reads an index, which is YAML, and of some servers JSON, which is read faster. Pure.
-fn parse(bytes: &[u8]) -> Result<Index, String> {
-    #[derive(Deserialize)]
-    struct File {
-        #[serde(default)]
-        entries: Index,
-    }
+fn parse(bytes: &[u8], names: Option<&Regex>) -> Result<Index, String> {
     if bytes.trim_ascii_start().starts_with(b"{")
-        && let Ok(file) = serde_json::from_slice::<File>(bytes)
+        && let Ok(index) = Names(names, true).deserialize(&mut serde_json::Deserializer::from_slice(bytes))
     {
-        return Ok(file.entries);
+        return Ok(index);
     }
     let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-    yaml::read_large::<File>(text).map(|file| file.entries)
+    yaml::read_large(text, Names(names, true))
+}
+
+/// Reads the charts whose names fit, of a whole index or of its `entries`: most indexes are far larger than what is wanted
+/// of them.
+#[derive(Clone, Copy)]
+struct Names<'a>(Option<&'a Regex>, bool);
+
+impl<'de> DeserializeSeed<'de> for Names<'_> {
+    type Value = Index;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Index, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Names<'_> {
+    type Value = Index;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("charts by their names")
+    }
+
+    fn visit_unit<E>(self) -> Result<Index, E> {
+        Ok(Index::new())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Index, A::Error> {
+        let Self(names, is_whole) = self;
+        let mut index = Index::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if is_whole && key == "entries" {
+                index = map.next_value_seed(Self(names, false))?;
+            } else if !is_whole && names.is_none_or(|names| names.is_match(&key)) {
+                index.insert(key, map.next_value::<Option<Vec<Entry>>>()?.unwrap_or_default());
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(index)
+    }
 }
 
 /// The charts that a rule wants of an index. Pure.
@@ -277,7 +319,7 @@ mod tests {
     #[test]
     fn a_rule_takes_names_and_versions_of_an_index() {
         let yaml = "entries:\n  app:\n  - {name: app, version: 1.0.0, urls: [charts/app-1.0.0.tgz]}\n  - {name: app, version: 2.0.0, urls: ['https://cdn.example/app-2.0.0.tgz'], digest: abc}\n  - {name: app, version: 1.5, urls: [x.tgz]}\n  other:\n  - {name: other, version: 3.0.0, urls: [other.tgz]}\n";
-        let entries = parse(yaml.as_bytes()).unwrap();
+        let entries = parse(yaml.as_bytes(), None).unwrap();
         let rule = |name: Option<&str>, versions: Option<&str>, latest| ChartRule {
             repository: "https://charts.example.com/stable".into(),
             name: name.map(str::to_owned),
@@ -319,7 +361,9 @@ mod tests {
         let yaml = serde_saphyr::to_string(&index).unwrap();
         assert!(!yaml.starts_with('{'));
         for text in [yaml, index.to_string()] {
-            let read = parse(text.as_bytes()).unwrap();
+            let none = parse(text.as_bytes(), Some(&filter::glob("ap").unwrap())).unwrap();
+            assert!(none.is_empty());
+            let read = parse(text.as_bytes(), Some(&filter::glob("a*").unwrap())).unwrap();
             assert_eq!(read["app"].len(), 10_000);
             assert_eq!(read["app"][9_999].version, "1.0.9999");
             assert_eq!(read["app"][0].dependencies[0].version, "2.x.x");

@@ -12,7 +12,7 @@ use super::charts::{self, Dependency, WantedChart};
 use super::depends::Wish;
 use super::error::Failure;
 use super::fetch::{Source, Wire};
-use super::filter::{Chosen, TagChooser};
+use super::filter::{self, Chosen, TagChooser};
 use super::found::{self, Found};
 use super::package::Referred;
 use super::plan::{ImageName, Plan, Reason, SourceFailure, Terms};
@@ -243,7 +243,12 @@ async fn chart_rule(
         let index = match indexes.get(&rule.repository) {
             Some(index) => index.clone(),
             None => {
-                let index = charts::index(wire, &rule.repository, rule.insecure).await?;
+                let index = {
+                    // What charts depend on may have any name.
+                    let named = rule.name.as_deref().filter(|_| !rule.dependencies);
+                    let names = named.map(filter::glob).transpose().map_err(Failure::Stopped)?;
+                    charts::index(wire, &rule.repository, rule.insecure, names).await?
+                };
                 indexes.insert(rule.repository.clone(), index.clone());
                 index
             }

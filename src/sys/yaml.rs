@@ -1,8 +1,7 @@
 //! YAML of others: charts and their indexes, manifests. As large as its size allows, and with keys that stand twice, as
 //! Helm and kubectl take it; with bounds on what aliases multiply and how deep it goes.
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde_saphyr::Options;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
@@ -15,14 +14,15 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str_with_options(text, options).map_err(|e| first_line(&e))
 }
 
-/// The same of a text that may be large: nothing of it is kept but what it is read into, and so the first of a key that
-/// stands twice is taken.
+/// The same of a text that may be large: nothing of it is kept but what `seed` keeps, and so the first of a key that stands
+/// twice is taken.
 ///
 /// # Errors
 /// As for [`read`].
-pub fn read_large<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, String> {
+pub fn read_large<'de, S: DeserializeSeed<'de>>(text: &'de str, seed: S) -> Result<S::Value, String> {
     let options = options(text.len(), DuplicateKeyPolicy::FirstWins);
-    serde_saphyr::from_str_with_options(text, options).map_err(|e| first_line(&e))
+    let read = |yaml: serde_saphyr::Deserializer<'de, '_>| seed.deserialize(yaml);
+    serde_saphyr::with_deserializer_from_str_with_options(text, options, read).map_err(|e| first_line(&e))
 }
 
 /// All documents of a text, as [`read`] has them.
@@ -56,6 +56,7 @@ fn first_line(error: &serde_saphyr::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::marker::PhantomData;
 
     use serde_json::Value;
 
@@ -65,10 +66,10 @@ mod tests {
     fn large_texts_and_keys_that_stand_twice_are_taken() {
         let text = "a: 1\nb: {x: 1, x: 2}\na: 3\n";
         assert_eq!(read::<Value>(text).unwrap(), serde_json::json!({"a": 3, "b": {"x": 2}}));
-        let first: BTreeMap<String, Value> = read_large(text).unwrap();
+        let first = read_large(text, PhantomData::<BTreeMap<String, Value>>).unwrap();
         assert_eq!(first["a"], 1);
         let many: String = (0..200_000).map(|n| format!("k{n}: [{n}]\n")).collect();
-        assert_eq!(read_large::<BTreeMap<String, Vec<u32>>>(&many).unwrap().len(), 200_000);
+        assert_eq!(read_large(&many, PhantomData::<BTreeMap<String, Vec<u32>>>).unwrap().len(), 200_000);
         assert_eq!(read_all::<Value>(&"---\na: 1\n".repeat(2000)).unwrap().len(), 2000);
     }
 
@@ -80,7 +81,7 @@ mod tests {
             bomb.push_str(&format!("a{n}: &a{n} [{of}]\n"));
         }
         assert!(!read::<Value>(&bomb).unwrap_err().contains('\n'));
-        assert!(read_large::<Value>(&bomb).is_err());
+        assert!(read_large(&bomb, PhantomData::<Value>).is_err());
         assert!(read::<Value>(&"[".repeat(10_000)).is_err());
     }
 }

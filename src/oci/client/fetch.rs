@@ -192,7 +192,9 @@ fn next_page(link: &str) -> Option<String> {
 
 /// All of a small answer.
 pub(super) async fn take(mut response: reqwest::Response, most: usize, url: &str) -> Result<Bytes, Error> {
-    let mut all = Vec::new();
+    // Of a large one that grows, twice as much would be taken.
+    let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
+    let mut all = Vec::with_capacity(announced.unwrap_or_default().min(most));
     loop {
         match response.chunk().await {
             Ok(Some(piece)) => all.extend_from_slice(&piece),
