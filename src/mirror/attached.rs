@@ -66,8 +66,8 @@ pub(super) async fn find(
     Ok(found.into_iter().collect())
 }
 
-/// Whether repositories have the referrers API, as far as they were asked in this run. It is not asked of the registry as a
-/// whole: one in front of others has it for some.
+/// Whether repositories have the referrers API, as far as they were asked in this run. It is not asked of the
+/// registry as a whole: one in front of others has it for some.
 #[derive(Default)]
 pub(super) struct Apis(std::sync::Mutex<std::collections::HashMap<String, bool>>);
 

@@ -135,7 +135,7 @@ async fn bring(
     let attachments = match attached::find(wire, source, &subjects, listed, &context.hosts).await {
         // The image is whole, and what hangs on it is looked for the next time.
         Err(failure @ Failure::Limited { .. }) => {
-            done.entry.warnings.push(format!("what hangs on it was not looked for: {failure}"));
+            done.entry.warnings.push(not_looked_for(&failure));
             return Ok(());
         }
         found => found?,
@@ -157,11 +157,19 @@ async fn bring(
                     done.entry.attached.push(name.name);
                 }
             }
+            Err(failure @ Failure::Limited { .. }) => {
+                done.entry.warnings.push(not_looked_for(&failure));
+                return Ok(());
+            }
             Err(failure) => return Err(failure),
         }
     }
     done.looked = true;
     Ok(())
+}
+
+fn not_looked_for(failure: &Failure) -> String {
+    format!("what hangs on it was not all looked for: {failure}")
 }
 
 /// Whether a tag of the list hangs on the image and is not here.

@@ -91,8 +91,8 @@ impl WantedChart {
         format!("{}-{}", self.name, self.version)
     }
 
-    /// Where it is, and under which tag, if the index says that it is in a registry: `oci://host/path:tag`, where helm has
-    /// the version for the tag if there is none, and `_` for `+`.
+    /// Where it is, and under which tag, if the index says that it is in a registry: `oci://host/path:tag`, where
+    /// helm has the version for the tag if there is none, and `_` for `+`.
     fn in_registry(&self) -> Result<Option<(Source, String)>, Failure> {
         let Some(name) = self.url.as_str().strip_prefix("oci://") else { return Ok(None) };
         let last = name.rsplit('/').next().unwrap_or_default();
@@ -141,8 +141,8 @@ fn parse(bytes: &[u8], names: Option<&Regex>) -> Result<Index, String> {
     yaml::read_large(text, Names(names, true))
 }
 
-/// Reads the charts whose names fit, of a whole index or of its `entries`: most indexes are far larger than what is wanted
-/// of them.
+/// Reads the charts whose names fit, of a whole index or of its `entries`: most indexes are far larger than what is
+/// wanted of them.
 #[derive(Clone, Copy)]
 struct Names<'a>(Option<&'a Regex>, bool);
 

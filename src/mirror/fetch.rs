@@ -161,8 +161,8 @@ impl Wire {
         self.travelled.load(Ordering::Relaxed)
     }
 
-    /// Asks a registry that says that nothing is left for us for no more manifests. What an image that has come so far still
-    /// wants are blobs, which it gives.
+    /// Asks a registry that says that nothing is left for us for no more manifests. What an image that has come so
+    /// far still wants are blobs, which it gives.
     fn heed_limit(&self, host: &str) {
         if let Some(limit) = self.client.rate_limit(host).filter(|limit| limit.remaining == 0) {
             self.counted.close(host, limit.resets_in);

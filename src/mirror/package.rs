@@ -268,7 +268,8 @@ mod tests {
     fn the_parts_of_an_image_beside_its_name_belong_to_it() {
         let digest = format!("sha256:{}", "e5".repeat(32));
         let values = format!(
-            "controller:\n  image: {{registry: registry.k8s.io, image: ingress-nginx/controller, tag: v1.11.3, digest: '{digest}'}}\n\
+            "controller:\n  image: {{registry: registry.k8s.io, image: ingress-nginx/controller, tag: v1.11.3,\n\
+             \x20   digest: '{digest}'}}\n\
              default:\n  image: {{registry: registry.k8s.io, image: defaultbackend-amd64, tag: '1.5'}}\n\
              said:\n  image: {{registry: q.io, image: 'q.io/app', tag: 2}}\n\
              whole:\n  image: {{registry: q.io, image: 'team/app:3', tag: 4, digest: '{digest}'}}\n"

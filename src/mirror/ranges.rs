@@ -1,8 +1,8 @@
 //! Ranges of versions as Helm has them (Go's `Masterminds/semver`), in which charts say what they depend on. Pure.
 //!
-//! They are not Cargo's, in which the settings are written: `1.2.3` is that version and no later one, spaces part bounds
-//! as commas do, `||` parts ranges, and there are `1.x`, `1.0 - 2.0` and `!=`. Versions before a release fit only where a
-//! bound names one.
+//! They are not Cargo's, in which the settings are written: `1.2.3` is that version and no later one, spaces part
+//! bounds as commas do, `||` parts ranges, and there are `1.x`, `1.0 - 2.0` and `!=`. Versions before a release fit
+//! only where a bound names one.
 
 use std::cmp::Ordering;
 

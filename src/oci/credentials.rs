@@ -1,8 +1,9 @@
 //! Credentials for upstream registries, as `docker login` keeps them in `config.json`.
 //!
-//! Several may be for one registry: of its parts (`ghcr.io/team`), of hosts by a pattern (`*.dkr.ecr.*.amazonaws.com`), of
-//! several pull secrets. Those that may be good are tried one after the other, as kubelet does, the longest path first.
-//! Plain entries are read at once; a credential helper, where one is named, is asked when its host is.
+//! Several may be for one registry: of its parts (`ghcr.io/team`), of hosts by a pattern
+//! (`*.dkr.ecr.*.amazonaws.com`), of several pull secrets. Those that may be good are tried one after the other, as
+//! kubelet does, the longest path first. Plain entries are read at once; a credential helper, where one is named, is
+//! asked when its host is.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -140,8 +141,8 @@ impl Credentials {
         self.written.sort_by_key(|(place, _)| (Reverse(place.path.len()), place.host.contains(['*', '?'])));
     }
 
-    /// What may be shown to a host for a repository, in the order in which it is tried; never empty. A helper comes after
-    /// what is written.
+    /// What may be shown to a host for a repository, in the order in which it is tried; never empty. A helper comes
+    /// after what is written.
     pub(super) fn candidates(&self, host: &str, path: &str) -> Vec<Candidate> {
         let host = canonical_host(host);
         let fits = |(at, (place, _)): (usize, &(Place, Credential))| {

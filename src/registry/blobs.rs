@@ -46,9 +46,9 @@ impl Registry {
         }
     }
 
-    /// Whether an upstream has a blob that is not here, which is asked without fetching it. Who may write asks in order to
-    /// send what is missing: it is missing as long as it is not in the store, or the manifest that follows is refused; and
-    /// the name of what is pushed is nobody's business upstream.
+    /// Whether an upstream has a blob that is not here, which is asked without fetching it. Who may write asks in
+    /// order to send what is missing: it is missing as long as it is not in the store, or the manifest that follows
+    /// is refused; and the name of what is pushed is nobody's business upstream.
     async fn head_upstream(
         &self,
         names: &[String],

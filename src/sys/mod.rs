@@ -1,5 +1,5 @@
-//! The floor: durable files, tables of SQLite, digests, what manifests link to, YAML, the clock, mounts, the lock on the state
-//! folder. Knows nothing of Kubernetes.
+//! The floor: durable files, tables of SQLite, digests, what manifests link to, YAML, the clock, mounts, the lock on
+//! the state folder. Knows nothing of Kubernetes.
 //!
 //! Every other room may use this one; it uses none.
 

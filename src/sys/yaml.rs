@@ -14,8 +14,8 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str_with_options(text, options).map_err(|e| first_line(&e))
 }
 
-/// The same of a text that may be large: nothing of it is kept but what `seed` keeps, and so the first of a key that stands
-/// twice is taken.
+/// The same of a text that may be large: nothing of it is kept but what `seed` keeps, and so the first of a key that
+/// stands twice is taken.
 ///
 /// # Errors
 /// As for [`read`].

@@ -86,7 +86,8 @@ impl Liar {
         self.answers.lock().unwrap().insert(path.to_owned(), answers.to_vec());
     }
 
-    /// From now on paths that begin so are for `user`, whose password is `secret`; others with a credential get `status`.
+    /// From now on paths that begin so are for `user`, whose password is `secret`; others with a credential get
+    /// `status`.
     pub fn lock(&self, path: &str, user: &str, secret: &str, status: u16) {
         self.doors.lock().unwrap().push((path.to_owned(), basic(user, secret), status));
     }
@@ -217,7 +218,7 @@ async fn the_last_manifest_that_is_given_brings_its_image() {
     assert_eq!((code, states(&summary)), (0, vec!["b:1 new".to_owned()]), "{summary}");
     let told = summary["images"][0]["warnings"][0].as_str().unwrap();
     assert!(
-        told.starts_with("what hangs on it was not looked for: ") && told.contains("limits its answers"),
+        told.starts_with("what hangs on it was not all looked for: ") && told.contains("limits its answers"),
         "{told}"
     );
 }

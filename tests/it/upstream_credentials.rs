@@ -88,7 +88,8 @@ async fn a_helper_is_asked_anew_when_its_password_is_refused() {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let docker = place.secret("docker.json", r#"{"credsStore":"vault"}"#);
     let host = format!("127.0.0.1:{}", liar.port);
-    place.write("etc/edge.toml", &format!("[mirror]\ndocker-config = \"{}\"\n[[mirror.images]]\nrepository = \"{host}/a/b\"\ntags = {{ exact = [\"1\"] }}\n", docker.display()));
+    let rule = format!("[[mirror.images]]\nrepository = \"{host}/a/b\"\ntags = {{ exact = [\"1\"] }}\n");
+    place.write("etc/edge.toml", &format!("[mirror]\ndocker-config = \"{}\"\n{rule}", docker.display()));
     let mut sync = place.edge(&["mirror", "sync"]);
     sync.env("PATH", format!("{}:{}", helpers.path().display(), std::env::var("PATH").unwrap()));
     let done = Done::of(tokio::task::spawn_blocking(move || sync.output().unwrap()).await.unwrap());

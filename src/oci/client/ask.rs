@@ -1,7 +1,7 @@
 //! One request: what is shown where a server wants to know who asks, redirects, and what it says of its limits.
 //!
-//! Of several credentials that may be good, one after the other is tried until one is not refused, as kubelet does. What
-//! was good is remembered, by what it is for and which credential it was made of.
+//! Of several credentials that may be good, one after the other is tried until one is not refused, as kubelet does.
+//! What was good is remembered, by what it is for and which credential it was made of.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -87,8 +87,8 @@ impl Client {
         self.ask_with(upstream, method, path, about, headers, None).await.map(|(response, _)| response)
     }
 
-    /// The same with a body, which is sent again where a credential or token is wanted. Also says which `Authorization` was
-    /// shown, if any.
+    /// The same with a body, which is sent again where a credential or token is wanted. Also says which
+    /// `Authorization` was shown, if any.
     pub(super) async fn ask_with(
         &self,
         upstream: &Upstream,
@@ -108,7 +108,8 @@ impl Client {
             let authorization = shown.as_ref().map(|(_, token)| token.value.clone());
             let (response, home) =
                 self.follow(upstream, &request, url.clone(), authorization.as_deref()).await?;
-            // Whom a redirect leads to speaks for itself alone: it is shown nothing, and what it asks for is not heeded.
+            // Whom a redirect leads to speaks for itself alone: it is shown nothing, and what it asks for is not
+            // heeded.
             if home {
                 self.limits.note(&upstream.host, response.headers());
             }
@@ -213,7 +214,8 @@ impl<'a> Choice<'a> {
         status == StatusCode::UNAUTHORIZED || (status == StatusCode::FORBIDDEN && by.is_some() && another)
     }
 
-    /// Notes that what was made of a credential is good for nothing. A helper may have another by now, and is asked once.
+    /// Notes that what was made of a credential is good for nothing. A helper may have another by now, and is asked
+    /// once.
     fn refused(&mut self, by: Candidate) {
         self.client.tokens().remove(&self.key(&by));
         let Candidate::Helper(program) = &by else { return };

@@ -121,8 +121,8 @@ async fn fetch(
     Ok(Token { value: format!("Bearer {token}"), until: Instant::now() + Duration::from_secs(lives) })
 }
 
-/// The scope to ask for: the challenge's, since the registry knows what it calls a repository, with what is to be done there
-/// beside what it asked for. A token for HEAD alone would take the place of one that may push.
+/// The scope to ask for: the challenge's, since the registry knows what it calls a repository, with what is to be
+/// done there beside what it asked for. A token for HEAD alone would take the place of one that may push.
 fn wanted(challenge: Option<&str>, ours: &str) -> String {
     let Some(challenge) = challenge else { return ours.to_owned() };
     let parts = (challenge.rsplit_once(':'), ours.rsplit_once(':'));
