@@ -5,7 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -37,14 +37,18 @@ pub use crate::cache::NODE;
 
 impl Caller {
     /// Reads the caller off the connection and the headers; `None` is nobody, to be answered 401.
+    ///
+    /// A bearer token is known here by what is read here, and judged by the cloud by what the cloud reads: where the
+    /// two might differ nobody is served. So there is one Authorization header, with one space, and a token without.
     pub fn of(has_certificate: bool, headers: &HeaderMap) -> Option<Self> {
         if has_certificate {
             return Some(Self::Kubelet);
         }
-        let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
-        let (scheme, token) = value.split_once(' ')?;
-        let token = token.trim();
-        if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        let is_one = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !scheme.eq_ignore_ascii_case("bearer") || !is_one {
             return None;
         }
         Some(Self::Bearer(Bearer { token: token.to_owned() }))
@@ -86,9 +90,11 @@ impl Bearer {
         format!("token:{}", self.digest())
     }
 
-    /// The raw token, for asking the cloud in its name.
-    pub fn token(&self) -> &str {
-        &self.token
+    /// The Authorization header by which the cloud is asked in its name: of what was read here, and nothing else.
+    pub fn authorization(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", self.token)).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     fn claims(&self) -> Option<Value> {
@@ -186,6 +192,21 @@ mod tests {
             assert_eq!(Caller::of(false, &headers(bad)), None, "{bad:?}");
         }
         assert_eq!(Caller::of(true, &HeaderMap::new()), Some(Caller::Kubelet));
+    }
+
+    /// An API server takes `Bearer  a` for no token at all, and of `Bearer a b` the first part alone.
+    #[test]
+    fn nobody_is_known_by_what_the_cloud_would_read_otherwise() {
+        for bad in
+            ["Bearer  a", "Bearer a b", "Bearer a ", "Bearer \ta", "Bearer a\tb", " Bearer a", "Bearer\ta"]
+        {
+            assert_eq!(Caller::of(false, &headers(bad)), None, "{bad:?}");
+        }
+        let mut two = headers("Bearer a");
+        two.append(http::header::AUTHORIZATION, "Bearer b".parse().unwrap());
+        assert_eq!(Caller::of(false, &two), None);
+        let Some(Caller::Bearer(one)) = Caller::of(false, &headers("bearer a.b-c~d+e/f=")) else { panic!() };
+        assert_eq!(one.authorization().unwrap(), "Bearer a.b-c~d+e/f=");
     }
 
     #[test]

@@ -13,7 +13,9 @@ use hyper::body::Incoming;
 
 use super::answer::{self, Body};
 use super::caller::Caller;
-use super::headers::{KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, upward_headers};
+use super::headers::{
+    IMPERSONATE, KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, upward_headers,
+};
 use super::pool::Place;
 use super::record::{Forwarded, until_outage, until_recorded, until_watch_ends};
 use super::upstream::{As, UpBody, UpstreamError};
@@ -69,7 +71,7 @@ impl Call {
 
     /// Whether the caller acts as somebody else.
     pub fn impersonates(&self) -> bool {
-        self.head.headers.keys().any(|name| name.as_str().starts_with("impersonate-"))
+        self.head.headers.keys().any(|name| name.as_str().starts_with(IMPERSONATE))
     }
 
     fn is_idempotent(&self) -> bool {

@@ -19,27 +19,49 @@ pub enum KeepUpgrade {
     Yes,
 }
 
-/// Headers on their way up. The kubelet's certificate stands for its words; a bearer token goes as it
-/// came.
+/// Headers on their way up. The kubelet's certificate stands for its words; a bearer token goes as it was read, so that
+/// the cloud judges what is known here.
 pub fn upward_headers(headers: &HeaderMap, caller: &Caller, keep: KeepUpgrade) -> HeaderMap {
     let mut headers = headers.clone();
     remove_hop_headers(&mut headers, keep);
     headers.remove(header::HOST);
-    if *caller == Caller::Kubelet {
-        headers.remove(header::AUTHORIZATION);
+    headers.remove(header::AUTHORIZATION);
+    if let Caller::Bearer(bearer) = caller
+        && let Some(value) = bearer.authorization()
+    {
+        headers.insert(header::AUTHORIZATION, value);
     }
     headers
 }
 
-/// Removes what belongs to one connection (RFC 9110, 7.6.1).
-pub fn remove_hop_headers(headers: &mut HeaderMap, keep: KeepUpgrade) {
-    let named: Vec<HeaderName> = headers
+/// The first header by which the cloud would know who asks and that `Connection` names, as if it were of this
+/// connection alone: without it the request would be somebody else's.
+pub fn hidden_identity(headers: &HeaderMap) -> Option<HeaderName> {
+    named(headers).into_iter().find(says_who)
+}
+
+fn says_who(name: &HeaderName) -> bool {
+    *name == header::AUTHORIZATION || name.as_str().starts_with(IMPERSONATE)
+}
+
+/// What the names of the headers begin with by which somebody acts as another.
+pub const IMPERSONATE: &str = "impersonate-";
+
+/// What `Connection` names.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .collect();
+        .collect()
+}
+
+/// Removes what belongs to one connection (RFC 9110, 7.6.1).
+pub fn remove_hop_headers(headers: &mut HeaderMap, keep: KeepUpgrade) {
+    let mut named = named(headers);
+    named.retain(|name| !says_who(name));
     let always = [
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
@@ -74,5 +96,36 @@ pub fn prefer_json(headers: &mut HeaderMap) {
     let json: Vec<&str> = accept.split(',').filter(|kind| !kind.contains("protobuf")).collect();
     if let (false, Ok(value)) = (json.is_empty(), HeaderValue::from_str(json.join(",").trim())) {
         headers.insert(header::ACCEPT, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_goes_up_whatever_connection_names() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "X-Hop, authorization , Impersonate-User"),
+            ("authorization", "bearer a"),
+            ("impersonate-user", "b"),
+            ("x-hop", "c"),
+            ("x-end", "d"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        assert_eq!(hidden_identity(&headers), Some(header::AUTHORIZATION));
+        let up = |has_certificate| {
+            let caller = Caller::of(has_certificate, &headers).unwrap();
+            let up = upward_headers(&headers, &caller, KeepUpgrade::No);
+            let mut up: Vec<_> = up.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+            up.sort();
+            up
+        };
+        assert_eq!(up(false), ["authorization: Bearer a", "impersonate-user: b", "x-end: d"]);
+        assert_eq!(up(true), ["impersonate-user: b", "x-end: d"]);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("X-Hop, close"));
+        assert_eq!(hidden_identity(&headers), None);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -32,22 +32,16 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// The longest such time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Whether an answer of `code` is the cloud's word that the token of `call` is good: only that it did what was asked of
-/// its API. Some requests it answers before it looks at the token at all: one whose `timeout` it cannot read, and what
-/// browsers ask first (OPTIONS); and whatever stands before it refuses as it likes.
+/// Whether an answer of `code` is the cloud's word that the token of `call` is good: only that it did with its objects
+/// what it does for nobody unknown. Some requests it answers before it looks at the token at all: one whose `timeout`
+/// it cannot read, and what browsers ask first (OPTIONS); whatever stands before it refuses as it likes. And some it
+/// answers to anybody: paths that are no resource (`system:public-info-viewer`, and in older clusters
+/// `system:discovery` and `system:basic-user`), and what a cluster tells those that want to join it.
 pub fn vouches(call: &Call, code: StatusCode) -> bool {
-    if !code.is_success() || call.head.method == Method::OPTIONS {
-        return false;
-    }
-    match &call.request {
-        KubeRequest::Resource(request) => request.verb != Verb::Unknown,
-        KubeRequest::NonResource { path, .. } => {
-            let path = path.trim_end_matches('/');
-            ["/api", "/apis", "/openapi", "/version"]
-                .iter()
-                .any(|of| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
-        }
-    }
+    let KubeRequest::Resource(request) = &call.request else { return false };
+    let is_public = request.namespace.as_deref() == Some("kube-public")
+        || request.gvr.resource.starts_with("selfsubject");
+    code.is_success() && call.head.method != Method::OPTIONS && request.verb != Verb::Unknown && !is_public
 }
 
 /// Remembers whom the cloud accepts, and forgets whom it refuses. Every other answer says nothing of the token.
@@ -126,10 +120,11 @@ fn learn_keys(shared: &Shared, bearer: &Bearer) {
     if !is_time(&shared.asked_keys, &kid) {
         return;
     }
-    let (upstream, cache, token) = (shared.upstream.clone(), shared.cache.clone(), bearer.token().to_owned());
+    let Some(token) = bearer.authorization() else { return };
+    let (upstream, cache) = (shared.upstream.clone(), shared.cache.clone());
     let asked = shared.asked_keys.clone();
     tokio::spawn(async move {
-        match read_issuer(&upstream, &cache, &token, kid.clone()).await {
+        match read_issuer(&upstream, &cache, token, kid.clone()).await {
             Ok(()) => {
                 if let Ok(mut asked) = asked.lock()
                     && let Some(asked) = asked.get_mut(&kid)
@@ -143,13 +138,18 @@ fn learn_keys(shared: &Shared, bearer: &Bearer) {
 }
 
 /// Reads the keys, unless `kid` is among those that are known.
-async fn read_issuer(upstream: &Upstream, cache: &Cache, token: &str, kid: String) -> Result<(), String> {
+async fn read_issuer(
+    upstream: &Upstream,
+    cache: &Cache,
+    token: HeaderValue,
+    kid: String,
+) -> Result<(), String> {
     let known = cache.read(move |reader| reader.verifier(&kid)).await.map_err(|e| e.to_string())?;
     if known.is_some() {
         return Ok(());
     }
     let request = Request::get(KEYS)
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::AUTHORIZATION, token)
         .header(header::ACCEPT, "application/jwk-set+json,application/json")
         .body(answer::full(bytes::Bytes::new()))
         .map_err(|e| e.to_string())?;
@@ -191,13 +191,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_api_did_vouches_for_a_token() {
+    fn only_what_the_api_does_for_nobody_unknown_vouches_for_a_token() {
         let pods = "/api/v1/namespaces/a/pods";
         for (method, path, code, vouched) in [
             ("GET", pods, 200, true),
             ("POST", pods, 201, true),
-            ("GET", "/api", 200, true),
-            ("GET", "/apis/apps/v1", 200, true),
+            ("GET", "/api/v1/namespaces/a", 200, true),
+            ("GET", "/apis/apps/v1/deployments", 200, true),
+            ("GET", "/api", 200, false),
+            ("GET", "/apis/apps/v1", 200, false),
+            ("GET", "/api/v1/namespaces/kube-public/configmaps/cluster-info", 200, false),
+            ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", 201, false),
+            ("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", 201, false),
             ("GET", pods, 400, false),
             ("GET", pods, 401, false),
             ("GET", pods, 403, false),
@@ -207,10 +212,8 @@ mod tests {
             ("GET", pods, 304, false),
             ("OPTIONS", pods, 200, false),
             ("OPTIONS", pods, 204, false),
-            ("GET", "/openapi/v3/apis/apps/v1", 200, true),
-            ("GET", "/version", 200, true),
-            ("GET", "/version", 404, false),
-            ("GET", "/versions", 200, false),
+            ("GET", "/openapi/v3/apis/apps/v1", 200, false),
+            ("GET", "/version", 200, false),
             ("GET", "/healthz", 200, false),
             ("GET", "/", 200, false),
         ] {

@@ -20,7 +20,7 @@ use super::decide::{Action, Local, Refusal, Who, decide};
 use super::forward::{Call, Outcome, Payload, decode_body};
 use super::frames::Solid;
 use super::guests::{Guest, Guests, Held, Limits, Unread};
-use super::headers::accept_of;
+use super::headers::{accept_of, hidden_identity};
 use super::local::Write;
 use super::watch::LocalWatch;
 use super::{Shared, issuer, replay, token, upgrade};
@@ -173,6 +173,10 @@ async fn handle(
     let Some(caller) = Caller::of(has_certificate, &head.headers) else {
         return unauthorized(accept.encoding);
     };
+    if let Some(name) = hidden_identity(&head.headers) {
+        let why = format!("`Connection` names `{name}`, by which the API server knows who asks");
+        return answer::failure(&Failure::bad_request(why), accept.encoding);
+    }
     let query = head.uri.query().unwrap_or_default();
     let request = KubeRequest::parse(head.method.as_str(), head.uri.path(), query);
     let mut call = Call { head, caller, request, accept };

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use crate::support::{Cut, Edge, NodeOptions, Process, Scene, kubectl_path, seconds};
+use crate::support::{Cut, Edge, KUBE_ADDRESS, NodeOptions, Process, Scene, kubectl_path, seconds};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -98,6 +98,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     nobody_is_served(&scene)?;
     assert_eq!(Caller("nonsense".into()).status(&scene, CONFIGMAPS)?, "401");
     a_refusal_before_the_token_is_looked_at_makes_nobody_known(&scene, &client)?;
+    what_anybody_is_told_makes_nobody_known(&scene, &client, &unused)?;
     every_verb_works(&scene, &client)?;
     upgrades_and_streams_work(&scene, &admin)?;
     assert_eq!(client.status(&scene, SECRET)?, "403");
@@ -212,6 +213,42 @@ fn a_refusal_before_the_token_is_looked_at_makes_nobody_known(scene: &Scene, cli
     let forged = forged(client)?;
     assert_eq!(client.status(scene, CONFIGMAPS)?, "200");
     assert_eq!(forged.status(scene, &format!("{CONFIGMAPS}?timeout=x"))?, "400");
+    Ok(())
+}
+
+/// An API server reads some Authorization headers otherwise than one would think, and answers nobody in particular what
+/// it tells everybody. Offline the forged token is a stranger's.
+fn what_anybody_is_told_makes_nobody_known(scene: &Scene, client: &Caller, valid: &Caller) -> Result<()> {
+    let forged = forged(client)?.0;
+    let cloud = |path: &str, headers: &str| {
+        let argv = ["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "-H", headers];
+        let url = format!("{KUBE_ADDRESS}{path}");
+        scene.node.machine()?.run(&[&argv[..], &[&url]].concat())
+    };
+    let two_spaces = format!("Authorization: Bearer  {forged}");
+    assert_eq!(
+        cloud("/version", &two_spaces)?,
+        "200",
+        "the cloud tells nobody its version: nothing is tried here"
+    );
+    let (plain, two) =
+        (format!("Authorization: Bearer {forged}"), format!("Authorization: Bearer {} {forged}", valid.0));
+    let (first, second) = (format!("Authorization: Bearer {}", valid.0), &plain);
+    for path in ["/version", "/healthz", "/api", CONFIGMAPS] {
+        for (headers, expected) in [
+            (vec![&*two_spaces], "401"),
+            (vec![&*two], "401"),
+            (vec![&*first, second], "401"),
+            (vec![&*plain], "401"),
+            (vec![&*plain, "Connection: authorization"], "400"),
+            (vec![&*plain, "Connection: close, Authorization"], "400"),
+        ] {
+            let with: Vec<&str> = headers.iter().flat_map(|header| ["-H", *header]).collect();
+            let answer = curl(scene, &with, path)?;
+            let code = answer.rsplit_once('\n').context("no code")?.1;
+            ensure!(code == expected, "{path} is answered {code} and not {expected}");
+        }
+    }
     Ok(())
 }
 
