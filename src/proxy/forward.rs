@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
+use http::request::Parts as Head;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use super::headers::{
 };
 use super::pool::Place;
 use super::record::{Forwarded, until_outage, until_recorded, until_watch_ends};
+use super::takers::Parts;
 use super::upstream::{As, UpBody, UpstreamError};
 use super::{Shared, issuer};
 use crate::kube::status::Failure;
@@ -34,7 +35,7 @@ const VERDICT: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub struct Call {
     /// Method, path and headers.
-    pub head: Parts,
+    pub head: Head,
     /// Who calls.
     pub caller: Caller,
     /// What is asked.
@@ -198,7 +199,8 @@ impl Shared {
         } else {
             Some(Box::pin(until_outage(self.link.follow())))
         };
-        Response::from_parts(head, Forwarded::new(body, place, recording, until).boxed_unsync())
+        let parts = Parts { body, recording, place };
+        Response::from_parts(head, Forwarded::new(parts, until, self.takers.clone()).boxed_unsync())
     }
 
     /// A watch's last word when its client must read everything anew.

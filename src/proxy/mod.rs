@@ -41,6 +41,8 @@ pub mod request;
 mod resolve;
 pub mod rotate;
 mod serve;
+#[cfg(test)]
+mod serve_tests;
 mod settings;
 mod shape;
 mod sign;
@@ -50,6 +52,7 @@ mod stand_in;
 mod statuses;
 #[cfg(test)]
 mod statuses_tests;
+mod takers;
 mod tls;
 mod token;
 mod upgrade;
@@ -86,6 +89,7 @@ struct Shared {
     client_settings: ClientSettings,
     outbox: Outbox,
     writes: local::LocalWrites,
+    takers: Arc<takers::Takers>,
     edits: broadcast::Sender<watch::Edit>,
     unknown: decoder::Unknown,
     pages: intake::Pages,
@@ -197,6 +201,7 @@ impl Proxy {
         let waiting = Arc::new(Notify::new());
         let shared = Shared {
             writes: local::LocalWrites::new(cache.clone(), edits.clone(), waiting.clone()),
+            takers: Arc::default(),
             unknown: decoder::Unknown::new(cache.clone()),
             pages: intake::Pages::default(),
             signed: sign::Signed::default(),
@@ -248,7 +253,10 @@ impl Proxy {
     /// came too late for the round before it was used again, and forgets what nobody asks for any
     /// more. Runs for ever.
     pub async fn keep_house(&self) {
-        house::keep(&self.shared).await;
+        tokio::select! {
+            () = house::keep(&self.shared) => {}
+            () = self.shared.takers.look(takers::PATIENCE, takers::MOST) => {}
+        }
     }
 
     /// The credentials in force.

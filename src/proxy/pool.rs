@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::upstream::{UpBody, UpstreamError};
 
 /// Streams on one connection; API servers allow 250 and more, load balancers often 100.
-const STREAMS: usize = 100;
+pub const STREAMS: u16 = 100;
 
 /// The connections under one name.
 #[derive(Debug, Default)]
@@ -168,7 +168,7 @@ impl Connection {
     fn take(&self) -> Option<Place> {
         match self {
             Self::Two { streams, .. } => {
-                if streams.fetch_add(1, Ordering::Relaxed) >= STREAMS {
+                if streams.fetch_add(1, Ordering::Relaxed) >= usize::from(STREAMS) {
                     streams.fetch_sub(1, Ordering::Relaxed);
                     return None;
                 }

@@ -11,10 +11,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use flate2::write::GzDecoder;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::watch;
 
-use super::pool::Place;
+use super::takers::{Cargo, Parts, Takers};
 use super::upstream::BodyError;
 use crate::cache::{Cache, CacheError, Writer};
 use crate::link::{LinkState, outage};
@@ -73,7 +72,8 @@ impl Recording {
         self.torn = !kept;
     }
 
-    fn end(self, whole: bool) {
+    /// The answer has ended; `whole` unless it broke off.
+    pub fn end(self, whole: bool) {
         let whole = whole && !self.torn;
         let session = self.session;
         self.cache.record(0, move |writer| match session.lock() {
@@ -126,12 +126,11 @@ impl Session {
 /// The body of a forwarded answer: the cloud's bytes, a recording beside them, and an end when the
 /// link goes away or what is recorded was lost.
 pub struct Forwarded {
-    body: Incoming,
-    recording: Option<Recording>,
+    cargo: Arc<Cargo>,
     /// Ends when the link does; for a watch this is a clean end, after which clients come again.
     link: Option<Pin<Box<dyn Future<Output = End> + Send>>>,
-    /// The connection is in use until this body has ended.
-    place: Option<Place>,
+    /// Where it is to be noted that the client has not taken all of it, until it is.
+    takers: Option<Arc<Takers>>,
     ended: bool,
 }
 
@@ -144,30 +143,39 @@ pub enum End {
 }
 
 impl Forwarded {
-    /// Streams `body`; `until` says when and how to end it early.
+    /// Streams a body; `until` says when and how to end it early.
     pub fn new(
-        body: Incoming,
-        place: Place,
-        recording: Option<Recording>,
+        parts: Parts,
         until: Option<Pin<Box<dyn Future<Output = End> + Send>>>,
+        takers: Arc<Takers>,
     ) -> Self {
-        Self { body, recording, link: until, place: Some(place), ended: false }
+        Self { cargo: Cargo::new(parts), link: until, takers: Some(takers), ended: false }
     }
 
     fn finish(&mut self, whole: bool) {
         self.ended = true;
         self.link = None;
-        self.place = None;
-        if let Some(recording) = self.recording.take() {
-            recording.end(whole);
+        if let Some(parts) = self.cargo.take() {
+            parts.end(whole);
         }
     }
+}
+
+/// Asks for more of a body, which is recorded beside.
+fn ask(parts: &mut Parts, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    let polled = Pin::new(&mut parts.body).poll_frame(cx);
+    if let Poll::Ready(Some(Ok(frame))) = &polled
+        && let (Some(bytes), Some(recording)) = (frame.data_ref(), &mut parts.recording)
+    {
+        recording.feed(bytes.clone());
+    }
+    polled
 }
 
 impl Drop for Forwarded {
     /// A client that hangs up leaves the recording unfinished, never half taken for whole.
     fn drop(&mut self) {
-        let whole = !self.ended && self.body.is_end_stream();
+        let whole = !self.ended && self.cargo.look(|parts| parts.body.is_end_stream()) == Some(true);
         self.finish(whole);
     }
 }
@@ -183,10 +191,17 @@ impl Body for Forwarded {
         if self.ended {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        let is_frame = |polled: &Poll<_>| matches!(polled, Poll::Ready(Some(Ok(_))));
+        let Some(polled) = self.cargo.with(|parts| ask(parts, cx), is_frame) else {
+            self.finish(false);
+            return Poll::Ready(Some(Err("the client took nothing of this for too long".into())));
+        };
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(bytes), Some(recording)) = (frame.data_ref(), &mut self.recording) {
-                    recording.feed(bytes.clone());
+                if !self.is_end_stream()
+                    && let Some(takers) = self.takers.take()
+                {
+                    takers.note(&self.cargo);
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -215,11 +230,11 @@ impl Body for Forwarded {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
+        self.ended || self.cargo.look(|parts| parts.body.is_end_stream()) == Some(true)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.cargo.look(|parts| parts.body.size_hint()).unwrap_or_default()
     }
 }
 

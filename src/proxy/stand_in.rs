@@ -1,21 +1,32 @@
-//! A stand-in for the cloud in unit tests: HTTPS on loopback with the answers that a test gives, and the proxy's own way to
-//! it.
+//! A stand-in for the cloud in unit tests: HTTPS on loopback with the answers that a test gives, the proxy's own way
+//! to it, and the proxy before it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::answer::{self, Body};
 use super::cloud::kubeconfig::{Material, Written};
+use super::guests::Limits;
 use super::rotate::{Rotator, Watched};
-use super::tls;
+use super::{Parts, Proxy, tls};
+use crate::cache::Cache;
+use crate::link;
 use crate::sys::durable;
 use crate::trust::ca::LocalCa;
 
@@ -27,6 +38,10 @@ pub struct Cloud {
     pub folder: tempfile::TempDir,
     pub ca: Arc<LocalCa>,
     pub credentials: Watched,
+    /// Connections that were made to it.
+    pub dials: Arc<AtomicUsize>,
+    /// A change ends all connections as an API server does: no new requests, and the open ones go on.
+    pub parting: watch::Sender<u64>,
 }
 
 impl Cloud {
@@ -37,7 +52,8 @@ impl Cloud {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("https://{}", listener.local_addr().unwrap());
         let tls = tls::server(&ca, tls::Certificate::new(ca.clone(), &[]).unwrap()).unwrap();
-        tokio::spawn(serve(listener, TlsAcceptor::from(tls), answers));
+        let (dials, parting) = (Arc::<AtomicUsize>::default(), watch::Sender::new(0));
+        tokio::spawn(serve(listener, TlsAcceptor::from(tls), answers, dials.clone(), parting.clone()));
         let node = ca.issue_client("system:node:a", "system:nodes").unwrap();
         let text = Written {
             cluster: "cloud",
@@ -52,23 +68,127 @@ impl Cloud {
         let path = folder.path().join("cloud.kubeconfig");
         durable::write(&path, text.as_bytes(), 0o600).unwrap();
         let (_, credentials) = Rotator::new(&path, folder.path()).unwrap();
-        Self { folder, ca, credentials }
+        Self { folder, ca, credentials, dials, parting }
     }
 }
 
-async fn serve(listener: TcpListener, tls: TlsAcceptor, answers: Answers) {
+/// An answer with this extension is none: its stream breaks off instead.
+#[derive(Clone)]
+pub struct Break;
+
+async fn serve(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    answers: Answers,
+    dials: Arc<AtomicUsize>,
+    parting: watch::Sender<u64>,
+) {
     while let Ok((stream, _)) = listener.accept().await {
-        let (tls, answers) = (tls.clone(), answers.clone());
+        dials.fetch_add(1, Ordering::Relaxed);
+        let (tls, answers, mut parts) = (tls.clone(), answers.clone(), parting.subscribe());
         tokio::spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
             let service = service_fn(move |request: Request<Incoming>| {
                 let answered = answers(request.into_parts().0);
-                async move { Ok::<_, std::convert::Infallible>(answered.await) }
+                async move {
+                    let answered = answered.await;
+                    let breaks = answered.extensions().get::<Break>().is_some();
+                    if breaks { Err(std::io::Error::other("it broke")) } else { Ok(answered) }
+                }
             });
             let server = auto::Builder::new(TokioExecutor::new());
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            let serving = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
+            tokio::pin!(serving);
+            tokio::select! {
+                _ = serving.as_mut() => return,
+                _ = parts.changed() => serving.as_mut().graceful_shutdown(),
+            }
+            let _ = serving.await;
         });
     }
+}
+
+/// The proxy before a cloud, as its clients find it.
+pub struct Door {
+    pub proxy: Proxy,
+    address: SocketAddr,
+    tls: rustls::ClientConfig,
+    _stop: watch::Sender<bool>,
+}
+
+impl Door {
+    /// Serves until it is dropped, with the link online.
+    pub async fn new(cloud: &Cloud, limits: Limits, offline_mode: bool) -> Self {
+        let parts = Parts {
+            cache: Cache::open(cloud.folder.path(), cloud.folder.path()).unwrap().cache,
+            credentials: cloud.credentials.clone(),
+            ca: cloud.ca.clone(),
+            probe_interval: Duration::from_secs(60),
+            offline_mode,
+            in_cluster: None,
+            clients: Default::default(),
+        };
+        let (proxy, owner) = Proxy::new(parts).await.unwrap();
+        tokio::spawn(owner.run());
+        assert!(link::online(&mut proxy.shared.link.follow()).await);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let serving = proxy.clone();
+        tokio::spawn(async move { serving.serve_at(listener, limits, stopped).await });
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(cloud.ca.ca_der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self { proxy, address, tls, _stop: stop }
+    }
+
+    async fn dial(&self, protocol: &[u8]) -> std::io::Result<TokioIo<TlsStream<TcpStream>>> {
+        let mut tls = self.tls.clone();
+        tls.alpn_protocols = vec![protocol.to_vec()];
+        let name = "127.0.0.1".try_into().unwrap();
+        let stream = TcpStream::connect(self.address).await?;
+        Ok(TokioIo::new(TlsConnector::from(Arc::new(tls)).connect(name, stream).await?))
+    }
+
+    /// A connection of a client that has place for as little as HTTP/2 allows at first.
+    pub async fn two(&self) -> http2::SendRequest<Full<Bytes>> {
+        let stream = self.dial(b"h2").await.unwrap();
+        let mut client = http2::Builder::new(TokioExecutor::new());
+        client.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+        let (sender, connection) = client.handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    /// The same of HTTP/1.1.
+    ///
+    /// # Errors
+    /// It is turned away.
+    pub async fn one(&self) -> Result<http1::SendRequest<Full<Bytes>>, Box<dyn std::error::Error>> {
+        let (sender, connection) = http1::handshake(self.dial(b"http/1.1").await?).await?;
+        tokio::spawn(connection.with_upgrades());
+        Ok(sender)
+    }
+
+    /// A request with a bearer token.
+    pub fn request(&self, method: &str, path: &str, token: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.address))
+            .header(http::header::HOST, self.address.to_string())
+            .header(http::header::AUTHORIZATION, format!("Bearer {token}"))
+            .header(http::header::ACCEPT, "application/json")
+    }
+}
+
+/// Nothing to send.
+pub fn empty() -> Full<Bytes> {
+    Full::new(Bytes::new())
 }
 
 /// A JSON answer.

@@ -12,6 +12,8 @@ use super::answer::{self, Body};
 use super::caller::Caller;
 use super::forward::Call;
 use super::headers::{KeepUpgrade, remove_hop_headers, upward_headers};
+use super::record::Forwarded;
+use super::takers::Parts;
 use super::upstream::As;
 
 /// Whether the client asks for another protocol.
@@ -46,7 +48,8 @@ pub async fn answer(shared: &Arc<Shared>, mut call: Call, body: Incoming) -> Res
     if answered.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (mut head, body) = answered.into_parts();
         remove_hop_headers(&mut head.headers, KeepUpgrade::No);
-        let body = super::record::Forwarded::new(body, place, None, None);
+        let parts = Parts { body, recording: None, place };
+        let body = Forwarded::new(parts, None, shared.takers.clone());
         return Response::from_parts(head, body.boxed_unsync());
     }
     let mut response = Response::new(answer::full(bytes::Bytes::new()));

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::answer;
 use super::cloud::{self, Credentials, Identity, Protocols};
-use super::pool::{Connection, Place, Pool};
+use super::pool::{Connection, Place, Pool, STREAMS};
 use super::resolve::Resolver;
 
 /// A request body on its way up.
@@ -32,6 +32,10 @@ const CONNECT: Duration = Duration::from_secs(4);
 const PROBE: Duration = Duration::from_secs(6);
 /// A connection with unacknowledged bytes for this long is dead.
 const UNACKNOWLEDGED: u32 = 15_000;
+
+/// Bytes of one answer that wait for a client. Of a connection all its streams may wait: were it less, a few clients
+/// that do not read would keep the answers of all others from coming.
+const WINDOW: u32 = 256 << 10;
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
@@ -270,8 +274,8 @@ impl Upstream {
         }
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(u32::from(STREAMS) * WINDOW)
             .max_frame_size(1 << 16)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10))

@@ -1,0 +1,135 @@
+//! The proxy between clients and a cloud, over real connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::Response;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+
+use super::answer::Body;
+use super::guests::Limits;
+use super::stand_in::{self, Cloud, Door, empty, json};
+
+/// Longer than any of this takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn in_time<T>(what: &str, doing: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, doing).await.unwrap_or_else(|_| panic!("{what} does not come"))
+}
+
+/// A body that brings what is sent, and says when nobody wants it any more.
+fn channel() -> (mpsc::Sender<Bytes>, Body) {
+    let (sender, receiver) = mpsc::channel(1);
+    let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|bytes| (Ok(Frame::data(bytes)), receiver))
+    });
+    (sender, StreamBody::new(pieces).boxed_unsync())
+}
+
+const CONFIGMAPS: &str = "/api/v1/namespaces/a/configmaps";
+
+/// A cloud whose Secrets never end, and whose only ConfigMap is what the test says.
+struct Busy {
+    cloud: Cloud,
+    says: watch::Receiver<Option<mpsc::Sender<Bytes>>>,
+    endless: Arc<AtomicUsize>,
+}
+
+/// Counts down when it goes.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn busy() -> Busy {
+    let (tell, says) = watch::channel(None);
+    let endless = Arc::<AtomicUsize>::default();
+    let count = endless.clone();
+    let answers = move |head: http::request::Parts| {
+        let body = match head.uri.path() {
+            CONFIGMAPS => {
+                let (sender, body) = channel();
+                tell.send_replace(Some(sender));
+                body
+            }
+            path if path.contains("/secrets/") => {
+                count.fetch_add(1, Ordering::Relaxed);
+                let counted = Counted(count.clone());
+                let piece = Bytes::from(vec![b' '; 64 << 10]);
+                let pieces = futures_util::stream::repeat_with(move || {
+                    let _ = &counted;
+                    Ok(Frame::data(piece.clone()))
+                });
+                StreamBody::new(pieces).boxed_unsync()
+            }
+            _ => json(200, &json!({})).into_body(),
+        };
+        let mut answered = Response::new(body);
+        let kind = http::HeaderValue::from_static("application/json");
+        answered.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+        Box::pin(std::future::ready(answered)) as _
+    };
+    Busy { cloud: Cloud::new(Arc::new(answers)).await, says, endless }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_keeps_nobody_else_waiting_and_is_let_go() {
+    let mut busy = busy().await;
+    let door = Door::new(&busy.cloud, Limits::PODS, true).await;
+    let mut idle = door.two().await;
+    let mut unread = Vec::new();
+    for n in 0..20 {
+        let path = format!("/api/v1/namespaces/a/secrets/s{n}");
+        let asked = idle.send_request(door.request("GET", &path, "one").body(empty()).unwrap());
+        unread.push(in_time("an answer that is not read", asked).await.unwrap());
+    }
+    // Until nothing more of them fits anywhere.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut reader = door.two().await;
+    let path = format!("{CONFIGMAPS}?watch=true&resourceVersion=1");
+    let asked = reader.send_request(door.request("GET", &path, "two").body(empty()).unwrap());
+    let mut watch = in_time("a watch", asked).await.unwrap().into_body();
+    let says = busy.says.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    let mut hears = async |word: &'static str| {
+        says.send(Bytes::from(word)).await.unwrap();
+        let frame = in_time("an event", watch.frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), word);
+    };
+    hears("{\"type\":\"BOOKMARK\",\"object\":{}}\n").await;
+
+    assert_eq!(busy.endless.load(Ordering::Relaxed), 20);
+    for (patience, most, expected) in [(PATIENCE, 5, 5), (Duration::from_millis(300), 5, 0)] {
+        let takers = door.proxy.shared.takers.clone();
+        let looking = tokio::spawn(async move { takers.look(patience, most).await });
+        in_time("their end", async {
+            while busy.endless.load(Ordering::Relaxed) > expected {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        looking.abort();
+        assert_eq!(busy.endless.load(Ordering::Relaxed), expected);
+    }
+    hears("{\"type\":\"BOOKMARK\",\"object\":{}} \n").await;
+    // The others hold what its client takes at once.
+    let mut rest = unread.pop().unwrap().into_body().into_data_stream();
+    drop(unread);
+    let last = in_time("the word that it broke off", async {
+        loop {
+            match rest.next().await {
+                Some(Ok(_)) => {}
+                last => return last,
+            }
+        }
+    });
+    assert!(matches!(last.await, Some(Err(_))), "it is not taken for whole");
+}
