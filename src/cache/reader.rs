@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::object::COLUMNS;
 use super::scope::{NODE, SCOPE_SELECT};
-use super::{CacheError, Change, Object, ObjectKey, Scope, ScopeId, open};
+use super::{CacheError, Change, Object, ObjectKey, Scope, ScopeId, Writer, open};
 
 /// A connection that only reads.
 #[derive(Debug)]
@@ -41,10 +41,15 @@ pub struct Reading {
     pub synced: Option<i64>,
 }
 
-/// The lists of this node's pods that its kubelet reads.
+/// Under which name the name of this node is kept.
+const NODE_NAME: &str = "node-name";
+
+/// The lists of this node's pods that its kubelet reads; where the node's name is not kept, those of any node.
 const OWN: &str = "SELECT scope.id FROM scope JOIN identity ON identity.id = scope.identity
      WHERE identity.name = ?1 AND scope.resource = 'v1/pods' AND scope.namespace = '' AND scope.labels = ''
-     AND scope.fields LIKE 'spec.nodeName=%' AND scope.fields NOT LIKE '%,%' AND scope.synced NOT NULL";
+     AND scope.fields LIKE 'spec.nodeName=%' AND scope.fields NOT LIKE '%,%' AND scope.synced NOT NULL
+     AND scope.fields = COALESCE(
+         (SELECT 'spec.nodeName=' || value FROM meta WHERE key = 'node-name'), scope.fields)";
 
 impl Reader {
     /// Opens the database at `path` for reading.
@@ -308,5 +313,27 @@ impl Reader {
             .prepare_cached("SELECT value FROM meta WHERE key = ?")?
             .query_row([key], |row| row.get(0))
             .optional()?)
+    }
+}
+
+impl Writer {
+    /// This node's name, by which its own pods are known.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn set_node_name(&self, name: &str) -> Result<(), CacheError> {
+        if self.node_name()?.as_deref() == Some(name) {
+            return Ok(());
+        }
+        self.set_meta(NODE_NAME, name)
+    }
+
+    /// What was kept as this node's name.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn node_name(&self) -> Result<Option<String>, CacheError> {
+        let mut statement = self.db().prepare_cached("SELECT value FROM meta WHERE key = ?")?;
+        Ok(statement.query_row([NODE_NAME], |row| row.get(0)).optional()?)
     }
 }

@@ -86,6 +86,12 @@ async fn what_others_have_read_are_no_pods_of_this_node() {
     assert_eq!(cache.read(|r| r.all("v1/pods")).await.unwrap().len(), 2);
     list(&cache, scope("node", "spec.nodeName=n"), vec![]).await;
     assert_eq!(own().await.unwrap(), Some(vec![]), "none is not the same as not known");
+    // Whoever holds the kubelet's kubeconfig may look at another node's.
+    cache.commit(|w| w.set_node_name("n")).await.unwrap();
+    list(&cache, scope("node", "spec.nodeName=other"), vec![pod("other", "1")]).await;
+    assert_eq!(own().await.unwrap(), Some(vec![]));
+    cache.commit(|w| w.set_node_name("m")).await.unwrap();
+    assert!(!cache.read(|r| r.knows_own_pods()).await.unwrap());
 }
 
 /// A list that comes slowly was read by the cloud when it began.

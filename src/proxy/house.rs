@@ -211,10 +211,14 @@ async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp) {
         }
         Phase::Starting | Phase::Replaying => return,
     };
-    let passed = passed(shared);
+    let (passed, node) = (passed(shared), ahead::node_name(shared));
     let kept = shared
         .cache
         .commit(move |writer| {
+            if !node.is_empty() {
+                // A cache that was built anew has forgotten it.
+                writer.set_node_name(&node)?;
+            }
             writer.set_meta(LINK_META, &why)?;
             writer.set_meta(SINCE_META, &since.as_second().to_string())?;
             passed.map_or(Ok(()), |seconds| writer.set_meta(TIME_META, &seconds.to_string()))

@@ -231,10 +231,10 @@ impl WatchIntake {
     }
 
     fn deleted(&self, writer: &mut Writer, scope: ScopeId, object: &Object) -> Result<(), CacheError> {
-        if self.scope.resource == "v1/pods" && self.scope.identity == NODE {
-            writer.drop_tokens_of(&format!("Pod/{}", object.uid))?;
-        }
         if says_deleted(&self.scope) {
+            if self.scope.resource == "v1/pods" && self.scope.identity == NODE {
+                writer.drop_tokens_of(&format!("Pod/{}", object.uid))?;
+            }
             return writer.take_everywhere(&self.scope.identity, &object.key);
         }
         writer.take(scope, &object.key)
@@ -267,11 +267,15 @@ impl Intake for WatchIntake {
 }
 
 /// Once kubelet's list of this node's pods is whole, nobody needs the tokens of pods that are not in it: of a pod that went
-/// while nobody watched, no deletion is told.
+/// while nobody watched, no deletion is told. Whoever has the kubelet's kubeconfig reads other nodes' lists in its
+/// name.
 fn forget_gone(writer: &Writer, id: ScopeId, scope: &ScopeKey) -> Result<(), CacheError> {
     let whole = scope.labels.is_empty() && scope.namespace.is_empty();
-    let own = scope.fields.strip_prefix("spec.nodeName=").is_some_and(|rest| !rest.contains(','));
-    if scope.resource == "v1/pods" && scope.identity == NODE && whole && own {
+    if scope.resource != "v1/pods" || scope.identity != NODE || !whole {
+        return Ok(());
+    }
+    let own = writer.node_name()?.map(|name| format!("spec.nodeName={name}"));
+    if own.as_deref() == Some(&*scope.fields) {
         writer.drop_tokens_beside(id)?;
     }
     Ok(())
@@ -343,3 +347,7 @@ impl TakeWhole for EventIntake {
 fn unreadable(error: crate::kube::Error) -> CacheError {
     CacheError::Refused(error.to_string())
 }
+
+#[cfg(test)]
+#[path = "intake_tests.rs"]
+mod tests;

@@ -186,6 +186,9 @@ impl Proxy {
         if anew {
             cache.record(shown.len(), move |writer| writer.set_meta(SHOWN_META, &shown));
         }
+        if let Some(node) = credentials.credentials.borrow().node_name().map(str::to_owned) {
+            cache.record(node.len(), move |writer| writer.set_node_name(&node));
+        }
         let mut names: Vec<String> = in_cluster.iter().map(|address| address.ip().to_string()).collect();
         names.extend(service.iter().flat_map(|known| incluster::addresses(&known.body)));
         let certificate = tls::Certificate::new(ca.clone(), &names)?;

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::answer::Body;
 use super::guests::Limits;
-use super::stand_in::{self, Cloud, Door, empty, json};
+use super::stand_in::{Cloud, Door, empty, json};
 
 /// Longer than any of this takes.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,84 @@
+//! What an answer takes out of the cache, and what it does not.
+
+use serde_json::json;
+
+use super::*;
+use crate::cache::Cache;
+use crate::kube::Encoding;
+use crate::proxy::decoder::{Extent, Unknown};
+
+fn scope(labels: &str, fields: &str) -> ScopeKey {
+    ScopeKey {
+        identity: NODE.into(),
+        resource: "v1/pods".into(),
+        namespace: String::new(),
+        labels: labels.into(),
+        fields: fields.into(),
+    }
+}
+
+fn pod(name: &str, uid: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "own"},
+        "metadata": {"name": name, "namespace": "ns", "uid": uid, "resourceVersion": "7"}})
+}
+
+fn decoder(cache: &Cache) -> Decoder {
+    let (resource, unknown) = ("v1/pods".to_owned(), Unknown::new(cache.clone()));
+    Decoder { resource, extent: Extent::Whole, encoding: Encoding::Json, unknown }
+}
+
+async fn take(cache: &Cache, mut intake: impl Intake + 'static, bytes: Value) {
+    let bytes = bytes.to_string() + "\n";
+    let job = move |writer: &mut Writer| {
+        intake.feed(writer, bytes.as_bytes())?;
+        intake.end(writer, true)
+    };
+    cache.commit(job).await.unwrap();
+}
+
+async fn list(cache: &Cache, labels: &str, fields: &str, pods: Vec<Value>) {
+    let list =
+        json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": pods});
+    let intake = ListIntake::new(decoder(cache), scope(labels, fields), Pages::default(), None);
+    take(cache, intake, list).await;
+}
+
+async fn deleted(cache: &Cache, labels: &str, fields: &str, pod: Value) {
+    let intake = WatchIntake::new(decoder(cache), scope(labels, fields), false);
+    take(cache, intake, json!({"type": "DELETED", "object": pod})).await;
+}
+
+/// A cache of the node `own` with its pod `p`, and a token of that.
+async fn cache(folder: &tempfile::TempDir) -> Cache {
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    cache.commit(|writer| writer.set_node_name("own")).await.unwrap();
+    list(&cache, "", "spec.nodeName=own", vec![pod("p", "u")]).await;
+    cache.commit(|writer| writer.put_token(&token(), b"{}")).await.unwrap();
+    cache
+}
+
+fn token() -> TokenKey {
+    let request = crate::kube::Request::parse("POST", "/api/v1/namespaces/ns/serviceaccounts/a/token", "");
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u"});
+    crate::proxy::token::key(request.resource().unwrap(), &json!({"spec": {"boundObjectRef": bound}}))
+}
+
+async fn has_token(cache: &Cache) -> bool {
+    cache.read(|reader| reader.token(&token())).await.unwrap().is_some()
+}
+
+#[tokio::test]
+async fn only_this_nodes_own_list_and_a_deletion_say_that_tokens_are_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    list(&cache, "", "spec.nodeName=other", vec![]).await;
+    list(&cache, "app=x", "spec.nodeName=own", vec![pod("p", "u")]).await;
+    deleted(&cache, "app=x", "spec.nodeName=own", pod("p", "u")).await;
+    assert!(has_token(&cache).await, "another node's list, or a label that changed");
+    assert_eq!(cache.read(|reader| reader.own_pods()).await.unwrap().unwrap().len(), 1);
+    deleted(&cache, "", "spec.nodeName=own", pod("p", "u")).await;
+    assert!(!has_token(&cache).await);
+    cache.commit(|writer| writer.put_token(&token(), b"{}")).await.unwrap();
+    list(&cache, "", "spec.nodeName=own", vec![]).await;
+    assert!(!has_token(&cache).await);
+}
