@@ -187,6 +187,10 @@ async fn handle(
         {
             return refused;
         }
+        if shared.is_offline_mode() && upgrade::is_kept_otherwise(&call, &shared.client_settings) {
+            let why = "watches over WebSocket are not kept for an outage: watch over plain HTTP";
+            return answer::unavailable(why, call.accept.encoding);
+        }
         return upgrade::answer(shared, call, body).await;
     }
     // What is held is counted until there is an answer.

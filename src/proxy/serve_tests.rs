@@ -133,3 +133,28 @@ async fn a_client_that_does_not_read_keeps_nobody_else_waiting_and_is_let_go() {
     });
     assert!(matches!(last.await, Some(Err(_))), "it is not taken for whole");
 }
+
+/// As fabric8's client watches, unless it is told otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_over_websocket_is_refused_before_it_is_sent_where_it_would_not_be_kept() {
+    let asked = Arc::<AtomicUsize>::default();
+    let count = asked.clone();
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        count.fetch_add(usize::from(head.headers.contains_key(http::header::UPGRADE)), Ordering::Relaxed);
+        Box::pin(std::future::ready(json(200, &json!({})))) as _
+    }))
+    .await;
+    let exec = "/api/v1/namespaces/a/pods/p/exec?command=sh";
+    for (offline_mode, path, expected) in [
+        (true, format!("{CONFIGMAPS}?watch=true"), (503, 0)),
+        (true, exec.to_owned(), (200, 1)),
+        (false, format!("{CONFIGMAPS}?watch=true"), (200, 2)),
+    ] {
+        let door = Door::new(&cloud, Limits::PODS, offline_mode).await;
+        let wanted = door.request("GET", &path, "one").header("upgrade", "websocket");
+        let wanted = wanted.header("connection", "Upgrade").body(empty()).unwrap();
+        let asking = async { door.one().await.unwrap().send_request(wanted).await.unwrap() };
+        let code = in_time("an answer", asking).await.status().as_u16();
+        assert_eq!((code, asked.load(Ordering::Relaxed)), expected, "{offline_mode} {path}");
+    }
+}

@@ -7,7 +7,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
-use super::Shared;
 use super::answer::{self, Body};
 use super::caller::Caller;
 use super::forward::Call;
@@ -15,10 +14,19 @@ use super::headers::{KeepUpgrade, remove_hop_headers, upward_headers};
 use super::record::Forwarded;
 use super::takers::Parts;
 use super::upstream::As;
+use super::{ClientSettings, Shared};
+use crate::kube::Verb;
 
 /// Whether the client asks for another protocol.
 pub fn is_wanted(headers: &HeaderMap) -> bool {
     headers.contains_key(header::UPGRADE)
+}
+
+/// Whether it is a watch that would be kept over plain HTTP: what passes an upgraded connection is nobody's to read.
+/// Its client (fabric8's in the first place) watches so when this is refused with 503.
+pub fn is_kept_otherwise(call: &Call, settings: &ClientSettings) -> bool {
+    let is_watch = call.request.resource().is_some_and(|request| request.verb == Verb::Watch);
+    is_watch && settings.why_not(call).is_none()
 }
 
 /// Asks the cloud for the same, and if it agrees, copies bytes both ways until one side ends.
