@@ -28,6 +28,8 @@ use crate::link::{LinkState, outage};
 
 /// How long an answer may take before somebody asks whether the cloud is still there.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How often a request is sent again of which the cloud says that it did nothing with it.
+const UNPROCESSED: u32 = 2;
 /// How long the link may take to make up its mind.
 const VERDICT: Duration = Duration::from_secs(12);
 
@@ -83,10 +85,17 @@ impl Call {
 impl Shared {
     /// Forwards `call`, with the link known to be online.
     pub async fn forward(&self, call: &Call, payload: &mut Payload, record: bool) -> Outcome {
-        let mut tries = if record && call.is_idempotent() { 2 } else { 1 };
+        let (mut tries, mut unprocessed) = (if record && call.is_idempotent() { 2 } else { 1 }, UNPROCESSED);
         loop {
             let before = self.link.state();
             let result = self.send(call, payload, record).await;
+            if let (Err(error), Payload::Whole(_)) = (&result, &*payload)
+                && error.is_unprocessed()
+                && unprocessed > 0
+            {
+                unprocessed -= 1;
+                continue;
+            }
             let why = match &result {
                 Ok((answer, _)) => suspicious(call, answer.status()),
                 Err(error) => Some(error.to_string()),

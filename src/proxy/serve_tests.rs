@@ -158,3 +158,44 @@ async fn a_watch_over_websocket_is_refused_before_it_is_sent_where_it_would_not_
         assert_eq!((code, asked.load(Ordering::Relaxed)), expected, "{offline_mode} {path}");
     }
 }
+
+/// As an API server does now and then, so that clients come to another of its replicas.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_the_cloud_ends_costs_no_write() {
+    let (tell, mut says) = watch::channel(None);
+    let made = Arc::<AtomicUsize>::default();
+    let count = made.clone();
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let answered = match (head.method.as_str(), head.uri.query()) {
+            ("GET", Some(_)) => {
+                let (sender, body) = channel();
+                tell.send_replace(Some(sender));
+                Response::new(body)
+            }
+            ("GET", None) => json(200, &json!({})),
+            _ => {
+                count.fetch_add(1, Ordering::Relaxed);
+                json(201, &json!({}))
+            }
+        };
+        Box::pin(std::future::ready(answered)) as _
+    }))
+    .await;
+    for offline_mode in [true, false] {
+        let door = Door::new(&cloud, Limits::PODS, offline_mode).await;
+        let mut client = door.two().await;
+        let path = format!("{CONFIGMAPS}?watch=true&resourceVersion=1");
+        let asked = client.send_request(door.request("GET", &path, "one").body(empty()).unwrap());
+        let mut watch = in_time("a watch", asked).await.unwrap().into_body();
+        cloud.parting.send_modify(|n| *n += 1);
+        // Its word comes before the event, by the same connection.
+        let event = Bytes::from_static(b"{\"type\":\"BOOKMARK\",\"object\":{}}\n");
+        let sender = says.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        sender.send(event.clone()).await.unwrap();
+        assert_eq!(in_time("an event", watch.frame()).await.unwrap().unwrap().into_data().unwrap(), event);
+        let asked = client.send_request(door.request("POST", CONFIGMAPS, "one").body(empty()).unwrap());
+        assert_eq!(in_time("an answer to a write", asked).await.unwrap().status(), 201, "{offline_mode}");
+    }
+    assert_eq!(made.load(Ordering::Relaxed), 2);
+}

@@ -46,6 +46,7 @@ pub struct Parts {
 impl Parts {
     /// Gives all of it back. `whole` if the body has come to its end.
     pub fn end(self, whole: bool) {
+        drop((self.body, self.place));
         if let Some(recording) = self.recording {
             recording.end(whole);
         }

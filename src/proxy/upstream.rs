@@ -30,6 +30,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 const CONNECT: Duration = Duration::from_secs(4);
 /// A sign of life, connection included.
 const PROBE: Duration = Duration::from_secs(6);
+/// Connections that are tried with a request that none of them takes.
+const CONNECTIONS: u32 = 3;
 /// A connection with unacknowledged bytes for this long is dead.
 const UNACKNOWLEDGED: u32 = 15_000;
 
@@ -84,6 +86,19 @@ pub enum UpstreamError {
     /// Several requests waited for the one connection that was being made, and each is told this.
     #[error(transparent)]
     Shared(Arc<UpstreamError>),
+}
+
+impl UpstreamError {
+    /// Whether the cloud says itself that it has done nothing of the request, so that it can be sent again whatever
+    /// it is: it came after the last that a connection took, or was refused as a stream (RFC 9113, 8.7).
+    pub fn is_unprocessed(&self) -> bool {
+        let Self::Http { source, .. } = self else { return false };
+        let cause = std::error::Error::source(source).and_then(|cause| cause.downcast_ref::<h2::Error>());
+        cause.is_some_and(|cause| {
+            let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+            cause.is_remote() && (cause.is_go_away() || refused)
+        })
+    }
 }
 
 /// With whose name a request goes up.
@@ -166,30 +181,49 @@ impl Upstream {
     /// Sends a request; `request` has only a path and query, the cloud's address is added here.
     ///
     /// # Errors
-    /// [`UpstreamError`]; whether the cloud saw the request is not known then.
+    /// [`UpstreamError`]; whether the cloud saw the request is not known then, but for
+    /// [`UpstreamError::is_unprocessed`].
     pub async fn send(
         &self,
         who: As,
         mut request: Request<UpBody>,
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
-        let address = target.address();
         request = target.address_to(request);
-        let (connection, mut place) = target.pool(who).connection(|| self.open(&target, who)).await?;
-        let failed = |source| UpstreamError::Http { address, source };
-        match connection {
-            Connection::Two { mut sender, .. } => {
-                *request.version_mut() = http::Version::HTTP_2;
-                request.headers_mut().remove(http::header::HOST);
-                let answer = sender.send_request(request).await.map_err(failed)?;
-                Ok((answer, place))
-            }
-            Connection::One { .. } => {
-                let sender = place.sender().ok_or(UpstreamError::LinkLost)?;
-                let answer = sender.send_request(origin_form(request)).await.map_err(failed)?;
-                Ok((answer, place))
+        let (uri, host) = (request.uri().clone(), request.headers().get(http::header::HOST).cloned());
+        for _ in 0..CONNECTIONS {
+            let (connection, mut place) = target.pool(who).connection(|| self.open(&target, who)).await?;
+            *request.uri_mut() = uri.clone();
+            let sent = match connection {
+                Connection::Two { mut sender, .. } => {
+                    *request.version_mut() = http::Version::HTTP_2;
+                    request.headers_mut().remove(http::header::HOST);
+                    sender.try_send_request(request).await
+                }
+                Connection::One { .. } => {
+                    host.iter().for_each(|host| {
+                        request.headers_mut().insert(http::header::HOST, host.clone());
+                    });
+                    let sender = place.sender().ok_or(UpstreamError::LinkLost)?;
+                    sender.try_send_request(origin_form(request)).await
+                }
+            };
+            let mut failed = match sent {
+                Ok(answer) => return Ok((answer, place)),
+                Err(failed) => failed,
+            };
+            match failed.take_message() {
+                // The connection was at its end, which nobody had looked at since; nothing of this was sent.
+                Some(unsent) => request = unsent,
+                None => {
+                    return Err(UpstreamError::Http {
+                        address: target.address(),
+                        source: failed.into_error(),
+                    });
+                }
             }
         }
+        Err(UpstreamError::LinkLost)
     }
 
     /// Sends a request that may turn its connection into something else, on one of its own.
