@@ -164,7 +164,7 @@ async fn silent(first: &Notify, patience: Duration) {
 
 async fn handle(
     shared: &Arc<Shared>,
-    guest: &Guest,
+    guest: &Arc<Guest>,
     has_certificate: bool,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -191,7 +191,7 @@ async fn handle(
             let why = "watches over WebSocket are not kept for an outage: watch over plain HTTP";
             return answer::unavailable(why, call.accept.encoding);
         }
-        return upgrade::answer(shared, call, body).await;
+        return upgrade::answer(shared, guest, call, body).await;
     }
     // What is held is counted until there is an answer.
     let (mut payload, _held) = match payload(guest, &call, body).await {

@@ -199,3 +199,45 @@ async fn a_connection_that_the_cloud_ends_costs_no_write() {
     }
     assert_eq!(made.load(Ordering::Relaxed), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgraded_connection_counts_among_those_of_its_address() {
+    let cloud = Cloud::new(Arc::new(|mut head: http::request::Parts| {
+        let mut answered = json(200, &json!({}));
+        if let Some(upgrade) = head.extensions.remove::<hyper::upgrade::OnUpgrade>()
+            && head.headers.contains_key(http::header::UPGRADE)
+        {
+            tokio::spawn(async move {
+                let open = upgrade.await.unwrap();
+                let mut open = hyper_util::rt::TokioIo::new(open);
+                tokio::io::copy(&mut open, &mut tokio::io::sink()).await
+            });
+            *answered.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+            answered.headers_mut().insert("connection", "Upgrade".parse().unwrap());
+            answered.headers_mut().insert("upgrade", "SPDY/3.1".parse().unwrap());
+        }
+        Box::pin(std::future::ready(answered)) as _
+    }))
+    .await;
+    let door = Door::new(&cloud, Limits { of_one: 3, ..Limits::PODS }, true).await;
+    let exec = "/api/v1/namespaces/a/pods/p/exec?command=sh";
+    let upgraded = async || {
+        let wanted = door.request("POST", exec, "one").header("upgrade", "SPDY/3.1");
+        let wanted = wanted.header("connection", "Upgrade").body(empty()).unwrap();
+        let mut answered = door.one().await?.send_request(wanted).await?;
+        assert_eq!(answered.status(), 101);
+        Ok::<_, Box<dyn std::error::Error>>(hyper::upgrade::on(&mut answered).await?)
+    };
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(in_time("an upgrade", upgraded()).await.unwrap());
+    }
+    assert!(in_time("a refusal", upgraded()).await.is_err(), "one more than there may be");
+    open.pop();
+    in_time("a place", async {
+        while upgraded().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use super::answer::{self, Body};
 use super::caller::Caller;
 use super::forward::Call;
+use super::guests::Guest;
 use super::headers::{KeepUpgrade, remove_hop_headers, upward_headers};
 use super::record::Forwarded;
 use super::takers::Parts;
@@ -29,8 +30,14 @@ pub fn is_kept_otherwise(call: &Call, settings: &ClientSettings) -> bool {
     is_watch && settings.why_not(call).is_none()
 }
 
-/// Asks the cloud for the same, and if it agrees, copies bytes both ways until one side ends.
-pub async fn answer(shared: &Arc<Shared>, mut call: Call, body: Incoming) -> Response<Body> {
+/// Asks the cloud for the same, and if it agrees, copies bytes both ways until one side ends. All the while it counts
+/// as one of its guest's connections.
+pub async fn answer(
+    shared: &Arc<Shared>,
+    guest: &Arc<Guest>,
+    mut call: Call,
+    body: Incoming,
+) -> Response<Body> {
     let outage = shared.link.state().phase.is_outage();
     if shared.is_offline_mode() && outage {
         return answer::unavailable(&shared.why_offline(), call.accept.encoding);
@@ -67,6 +74,7 @@ pub async fn answer(shared: &Arc<Shared>, mut call: Call, body: Incoming) -> Res
     let Some(near) = call.head.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
         return answer::unavailable("this connection cannot be upgraded", call.accept.encoding);
     };
+    let guest = guest.clone();
     tokio::spawn(async move {
         let _place = place;
         let (near, far) = match tokio::try_join!(near, far) {
@@ -76,9 +84,12 @@ pub async fn answer(shared: &Arc<Shared>, mut call: Call, body: Incoming) -> Res
                 return;
             }
         };
-        let copied = tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far)).await;
-        if let Err(error) = copied {
-            tracing::debug!(%error, "an upgraded connection broke");
+        let (mut near, mut far) = (TokioIo::new(near), TokioIo::new(far));
+        tokio::select! {
+            copied = tokio::io::copy_bidirectional(&mut near, &mut far) => if let Err(error) = copied {
+                tracing::debug!(%error, "an upgraded connection broke");
+            },
+            () = guest.pushed_out() => tracing::debug!("an upgraded connection went for another"),
         }
     });
     response
