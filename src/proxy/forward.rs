@@ -77,15 +77,17 @@ impl Call {
         self.head.headers.keys().any(|name| name.as_str().starts_with(IMPERSONATE))
     }
 
-    fn is_idempotent(&self) -> bool {
-        !matches!(self.head.method, http::Method::POST | http::Method::PATCH)
+    /// Whether it may be sent again although the cloud may have done it. A DELETE that is done may be one of another
+    /// object the second time, and a PUT finds its own version and is a conflict.
+    fn is_repeatable(&self) -> bool {
+        self.head.method.is_safe()
     }
 }
 
 impl Shared {
     /// Forwards `call`, with the link known to be online.
     pub async fn forward(&self, call: &Call, payload: &mut Payload, record: bool) -> Outcome {
-        let (mut tries, mut unprocessed) = (if record && call.is_idempotent() { 2 } else { 1 }, UNPROCESSED);
+        let (mut tries, mut unprocessed) = (if record && call.is_repeatable() { 2 } else { 1 }, UNPROCESSED);
         loop {
             let before = self.link.state();
             let result = self.send(call, payload, record).await;

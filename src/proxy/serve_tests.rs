@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::answer::Body;
 use super::guests::Limits;
-use super::stand_in::{Cloud, Door, empty, json};
+use super::stand_in::{Break, Cloud, Door, empty, json};
 
 /// Longer than any of this takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -240,4 +240,27 @@ async fn an_upgraded_connection_counts_among_those_of_its_address() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_reads_are_sent_twice() {
+    let seen = Arc::<AtomicUsize>::default();
+    let count = seen.clone();
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let mut answered = json(200, &json!({}));
+        if head.uri.path().starts_with(CONFIGMAPS) {
+            count.fetch_add(1, Ordering::Relaxed);
+            answered.extensions_mut().insert(Break);
+        }
+        Box::pin(std::future::ready(answered)) as _
+    }))
+    .await;
+    let door = Door::new(&cloud, Limits::PODS, true).await;
+    let mut client = door.two().await;
+    for (method, expected) in [("DELETE", 1), ("PUT", 1), ("POST", 1), ("PATCH", 1), ("GET", 2)] {
+        seen.store(0, Ordering::Relaxed);
+        let wanted = door.request(method, &format!("{CONFIGMAPS}/c"), "one").body(empty()).unwrap();
+        let code = in_time("an answer", client.send_request(wanted)).await.unwrap().status();
+        assert_eq!((code.as_u16(), seen.load(Ordering::Relaxed)), (503, expected), "{method}");
+    }
 }
