@@ -205,7 +205,7 @@ impl Writer {
     /// # Errors
     /// The statement's.
     pub fn put_absent(&mut self, identity: &str, key: &ObjectKey) -> Result<(), CacheError> {
-        self.take_everywhere(identity, key)?;
+        self.take_everywhere(identity, key, None)?;
         let scope = self.scope(&ScopeKey::of_one(identity, key))?;
         self.mark_synced(scope, "", "")
     }
@@ -236,24 +236,37 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes an object out of the scope; out of the file once no scope holds it.
+    /// Takes an object out of the scope; out of the file once no scope holds it. Another one that was made under its
+    /// name since stays.
     ///
     /// # Errors
     /// The statement's.
-    pub fn take(&mut self, scope: ScopeId, key: &ObjectKey) -> Result<(), CacheError> {
-        let Some((id, _)) = self.object(key)? else { return Ok(()) };
+    pub fn take(&mut self, scope: ScopeId, object: &Object) -> Result<(), CacheError> {
+        let Some((id, known)) = self.object(&object.key)? else { return Ok(()) };
+        if known.uid != object.uid {
+            return Ok(());
+        }
         self.db()
             .prepare_cached("DELETE FROM member WHERE scope = ? AND object = ?")?
             .execute([scope.0, id])?;
         self.drop_if_unread(id)
     }
 
-    /// Takes an object out of every scope of `identity`, because the cloud says it is not there.
+    /// Takes an object out of every scope of `identity`, because the cloud says it is not there: the one of that uid,
+    /// or whichever.
     ///
     /// # Errors
     /// The statement's.
-    pub fn take_everywhere(&mut self, identity: &str, key: &ObjectKey) -> Result<(), CacheError> {
-        let Some((id, _)) = self.object(key)? else { return Ok(()) };
+    pub fn take_everywhere(
+        &mut self,
+        identity: &str,
+        key: &ObjectKey,
+        uid: Option<&str>,
+    ) -> Result<(), CacheError> {
+        let Some((id, known)) = self.object(key)? else { return Ok(()) };
+        if uid.is_some_and(|uid| known.uid != uid) {
+            return Ok(());
+        }
         self.db()
             .prepare_cached(
                 "DELETE FROM member WHERE object = ?1 AND scope IN

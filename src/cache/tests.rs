@@ -171,7 +171,7 @@ async fn leaving_one_scope_keeps_it_in_the_others() {
     let take = |identity: &'static str, fields: &'static str| {
         cache.commit(move |w| {
             let id = w.scope(&scope(identity, fields))?;
-            w.take(id, &pod("a", "1").key)
+            w.take(id, &pod("a", "1"))
         })
     };
     take("other", "x=y").await.unwrap();

@@ -235,9 +235,9 @@ impl WatchIntake {
             if self.scope.resource == "v1/pods" && self.scope.identity == NODE {
                 writer.drop_tokens_of(&format!("Pod/{}", object.uid))?;
             }
-            return writer.take_everywhere(&self.scope.identity, &object.key);
+            return writer.take_everywhere(&self.scope.identity, &object.key, Some(&object.uid));
         }
-        writer.take(scope, &object.key)
+        writer.take(scope, object)
     }
 
     /// The bookmark that ends the first events makes the list complete; others say nothing that is
@@ -281,12 +281,13 @@ fn forget_gone(writer: &Writer, id: ScopeId, scope: &ScopeKey) -> Result<(), Cac
     Ok(())
 }
 
-/// Whether DELETED in this scope means gone, and not merely that a label changed.
+/// Whether DELETED in this scope means gone, and not merely that a label changed, or that a pod that had no node has
+/// one.
 fn says_deleted(scope: &ScopeKey) -> bool {
     let fixed = |term: &str| {
         ["metadata.name=", "metadata.namespace=", "spec.nodeName="]
             .iter()
-            .any(|field| term.starts_with(field))
+            .any(|field| term.strip_prefix(field).is_some_and(|value| !value.is_empty()))
     };
     scope.labels.is_empty() && (scope.fields.is_empty() || scope.fields.split(',').all(fixed))
 }

@@ -82,3 +82,23 @@ async fn only_this_nodes_own_list_and_a_deletion_say_that_tokens_are_over() {
     list(&cache, "", "spec.nodeName=own", vec![]).await;
     assert!(!has_token(&cache).await);
 }
+
+#[tokio::test]
+async fn deleted_takes_out_what_it_means_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    let is_read = async || {
+        let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() };
+        cache.read(move |reader| reader.get(NODE, &key)).await.unwrap().is_some()
+    };
+    // As a scheduler's list tells it once the pod has its node.
+    list(&cache, "", "spec.nodeName=", vec![pod("p", "u")]).await;
+    deleted(&cache, "", "spec.nodeName=", pod("p", "u")).await;
+    assert!(is_read().await && has_token(&cache).await);
+    // Somebody else has read its successor already.
+    deleted(&cache, "", "spec.nodeName=own", pod("p", "before")).await;
+    deleted(&cache, "app=x", "", pod("p", "before")).await;
+    assert!(is_read().await && has_token(&cache).await);
+    deleted(&cache, "", "spec.nodeName=own", pod("p", "u")).await;
+    assert!(!is_read().await && !has_token(&cache).await);
+}
