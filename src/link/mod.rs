@@ -71,8 +71,8 @@ pub type Replay = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send 
 #[derive(Clone, Debug)]
 pub struct Link {
     state: watch::Receiver<LinkState>,
-    /// Counts probes that were answered.
-    answers: watch::Receiver<u64>,
+    /// When a probe was answered last.
+    answers: watch::Receiver<Option<Instant>>,
     evidence: mpsc::Sender<Evidence>,
 }
 
@@ -91,7 +91,7 @@ impl Link {
         let now = crate::sys::clock::now();
         let since = since.map_or(now, |since| since.min(now));
         let (state, watched) = watch::channel(LinkState { phase: phase_of(&machine.belief), since });
-        let (answered, answers) = watch::channel(0);
+        let (answered, answers) = watch::channel(None);
         let (evidence, inbox) = mpsc::channel(16);
         (Self { state: watched, answers, evidence }, Owner { machine, state, answered, inbox, probe, replay })
     }
@@ -115,6 +115,11 @@ impl Link {
     /// A request was answered although the link counts as away: it is worth a look. Never waits.
     pub fn saw_life(&self) {
         let _ = self.evidence.try_send(Evidence::Sign);
+    }
+
+    /// Whether a probe was answered so lately.
+    pub fn answered_within(&self, time: Duration) -> bool {
+        self.answers.borrow().is_some_and(|at| at.elapsed() < time)
     }
 
     /// Reports a failure and waits for what the link makes of it: an outage, or a probe that was
@@ -146,7 +151,7 @@ impl Link {
 pub struct Owner {
     machine: Machine,
     state: watch::Sender<LinkState>,
-    answered: watch::Sender<u64>,
+    answered: watch::Sender<Option<Instant>>,
     inbox: mpsc::Receiver<Evidence>,
     probe: Probe,
     replay: Replay,
@@ -184,7 +189,7 @@ impl Owner {
             }
             self.tell();
             if answered {
-                self.answered.send_modify(|n| *n += 1);
+                self.answered.send_replace(Some(Instant::now()));
             }
         }
     }

@@ -28,6 +28,8 @@ use crate::link::{LinkState, outage};
 
 /// How long an answer may take before somebody asks whether the cloud is still there.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long an answer to a probe is good against failures of what is behind the API server.
+const ANSWERED: Duration = Duration::from_secs(30);
 /// How often a request is sent again of which the cloud says that it did nothing with it.
 const UNPROCESSED: u32 = 2;
 /// How long the link may take to make up its mind.
@@ -99,7 +101,7 @@ impl Shared {
                 continue;
             }
             let why = match &result {
-                Ok((answer, _)) => suspicious(call, answer.status()),
+                Ok((answer, _)) => suspicious(call, answer.status()).filter(|_| !self.is_one_backends(call)),
                 Err(error) => Some(error.to_string()),
             };
             if why.is_none() && before.phase.is_outage() {
@@ -125,6 +127,18 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Whether a failure may be that of a single program behind the API server, and it was asked a moment ago whether
+    /// it is there itself: a metrics server that is down would cost a connection for each request.
+    fn is_one_backends(&self, call: &Call) -> bool {
+        let behind = call.request.resource().is_some_and(|request| {
+            request.verb == Verb::Connect
+                || request.subresource.as_deref() == Some("proxy")
+                || request.gvr.group.ends_with("metrics.k8s.io")
+                || !has_table(&request.gvr)
+        });
+        behind && self.link.answered_within(ANSWERED)
     }
 
     /// Whether the link, asked about a failure, finds itself in an outage.

@@ -264,3 +264,28 @@ async fn only_reads_are_sent_twice() {
         assert_eq!((code.as_u16(), seen.load(Ordering::Relaxed)), (503, expected), "{method}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_down_costs_no_connections() {
+    let pods = "/api/v1/namespaces/a/pods";
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let path = head.uri.path();
+        let is_down = path.contains("metrics.k8s.io") || path.contains("/proxy") || path == pods;
+        Box::pin(std::future::ready(json(if is_down { 503 } else { 200 }, &json!({})))) as _
+    }))
+    .await;
+    let door = Door::new(&cloud, Limits::PODS, true).await;
+    let mut client = door.two().await;
+    let mut dials = async |path: &str, expected| {
+        let wanted = door.request("GET", path, "one").body(empty()).unwrap();
+        let code = in_time("an answer", client.send_request(wanted)).await.unwrap().status();
+        assert_eq!(code.as_u16(), expected, "{path}");
+        cloud.dials.load(Ordering::Relaxed)
+    };
+    let before = dials(CONFIGMAPS, 200).await;
+    for _ in 0..3 {
+        assert_eq!(dials("/apis/metrics.k8s.io/v1beta1/nodes", 503).await, before);
+        assert_eq!(dials("/api/v1/namespaces/a/services/s/proxy/x", 503).await, before);
+    }
+    assert!(dials(pods, 503).await > before, "of the API server's own it is looked into");
+}
