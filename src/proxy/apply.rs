@@ -382,7 +382,7 @@ fn keep_last_status(writer: &Writer, key: &ObjectKey, known: &Object) -> Result<
 }
 
 /// Fixes what a change will send to what it is now, whatever becomes of the object.
-fn end_change(writer: &Writer, waiting: &Change, now: &Object) -> Result<(), CacheError> {
+pub(super) fn end_change(writer: &Writer, waiting: &Change, now: &Object) -> Result<(), CacheError> {
     if waiting.what.body.is_some() || waiting.what.uid != now.uid {
         return Ok(());
     }

@@ -13,10 +13,11 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use super::apply;
 use super::clients::Clients;
 use super::statuses::{self, PodIdentity, told};
 use super::upstream::{As, UpBody, Upstream};
-use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
+use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, Writer};
 use crate::kube::{GroupVersionResource, codec, meta, schema};
 
 /// Objects told at once.
@@ -25,6 +26,10 @@ const AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer at the most.
 const ANSWER_LIMIT: usize = 4 << 20;
+/// Time between two tries.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest that the cloud may ask for: nobody uses the link meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Refusals-for-now of one change before the link is used without it.
 const ATTEMPTS: u32 = 5;
 /// How often one round tells the same change, which is written on while it is told.
@@ -116,18 +121,17 @@ impl Outbox {
                 return Ok(());
             }
             let told = self.tell(changes).await.map_err(|Gone(why)| why)?;
-            if round == Round::All && told.is_empty() {
+            if round == Round::All && told.ids.is_empty() {
                 return Ok(());
             }
-            if told.is_empty() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            told.into_iter().for_each(|id| *passes.entry(id).or_default() += 1);
+            let pause = told.pause.max(if told.ids.is_empty() { PAUSE } else { Duration::ZERO });
+            tokio::time::sleep(pause).await;
+            told.ids.into_iter().for_each(|id| *passes.entry(id).or_default() += 1);
         }
     }
 
-    /// Tells these changes; gives those that the cloud has judged.
-    async fn tell(&self, changes: Vec<Change>) -> Result<Vec<i64>, Gone> {
+    /// Tells these changes.
+    async fn tell(&self, changes: Vec<Change>) -> Result<Told, Gone> {
         let mut by_object: BTreeMap<ObjectKey, Vec<Change>> = BTreeMap::new();
         for change in changes {
             by_object.entry(change.what.key.clone()).or_default().push(change);
@@ -135,21 +139,23 @@ impl Outbox {
         let rounds =
             futures_util::stream::iter(by_object.into_values().map(|changes| self.tell_object(changes)));
         let mut ends = rounds.buffer_unordered(AT_ONCE);
-        let mut told = Vec::new();
+        let mut told = Told::default();
         while let Some(end) = ends.next().await {
-            told.extend(end?);
+            let end = end?;
+            told.ids.extend(end.ids);
+            told.pause = told.pause.max(end.pause);
         }
         Ok(told)
     }
 
-    async fn tell_object(&self, changes: Vec<Change>) -> Result<Vec<i64>, Gone> {
-        let mut told = Vec::new();
+    async fn tell_object(&self, changes: Vec<Change>) -> Result<Told, Gone> {
+        let mut told = Told::default();
         for change in changes {
             let failed = |e: CacheError| Gone(e.to_string());
             let sent = self.current(&change).await.map_err(failed)?;
             let fate = match &sent {
                 Sent::Nothing => Fate::Done(None),
-                Sent::Body(_, request) => self.send(&change, request).await?,
+                Sent::Body(_, request) => self.send(&change, request, &mut told.pause).await?,
                 Sent::Never(why) => Fate::Never(why.clone()),
             };
             match fate {
@@ -166,16 +172,16 @@ impl Outbox {
                     self.refuse(&change, why).await.map_err(failed)?;
                 }
                 Fate::Later(why, times) => {
-                    let id = change.id;
-                    self.cache.commit(move |w| w.fail_change(id, times, &why)).await.map_err(failed)?;
-                    if is_clients(&change) {
+                    let is_clients = is_clients(&change);
+                    self.cache.commit(move |w| put_off(w, &change, times, &why)).await.map_err(failed)?;
+                    if is_clients {
                         continue;
                     }
                     // What follows builds on this one.
                     return Ok(told);
                 }
             }
-            told.push(change.id);
+            told.ids.push(change.id);
         }
         Ok(told)
     }
@@ -207,7 +213,8 @@ impl Outbox {
             .await
     }
 
-    async fn send(&self, change: &Change, body: &Value) -> Result<Fate, Gone> {
+    /// Sends a change; where the cloud says when to come again, that is noted in `pause`.
+    async fn send(&self, change: &Change, body: &Value, pause: &mut Duration) -> Result<Fate, Gone> {
         let mut request = match request(change, body) {
             Ok(request) => request,
             Err(why) => return Ok(Fate::Never(why)),
@@ -225,7 +232,7 @@ impl Outbox {
             let (answer, _place) = self.upstream.send(who, request).await.map_err(|e| e.to_string())?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?;
-            Ok::<_, String>((head.status, body.to_bytes()))
+            Ok::<_, String>((head, body.to_bytes()))
         };
         let Ok(answered) = tokio::time::timeout(self.patience, exchange).await else {
             let late = format!("no answer within {} s", self.patience.as_secs());
@@ -236,8 +243,13 @@ impl Outbox {
                 Err(why) => Err(Gone(format!("{late}, and then {why}"))),
             };
         };
-        let (code, bytes) = answered.map_err(Gone)?;
-        Ok(fate(change, code, &bytes))
+        let (head, bytes) = answered.map_err(Gone)?;
+        let fate = fate(change, head.status, &bytes);
+        let after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        if let (Fate::Later(..), Some(seconds)) = (&fate, after) {
+            *pause = (*pause).max(Duration::from_secs(seconds).min(LONGEST_PAUSE));
+        }
+        Ok(fate)
     }
 
     /// The newest token of a client on this node, as a header: what it told is told in its name.
@@ -305,6 +317,27 @@ impl Outbox {
         let change = change.clone();
         self.cache.commit(move |writer| writer.refuse_change(&change, &why)).await
     }
+}
+
+/// What became of several changes.
+#[derive(Debug, Default)]
+struct Told {
+    /// Those that the cloud has judged.
+    ids: Vec<i64>,
+    /// How long it wants to be left alone.
+    pause: Duration,
+}
+
+/// The cloud does not take a change for now. The link may be used without it from some time on, and what it is about
+/// read anew by others: then it is no difference from what is kept any more, and is fixed before.
+fn put_off(writer: &Writer, change: &Change, times: u32, why: &str) -> Result<(), CacheError> {
+    writer.fail_change(change.id, times, why)?;
+    if change.attempts + times >= ATTEMPTS
+        && let Some((_, now)) = writer.object(&change.what.key)?
+    {
+        apply::end_change(writer, change, &now)?;
+    }
+    Ok(())
 }
 
 /// What is sent for a change, with the object it was computed from.

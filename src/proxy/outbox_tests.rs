@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::cache::{NewChange, Writer};
+use crate::cache::NewChange;
 use crate::kube::patch::PatchType;
 use crate::proxy::input::Input;
 use crate::proxy::resolve::Resolver;
@@ -153,4 +153,67 @@ async fn a_change_that_gets_no_answer_keeps_no_link_down_that_is_up() {
         is_late(&waiting[0]) && waiting[0].error.contains("no answer"),
         "it waits for later: {waiting:?}"
     );
+}
+
+/// A cloud that answers each PATCH as it is told to, and counts them.
+async fn answering(
+    code: Arc<std::sync::atomic::AtomicU16>,
+    after: Option<&'static str>,
+) -> (stand_in::Cloud, Arc<std::sync::atomic::AtomicU32>) {
+    let asked = Arc::<std::sync::atomic::AtomicU32>::default();
+    let count = asked.clone();
+    let cloud = stand_in::Cloud::new(Arc::new(move |head| {
+        let mut answered = stand_in::json(200, &json!({}));
+        if head.method == Method::PATCH {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let code = code.load(std::sync::atomic::Ordering::Relaxed);
+            answered = stand_in::json(code, &if code == 200 { pod(9) } else { json!({"kind": "Status"}) });
+            after.map(|after| answered.headers_mut().insert(header::RETRY_AFTER, after.parse().unwrap()));
+        }
+        Box::pin(std::future::ready(answered)) as _
+    }))
+    .await;
+    (cloud, asked)
+}
+
+/// What a client reads once the link is up.
+async fn read_anew(cache: &Cache, version: u64) -> Value {
+    let read = Object::new("v1/pods", pod(version)).unwrap();
+    cache.commit(move |writer| writer.put_single("node", &read)).await.unwrap();
+    cache.read(|reader| reader.all("v1/pods")).await.unwrap().remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_put_off_is_told_although_its_object_was_read_anew() {
+    let code = Arc::new(std::sync::atomic::AtomicU16::new(500));
+    let (cloud, asked) = answering(code.clone(), None).await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    say(&cache, "first".to_owned()).await;
+    let change = cache.read(|reader| reader.changes()).await.unwrap().remove(0);
+    cache.commit(move |w| w.fail_change(change.id, ATTEMPTS - 1, "500")).await.unwrap();
+    assert_eq!(outbox.replay(Round::First).await, Ok(()), "the link is used without it");
+    assert_eq!(read_anew(&cache, 8).await["status"].get("message"), None);
+    let before = asked.load(std::sync::atomic::Ordering::Relaxed);
+    code.store(200, std::sync::atomic::Ordering::Relaxed);
+    outbox.replay(Round::All).await.unwrap();
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), before + 1, "it is told");
+    assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cloud_says_when_it_is_asked_again() {
+    let code = Arc::new(std::sync::atomic::AtomicU16::new(429));
+    let (cloud, asked) = answering(code.clone(), Some("3")).await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    say(&cache, "first".to_owned()).await;
+    let began = tokio::time::Instant::now();
+    let heard = asked.clone();
+    let round = tokio::spawn(async move { outbox.replay(Round::First).await });
+    while heard.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    code.store(200, std::sync::atomic::Ordering::Relaxed);
+    round.await.unwrap().unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2);
 }
