@@ -187,13 +187,32 @@ impl Writer {
     /// # Errors
     /// The statement's.
     pub fn refuse_change(&self, change: &Change, why: &str) -> Result<(), CacheError> {
-        self.drop_change(change.id)?;
+        self.drop_untaken(change)?;
         self.db()
             .prepare_cached("INSERT INTO refused (object, why, at) VALUES (?, ?, ?)")?
             .execute(params![change.what.key.to_string(), why, seconds()])?;
         self.db()
             .prepare_cached("DELETE FROM refused WHERE id <= (SELECT MAX(id) FROM refused) - ?")?
             .execute([REFUSED])?;
+        Ok(())
+    }
+
+    /// The change waits no longer, and the cloud has nothing of it: what it made of the object here is not the
+    /// cloud's, and is not taken for that of its version, whoever reads it next.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn drop_untaken(&self, change: &Change) -> Result<(), CacheError> {
+        self.drop_change(change.id)?;
+        let (key, uid) = (&change.what.key, &change.what.uid);
+        if self.is_edited(key, uid)? {
+            return Ok(());
+        }
+        self.db()
+            .prepare_cached(
+                "UPDATE object SET version = '' WHERE resource = ? AND namespace = ? AND name = ? AND uid = ?",
+            )?
+            .execute([&key.resource, &key.namespace, &key.name, uid])?;
         Ok(())
     }
 

@@ -163,8 +163,8 @@ impl Outbox {
                 Fate::Gone(why) => {
                     let object = change.what.key.to_string();
                     tracing::info!(object, why, "a change made here is about what the cloud has no more");
-                    let id = change.id;
-                    self.cache.commit(move |w| w.drop_change(id)).await.map_err(failed)?;
+                    let change = change.clone();
+                    self.cache.commit(move |w| w.drop_untaken(&change)).await.map_err(failed)?;
                 }
                 Fate::Never(why) => self.refuse(&change, why).await.map_err(failed)?,
                 Fate::Forbidden(why) => {

@@ -217,3 +217,16 @@ async fn the_cloud_says_when_it_is_asked_again() {
     assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_cloud_refuses_is_not_kept_as_if_it_were_the_clouds() {
+    for code in [422, 403, 404] {
+        let (cloud, _) = answering(Arc::new(code.into()), None).await;
+        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+        say(&cache, "first".to_owned()).await;
+        assert_eq!(read_anew(&cache, 1).await["status"]["message"], "first", "it waits");
+        outbox.replay(Round::First).await.unwrap();
+        assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
+        assert_eq!(read_anew(&cache, 1).await["status"].get("message"), None, "{code}");
+    }
+}
