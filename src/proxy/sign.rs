@@ -17,6 +17,7 @@ use super::Shared;
 use super::answer::{self, Body};
 use super::csr::{self, Answer};
 use super::forward::{Call, Outcome, Payload, decode_body};
+use super::watch::lasts;
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
 use crate::kube::{FieldSelector, ResourceRequest, Verb, meta};
@@ -108,7 +109,7 @@ fn show(call: &Call, request: &ResourceRequest, found: &Value) -> Response<Body>
             if request.query.wants_initial_events() {
                 events.extend(event(WatchKind::Bookmark, &bookmark, call));
             }
-            let open = Duration::from_secs(request.query.timeout_seconds.unwrap_or(300));
+            let open = lasts(request, Duration::from_secs(300));
             answer::with_type(StatusCode::OK, encoding.watch_content_type(), open_for(events.into(), open))
         }
         _ => answer::object(StatusCode::OK, found, encoding),

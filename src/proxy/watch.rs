@@ -64,7 +64,7 @@ impl LocalWatch {
             begins: Begin::of(request),
             api_version: request.gvr.api_version(),
             kind: replay::list_kind(&scope, &request.gvr).trim_end_matches("List").to_owned(),
-            until: request.query.timeout_seconds.map_or(UNASKED, Duration::from_secs),
+            until: lasts(request, UNASKED),
             bookmarks: request.query.allow_watch_bookmarks,
             shape: accept.shape,
             has_header: false,
@@ -89,6 +89,11 @@ impl LocalWatch {
             body.map_err(Into::into).boxed_unsync(),
         )
     }
+}
+
+/// How long a watch lasts: as its client says, where 0 is no word (as kube-apiserver has it), or so long.
+pub fn lasts(request: &ResourceRequest, unasked: Duration) -> Duration {
+    request.query.timeout_seconds.filter(|seconds| *seconds > 0).map_or(unasked, Duration::from_secs)
 }
 
 /// What a watch begins with.
@@ -257,6 +262,20 @@ impl Stream {
                 tracing::warn!(%error, name, "an event has no such encoding");
                 Vec::new()
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_of_no_seconds_is_one_that_does_not_say() {
+        let unasked = Duration::from_secs(9);
+        for (query, expected) in [("", 9), ("&timeoutSeconds=0", 9), ("&timeoutSeconds=3", 3)] {
+            let parsed = crate::kube::Request::parse("GET", "/api/v1/pods", &format!("watch=true{query}"));
+            assert_eq!(lasts(parsed.resource().unwrap(), unasked).as_secs(), expected, "{query}");
         }
     }
 }
