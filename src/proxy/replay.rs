@@ -250,9 +250,11 @@ pub async fn find(cache: &Cache, wanted: Wanted, shape: Shape) -> Result<(Wanted
     }
     let found = cache.read(move |reader| {
         for way in ways {
-            if let Some(scope) = way.find(reader)? {
-                return Ok(Some((way, scope)));
+            let Some(mut scope) = way.find(reader)? else { continue };
+            if scope.kind.is_empty() {
+                scope.kind = kind_within(reader, &scope)?.map_or_else(String::new, |kind| kind + "List");
             }
+            return Ok(Some((way, scope)));
         }
         Ok(None)
     });
@@ -265,6 +267,13 @@ pub async fn find(cache: &Cache, wanted: Wanted, shape: Shape) -> Result<(Wanted
     }
 }
 
+/// The kind of the objects that a scope holds, by the first of them: of a custom resource nothing else here knows it,
+/// where no list of it was read.
+fn kind_within(reader: &Reader, scope: &Scope) -> Result<Option<String>, CacheError> {
+    let first: Vec<i64> = reader.members(scope.id)?.into_iter().take(1).collect();
+    Ok(reader.objects(scope.id, &first)?.first().and_then(|o| kube::meta::kind(&o.body)).map(str::to_owned))
+}
+
 /// The kind of the list: as it was read, or where only single objects were, as the tables have it.
 pub fn list_kind(scope: &Scope, gvr: &GroupVersionResource) -> String {
     if !scope.kind.is_empty() {
@@ -272,6 +281,12 @@ pub fn list_kind(scope: &Scope, gvr: &GroupVersionResource) -> String {
     }
     let known = schema::kind_of(&gvr.api_version(), &gvr.resource);
     format!("{}List", known.map_or("", |kind| kind.name))
+}
+
+/// The kind of its objects.
+pub fn kind(scope: &Scope, gvr: &GroupVersionResource) -> String {
+    let list = list_kind(scope, gvr);
+    list.strip_suffix("List").unwrap_or(&list).to_owned()
 }
 
 async fn stream(
@@ -353,5 +368,33 @@ pub async fn document(cache: &Cache, caller: &Caller, path: &str, accept: &str) 
             answer::unavailable(&why, Encoding::Json)
         }
         Err(error) => answer::unavailable(&error.to_string(), Encoding::Json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kind_of_a_custom_resource_is_what_its_objects_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let body = json!({"apiVersion": "x.io/v1", "kind": "AllowList",
+            "metadata": {"name": "a", "uid": "u", "resourceVersion": "1"}});
+        let object = Object::new("x.io/v1/allowlists", body).unwrap();
+        cache.commit(move |writer| writer.put_single("one", &object)).await.unwrap();
+        let gvr = GroupVersionResource::new("x.io", "v1", "allowlists");
+        let query = "watch=true&fieldSelector=metadata.name%3Da";
+        let parsed = kube::Request::parse("GET", "/apis/x.io/v1/allowlists", query);
+        let wanted = Wanted::of("one", parsed.resource().unwrap()).unwrap();
+        let (_, scope) = find(&cache, wanted, Shape::Object).await.unwrap();
+        assert_eq!(
+            (list_kind(&scope, &gvr), kind(&scope, &gvr)),
+            ("AllowListList".into(), "AllowList".into())
+        );
+        let pods = Scope { kind: String::new(), ..scope };
+        assert_eq!(kind(&pods, &GroupVersionResource::new("", "v1", "pods")), "Pod");
     }
 }

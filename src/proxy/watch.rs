@@ -63,7 +63,7 @@ impl LocalWatch {
         let stream = Stream {
             begins: Begin::of(request),
             api_version: request.gvr.api_version(),
-            kind: replay::list_kind(&scope, &request.gvr).trim_end_matches("List").to_owned(),
+            kind: replay::kind(&scope, &request.gvr),
             until: lasts(request, UNASKED),
             bookmarks: request.query.allow_watch_bookmarks,
             shape: accept.shape,
