@@ -8,17 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::apply;
 use super::clients::Clients;
+use super::fate::{Fate, fate};
 use super::statuses::{self, PodIdentity, told};
 use super::upstream::{As, UpBody, Upstream};
 use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, Writer};
-use crate::kube::{GroupVersionResource, codec, meta, schema};
+use crate::kube::{GroupVersionResource, schema};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;
@@ -79,19 +80,6 @@ fn is_late(change: &Change) -> bool {
 /// Whether a client other than kubelet made it. Nothing that is kubelet's waits for such a one.
 fn is_clients(change: &Change) -> bool {
     change.what.author != Author::Node
-}
-
-/// What became of one change.
-#[derive(Debug, PartialEq)]
-enum Fate {
-    Done(Option<Value>),
-    /// What it is about is not there any more, or another of the same name is.
-    Gone(String),
-    Never(String),
-    /// Who made it may not, and is not let do so here either.
-    Forbidden(String),
-    /// And how many refusals it counts as.
-    Later(String, u32),
 }
 
 /// The cloud went away during a round.
@@ -394,40 +382,6 @@ fn without_local_names(object: &Value) -> Value {
         }
     }
     object
-}
-
-fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
-    let value = codec::decode(bytes)
-        .and_then(codec::Decoded::whole)
-        .ok()
-        .or_else(|| serde_json::from_slice(bytes).ok())
-        .unwrap_or(Value::Null);
-    if code.is_success() {
-        return Fate::Done((meta::kind(&value) != Some("Status")).then_some(value));
-    }
-    let said = value.get("message").and_then(Value::as_str).unwrap_or("no reason given");
-    let why = format!("{} {said}", code.as_u16());
-    match (change.what.kind, code) {
-        // Gone already, or there already: what was wanted is so.
-        (ChangeKind::Delete, StatusCode::NOT_FOUND) | (ChangeKind::Create, StatusCode::CONFLICT) => {
-            Fate::Done(None)
-        }
-        (ChangeKind::Patch | ChangeKind::Apply, StatusCode::NOT_FOUND) => Fate::Gone(why),
-        (_, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY) if is_another(&value) => Fate::Gone(why),
-        (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED) => Fate::Later(why, 1),
-        (_, StatusCode::FORBIDDEN) => Fate::Forbidden(why),
-        (_, code) if code.is_server_error() => Fate::Later(why, 1),
-        _ => Fate::Never(why),
-    }
-}
-
-/// Whether a refusal says that the object has another uid: it was deleted and made again under its name.
-fn is_another(status: &Value) -> bool {
-    let causes = status.pointer("/details/causes").and_then(Value::as_array);
-    let field = |cause: &Value| cause.get("field").and_then(Value::as_str) == Some("metadata.uid");
-    let said = status.get("message").and_then(Value::as_str).unwrap_or_default();
-    causes.is_some_and(|causes| causes.iter().any(field))
-        || said.contains("Precondition failed: UID in precondition")
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Which changes go first, and what the cloud's answers mean for them.
 
+use http::StatusCode;
 use serde_json::json;
 
 use super::*;

@@ -20,6 +20,7 @@ use super::answer;
 use super::cloud::{self, Credentials, Identity, Protocols};
 use super::pool::{Connection, Place, Pool, STREAMS};
 use super::resolve::Resolver;
+pub use super::unanswered::UpstreamError;
 
 /// A request body on its way up.
 pub type UpBody = UnsyncBoxBody<bytes::Bytes, BodyError>;
@@ -27,7 +28,7 @@ pub type UpBody = UnsyncBoxBody<bytes::Bytes, BodyError>;
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// TCP and TLS together.
-const CONNECT: Duration = Duration::from_secs(4);
+pub(super) const CONNECT: Duration = Duration::from_secs(4);
 /// A sign of life, connection included.
 const PROBE: Duration = Duration::from_secs(6);
 /// Connections that are tried with a request that none of them takes.
@@ -38,68 +39,6 @@ const UNACKNOWLEDGED: u32 = 15_000;
 /// Bytes of one answer that wait for a client. Of a connection all its streams may wait: were it less, a few clients
 /// that do not read would keep the answers of all others from coming.
 const WINDOW: u32 = 256 << 10;
-
-/// Why there was no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// The name of the cloud does not resolve.
-    #[error("cannot resolve `{host}`: {source}")]
-    Resolve {
-        /// The host.
-        host: String,
-        /// Why.
-        source: super::resolve::ResolveError,
-    },
-    /// No TCP connection.
-    #[error("cannot connect to `{address}`: {source}")]
-    Connect {
-        /// Host and port.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// No TLS.
-    #[error("no TLS with `{address}`: {source}")]
-    Tls {
-        /// Host and port.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Too slow.
-    #[error("no connection to `{address}` within {} s", CONNECT.as_secs())]
-    ConnectTimeout {
-        /// Host and port.
-        address: String,
-    },
-    /// HTTP broke.
-    #[error("connection to `{address}` failed: {source}")]
-    Http {
-        /// Host and port.
-        address: String,
-        /// Why.
-        source: hyper::Error,
-    },
-    /// The link went away while it was waited for.
-    #[error("the cloud went away before it answered")]
-    LinkLost,
-    /// Several requests waited for the one connection that was being made, and each is told this.
-    #[error(transparent)]
-    Shared(Arc<UpstreamError>),
-}
-
-impl UpstreamError {
-    /// Whether the cloud says itself that it has done nothing of the request, so that it can be sent again whatever
-    /// it is: it came after the last that a connection took, or was refused as a stream (RFC 9113, 8.7).
-    pub fn is_unprocessed(&self) -> bool {
-        let Self::Http { source, .. } = self else { return false };
-        let cause = std::error::Error::source(source).and_then(|cause| cause.downcast_ref::<h2::Error>());
-        cause.is_some_and(|cause| {
-            let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
-            cause.is_remote() && (cause.is_go_away() || refused)
-        })
-    }
-}
 
 /// With whose name a request goes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
