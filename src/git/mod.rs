@@ -1,7 +1,7 @@
 //! Git repositories on disk: bare ones of packs and one file of refs, which git itself can read too.
 //!
 //! # Layout
-//! - `repository`: a folder, its refs, and how they change in one go
+//! - `repository`: a folder, its refs, and how they change in one go; `repack`: its packs made one
 //! - `objects`: objects of its packs; `walk`: what hangs on what, and what must not be taken
 //! - `pack`: takes a pack from others, makes one for others; one that comes is cut into entries (`receive`), its objects are
 //!   named (`resolve`, `delta`), and it gets its index (`index`)
@@ -16,6 +16,7 @@ mod objects;
 pub mod pack;
 pub mod pkt;
 mod receive;
+mod repack;
 mod repository;
 mod resolve;
 pub mod walk;
@@ -23,7 +24,7 @@ pub mod walk;
 use std::path::PathBuf;
 
 pub use objects::{Objects, Reader};
-pub use repository::{BRANCHES, KEPT, Refs, Repository, TAGS, folder, is_name, is_ref, read_refs};
+pub use repository::{BRANCHES, Incoming, KEPT, Refs, Repository, TAGS, folder, is_name, is_ref, read_refs};
 
 /// An object's name.
 pub type Oid = gix_hash::ObjectId;

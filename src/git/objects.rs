@@ -8,11 +8,22 @@ use gix_pack::data::decode::header::ResolvedBase;
 use gix_pack::data::entry::Location;
 
 use super::{Error, Kind, Oid};
+use crate::sys::durable;
 
 /// Bytes of bases of deltas that a reader remembers.
 const REMEMBERED: usize = 4 << 20;
 /// The largest object that is read, in bytes: a small pack can hold one that is very large, and a chain of them.
 pub(super) const LARGEST: usize = 32 << 20;
+
+/// Bytes of an index for an object.
+const INDEXED: u64 = 28;
+
+/// What an index without its pack is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Torn {
+    Refused,
+    PassedOver,
+}
 
 /// The packs of a repository, open. Clones share them.
 #[derive(Clone)]
@@ -44,15 +55,21 @@ impl Pack {
 impl Objects {
     /// Opens all packs of a folder.
     pub(super) fn open(folder: &Path) -> Result<Self, Error> {
-        Self::of(&[folder])
+        Self::of(&[folder], Torn::Refused)
+    }
+
+    /// Opens all packs of a folder that are whole: where somebody was cut short while it removed packs, an index may have
+    /// lost its pack.
+    pub(super) fn open_whole(folder: &Path) -> Result<Self, Error> {
+        Self::of(&[folder], Torn::PassedOver)
     }
 
     /// Opens all packs of two folders.
     pub(super) fn open_both(one: &Path, two: &Path) -> Result<Self, Error> {
-        Self::of(&[one, two])
+        Self::of(&[one, two], Torn::Refused)
     }
 
-    fn of(folders: &[&Path]) -> Result<Self, Error> {
+    fn of(folders: &[&Path], torn: Torn) -> Result<Self, Error> {
         let mut paths = Vec::new();
         for folder in folders {
             for entry in std::fs::read_dir(folder).map_err(Error::File)? {
@@ -65,6 +82,12 @@ impl Objects {
         paths.sort();
         let mut packs = Vec::new();
         for path in paths {
+            if torn == Torn::PassedOver
+                && !durable::exists(&path.with_extension("pack")).map_err(Error::File)?
+            {
+                tracing::warn!(index = %path.display(), "the pack of an index is gone: it is passed over");
+                continue;
+            }
             let damaged = |e: gix_error::Error| Error::Damaged { path: path.clone(), why: e.to_string() };
             let mut bundle = gix_pack::Bundle::at(&path, gix_hash::Kind::Sha1).map_err(damaged)?;
             bundle.pack = bundle.pack.with_alloc_limit_bytes(Some(LARGEST));
@@ -82,6 +105,12 @@ impl Objects {
     /// How many packs there are.
     pub fn packs(&self) -> usize {
         self.packs.len()
+    }
+
+    /// Bytes of a pack of these objects and of its index, about: what is a delta of something else is made whole.
+    pub(super) fn room(&self, ids: &[Oid]) -> u64 {
+        let entries = ids.iter().filter_map(|id| self.with(id)?.place(id));
+        entries.map(|place| place.entry_size as u64 + INDEXED).sum()
     }
 
     /// Bytes of all packs.

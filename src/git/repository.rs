@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use gix_object::bstr::ByteSlice as _;
 
-use super::{Error, Objects, Oid, oid, pack, walk};
-use crate::sys::durable;
+use super::{Error, Objects, Oid, oid, pack};
+use crate::sys::{durable, failpoint};
 
 /// Where branches are.
 pub const BRANCHES: &str = "refs/heads/";
@@ -59,13 +59,25 @@ impl Repository {
     /// # Errors
     /// [`Error::Absent`], [`Error::Damaged`], [`Error::File`].
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        match Self::read(folder, Objects::open) {
+            Err(Error::Damaged { .. } | Error::File(_)) => {}
+            other => return other,
+        }
+        // Packs may have been made one in between, or somebody was cut short at that.
+        let here = Self::read(folder, Objects::open_whole)?;
+        match here.refs.values().find(|id| !here.objects.has(id)) {
+            Some(gone) => {
+                let why = format!("object {gone} of a ref is gone");
+                Err(Error::Damaged { path: packs(folder), why })
+            }
+            None => Ok(here),
+        }
+    }
+
+    /// First the refs: all they need is among what is here afterwards.
+    fn read(folder: &Path, objects: impl FnOnce(&Path) -> Result<Objects, Error>) -> Result<Self, Error> {
         let (refs, head) = read_refs(folder)?;
-        // Packs may be made one in between; the refs were there before, so all they need is among what is here now.
-        let objects = match Objects::open(&packs(folder)) {
-            Err(Error::Damaged { .. } | Error::File(_)) => Objects::open(&packs(folder))?,
-            other => other?,
-        };
-        Ok(Self { folder: folder.to_owned(), refs, head, objects })
+        Ok(Self { folder: folder.to_owned(), refs, head, objects: objects(&packs(folder))? })
     }
 
     /// Opens one, and makes it if there is none.
@@ -85,17 +97,14 @@ impl Repository {
         Self::open(folder)
     }
 
-    /// The folder for a pack that comes, empty: what an earlier one left there goes.
+    /// A folder for a pack that comes, of its own.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn incoming(&self) -> Result<PathBuf, Error> {
-        let incoming = self.folder.join("objects/incoming");
-        match std::fs::remove_dir_all(&incoming) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::File(e)),
-            _ => {}
-        }
-        durable::folder(&incoming, 0o700).map_err(Error::File)?;
+    pub fn incoming(&self) -> Result<Incoming, Error> {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let incoming = Incoming(self.folder.join("objects/incoming").join(name));
+        durable::folder(incoming.path(), 0o700).map_err(Error::File)?;
         Ok(incoming)
     }
 
@@ -109,6 +118,7 @@ impl Repository {
         for end in ["pack", "idx"] {
             let from = path.with_extension(end);
             let to = packs(&self.folder).join(from.file_name().unwrap_or_default());
+            failpoint::pass("pack-rename");
             std::fs::rename(&from, &to).map_err(|e| Error::File(durable::named(e, "rename", &from)))?;
             durable::sync_folder_of(&to).map_err(Error::File)?;
         }
@@ -148,35 +158,30 @@ impl Repository {
         }
         Ok(())
     }
+}
 
-    /// Makes one pack of all that refs need, and removes the others.
-    ///
-    /// # Errors
-    /// [`Error`]; the packs are what they were then, or one more.
-    pub fn repack(&mut self) -> Result<(), Error> {
-        let incoming = self.incoming()?;
-        let wants = self.refs.values().copied().collect();
-        let ids = walk::objects(&mut self.objects.reader(), &walk::Ask { wants, ..walk::Ask::default() })?;
-        let whole = incoming.join("whole");
-        let file = std::fs::File::create(&whole).map_err(Error::File)?;
-        pack::write(&self.objects, &ids, std::io::BufWriter::new(file))?;
-        let file = std::fs::File::open(&whole).map_err(Error::File)?;
-        let taken = pack::take(&mut std::io::BufReader::new(file), &incoming, &self.objects)?;
-        std::fs::remove_file(&whole).map_err(Error::File)?;
-        self.admit(&taken)?;
-        let kept = taken.pack.as_deref().and_then(Path::file_stem).map(ToOwned::to_owned);
-        for entry in std::fs::read_dir(packs(&self.folder)).map_err(Error::File)? {
-            let path = entry.map_err(Error::File)?.path();
-            if path.file_stem() != kept.as_deref() {
-                std::fs::remove_file(&path).map_err(Error::File)?;
-            }
-        }
-        self.objects = Objects::open(&packs(&self.folder))?;
-        Ok(())
+/// A folder for a pack that comes; what is not admitted goes with it.
+#[derive(Debug)]
+pub struct Incoming(PathBuf);
+
+impl Incoming {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
-fn packs(folder: &Path) -> PathBuf {
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, folder = %self.0.display(), "a pack that was given up is left behind");
+        }
+    }
+}
+
+pub(super) fn packs(folder: &Path) -> PathBuf {
     folder.join("objects/pack")
 }
 

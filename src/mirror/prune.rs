@@ -76,7 +76,7 @@ pub fn prune(parts: &Parts, dry_run: bool) -> Result<Pruned, Error> {
         });
     }
     let changed = !pruned.remove.is_empty();
-    let (repositories, kept) = git::prune(&parts.state_dir, &parts.settings.git, dry_run)?;
+    let (repositories, kept) = git::prune((&parts.state_dir, &parts.store), &parts.settings.git, dry_run)?;
     pruned.remove.extend(repositories);
     pruned.kept += kept;
     if !dry_run && changed {

@@ -20,8 +20,6 @@ mod chart;
 mod database;
 mod door;
 mod error;
-#[doc(hidden)]
-pub mod failpoint;
 mod gc;
 mod generation;
 mod intake;
@@ -57,6 +55,8 @@ pub use upload::{Ready, Upload, UploadId};
 pub use verify::{Held, VerifyReport, VerifySettings};
 
 pub use crate::sys::facts::{Child, Facts, Kind};
+#[doc(hidden)]
+pub use crate::sys::failpoint;
 
 /// What the store needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]

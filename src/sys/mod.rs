@@ -10,6 +10,8 @@ pub mod digest;
 pub mod direct;
 pub mod durable;
 pub mod facts;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod lock;
 pub mod mounts;
 pub mod priority;

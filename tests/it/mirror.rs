@@ -139,9 +139,14 @@ impl DockerRegistry {
     }
 }
 
+/// Bytes of all files below a folder.
 pub fn size_of(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => size_of(&entry.path()),
+        other => other.map_or(0, |meta| meta.len()),
+    };
+    entries.map(size).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]

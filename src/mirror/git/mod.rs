@@ -17,7 +17,8 @@ use super::error::Failure;
 use super::fetch::{Wire, pause};
 use super::plan::Reason;
 use super::summary::State;
-use crate::git::{self, BRANCHES, KEPT, Oid, Refs, Repository, walk};
+use crate::git::{self, BRANCHES, Incoming, KEPT, Oid, Refs, Repository, walk};
+use crate::store::Store;
 use crate::sys::progress::Unit;
 
 pub(super) use prune::{here, prune};
@@ -142,10 +143,11 @@ async fn bring(wire: &Wire, rule: &GitRule, how: How<'_>, entry: &mut GitEntry) 
         here = back;
         Some(taken)
     };
-    let (head, new) = (listing.head, known.is_empty());
+    let (head, new, store) = (listing.head, known.is_empty(), wire.store.clone());
     let done = apart(move || {
-        if let Some(taken) = &taken {
-            here.admit(taken)?;
+        if let Some((taken, incoming)) = taken {
+            here.admit(&taken)?;
+            drop(incoming);
         }
         let mut reader = here.objects.reader();
         let mut goes_on = |from: &Oid, to: &Oid| {
@@ -159,8 +161,8 @@ async fn bring(wire: &Wire, rule: &GitRule, how: How<'_>, entry: &mut GitEntry) 
         if next != here.refs || head != here.head {
             here.flip(next, &head)?;
         }
-        if here.objects.packs() > PACKS
-            && let Err(error) = here.repack()
+        if here.is_scattered(PACKS)
+            && let Err(error) = here.repack(room(store))
         {
             tracing::warn!(%error, folder = %here.folder.display(), "its packs were not made one");
         }
@@ -185,12 +187,27 @@ fn state(new: bool, changes: &[Change]) -> State {
 
 /// Opens a repository, and makes it unless `dry`.
 async fn open(folder: PathBuf, dry: bool) -> Result<Option<Repository>, Failure> {
-    apart(move || match Repository::open(&folder) {
-        Err(git::Error::Absent(_)) if dry => Ok(None),
-        Err(git::Error::Absent(_)) => Repository::open_or_create(&folder).map(Some),
-        other => other.map(Some),
+    apart(move || match dry {
+        true => match Repository::open(&folder) {
+            Err(git::Error::Absent(_)) => Ok(None),
+            other => other.map(Some),
+        },
+        false => match Repository::open_to_change(&folder) {
+            Err(git::Error::Absent(_)) => Repository::open_or_create(&folder).map(Some),
+            other => other.map(Some),
+        },
     })
     .await
+}
+
+/// Asks the store whether there is room: what it leaves free for others is left by packs too.
+fn room(store: Store) -> impl FnOnce(u64) -> Result<(), git::Error> {
+    move |bytes| {
+        store.room_for(bytes).map_err(|error| {
+            let full = error.is_full().then_some(std::io::ErrorKind::StorageFull);
+            git::Error::File(std::io::Error::new(full.unwrap_or(std::io::ErrorKind::Other), error))
+        })
+    }
 }
 
 /// Fetches what is not here and checks all of it.
@@ -202,7 +219,7 @@ async fn fetch(
     here: Repository,
     how: How<'_>,
     entry: &mut GitEntry,
-) -> Result<(git::pack::Taken, Repository), Failure> {
+) -> Result<((git::pack::Taken, Incoming), Repository), Failure> {
     let haves = apart({
         let here = here.clone();
         move || told(&here)
@@ -212,12 +229,12 @@ async fn fetch(
     let (hand, mut coming) = answer::Coming::channel();
     let taking = apart(move || {
         let incoming = here.incoming()?;
-        let taken = git::pack::take(&mut coming, &incoming, &here.objects)?;
+        let taken = git::pack::take(&mut coming, incoming.path(), &here.objects)?;
         let known: Vec<Oid> = here.refs.values().copied().collect();
-        let all = here.with(&incoming)?;
+        let all = here.with(incoming.path())?;
         let tips: Vec<Oid> = upstream.values().copied().collect();
         walk::check(&mut all.reader(), &tips, &known)?;
-        Ok((taken, here))
+        Ok(((taken, incoming), here))
     });
     let mut item = wire.progress.item(entry.name.clone(), None, Unit::Bytes);
     let before = wire.travelled();

@@ -5,10 +5,11 @@ use std::path::Path;
 use super::GitRule;
 use crate::git::{Error, KEPT, Repository, folder, is_name};
 use crate::mirror::prune::Unwanted;
+use crate::store::Store;
 
 /// Removes what no rule wants any more, or only says what that is; and how many repositories and refs stay.
 pub(in crate::mirror) fn prune(
-    state_dir: &Path,
+    (state_dir, store): (&Path, &Store),
     rules: &[GitRule],
     dry: bool,
 ) -> Result<(Vec<Unwanted>, usize), Error> {
@@ -23,7 +24,7 @@ pub(in crate::mirror) fn prune(
             }
             continue;
         };
-        let mut known = Repository::open(&folder)?;
+        let mut known = if dry { Repository::open(&folder)? } else { Repository::open_to_change(&folder)? };
         let chooser = rule.chooser();
         let (stay, go): (Vec<_>, Vec<_>) = known
             .refs
@@ -36,10 +37,11 @@ pub(in crate::mirror) fn prune(
             name: format!("{} {name}", rule.title()),
             size: 0,
         }));
-        if !dry && !go.is_empty() {
+        // Also where an earlier one had no room for it.
+        if !dry && (!go.is_empty() || known.is_half_packed()) {
             let head = super::choose_head(&stay.iter().cloned().collect(), None, &known.head);
             known.flip(stay.into_iter().collect(), &head)?;
-            known.repack()?;
+            known.repack(super::room(store.clone()))?;
         }
     }
     Ok((gone, kept))
