@@ -129,7 +129,7 @@ async fn parts(place: &Place) -> Result<Parts, TaskError> {
         settings: config.mirror.clone(),
         state_dir: config.state_dir.clone(),
         cache,
-        desk: place.desk.clone(),
+        desk: place.desk.holding(task::held().map(|held| held as _)),
     })
 }
 

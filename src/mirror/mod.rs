@@ -42,6 +42,7 @@ mod scope;
 pub mod settings;
 mod summary;
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -82,7 +83,10 @@ pub struct Parts {
 
 /// Says since when a run is under way; at most one is. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Desk(Arc<Mutex<Option<Timestamp>>>);
+pub struct Desk {
+    since: Arc<Mutex<Option<Timestamp>>>,
+    _held: Option<Arc<dyn Any + Send + Sync>>,
+}
 
 /// A run; over when it is dropped.
 #[derive(Debug)]
@@ -91,11 +95,16 @@ struct Seat(Desk);
 impl Desk {
     /// Since when a run is under way.
     pub fn since(&self) -> Option<Timestamp> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same desk; whoever sits at it keeps `held` until the last of its threads has ended.
+    pub fn holding(&self, held: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        Self { _held: held, ..self.clone() }
     }
 
     fn take(&self) -> Result<Seat, Error> {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(since) = *since {
             return Err(Error::Running(since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
         }
@@ -106,7 +115,7 @@ impl Desk {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

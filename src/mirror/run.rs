@@ -58,7 +58,7 @@ pub async fn sync(parts: &Parts, request: &Request, progress: &Progress) -> Resu
     let settings = &parts.settings;
     settings.check().map_err(|fault| Error::Setting { key: fault.key, why: fault.why })?;
     let keys = keys(settings)?;
-    let _seat = parts.desk.take()?;
+    let seat = Arc::new(parts.desk.take()?);
     let started = clock::now();
     let _hold = parts.store.hold();
     let wire = Wire::new(
@@ -97,7 +97,8 @@ pub async fn sync(parts: &Parts, request: &Request, progress: &Progress) -> Resu
         .await;
     done.sort_by(|a, b| a.image.cmp(&b.image));
 
-    let how = git::How { state_dir: &parts.state_dir, most: settings.git_size_limit, dry: request.dry_run };
+    let (most, dry) = (settings.git_size_limit, request.dry_run);
+    let how = git::How { seat: &seat, state_dir: &parts.state_dir, most, dry };
     let asked = settings.git.iter().filter(|rule| request.asks_for(|name| rule.is_meant_by(name)));
     let repositories: Vec<GitEntry> =
         stream::iter(asked.map(|rule| git::one(&wire, rule, how))).buffered(REPOSITORIES).collect().await;

@@ -9,10 +9,12 @@ mod rule;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::Seat;
 use super::error::Failure;
 use super::fetch::{Wire, pause};
 use super::plan::Reason;
@@ -75,6 +77,8 @@ impl GitRule {
 /// How a repository is brought.
 #[derive(Clone, Copy)]
 pub(super) struct How<'a> {
+    /// Whoever works in a repository has it, so that no other run does.
+    pub(super) seat: &'a Arc<Seat>,
     pub(super) state_dir: &'a Path,
     /// The most bytes that it may take.
     pub(super) most: u64,
@@ -122,7 +126,7 @@ async fn bring(wire: &Wire, rule: &GitRule, how: How<'_>, entry: &mut GitEntry) 
     let mut upstream = listing.refs.clone();
     upstream.retain(|name, _| chooser.wants(name));
     let folder = git::folder(how.state_dir, &rule.name);
-    let here = open(folder, how.dry).await?;
+    let here = open(folder, how).await?;
     let new = here.is_none();
     let known = here.as_ref().map(|here| here.refs.clone()).unwrap_or_default();
     if how.dry {
@@ -144,7 +148,7 @@ async fn bring(wire: &Wire, rule: &GitRule, how: How<'_>, entry: &mut GitEntry) 
         Some(taken)
     };
     let (head, new, store) = (listing.head, known.is_empty(), wire.store.clone());
-    let done = apart(move || {
+    let done = apart(how.seat, move || {
         if let Some((taken, incoming)) = taken {
             here.admit(&taken)?;
             drop(incoming);
@@ -186,8 +190,9 @@ fn state(new: bool, changes: &[Change]) -> State {
 }
 
 /// Opens a repository, and makes it unless `dry`.
-async fn open(folder: PathBuf, dry: bool) -> Result<Option<Repository>, Failure> {
-    apart(move || match dry {
+async fn open(folder: PathBuf, how: How<'_>) -> Result<Option<Repository>, Failure> {
+    let dry = how.dry;
+    apart(how.seat, move || match dry {
         true => match Repository::open(&folder) {
             Err(git::Error::Absent(_)) => Ok(None),
             other => other.map(Some),
@@ -220,14 +225,14 @@ async fn fetch(
     how: How<'_>,
     entry: &mut GitEntry,
 ) -> Result<((git::pack::Taken, Incoming), Repository), Failure> {
-    let haves = apart({
+    let haves = apart(how.seat, {
         let here = here.clone();
         move || told(&here)
     })
     .await?;
     let most = how.most.saturating_sub(here.objects.size());
     let (hand, mut coming) = answer::Coming::channel();
-    let taking = apart(move || {
+    let taking = apart(how.seat, move || {
         let incoming = here.incoming()?;
         let taken = git::pack::take(&mut coming, incoming.path(), &here.objects)?;
         let known: Vec<Oid> = here.refs.values().copied().collect();
@@ -280,12 +285,21 @@ fn choose_head(refs: &Refs, upstream: Option<String>, before: &str) -> String {
     order.into_iter().find(|name| refs.contains_key(name)).unwrap_or_else(|| before.to_owned())
 }
 
-/// Runs what waits for the disk, or for a pack, on a thread of its own.
+/// Runs what waits for the disk, or for a pack, on a thread of its own. A run that is called off is not over before it.
 async fn apart<T: Send + 'static>(
+    seat: &Arc<Seat>,
     work: impl FnOnce() -> Result<T, git::Error> + Send + 'static,
 ) -> Result<T, Failure> {
     let (tell, told) = oneshot::channel();
-    let run = move || drop(tell.send(work()));
+    let seat = seat.clone();
+    let run = move || {
+        // What nobody waits for goes before the seat does.
+        let done = Some(work()).filter(|_| !tell.is_closed());
+        drop(seat);
+        if let Some(done) = done {
+            drop(tell.send(done));
+        }
+    };
     let thread = std::thread::Builder::new().name("git".into()).stack_size(2 << 20).spawn(run);
     thread.map_err(|e| Failure::Git(format!("cannot start a thread: {e}")))?;
     Ok(told.await.map_err(|_| Failure::Ended)??)
@@ -293,7 +307,39 @@ async fn apart<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+    use crate::mirror::{Desk, Error};
+
+    #[tokio::test]
+    async fn a_run_that_is_called_off_is_not_over_before_its_threads() {
+        let (begun, has_begun) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let held = Arc::new(());
+        let kept = Arc::downgrade(&held);
+        let desk = Desk::default();
+        let mine = desk.holding(Some(held));
+        let seat = Arc::new(mine.take().unwrap());
+        drop(mine);
+        let work = move || {
+            begun.send(()).unwrap();
+            may_go_on.recv().unwrap();
+            Ok(())
+        };
+        {
+            let run = std::pin::pin!(apart(&seat, work));
+            assert!(futures_util::poll!(run).is_pending());
+        }
+        drop(seat);
+        has_begun.recv().unwrap();
+        assert!(matches!(desk.take(), Err(Error::Running(_))), "another run in the same repositories");
+        assert!(kept.upgrade().is_some() && desk.since().is_some());
+        go_on.send(()).unwrap();
+        while desk.take().is_err() || kept.upgrade().is_some() {
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn head_names_a_branch_that_is_here() {
