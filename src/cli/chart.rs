@@ -124,7 +124,7 @@ fn list(config: &Config, name: Option<&str>, format: Format) -> Result<()> {
         Format::Text => {
             let heads = ["REPOSITORY", "NAME", "VERSION", "APP VERSION", "FROM", "DESCRIPTION"];
             let mut rows = vec![heads.map(str::to_owned).to_vec()];
-            let shown = |one: &Value, key: &str| match word(one, key) {
+            let shown = |one: &Value, key: &str| match &*word(one, key) {
                 "" => "-".to_owned(),
                 text => text.to_owned(),
             };
@@ -171,7 +171,7 @@ fn inspect(
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         rows.push(vec![key.clone(), text]);
     }
-    rows.push(vec!["from".into(), word(&told, "from").to_owned()]);
+    rows.push(vec!["from".into(), word(&told, "from").into_owned()]);
     rows.push(vec!["provenance".into(), if chart.provenance.is_some() { "yes" } else { "no" }.into()]);
     output::result(&output::columns(&rows))
 }

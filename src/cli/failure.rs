@@ -124,10 +124,12 @@ fn called(text: &str) -> String {
 }
 
 fn rendered(told: &Told, watched: bool) -> String {
-    match &told.hint {
-        None => format!("edge: {}", told.message),
-        Some(hint) if watched => format!("edge: {}\nhint: {hint}", told.message),
-        Some(hint) => format!("edge: {} hint: {hint}", told.message),
+    // Both have words of others: of an upstream, of a stick.
+    let message = output::visible(&told.message);
+    match told.hint.as_deref().map(output::visible) {
+        None => format!("edge: {message}"),
+        Some(hint) if watched => format!("edge: {message}\nhint: {hint}"),
+        Some(hint) => format!("edge: {message} hint: {hint}"),
     }
 }
 
@@ -151,6 +153,16 @@ mod tests {
             rendered(&told, true),
             "edge: cannot join: cannot read `/k`: gone: two lines\nhint: try again"
         );
+    }
+
+    #[test]
+    fn what_others_say_in_an_error_does_not_steer_the_terminal() {
+        let told = told(&["upstream says `\u{1b}[2Jgone\u{9b}` hint: try \u{1b}[1A again"]);
+        for watched in [false, true] {
+            let text = rendered(&told, watched);
+            assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+            assert!(text.contains("\\u{1b}[2Jgone"), "{text}");
+        }
     }
 
     #[test]

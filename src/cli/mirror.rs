@@ -1,5 +1,6 @@
 //! `edge mirror`: fetch images and charts while connected, and say what is here and why.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use anyhow::Result;
@@ -164,7 +165,7 @@ impl List {
                 Some(reason) => format!("{}: {}", text(&reason["rule"]), text(&reason["by"])),
                 None => "no rule wants it".into(),
             };
-            vec![text(&one["name"]).to_owned(), here.into(), size(number(&one["size"])), why]
+            vec![text(&one["name"]).into_owned(), here.into(), size(number(&one["size"])), why]
         }));
         output::result(&output::columns(&rows))
     }
@@ -186,10 +187,10 @@ impl Explain {
             let told = format!("  {state}: {} {}", text(&one["name"]), text(&one["digest"]));
             let _ = writeln!(out, "{}", told.trim_end());
             for (name, id) in one["refs"].as_object().into_iter().flatten() {
-                let _ = writeln!(out, "  {} {name}", text(id));
+                let _ = writeln!(out, "  {} {}", text(id), output::visible(name));
             }
-            if let Some(error) = one["error"].as_str() {
-                let _ = writeln!(out, "  last time: {error}");
+            if one["error"].is_string() {
+                let _ = writeln!(out, "  last time: {}", text(&one["error"]));
             }
             for attached in each(&one["attached"]) {
                 let _ = writeln!(out, "  with {}", text(attached));
@@ -274,7 +275,7 @@ fn removals(done: &Value) -> String {
     let mut out = String::new();
     let mut rows = vec![["NAME", "SIZE"].map(str::to_owned).to_vec()];
     rows.extend(
-        each(&done["remove"]).map(|one| vec![text(&one["name"]).to_owned(), size(number(&one["size"]))]),
+        each(&done["remove"]).map(|one| vec![text(&one["name"]).into_owned(), size(number(&one["size"]))]),
     );
     if rows.len() > 1 {
         out.push_str(&output::columns(&rows));
@@ -291,12 +292,14 @@ fn summary(done: &Value) -> String {
         each(&done["images"]).chain(each(&done["charts"])).chain(each(&done["git"])).collect();
     if dry {
         let mut rows = vec![["NAME", "STATE", "BYTES", "FROM"].map(str::to_owned).to_vec()];
-        let news = entries.iter().filter(|one| matches!(text(&one["state"]), "new" | "updated"));
+        let news = entries.iter().filter(|one| matches!(&*text(&one["state"]), "new" | "updated"));
         rows.extend(news.map(|one| {
             // Only a pack that was made says how large it is.
             let known = one["changes"].is_null();
             let bytes = if known { size(number(&one["bytes"])) } else { "unknown".to_owned() };
-            [text(&one["name"]), text(&one["state"]), &bytes, text(&one["from"])].map(str::to_owned).to_vec()
+            [text(&one["name"]), text(&one["state"]), bytes.into(), text(&one["from"])]
+                .map(Cow::into_owned)
+                .to_vec()
         }));
         if rows.len() > 1 {
             out.push_str(&output::columns(&rows));
@@ -335,7 +338,7 @@ fn summary(done: &Value) -> String {
 /// What is told of a ref that upstream has dropped or replaced.
 fn kept(change: &Value) -> Option<String> {
     let of = |key: &str| text(&change[key]);
-    match (of("turn"), of("kept")) {
+    match (&*of("turn"), &*of("kept")) {
         ("gone", "") => Some("upstream has it no more".into()),
         ("gone", kept) => Some(format!("upstream has it no more, and another in its way; it is {kept} now")),
         ("replaced", kept) => Some(format!("upstream has replaced it; what it was is {kept}")),
@@ -347,8 +350,9 @@ fn each(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+/// A text, as a part of a line: much of it is an upstream's.
+fn text(value: &Value) -> Cow<'_, str> {
+    output::visible(value.as_str().unwrap_or_default())
 }
 
 fn number(value: &Value) -> u64 {

@@ -86,9 +86,10 @@ impl Shown {
     }
 
     fn line(&self, line: &str) {
+        let line = output::visible(line);
         match &self.bars {
-            Some(bars) => bars.suspend(|| output::note(line)),
-            None => output::note(line),
+            Some(bars) => bars.suspend(|| output::note(&line)),
+            None => output::note(&line),
         }
     }
 
@@ -118,7 +119,7 @@ fn bar(name: &str, unit: Unit, total: Option<u64>) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(&format!("{{msg:40!}} {{bar:24}} {amounts}")) {
         bar.set_style(style.progress_chars("=> "));
     }
-    bar.set_message(name.to_owned());
+    bar.set_message(output::visible(name).into_owned());
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
 }

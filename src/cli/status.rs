@@ -30,10 +30,10 @@ impl Status {
         let socket = global.overrides()?.control_socket();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let report = runtime.block_on(ask_status(&socket))?;
-        output::result(&match self.output {
-            Format::Json => serde_json::to_string_pretty(&report)?,
-            Format::Text => text(&report, crate::sys::clock::now()),
-        })
+        match self.output {
+            Format::Json => output::json(&report),
+            Format::Text => output::result(&text(&report, crate::sys::clock::now())),
+        }
     }
 }
 
@@ -186,7 +186,7 @@ fn at_risk(out: &mut String, risks: &[RiskReport]) {
 /// The command line that mends a risk, ready to be typed.
 fn mend(risk: &RiskReport) -> Option<String> {
     let (patch, words) = risk.mend.split_last()?;
-    Some(output::visible(&format!("kubectl {} '{patch}'", words.join(" "))))
+    Some(output::visible(&format!("kubectl {} '{patch}'", words.join(" "))).into_owned())
 }
 
 /// How long ago, in the largest unit that says something.

@@ -94,6 +94,7 @@ mod registry_spec;
 mod registry_suite;
 mod registry_tools;
 mod registry_upkeep;
+mod shown;
 mod snap_hooks;
 mod snap_life;
 mod snap_moments;

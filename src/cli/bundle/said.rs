@@ -1,5 +1,6 @@
 //! What `edge bundle` did, in words.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -10,8 +11,9 @@ pub(super) fn number(of: &Value, key: &str) -> u64 {
     of[key].as_u64().unwrap_or(0)
 }
 
-pub(super) fn text<'a>(of: &'a Value, key: &str) -> &'a str {
-    of[key].as_str().unwrap_or_default()
+/// A text, as a part of a line: it is whoever made the bundle's.
+pub(super) fn text<'a>(of: &'a Value, key: &str) -> Cow<'a, str> {
+    output::visible(of[key].as_str().unwrap_or_default())
 }
 
 pub(super) fn title(of: &Value) -> String {
@@ -19,7 +21,12 @@ pub(super) fn title(of: &Value) -> String {
 }
 
 fn remarks(of: &Value, key: &str) -> Vec<String> {
-    of[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    of[key]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|v| Some(output::visible(v.as_str()?).into_owned()))
+        .collect()
 }
 
 pub(super) fn imported(done: &Value) -> String {
@@ -37,12 +44,12 @@ pub(super) fn imported(done: &Value) -> String {
     for remark in remarks(done, "remarks") {
         let _ = writeln!(out, "{remark}");
     }
-    if let Some(staged) = done["staged"].as_str() {
+    if done["staged"].is_string() {
         let reboot = if done["reboot"] == true { "; the machine starts anew" } else { "" };
-        let _ = writeln!(out, "{staged}{reboot}");
+        let _ = writeln!(out, "{}{reboot}", text(done, "staged"));
     }
-    if let Some(receipt) = done["receipt"].as_str() {
-        let _ = writeln!(out, "receipt: {receipt}");
+    if done["receipt"].is_string() {
+        let _ = writeln!(out, "receipt: {}", text(done, "receipt"));
     }
     out
 }
@@ -74,26 +81,25 @@ pub(super) fn history(done: &Value) -> String {
 pub(super) fn inspected(done: &Value) -> String {
     let manifest = &done["manifest"];
     let totals = &manifest["totals"];
+    let refused = done["refused"].is_string().then(|| text(done, "refused"));
+    let verified = refused.is_none() || done["verified"] == true;
     let mut out = String::new();
-    let mut line = |name: &str, what: String| {
+    let mut put = |name: &str, what: &str, claimed: &str| {
         if !what.is_empty() {
-            let _ = writeln!(out, "{name:<12}{what}");
+            let _ = writeln!(out, "{name:<12}{what}{claimed}");
         }
     };
-    line("Bundle", title(manifest));
-    let refused = done["refused"].as_str();
-    line(
-        "Signatures",
-        match refused {
-            None => format!("hold, by root version {}", number(manifest, "root")),
-            Some(_) if done["verified"] == true => {
-                format!("hold, by root version {}", number(manifest, "root"))
-            }
-            Some(why) => format!("NOT VERIFIED: {why}"),
-        },
-    );
+    // Anybody can have written what no signature holds for.
+    let claimed = if verified { "" } else { " (claimed)" };
+    put("Bundle", &title(manifest), claimed);
+    let signatures = match &refused {
+        Some(why) if !verified => format!("NOT VERIFIED: {why}"),
+        _ => format!("hold, by root version {}", number(manifest, "root")),
+    };
+    put("Signatures", &signatures, "");
+    put("Warning", &text(done, "warning"), "");
+    let mut line = |name: &str, what: String| put(name, &what, claimed);
     line("Created", text(manifest, "created").into());
-    line("Warning", text(done, "warning").into());
     line("Not after", text(manifest, "not-after").into());
     let audience = &manifest["audience"];
     let named = ["gateways", "fleets", "platforms"].map(|key| remarks(audience, key)).concat().join(", ");
@@ -103,7 +109,7 @@ pub(super) fn inspected(done: &Value) -> String {
     let sizes = (output::size(number(totals, "carried-bytes")), output::size(number(totals, "bytes")));
     line("Carries", format!("{carried} of {blobs} blobs, {} of {}", sizes.0, sizes.1));
     line("System", system(&manifest["system"]));
-    if let Some(why) = refused.filter(|_| done["verified"] == true) {
+    if let Some(why) = refused.as_ref().filter(|_| verified) {
         line("Import", format!("refused: {why}"));
     }
     if refused.is_none() {
@@ -130,9 +136,9 @@ fn system(part: &Value) -> String {
         true => String::new(),
         false => format!(
             "{} for {} on {}, {}",
-            output::visible(text(part, "version")),
-            output::visible(text(part, "arch")),
-            output::visible(text(part, "board")),
+            text(part, "version"),
+            text(part, "arch"),
+            text(part, "board"),
             output::size(sizes.iter().sum())
         ),
     }

@@ -89,11 +89,16 @@ pub fn inspected(told: &Value) -> String {
     };
     let size = |value: &Value| output::size(value.as_u64().unwrap_or(0));
     let texts = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|v| Some(output::visible(v.as_str()?).into_owned()))
+            .collect()
     };
-    line("Repository", word(told, "repository"));
-    line("Digest", word(told, "digest"));
-    line("Type", word(told, "mediaType"));
+    line("Repository", &word(told, "repository"));
+    line("Digest", &word(told, "digest"));
+    line("Type", &word(told, "mediaType"));
     let missing = told["missing"].as_u64().unwrap_or(0);
     let partly =
         if missing > 0 { format!(", {missing} blobs or manifests are not here") } else { String::new() };

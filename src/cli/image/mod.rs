@@ -4,6 +4,7 @@
 mod list;
 mod piped;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -226,6 +227,7 @@ pub(super) fn tell(done: &Value, format: Format, line: impl Fn(&Value) -> String
     }
 }
 
-pub(super) fn word<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_default()
+/// A text, as a part of a line: labels and names are whoever pushed the image's.
+pub(super) fn word<'a>(value: &'a Value, key: &str) -> Cow<'a, str> {
+    output::visible(value[key].as_str().unwrap_or_default())
 }
