@@ -11,7 +11,7 @@ use crate::oci::chart::{ChartPackage, check_provenance};
 use crate::oci::{Archive, ArchiveForm, Platform, Reference};
 use crate::registry::images::{self, ImageError, Wanted};
 use crate::registry::{Sources, add_chart, is_chart_repository};
-use crate::store::{self, GcSettings, Owner, Replace, Store, VerifySettings};
+use crate::store::{self, GcSettings, Owner, Replace, Store, VerifyReport, VerifySettings};
 use crate::sys::digest::Digest;
 use crate::sys::priority;
 use crate::sys::progress::{Progress, Unit};
@@ -172,8 +172,7 @@ pub(super) async fn run(task: StoreTask, place: &Place, progress: &Progress) -> 
         }
         StoreTask::Verify { rate } => {
             let settings = VerifySettings { rate, after: None };
-            let (report, _) = verify(place, settings, progress, || true).await?;
-            Ok(report)
+            mend(place, &read_again(place, settings, progress, || true).await?).await
         }
     }
 }
@@ -217,15 +216,14 @@ pub(super) async fn collect(place: &Place, dry_run: bool) -> Result<Value, TaskE
     }))
 }
 
-/// Reads everything again, and fetches what is damaged. The report, and the last blob that was read if `go_on` said no.
-pub(super) async fn verify(
+/// Reads everything again, until `go_on` says no; what is damaged is set aside, and [`mend`] fetches it.
+pub(super) async fn read_again(
     place: &Place,
     settings: VerifySettings,
     progress: &Progress,
     mut go_on: impl FnMut() -> bool + Send + 'static,
-) -> Result<(Value, Option<Digest>), TaskError> {
-    let store = place.store().await?;
-    let (reading, progress) = (store.clone(), progress.clone());
+) -> Result<VerifyReport, TaskError> {
+    let (reading, progress) = (place.store().await?, progress.clone());
     let report = blocking(move || {
         // Whoever asks for it does not want pods and the link to wait for it.
         if let Err(error) = priority::give_way() {
@@ -242,23 +240,32 @@ pub(super) async fn verify(
         item.done();
         Ok(report)
     });
-    let report = report.await?;
+    report.await
+}
+
+/// Fetches what this verification or an earlier one found damaged, and says what came of it.
+pub(super) async fn mend(place: &Place, report: &VerifyReport) -> Result<Value, TaskError> {
+    let store = place.store().await?;
     let (reading, mut lost) = (store.clone(), report.missing.clone());
     // Also what earlier runs set aside and nobody had then.
     lost.extend(blocking(move || Ok(reading.damaged()?)).await?);
-    let mended = match lost.is_empty() {
-        true => images::Mended::default(),
-        false => images::mend(&store, &sources(place)?, &lost).await?,
+    let mended = match sources(place) {
+        _ if lost.is_empty() => images::Mended::default(),
+        Ok(sources) => images::mend(&store, &sources, &lost).await?,
+        // A file of the configuration is no reason to say nothing of what is lost.
+        Err(error) => images::Mended {
+            left: lost.iter().map(|digest| (digest.clone(), error.message.clone())).collect(),
+            ..images::Mended::default()
+        },
     };
     let left: Vec<Value> =
         mended.left.iter().map(|(digest, why)| json!({"digest": digest, "why": why})).collect();
     // Whoever had it read, the daemon's board tells what came of it.
     place.lost.send_replace((!left.is_empty()).then(|| lost_line(left.len())));
-    let told = json!({
+    Ok(json!({
         "blobs": report.blobs, "bytes": report.bytes, "damaged": report.damaged,
         "missing": report.missing, "mended": mended.mended, "left": left,
-    });
-    Ok((told, report.last.filter(|_| report.stopped)))
+    }))
 }
 
 fn lost_line(count: usize) -> String {

@@ -1,6 +1,7 @@
 //! What the store needs now and then: what nobody needs is removed, and everything is read again, gently.
 //!
-//! A verification that the power cut short goes on where it was. Neither runs while nothing was ever stored.
+//! A verification that the power cut short goes on where it was; one that failed comes again after a while. Neither runs
+//! while nothing was ever stored.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use super::stores;
 use super::task::{Place, TaskError, blocking};
 use crate::health::{Board, Part};
 use crate::registry::Settings;
-use crate::store::VerifySettings;
+use crate::store::{VerifyReport, VerifySettings};
 use crate::sys::clock;
 use crate::sys::digest::Digest;
 use crate::sys::progress::Progress;
@@ -26,6 +27,9 @@ const AFTER_START: Duration = Duration::from_secs(600);
 const NOTE: &str = "verify";
 /// How often how far it is is noted.
 const NOTED: Duration = Duration::from_secs(300);
+
+/// How long after a verification that failed the next one comes; each time twice as long, up to the usual interval.
+const AGAIN: Duration = Duration::from_secs(900);
 
 /// The running task.
 pub struct Upkeep {
@@ -41,6 +45,28 @@ struct Progressed {
     ended: i64,
     /// The last blob of the one under way.
     after: Option<Digest>,
+}
+
+/// Verifications that failed, one after the other.
+#[derive(Debug, Default)]
+struct Failures {
+    times: u32,
+    last: Option<Instant>,
+}
+
+impl Failures {
+    fn note<T, E>(&mut self, done: &Result<T, E>, now: Instant) {
+        *self = match done {
+            Ok(_) => Self::default(),
+            Err(_) => Self { times: self.times.saturating_add(1), last: Some(now) },
+        };
+    }
+
+    /// When the next verification begins, where one was due at `due`: what failed is tried again, but not at once.
+    fn next(&self, due: Instant, interval: Duration) -> Instant {
+        let pause = AGAIN.saturating_mul(2_u32.saturating_pow(self.times.saturating_sub(1))).min(interval);
+        self.last.map_or(due, |last| last + pause)
+    }
 }
 
 impl Upkeep {
@@ -70,7 +96,7 @@ impl Upkeep {
 
 async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: Part, stop: Arc<AtomicBool>) {
     let started = Instant::now();
-    let mut collected = None;
+    let (mut collected, mut failures) = (None, Failures::default());
     // What is wrong after the last collection and after the last verification: neither clears the other's.
     let (mut uncollected, mut damaged): (Option<String>, Option<String>) = (None, None);
     let mut lost = place.lost.subscribe();
@@ -83,9 +109,10 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
             Ok(wait) => Instant::now() + wait,
             Err(error) => {
                 part.trouble(error.message);
-                Instant::now() + settings.verify_interval
+                Instant::now()
             }
         };
+        let verify_at = failures.next(verify_at, settings.verify_interval);
         let verify_at = verify_at.max(started + AFTER_START.min(settings.verify_interval));
         tokio::select! {
             () = tokio::time::sleep_until(collect_at.min(verify_at)) => {}
@@ -108,7 +135,9 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
             collected = Some(Instant::now());
             uncollected = collect(&place).await.err().map(|error| error.message);
         } else {
-            damaged = verify(&place, &settings, &stop).await.unwrap_or_else(|error| Some(error.message));
+            let done = verify(&place, &settings, &stop).await;
+            failures.note(&done, Instant::now());
+            damaged = done.unwrap_or_else(|error| Some(error.message));
         }
         tell(&part, damaged.as_ref().or(uncollected.as_ref()));
     }
@@ -135,12 +164,18 @@ async fn verify_due(place: &Place, settings: &Settings) -> Result<Duration, Task
     if !place.door().is_used() {
         return Ok(settings.verify_interval);
     }
-    let noted = noted(place).await?;
-    if noted.after.is_some() {
-        return Ok(Duration::ZERO);
+    Ok(noted(place).await?.due(settings.verify_interval))
+}
+
+impl Progressed {
+    /// How long until the next piece is due.
+    fn due(&self, interval: Duration) -> Duration {
+        if self.after.is_some() {
+            return Duration::ZERO;
+        }
+        let since = u64::try_from(clock::now().as_second() - self.ended).unwrap_or(0);
+        interval.saturating_sub(Duration::from_secs(since))
     }
-    let since = u64::try_from(clock::now().as_second() - noted.ended).unwrap_or(0);
-    Ok(settings.verify_interval.saturating_sub(Duration::from_secs(since)))
 }
 
 async fn noted(place: &Place) -> Result<Progressed, TaskError> {
@@ -156,22 +191,73 @@ async fn note(place: &Place, progressed: Progressed) -> Result<(), TaskError> {
     blocking(move || Ok(store.set_note(NOTE, &text)?)).await
 }
 
-/// Reads on for a while, or to the end. A line where something is lost that no upstream has.
+/// Reads on for a while, or to the end, and fetches what is damaged; where only that failed the last time, it is all that
+/// is done. A line where something is lost that no upstream has.
 async fn verify(
     place: &Place,
     settings: &Settings,
     stop: &Arc<AtomicBool>,
 ) -> Result<Option<String>, TaskError> {
     let before = noted(place).await?;
-    let rate = Some(settings.verify_rate);
-    let (stop, until) = (stop.clone(), std::time::Instant::now() + NOTED);
-    let go_on = move || !stop.load(Ordering::Relaxed) && std::time::Instant::now() < until;
-    let reading = VerifySettings { rate, after: before.after };
-    let (told, after) = stores::verify(place, reading, &Progress::silent(), go_on).await?;
-    let ended = if after.is_none() { clock::now().as_second() } else { before.ended };
-    note(place, Progressed { ended, after }).await?;
+    let mut report = VerifyReport::default();
+    if before.due(settings.verify_interval).is_zero() {
+        let rate = Some(settings.verify_rate);
+        let (stop, until) = (stop.clone(), std::time::Instant::now() + NOTED);
+        let go_on = move || !stop.load(Ordering::Relaxed) && std::time::Instant::now() < until;
+        let reading = VerifySettings { rate, after: before.after };
+        report = stores::read_again(place, reading, &Progress::silent(), go_on).await?;
+        let after = report.last.clone().filter(|_| report.stopped);
+        let ended = if after.is_none() { clock::now().as_second() } else { before.ended };
+        // Before anything is fetched: what was read need not be read again for an upstream's sake.
+        note(place, Progressed { ended, after }).await?;
+    }
+    let told = stores::mend(place, &report).await?;
     for digest in told["mended"].as_array().into_iter().flatten() {
         tracing::warn!(%digest, "was damaged, and is fetched again");
     }
     Ok(place.lost.borrow().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_failed_is_tried_again_after_a_while_and_ever_later() {
+        let (now, day) = (Instant::now(), Duration::from_secs(24 * 3600));
+        let mut failures = Failures::default();
+        assert_eq!(failures.next(now, day), now);
+        for minutes in [15, 30, 60, 120, 240, 480, 960, 1440, 1440] {
+            failures.note(&Err::<(), ()>(()), now);
+            // Also where a piece is left, which is due at once, or nothing is for a day.
+            for due in [now, now + day] {
+                assert_eq!(failures.next(due, day), now + Duration::from_secs(60 * minutes));
+            }
+        }
+        (0..100).for_each(|_| failures.note(&Err::<(), ()>(()), now));
+        assert_eq!(failures.next(now, day), now + day);
+        failures.note(&Ok::<(), ()>(()), now);
+        assert_eq!(failures.next(now, day), now);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_is_noted_though_what_is_damaged_cannot_be_fetched() {
+        let state = tempfile::tempdir().unwrap();
+        let mut config = Config { state_dir: state.path().to_owned(), ..Config::default() };
+        config.registry.authorities = vec![state.path().join("none.pem")];
+        let settings = config.registry.clone();
+        let place = Place::new(config);
+        let store = place.store().await.unwrap();
+        let digest = Digest::sha256(b"a layer");
+        store.add_blob(None, &digest, b"a layer").unwrap();
+        let hex = digest.hex();
+        let file = place.door().folder().join("blobs/sha256").join(&hex[..2]).join(hex);
+        std::fs::write(file, b"a later").unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = verify(&place, &settings, &stop).await.unwrap();
+        assert!(told.unwrap().contains("1 blobs are damaged"));
+        let noted = noted(&place).await.unwrap();
+        assert!(noted.ended > 0 && noted.after.is_none(), "{noted:?}");
+    }
 }
