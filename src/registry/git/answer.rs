@@ -2,22 +2,20 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::ask::{Band, Command, Fetch};
+use super::turn::{GLANCE, Patience, Waiting};
 use crate::git::walk::{self, Ask, Cut};
 use crate::git::{Error, Kind, Oid, Reader, Repository, TAGS, pack, pkt};
 
 const AGENT: &str = concat!("agent=edge/", env!("CARGO_PKG_VERSION"));
 /// What version 0 is offered.
 const OFFERED: &str = "multi_ack_detailed side-band side-band-64k thin-pack ofs-delta shallow deepen-since deepen-relative no-progress include-tag allow-tip-sha1-in-want allow-reachable-sha1-in-want filter object-format=sha1";
-/// How long a client may let us wait in all, and bytes for each of which a second is added.
-const PATIENCE: Duration = Duration::from_secs(60);
-const FLOOR: u64 = 4 << 10;
 /// Bytes that are gathered before they are sent.
 const PIECE: usize = 64 << 10;
 
@@ -76,19 +74,19 @@ pub(super) struct Out {
     runtime: Handle,
     gathered: Vec<u8>,
     band: Band,
-    sent: u64,
-    waited: Duration,
+    patience: Patience,
+    others: Waiting,
 }
 
 impl Out {
-    pub(super) fn new(hand: mpsc::Sender<io::Result<Bytes>>) -> Self {
+    pub(super) fn new(hand: mpsc::Sender<io::Result<Bytes>>, others: Waiting) -> Self {
         Self {
             hand,
             runtime: Handle::current(),
             gathered: Vec::new(),
             band: Band::None,
-            sent: 0,
-            waited: Duration::ZERO,
+            patience: Patience::default(),
+            others,
         }
     }
 
@@ -105,16 +103,22 @@ impl Out {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.sent += bytes.len() as u64;
-        let sent = self.hand.send(Ok(bytes.into()));
-        let left = (PATIENCE + Duration::from_secs(self.sent / FLOOR)).saturating_sub(self.waited);
-        let since = Instant::now();
-        let sent = self.runtime.block_on(async { tokio::time::timeout(left, sent).await });
-        self.waited += since.elapsed();
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            // Gone, or as good as: it holds the place of another.
-            _ => Err(io::ErrorKind::BrokenPipe.into()),
+        self.patience.sent(bytes.len());
+        let hand = self.hand.clone();
+        let mut sent = std::pin::pin!(hand.send(Ok(bytes.into())));
+        loop {
+            let left = self.patience.left(self.others.is_anybody());
+            let since = Instant::now();
+            // Others may come to wait while this one is waited for.
+            let sent = async { tokio::time::timeout(left.min(GLANCE), &mut sent).await };
+            let sent = self.runtime.block_on(sent);
+            self.patience.waited(since.elapsed());
+            match sent {
+                Ok(Ok(())) => return Ok(()),
+                Err(_) if !left.is_zero() => {}
+                // Gone, or as good as: it holds the place of another.
+                _ => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
         }
     }
 

@@ -3,17 +3,18 @@
 
 mod answer;
 mod ask;
+mod turn;
 
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::Registry;
 use super::reply::{self, Body};
@@ -21,23 +22,16 @@ use crate::git::{self, Repository};
 
 /// The largest request that is read, in bytes.
 const LARGEST: usize = 8 << 20;
-/// Packs that are made at the same time; others wait.
-const PACKS: usize = 4;
 /// How long a request may take to come.
 const REQUEST: Duration = Duration::from_secs(20);
 /// Pieces of an answer that wait for a client.
 const WAITING: usize = 4;
 
 /// Where repositories lie, and how many may ask at once.
+#[derive(Default)]
 pub(super) struct Repositories {
     state_dir: OnceLock<PathBuf>,
-    packs: Arc<Semaphore>,
-}
-
-impl Default for Repositories {
-    fn default() -> Self {
-        Self { state_dir: OnceLock::new(), packs: Arc::new(Semaphore::new(PACKS)) }
-    }
+    turns: turn::Turns,
 }
 
 /// What a path below `/git/` means.
@@ -79,6 +73,9 @@ impl Registry {
     pub(super) async fn answer_git(&self, route: GitRoute, request: Request<Incoming>) -> Response<Body> {
         self.git(route, request).await.unwrap_or_else(|No(status, why)| {
             let mut response = reply::typed("text/plain; charset=utf-8", format!("{why}\n").into());
+            if status == StatusCode::SERVICE_UNAVAILABLE {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
+            }
             *response.status_mut() = status;
             response
         })
@@ -106,12 +103,14 @@ impl Registry {
             (GitRoute::Pack(name), Method::POST) => {
                 let repository = self.repository(&name).await?;
                 // First its turn, then the request: those who wait hold nothing.
-                let packs = self.inner.repositories.packs.clone();
-                let permit = packs.acquire_owned().await.map_err(|_| internal("it ends"))?;
+                let turns = &self.inner.repositories.turns;
+                let busy =
+                    || No(StatusCode::SERVICE_UNAVAILABLE, "others are served, try again later".into());
+                let permit = turns.take().await.ok_or_else(busy)?;
                 let late = |_| No(StatusCode::REQUEST_TIMEOUT, "the request comes too slowly".into());
                 let body = tokio::time::timeout(REQUEST, read(request)).await.map_err(late)??;
                 let (hand, pieces) = mpsc::channel(WAITING);
-                let mut out = answer::Out::new(hand);
+                let mut out = answer::Out::new(hand, turns.waiting());
                 let bad = |why: String| No(StatusCode::BAD_REQUEST, why);
                 if two {
                     let command = ask::parse_two(&body).map_err(bad)?;
