@@ -199,6 +199,7 @@ impl Place {
 
     /// Takes a new configuration.
     pub fn set_config(&self, config: Config) {
+        self.door.set_reserve(config.registry.reserve);
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
@@ -276,4 +277,22 @@ pub async fn blocking<T: Send + 'static>(
     });
     begun.map_err(|e| TaskError::failed(format!("cannot start a thread: {e}")))?;
     told.await.unwrap_or_else(|_| Err(TaskError::failed("the work broke off")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_reserve_of_a_new_configuration_counts_at_once() {
+        let state = tempfile::tempdir().unwrap();
+        let mut config = Config { state_dir: state.path().to_owned(), ..Config::default() };
+        config.registry.reserve = 0;
+        let place = Place::new(config.clone());
+        let store = place.store().await.unwrap();
+        store.room_for(1).unwrap();
+        config.registry.reserve = 1 << 60;
+        place.set_config(config);
+        assert!(store.room_for(1).unwrap_err().is_full());
+    }
 }

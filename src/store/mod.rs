@@ -82,6 +82,8 @@ pub struct Store {
 
 struct Inner {
     settings: Settings,
+    /// In place of that of the settings: it may change.
+    reserve: Arc<AtomicU64>,
     readers: database::Readers,
     writer: writer::Writer,
     uploads: upload::Sessions,
@@ -96,6 +98,7 @@ struct Inner {
 impl Inner {
     fn new(settings: Settings, readers: database::Readers, writer: writer::Writer) -> Self {
         Self {
+            reserve: Arc::new(AtomicU64::new(settings.reserve)),
             readers,
             writer,
             uploads: upload::Sessions::default(),
@@ -114,13 +117,19 @@ impl Store {
     /// # Errors
     /// Where the folder or the database cannot be made, opened or migrated.
     pub fn open(settings: Settings) -> Result<Self, Error> {
+        let reserve = Arc::new(AtomicU64::new(settings.reserve));
+        Self::open_with(settings, reserve)
+    }
+
+    fn open_with(settings: Settings, reserve: Arc<AtomicU64>) -> Result<Self, Error> {
         for folder in ["", "blobs/sha256", "blobs/sha512", "uploads", "quarantine"] {
             durable::folder(&settings.folder.join(folder), 0o700)?;
         }
         let path = settings.folder.join("store.db");
         let connection = database::open_writer(&path)?;
         let (readers, writer) = (database::Readers::new(path), writer::Writer::start(connection)?);
-        Ok(Self { inner: Arc::new(Inner::new(settings, readers, writer)) })
+        let inner = Inner { reserve, ..Inner::new(settings, readers, writer) };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Opens a store that is there for reading alone, whoever else has it open. `None` where there is none.
