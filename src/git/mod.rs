@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - `repository`: a folder, its refs, and how they change in one go; `repack`: its packs made one
-//! - `objects`: objects of its packs; `walk`: what hangs on what, and what must not be taken
+//! - `objects`: objects of its packs; `walk`: what hangs on what, and what must not be taken;
+//!   `cut`: where history is cut
 //! - `pack`: takes a pack from others, makes one for others; one that comes is cut into entries (`receive`), its objects are
 //!   named (`resolve`, `delta`), and it gets its index (`index`)
 //! - `pkt`: the lines that both sides of git's protocols speak (pure)
@@ -10,6 +11,7 @@
 //! Refuses loose objects, worktrees and names that would leave their folder. SHA-1 alone, with the detection of
 //! collisions that git has. Asks nobody and answers nobody: that is the mirror's and the registry's.
 
+pub mod cut;
 mod delta;
 mod index;
 mod objects;

@@ -54,6 +54,7 @@ mod mirror_cluster;
 mod mirror_cut;
 mod mirror_faults;
 mod mirror_git;
+mod mirror_git_clients;
 mod mirror_git_memory;
 mod mirror_git_room;
 mod mirror_names;

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 
 use super::ask::{Band, Command, Fetch};
 use super::turn::{GLANCE, Patience, Waiting};
-use crate::git::walk::{self, Ask, Cut};
+use crate::git::cut::{self, Cut};
+use crate::git::walk::{self, Ask};
 use crate::git::{Error, Kind, Oid, Reader, Repository, TAGS, pack, pkt};
 
 const AGENT: &str = concat!("agent=edge/", env!("CARGO_PKG_VERSION"));
@@ -74,6 +75,8 @@ pub(super) struct Out {
     runtime: Handle,
     gathered: Vec<u8>,
     band: Band,
+    /// Whether what comes now is a pack.
+    packing: bool,
     patience: Patience,
     others: Waiting,
 }
@@ -85,6 +88,7 @@ impl Out {
             runtime: Handle::current(),
             gathered: Vec::new(),
             band: Band::None,
+            packing: false,
             patience: Patience::default(),
             others,
         }
@@ -130,13 +134,15 @@ impl Out {
 
     /// Says why there is no more.
     fn fail(&mut self, error: &Error) {
-        match self.band {
-            Band::Of(_) => self.line([b"\x03", error.to_string().as_bytes()].concat()),
-            Band::None => self.line(format!("ERR {error}")),
+        match (self.packing, self.band) {
+            (true, Band::Of(_)) => self.line([b"\x03", error.to_string().as_bytes()].concat()),
+            (true, Band::None) => {}
+            (false, _) => self.line(format!("ERR {error}")),
         }
         // A client that is gone need not know.
         let _ = self.send();
-        if self.band == Band::None {
+        // No line can be told from a pack that comes bare.
+        if self.packing && self.band == Band::None {
             let _ = self.hand.try_send(Err(io::Error::other("the pack cannot be made")));
         }
     }
@@ -303,7 +309,7 @@ fn known(repository: &Repository, fetch: &Fetch) -> Result<(), Error> {
 
 fn cut(reader: &mut Reader, fetch: &Fetch) -> Result<Option<Cut>, Error> {
     let Some(depth) = fetch.depth else { return Ok(None) };
-    walk::cut(reader, &fetch.wants, &fetch.shallow, depth).map(Some)
+    cut::cut(reader, &fetch.wants, &fetch.shallow, depth).map(Some)
 }
 
 fn tell_cut(cut: &Cut, out: &mut Out) {
@@ -338,7 +344,7 @@ fn send_pack(
     if fetch.include_tag {
         tags(reader, repository, &mut ids)?;
     }
-    out.band = fetch.band;
+    (out.band, out.packing) = (fetch.band, true);
     pack::write(&repository.objects, &ids, &mut *out)?;
     if out.band != Band::None {
         out.mark(pkt::FLUSH);

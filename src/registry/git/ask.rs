@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::git::cut::Depth;
 use crate::git::pkt::{Line, Lines};
-use crate::git::walk::Depth;
 use crate::git::{Oid, oid};
 
 /// A depth that git's clients mean all of history by.
