@@ -223,9 +223,10 @@ impl Prune {
             done = progress::perform(&config, Task::Mirror(MirrorTask::Prune { dry_run: false }))?;
         }
         match self.output {
-            Format::Json => output::json(&done),
-            Format::Text => output::result(&removals(&done)),
+            Format::Json => output::json(&done)?,
+            Format::Text => output::result(&removals(&done))?,
         }
+        if each(&done["failed"]).next().is_some() { Err(output::Exit(1).into()) } else { Ok(()) }
     }
 }
 
@@ -279,6 +280,9 @@ fn removals(done: &Value) -> String {
     );
     if rows.len() > 1 {
         out.push_str(&output::columns(&rows));
+    }
+    for one in each(&done["failed"]) {
+        let _ = writeln!(out, "failed: {}: {}", text(&one["name"]), text(&one["why"]));
     }
     let verb = if done["dryRun"] == true { "would go" } else { "removed" };
     let _ = writeln!(out, "{} {verb}, {} stay", rows.len() - 1, number(&done["kept"]));

@@ -24,13 +24,25 @@ pub struct Pruned {
     pub kept: usize,
     /// The generation without it.
     pub generation: Option<u64>,
+    /// What could not be looked at or removed; the others were.
+    pub failed: Vec<Unpruned>,
+}
+
+/// One thing that is as it was, and should perhaps not be.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unpruned {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub why: String,
 }
 
 /// One thing that no rule wants any more.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unwanted {
-    /// `image`, `chart`, `git` or `git-ref`.
+    /// `image`, `chart`, `git`, `git-ref` or `git-packs`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -76,9 +88,10 @@ pub fn prune(parts: &Parts, dry_run: bool) -> Result<Pruned, Error> {
         });
     }
     let changed = !pruned.remove.is_empty();
-    let (repositories, kept) = git::prune((&parts.state_dir, &parts.store), &parts.settings.git, dry_run)?;
-    pruned.remove.extend(repositories);
-    pruned.kept += kept;
+    let left = git::prune((&parts.state_dir, &parts.store), &parts.settings.git, dry_run)?;
+    pruned.remove.extend(left.gone);
+    pruned.kept += left.kept;
+    pruned.failed = left.failed;
     if !dry_run && changed {
         let state =
             StateOf { refs: keep, charts, pins: before.pins, whole: Vec::new(), note: "prune".into() };

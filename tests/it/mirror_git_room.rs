@@ -78,3 +78,40 @@ fn many_packs_become_one_where_there_is_room_for_one_copy_and_a_full_disk_is_not
     assert!(count() < 10, "{} files", count());
     forge.sound();
 }
+
+#[test]
+fn one_damaged_repository_stops_no_prune_and_what_one_that_was_cut_short_left_goes_too() {
+    let forge = Forge::start();
+    forge.commit("large", &noise(1, 200_000));
+    forge.work(&["branch", "old"]);
+    forge.push();
+    forge.configure("", "");
+    assert_eq!(forge.sync(&[]).0, 0);
+    // Before the good one in order, and wanted; one that nobody wants; and a removal that was cut short.
+    let state = forge.place.path("state/git");
+    let copy = |name: &str| {
+        let done = Command::new("cp").arg("-a").arg(state.join("config.git")).arg(state.join(name)).output();
+        Done::of(done.unwrap()).good();
+    };
+    ["bad.git", "gone.git", "half.removed"].into_iter().for_each(copy);
+    std::fs::write(state.join("bad.git/packed-refs"), "no refs\n").unwrap();
+    let rule = "branches = [\"main\"]\ntags = []\n[[mirror.git]]\nname = \"bad\"\nurl = \"http://127.0.0.1:1/bad.git\"\n";
+    forge.configure(rule, "");
+    let would = forge.place.run(&["mirror", "prune", "--dry-run"]);
+    for line in
+        ["half.git", "gone.git", "config.git refs/heads/old", "failed: bad.git: ", "3 would go, 2 stay"]
+    {
+        assert!(would.out.contains(line), "{line}: {would:?}");
+    }
+    assert!(would.code == 1 && state.join("half.removed").exists() && state.join("gone.git").exists());
+    let done = forge.place.run(&["mirror", "prune", "--yes"]);
+    assert!(done.code == 1 && done.out.contains("packed-refs` is damaged"), "{done:?}");
+    let mut left: Vec<String> = std::fs::read_dir(&state)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["bad.git", "config.git"]);
+    assert_eq!(forge.here().len(), 1);
+    forge.sound();
+}
