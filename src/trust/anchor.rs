@@ -40,6 +40,17 @@ pub enum AnchorError {
     /// A file of the pinned roots cannot be read or written.
     #[error("the pinned roots: {0}")]
     Files(#[source] io::Error),
+    /// The file of an enrolled gateway holds no key.
+    #[error(
+        "`{}`, the key of gateway `{gateway}`, is damaged hint: remove it, and enrol the gateway by a receipt from its own stick: `edge trust enrol`",
+        .path.display()
+    )]
+    Enrolment {
+        /// Which.
+        gateway: String,
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl From<KeyError> for AnchorError {

@@ -64,11 +64,14 @@ impl Enrolled {
     /// The key of `gateway`, if it is enrolled.
     ///
     /// # Errors
-    /// Where its file cannot be read.
+    /// Where its file cannot be read, or holds no key: that is not the same as none, after which another would be taken.
     pub fn key(&self, gateway: &str) -> Result<Option<PublicKey>, AnchorError> {
         let path = self.file(gateway);
         match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(PublicKey::parse(&text)),
+            Ok(text) => match PublicKey::parse(&text) {
+                Some(key) => Ok(Some(key)),
+                None => Err(AnchorError::Enrolment { gateway: gateway.to_owned(), path }),
+            },
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(AnchorError::Files(durable::named(e, "read", &path))),
         }
@@ -138,4 +141,37 @@ pub fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| word(b) || b == b'-' || b == b'.')
         && text.bytes().next().is_some_and(word)
         && text.bytes().last().is_some_and(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_enrolment_is_told_and_no_other_key_is_taken_in_its_place() {
+        let state = tempfile::tempdir().unwrap();
+        let enrolled = Enrolled::below(state.path());
+        let keys: Vec<PublicKey> = ["one", "two"]
+            .iter()
+            .map(|name| SecretKey::read_or_make(&state.path().join(name)).unwrap().public())
+            .collect();
+        enrolled.enrol("ship-7", &keys[0]).unwrap();
+        let file = state.path().join("trust/gateways/ship-7.pub");
+        for damaged in ["", "no key\n", "AAAA"] {
+            std::fs::write(&file, damaged).unwrap();
+            let told = |error: AnchorError| {
+                let text = error.to_string();
+                assert!(text.contains(&format!("`{}`", file.display())) && text.contains("hint: "), "{text}");
+            };
+            told(enrolled.key("ship-7").unwrap_err());
+            told(enrolled.list().unwrap_err());
+            // Neither its own key nor another one.
+            told(enrolled.enrol("ship-7", &keys[1]).unwrap_err());
+            told(enrolled.enrol("ship-7", &keys[0]).unwrap_err());
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), damaged);
+        }
+        std::fs::remove_file(&file).unwrap();
+        enrolled.enrol("ship-7", &keys[0]).unwrap();
+        assert_eq!(enrolled.key("ship-7").unwrap(), Some(keys[0].clone()));
+    }
 }
