@@ -210,7 +210,7 @@ pub static KEYS: &[Key] = &[
     Key {
         path: "pods.self-heal.failures",
         slot: Slot::Number(|c| &mut c.pods.self_heal.failures, 1, 100),
-        help: "After so many failed starts within the window a pod is restarted.",
+        help: "After so many failed starts within the window a pod is restarted. Time in `CrashLoopBackOff` counts as starts that fail at that rate.",
     },
     Key {
         path: "pods.self-heal.window",

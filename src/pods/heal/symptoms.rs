@@ -47,6 +47,8 @@ pub struct Symptoms {
     pub restarts: BTreeMap<String, u32>,
     /// Those of them whose last run failed.
     pub failing: Vec<String>,
+    /// Those of them that failed and that the kubelet makes wait before it starts them again (`CrashLoopBackOff`).
+    pub held_back: Vec<String>,
     /// What is broken, if anything.
     pub broken: Option<Broken>,
     /// Whether a container runs that could be stopped.
@@ -81,6 +83,10 @@ pub fn symptoms(pod: &Value, broken: Option<Broken>, is_there: bool) -> Symptoms
         if failed(&status["state"]["terminated"]) || failed(&status["lastState"]["terminated"]) {
             symptoms.failing.push(name.to_owned());
         }
+        let waits = status["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+        if waits && failed(&status["lastState"]["terminated"]) {
+            symptoms.held_back.push(name.to_owned());
+        }
     }
     symptoms
 }
@@ -88,4 +94,28 @@ pub fn symptoms(pod: &Value, broken: Option<Broken>, is_there: bool) -> Symptoms
 fn is_static(pod: &Value) -> bool {
     let source = meta::annotation(pod, "kubernetes.io/config.source");
     meta::annotation(pod, "kubernetes.io/config.mirror").is_some() || matches!(source, Some("file" | "http"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_container_that_failed_and_waits_is_held_back() {
+        let waits = |reason: &str| json!({"waiting": {"reason": reason}});
+        let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+        let status =
+            |name: &str, state: Value, last: Value| json!({"name": name, "state": state, "lastState": last});
+        let pod = json!({"status": {"phase": "Running", "containerStatuses": [
+            status("loops", waits("CrashLoopBackOff"), ended(3)),
+            status("in-order", waits("CrashLoopBackOff"), ended(0)),
+            status("pulls", waits("ImagePullBackOff"), ended(3)),
+            status("runs", json!({"running": {}}), ended(3)),
+        ]}});
+        let symptoms = symptoms(&pod, None, true);
+        assert_eq!(symptoms.held_back, ["loops"]);
+        assert_eq!(symptoms.failing, ["loops", "pulls", "runs"]);
+    }
 }
