@@ -9,6 +9,7 @@ pub mod heal;
 pub mod logs;
 pub mod observe;
 pub mod pins;
+pub mod policy;
 pub mod print;
 pub mod restart;
 mod settings;

@@ -1,6 +1,7 @@
 //! Asks the runtime, and merges its answer into the cached pods. Where the runtime cannot be asked, the pods are
 //! those of the cache, and the reason is told.
 
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -8,7 +9,7 @@ use futures_util::stream;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::view::{Details, merge, questions};
+use super::view::{Details, merge, questions, runtime_uid};
 use crate::cri::{self, Runtime, State};
 
 /// Where the kubelet answers for its health unless it was told otherwise.
@@ -24,6 +25,8 @@ pub struct Observed {
     pub pods: Vec<Value>,
     /// What the runtime has; empty when it could not be asked.
     pub state: State,
+    /// The uids of those among the pods that only the runtime knows.
+    pub runtime_only: BTreeSet<String>,
     /// Why the runtime could not be asked: the pods are as they were last heard of.
     pub runtime: Result<(), cri::Error>,
 }
@@ -48,10 +51,18 @@ pub async fn complete(
     };
     match looked.await {
         Ok((state, details)) => {
+            let known: HashSet<String> = cached.iter().filter_map(runtime_uid).map(str::to_owned).collect();
             let pods = merge(cached, &state, &details, now);
-            Observed { pods, state, runtime: Ok(()) }
+            let uids = pods.iter().filter_map(runtime_uid).filter(|uid| !known.contains(*uid));
+            let runtime_only = uids.map(str::to_owned).collect();
+            Observed { runtime_only, pods, state, runtime: Ok(()) }
         }
-        Err(error) => Observed { pods: cached, state: State::default(), runtime: Err(error) },
+        Err(error) => Observed {
+            pods: cached,
+            state: State::default(),
+            runtime_only: BTreeSet::new(),
+            runtime: Err(error),
+        },
     }
 }
 

@@ -15,7 +15,7 @@ use crate::kube::meta;
 use crate::pods::get::{Query, select};
 use crate::pods::observe::{KUBELET_HEALTHZ, kubelet_is_up};
 use crate::pods::restart::{
-    Outcome, Part, Plan, Request, Restarted, Turn, carry_out, is_another, plan, short, wait,
+    Known, Outcome, Part, Plan, Request, Restarted, Turn, carry_out, is_another, plan, short, wait,
 };
 use crate::pods::view::{live, runtime_uid};
 
@@ -116,8 +116,10 @@ impl Restart {
             (None, true) => Part::Whole,
             (None, false) => Part::Containers,
         };
-        let request = Request { part, kubelet_up: seen.kubelet_up };
-        let plan = plan(pod, runtime_uid(pod).and_then(|uid| live.get(uid)), &request)?;
+        let uid = runtime_uid(pod).unwrap_or_default();
+        let known =
+            if seen.observed.runtime_only.contains(uid) { Known::RuntimeOnly } else { Known::Cached };
+        let plan = plan(pod, live.get(uid), &Request { part, kubelet_up: seen.kubelet_up, known })?;
         for note in &plan.notes {
             output::note(&format!("edge: {}: {note}", plan.pod));
         }
@@ -125,7 +127,9 @@ impl Restart {
         if self.no_wait {
             return Ok(());
         }
-        let waiting = wait(&seen.runtime, &plan, self.timeout, || deleted(config, pod));
+        // Of what was never in the cache, its absence there says nothing.
+        let deleted = async || known == Known::Cached && deleted(config, pod).await;
+        let waiting = wait(&seen.runtime, &plan, self.timeout, deleted);
         let outcome = tokio::select! {
             outcome = waiting => outcome?,
             never = watch_kubelet(&plan.pod) => match never {},
@@ -207,7 +211,7 @@ async fn watch_kubelet(pod: &str) -> std::convert::Infallible {
 
 /// Whether the pod is on its way out, as far as the cache knows. One that cannot be read says nothing.
 async fn deleted(config: &Config, pod: &Value) -> bool {
-    let path = config.state_dir.join("cache.db");
+    let path = super::cache_file(config);
     let key = ObjectKey {
         resource: "v1/pods".to_owned(),
         namespace: meta::namespace(pod).unwrap_or_default().to_owned(),

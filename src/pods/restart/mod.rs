@@ -5,6 +5,6 @@ mod plan;
 mod run;
 mod turn;
 
-pub use plan::{Part, Plan, Refusal, Request, Target, plan};
+pub use plan::{Known, Part, Plan, Refusal, Request, Target, plan};
 pub use run::{Outcome, Restarted, carry_out, is_another, short, wait};
 pub use turn::{Turn, at_work};

@@ -10,7 +10,7 @@ use crate::cri::{self, Runtime};
 use crate::kube::meta;
 use crate::pods::observe::{KUBELET_HEALTHZ, kubelet_is_up};
 use crate::pods::restart::{
-    Outcome, Part, Plan, Refusal, Request, Turn, carry_out, is_another, plan, short, wait,
+    Known, Outcome, Part, Plan, Refusal, Request, Turn, carry_out, is_another, plan, short, wait,
 };
 use crate::pods::view::{live, runtime_uid};
 
@@ -66,7 +66,7 @@ impl Hand {
         let uid = runtime_uid(pod).unwrap_or_default();
         let state = self.runtime.state().await?;
         let live = live(&state);
-        let make = |part| plan(pod, live.get(uid), &Request { part, kubelet_up });
+        let make = |part| plan(pod, live.get(uid), &Request { part, kubelet_up, known: Known::Cached });
         let plan = match make(part) {
             Err(Refusal::NothingRuns | Refusal::Initializing { .. }) => make(Part::Whole)?,
             made => made?,
