@@ -23,6 +23,7 @@ mod clock;
 mod command;
 mod config;
 mod cri;
+mod cri_stub;
 mod daemon_faults;
 mod disk_faults;
 mod eviction;

@@ -117,8 +117,7 @@ impl Restart {
             (None, false) => Part::Containers,
         };
         let uid = runtime_uid(pod).unwrap_or_default();
-        let known =
-            if seen.observed.runtime_only.contains(uid) { Known::RuntimeOnly } else { Known::Cached };
+        let known = if seen.observed.runtime_only.contains(uid) { Known::RuntimeOnly } else { Known::Cached };
         let plan = plan(pod, live.get(uid), &Request { part, kubelet_up: seen.kubelet_up, known })?;
         for note in &plan.notes {
             output::note(&format!("edge: {}: {note}", plan.pod));
@@ -269,6 +268,13 @@ fn stopped(plan: &Plan) -> String {
 }
 
 fn runs(running: &[Restarted]) -> String {
-    let parts: Vec<String> = running.iter().map(|r| format!("{} {}", r.name, short(&r.id))).collect();
-    format!("running {}", parts.join(", "))
+    let parts = |finished: bool| -> Vec<String> {
+        let of = running.iter().filter(|r| r.finished == finished);
+        of.map(|r| format!("{} {}", r.name, short(&r.id))).collect()
+    };
+    let (run, finished) = (parts(false).join(", "), parts(true).join(", "));
+    let words = [("running ", run), ("finished again ", finished)];
+    let said: Vec<String> =
+        words.into_iter().filter(|(_, of)| !of.is_empty()).map(|(word, of)| word.to_owned() + &of).collect();
+    said.join("; ")
 }

@@ -9,26 +9,32 @@ use serde_json::Value;
 use super::{Plan, Target};
 use crate::cri::{Error, Runtime, State, v1};
 use crate::kube::meta;
-use crate::pods::view::{live, runtime_uid};
+use crate::pods::view::{container_name, live, runtime_uid};
 
 /// Between two looks at the runtime while waiting.
 const LOOK: Duration = Duration::from_millis(200);
 /// Looks for the end of a container whose stop failed: five seconds.
 const ENDS: u32 = 25;
 
-/// A container that runs after the restart.
+/// Looks for what the kubelet has started again in a sandbox that is about to end. It makes a container wait that it has
+/// just started again, so that two are enough.
+const ROUNDS: u32 = 2;
+
+/// A container that runs after the restart, or has run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restarted {
     /// The spec's name.
     pub name: String,
     /// The new id.
     pub id: String,
+    /// It has ended in order meanwhile, and that was all it had to do.
+    pub finished: bool,
 }
 
 /// How waiting ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// All that must run do.
+    /// All that must run do, or have finished.
     Running(Vec<Restarted>),
     /// The pod was deleted meanwhile: nobody starts it again.
     Deleted,
@@ -48,15 +54,41 @@ pub enum Outcome {
 /// # Errors
 /// The runtime's. What was not stopped by then still runs.
 pub async fn carry_out(runtime: &Runtime, plan: &Plan) -> Result<(), Error> {
-    // Each to its end, whatever becomes of the others: a call that is dropped leaves a container half stopped.
-    let stopped = join_all(plan.containers.iter().map(|target| stop(runtime, target))).await;
-    stopped.into_iter().collect::<Result<(), Error>>()?;
-    for target in plan.sidecars.iter().rev() {
-        stop(runtime, target).await?;
-    }
+    stop_all(runtime, &plan.containers, &plan.sidecars).await?;
     if let Some(sandbox) = &plan.sandbox {
+        // While the slowest took its time, the kubelet has started the quick ones again, and the end of a sandbox kills.
+        for _ in 0..ROUNDS {
+            let state = runtime.state().await?;
+            let (sidecars, containers): (Vec<Target>, Vec<Target>) = running_in(sandbox, plan, &state)
+                .partition(|target| plan.sidecars.iter().any(|sidecar| sidecar.name == target.name));
+            if containers.is_empty() && sidecars.is_empty() {
+                break;
+            }
+            stop_all(runtime, &containers, &sidecars).await?;
+        }
         gone_is_fine(runtime.stop_sandbox(sandbox).await)?;
         gone_is_fine(runtime.remove_sandbox(sandbox).await)?;
+    }
+    Ok(())
+}
+
+/// What of the plan's containers runs in a sandbox now.
+fn running_in<'a>(sandbox: &'a str, plan: &'a Plan, state: &'a State) -> impl Iterator<Item = Target> + 'a {
+    let runs = |c: &&v1::Container| c.state() == v1::ContainerState::ContainerRunning;
+    let here = state.containers.iter().filter(move |c| c.pod_sandbox_id == sandbox);
+    here.filter(runs).filter_map(|c| {
+        let name = container_name(c);
+        Some(Target { name: name.to_owned(), id: c.id.clone(), grace: *plan.graces.get(name)? })
+    })
+}
+
+/// Containers together, then sidecars one by one, the last one first. Each to its end, whatever becomes of the others: a
+/// call that is dropped leaves a container half stopped.
+async fn stop_all(runtime: &Runtime, containers: &[Target], sidecars: &[Target]) -> Result<(), Error> {
+    let stopped = join_all(containers.iter().map(|target| stop(runtime, target))).await;
+    stopped.into_iter().collect::<Result<(), Error>>()?;
+    for target in sidecars.iter().rev() {
+        stop(runtime, target).await?;
     }
     Ok(())
 }
@@ -76,8 +108,9 @@ pub async fn wait<F: Future<Output = bool>>(
     let mut running = Vec::new();
     loop {
         let mut trouble = None;
-        match runtime.state().await {
-            Ok(state) => running = restarted(plan, &state),
+        let looked = async { restarted(runtime, plan, &runtime.state().await?).await };
+        match looked.await {
+            Ok(found) => running = found,
             Err(error) if error.is_down() => trouble = Some(error),
             Err(error) => return Err(error),
         }
@@ -95,19 +128,33 @@ pub async fn wait<F: Future<Output = bool>>(
     }
 }
 
-/// The expected containers that run and are none of those that were stopped.
-fn restarted(plan: &Plan, state: &State) -> Vec<Restarted> {
+/// The expected containers that were started anew: those that run, and those that have finished and may.
+async fn restarted(runtime: &Runtime, plan: &Plan, state: &State) -> Result<Vec<Restarted>, Error> {
     let live = live(state);
-    let Some(pod) = live.get(plan.uid.as_str()) else { return Vec::new() };
+    let Some(pod) = live.get(plan.uid.as_str()) else { return Ok(Vec::new()) };
     if plan.sandbox.is_some() && pod.sandbox.map(|s| &s.id) == plan.sandbox.as_ref() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let stopped = |id: &str| plan.containers.iter().chain(&plan.sidecars).any(|target| target.id == id);
-    let newest = plan.expected.iter().filter_map(|name| Some((name, pod.newest(name)?)));
-    newest
-        .filter(|(_, c)| c.state() == v1::ContainerState::ContainerRunning && !stopped(&c.id))
-        .map(|(name, c)| Restarted { name: name.clone(), id: c.id.clone() })
-        .collect()
+    let mut found = Vec::new();
+    for name in &plan.expected {
+        let Some(newest) = pod.newest(name) else { continue };
+        let of_before = plan.sandbox.as_ref() == Some(&newest.pod_sandbox_id) || stopped(&newest.id);
+        let finished = match newest.state() {
+            _ if of_before => continue,
+            v1::ContainerState::ContainerRunning => false,
+            v1::ContainerState::ContainerExited if plan.may_finish.contains(name) => {
+                match runtime.container(&newest.id).await {
+                    Ok(status) if status.exit_code == 0 => true,
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => continue,
+                }
+            }
+            _ => continue,
+        };
+        found.push(Restarted { name: name.clone(), id: newest.id.clone(), finished });
+    }
+    Ok(found)
 }
 
 /// Whether the pod as it is `now` is on its way out, or another one of the same name.

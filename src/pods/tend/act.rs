@@ -82,9 +82,13 @@ impl Hand {
         let deleted = || self.is_deleted(pod);
         match wait(&self.runtime, plan, PATIENCE, deleted).await? {
             Outcome::Running(running) => {
-                let all: Vec<String> =
-                    running.iter().map(|r| format!("{} {}", r.name, short(&r.id))).collect();
-                Ok(format!("{} runs", all.join(", ")))
+                let word = |finished: bool| if finished { "has finished again" } else { "runs" };
+                let all = [false, true].map(|finished| {
+                    let of = running.iter().filter(|r| r.finished == finished);
+                    let all: Vec<String> = of.map(|r| format!("{} {}", r.name, short(&r.id))).collect();
+                    (!all.is_empty()).then(|| format!("{} {}", all.join(", "), word(finished)))
+                });
+                Ok(all.into_iter().flatten().collect::<Vec<_>>().join("; "))
             }
             Outcome::Deleted => Err(Error::Deleted),
             Outcome::TimedOut { runtime: Some(error), .. } => Err(error.into()),

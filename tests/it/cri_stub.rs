@@ -1,0 +1,233 @@
+//! A runtime that says what a test lets it say, over the real protocol: what real ones do too seldom to wait for.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use edge::cri::{Runtime, Settings, v1};
+use edge::pods::restart::{Outcome, Plan, Target, carry_out, wait};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::UnixListener;
+
+/// What the stub has, and what it was asked to do.
+#[derive(Default)]
+struct Fake {
+    sandboxes: Vec<v1::PodSandbox>,
+    containers: Vec<v1::Container>,
+    exit_codes: HashMap<String, i32>,
+    /// Containers whose status cannot be told.
+    untold: Vec<String>,
+    /// Containers that are started again as soon as they have stopped: by which id.
+    again: HashMap<String, String>,
+    done: Vec<String>,
+}
+
+type Failed = (u32, &'static str);
+
+struct Stub {
+    runtime: Runtime,
+    fake: Arc<Mutex<Fake>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Stub {
+    fn new(fake: Fake) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("c.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let fake = Arc::new(Mutex::new(fake));
+        let served = fake.clone();
+        tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let fake = served.clone();
+                let service = hyper::service::service_fn(move |request| answer(fake.clone(), request));
+                let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        let endpoint = format!("unix://{}", socket.display());
+        let runtime = Runtime::new(&Settings { endpoint, ..Settings::default() }).unwrap();
+        Self { runtime, fake, _folder: folder }
+    }
+
+    fn done(&self) -> Vec<String> {
+        self.fake.lock().unwrap().done.clone()
+    }
+}
+
+type Body = StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
+
+async fn answer(
+    fake: Arc<Mutex<Fake>>,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<Body>, Infallible> {
+    let call = request.uri().path().rsplit('/').next().unwrap().to_owned();
+    let message = request.into_body().collect().await.unwrap().to_bytes().slice(5..);
+    if call == "StopContainer" {
+        stop(&fake, &message).await;
+    }
+    let said = fake.lock().unwrap().say(&call, &message);
+    let (code, text) = said.as_ref().err().copied().unwrap_or((0, ""));
+    let mut frames = Vec::new();
+    if let Ok(message) = said {
+        let mut data = BytesMut::from(&[0][..]);
+        data.put_u32(u32::try_from(message.len()).unwrap());
+        data.put_slice(&message);
+        frames.push(Ok(Frame::data(data.freeze())));
+    }
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", code.into());
+    trailers.insert("grpc-message", http::HeaderValue::from_static(text));
+    frames.push(Ok(Frame::trailers(trailers)));
+    let body = StreamBody::new(futures_util::stream::iter(frames));
+    Ok(http::Response::builder().header("content-type", "application/grpc").body(body).unwrap())
+}
+
+/// One whose name begins with `slow` takes a while.
+async fn stop(fake: &Mutex<Fake>, message: &[u8]) {
+    let asked = v1::StopContainerRequest::decode(message).unwrap();
+    if asked.container_id.starts_with("slow") {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let mut fake = fake.lock().unwrap();
+    fake.done.push(format!("stop {} {}", asked.container_id, asked.timeout));
+    let exited = v1::ContainerState::ContainerExited.into();
+    let at = fake.containers.iter().position(|c| c.id == asked.container_id).unwrap();
+    fake.containers[at].state = exited;
+    if let Some(id) = fake.again.remove(&asked.container_id) {
+        let state = v1::ContainerState::ContainerRunning.into();
+        let before = fake.containers[at].clone();
+        fake.containers.push(v1::Container { id, state, created_at: before.created_at + 1, ..before });
+    }
+}
+
+impl Fake {
+    fn say(&mut self, call: &str, message: &[u8]) -> Result<Vec<u8>, Failed> {
+        Ok(match call {
+            "ListPodSandbox" => v1::ListPodSandboxResponse { items: self.sandboxes.clone() }.encode_to_vec(),
+            "ListContainers" => {
+                v1::ListContainersResponse { containers: self.containers.clone() }.encode_to_vec()
+            }
+            "ContainerStatus" => {
+                let id = v1::ContainerStatusRequest::decode(message).unwrap().container_id;
+                if self.untold.contains(&id) {
+                    return Err((13, "its task is in a state that nobody knows"));
+                }
+                let container =
+                    self.containers.iter().find(|c| c.id == id).ok_or((5, "no such container"))?;
+                let exit_code = self.exit_codes.get(&id).copied().unwrap_or(0);
+                let state = container.state;
+                let status = v1::ContainerStatus { id, state, exit_code, ..v1::ContainerStatus::default() };
+                v1::ContainerStatusResponse { status: Some(status), ..Default::default() }.encode_to_vec()
+            }
+            "PodSandboxStatus" => {
+                let id = v1::PodSandboxStatusRequest::decode(message).unwrap().pod_sandbox_id;
+                if self.untold.contains(&id) {
+                    return Err((13, "its network cannot be read"));
+                }
+                let network =
+                    v1::PodSandboxNetworkStatus { ip: "10.88.1.9".to_owned(), ..Default::default() };
+                let status = v1::PodSandboxStatus { id, network: Some(network), ..Default::default() };
+                v1::PodSandboxStatusResponse { status: Some(status), ..Default::default() }.encode_to_vec()
+            }
+            "StopContainer" => Vec::new(),
+            "StopPodSandbox" | "RemovePodSandbox" => {
+                self.done.push(call.to_owned());
+                Vec::new()
+            }
+            _ => return Err((12, "not known here")),
+        })
+    }
+}
+
+fn labels(uid: &str, name: &str) -> HashMap<String, String> {
+    let own = [("io.kubernetes.pod.uid", uid), ("io.kubernetes.container.name", name)];
+    own.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+fn sandbox(uid: &str, id: &str) -> v1::PodSandbox {
+    v1::PodSandbox { id: id.to_owned(), labels: labels(uid, ""), ..Default::default() }
+}
+
+fn container(uid: &str, sandbox: &str, name: &str, id: &str, state: v1::ContainerState) -> v1::Container {
+    v1::Container {
+        id: id.to_owned(),
+        pod_sandbox_id: sandbox.to_owned(),
+        labels: labels(uid, name),
+        state: state.into(),
+        ..Default::default()
+    }
+}
+
+const RUNS: v1::ContainerState = v1::ContainerState::ContainerRunning;
+const EXITED: v1::ContainerState = v1::ContainerState::ContainerExited;
+
+fn target(name: &str, grace: u64) -> Target {
+    Target { name: name.to_owned(), id: format!("{name}-1"), grace: Duration::from_secs(grace) }
+}
+
+fn plan(containers: Vec<Target>, sidecars: Vec<Target>, may_finish: &[&str]) -> Plan {
+    let all = || containers.iter().chain(&sidecars);
+    Plan {
+        pod: "ns/web".to_owned(),
+        uid: "u".to_owned(),
+        sandbox: Some("sandbox-1".to_owned()),
+        graces: all().map(|t| (t.name.clone(), t.grace)).collect(),
+        expected: all().map(|t| t.name.clone()).chain(may_finish.iter().map(|n| (*n).to_owned())).collect(),
+        may_finish: may_finish.iter().map(|name| (*name).to_owned()).collect(),
+        notes: Vec::new(),
+        containers,
+        sidecars,
+    }
+}
+
+#[tokio::test]
+async fn what_is_started_again_meanwhile_is_asked_to_stop_too_before_its_sandbox_ends() {
+    let running = |name: &str| container("u", "sandbox-1", name, &format!("{name}-1"), RUNS);
+    let stub = Stub::new(Fake {
+        sandboxes: vec![sandbox("u", "sandbox-1")],
+        containers: ["slow", "quick", "mesh"].map(running).into(),
+        again: [("quick-1", "quick-2"), ("mesh-1", "mesh-2")].map(|(a, b)| (a.into(), b.into())).into(),
+        ..Fake::default()
+    });
+    let plan = plan(vec![target("slow", 20), target("quick", 7)], vec![target("mesh", 3)], &[]);
+    carry_out(&stub.runtime, &plan).await.unwrap();
+    let expected = [
+        "stop quick-1 7",
+        "stop slow-1 20",
+        "stop mesh-1 3",
+        "stop quick-2 7",
+        "stop mesh-2 3",
+        "StopPodSandbox",
+        "RemovePodSandbox",
+    ];
+    assert_eq!(stub.done(), expected);
+}
+
+#[tokio::test]
+async fn one_that_has_finished_again_was_restarted() {
+    let stub = Stub::new(Fake {
+        sandboxes: vec![sandbox("u", "sandbox-2")],
+        containers: vec![
+            container("u", "sandbox-2", "main", "main-2", RUNS),
+            container("u", "sandbox-2", "job", "job-2", EXITED),
+        ],
+        ..Fake::default()
+    });
+    let plan = plan(vec![target("main", 2)], Vec::new(), &["job"]);
+    let waited = wait(&stub.runtime, &plan, Duration::from_secs(5), async || false).await.unwrap();
+    let Outcome::Running(running) = waited else { panic!("{waited:?}") };
+    let told: Vec<(&str, bool)> = running.iter().map(|r| (r.id.as_str(), r.finished)).collect();
+    assert_eq!(told, [("main-2", false), ("job-2", true)]);
+    // One that has failed is the kubelet's to start again.
+    stub.fake.lock().unwrap().exit_codes.insert("job-2".to_owned(), 3);
+    let waited = wait(&stub.runtime, &plan, Duration::from_millis(300), async || false).await.unwrap();
+    let Outcome::TimedOut { missing, .. } = waited else { panic!("{waited:?}") };
+    assert_eq!(missing, ["job"]);
+}
