@@ -27,6 +27,8 @@ pub struct Observed {
     pub state: State,
     /// The uids of those among the pods that only the runtime knows.
     pub runtime_only: BTreeSet<String>,
+    /// Why the runtime did not tell of single containers and sandboxes: of them is shown what was last heard.
+    pub untold: Vec<cri::Error>,
     /// Why the runtime could not be asked: the pods are as they were last heard of.
     pub runtime: Result<(), cri::Error>,
 }
@@ -46,28 +48,44 @@ pub async fn complete(
 ) -> Observed {
     let looked = async {
         let state = state?;
-        let details = look(runtime, &cached, &state).await?;
-        Ok((state, details))
+        let (details, untold) = look(runtime, &cached, &state).await?;
+        Ok((state, details, untold))
     };
     match looked.await {
-        Ok((state, details)) => {
+        Ok((state, details, untold)) => {
             let known: HashSet<String> = cached.iter().filter_map(runtime_uid).map(str::to_owned).collect();
             let pods = merge(cached, &state, &details, now);
             let uids = pods.iter().filter_map(runtime_uid).filter(|uid| !known.contains(*uid));
             let runtime_only = uids.map(str::to_owned).collect();
-            Observed { runtime_only, pods, state, runtime: Ok(()) }
+            Observed { runtime_only, untold, pods, state, runtime: Ok(()) }
         }
         Err(error) => Observed {
             pods: cached,
             state: State::default(),
             runtime_only: BTreeSet::new(),
+            untold: Vec::new(),
             runtime: Err(error),
         },
     }
 }
 
-async fn look(runtime: &Runtime, cached: &[Value], state: &State) -> Result<Details, cri::Error> {
+/// What the runtime tells of what it was asked about, and why it does not tell the rest.
+async fn look(
+    runtime: &Runtime,
+    cached: &[Value],
+    state: &State,
+) -> Result<(Details, Vec<cri::Error>), cri::Error> {
     let asked = questions(cached, state);
+    let mut untold = Vec::new();
+    let mut without = |error: cri::Error| match error {
+        // It was removed since the list was made; the next look sees it.
+        gone if gone.is_not_found() => Ok(()),
+        down if down.is_down() => Err(down),
+        error => {
+            untold.push(error);
+            Ok(())
+        }
+    };
     let mut details = Details::default();
     let mut containers = stream::iter(asked.containers)
         .map(|id| async move { runtime.container(&id).await })
@@ -77,9 +95,7 @@ async fn look(runtime: &Runtime, cached: &[Value], state: &State) -> Result<Deta
             Ok(status) => {
                 details.containers.insert(status.id.clone(), status);
             }
-            // It was removed since the list was made; the next look sees it.
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+            Err(error) => without(error)?,
         }
     }
     let mut sandboxes = stream::iter(asked.sandboxes)
@@ -94,11 +110,10 @@ async fn look(runtime: &Runtime, cached: &[Value], state: &State) -> Result<Deta
                     std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect();
                 details.addresses.insert(status.id, all);
             }
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+            Err(error) => without(error)?,
         }
     }
-    Ok(details)
+    Ok((details, untold))
 }
 
 /// Whether a kubelet answers at `healthz` (host and port) within a second.

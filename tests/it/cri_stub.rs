@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use edge::cri::{Runtime, Settings, v1};
+use edge::pods::observe::observe;
 use edge::pods::restart::{Outcome, Plan, Target, carry_out, wait};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
 /// What the stub has, and what it was asked to do.
@@ -230,4 +232,36 @@ async fn one_that_has_finished_again_was_restarted() {
     let waited = wait(&stub.runtime, &plan, Duration::from_millis(300), async || false).await.unwrap();
     let Outcome::TimedOut { missing, .. } = waited else { panic!("{waited:?}") };
     assert_eq!(missing, ["job"]);
+}
+
+#[tokio::test]
+async fn one_object_that_cannot_be_told_hides_no_other() {
+    let stub = Stub::new(Fake {
+        sandboxes: vec![sandbox("dark", "sandbox-dark"), sandbox("clear", "sandbox-clear")],
+        containers: vec![
+            container("dark", "sandbox-dark", "main", "dark-1", EXITED),
+            container("clear", "sandbox-clear", "main", "clear-1", EXITED),
+        ],
+        exit_codes: [("clear-1".to_owned(), 3)].into(),
+        untold: vec!["dark-1".to_owned(), "sandbox-dark".to_owned()],
+        ..Fake::default()
+    });
+    let pod = |uid: &str| -> Value {
+        json!({"metadata": {"name": uid, "namespace": "ns", "uid": uid}, "spec": {"restartPolicy": "OnFailure",
+               "containers": [{"name": "main"}]}, "status": {"phase": "Running"}})
+    };
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let observed = observe(&stub.runtime, vec![pod("dark"), pod("clear")], now).await;
+    assert!(observed.runtime.is_ok(), "{:?}", observed.runtime);
+    let of = |uid: &str| observed.pods.iter().find(|pod| pod["metadata"]["uid"] == uid).unwrap();
+    let ended = |uid: &str| of(uid)["status"]["containerStatuses"][0]["state"]["terminated"].clone();
+    assert_eq!(
+        (&ended("clear")["exitCode"], &of("clear")["status"]["podIP"]),
+        (&json!(3), &json!("10.88.1.9"))
+    );
+    assert_eq!(ended("dark")["reason"], "ContainerStatusUnknown");
+    assert_eq!(of("dark")["status"]["phase"], "Running", "nobody knows that it ended in order");
+    let untold: Vec<String> = observed.untold.iter().map(ToString::to_string).collect();
+    assert_eq!(untold.len(), 2, "{untold:?}");
+    assert!(untold[0].contains("its task is in a state that nobody knows"), "{untold:?}");
 }

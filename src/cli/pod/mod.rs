@@ -91,13 +91,24 @@ impl Seen {
 
     /// Says on standard error what part of the picture is missing.
     fn tell_gaps(&self) {
+        self.gaps().iter().for_each(|gap| output::note(gap));
+    }
+
+    /// A line for each part of the picture that is missing.
+    fn gaps(&self) -> Vec<String> {
+        let mut gaps = Vec::new();
         if let Err(error) = &self.observed.runtime {
-            output::note(&format!("edge: pods are shown as they were last heard of: {error}"));
+            gaps.push(format!("edge: pods are shown as they were last heard of: {error}"));
         } else if !self.kubelet_up {
-            output::note(
-                "edge: the kubelet does not answer: states are the runtime's, the rest is as last heard of",
+            gaps.push(
+                "edge: the kubelet does not answer: states are the runtime's, the rest is as last heard of"
+                    .to_owned(),
             );
         }
+        gaps.extend(
+            self.observed.untold.iter().map(|error| format!("edge: shown as last heard of: {error}")),
+        );
+        gaps
     }
 
     /// One pod by its name.

@@ -122,7 +122,8 @@ fn state(newest: &v1::Container, detail: Option<&v1::ContainerStatus>) -> Value 
         }
         (v1::ContainerState::ContainerExited, Some(detail)) => json!({"terminated": terminated(detail)}),
         (v1::ContainerState::ContainerExited, None) => {
-            json!({"terminated": {"exitCode": 0, "reason": "ContainerStatusUnknown",
+            // As the kubelet has it: a success that nobody has seen is none.
+            json!({"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown",
                    "containerID": format!("containerd://{}", newest.id)}})
         }
         _ => json!({"waiting": {"reason": "ContainerCreating"}}),
