@@ -108,6 +108,24 @@ async fn read<I: AsyncRead + Unpin>(from: &mut Option<I>, buffer: &mut [u8]) -> 
     }
 }
 
+/// The other end takes no more of standard input, and why.
+struct Unheard(String);
+
+/// The command's end: `back` tells it. A command that ends does not read on, so that `there` may fail first; what it has
+/// said, and how it ended, come all the same.
+async fn ends(
+    there: impl Future<Output = Result<Unheard, Error>>,
+    back: impl Future<Output = Result<i32, Error>>,
+) -> Result<i32, Error> {
+    tokio::pin!(back);
+    let Unheard(why) = tokio::select! {
+        ended = &mut back => return ended,
+        stopped = there => stopped?,
+    };
+    tracing::debug!(why, "the command takes no more input");
+    back.await
+}
+
 /// The next size. Never comes where there is no terminal.
 async fn next_size(sizes: &mut mpsc::Receiver<Size>) -> Size {
     match sizes.recv().await {
@@ -148,7 +166,96 @@ fn broken(reason: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
     use super::*;
+
+    /// A connection whose first `open` writes go through, and on which the answer comes after one that does not.
+    struct Deaf {
+        open: usize,
+        answer: Vec<u8>,
+        failed: bool,
+        reader: Option<std::task::Waker>,
+    }
+
+    impl AsyncRead for Deaf {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if !self.failed {
+                self.reader = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            buffer.put_slice(&std::mem::take(&mut self.answer));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Deaf {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            if self.open > 0 {
+                self.open -= 1;
+                return Poll::Ready(Ok(data.len()));
+            }
+            self.failed = true;
+            self.reader.take().into_iter().for_each(std::task::Waker::wake);
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    const SEVEN: &[u8] =
+        br#"{"status":"Failure","details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#;
+
+    /// A frame of SPDY for a stream.
+    fn spdy_frame(stream: u32, data: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(data.len()).unwrap();
+        [&stream.to_be_bytes(), &length.to_be_bytes(), data].concat()
+    }
+
+    /// A message of a WebSocket in a channel; the server's have no mask.
+    fn websocket_message(channel: u8, data: &[u8]) -> Vec<u8> {
+        [&[0x82, u8::try_from(data.len() + 1).unwrap(), channel], data].concat()
+    }
+
+    #[tokio::test]
+    async fn a_command_that_ends_before_its_input_does_is_heard_out() {
+        for spdy in [true, false] {
+            let mut stdout = Vec::new();
+            let streams = Streams {
+                stdin: Some(&[7_u8; 100_000][..]),
+                stdout: &mut stdout,
+                stderr: tokio::io::sink(),
+                sizes: mpsc::channel(1).1,
+            };
+            let deaf = |open: usize, answer: Vec<u8>| Deaf { open, answer, failed: false, reader: None };
+            let code = if spdy {
+                let answer = [spdy_frame(3, b"last words"), spdy_frame(1, SEVEN)].concat();
+                // The first write opens the streams.
+                spdy::run(deaf(2, answer), false, streams).await
+            } else {
+                let answer = [websocket_message(1, b"last words"), websocket_message(3, SEVEN)].concat();
+                let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
+                let socket = tokio_tungstenite::WebSocketStream::from_raw_socket(deaf(1, answer), role, None);
+                websocket::run(socket.await, streams).await
+            };
+            assert_eq!(code.unwrap(), 7, "spdy: {spdy}");
+            assert_eq!(stdout, b"last words", "spdy: {spdy}");
+        }
+    }
 
     #[test]
     fn the_exit_code_is_in_the_status() {

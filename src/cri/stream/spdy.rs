@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use super::{PIECE, Streams, broken, dial, exit_code, near, next_size, read, stream_error};
+use super::{PIECE, Streams, Unheard, broken, dial, ends, exit_code, near, next_size, read, stream_error};
 use crate::cri::Error;
 
 /// Client's streams have odd numbers, in the order in which they are opened.
@@ -60,12 +60,9 @@ pub(super) async fn connect(url: &str, deadline: Duration) -> Result<Connection,
 }
 
 /// Runs the command behind the connection to its end.
-pub(super) async fn run<I, O, E>(
-    connection: Connection,
-    tty: bool,
-    streams: Streams<I, O, E>,
-) -> Result<i32, Error>
+pub(super) async fn run<C, I, O, E>(connection: C, tty: bool, streams: Streams<I, O, E>) -> Result<i32, Error>
 where
+    C: AsyncRead + AsyncWrite,
     I: AsyncRead + Unpin,
     O: AsyncWrite + Unpin,
     E: AsyncWrite + Unpin,
@@ -101,8 +98,13 @@ where
                 size = next_size(&mut sizes), if tty => data(RESIZE, 0, size.message().as_bytes()),
                 Some(ping) = echoes.recv() => control(PING, &u32::to_be_bytes(ping)),
             };
-            sink.write_all(&frame).await.map_err(|e| broken(&e.to_string()))?;
-            sink.flush().await.map_err(|e| broken(&e.to_string()))?;
+            let sent = async {
+                sink.write_all(&frame).await?;
+                sink.flush().await
+            };
+            if let Err(error) = sent.await {
+                return Ok(Unheard(error.to_string()));
+            }
         }
     };
     let back = async {
@@ -133,10 +135,7 @@ where
             }
         }
     };
-    tokio::select! {
-        ended = back => ended,
-        failed = there => failed,
-    }
+    ends(there, back).await
 }
 
 /// A frame of the server's, as far as it is of interest.

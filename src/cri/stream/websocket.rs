@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::{PIECE, Streams, broken, dial, exit_code, near, next_size, read, stream_error};
+use super::{PIECE, Streams, Unheard, broken, dial, ends, exit_code, near, next_size, read, stream_error};
 use crate::cri::Error;
 
 const STDIN: u8 = 0;
@@ -21,7 +21,7 @@ const STATUS: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket<C = TcpStream> = WebSocketStream<C>;
 
 /// Whether the command must hear of the end of its standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +65,9 @@ pub(super) async fn connect(url: &str, deadline: Duration, ends: Ends) -> Result
 
 /// Runs the command behind the socket to its end. Both ways go on by themselves: a command that does not read must not
 /// keep its output from being read.
-pub(super) async fn run<I, O, E>(socket: Socket, streams: Streams<I, O, E>) -> Result<i32, Error>
+pub(super) async fn run<C, I, O, E>(socket: Socket<C>, streams: Streams<I, O, E>) -> Result<i32, Error>
 where
+    C: AsyncRead + AsyncWrite + Unpin,
     I: AsyncRead + Unpin,
     O: AsyncWrite + Unpin,
     E: AsyncWrite + Unpin,
@@ -76,15 +77,18 @@ where
     let there = async {
         let mut buffer = vec![0; PIECE];
         loop {
-            tokio::select! {
+            let sent = tokio::select! {
                 read = read(&mut stdin, &mut buffer) => match read? {
                     0 => {
                         stdin = None;
-                        send(&mut sink, CLOSE, &[STDIN]).await?;
+                        send(&mut sink, CLOSE, &[STDIN]).await
                     }
-                    read => send(&mut sink, STDIN, &buffer[..read]).await?,
+                    read => send(&mut sink, STDIN, &buffer[..read]).await,
                 },
-                size = next_size(&mut sizes) => send(&mut sink, RESIZE, size.message().as_bytes()).await?,
+                size = next_size(&mut sizes) => send(&mut sink, RESIZE, size.message().as_bytes()).await,
+            };
+            if let Err(error) = sent {
+                return Ok(Unheard(error.to_string()));
             }
         }
     };
@@ -107,18 +111,15 @@ where
             }
         }
     };
-    tokio::select! {
-        ended = back => ended,
-        failed = there => failed,
-    }
+    ends(there, back).await
 }
 
-async fn send<S>(sink: &mut S, channel: u8, data: &[u8]) -> Result<(), Error>
+async fn send<S>(sink: &mut S, channel: u8, data: &[u8]) -> Result<(), tungstenite::Error>
 where
     S: futures_util::Sink<Message, Error = tungstenite::Error> + Unpin,
 {
     let mut message = Vec::with_capacity(data.len() + 1);
     message.push(channel);
     message.extend_from_slice(data);
-    sink.send(Message::Binary(message.into())).await.map_err(|e| broken(&e.to_string()))
+    sink.send(Message::Binary(message.into())).await
 }
