@@ -21,6 +21,18 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: brief}
+spec:
+  restartPolicy: Never
+  tolerations: [{operator: Exists}]
+  initContainers:
+  - {name: first, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sh, -c, "echo begun; sleep 10"]}
+  containers:
+  - {name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [echo, said]}
+  - {name: late, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sh, -c, "sleep 5; echo late"]}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: talker}
 spec:
   terminationGracePeriodSeconds: 2
@@ -49,9 +61,21 @@ fn logs_are_kubectls_and_go_over_rotation_and_restarts() -> Result<()> {
         ensure!(said.contains("to stderr 6"), "{said}");
         Ok(())
     });
+    ended(&scene)?;
     as_kubectl(&scene)?;
     rotated(&scene)?;
     followed(&scene)
+}
+
+/// What ends for good is followed to its end, also what has no log at first.
+fn ended(scene: &Scene) -> Result<()> {
+    let machine = scene.node.machine()?;
+    let follow = |what: &str| machine.shell(&format!("timeout 60 {} pod logs {what} -f", Edge::PROGRAM));
+    let all = follow("brief --all-containers")?;
+    assert_eq!(all, "begun\nsaid\nlate\n");
+    assert_eq!(follow("brief -c late")?, "late\n");
+    assert_eq!(follow("steady -c first")?, "I was first\n", "an init container that is done");
+    Ok(())
 }
 
 fn as_kubectl(scene: &Scene) -> Result<()> {

@@ -1,7 +1,10 @@
 //! `edge pod logs`.
 
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,8 +18,12 @@ use crate::config::{Config, quantity};
 use crate::kube::meta;
 use crate::pods::exec::choose_container;
 use crate::pods::logs::{Error, LogFolder, Options, Which, follow, read};
+use crate::pods::policy::is_over;
 use crate::pods::view::runtime_uid;
 use crate::sys::clock;
+
+/// Between two looks at whether what is followed has ended.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// `edge pod logs`
 #[derive(Debug, Args)]
@@ -34,7 +41,7 @@ pub struct Logs {
     /// Every container, one after the other; with --follow all at once
     #[arg(long, conflicts_with = "container")]
     all_containers: bool,
-    /// Go on with what is written, over rotation and restarts
+    /// Go on with what is written, over rotation and restarts, until the container has ended for good
     #[arg(short, long)]
     follow: bool,
     /// The run before this one
@@ -60,21 +67,37 @@ impl Logs {
         let pod = seen.pod(&self.namespace.namespace, &self.name)?;
         let options = self.options();
         let mut sink = |line: &[u8]| std::io::stdout().lock().write_all(line);
-        let which = if self.previous { Which::Previous } else { Which::Current };
-        if self.all_containers && self.follow {
-            return done(follow_all(&config.pod_logs, pod, &options).await);
+        let which = |name| if self.previous { Which::previous(pod, name) } else { Which::Current };
+        if self.follow {
+            return self.follow(config, pod, &options).await;
         }
         if self.all_containers {
             return names(pod).try_for_each(|name| {
-                done(started(read(&folder(&config.pod_logs, pod, name), which, &options, &mut sink)))
+                done(started(read(&folder(&config.pod_logs, pod, name), which(name), &options, &mut sink)))
             });
         }
         let name = choose_container(pod, self.container.as_deref())?;
         let folder = folder(&config.pod_logs, pod, name);
-        if self.follow {
-            return done(follow(&folder, &options, &mut sink, &mut || false).await);
+        done(read(&folder, which(name), &options, &mut sink))
+    }
+
+    /// Until the containers have ended for good, which may be at once.
+    async fn follow(&self, config: &Config, pod: &Value, options: &Options) -> Result<()> {
+        let over = Over::default();
+        over.note(pod, Some(pod));
+        let root = &config.pod_logs;
+        let following = async {
+            if self.all_containers {
+                return done(follow_all(root, pod, options, &over).await);
+            }
+            let name = choose_container(pod, self.container.as_deref())?;
+            let mut sink = |line: &[u8]| std::io::stdout().lock().write_all(line);
+            done(follow(&folder(root, pod, name), options, &mut sink, &mut || over.has(name)).await)
+        };
+        tokio::select! {
+            outcome = following => outcome,
+            never = over.watch(config, pod) => match never {},
         }
-        done(read(&folder, which, &options, &mut sink))
     }
 
     fn options(&self) -> Options {
@@ -89,11 +112,48 @@ impl Logs {
     }
 }
 
-/// Each container in its own time; a line is never broken by another's.
-async fn follow_all(root: &Path, pod: &Value, options: &Options) -> Result<(), Error> {
+/// The containers of a pod that have ended for good.
+#[derive(Default)]
+struct Over(Mutex<BTreeSet<String>>);
+
+impl Over {
+    fn has(&self, name: &str) -> bool {
+        self.0.lock().is_ok_and(|over| over.contains(name))
+    }
+
+    /// Notes what a look at the pod `now` shows; all of one that is gone.
+    fn note(&self, pod: &Value, now: Option<&Value>) {
+        let ended = names(pod).filter(|name| now.is_none_or(|now| is_over(now, name))).map(str::to_owned);
+        if let Ok(mut over) = self.0.lock() {
+            over.extend(ended);
+        }
+    }
+
+    /// Looks again and again. What cannot be seen for a while has not ended.
+    async fn watch(&self, config: &Config, pod: &Value) -> Infallible {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Ok(seen) = Seen::now(config).await else { continue };
+            let now = seen.observed.pods.iter().find(|now| runtime_uid(now) == runtime_uid(pod));
+            // What only the runtime has shown is not gone when the runtime is away.
+            if now.is_some() || seen.observed.runtime.is_ok() {
+                self.note(pod, now);
+            }
+        }
+    }
+}
+
+/// Each container in its own time; a line is never broken by another's. One that has no log yet is waited for.
+async fn follow_all(root: &Path, pod: &Value, options: &Options, over: &Over) -> Result<(), Error> {
     let one = |name| async move {
         let mut sink = |line: &[u8]| std::io::stdout().lock().write_all(line);
-        started(follow(&folder(root, pod, name), options, &mut sink, &mut || false).await)
+        let folder = folder(root, pod, name);
+        loop {
+            match follow(&folder, options, &mut sink, &mut || over.has(name)).await {
+                Err(Error::NoLog { .. }) if !over.has(name) => tokio::time::sleep(LOOK).await,
+                outcome => return started(outcome),
+            }
+        }
     };
     try_join_all(names(pod).map(one)).await.map(drop)
 }

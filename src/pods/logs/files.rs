@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+use serde_json::Value;
 
 use super::Error;
 
@@ -55,6 +56,21 @@ pub enum Which {
     Current,
     /// The one before it.
     Previous,
+}
+
+impl Which {
+    /// The run that has ended last, by what a merged pod says of the container: the newest of one that waits to be started
+    /// again, else the one before.
+    pub fn previous(pod: &Value, container: &str) -> Self {
+        let lists = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
+        let mut statuses =
+            lists.iter().flat_map(|list| pod["status"][*list].as_array().into_iter().flatten());
+        let status = statuses.find(|status| status["name"] == container);
+        let newest_ended = |status: &Value| {
+            status["state"]["waiting"].is_object() && status["lastState"]["terminated"].is_object()
+        };
+        if status.is_some_and(newest_ended) { Self::Current } else { Self::Previous }
+    }
 }
 
 impl LogFolder {
@@ -136,4 +152,27 @@ impl LogFolder {
 fn attempt_of(name: &str) -> Option<u32> {
     let (attempt, rest) = name.split_once('.')?;
     (rest == "log" || rest.starts_with("log.")).then(|| attempt.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_previous_run_of_one_that_waits_is_its_newest() {
+        let (ended, waits) = (json!({"terminated": {"exitCode": 3}}), json!({"waiting": {}}));
+        let pod = |state: &Value, last: &Value| json!({"status": {"containerStatuses": [{"name": "main", "state": state, "lastState": last}]}});
+        let runs = json!({"running": {}});
+        for (state, last, which) in [
+            (&waits, &ended, Which::Current),
+            (&runs, &ended, Which::Previous),
+            (&ended, &ended, Which::Previous),
+            (&waits, &json!({}), Which::Previous),
+        ] {
+            assert_eq!(Which::previous(&pod(state, last), "main"), which, "{state} {last}");
+        }
+        assert_eq!(Which::previous(&json!({}), "main"), Which::Previous);
+    }
 }
