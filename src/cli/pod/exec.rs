@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use anyhow::Result;
 use clap::Args;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Seen;
@@ -33,7 +34,7 @@ pub struct Exec {
     /// With standard input
     #[arg(short = 'i', long)]
     stdin: bool,
-    /// With a terminal
+    /// With a terminal, if standard input is one and given (`-it`)
     #[arg(short, long)]
     tty: bool,
     /// The command
@@ -51,8 +52,11 @@ impl Exec {
         let name = choose_container(pod, self.container.as_deref())?;
         let live = live(&seen.observed.state);
         let container = running(runtime_uid(pod).and_then(|uid| live.get(uid)), name)?;
-        let tty = self.tty && std::io::stdin().is_terminal();
-        if self.tty && !tty {
+        // As kubectl does: without the keys that go with it a terminal would only be in the way.
+        let tty = self.tty && self.stdin && std::io::stdin().is_terminal();
+        if self.tty && !self.stdin {
+            output::note("edge: a terminal needs standard input too (`-it`), so the command gets none");
+        } else if self.tty && !tty {
             output::note("edge: standard input is no terminal, so the command gets none");
         }
         let command = Command { container: container.id.clone(), arguments: self.command.clone(), tty };
@@ -67,10 +71,12 @@ impl Exec {
             stderr: tokio::io::stderr(),
             sizes,
         };
-        match exec(&seen.runtime, &command, streams).await? {
-            0 => Ok(()),
-            code => Err(output::Exit(u8::try_from(code).unwrap_or(1)).into()),
-        }
+        let code = tokio::select! {
+            code = exec(&seen.runtime, &command, streams) => u8::try_from(code?).unwrap_or(1),
+            // The terminal must be given back before the end.
+            signal = ended_from_outside(), if tty => 128 + signal?,
+        };
+        if code == 0 { Ok(()) } else { Err(output::Exit(code).into()) }
     }
 }
 
@@ -96,12 +102,23 @@ impl Drop for Raw {
     }
 }
 
+/// The number of the signal that is to end edge. Keys of a raw terminal make none: they are for the command.
+async fn ended_from_outside() -> Result<u8> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(tokio::select! {
+        _ = hangup.recv() => 1,
+        _ = interrupt.recv() => 2,
+        _ = quit.recv() => 3,
+        _ = terminate.recv() => 15,
+    })
+}
+
 /// Tells the terminal's size now and whenever it changes.
 async fn watch_size(to: mpsc::Sender<Size>) {
-    let Ok(mut changes) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change())
-    else {
-        return;
-    };
+    let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
     loop {
         if let Some((width, height)) = terminal_size::terminal_size_of(std::io::stdin()) {
             let size = Size { width: width.0, height: height.0 };
