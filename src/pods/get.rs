@@ -116,7 +116,7 @@ pub fn get(pods: &[Value], query: &Query, style: &Style, now: Timestamp) -> Answ
         Err(error) => return fail(format!("error: {error}")),
     };
     let mut notes = missing;
-    if shown.is_empty() && matches!(style.output, Output::Table { .. }) {
+    if shown.is_empty() && !query.ignore_not_found && matches!(style.output, Output::Table { .. }) {
         notes.push(match &query.namespace {
             Some(namespace) => format!("No resources found in {namespace} namespace."),
             None => "No resources found".to_owned(),

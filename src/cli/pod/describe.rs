@@ -10,6 +10,7 @@ use crate::cli::output;
 use crate::config::Config;
 use crate::kube::meta;
 use crate::pods::describe::describe;
+use crate::pods::get::{Query, select};
 use crate::sys::clock;
 
 /// `edge pod describe`
@@ -27,12 +28,18 @@ impl Describe {
         let seen = Seen::now(config).await?;
         seen.tell_gaps();
         let events = events(config)?;
-        for (i, name) in self.names.iter().enumerate() {
-            let pod = seen.pod(&self.namespace.namespace, name)?;
+        let query = Query {
+            names: self.names.clone(),
+            namespace: Some(self.namespace.namespace.clone()),
+            ..Query::default()
+        };
+        let found = select(&seen.observed.pods, &query).map_err(|error| super::said(&error))?;
+        for (i, pod) in found.pods.iter().enumerate() {
             let gap = if i > 0 { "\n\n" } else { "" };
             output::result_raw(&format!("{gap}{}", describe(pod, &events, clock::now())))?;
         }
-        Ok(())
+        found.missing.iter().for_each(|missing| output::note(missing));
+        if found.missing.is_empty() { Ok(()) } else { Err(output::Exit(1).into()) }
     }
 }
 

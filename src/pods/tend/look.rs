@@ -9,7 +9,7 @@ use super::address::Addresses;
 use crate::cri::{Error, Runtime};
 use crate::kube::meta;
 use crate::pods::heal::{Broken, Symptoms, symptoms};
-use crate::pods::view::Live;
+use crate::pods::view::{Live, runtime_uid};
 
 /// The symptoms of a merged `pod`. `events` are all that are known.
 ///
@@ -73,7 +73,9 @@ fn namespace(info: &std::collections::HashMap<String, String>) -> Option<String>
 /// was and that runs no more is reason enough.
 fn not_made(pod: &Value, live: Option<&Live<'_>>, events: &[Value]) -> Option<Broken> {
     let since = live.and_then(|live| live.sandbox).map_or(0, |sandbox| sandbox.created_at / 1_000_000_000);
-    let about = events.iter().filter(|event| event["involvedObject"]["uid"].as_str() == meta::uid(pod));
+    // The kubelet tells of a static pod by the uid of its file, others by that of its mirror.
+    let is_own = |uid: Option<&str>| uid.is_some() && (uid == runtime_uid(pod) || uid == meta::uid(pod));
+    let about = events.iter().filter(|event| is_own(event["involvedObject"]["uid"].as_str()));
     let told = about.filter_map(|event| {
         let at: jiff::Timestamp = event["lastTimestamp"].as_str()?.parse().ok()?;
         Some((at.as_second(), Broken::of_event(event["reason"].as_str()?)?))
@@ -106,6 +108,9 @@ mod tests {
         assert_eq!(not_made(&pod, None, &events), Some(Broken::Sandbox));
         assert_eq!(not_made(&pod, None, &events[..1]), Some(Broken::Mount));
         assert_eq!(not_made(&pod, None, &events[2..]), None);
+        let hash = json!({"kubernetes.io/config.mirror": "a", "kubernetes.io/config.hash": "a"});
+        let mirror = json!({"metadata": {"uid": "of-the-mirror", "annotations": hash}});
+        assert_eq!(not_made(&mirror, None, &events), Some(Broken::Sandbox), "told of the file");
         let made: jiff::Timestamp = "2026-01-01T00:00:25Z".parse().unwrap();
         let labels = [("io.kubernetes.pod.uid".to_owned(), "a".to_owned())].into();
         let created_at = made.as_second() * 1_000_000_000;
