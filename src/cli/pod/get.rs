@@ -75,11 +75,15 @@ impl Get {
         seen.tell_gaps();
         let answer = get(&seen.observed.pods, &self.query(), &style, clock::now());
         output::result_raw(&answer.text)?;
-        answer.notes.iter().for_each(|note| output::note(note));
+        // Where pods are waited for, that there are none yet is no news; kubectl says nothing either.
+        if answer.failed || !self.watch {
+            answer.notes.iter().for_each(|note| output::note(note));
+        }
         if answer.failed {
             return Err(output::Exit(1).into());
         }
-        if self.watch { self.go_on(config, style, seen).await } else { Ok(()) }
+        let begun = !answer.text.is_empty();
+        if self.watch { self.go_on(config, style, seen, begun).await } else { Ok(()) }
     }
 
     fn query(&self) -> Query {
@@ -106,24 +110,36 @@ impl Get {
         })
     }
 
-    /// Shows pods that changed, until it is interrupted. Ages alone are no change.
-    async fn go_on(&self, config: &Config, mut style: Style, seen: Seen) -> Result<()> {
-        style.no_headers = true;
+    /// Shows pods that changed, until it is interrupted. Ages alone are no change. `begun` is whether the line of headers
+    /// was there already. What part of the picture goes missing meanwhile is told once.
+    async fn go_on(&self, config: &Config, mut style: Style, seen: Seen, begun: bool) -> Result<()> {
+        style.no_headers |= begun;
         let query = self.query();
         let keyed = |pods: &[Value]| -> HashMap<String, Value> {
             let found = select(pods, &query).map(|selected| selected.pods).unwrap_or_default();
             found.into_iter().map(|pod| (pod["metadata"]["uid"].to_string(), pod.clone())).collect()
         };
         let mut before = keyed(&seen.observed.pods);
+        let mut told = seen.gaps();
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = keyed(&Seen::now(config).await?.observed.pods);
+            // A cache that is being replaced cannot be read at this moment.
+            let seen = Seen::now(config).await;
+            let gaps = match &seen {
+                Ok(seen) => seen.gaps(),
+                Err(error) => vec![format!("edge: pods are shown as they were: {error:#}")],
+            };
+            gaps.iter().filter(|gap| !told.contains(gap)).for_each(|gap| output::note(gap));
+            told = gaps;
+            let Ok(seen) = seen else { continue };
+            let now = keyed(&seen.observed.pods);
             let changed = now.iter().filter(|(uid, pod)| before.get(*uid) != Some(pod));
             let mut changed: Vec<Value> = changed.map(|(_, pod)| pod.clone()).collect();
             changed.sort_by_key(|pod| pod["metadata"]["name"].to_string());
             for pod in changed {
                 let text = print(&style, &[pod], Asked::One, clock::now());
                 output::result_raw(&text.map_err(|error| super::said(&format!("error: {error}")))?)?;
+                style.no_headers = true;
             }
             before = now;
         }

@@ -7,6 +7,7 @@ mod get;
 mod logs;
 mod restart;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -75,6 +76,7 @@ struct Seen {
     runtime: Runtime,
     observed: Observed,
     kubelet_up: bool,
+    daemon_up: bool,
 }
 
 impl Seen {
@@ -83,10 +85,14 @@ impl Seen {
         // All at once: the disk, the runtime and the kubelet each take their time.
         let own = config.clone();
         let cached = tokio::task::spawn_blocking(move || cached(&own));
-        let (state, cached, kubelet_up) =
-            tokio::join!(runtime.state(), cached, kubelet_is_up(KUBELET_HEALTHZ));
+        let (state, cached, kubelet_up, daemon_up) = tokio::join!(
+            runtime.state(),
+            cached,
+            kubelet_is_up(KUBELET_HEALTHZ),
+            daemon_is_up(&config.socket)
+        );
         let observed = complete(&runtime, state, cached??, clock::now()).await;
-        Ok(Self { runtime, observed, kubelet_up })
+        Ok(Self { runtime, observed, kubelet_up, daemon_up })
     }
 
     /// Says on standard error what part of the picture is missing.
@@ -102,6 +108,13 @@ impl Seen {
         } else if !self.kubelet_up {
             gaps.push(
                 "edge: the kubelet does not answer: states are the runtime's, the rest is as last heard of"
+                    .to_owned(),
+            );
+        }
+        if !self.daemon_up {
+            gaps.push(
+                "edge: the edge daemon does not run: what the cloud and the kubelet have said since is not known \
+                 hint: `systemctl start edge`"
                     .to_owned(),
             );
         }
@@ -124,6 +137,12 @@ impl Seen {
             Err(error) => Err(said(&error)),
         }
     }
+}
+
+/// Whether somebody listens at the control socket. Who may not ask is told nothing wrong.
+async fn daemon_is_up(socket: &Path) -> bool {
+    let absent = [ErrorKind::NotFound, ErrorKind::ConnectionRefused];
+    tokio::net::UnixStream::connect(socket).await.map_or_else(|e| !absent.contains(&e.kind()), |_| true)
 }
 
 /// Says a line in kubectl's own words, and ends with exit code 1.
