@@ -116,6 +116,7 @@ pub fn resumed(memory: &mut Memory, now: Timestamp) {
     if let Some((at, _)) = &mut memory.last {
         *at = now;
     }
+    memory.held_back_since = None;
 }
 
 /// Brings times that lie ahead back to `now`: a gateway without a clock boots in the past, and what was counted

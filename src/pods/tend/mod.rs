@@ -6,6 +6,7 @@ mod act;
 mod address;
 mod look;
 mod notebook;
+mod obey;
 mod orders;
 mod rows;
 
@@ -34,15 +35,13 @@ use crate::sys::clock;
 use act::{Error, Hand, healed};
 use address::Addresses;
 use notebook::Notebook;
-use orders::{Order, Orders};
+use orders::Order;
 use rows::{Row, rows};
 
 /// What is written in quick succession is looked at once.
 const GATHER: Duration = Duration::from_millis(300);
-/// How long an order waits for a kubelet or a runtime that is away.
-const ORDER_WAITS: Duration = Duration::from_secs(120);
-/// Between two tries of such an order.
-const RETRY: Duration = Duration::from_secs(1);
+/// When what cannot be remembered is tried again.
+const PUT_OFF: Duration = Duration::from_secs(10);
 
 /// Takes an Event of edge's, on disk when it returns.
 pub type Tell = Arc<dyn Fn(Value) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync>;
@@ -80,9 +79,22 @@ pub async fn tend(parts: Parts) {
     let (tell, settings, part, node) = (parts.tell, parts.settings, parts.part, parts.node);
     let at_work = JoinSet::new();
     let (healing, addresses) = (BTreeSet::new(), Addresses::default());
-    Tender { hand, node, tell, settings, part, book, at_work, healing, addresses, unsaved: None, rest: None }
-        .run(written)
-        .await;
+    Tender {
+        hand,
+        node,
+        tell,
+        settings,
+        part,
+        book,
+        at_work,
+        healing,
+        addresses,
+        unsaved: None,
+        put_off: BTreeSet::new(),
+        rest: None,
+    }
+    .run(written)
+    .await;
 }
 
 struct Tender {
@@ -101,6 +113,8 @@ struct Tender {
     rest: Option<Instant>,
     /// Why the notebook could not be written last time: said once, not at each look.
     unsaved: Option<String>,
+    /// The orders that wait for that, by uid and what was given: each is told once.
+    put_off: BTreeSet<(String, String)>,
 }
 
 /// A restart that came to its end.
@@ -110,8 +124,13 @@ struct Ended {
 }
 
 enum What {
-    Obeyed(Order, Result<String, Error>),
-    Healed { why: String, before: Memory, stopped: Box<Result<restart::Plan, Error>> },
+    /// Whether it was the whole pod, and what runs then.
+    Obeyed(Order, Result<(bool, String), Error>),
+    Healed {
+        why: String,
+        before: Memory,
+        stopped: Box<Result<restart::Plan, Error>>,
+    },
 }
 
 impl Tender {
@@ -147,7 +166,7 @@ impl Tender {
                 return Some(settings.look());
             }
         };
-        self.obey(&rows).await;
+        let put_off = self.obey(&rows).await;
         if synced {
             self.book.keep(&rows.iter().map(|row| row.uid.clone()).collect());
         }
@@ -163,45 +182,33 @@ impl Tender {
             self.part.off();
         }
         self.saved(|book| book.save_rarely());
-        wanted.then(|| settings.look())
-    }
-
-    /// Begins what the cloud ordered anew.
-    async fn obey(&mut self, rows: &[Row]) {
-        let mut ordered = Vec::new();
-        for row in rows {
-            let values = row.orders.each_ref().map(Option::as_deref);
-            match self.book.page(&row.uid) {
-                None => self.book.begin(&row.uid, Orders::first(values)),
-                Some(page) => ordered.extend(page.orders.take(values).map(|order| (row, order))),
-            }
-        }
-        // Before anything is stopped: a value is carried out once, also over a power cut.
-        if ordered.is_empty() || !self.saved(Notebook::save) {
-            return;
-        }
-        for (row, order) in ordered {
-            let key = row.key.clone();
-            let Ok(Some(pod)) = self.hand.cache.read(move |reader| reader.object(&key)).await else {
-                continue;
-            };
-            tracing::info!(pod = row.name(), order = order.given, "a restart was ordered");
-            let hand = self.hand.clone();
-            self.at_work.spawn(async move {
-                let outcome = obey(&hand, &pod.body, order.part.clone()).await;
-                Ended { pod: pod.body, what: What::Obeyed(order, outcome) }
-            });
-        }
+        let next = wanted.then(|| settings.look());
+        if put_off { Some(next.map_or(PUT_OFF, |next| next.min(PUT_OFF))) } else { next }
     }
 
     async fn heal(&mut self, rows: &[Row], settings: &heal::Settings) {
         let known: BTreeMap<&str, &Row> = rows.iter().map(|row| (row.uid.as_str(), row)).collect();
         let looked = self.symptoms(&known, settings).await;
-        let looked = match looked {
+        let (looked, dark) = match looked {
             Ok(looked) => looked,
             Err(why) => return self.part.trouble(why),
         };
         let watched = looked.len();
+        self.judge(looked, settings).await;
+        let left_alone = self.book.pages().filter_map(|(uid, page)| {
+            let row = known.get(uid)?;
+            Some(format!("{} is left alone: {}", row.name(), page.heal.gave_up.as_ref()?))
+        });
+        let troubles: Vec<String> = left_alone.chain(dark).collect();
+        if troubles.is_empty() {
+            self.part.good_with(format!("{watched} pods are watched"));
+        } else {
+            self.part.trouble(troubles.join("; "));
+        }
+    }
+
+    /// Does for each pod what its symptoms ask for.
+    async fn judge(&mut self, looked: Vec<(Value, Symptoms)>, settings: &heal::Settings) {
         for (pod, symptoms) in looked {
             let uid = runtime_uid(&pod).unwrap_or_default().to_owned();
             let Some(page) = self.book.page(&uid) else { continue };
@@ -213,28 +220,22 @@ impl Tender {
                     acted(&mut page.heal, part, &symptoms, clock::now());
                     if self.saved(Notebook::save) {
                         self.begin_healing(uid, pod, part, why, before);
+                    } else if let Some(page) = self.book.page(&uid) {
+                        // What was not done does not count.
+                        page.heal = before;
                     }
                 }
             }
         }
-        let left_alone = self.book.pages().filter_map(|(uid, page)| {
-            let row = known.get(uid)?;
-            Some(format!("{} is left alone: {}", row.name(), page.heal.gave_up.as_ref()?))
-        });
-        let left_alone: Vec<String> = left_alone.collect();
-        if left_alone.is_empty() {
-            self.part.good_with(format!("{watched} pods are watched"));
-        } else {
-            self.part.trouble(left_alone.join("; "));
-        }
     }
 
-    /// The pods that are to be healed if they need it, and how they are. Those at work are left out.
+    /// The pods that are to be healed if they need it, and how they are; then a line for each that the runtime does not
+    /// tell of. Those at work are left out.
     async fn symptoms(
         &mut self,
         known: &BTreeMap<&str, &Row>,
         settings: &heal::Settings,
-    ) -> Result<Vec<(Value, Symptoms)>, String> {
+    ) -> Result<(Vec<(Value, Symptoms)>, Vec<String>), String> {
         let read = |reader: &crate::cache::Reader| Ok((reader.all("v1/pods")?, reader.all("v1/events")?));
         let (pods, events) = self.hand.cache.read(read).await.map_err(|e| e.to_string())?;
         let runtime = &self.hand.runtime;
@@ -242,7 +243,7 @@ impl Tender {
         observed.runtime.map_err(|error| error.to_string())?;
         let live = live(&observed.state);
         self.addresses.keep(&observed.state.sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect());
-        let mut found = Vec::new();
+        let (mut found, mut dark) = (Vec::new(), Vec::new());
         for pod in observed.pods {
             let Some(uid) = runtime_uid(&pod) else { continue };
             let wanted = known.contains_key(uid) && settings.of(&pod).enabled;
@@ -250,10 +251,13 @@ impl Tender {
                 continue;
             }
             let symptoms = look::examine(runtime, &mut self.addresses, &pod, live.get(uid), &events).await;
-            let symptoms = symptoms.map_err(|error| error.to_string())?;
-            found.push((pod, symptoms));
+            match symptoms {
+                Ok(symptoms) => found.push((pod, symptoms)),
+                Err(error) if error.is_down() => return Err(error.to_string()),
+                Err(error) => dark.push(format!("{} is not watched: {error}", name(&pod))),
+            }
         }
-        Ok(found)
+        Ok((found, dark))
     }
 
     fn begin_healing(&mut self, uid: String, pod: Value, part: heal::Part, why: String, before: Memory) {
@@ -273,26 +277,7 @@ impl Tender {
     async fn end(&mut self, Ended { pod, what }: Ended) {
         let uid = runtime_uid(&pod).unwrap_or_default().to_owned();
         match what {
-            What::Obeyed(order, outcome) => {
-                if let Some(page) = self.book.page(&uid) {
-                    page.orders.begun = None;
-                }
-                self.saved(Notebook::save);
-                let what =
-                    if order.part == restart::Part::Whole { "the whole pod" } else { "its containers" };
-                let (kind, reason, message) = match outcome {
-                    Ok(runs) => {
-                        (Kind::Normal, "Restarted", format!("{what} restarted by {}: {runs}", order.given))
-                    }
-                    Err(Error::Refused(why)) => {
-                        (Kind::Warning, "RestartRefused", format!("not restarted by {}: {why}", order.given))
-                    }
-                    Err(error) => {
-                        (Kind::Warning, "RestartFailed", format!("restart by {}: {error}", order.given))
-                    }
-                };
-                self.say(&pod, kind, reason, &message).await;
-            }
+            What::Obeyed(order, outcome) => self.obeyed(&uid, &pod, &order, outcome).await,
             What::Healed { why, before, stopped } => {
                 self.healing.remove(&uid);
                 match *stopped {
@@ -324,27 +309,6 @@ impl Tender {
             .await;
     }
 
-    /// Orders that had begun when the daemon ended: nobody knows how far they came, and a value counts once.
-    async fn tell_interrupted(&mut self) {
-        let begun: Vec<(String, String)> = self
-            .book
-            .pages()
-            .filter_map(|(uid, page)| Some((uid.to_owned(), page.orders.begun.take()?)))
-            .collect();
-        if begun.is_empty() {
-            return;
-        }
-        self.saved(Notebook::save);
-        let pods = self.hand.cache.read(|reader| reader.all("v1/pods")).await.unwrap_or_default();
-        for (uid, given) in begun {
-            if let Some(pod) = pods.iter().find(|pod| runtime_uid(pod) == Some(&uid)) {
-                let message =
-                    format!("edge ended while it restarted the pod by {given}: it is not done again");
-                self.say(pod, Kind::Warning, "RestartFailed", &message).await;
-            }
-        }
-    }
-
     async fn say(&self, pod: &Value, kind: Kind, reason: &'static str, message: &str) {
         tracing::info!(pod = name(pod), reason, message, "told of a pod");
         let made = event(pod, &self.node, kind, reason, message, clock::now());
@@ -372,18 +336,6 @@ impl Tender {
     }
 }
 
-/// Carries an order out, waiting a while for a kubelet or a runtime that is away.
-async fn obey(hand: &Hand, pod: &Value, part: restart::Part) -> Result<String, Error> {
-    let until = Instant::now() + ORDER_WAITS;
-    let plan = loop {
-        match hand.stop(pod, part.clone()).await {
-            Err(error) if error.passes() && Instant::now() < until => tokio::time::sleep(RETRY).await,
-            stopped => break stopped?,
-        }
-    };
-    hand.wait(pod, &plan).await
-}
-
 fn name(pod: &Value) -> String {
     format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default())
 }
@@ -393,3 +345,6 @@ pub fn boot_id() -> String {
     let id = std::fs::read_to_string(Path::new("/proc/sys/kernel/random/boot_id"));
     id.map(|id| id.trim().to_owned()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
