@@ -198,6 +198,11 @@ pub static KEYS: &[Key] = &[
         help: "The registries that pull-through may ask, each a table with `host` (what images call it), and where needed `url`, `ca` (PEM file) and `insecure = true` (plain HTTP). Others are never asked.",
     },
     Key {
+        path: "pods.kubelet-healthz",
+        slot: Slot::Address(|c| &mut c.pods.kubelet_healthz),
+        help: "Where kubelet answers for its health: `healthzBindAddress` and `healthzPort` of its configuration. While it does not, nothing is restarted.",
+    },
+    Key {
         path: "pods.self-heal.enabled",
         slot: Slot::Switch(|c| &mut c.pods.self_heal.enabled),
         help: "Whether edge restarts pods that fail again and again or whose network is broken. A pod's annotation `edge.io/self-heal` says otherwise for that pod; most of the keys below have one too, such as `edge.io/self-heal-failures`.",

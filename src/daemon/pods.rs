@@ -10,13 +10,13 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::cri::{self, Runtime};
 use crate::health::{Board, Part};
-use crate::pods::{heal, tend};
+use crate::pods::{self, tend};
 use crate::proxy::Proxy;
 
 /// The running task's end that the daemon holds.
 #[derive(Debug)]
 pub struct Pods {
-    settings: watch::Sender<heal::Settings>,
+    settings: watch::Sender<pods::Settings>,
 }
 
 /// What the pods of any cloud are tended with.
@@ -25,7 +25,7 @@ struct Cloud {
     runtime: Runtime,
     state_dir: PathBuf,
     turns: PathBuf,
-    settings: watch::Receiver<heal::Settings>,
+    settings: watch::Receiver<pods::Settings>,
     part: Part,
 }
 
@@ -79,7 +79,7 @@ impl Pods {
         proxy: watch::Receiver<Option<Proxy>>,
         board: &Board,
     ) -> Result<Self, cri::Error> {
-        let (settings, watched) = watch::channel(config.pods.self_heal.clone());
+        let (settings, watched) = watch::channel(config.pods.clone());
         let cloud = Cloud {
             cache: cache.clone(),
             runtime: Runtime::new(&config.runtime)?,
@@ -94,8 +94,7 @@ impl Pods {
 
     /// Takes a changed configuration.
     pub fn set(&self, config: &Config) {
-        self.settings.send_if_modified(|settings| {
-            std::mem::replace(settings, config.pods.self_heal.clone()) != *settings
-        });
+        self.settings
+            .send_if_modified(|settings| std::mem::replace(settings, config.pods.clone()) != *settings);
     }
 }

@@ -1,6 +1,7 @@
 //! The appliance, where its room alone cannot judge or do it: a first boot's configuration, whether all parts are up,
 //! and the trust state on identity.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,8 +26,6 @@ use crate::sys::progress::Progress;
 use crate::sys::{clock, durable};
 use crate::system::{self, Kept, Places};
 
-/// Where kubelet says that it is well.
-const KUBELET: &str = "127.0.0.1:10248";
 /// Where networks for pods are configured, and the file of the appliance's own.
 const NETWORKS: &str = "/etc/cni/net.d";
 const OWN_NETWORK: &str = "99-edge.conflist";
@@ -316,7 +315,9 @@ pub async fn healthy(config: &Config, timeout: Duration) -> Result<Result<(), St
                 network => answer.runtime.and(network),
             };
             ready.map_err(|why| format!("the container runtime is not ready: {why}"))?;
-            kubelet_is_up().await.map_err(|why| format!("kubelet is not well: {why}"))
+            kubelet_is_up(config.pods.kubelet_healthz)
+                .await
+                .map_err(|why| format!("kubelet is not well: {why}"))
         };
         match looked.await {
             Ok(()) => return Ok(Ok(())),
@@ -349,16 +350,16 @@ async fn edge_is_up(config: &Config) -> Result<(), String> {
     }
 }
 
-async fn kubelet_is_up() -> Result<(), String> {
+async fn kubelet_is_up(at: SocketAddr) -> Result<(), String> {
     let asked = async {
-        let mut stream = TcpStream::connect(KUBELET).await?;
-        stream.write_all(format!("GET /healthz HTTP/1.0\r\nHost: {KUBELET}\r\n\r\n").as_bytes()).await?;
+        let mut stream = TcpStream::connect(at).await?;
+        stream.write_all(format!("GET /healthz HTTP/1.0\r\nHost: {at}\r\n\r\n").as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(4096).read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
     let answer = tokio::time::timeout(ANSWER, asked).await.map_err(|_| "it does not answer".to_owned())?;
-    let answer = answer.map_err(|e| format!("`{KUBELET}`: {e}"))?;
+    let answer = answer.map_err(|e| format!("`{at}`: {e}"))?;
     let first = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
-    if first.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(format!("`{KUBELET}` says `{first}`")) }
+    if first.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(format!("`{at}` says `{first}`")) }
 }

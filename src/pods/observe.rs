@@ -2,6 +2,7 @@
 //! those of the cache, and the reason is told.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -11,9 +12,6 @@ use serde_json::Value;
 
 use super::view::{Details, merge, questions, runtime_uid};
 use crate::cri::{self, Runtime, State};
-
-/// Where the kubelet answers for its health unless it was told otherwise.
-pub const KUBELET_HEALTHZ: &str = "127.0.0.1:10248";
 
 /// Calls to the runtime under way at one time.
 const AT_ONCE: usize = 8;
@@ -116,14 +114,14 @@ async fn look(
     Ok((details, untold))
 }
 
-/// Whether a kubelet answers at `healthz` (host and port) within a second.
-pub async fn kubelet_is_up(healthz: &str) -> bool {
+/// Whether a kubelet answers at `healthz` within a second.
+pub async fn kubelet_is_up(healthz: SocketAddr) -> bool {
     let asked = async {
         let stream = tokio::net::TcpStream::connect(healthz).await.ok()?;
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.ok()?;
         let connection = tokio::spawn(connection);
-        let request = http::Request::get("/healthz").header("host", healthz);
+        let request = http::Request::get("/healthz").header("host", healthz.to_string());
         let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).ok()?;
         let answer = sender.send_request(request).await.ok()?;
         connection.abort();

@@ -19,7 +19,7 @@ use crate::cache::Reader;
 use crate::config::Config;
 use crate::cri::Runtime;
 use crate::pods::get::{Query, select};
-use crate::pods::observe::{KUBELET_HEALTHZ, Observed, complete, kubelet_is_up};
+use crate::pods::observe::{Observed, complete, kubelet_is_up};
 use crate::proxy::join::Record;
 use crate::sys::{clock, durable};
 
@@ -88,7 +88,7 @@ impl Seen {
         let (state, cached, kubelet_up, daemon_up) = tokio::join!(
             runtime.state(),
             cached,
-            kubelet_is_up(KUBELET_HEALTHZ),
+            kubelet_is_up(config.pods.kubelet_healthz),
             daemon_is_up(&config.socket)
         );
         let observed = complete(&runtime, state, cached??, clock::now()).await;

@@ -1,5 +1,6 @@
 //! `edge pod restart`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,7 +14,7 @@ use crate::cli::{failure, output};
 use crate::config::{Config, quantity};
 use crate::kube::meta;
 use crate::pods::get::{Query, select};
-use crate::pods::observe::{KUBELET_HEALTHZ, kubelet_is_up};
+use crate::pods::observe::kubelet_is_up;
 use crate::pods::restart::{
     Known, Outcome, Part, Plan, Request, Restarted, Turn, carry_out, is_another, plan, short, wait,
 };
@@ -128,16 +129,17 @@ impl Restart {
         }
         // Of what was never in the cache, its absence there says nothing.
         let deleted = async || known == Known::Cached && deleted(config, pod).await;
+        let kubelet = config.pods.kubelet_healthz;
         let waiting = wait(&seen.runtime, &plan, self.timeout, deleted);
         let outcome = tokio::select! {
             outcome = waiting => outcome?,
-            never = watch_kubelet(&plan.pod) => match never {},
+            never = watch_kubelet(kubelet, &plan.pod) => match never {},
             () = interrupts.next() => return Err(Interrupted::Waiting { pod: plan.pod }.into()),
         };
-        self.tell(&plan, outcome).await
+        self.tell(&plan, outcome, kubelet).await
     }
 
-    async fn tell(&self, plan: &Plan, outcome: Outcome) -> Result<()> {
+    async fn tell(&self, plan: &Plan, outcome: Outcome, kubelet: SocketAddr) -> Result<()> {
         let (running, missing, runtime) = match outcome {
             Outcome::Running(running) => {
                 return output::result(&format!("{}: {}", plan.pod, runs(&running)));
@@ -153,7 +155,7 @@ impl Restart {
             output::result(&format!("{}: {}", plan.pod, runs(&running)))?;
         }
         let (missing, after) = (missing.join(", "), self.timeout.as_secs());
-        if !kubelet_is_up(KUBELET_HEALTHZ).await {
+        if !kubelet_is_up(kubelet).await {
             anyhow::bail!(
                 "{missing} not running again after {after}s: the kubelet does not answer hint: `systemctl start \
                  kubelet`, and it starts them"
@@ -196,10 +198,10 @@ async fn stop(config: &Config, seen: &Seen, plan: &Plan, interrupts: &mut Interr
 }
 
 /// Says once that the kubelet went away while its work is waited for.
-async fn watch_kubelet(pod: &str) -> std::convert::Infallible {
+async fn watch_kubelet(kubelet: SocketAddr, pod: &str) -> std::convert::Infallible {
     loop {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        if !kubelet_is_up(KUBELET_HEALTHZ).await {
+        if !kubelet_is_up(kubelet).await {
             output::note(&format!(
                 "edge: {pod}: the kubelet does not answer: waiting for it to start the containers"
             ));

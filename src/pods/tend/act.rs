@@ -1,5 +1,6 @@
 //! One restart, done by the daemon: planned, in its turn, carried out, and waited for.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use crate::cache::Cache;
 use crate::cri::{self, Runtime};
 use crate::kube::meta;
-use crate::pods::observe::{KUBELET_HEALTHZ, kubelet_is_up};
+use crate::pods::observe::kubelet_is_up;
 use crate::pods::restart::{
     Known, Outcome, Part, Plan, Refusal, Request, Turn, carry_out, is_another, plan, short, wait,
 };
@@ -55,6 +56,8 @@ pub struct Hand {
     pub runtime: Runtime,
     /// Where it is seen that a pod was deleted.
     pub cache: Cache,
+    /// Where the kubelet answers for its health.
+    pub kubelet: SocketAddr,
     /// The folder of the turns.
     pub turns: PathBuf,
 }
@@ -62,7 +65,7 @@ pub struct Hand {
 impl Hand {
     /// Stops `part` of a cached `pod`. Where its containers cannot be restarted by themselves, the whole is.
     pub async fn stop(&self, pod: &Value, part: Part) -> Result<Plan, Error> {
-        let kubelet_up = kubelet_is_up(KUBELET_HEALTHZ).await;
+        let kubelet_up = kubelet_is_up(self.kubelet).await;
         let uid = runtime_uid(pod).unwrap_or_default();
         let state = self.runtime.state().await?;
         let live = live(&state);

@@ -25,6 +25,7 @@ use super::event::{Kind, event};
 use super::heal::{self, Decision, Memory, Symptoms, acted, decide};
 use super::observe::observe;
 use super::restart;
+use super::settings::Settings;
 use super::view::{live, runtime_uid};
 use crate::cache::{Cache, CacheError};
 use crate::cri::Runtime;
@@ -62,8 +63,8 @@ pub struct Parts {
     pub boot: String,
     /// Takes Events.
     pub tell: Tell,
-    /// `[pods.self-heal]`, as it changes.
-    pub settings: watch::Receiver<heal::Settings>,
+    /// `[pods]`, as it changes.
+    pub settings: watch::Receiver<Settings>,
     /// Where self-heal reports.
     pub part: health::Part,
 }
@@ -74,7 +75,8 @@ pub async fn tend(parts: Parts) {
     if let Some(trouble) = trouble {
         tracing::error!(trouble, "what was remembered of pods is lost: orders of before are not carried out");
     }
-    let hand = Hand { runtime: parts.runtime, cache: parts.cache, turns: parts.turns };
+    let kubelet = parts.settings.borrow().kubelet_healthz;
+    let hand = Hand { runtime: parts.runtime, cache: parts.cache, kubelet, turns: parts.turns };
     let written = hand.cache.written();
     let (tell, settings, part, node) = (parts.tell, parts.settings, parts.part, parts.node);
     let at_work = JoinSet::new();
@@ -101,7 +103,7 @@ struct Tender {
     hand: Hand,
     node: String,
     tell: Tell,
-    settings: watch::Receiver<heal::Settings>,
+    settings: watch::Receiver<Settings>,
     part: health::Part,
     book: Notebook,
     at_work: JoinSet<Ended>,
@@ -156,7 +158,8 @@ impl Tender {
 
     /// Looks at all pods once; gives when to look again even if nothing is heard of them.
     async fn look(&mut self) -> Option<Duration> {
-        let settings = self.settings.borrow_and_update().clone();
+        let Settings { kubelet_healthz, self_heal: settings } = self.settings.borrow_and_update().clone();
+        self.hand.kubelet = kubelet_healthz;
         let node = self.node.clone();
         let read = self.hand.cache.read(move |reader| Ok((rows(reader, &node)?, reader.knows_own_pods()?)));
         let (rows, synced) = match read.await {
@@ -294,7 +297,7 @@ impl Tender {
         let passes = error.passes();
         tracing::warn!(pod = name(pod), %error, "not healed");
         // Else each failure would be followed by the next try at once.
-        self.rest = Some(Instant::now() + self.settings.borrow().look());
+        self.rest = Some(Instant::now() + self.settings.borrow().self_heal.look());
         if !passes {
             let why = format!("it cannot be restarted: {error}");
             heal::give_up(&mut page.heal, why.clone());

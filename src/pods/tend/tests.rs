@@ -46,12 +46,13 @@ fn tender(cache: &Cache, folder: &Path) -> (Tender, Told) {
     });
     let runtime =
         Runtime::new(&cri::Settings { endpoint: "unix:///nowhere".into(), ..Default::default() }).unwrap();
-    let hand = Hand { runtime, cache: cache.clone(), turns: folder.join("turns") };
+    let kubelet = Settings::default().kubelet_healthz;
+    let hand = Hand { runtime, cache: cache.clone(), kubelet, turns: folder.join("turns") };
     let tender = Tender {
         hand,
         node: "n".to_owned(),
         tell,
-        settings: watch::channel(heal::Settings::default()).1,
+        settings: watch::channel(Settings::default()).1,
         part: health::Board::default().part("self-heal"),
         book: Notebook::open(folder, "boot", clock::now()).0,
         at_work: JoinSet::new(),
