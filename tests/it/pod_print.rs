@@ -130,3 +130,70 @@ fn describe_says_of_each_pod_what_the_table_says() {
         assert!(page.contains(words), "{words}\n{page}");
     }
 }
+
+/// A template from a file is the same template: what kubectl printed of it in the command line is printed of the file.
+#[test]
+fn templates_from_files_are_those_of_the_command_line() {
+    let (cases, pods, folder) = (cases(), pods(), tempfile::tempdir().unwrap());
+    let mut of = std::collections::BTreeMap::<&str, u32>::new();
+    for case in cases.iter().filter(|case| case.code == 0) {
+        for (format, file) in
+            [("jsonpath", "jsonpath-file"), ("go-template", "go-template-file"), ("template", "templatefile")]
+        {
+            let prefix = format!("{format}=");
+            let Some(at) = case.arguments.iter().position(|argument| argument.starts_with(&prefix)) else {
+                continue;
+            };
+            let path = folder.path().join("template");
+            std::fs::write(&path, &case.arguments[at][prefix.len()..]).unwrap();
+            let mut arguments = case.arguments.clone();
+            arguments[at] = format!("{file}={}", path.display());
+            let from_file =
+                Case { arguments, stdout: case.stdout.clone(), stderr: case.stderr.clone(), ..*case };
+            let (stdout, stderr, code) = run(&from_file, &pods);
+            assert_eq!(
+                (stdout.as_str(), code),
+                (case.stdout.as_str(), 0),
+                "{:?}\n{stderr}",
+                from_file.arguments
+            );
+            *of.entry(file).or_default() += 1;
+        }
+    }
+    assert!(of["jsonpath-file"] > 20 && of["go-template-file"] > 5, "{of:?}");
+
+    let path = folder.path().join("columns");
+    std::fs::write(&path, "NAME            PHASE\nmetadata.name   status.phase\n").unwrap();
+    let columns = |format: String| {
+        let arguments = ["get", "pods", "-A", "-o"].map(str::to_owned).into_iter().chain([format]).collect();
+        let case =
+            Case { arguments, now: cases[0].now, code: 0, stdout: String::new(), stderr: String::new() };
+        run(&case, &pods)
+    };
+    let from_file = columns(format!("custom-columns-file={}", path.display()));
+    assert_eq!(from_file, columns("custom-columns=NAME:metadata.name,PHASE:status.phase".to_owned()));
+    assert!(from_file.0.lines().count() > 10 && from_file.2 == 0, "{from_file:?}");
+}
+
+/// The words are those of kubectl's `DescribeProbe`.
+#[test]
+fn describe_tells_of_probes_as_kubectl_does() {
+    let mut pod = pods().swap_remove(0);
+    let spec = &mut pod["spec"]["containers"][0];
+    spec["livenessProbe"] = serde_json::json!({"httpGet": {"path": "/live", "port": 8080, "scheme": "HTTPS"},
+        "initialDelaySeconds": 3, "timeoutSeconds": 2, "periodSeconds": 5, "successThreshold": 1, "failureThreshold": 4});
+    spec["readinessProbe"] = serde_json::json!({"exec": {"command": ["cat", "/ready"]}});
+    spec["startupProbe"] = serde_json::json!({"tcpSocket": {"port": "web"}});
+    let page = describe(&pod, &[], cases()[0].now);
+    let told = |name: &str| {
+        let line = page.lines().find_map(|line| line.trim().strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} in\n{page}")).trim().to_owned()
+    };
+    let usual = "delay=0s timeout=1s period=10s #success=1 #failure=3";
+    assert_eq!(
+        told("Liveness:"),
+        "http-get https://:8080/live delay=3s timeout=2s period=5s #success=1 #failure=4"
+    );
+    assert_eq!(told("Readiness:"), format!("exec [cat /ready] {usual}"));
+    assert_eq!(told("Startup:"), format!("tcp-socket :web {usual}"));
+}
