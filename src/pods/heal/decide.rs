@@ -188,7 +188,7 @@ fn reason(memory: &Memory, symptoms: &Symptoms, settings: &Settings, now: Timest
     }
     // It was restarted, was started again, and is where it was: waiting for more of the same would change nothing.
     let again = held_back(memory, symptoms).next().filter(|_| memory.last.is_some())?;
-    Some(format!("`{again}` has failed again and waits in CrashLoopBackOff"))
+    Some(format!("`{again}` has failed again and waits to be started"))
 }
 
 /// A pod that has been without a failure for a whole window since the last restart is well again.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::kube::meta;
+use crate::pods::policy;
 
 /// What is wrong with what a pod's containers share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub struct Symptoms {
     pub restarts: BTreeMap<String, u32>,
     /// Those of them whose last run failed.
     pub failing: Vec<String>,
-    /// Those of them that failed and that the kubelet makes wait before it starts them again (`CrashLoopBackOff`).
+    /// Those of them that do not run, and that the kubelet makes wait before it starts them again.
     pub held_back: Vec<String>,
     /// What is broken, if anything.
     pub broken: Option<Broken>,
@@ -83,8 +84,13 @@ pub fn symptoms(pod: &Value, broken: Option<Broken>, is_there: bool) -> Symptoms
         if failed(&status["state"]["terminated"]) || failed(&status["lastState"]["terminated"]) {
             symptoms.failing.push(name.to_owned());
         }
+        // The kubelet writes `CrashLoopBackOff` at its next look only, which in a long back-off is late: until then the
+        // container has ended, and would be started.
+        let ended = &status["state"]["terminated"];
+        let comes_back = |code: i64| policy::containers(pod).any(|c| c.name == name && c.comes_back(code));
+        let will_start = failed(ended) && ended["exitCode"].as_i64().is_some_and(comes_back);
         let waits = status["state"]["waiting"]["reason"] == "CrashLoopBackOff";
-        if waits && failed(&status["lastState"]["terminated"]) {
+        if will_start || (waits && failed(&status["lastState"]["terminated"])) {
             symptoms.held_back.push(name.to_owned());
         }
     }
@@ -108,14 +114,17 @@ mod tests {
         let ended = |code: i32| json!({"terminated": {"exitCode": code}});
         let status =
             |name: &str, state: Value, last: Value| json!({"name": name, "state": state, "lastState": last});
-        let pod = json!({"status": {"phase": "Running", "containerStatuses": [
+        let spec = json!({"containers": [{"name": "ended"}, {"name": "over", "restartPolicy": "Never"}]});
+        let pod = json!({"spec": spec, "status": {"phase": "Running", "containerStatuses": [
             status("loops", waits("CrashLoopBackOff"), ended(3)),
             status("in-order", waits("CrashLoopBackOff"), ended(0)),
             status("pulls", waits("ImagePullBackOff"), ended(3)),
             status("runs", json!({"running": {}}), ended(3)),
+            status("ended", ended(3), json!({})),
+            status("over", ended(3), json!({})),
         ]}});
         let symptoms = symptoms(&pod, None, true);
-        assert_eq!(symptoms.held_back, ["loops"]);
-        assert_eq!(symptoms.failing, ["loops", "pulls", "runs"]);
+        assert_eq!(symptoms.held_back, ["loops", "ended"]);
+        assert_eq!(symptoms.failing, ["loops", "pulls", "runs", "ended", "over"]);
     }
 }
