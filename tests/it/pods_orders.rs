@@ -28,6 +28,14 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: loops}
+spec:
+  terminationGracePeriodSeconds: 2
+  tolerations: [{operator: Exists}]
+  containers: [{name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sh, -c, "exit 3"]}]
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: once-only}
 spec:
   restartPolicy: Never
@@ -103,6 +111,15 @@ fn the_cloud_orders_each_restart_once() -> Result<()> {
         "Restarted: the whole pod restarted by edge.io/restart-whole=again",
     )?;
     assert_ne!(before.address, after.address, "the sandbox is renewed");
+
+    // Self-heal is off, but for the pods whose annotation turns it on; this one loops since long.
+    assert_eq!(gateway.told("loops")?, [""; 0]);
+    for annotation in
+        ["edge.io/self-heal-failures=2", "edge.io/self-heal-window=20s", "edge.io/self-heal=true"]
+    {
+        gateway.annotate("loops", annotation)?;
+    }
+    gateway.wait_told("loops", "SelfHealRestart: the whole pod restarted (");
 
     gateway.annotate("once-only", "edge.io/restart=1")?;
     gateway.wait_told(

@@ -90,8 +90,8 @@ impl Gateway {
         Ok(Said { text: machine.read("/run/said")?, code })
     }
 
-    fn signal(&self, pid: &str) -> Result<()> {
-        self.0.node.machine()?.run(&["kill", "-INT", pid]).map(drop)
+    fn signal(&self, which: &str, pid: &str) -> Result<()> {
+        self.0.node.machine()?.run(&["kill", which, pid]).map(drop)
     }
 }
 
@@ -130,7 +130,8 @@ fn two_at_once(gateway: &mut Gateway) -> Result<()> {
 fn interrupts(gateway: &mut Gateway) -> Result<()> {
     // In the middle of stopping: that is done to its end, and what comes after it is left alone.
     let other = gateway.pod("other")?;
-    let said = gateway.during("pod restart slow other", STOPPING, |gateway, pid| gateway.signal(pid))?;
+    let said =
+        gateway.during("pod restart slow other", STOPPING, |gateway, pid| gateway.signal("-INT", pid))?;
     assert_eq!(said.code, 1, "{said:?}");
     for part in [
         "its containers are being stopped, which takes up to 20s and is not broken off",
@@ -142,7 +143,7 @@ fn interrupts(gateway: &mut Gateway) -> Result<()> {
     }
     // The kubelet waits a while before it starts it again; enough is enough.
     gateway.wait_running("slow");
-    let said = gateway.during("pod restart slow", STOPPED, |gateway, pid| gateway.signal(pid))?;
+    let said = gateway.during("pod restart slow", STOPPED, |gateway, pid| gateway.signal("-TERM", pid))?;
     assert!(said.code == 1 && said.text.contains("not waited for `default/slow`"), "{said:?}");
     gateway.wait_running("slow");
     assert_eq!(gateway.pod("other")?.containers, other.containers);
