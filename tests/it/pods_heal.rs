@@ -184,7 +184,8 @@ fn networks(scene: &Scene) -> Result<()> {
 }
 
 fn crash_loops(scene: &Scene) -> Result<()> {
-    wait_told(scene, "poisoned", &["SelfHealRestart the whole pod restarted (", "failed starts within 30 s"]);
+    wait_told(scene, "poisoned", &["SelfHealRestart", "failed starts within 30 s"]);
+    wait_told(scene, "poisoned", &["SelfHealRestart the whole pod restarted ("]);
     wait_running(scene, &["poisoned"]);
     wait_told(scene, "hopeless", &["SelfHealGaveUp", "2 restarts did not help"]);
     let restarts =
