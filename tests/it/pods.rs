@@ -1,13 +1,11 @@
 //! `edge pod` on a real gateway: what it shows is what kubectl shows, what it restarts comes back, and what would
 //! not come back is refused.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use anyhow::{Result, ensure};
 
+use crate::pods_enter::{ends_standard_input, lends_a_terminal, runs_commands};
 use crate::support::{
-    Cluster, ClusterOptions, Containerd, Cut, Edge, KUBE_ADDRESS, Node, NodeOptions, Pod, Scene,
-    kubectl_path, seconds, workload,
+    Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, Node, NodeOptions, Pod, kubectl_path, seconds, workload,
 };
 
 const PODS: &str = r#"
@@ -25,7 +23,7 @@ spec:
   - name: side
     image: registry.test/edge/app:1
     imagePullPolicy: Never
-    command: [sh, -c, "trap 'exit 0' TERM; while sleep 0.1; do :; done"]
+    command: [sh, -c, "busybox head -c 20000 /dev/zero | busybox tr '\\0' x; echo; trap 'exit 0' TERM; while sleep 0.1; do :; done"]
 ---
 apiVersion: v1
 kind: Pod
@@ -45,7 +43,13 @@ spec:
   initContainers:
   - {name: mesh, image: "registry.test/edge/app:1", imagePullPolicy: Never, restartPolicy: Always, command: [sh, -c, "trap 'exit 0' TERM; while sleep 0.1; do :; done"]}
   - {name: first, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: ["true"]}
-  containers: [{name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sh, -c, "trap 'exit 0' TERM; while sleep 0.1; do :; done"]}]
+  containers:
+  - name: main
+    image: registry.test/edge/app:1
+    imagePullPolicy: Never
+    command: [sh, -c, "echo >>/state/starts; trap 'exit 0' TERM; while sleep 0.1; do :; done"]
+    volumeMounts: [{name: state, mountPath: /state}]
+  volumes: [{name: state, emptyDir: {}}]
 ---
 apiVersion: v1
 kind: Pod
@@ -55,13 +59,13 @@ spec:
   containers: [{name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sh, -c, "echo going down; exit 3"]}]
 "#;
 
-struct Gateway {
-    edge: Edge,
-    node: Node,
-    cluster: Cluster,
+pub(crate) struct Gateway {
+    pub(crate) edge: Edge,
+    pub(crate) node: Node,
+    pub(crate) cluster: Cluster,
 }
 
-fn gateway() -> Result<Gateway> {
+pub(crate) fn gateway() -> Result<Gateway> {
     let cluster = Cluster::start(&ClusterOptions::default())?;
     let mut node = cluster.node("node-1", &NodeOptions::default())?;
     cluster.ready()?;
@@ -100,7 +104,7 @@ impl Gateway {
     }
 
     /// Standard output and error, and the exit code.
-    fn edge(&self, arguments: &[&str]) -> Result<(String, String, i32)> {
+    pub(crate) fn edge(&self, arguments: &[&str]) -> Result<(String, String, i32)> {
         let out = self.edge.output(&self.node, arguments)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok((text(out.stdout), text(out.stderr), out.status.code().unwrap_or(-1)))
@@ -124,7 +128,7 @@ impl Gateway {
 fn an_operator_sees_enters_and_restarts_pods_with_and_without_the_cloud() -> Result<()> {
     let mut gateway = gateway()?;
     shows_what_kubectl_shows(&gateway)?;
-    restarts(&gateway)?;
+    restarts(&gateway, &["-l", "app=plain"])?;
     refuses(&gateway)?;
     runs_commands(&gateway)?;
     ends_standard_input(&gateway)?;
@@ -138,7 +142,7 @@ fn an_operator_sees_enters_and_restarts_pods_with_and_without_the_cloud() -> Res
         ensure!(status["link"]["state"] == "offline", "{}", status["link"]);
         Ok(())
     });
-    restarts(&gateway)?;
+    restarts(&gateway, &["plain"])?;
     describes(&gateway)?;
     shows_offline_what_kubectl_shows(&gateway);
     survives_kubelet_and_daemon(&mut gateway)
@@ -172,74 +176,6 @@ fn describes(gateway: &Gateway) -> Result<()> {
     Ok(())
 }
 
-/// Which images CRI calls pinned.
-fn pinned(node: &Node) -> Result<BTreeMap<String, bool>> {
-    let images = node.cri(async |runtime| runtime.images().await)?;
-    let named =
-        images.into_iter().flat_map(|image| image.repo_tags.into_iter().map(move |tag| (tag, image.pinned)));
-    Ok(named.collect())
-}
-
-#[test]
-fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
-    let mut gateway = gateway()?;
-    let mut used = BTreeSet::new();
-    for pod in
-        gateway.cluster.get("/api/v1/namespaces/default/pods")?["items"].as_array().into_iter().flatten()
-    {
-        for containers in ["containers", "initContainers"] {
-            let all = pod["spec"][containers].as_array().into_iter().flatten();
-            used.extend(all.filter_map(|c| c["image"].as_str()).map(|image| match image.split_once('/') {
-                Some(_) => image.to_owned(),
-                None => format!("docker.io/library/{image}"),
-            }));
-        }
-    }
-    gateway.cluster.wait_for("the images of pods to be pinned", seconds(90), || {
-        let images = pinned(&gateway.node)?;
-        // containerd pins the sandbox image itself, without which none of them starts.
-        for image in used.iter().map(String::as_str).chain(["localhost/pause:1"]) {
-            ensure!(images.get(image) == Some(&true), "{image} is not pinned: {images:?}");
-        }
-        Ok(())
-    });
-    assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "good: ");
-    let config = gateway.edge.config(&gateway.node)?;
-    gateway.edge.configure(&gateway.node, &format!("offline-mode = false\n{config}"))?;
-    gateway.edge.reload()?;
-    gateway.cluster.wait_for("the pins to go", seconds(60), || {
-        let images = pinned(&gateway.node)?;
-        let left: Vec<&String> = used.iter().filter(|image| images.get(*image) == Some(&true)).collect();
-        ensure!(left.is_empty(), "{left:?} pinned: {images:?}");
-        Ok(())
-    });
-    assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "off: ");
-    Ok(())
-}
-
-/// State and message of the part that keeps pins.
-fn pins(status: &serde_json::Value) -> String {
-    let parts = status["parts"].as_array().into_iter().flatten();
-    let text = |part: &serde_json::Value, key: &str| part[key].as_str().unwrap_or_default().to_owned();
-    let mut pins = parts.filter(|part| part["part"] == "pins");
-    pins.next().map(|part| format!("{}: {}", text(part, "state"), text(part, "message"))).unwrap_or_default()
-}
-
-#[test]
-fn a_runtime_that_does_not_honour_pins_is_told() -> Result<()> {
-    let options = NodeOptions { containerd: Containerd::Old, ..NodeOptions::default() };
-    let scene = Scene::ready(&options)?;
-    workload::apply(&scene.cluster, &scene.node)?;
-    scene.cluster.wait_for("edge to say so", seconds(90), || {
-        let said = pins(&scene.edge.status(&scene.node)?);
-        ensure!(said.starts_with("trouble: image pins are not honoured by containerd 1.6.20"), "{said}");
-        ensure!(said.ends_with("hint: 1.7 or later keeps the images of offline pods"), "{said}");
-        Ok(())
-    });
-    assert!(scene.edge.run(&scene.node, &["status"])?.contains("image pins are not honoured"));
-    Ok(())
-}
-
 fn shows_what_kubectl_shows(gateway: &Gateway) -> Result<()> {
     for arguments in [
         vec!["-n", "default"],
@@ -259,9 +195,9 @@ fn shows_what_kubectl_shows(gateway: &Gateway) -> Result<()> {
     Ok(())
 }
 
-fn restarts(gateway: &Gateway) -> Result<()> {
+fn restarts(gateway: &Gateway, plain: &[&str]) -> Result<()> {
     let (before, address) = (gateway.ids("plain")?, gateway.pod("plain")?.address);
-    let (out, words, code) = gateway.edge(&["pod", "restart", "plain"])?;
+    let (out, words, code) = gateway.edge(&[&["pod", "restart"], plain].concat())?;
     assert_eq!(code, 0, "{out}{words}");
     let after = gateway.cluster.wait_for("the kubelet to see new containers", seconds(30), || {
         let after = gateway.ids("plain")?;
@@ -278,6 +214,7 @@ fn restarts(gateway: &Gateway) -> Result<()> {
         let (out, words, code) = gateway.edge(&["pod", "restart", name, "--whole"])?;
         assert_eq!(code, 0, "{out}{words}");
         assert!(words.contains("will be another address"), "{words}");
+        assert_eq!(words.contains("init containers run again: first"), name == "sidecar", "{words}");
         gateway.cluster.wait_for("a new sandbox", seconds(60), || {
             let after = gateway.pod(name)?;
             ensure!(
@@ -287,6 +224,8 @@ fn restarts(gateway: &Gateway) -> Result<()> {
             Ok(())
         });
     }
+    let starts = gateway.edge(&["pod", "exec", "sidecar", "-c", "main", "--", "cat", "/state/starts"])?;
+    assert!(starts.0.lines().count() >= 2, "the emptyDir stays: {starts:?}");
     Ok(())
 }
 
@@ -308,65 +247,6 @@ fn refuses(gateway: &Gateway) -> Result<()> {
     // One of several fails: the others are restarted, and the end says so.
     let (out, _, code) = gateway.edge(&["pod", "restart", "once-only", "plain"])?;
     assert!(code == 1 && out.contains("default/plain: running"), "{out}");
-    Ok(())
-}
-
-fn runs_commands(gateway: &Gateway) -> Result<()> {
-    let script = "echo out; echo err >&2; exit 7";
-    let (out, words, code) =
-        gateway.edge(&["pod", "exec", "plain", "-c", "side", "--", "sh", "-c", script])?;
-    assert_eq!((out.as_str(), words.as_str(), code), ("out\n", "err\n", 7));
-    let (_, words, code) = gateway.edge(&["pod", "exec", "plain", "--", "/nosuch"])?;
-    assert!(code == 1 && words.contains("no such file"), "{words}");
-    let (_, words, code) = gateway.edge(&["pod", "exec", "crash", "--", "true"])?;
-    assert!(code == 1 && words.contains("does not run"), "{words}");
-    Ok(())
-}
-
-/// Bytes through `cat` in a container and back, over the end of standard input.
-fn ends_standard_input(gateway: &Gateway) -> Result<()> {
-    let machine = gateway.node.machine()?;
-    let through = |input: &str, count: &str| {
-        let exec = format!("timeout 60 {} pod exec -i plain -c side -- cat", Edge::PROGRAM);
-        machine.shell(&format!("{input} | {exec} | {count}"))
-    };
-    assert_eq!(through("echo hi", "cat")?, "hi\n");
-    // More than any buffer in between holds: neither way may wait for the other.
-    assert_eq!(through("head -c 20000000 /dev/zero", "wc -c")?.trim(), "20000000");
-    let script = format!(
-        "echo x | {} pod exec -i plain -c side -- sh -c 'cat >&2; exit 4' 2>&1 || echo $?",
-        Edge::PROGRAM
-    );
-    assert_eq!(machine.shell(&script)?, "x\n4\n");
-    Ok(())
-}
-
-/// The command has a terminal of the size of the caller's, also after that has changed.
-fn lends_a_terminal(gateway: &Gateway) -> Result<()> {
-    let machine = gateway.node.machine()?;
-    // The size comes a moment after the command has begun, as with kubectl.
-    let inside = "for size in \"33 77\" \"44 99\"; do \
-                  until busybox stty size 2>&1 | grep \"$size\"; do sleep 0.1; done; done; exit 5";
-    let script = format!(
-        "tty >/run/tty; stty rows 33 cols 77; exec {} pod exec plain -c side -it -- sh -c '{inside}'",
-        Edge::PROGRAM
-    );
-    machine.write("/run/inside.sh", &script)?;
-    machine.shell(
-        "(tail -f /dev/null | (script -qec 'sh /run/inside.sh' /dev/null >/run/screen 2>&1 || \
-         echo code $? >>/run/screen)) >/dev/null 2>&1 &",
-    )?;
-    let wait = |what: &str| {
-        gateway.cluster.wait_for(what, seconds(20), || {
-            let screen = machine.read("/run/screen")?;
-            ensure!(screen.contains(what), "{screen}");
-            Ok(screen)
-        })
-    };
-    wait("33 77");
-    machine.shell("stty -F \"$(cat /run/tty)\" rows 44 cols 99")?;
-    wait("44 99");
-    wait("code 5");
     Ok(())
 }
 
@@ -393,6 +273,21 @@ fn watches(gateway: &Gateway) -> Result<()> {
     machine.shell("kill $(cat /run/pid)")?;
     assert_eq!(rows[0], ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
     assert!(rows[1..].iter().all(|row| row[0] == "plain"), "{rows:?}");
+
+    // Where there is nothing at first, the headers come with the first pod.
+    machine.shell(&format!(
+        "({} pod get -l late=yes -w >/run/late 2>&1 & echo $! >/run/pid) >/dev/null 2>&1 &",
+        Edge::PROGRAM
+    ))?;
+    machine.shell("sleep 1")?;
+    gateway.cluster.kubectl(&["label", "pod", "plain", "late=yes"])?;
+    let late = gateway.cluster.wait_for("a late pod", seconds(20), || {
+        let late = machine.read("/run/late")?;
+        ensure!(late.contains("plain"), "{late}");
+        Ok(late)
+    });
+    machine.shell("kill $(cat /run/pid)")?;
+    assert!(late.starts_with("NAME ") && late.matches("NAME ").count() == 1, "{late}");
     Ok(())
 }
 
@@ -416,14 +311,46 @@ fn shows_logs(gateway: &Gateway) -> Result<()> {
     gateway.edge(&["pod", "restart", "plain", "--container", "main"])?;
     let before = gateway.edge(&["pod", "logs", "plain", "-p", "--tail", "1"])?;
     assert_eq!(before.0, "last words\n", "{before:?}");
+    // More than the runtime writes in one piece.
+    let long = gateway.edge(&["pod", "logs", "plain", "-c", "side"])?.0;
+    assert_eq!(long, gateway.cluster.kubectl(&["logs", "plain", "-c", "side"])?);
+    assert!(long.len() > 20_000, "{}", long.len());
+    // Which run is the one before depends on whether the kubelet makes it wait already.
+    gateway.cluster.wait_for("the same run before", seconds(60), || {
+        let state = || Ok::<_, anyhow::Error>(gateway.edge(&["pod", "get", "crash", "--no-headers"])?.0);
+        let (before, of) = (state()?, ["logs", "crash", "-p", "--timestamps"]);
+        let theirs = gateway.cluster.kubectl(&of)?;
+        let ours = gateway.edge(&[&["pod"], &of[..]].concat())?.0;
+        ensure!(before.split_whitespace().take(4).eq(state()?.split_whitespace().take(4)), "{before}");
+        ensure!(ours == theirs && ours.contains("going down"), "{before}{ours}{theirs}");
+        Ok(())
+    });
     let (_, words, code) = gateway.edge(&["pod", "logs", "plain", "-c", "nosuch"])?;
     assert!(code == 1 && words.contains("container nosuch is not valid for pod plain"), "{words}");
     Ok(())
 }
 
 fn survives_kubelet_and_daemon(gateway: &mut Gateway) -> Result<()> {
-    gateway.node.stop_kubelet();
+    let (out, words, code) = gateway.edge(&["pod", "restart", "sidecar", "--no-wait"])?;
+    assert!(
+        code == 0 && out.contains("default/sidecar: stopped ") && !out.contains("running"),
+        "{out}{words}"
+    );
+    let machine = gateway.node.machine()?;
+    machine.shell(&format!(
+        "({} pod get plain -w >/run/watched 2>&1 & echo $! >/run/pid) >/dev/null 2>&1 &",
+        Edge::PROGRAM
+    ))?;
+    gateway.cluster.wait_for("the first line", seconds(20), || machine.shell("grep -q plain /run/watched"));
     gateway.edge.kill();
+    let away = "the edge daemon does not run";
+    gateway.cluster.wait_for("word of the daemon", seconds(20), || {
+        machine.shell(&format!("grep -q '{away}' /run/watched"))
+    });
+    machine.shell("kill $(cat /run/pid)")?;
+    let (_, words, code) = gateway.edge(&["pod", "get", "plain", "nosuch"])?;
+    assert!(code == 1 && words.contains(away) && !words.contains("the kubelet does not answer"), "{words}");
+    gateway.node.stop_kubelet();
     let (out, words, code) = gateway.edge(&["pod", "get", "plain"])?;
     assert!(code == 0 && out.contains("2/2     Running"), "{out}{words}");
     assert!(words.contains("the kubelet does not answer"), "{words}");
@@ -436,5 +363,22 @@ fn survives_kubelet_and_daemon(gateway: &mut Gateway) -> Result<()> {
         ensure!(out.contains("1/2"), "{out}");
         Ok(())
     });
+    knows_what_the_runtime_knows(gateway)
+}
+
+/// Nothing is left but what the runtime has, and a kubelet that was started anew without a cloud: it does not know its
+/// pods, but for those from files.
+fn knows_what_the_runtime_knows(gateway: &mut Gateway) -> Result<()> {
+    gateway.node.machine()?.shell("mkdir /run/aside; mv /var/lib/edge/cache.db* /run/aside")?;
+    gateway.node.start_kubelet(Edge::KUBECONFIG)?;
+    let before = gateway.edge(&["pod", "get", "plain", "fixed-node-1"])?;
+    assert!(before.2 == 0 && before.0.contains("1/2"), "{before:?}");
+    gateway.cluster.wait_for("a refusal", seconds(20), || {
+        let (out, words, code) = gateway.edge(&["pod", "restart", "plain"])?;
+        ensure!(code == 1 && words.contains("only the runtime knows it") && out.is_empty(), "{out}{words}");
+        Ok(())
+    });
+    let (out, words, code) = gateway.edge(&["pod", "restart", "fixed-node-1"])?;
+    assert!(code == 0 && out.contains("default/fixed-node-1: running fixed "), "{out}{words}");
     Ok(())
 }

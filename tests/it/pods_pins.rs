@@ -1,0 +1,76 @@
+//! Images of pods are pinned in a real containerd, and where that has no effect it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, ensure};
+
+use crate::pods::gateway;
+use crate::support::{Containerd, Node, NodeOptions, Scene, seconds, workload};
+
+/// Which images CRI calls pinned.
+fn pinned(node: &Node) -> Result<BTreeMap<String, bool>> {
+    let images = node.cri(async |runtime| runtime.images().await)?;
+    let named =
+        images.into_iter().flat_map(|image| image.repo_tags.into_iter().map(move |tag| (tag, image.pinned)));
+    Ok(named.collect())
+}
+
+#[test]
+fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
+    let mut gateway = gateway()?;
+    let mut used = BTreeSet::new();
+    for pod in
+        gateway.cluster.get("/api/v1/namespaces/default/pods")?["items"].as_array().into_iter().flatten()
+    {
+        for containers in ["containers", "initContainers"] {
+            let all = pod["spec"][containers].as_array().into_iter().flatten();
+            used.extend(all.filter_map(|c| c["image"].as_str()).map(|image| match image.split_once('/') {
+                Some(_) => image.to_owned(),
+                None => format!("docker.io/library/{image}"),
+            }));
+        }
+    }
+    gateway.cluster.wait_for("the images of pods to be pinned", seconds(90), || {
+        let images = pinned(&gateway.node)?;
+        // containerd pins the sandbox image itself, without which none of them starts.
+        for image in used.iter().map(String::as_str).chain(["localhost/pause:1"]) {
+            ensure!(images.get(image) == Some(&true), "{image} is not pinned: {images:?}");
+        }
+        Ok(())
+    });
+    assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "good: ");
+    let config = gateway.edge.config(&gateway.node)?;
+    gateway.edge.configure(&gateway.node, &format!("offline-mode = false\n{config}"))?;
+    gateway.edge.reload()?;
+    gateway.cluster.wait_for("the pins to go", seconds(60), || {
+        let images = pinned(&gateway.node)?;
+        let left: Vec<&String> = used.iter().filter(|image| images.get(*image) == Some(&true)).collect();
+        ensure!(left.is_empty(), "{left:?} pinned: {images:?}");
+        Ok(())
+    });
+    assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "off: ");
+    Ok(())
+}
+
+/// State and message of the part that keeps pins.
+fn pins(status: &serde_json::Value) -> String {
+    let parts = status["parts"].as_array().into_iter().flatten();
+    let text = |part: &serde_json::Value, key: &str| part[key].as_str().unwrap_or_default().to_owned();
+    let mut pins = parts.filter(|part| part["part"] == "pins");
+    pins.next().map(|part| format!("{}: {}", text(part, "state"), text(part, "message"))).unwrap_or_default()
+}
+
+#[test]
+fn a_runtime_that_does_not_honour_pins_is_told() -> Result<()> {
+    let options = NodeOptions { containerd: Containerd::Old, ..NodeOptions::default() };
+    let scene = Scene::ready(&options)?;
+    workload::apply(&scene.cluster, &scene.node)?;
+    scene.cluster.wait_for("edge to say so", seconds(90), || {
+        let said = pins(&scene.edge.status(&scene.node)?);
+        ensure!(said.starts_with("trouble: image pins are not honoured by containerd 1.6.20"), "{said}");
+        ensure!(said.ends_with("hint: 1.7 or later keeps the images of offline pods"), "{said}");
+        Ok(())
+    });
+    assert!(scene.edge.run(&scene.node, &["status"])?.contains("image pins are not honoured"));
+    Ok(())
+}
