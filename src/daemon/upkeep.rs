@@ -219,6 +219,7 @@ async fn verify(
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 mod tests {
     use super::*;
     use crate::config::Config;

@@ -134,5 +134,6 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 #[path = "repack_tests.rs"]
 mod tests;

@@ -144,6 +144,7 @@ pub fn is_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 mod tests {
     use super::*;
 

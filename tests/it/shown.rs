@@ -19,10 +19,12 @@ fn harmless(done: &Done, case: &str) {
     }
 }
 
+type Spoil = fn(&Attack);
+
 #[test]
 fn what_an_unsigned_stick_says_steers_no_terminal_and_is_only_claimed() {
     let place = Place::new();
-    let attacks: [(&str, fn(&Attack)); 5] = [
+    let attacks: [(&str, Spoil); 5] = [
         ("format", |attack| std::fs::write(attack.path("FORMAT"), format!("edge{EVIL}\n")).unwrap()),
         ("kind", |attack| attack.edit_envelope(|e| e["payloadType"] = format!("x{EVIL}").into())),
         ("notes", |attack| unsigned(attack, |m| m["notes"] = format!("x{EVIL}\nSignatures  hold").into())),
