@@ -260,7 +260,7 @@ impl Proxy {
     pub async fn keep_house(&self) {
         tokio::select! {
             () = house::keep(&self.shared) => {}
-            () = self.shared.takers.look(takers::PATIENCE, takers::MOST) => {}
+            () = self.shared.takers.look(takers::MOST) => {}
         }
     }
 

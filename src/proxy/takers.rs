@@ -1,8 +1,8 @@
 //! Answers on their way to clients, and those that do not take them.
 //!
-//! What a client leaves unread waits in memory, and a load balancer or an API server counts its stream. So one that
-//! takes nothing for a minute although something waits for it is let go. A watch that has nothing to tell is none of
-//! these.
+//! What a client leaves unread waits in memory, and a load balancer or an API server counts its stream. A few may: a
+//! person reads `kubectl get -o yaml | less` for as long as they like. Of more than that those that have taken nothing for
+//! longest, although something waits for them, are let go. A watch that has nothing to tell is none of these.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -13,10 +13,8 @@ use tokio::time::Instant;
 use super::pool::Place;
 use super::record::Recording;
 
-/// How long a client may leave what waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Clients at once that leave what waits for them: half a megabyte each at the most, on both ways.
-pub const MOST: usize = 64;
+/// Clients at once that leave what waits for them: three quarters of a megabyte each at the most, on both ways.
+pub const MOST: usize = 32;
 /// How long a client that reads may take for that.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -106,12 +104,11 @@ impl Takers {
         self.locked().push(Arc::downgrade(cargo));
     }
 
-    /// Lets go, for ever, whoever takes nothing for `patience`; and where more than `most` have taken nothing for a
-    /// moment, those that have for longest.
-    pub async fn look(&self, patience: Duration, most: usize) {
+    /// For ever: where more than `most` have taken nothing for a moment, lets those go that have for longest.
+    pub async fn look(&self, most: usize) {
         loop {
-            tokio::time::sleep(MOMENT.min(patience / 6)).await;
-            for cargo in self.left(patience, most) {
+            tokio::time::sleep(MOMENT).await;
+            for cargo in self.left(most) {
                 if let Some(parts) = cargo.take() {
                     tracing::debug!("a client that takes nothing of its answer is let go");
                     parts.end(false);
@@ -121,17 +118,15 @@ impl Takers {
     }
 
     /// Those that are to be let go now.
-    fn left(&self, patience: Duration, most: usize) -> Vec<Arc<Cargo>> {
+    fn left(&self, most: usize) -> Vec<Arc<Cargo>> {
         let mut all = self.locked();
         all.retain(|cargo| cargo.strong_count() > 0);
         let mut left: Vec<(Duration, Arc<Cargo>)> =
             all.iter().filter_map(Weak::upgrade).filter_map(|cargo| Some((cargo.left()?, cargo))).collect();
         drop(all);
-        left.retain(|(time, _)| *time >= MOMENT.min(patience));
+        left.retain(|(time, _)| *time >= MOMENT);
         left.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
-        let too_many = left.len().saturating_sub(most);
-        let late = left.iter().take_while(|(time, _)| *time >= patience).count();
-        left.truncate(too_many.max(late));
+        left.truncate(left.len().saturating_sub(most));
         left.into_iter().map(|(_, cargo)| cargo).collect()
     }
 

@@ -38,7 +38,7 @@ const UNACKNOWLEDGED: u32 = 15_000;
 
 /// Bytes of one answer that wait for a client. Of a connection all its streams may wait: were it less, a few clients
 /// that do not read would keep the answers of all others from coming.
-const WINDOW: u32 = 256 << 10;
+const WINDOW: u32 = 512 << 10;
 
 /// With whose name a request goes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
