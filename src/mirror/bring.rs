@@ -46,6 +46,7 @@ pub(super) struct Context<'a> {
 /// One image, from asking to having.
 pub(super) async fn one(context: &Context<'_>, wanted: &WantedImage) -> Done {
     let source = Source::of(&wanted.image.repository, wanted.terms.insecure);
+    let known = context.record.image(&wanted.image);
     let mut done = Done {
         entry: Entry {
             name: wanted.image.to_string(),
@@ -54,13 +55,14 @@ pub(super) async fn one(context: &Context<'_>, wanted: &WantedImage) -> Done {
             bytes: 0,
             from: source.upstream.url.clone(),
             reasons: wanted.reasons.clone(),
-            attached: Vec::new(),
+            // What is known stays known until all of it was looked for.
+            attached: known.map(|known| known.attached.clone()).unwrap_or_default(),
             warnings: Vec::new(),
             error: None,
         },
         image: wanted.image.clone(),
         digest: None,
-        size: context.record.image(&wanted.image).map_or(0, |known| known.size),
+        size: known.map_or(0, |known| known.size),
         attached: Vec::new(),
         whole: Vec::new(),
         looked: false,
@@ -116,13 +118,9 @@ async fn bring(
     done.whole.extend(closure.manifests.iter().map(|known| known.digest.clone()));
     let looked = context.record.looked.get(&digest).copied().unwrap_or(0);
     let due = clock::now().as_second() - looked >= LOOK_AGAIN;
-    if done.entry.state == State::Unchanged && !due {
-        let known = context.record.image(&wanted.image);
-        done.entry.attached = known.map(|known| known.attached.clone()).unwrap_or_default();
-        // A list of tags that was read anyway tells what is new for nothing.
-        if !context.tags.contains_key(&wanted.image.repository) {
-            return Ok(());
-        }
+    // A list of tags that was read anyway tells what is new for nothing.
+    if done.entry.state == State::Unchanged && !due && !context.tags.contains_key(&wanted.image.repository) {
+        return Ok(());
     }
     let listed = context.tags.get(&wanted.image.repository).map(Vec::as_slice);
     if done.entry.state == State::Unchanged
@@ -140,12 +138,12 @@ async fn bring(
         }
         found => found?,
     };
-    done.entry.attached.clear();
+    let mut there = Vec::new();
     for attachment in attachments {
         match attached::fetch(wire, source, &attachment, &wanted.image.to_string()).await {
             Ok(manifests) => {
                 done.whole.extend(manifests);
-                done.entry.attached.push(attachment.name.clone());
+                there.push(attachment.name.clone());
                 done.attached.push(attachment);
             }
             // Anybody may hang something on an image that cannot be had: the image is whole without it.
@@ -154,16 +152,19 @@ async fn bring(
                 let repository = wanted.image.repository.clone();
                 let name = ImageName { repository, name: attachment.name };
                 if context.before.contains_key(&name) {
-                    done.entry.attached.push(name.name);
+                    there.push(name.name);
                 }
             }
             Err(failure @ Failure::Limited { .. }) => {
                 done.entry.warnings.push(not_looked_for(&failure));
+                there.retain(|name| !done.entry.attached.contains(name));
+                done.entry.attached.extend(there);
                 return Ok(());
             }
             Err(failure) => return Err(failure),
         }
     }
+    done.entry.attached = there;
     done.looked = true;
     Ok(())
 }

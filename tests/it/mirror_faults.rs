@@ -223,6 +223,43 @@ async fn the_last_manifest_that_is_given_brings_its_image() {
     );
 }
 
+/// What was learnt to hang on an image is not forgotten by a run that could not look for it: it would be pruned.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_on_an_image_stays_known_while_nobody_can_be_asked() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    let layer = noise(6, 10_000);
+    liar.image("1", &layer, &[answer(200, &layer)]);
+    let image = liar.body("/v2/a/b/manifests/1");
+    let descriptor = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": Digest::sha256(bytes), "size": bytes.len()});
+    let signature = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/x",
+        "config": descriptor("application/x", b"{}"), "layers": [], "subject": descriptor(MANIFEST, &image)});
+    let signature = signature.to_string().into_bytes();
+    let name = Digest::sha256(&signature);
+    let index = "application/vnd.oci.image.index.v1+json";
+    let listed =
+        json!({"schemaVersion": 2, "mediaType": index, "manifests": [descriptor(MANIFEST, &signature)]});
+    let referrers = format!("/v2/a/b/referrers/{}", Digest::sha256(&image));
+    liar.say(&referrers, &[answer(200, listed.to_string().as_bytes()).with("content-type", index)]);
+    liar.say(&format!("/v2/a/b/manifests/{name}"), &[answer(200, &signature).with("content-type", MANIFEST)]);
+    liar.say(&format!("/v2/a/b/blobs/{}", Digest::sha256(b"{}")), &[answer(200, b"{}")]);
+    let (code, summary) = sync(&place, liar.port, "1", "").await;
+    assert_eq!(code, 0, "{summary}");
+    let known = || -> Value {
+        let told = place.run(&["mirror", "list", "-o", "json"]);
+        let told: Value = serde_json::from_str(&told.good().out).unwrap();
+        told[0]["attached"].clone()
+    };
+    assert_eq!(known(), json!([name]));
+    let tag = "/v2/a/b/manifests/1";
+    let whole = answer(200, &image).with("content-type", MANIFEST);
+    liar.say(tag, &[answer(500, b"")]);
+    assert_eq!(sync(&place, liar.port, "1", "").await.0, 1);
+    assert_eq!(known(), json!([name]), "the cloud was gone");
+    liar.say(tag, &[whole]);
+    assert_eq!(sync(&place, liar.port, "1", "").await.0, 0);
+    assert_eq!(known(), json!([name]), "nothing is new, and it was looked for lately");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_do_not_travel_along_a_redirect() {
     let (liar, elsewhere, place) = (Liar::start().await, Liar::start().await, Place::new());
