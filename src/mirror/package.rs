@@ -178,8 +178,8 @@ fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dy
             let whole = last.contains([':', '@']);
             let beside = |key: &str| if whole { String::new() } else { text(key) };
             let tag = [beside("tag"), beside("imageTag")].into_iter().find(|tag| !tag.is_empty());
-            // Of `registry: x` and `image: x/app` the registry is said already.
-            let registry = Some(text("registry")).filter(|host| !image.starts_with(&format!("{host}/")));
+            // An image that names its host is of no other registry.
+            let registry = Some(text("registry")).filter(|_| !names_a_host(image));
             let digest = Some(beside("digest")).filter(|digest| digest.contains(':')).unwrap_or_default();
             tell(
                 path.join("."),
@@ -189,6 +189,11 @@ fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dy
         in_values(inner, version, path, tell);
         path.pop();
     }
+}
+
+/// Whether an image begins with a host, as docker tells one from a folder.
+fn names_a_host(image: &str) -> bool {
+    image.split_once('/').is_some_and(|(first, _)| first == "localhost" || first.contains(['.', ':']))
 }
 
 fn full(registry: &str, repository: &str, tag: &str, digest: &str) -> String {
@@ -272,7 +277,8 @@ mod tests {
              \x20   digest: '{digest}'}}\n\
              default:\n  image: {{registry: registry.k8s.io, image: defaultbackend-amd64, tag: '1.5'}}\n\
              said:\n  image: {{registry: q.io, image: 'q.io/app', tag: 2}}\n\
-             whole:\n  image: {{registry: q.io, image: 'team/app:3', tag: 4, digest: '{digest}'}}\n"
+             whole:\n  image: {{registry: q.io, image: 'team/app:3', tag: 4, digest: '{digest}'}}\n\
+             side:\n  image: {{registry: docker.io, sidecarImage: 'quay.io/side:3'}}\n"
         );
         let package =
             pack(&[("app/Chart.yaml", "name: app\nversion: 1.0.0\n"), ("app/values.yaml", &values)]);
@@ -281,6 +287,7 @@ mod tests {
         let expected = [
             "q.io/app:2".to_owned(),
             "q.io/team/app:3".to_owned(),
+            "quay.io/side:3".to_owned(),
             "registry.k8s.io/defaultbackend-amd64:1.5".to_owned(),
             format!("registry.k8s.io/ingress-nginx/controller@{digest}"),
         ];
