@@ -56,7 +56,11 @@ impl Registry {
         headers: &HeaderMap,
         peer: Peer,
     ) -> Result<Response<Body>, Refusal> {
-        let may_write = self.inner.auth.may_write(headers, peer).await.is_ok();
+        let may_write = match self.inner.auth.may_write(headers, peer).await {
+            // Nobody knows yet who this is.
+            Err(refusal) if refusal.is_busy() => return Err(refusal),
+            judged => judged.is_ok(),
+        };
         let there = if may_write { None } else { self.inner.pull.head_blob(names, &digest).await };
         let size = there.ok_or_else(|| Refusal::blob_unknown(&digest))?;
         Ok(of_upstream(&digest, size, Body::Empty))
