@@ -246,9 +246,9 @@ pub(super) async fn read_again(
 /// Fetches what this verification or an earlier one found damaged, and says what came of it.
 pub(super) async fn mend(place: &Place, report: &VerifyReport) -> Result<Value, TaskError> {
     let store = place.store().await?;
-    let (reading, mut lost) = (store.clone(), report.missing.clone());
-    // Also what earlier runs set aside and nobody had then.
-    lost.extend(blocking(move || Ok(reading.damaged()?)).await?);
+    let reading = store.clone();
+    // Also what earlier runs set aside or missed, and nobody had then.
+    let lost = blocking(move || Ok(reading.damaged()?)).await?;
     let mended = match sources(place) {
         _ if lost.is_empty() => images::Mended::default(),
         Ok(sources) => images::mend(&store, &sources, &lost).await?,

@@ -250,14 +250,21 @@ mod tests {
         let settings = config.registry.clone();
         let place = Place::new(config);
         let store = place.store().await.unwrap();
-        let digest = Digest::sha256(b"a layer");
-        store.add_blob(None, &digest, b"a layer").unwrap();
-        let hex = digest.hex();
-        let file = place.door().folder().join("blobs/sha256").join(&hex[..2]).join(hex);
-        std::fs::write(file, b"a later").unwrap();
+        let file = |bytes: &[u8]| {
+            let digest = Digest::sha256(bytes);
+            store.add_blob(None, &digest, bytes).unwrap();
+            place.door().folder().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex())
+        };
+        std::fs::write(file(b"a layer"), b"a later").unwrap();
+        std::fs::remove_file(file(b"another")).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let told = verify(&place, &settings, &stop).await.unwrap();
-        assert!(told.unwrap().contains("1 blobs are damaged"));
+        // What it found is told for as long as nothing has brought it back.
+        for settings in
+            [&settings, &settings, &Settings { verify_interval: Duration::ZERO, ..settings.clone() }]
+        {
+            let told = verify(&place, settings, &stop).await.unwrap();
+            assert!(told.as_ref().is_some_and(|told| told.contains("2 blobs are damaged")), "{told:?}");
+        }
         let noted = noted(&place).await.unwrap();
         assert!(noted.ended > 0 && noted.after.is_none(), "{noted:?}");
     }

@@ -14,8 +14,7 @@ use crate::sys::clock;
 use crate::sys::digest::Digest;
 use crate::sys::durable;
 
-/// States of a row of `blob`; 1 is here.
-pub(super) const ABSENT: i64 = 0;
+/// The state of a row of `blob` whose bytes are lost: they were damaged, or their file is gone. 1 is here, 0 only heard of.
 pub(super) const DAMAGED: i64 = 2;
 
 /// Kinds of a row of `member` and `link`.

@@ -74,7 +74,7 @@ impl Store {
         })
     }
 
-    /// Blobs that were set aside as damaged, and that nothing has brought back yet.
+    /// Blobs that were set aside as damaged or whose file was gone, and that nothing has brought back yet.
     ///
     /// # Errors
     /// Where the database cannot be read.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::blob::{ABSENT, DAMAGED};
+use super::blob::DAMAGED;
 use super::error::During;
 use super::upload::{matches, read_through};
 use super::{Error, Store, failpoint};
@@ -93,12 +93,12 @@ impl Store {
                     }
                     Ok(Some(true)) => {}
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                        if self.set_aside(&blob.digest, ABSENT)? {
+                        if self.set_aside(&blob.digest, Bytes::Gone)? {
                             report.missing.push(blob.digest.clone());
                         }
                     }
                     Ok(Some(false)) | Err(_) => {
-                        if self.set_aside(&blob.digest, DAMAGED)? {
+                        if self.set_aside(&blob.digest, Bytes::There)? {
                             report.damaged.push(blob.digest.clone());
                         }
                     }
@@ -111,7 +111,7 @@ impl Store {
 
     /// Moves a blob to the quarantine, if it still is as it was found: a push may have repaired it, or a
     /// collection removed it, in the meantime. The row goes first, so that it is never served again.
-    fn set_aside(&self, digest: &Digest, state: i64) -> Result<bool, Error> {
+    fn set_aside(&self, digest: &Digest, bytes: Bytes) -> Result<bool, Error> {
         let (store, digest) = (self.clone(), digest.clone());
         let path = self.blob_path(&digest);
         let aside = format!("{}-{}", digest.algorithm().name(), digest.hex());
@@ -126,7 +126,7 @@ impl Store {
                     .tx
                     .execute(
                         "UPDATE blob SET state = ?2 WHERE digest = ?1 AND state = 1",
-                        (digest.as_str(), state),
+                        (digest.as_str(), DAMAGED),
                     )
                     .during("set a blob aside")?;
                 Ok(changed > 0)
@@ -134,7 +134,7 @@ impl Store {
         })?;
         self.changed();
         self.charts_changed();
-        if !changed || state == ABSENT {
+        if !changed || bytes == Bytes::Gone {
             return Ok(changed);
         }
         store.inner.writer.write(move |batch| {
@@ -154,6 +154,15 @@ impl Store {
         })?;
         Ok(true)
     }
+}
+
+/// What there is to move of a blob that is not what it should be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bytes {
+    /// Its file, with other bytes.
+    There,
+    /// Nothing.
+    Gone,
 }
 
 /// Keeps reading under a rate.
