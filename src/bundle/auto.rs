@@ -61,7 +61,7 @@ where
     let mut events: Option<Events> = None;
     let (mut seen, mut watching, mut pinned) = (Seen::default(), false, false);
     loop {
-        let now = settings();
+        let (now, mut listed) = (settings(), true);
         if now.auto_import && !pinned {
             pinned = match is_pinned(&gateway).await {
                 Ok(()) => true,
@@ -94,7 +94,7 @@ where
                 }
                 Err(error) => {
                     part.trouble(error.to_string());
-                    watching = false;
+                    (watching, listed) = (false, false);
                 }
             }
         } else {
@@ -106,7 +106,9 @@ where
             (events, watching) = (None, false);
         }
         let anyway = if events.is_some() { ANYWAY } else { ASKED };
-        let anyway = seen.next_due().map_or(anyway, |due| anyway.min(due));
+        // What cannot be listed is not looked at the sooner for a stick that is due.
+        let due = seen.next_due().filter(|_| listed);
+        let anyway = due.map_or(anyway, |due| anyway.min(due));
         let changed = async {
             match &mut events {
                 Some(events) => events.next().await,

@@ -84,7 +84,9 @@ fn refs(opened: &Opened) -> Result<BTreeSet<Key>, Error> {
         check_names(&line).map_err(|why| lines.fault(why))?;
         // As digests: there may be 100,000 names, of any length.
         if !named.insert(Key::of(&Digest::sha256(line.own_name().as_bytes()))) {
-            return Err(lines.fault("its name stands there twice").into());
+            return Err(lines
+                .fault("its name stands there twice hint: make the bundle again with this version of edge")
+                .into());
         }
         wanted.extend(line.digests().into_iter().map(Key::of));
     }
