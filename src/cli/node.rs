@@ -23,6 +23,18 @@ pub struct Node {
     part: Name,
 }
 
+/// The name that this node joined with. Pods start also where edge's own files cannot be read: kubelet is told what it was
+/// told the last time then.
+fn node_name(global: &Global) -> Option<String> {
+    match global.load().and_then(|config| Ok(Record::read(&config.state_dir)?)) {
+        Ok(record) => Some(record?.node_name),
+        Err(error) => {
+            super::output::note(&format!("kubelet keeps the node name that it had: {error:#}"));
+            None
+        }
+    }
+}
+
 /// The parts, as they are typed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Name {
@@ -45,12 +57,11 @@ impl Node {
             Name::Kubelet => Part::Kubelet,
         };
         let boot = std::fs::read_to_string(BOOT).with_context(|| format!("cannot read `{BOOT}`"))?;
-        // Static pods alone need no configuration of edge's, and run whatever is wrong with that.
-        let record = match part == Part::Kubelet && node::has_joined(&places) {
-            true => Record::read(&global.load()?.state_dir)?,
+        let node_name = match part == Part::Kubelet && node::has_joined(&places) {
+            true => node_name(global),
             false => None,
         };
-        let node_name = record.as_ref().map(|record| record.node_name.as_str());
+        let node_name = node_name.as_deref();
         let program = node::prepare(part, &places, &boot, node_name)?;
         let failed =
             Command::new(&program.path).args(&program.arguments).envs(program.environment.clone()).exec();

@@ -6,6 +6,8 @@ use super::{Error, Places, Program};
 
 /// kubelet's way to the API server, which `edge join` writes beside edge.toml. Without it kubelet runs static pods alone.
 const KUBECONFIG: &str = "kubelet.kubeconfig";
+/// The name that the node joined with, for the boots at which nothing else can be read that says it.
+const NODE_NAME: &str = "kubelet/node-name";
 /// The authority by which kubelet knows the API server when that asks it something, if the owner puts one there.
 const CLIENT_CA: &str = "kubelet/client-ca.crt";
 
@@ -15,7 +17,7 @@ pub fn has_joined(places: &Places) -> bool {
 }
 
 /// Lays out the folders and the configuration. A node that has joined has the name that the cloud signed for, whatever the
-/// machine calls itself.
+/// machine calls itself: `node_name`, or where nobody can say it now, as it was said the last time.
 pub fn prepare(places: &Places, node_name: Option<&str>) -> Result<Program, Error> {
     for folder in ["kubelet", "kubelet/pki", "kubelet/root"] {
         places.make(folder, 0o700)?;
@@ -24,6 +26,13 @@ pub fn prepare(places: &Places, node_name: Option<&str>) -> Result<Program, Erro
         places.make(folder, 0o755)?;
     }
     let joined = has_joined(places);
+    let node_name = match node_name {
+        Some(name) => {
+            places.write(NODE_NAME, name)?;
+            Some(name.to_owned())
+        }
+        None => places.read(NODE_NAME),
+    };
     let file = places.write("kubelet/config.yaml", &config(places, joined))?;
     let own = |path: &str| places.own(path).display().to_string();
     let mut arguments = vec![
@@ -87,6 +96,8 @@ mod tests {
         let mut joined = prepare(&places, Some("ship-7")).unwrap();
         assert!(tells(&joined, "--kubeconfig"), "{joined:?}");
         assert_eq!(joined.arguments.pop().as_deref(), Some("--hostname-override=ship-7"));
+        let last = prepare(&places, None).unwrap();
+        assert!(tells(&last, "--hostname-override=ship-7"), "{last:?}");
         assert_eq!(read()["authorization"]["mode"], "Webhook");
         assert!(joined.arguments.iter().all(|word| word.contains(folder.path().to_str().unwrap())));
     }

@@ -57,6 +57,11 @@ impl Places {
         Ok(file)
     }
 
+    /// What such a file holds, if it can be read.
+    pub(super) fn read(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(self.own(path)).ok().filter(|text| !text.is_empty())
+    }
+
     /// A program of the snap, which finds its helpers (runc, `mount`, `iptables`) there first.
     pub(super) fn program(&self, path: &str, arguments: Vec<String>) -> Result<Program, Error> {
         let program = self.snap.join(path);
