@@ -175,6 +175,8 @@ impl Place {
 
     fn covers(&self, host: &str, path: &str) -> bool {
         let below = path.trim_start_matches('/').strip_prefix(self.path.as_str());
+        // A git repository's address may or may not end so.
+        let below = below.map(|rest| rest.strip_prefix(".git").unwrap_or(rest));
         let below =
             below.is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'));
         below && is_like(&self.host, &host.to_ascii_lowercase())
@@ -260,6 +262,7 @@ mod tests {
             "r.io:5000",
             "r*.io",
             "hub/x",
+            "https://git.io/team/config",
         ]);
         all.add(of(&["ghcr.io/org1/", "r.io", "https://index.docker.io/v1/", "docker.io/team"]));
         for (host, path, expected) in [
@@ -275,6 +278,8 @@ mod tests {
             ("r.io", "a", &["r.io", "r*.io"]),
             ("r.io:5000", "a", &["r.io:5000"]),
             ("registry-1.docker.io", "team/app", &["docker.io/team", "https://index.docker.io/v1/"]),
+            ("git.io", "/team/config.git/info/refs", &["https://git.io/team/config"]),
+            ("git.io", "/team/config.gitops", &[]),
             ("other.io", "a", &[]),
         ] {
             let found = all.candidates(host, path);
