@@ -58,6 +58,7 @@ mod mirror_git;
 mod mirror_git_clients;
 mod mirror_git_memory;
 mod mirror_git_room;
+mod mirror_git_slow;
 mod mirror_names;
 mod mirror_resume;
 mod mirror_schedule;

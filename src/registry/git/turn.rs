@@ -10,7 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const PACKS: usize = 4;
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(30);
-/// How long a client may let us wait in all, and bytes for each of which a second is added.
+/// How long a client may let us wait, and the bytes that each bring back a second of it, up to all: whoever takes less
+/// goes in the end, and what a kernel's buffers took at once buys no more time than that.
 const PATIENCE: (Duration, u64) = (Duration::from_secs(60), 4 << 10);
 /// The same from when others wait on.
 const PRESSED: (Duration, u64) = (Duration::from_secs(10), 64 << 10);
@@ -72,37 +73,41 @@ impl Drop for Waits<'_> {
 }
 
 /// How long a client that takes its pack slowly is waited for. Only what is waited for it counts. Pure.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Patience {
-    waited: Duration,
-    sent: u64,
-    /// What both were when others began to wait.
-    pressed: Option<(Duration, u64)>,
+    left: Duration,
+    /// The same since others began to wait.
+    pressed: Option<Duration>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { left: PATIENCE.0, pressed: None }
+    }
 }
 
 impl Patience {
     pub(super) fn sent(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
+        let more = |left: Duration, (most, floor): (Duration, u64)| {
+            (left + Duration::from_secs(1).mul_f64(bytes as f64 / floor as f64)).min(most)
+        };
+        self.left = more(self.left, PATIENCE);
+        self.pressed = self.pressed.map(|left| more(left, PRESSED));
     }
 
     pub(super) fn waited(&mut self, time: Duration) {
-        self.waited += time;
+        self.left = self.left.saturating_sub(time);
+        self.pressed = self.pressed.map(|left| left.saturating_sub(time));
     }
 
     /// How much longer it may take.
     pub(super) fn left(&mut self, others_wait: bool) -> Duration {
-        let left = allowed(PATIENCE, self.sent).saturating_sub(self.waited);
         if !others_wait {
             self.pressed = None;
-            return left;
+            return self.left;
         }
-        let (waited, sent) = *self.pressed.get_or_insert((self.waited, self.sent));
-        left.min(allowed(PRESSED, self.sent - sent).saturating_sub(self.waited - waited))
+        self.left.min(*self.pressed.get_or_insert(PRESSED.0))
     }
-}
-
-fn allowed((first, floor): (Duration, u64), sent: u64) -> Duration {
-    first + Duration::from_secs(sent / floor)
 }
 
 #[cfg(test)]
@@ -120,11 +125,12 @@ mod tests {
             assert!(!patience.left(false).is_zero());
         }
         // It is not held against it that nobody waited, but from now on it is.
-        for _ in 0..11 {
+        for _ in 0..10 {
             assert!(!patience.left(true).is_zero());
             patience.sent(8 << 10);
             patience.waited(second);
         }
+        patience.waited(2 * second);
         assert!(patience.left(true).is_zero());
         assert!(!patience.left(false).is_zero());
         // One that takes enough goes on.
@@ -133,6 +139,13 @@ mod tests {
             patience.waited(second);
             assert!(!patience.left(true).is_zero());
         }
+        // Megabytes that buffers took buy no time after them.
+        assert!(!patience.left(true).is_zero());
+        patience.sent(64 << 20);
+        patience.waited(10 * second);
+        assert!(patience.left(true).is_zero() && !patience.left(false).is_zero());
+        patience.waited(50 * second);
+        assert!(patience.left(false).is_zero());
     }
 
     #[tokio::test]
