@@ -10,6 +10,8 @@ use super::{Settings, Symptoms};
 
 /// Starts that may be counted ahead.
 const AHEAD: u32 = 3;
+/// Longer than the kubelet takes to start again what it does not hold back: it tells first that it has ended.
+const START: Duration = Duration::from_secs(15);
 
 /// What is remembered of a pod between two looks, by its uid; kept on disk, so that a reboot does not start anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +21,10 @@ pub struct Memory {
     seen: Option<BTreeMap<String, u32>>,
     /// Failed starts within the window.
     failures: Vec<Timestamp>,
-    /// Since when the kubelet makes a container wait before its next start; set anew with each failure that is counted.
+    /// Since when the kubelet makes a container wait before its next start; set anew when it has failed again.
     held_back_since: Option<Timestamp>,
+    /// Failures that were counted for that time.
+    missed: u32,
     /// Since when the shared context is broken.
     broken_since: Option<Timestamp>,
     /// Restarts that were tried since the pod was last well.
@@ -157,22 +161,33 @@ fn note_held_back(memory: &mut Memory, symptoms: &Symptoms, settings: &Settings,
         memory.held_back_since = None;
         return;
     }
-    let since = memory.held_back_since.unwrap_or(now);
-    let pace = (settings.window / settings.failures.max(1)).max(Duration::from_secs(1));
-    let paces = now.duration_since(since).unsigned_abs().as_secs_f64() / pace.as_secs_f64();
-    let missed = (0..settings.failures).take_while(|n| f64::from(n + 1) <= paces).count();
-    memory.failures.extend((0..missed).map(|_| now));
-    memory.held_back_since = Some(if missed == 0 { since } else { now });
+    if memory.held_back_since.is_none() {
+        memory.missed = 0;
+    }
+    let since = *memory.held_back_since.get_or_insert(now);
+    let paces = now.duration_since(since).unsigned_abs().as_millis() / pace(settings).as_millis();
+    let paces = u32::try_from(paces).unwrap_or(u32::MAX);
+    let more = paces.saturating_sub(memory.missed).min(settings.failures);
+    memory.failures.extend((0..more).map(|_| now));
+    memory.missed = paces;
+}
+
+/// One failure in this time, again and again, is just too much.
+fn pace(settings: &Settings) -> Duration {
+    (settings.window / settings.failures.max(1)).max(Duration::from_secs(1))
 }
 
 /// The containers that the kubelet holds back for their own sake. One that was stopped here and that waits for the start
 /// that comes of that has not failed again.
-fn held_back<'s>(memory: &'s Memory, symptoms: &'s Symptoms) -> impl Iterator<Item = &'s str> {
-    let started = |name: &&String| {
-        let seen = memory.seen.as_ref().and_then(|seen| seen.get(*name)).copied().unwrap_or(0);
-        symptoms.restarts.get(*name).is_some_and(|count| *count >= seen)
+fn held_back<'s>(
+    memory: &'s Memory,
+    symptoms: &'s Symptoms,
+) -> impl Iterator<Item = (&'s str, Option<Duration>)> {
+    let started = |name: &str| {
+        let seen = memory.seen.as_ref().and_then(|seen| seen.get(name)).copied().unwrap_or(0);
+        symptoms.restarts.get(name).is_some_and(|count| *count >= seen)
     };
-    symptoms.held_back.iter().filter(started).map(String::as_str)
+    symptoms.held_back.iter().map(|(name, ran)| (name.as_str(), *ran)).filter(move |(name, _)| started(name))
 }
 
 fn reason(memory: &Memory, symptoms: &Symptoms, settings: &Settings, now: Timestamp) -> Option<String> {
@@ -186,8 +201,12 @@ fn reason(memory: &Memory, symptoms: &Symptoms, settings: &Settings, now: Timest
     if many {
         return Some(format!("{failures} failed starts within {} s", settings.window.as_secs()));
     }
-    // It was restarted, was started again, and is where it was: waiting for more of the same would change nothing.
-    let again = held_back(memory, symptoms).next().filter(|_| memory.last.is_some())?;
+    // It was restarted, was started again, and is where it was: waiting for more of the same would change nothing. What
+    // ran for a while before it ended, by itself or at somebody's wish, is no such thing, and the kubelet starts it again.
+    let restarted = memory.last.is_some();
+    let waits = memory.held_back_since.is_some_and(|since| !within(since, START, now));
+    let soon = |ran: Option<Duration>| ran.is_some_and(|ran| ran < pace(settings));
+    let (again, _) = held_back(memory, symptoms).find(|(_, ran)| restarted && waits && soon(*ran))?;
     Some(format!("`{again}` has failed again and waits to be started"))
 }
 

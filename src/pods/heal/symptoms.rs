@@ -1,7 +1,9 @@
 //! What of a pod as it is now speaks for or against healing it. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::kube::meta;
@@ -48,8 +50,9 @@ pub struct Symptoms {
     pub restarts: BTreeMap<String, u32>,
     /// Those of them whose last run failed.
     pub failing: Vec<String>,
-    /// Those of them that do not run, and that the kubelet makes wait before it starts them again.
-    pub held_back: Vec<String>,
+    /// Those of them that do not run, and that the kubelet makes wait before it starts them again; how long each ran
+    /// before it failed, if that is known.
+    pub held_back: BTreeMap<String, Option<Duration>>,
     /// What is broken, if anything.
     pub broken: Option<Broken>,
     /// Whether a container runs that could be stopped.
@@ -90,11 +93,21 @@ pub fn symptoms(pod: &Value, broken: Option<Broken>, is_there: bool) -> Symptoms
         let comes_back = |code: i64| policy::containers(pod).any(|c| c.name == name && c.comes_back(code));
         let will_start = failed(ended) && ended["exitCode"].as_i64().is_some_and(comes_back);
         let waits = status["state"]["waiting"]["reason"] == "CrashLoopBackOff";
-        if will_start || (waits && failed(&status["lastState"]["terminated"])) {
-            symptoms.held_back.push(name.to_owned());
+        let before = &status["lastState"]["terminated"];
+        if will_start || (waits && failed(before)) {
+            symptoms.held_back.insert(name.to_owned(), ran(if will_start { ended } else { before }));
         }
     }
     symptoms
+}
+
+/// How long a container ran that has ended. One that could not be started did not run at all: as its start it has none, or
+/// the epoch.
+fn ran(ended: &Value) -> Option<Duration> {
+    let time = |key: &str| ended[key].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let (started, finished) = (time("startedAt"), time("finishedAt")?);
+    let ran = started.filter(|at| *at > Timestamp::UNIX_EPOCH).map(|at| finished.duration_since(at));
+    Some(ran.and_then(|ran| Duration::try_from(ran).ok()).unwrap_or_default())
 }
 
 fn is_static(pod: &Value) -> bool {
@@ -124,7 +137,23 @@ mod tests {
             status("over", ended(3), json!({})),
         ]}});
         let symptoms = symptoms(&pod, None, true);
-        assert_eq!(symptoms.held_back, ["loops", "ended"]);
+        let held_back: Vec<&str> = symptoms.held_back.keys().map(String::as_str).collect();
+        assert_eq!(held_back, ["ended", "loops"]);
         assert_eq!(symptoms.failing, ["loops", "pulls", "runs", "ended", "over"]);
+    }
+
+    #[test]
+    fn how_long_it_ran_is_known_where_both_times_are() {
+        let ran = |started: Value, finished: Value| {
+            ran(&json!({"exitCode": 3, "startedAt": started, "finishedAt": finished}))
+        };
+        let at = |time: &str| json!(format!("2026-01-01T{time}Z"));
+        assert_eq!(ran(at("00:00:10"), at("00:06:50")), Some(Duration::from_secs(400)));
+        assert_eq!(ran(at("00:00:10"), at("00:00:10")), Some(Duration::ZERO));
+        assert_eq!(ran(at("00:00:10"), at("00:00:09")), Some(Duration::ZERO), "the clock was set back");
+        let never = json!("1970-01-01T00:00:00Z");
+        assert_eq!(ran(never, at("00:00:10")), Some(Duration::ZERO), "the kubelet's word");
+        assert_eq!(ran(Value::Null, at("00:00:10")), Some(Duration::ZERO), "the runtime's");
+        assert_eq!(ran(at("00:00:10"), Value::Null), None);
     }
 }

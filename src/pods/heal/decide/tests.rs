@@ -19,6 +19,12 @@ fn crashed(restarts: u32) -> Symptoms {
     }
 }
 
+/// It has failed after it `ran` so many seconds, and waits for its next start.
+fn waits(restarts: u32, ran: u64) -> Symptoms {
+    let held_back = BTreeMap::from([("main".to_owned(), Some(Duration::from_secs(ran)))]);
+    Symptoms { held_back, runs: false, ..crashed(restarts) }
+}
+
 fn no_network() -> Symptoms {
     let broken = Some(Broken::NetworkNamespace);
     Symptoms { broken, runs: true, is_there: true, ..Symptoms::default() }
@@ -30,7 +36,8 @@ fn failures_within_the_window_restart_containers_then_the_whole_then_nothing() {
     let mut done = Vec::new();
     for minute in 0..240 {
         let now = at(minute * 60);
-        let symptoms = crashed(u32::try_from(minute).unwrap() + 40);
+        // Another container runs all the time.
+        let symptoms = Symptoms { runs: true, ..waits(u32::try_from(minute).unwrap() + 40, 50) };
         match decide(&mut memory, &symptoms, &settings, now) {
             Decision::Leave => {}
             Decision::Restart(part, _) => {
@@ -62,7 +69,7 @@ fn tended_by_kubelet(restarts: u32, mut back_off: i64, hours: i64) -> Vec<(i64, 
             back_off = (back_off * 2).min(300);
             next += back_off;
         }
-        let symptoms = Symptoms { held_back: vec!["main".to_owned()], runs: false, ..crashed(restarts) };
+        let symptoms = waits(restarts, 0);
         match decide(&mut memory, &symptoms, &on(), at(second)) {
             Decision::Leave => {}
             Decision::Restart(part, _) => {
@@ -83,8 +90,8 @@ fn tended_by_kubelet(restarts: u32, mut back_off: i64, hours: i64) -> Vec<(i64, 
 fn a_loop_that_kubelet_slows_down_comes_to_its_end() {
     let whole = Some(Part::Whole);
     // Failures at 10, 30, 70, 150 and 310 s, and one for the time in which the kubelet held it back; then 5, 10 and
-    // 20 minutes.
-    let expected = [(270, whole), (570, whole), (1170, whole), (2370, None)];
+    // 20 minutes. Just then the kubelet starts it once more, which is seen to fail, too.
+    let expected = [(270, whole), (590, whole), (1190, whole), (2390, None)];
     assert_eq!(tended_by_kubelet(1, 10, 6), expected);
     // It is at five minutes already: the time in which it does not run counts.
     let done = tended_by_kubelet(40, 300, 6);
@@ -99,14 +106,37 @@ fn the_wait_that_a_restart_itself_brings_is_no_failure() {
     decide(&mut memory, &crashed(40), &on(), at(0));
     acted(&mut memory, Part::Containers, &crashed(40), at(0));
     // The kubelet makes it wait for what edge stopped; after 300 s it runs.
-    let waits = Symptoms { held_back: vec!["main".to_owned()], runs: false, ..crashed(40) };
     for second in (0..300).step_by(10) {
-        assert_eq!(decide(&mut memory, &waits, &on(), at(second)), Decision::Leave);
+        assert_eq!(decide(&mut memory, &waits(40, 9), &on(), at(second)), Decision::Leave);
     }
     assert_eq!(decide(&mut memory, &crashed(41), &on(), at(310)), Decision::Leave);
     assert!(memory.failures.is_empty());
-    let again = Symptoms { restarts: crashed(41).restarts, ..waits };
-    assert!(matches!(decide(&mut memory, &again, &on(), at(320)), Decision::Restart(Part::Whole, _)));
+    assert_eq!(decide(&mut memory, &waits(41, 9), &on(), at(320)), Decision::Leave);
+    let decision = decide(&mut memory, &waits(41, 9), &on(), at(340));
+    assert!(matches!(decision, Decision::Restart(Part::Whole, _)), "{decision:?}");
+}
+
+#[test]
+fn one_failure_long_after_a_restart_is_left_to_the_kubelet() {
+    // How long it ran, how long the kubelet then holds it back, and whether that is what the restart was to mend.
+    for (ran, held, renewed) in
+        [(400, 0, false), (400, 300, false), (120, 300, false), (2, 0, false), (2, 10, false), (2, 20, true)]
+    {
+        let mut memory = Memory::default();
+        decide(&mut memory, &crashed(6), &on(), at(-10));
+        acted(&mut memory, Part::Containers, &crashed(6), at(0));
+        for second in (10..400).step_by(10) {
+            assert_eq!(decide(&mut memory, &crashed(7), &on(), at(second)), Decision::Leave);
+        }
+        let mut decided = Decision::Leave;
+        for second in (400..=400 + held).step_by(10) {
+            decided = decide(&mut memory, &waits(7, ran), &on(), at(second));
+        }
+        assert_eq!(decided != Decision::Leave, renewed, "ran {ran} s, held back {held} s: {decided:?}");
+        if !renewed {
+            assert_eq!(decide(&mut memory, &crashed(8), &on(), at(410 + held)), Decision::Leave);
+        }
+    }
 }
 
 #[test]
