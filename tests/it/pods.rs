@@ -94,7 +94,7 @@ pub(crate) fn gateway() -> Result<Gateway> {
 }
 
 impl Gateway {
-    fn pod(&self, name: &str) -> Result<Pod> {
+    pub(crate) fn pod(&self, name: &str) -> Result<Pod> {
         let pods = self.node.pods()?;
         pods.into_iter().find(|pod| pod.name == name).ok_or_else(|| anyhow::anyhow!("no pod {name}"))
     }

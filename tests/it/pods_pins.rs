@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
-use crate::pods::gateway;
+use crate::pods::{Gateway, gateway};
 use crate::support::{Containerd, Node, NodeOptions, Scene, seconds, workload};
 
 /// Which images CRI calls pinned.
@@ -49,6 +49,22 @@ fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
         Ok(())
     });
     assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "off: ");
+    restarts_what_is_not_kept(&gateway)
+}
+
+/// Without offline mode edge has no copy of a pod, and the kubelet has it from the cloud all the same.
+fn restarts_what_is_not_kept(gateway: &Gateway) -> Result<()> {
+    let before = gateway.pod("plain")?;
+    let (out, words, code) = gateway.edge(&["pod", "restart", "plain"])?;
+    assert!(code == 0 && out.contains("default/plain: running "), "{out}{words}");
+    assert!(words.contains("it is not in the cache, so its restartPolicy is not known"), "{words}");
+    gateway.cluster.wait_for("the kubelet to see new containers", seconds(60), || {
+        let after = gateway.pod("plain")?;
+        let is_new = |id: &str| before.containers.iter().all(|old| old.id != id);
+        ensure!(after.running() && after.containers.iter().all(|c| is_new(&c.id)), "{after:?}");
+        ensure!(after.address == before.address, "the sandbox stays");
+        Ok(())
+    });
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use super::Seen;
 use crate::cache::{ObjectKey, Reader};
 use crate::cli::{failure, output};
 use crate::config::{Config, quantity};
+use crate::daemon::ask_status;
 use crate::kube::meta;
 use crate::pods::get::{Query, select};
 use crate::pods::observe::kubelet_is_up;
@@ -19,6 +20,10 @@ use crate::pods::restart::{
     Known, Outcome, Part, Plan, Request, Restarted, Turn, carry_out, is_another, plan, short, wait,
 };
 use crate::pods::view::{live, runtime_uid};
+use crate::proxy::join::Record;
+
+/// Time for the daemon to say how the link is.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// `edge pod restart`
 #[derive(Debug, Args)]
@@ -118,7 +123,8 @@ impl Restart {
             (None, false) => Part::Containers,
         };
         let uid = runtime_uid(pod).unwrap_or_default();
-        let known = if seen.observed.runtime_only.contains(uid) { Known::RuntimeOnly } else { Known::Cached };
+        let known =
+            if seen.observed.runtime_only.contains(uid) { uncached(config).await } else { Known::Cached };
         let plan = plan(pod, live.get(uid), &Request { part, kubelet_up: seen.kubelet_up, known })?;
         for note in &plan.notes {
             output::note(&format!("edge: {}: {note}", plan.pod));
@@ -195,6 +201,21 @@ async fn stop(config: &Config, seen: &Seen, plan: &Plan, interrupts: &mut Interr
     drop(turn);
     output::result(&stopped(plan))?;
     if interrupted { Err(Interrupted::Waiting { pod: plan.pod.clone() }.into()) } else { Ok(()) }
+}
+
+/// Who has a copy of what is not in the cache.
+async fn uncached(config: &Config) -> Known {
+    let report = tokio::time::timeout(ANSWER, ask_status(&config.socket)).await.ok().and_then(Result::ok);
+    // A record that cannot be read is one.
+    let is_joined = !matches!(Record::read(&config.state_dir), Ok(None));
+    let offline_mode = report.as_ref().map_or(config.offline_mode, |report| report.offline_mode);
+    has_it(is_joined && offline_mode, report.map(|report| report.link.state).as_deref())
+}
+
+/// A kubelet that was started in an outage has its pods from edge's cache alone, where edge keeps one. Without an answer
+/// of the daemon nobody knows how the `link` is.
+fn has_it(keeps_pods: bool, link: Option<&str>) -> Known {
+    if keeps_pods && link != Some("online") { Known::RuntimeOnly } else { Known::Uncached }
 }
 
 /// Says once that the kubelet went away while its work is waited for.
@@ -279,4 +300,24 @@ fn runs(running: &[Restarted]) -> String {
     let said: Vec<String> =
         words.into_iter().filter(|(_, of)| !of.is_empty()).map(|(word, of)| word.to_owned() + &of).collect();
     said.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_in_the_cache_is_lost_only_where_the_kubelet_has_nothing_else() {
+        for (keeps_pods, link, known) in [
+            (true, Some("offline"), Known::RuntimeOnly),
+            (true, Some("starting"), Known::RuntimeOnly),
+            (true, None, Known::RuntimeOnly),
+            (true, Some("online"), Known::Uncached),
+            (false, Some("offline"), Known::Uncached),
+            (false, Some("none"), Known::Uncached),
+            (false, None, Known::Uncached),
+        ] {
+            assert_eq!(has_it(keeps_pods, link), known, "{keeps_pods} {link:?}");
+        }
+    }
 }

@@ -26,6 +26,8 @@ pub enum Part {
 pub enum Known {
     /// edge's cache, and so the kubelet.
     Cached,
+    /// The kubelet, from the cloud itself: edge keeps none.
+    Uncached,
     /// Nobody but the runtime, as far as is known here.
     RuntimeOnly,
 }
@@ -197,13 +199,20 @@ pub fn plan(pod: &Value, live: Option<&Live<'_>>, request: &Request) -> Result<P
         _ => stopped.iter().map(|(c, _)| *c).collect(),
     };
     let names = |of: &[Container<'_>]| -> Vec<String> { of.iter().map(|c| c.name.to_owned()).collect() };
+    let mut notes = notes(pod, &all, whole, &killed, &stay);
+    if request.known == Known::Uncached && !is_from_here(sandbox) {
+        notes.push(
+            "it is not in the cache, so its restartPolicy is not known: by any but Always it may stay down"
+                .to_owned(),
+        );
+    }
     let may_finish = expected.iter().copied().filter(|c| c.role == Role::Main && !c.comes_back(0));
     Ok(Plan {
         pod: format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default()),
         uid: crate::pods::view::runtime_uid(pod).unwrap_or_default().to_owned(),
         may_finish: names(&may_finish.collect::<Vec<_>>()),
         expected: names(&expected),
-        notes: notes(pod, &all, whole, &killed, &stay),
+        notes,
         containers: targets(containers),
         sidecars: targets(sidecars),
         sandbox: whole.then(|| sandbox.id.clone()),

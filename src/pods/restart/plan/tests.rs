@@ -128,13 +128,17 @@ fn what_only_the_runtime_knows_is_stopped_where_the_kubelet_has_it_from_here() {
     // As `view` makes it: no policy, and init containers that are done are containers like others.
     let pod = json!({"metadata": {"name": "web", "namespace": "ns", "uid": "u"},
                      "spec": {"containers": [{"name": "a"}, {"name": "done"}]}, "status": {"phase": "Running"}});
-    let made = |source: &str, part: Part| made(&pod, &runtime(source, &["a"]), part, Known::RuntimeOnly);
+    let by = |known: Known, source: &str, part: Part| made(&pod, &runtime(source, &["a"]), part, known);
+    let made = |source: &str, part: Part| by(Known::RuntimeOnly, source, part);
     for part in [CONTAINERS, WHOLE, container("a")] {
         assert_eq!(made("api", part.clone()), Err(Refusal::RuntimeOnly), "{part:?}");
         for source in ["file", "http"] {
             let plan = made(source, part.clone()).unwrap();
             assert_eq!(told(&plan), "a 7 | > a", "the kubelet's note has the grace period: {part:?}");
         }
+        let plan = by(Known::Uncached, "api", part.clone()).unwrap();
+        assert_eq!(told(&plan), "a 7 | > a", "the kubelet has it from the cloud: {part:?}");
+        assert!(plan.notes.last().unwrap().contains("its restartPolicy is not known"), "{:?}", plan.notes);
     }
 }
 
