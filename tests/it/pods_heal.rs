@@ -153,9 +153,9 @@ fn networks(scene: &Scene) -> Result<()> {
     // One that is being deleted loses its network first.
     scene.cluster.kubectl(&["delete", "pod", "ending", "--wait=false"])?;
     let ending = scene.node.sandbox("ending")?.1;
-    machine.shell(&format!("umount {ending}; rm {ending}"))?;
+    machine.shell(&format!("umount {ending}; rm -f {ending}"))?;
     let gone = scene.node.sandbox("netless")?.1;
-    machine.shell(&format!("umount {gone}; rm {gone}"))?;
+    machine.shell(&format!("umount {gone}; rm -f {gone}"))?;
     // There is a file, and it leads nowhere: containerd gives no address then, and removes the file.
     let nowhere = scene.node.sandbox("nowhere")?.1;
     machine.shell(&format!("umount {nowhere}; rm -f {nowhere}; : >{nowhere}"))?;
