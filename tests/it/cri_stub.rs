@@ -24,6 +24,8 @@ struct Fake {
     exit_codes: HashMap<String, i32>,
     /// Containers whose status cannot be told.
     untold: Vec<String>,
+    /// So many times somebody else is at what is to be removed.
+    busy: u32,
     /// Containers that are started again as soon as they have stopped: by which id.
     again: HashMap<String, String>,
     done: Vec<String>,
@@ -141,6 +143,10 @@ impl Fake {
             "StopContainer" => Vec::new(),
             "StopPodSandbox" | "RemovePodSandbox" => {
                 self.done.push(call.to_owned());
+                if call == "RemovePodSandbox" && self.busy > 0 {
+                    self.busy -= 1;
+                    return Err((2, "failed to set removing state: container is already in removing state"));
+                }
                 Vec::new()
             }
             _ => return Err((12, "not known here")),
@@ -210,6 +216,17 @@ async fn what_is_started_again_meanwhile_is_asked_to_stop_too_before_its_sandbox
         "RemovePodSandbox",
     ];
     assert_eq!(stub.done(), expected);
+}
+
+#[tokio::test]
+async fn a_sandbox_is_removed_though_the_kubelet_tidies_up_in_it() {
+    for (busy, removed) in [(2, true), (1000, false)] {
+        let stub = Stub::new(Fake { sandboxes: vec![sandbox("u", "sandbox-1")], busy, ..Fake::default() });
+        let carried_out = carry_out(&stub.runtime, &plan(Vec::new(), Vec::new(), &[])).await;
+        assert_eq!(carried_out.is_ok(), removed, "{carried_out:?}");
+        let tries = stub.done().iter().filter(|call| *call == "RemovePodSandbox").count();
+        assert_eq!(tries, if removed { 3 } else { 26 });
+    }
 }
 
 #[tokio::test]

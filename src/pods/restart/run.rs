@@ -13,7 +13,7 @@ use crate::pods::view::{container_name, live, runtime_uid};
 
 /// Between two looks at the runtime while waiting.
 const LOOK: Duration = Duration::from_millis(200);
-/// Looks for the end of a container whose stop failed: five seconds.
+/// Looks for the end of a container whose stop failed, and tries to remove a sandbox: five seconds.
 const ENDS: u32 = 25;
 
 /// Looks for what the kubelet has started again in a sandbox that is about to end. It makes a container wait that it has
@@ -67,9 +67,21 @@ pub async fn carry_out(runtime: &Runtime, plan: &Plan) -> Result<(), Error> {
             stop_all(runtime, &containers, &sidecars).await?;
         }
         gone_is_fine(runtime.stop_sandbox(sandbox).await)?;
-        gone_is_fine(runtime.remove_sandbox(sandbox).await)?;
+        remove_sandbox(runtime, sandbox).await?;
     }
     Ok(())
+}
+
+/// The kubelet tidies away containers that have ended, and containerd refuses to remove a sandbox while one of its
+/// containers is being removed: a moment later there is nothing in the way any more.
+async fn remove_sandbox(runtime: &Runtime, sandbox: &str) -> Result<(), Error> {
+    for _ in 0..ENDS {
+        match gone_is_fine(runtime.remove_sandbox(sandbox).await) {
+            Err(error) if !error.is_down() => tokio::time::sleep(LOOK).await,
+            removed => return removed,
+        }
+    }
+    gone_is_fine(runtime.remove_sandbox(sandbox).await)
 }
 
 /// What of the plan's containers runs in a sandbox now.
