@@ -212,8 +212,8 @@ async fn uncached(config: &Config) -> Known {
     has_it(is_joined && offline_mode, report.map(|report| report.link.state).as_deref())
 }
 
-/// A kubelet that was started in an outage has its pods from edge's cache alone, where edge keeps one. Without an answer
-/// of the daemon nobody knows how the `link` is.
+/// A kubelet that was started in an outage has its pods from edge's cache alone, where edge keeps one. Without an
+/// answer of the daemon nobody knows how the `link` is.
 fn has_it(keeps_pods: bool, link: Option<&str>) -> Known {
     if keeps_pods && link != Some("online") { Known::RuntimeOnly } else { Known::Uncached }
 }

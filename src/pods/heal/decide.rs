@@ -201,8 +201,8 @@ fn reason(memory: &Memory, symptoms: &Symptoms, settings: &Settings, now: Timest
     if many {
         return Some(format!("{failures} failed starts within {} s", settings.window.as_secs()));
     }
-    // It was restarted, was started again, and is where it was: waiting for more of the same would change nothing. What
-    // ran for a while before it ended, by itself or at somebody's wish, is no such thing, and the kubelet starts it again.
+    // It was restarted, was started again, and is where it was: waiting for more of the same would change nothing.
+    // What ran for a while before it ended, by itself or at somebody's wish, is the kubelet's to start again.
     let restarted = memory.last.is_some();
     let waits = memory.held_back_since.is_some_and(|since| !within(since, START, now));
     let soon = |ran: Option<Duration>| ran.is_some_and(|ran| ran < pace(settings));

@@ -101,8 +101,8 @@ pub fn symptoms(pod: &Value, broken: Option<Broken>, is_there: bool) -> Symptoms
     symptoms
 }
 
-/// How long a container ran that has ended. One that could not be started did not run at all: as its start it has none, or
-/// the epoch.
+/// How long a container ran that has ended. One that could not be started did not run at all: as its start it has
+/// none, or the epoch.
 fn ran(ended: &Value) -> Option<Duration> {
     let time = |key: &str| ended[key].as_str().and_then(|text| text.parse::<Timestamp>().ok());
     let (started, finished) = (time("startedAt"), time("finishedAt")?);
