@@ -145,6 +145,10 @@ impl Outbox {
                 Sent::Nothing => Fate::Done(None),
                 Sent::Body(_, request) => self.send(&change, request, &mut told.pause).await?,
                 Sent::Never(why) => Fate::Never(why.clone()),
+                Sent::Overtaken => {
+                    tracing::info!(object = %change.what.key, "a change that was put off was overtaken");
+                    Fate::Done(None)
+                }
             };
             match fate {
                 Fate::Done(answer) => self.settle(&change, sent, answer).await.map_err(failed)?,
@@ -176,7 +180,7 @@ impl Outbox {
 
     /// What to send for a change as things are now.
     async fn current(&self, change: &Change) -> Result<Sent, CacheError> {
-        let what = change.what.clone();
+        let (what, is_late) = (change.what.clone(), is_late(change));
         self.cache
             .read(move |reader| {
                 let is_difference = what.kind == ChangeKind::Patch && what.body.is_none();
@@ -187,12 +191,12 @@ impl Outbox {
                         return Ok(Sent::Never(format!("what was noted of it is damaged: {error}")));
                     }
                 };
+                let now = reader.object(&what.key)?.filter(|o| o.uid == what.uid);
                 if !is_difference {
-                    return Ok(Sent::Body(None, noted));
+                    let newer = now.filter(|now| is_late && statuses::is_overtaken(&what, &noted, now));
+                    return Ok(newer.map_or(Sent::Body(None, noted), |_| Sent::Overtaken));
                 }
-                let Some(now) = reader.object(&what.key)?.filter(|o| o.uid == what.uid) else {
-                    return Ok(Sent::Nothing);
-                };
+                let Some(now) = now else { return Ok(Sent::Nothing) };
                 match told(&what, &noted, &now.body)? {
                     Some(patch) => Ok(Sent::Body(Some(now), patch)),
                     None => Ok(Sent::Nothing),
@@ -334,6 +338,8 @@ enum Sent {
     Body(Option<Object>, Value),
     /// It cannot be told, and why.
     Never(String),
+    /// Somebody has told the cloud something newer.
+    Overtaken,
 }
 
 fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {

@@ -179,26 +179,40 @@ async fn answering(
 
 /// What a client reads once the link is up.
 async fn read_anew(cache: &Cache, version: u64) -> Value {
-    let read = Object::new("v1/pods", pod(version)).unwrap();
+    read(cache, pod(version)).await
+}
+
+async fn read(cache: &Cache, object: Value) -> Value {
+    let read = Object::new("v1/pods", object).unwrap();
     cache.commit(move |writer| writer.put_single("node", &read)).await.unwrap();
     cache.read(|reader| reader.all("v1/pods")).await.unwrap().remove(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_is_put_off_is_told_although_its_object_was_read_anew() {
-    let code = Arc::new(std::sync::atomic::AtomicU16::new(500));
-    let (cloud, asked) = answering(code.clone(), None).await;
-    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
-    say(&cache, "first".to_owned()).await;
-    let change = cache.read(|reader| reader.changes()).await.unwrap().remove(0);
-    cache.commit(move |w| w.fail_change(change.id, ATTEMPTS - 1, "500")).await.unwrap();
-    assert_eq!(outbox.replay(Round::First).await, Ok(()), "the link is used without it");
-    assert_eq!(read_anew(&cache, 8).await["status"].get("message"), None);
-    let before = asked.load(std::sync::atomic::Ordering::Relaxed);
-    code.store(200, std::sync::atomic::Ordering::Relaxed);
-    outbox.replay(Round::All).await.unwrap();
-    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), before + 1, "it is told");
-    assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
+async fn a_change_that_is_put_off_is_told_although_its_object_was_read_anew_unless_it_says_something_newer() {
+    let ready = json!([{"type": "Ready", "status": "False"}, {"type": "Other", "status": "True"}]);
+    for (status, expected) in [
+        (json!({"phase": "Running"}), 1),
+        (json!({"phase": "Succeeded", "reason": "other", "conditions": ready}), 1),
+        (json!({"phase": "Running", "message": "first"}), 1),
+        (json!({"phase": "Running", "message": "newer"}), 0),
+    ] {
+        let code = Arc::new(std::sync::atomic::AtomicU16::new(500));
+        let (cloud, asked) = answering(code.clone(), None).await;
+        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+        say(&cache, "first".to_owned()).await;
+        let change = cache.read(|reader| reader.changes()).await.unwrap().remove(0);
+        cache.commit(move |w| w.fail_change(change.id, ATTEMPTS - 1, "500")).await.unwrap();
+        assert_eq!(outbox.replay(Round::First).await, Ok(()), "the link is used without it");
+        let mut anew = pod(8);
+        anew["status"] = status.clone();
+        assert_eq!(read(&cache, anew).await["status"], status);
+        let before = asked.load(std::sync::atomic::Ordering::Relaxed);
+        code.store(200, std::sync::atomic::Ordering::Relaxed);
+        outbox.replay(Round::All).await.unwrap();
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed) - before, expected, "{status}");
+        assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

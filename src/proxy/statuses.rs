@@ -136,6 +136,22 @@ pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>,
     Ok(Some(patch))
 }
 
+/// Whether somebody has told the cloud something else since, where `what` was fixed to `patch` and then put off: what it
+/// says differs in the object as it was read anew, `now`, both from what is told and from what it was told of. Told
+/// nevertheless, it would bring the outage's state back.
+pub fn is_overtaken(what: &NewChange, patch: &Value, now: &Object) -> bool {
+    let base = what.base.as_deref().and_then(|base| serde_json::from_slice::<Value>(base).ok());
+    let Some(base) = base.filter(|_| what.kind == ChangeKind::Patch && what.uid == now.uid) else {
+        return false;
+    };
+    let word = |field: &str| base.get(field).and_then(Value::as_str).unwrap_or_default();
+    let is_known = schema::kind(word("apiVersion"), word("kind")).is_some();
+    let kind = if is_known { PatchType::Strategic } else { PatchType::Merge };
+    let changes = |patch: &Value| patch::apply(kind, &now.body, patch).is_ok_and(|then| then != now.body);
+    let undo = patch::apply(kind, &base, patch).map(|then| difference(&then, &base, &what.uid));
+    matches!(undo, Ok(Ok(Some(undo))) if changes(&undo)) && changes(patch)
+}
+
 /// What a client has applied before with the same field manager, as far as it waits here.
 pub fn applied_before(told: &[Change], author: &Author, input: &Input) -> Option<Value> {
     let Input::Apply(manager, _) = input else { return None };
