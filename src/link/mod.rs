@@ -6,7 +6,7 @@
 
 mod machine;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -74,6 +74,8 @@ pub struct Link {
     /// When a probe was answered last.
     answers: watch::Receiver<Option<Instant>>,
     evidence: mpsc::Sender<Evidence>,
+    /// When somebody doubted last.
+    doubted: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Link {
@@ -93,7 +95,8 @@ impl Link {
         let (state, watched) = watch::channel(LinkState { phase: phase_of(&machine.belief), since });
         let (answered, answers) = watch::channel(None);
         let (evidence, inbox) = mpsc::channel(16);
-        (Self { state: watched, answers, evidence }, Owner { machine, state, answered, inbox, probe, replay })
+        let link = Self { state: watched, answers, evidence, doubted: Arc::default() };
+        (link, Owner { machine, state, answered, inbox, probe, replay })
     }
 
     /// The state now.
@@ -110,6 +113,15 @@ impl Link {
     pub fn suspect(&self, why: String) {
         // A full inbox holds enough suspicion already.
         let _ = self.evidence.try_send(Evidence::Suspicion(why));
+    }
+
+    /// The same of a failure that has other causes too: looked into once in `time`. Never waits.
+    pub fn doubt(&self, why: String, time: Duration) {
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        if doubted.is_none_or(|at| at.elapsed() >= time) {
+            *doubted = Some(Instant::now());
+            self.suspect(why);
+        }
     }
 
     /// A request was answered although the link counts as away: it is worth a look. Never waits.

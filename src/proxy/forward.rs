@@ -23,7 +23,9 @@ use super::upstream::{As, UpBody, UpstreamError};
 use super::{Shared, issuer};
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
-use crate::kube::{Encoding, GroupVersionResource, Request as KubeRequest, Verb, codec, schema};
+use crate::kube::{
+    Encoding, GroupVersionResource, Request as KubeRequest, ResourceRequest, Verb, codec, schema,
+};
 use crate::link::{LinkState, outage};
 
 /// How long an answer may take before somebody asks whether the cloud is still there.
@@ -101,7 +103,9 @@ impl Shared {
                 continue;
             }
             let why = match &result {
-                Ok((answer, _)) => suspicious(call, answer.status()).filter(|_| !self.is_one_backends(call)),
+                Ok((answer, _)) => {
+                    suspicious(call, answer.status()).and_then(|why| self.worth_a_look(call, why))
+                }
                 Err(error) => Some(error.to_string()),
             };
             if why.is_none() && before.phase.is_outage() {
@@ -129,16 +133,29 @@ impl Shared {
         }
     }
 
-    /// Whether a failure may be that of a single program behind the API server, and it was asked a moment ago whether
-    /// it is there itself: a metrics server that is down would cost a connection for each request.
-    fn is_one_backends(&self, call: &Call) -> bool {
-        let behind = call.request.resource().is_some_and(|request| {
+    /// `why`, unless the failure may be that of a single program behind the API server, which was asked a moment ago
+    /// whether it is there itself: a metrics server that is down would cost a connection for each request.
+    fn worth_a_look(&self, call: &Call, why: String) -> Option<String> {
+        let is_behind = |request: &ResourceRequest| {
             request.verb == Verb::Connect
                 || request.subresource.as_deref() == Some("proxy")
                 || request.gvr.group.ends_with("metrics.k8s.io")
-                || !has_table(&request.gvr)
-        });
-        behind && self.link.answered_within(ANSWERED)
+        };
+        match call.request.resource() {
+            Some(request) if self.link.answered_within(ANSWERED) => {
+                if is_behind(request) {
+                    return None;
+                }
+                if has_table(&request.gvr) {
+                    return Some(why);
+                }
+                // Whether a custom resource is the API server's own or an aggregated API's is not known here: a look now and
+                // then, for which its client does not wait.
+                self.link.doubt(why, ANSWERED);
+                None
+            }
+            _ => Some(why),
+        }
     }
 
     /// Whether the link, asked about a failure, finds itself in an outage.

@@ -270,7 +270,8 @@ async fn a_backend_that_is_down_costs_no_connections() {
     let pods = "/api/v1/namespaces/a/pods";
     let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
         let path = head.uri.path();
-        let is_down = path.contains("metrics.k8s.io") || path.contains("/proxy") || path == pods;
+        let is_down =
+            ["metrics.k8s.io", "/proxy", "/things"].iter().any(|part| path.contains(part)) || path == pods;
         Box::pin(std::future::ready(json(if is_down { 503 } else { 200 }, &json!({})))) as _
     }))
     .await;
@@ -288,4 +289,17 @@ async fn a_backend_that_is_down_costs_no_connections() {
         assert_eq!(dials("/api/v1/namespaces/a/services/s/proxy/x", 503).await, before);
     }
     assert!(dials(pods, 503).await > before, "of the API server's own it is looked into");
+    // A custom resource may be the API server's own.
+    let before = dials(CONFIGMAPS, 200).await;
+    let things = "/apis/example.org/v1/namespaces/a/things";
+    dials(things, 503).await;
+    in_time("a look at the cloud", async {
+        while cloud.dials.load(Ordering::Relaxed) == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    for _ in 0..3 {
+        assert_eq!(dials(things, 503).await, before + 1, "once is enough");
+    }
 }
