@@ -13,7 +13,7 @@ use super::intake::{
 };
 use super::record::{Intake, Recording};
 use super::replay::{Wanted, bare, key_of};
-use super::{Shared, discovery, statuses, token};
+use super::{ClientSettings, Shared, discovery, statuses, token};
 use crate::cache::{Document, ObjectKey};
 use crate::kube::negotiate::Shape;
 use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
@@ -21,8 +21,7 @@ use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
 impl Shared {
     /// Records the answer to `call` as its body passes; `None` if it tells nothing that is kept.
     pub fn recording(&self, call: &Call, code: StatusCode, headers: &HeaderMap) -> Option<Recording> {
-        // What somebody may do in another's name says nothing of what he may do himself.
-        if call.impersonates() || self.client_settings.why_not(call).is_some() {
+        if !is_of_caller(call, &self.client_settings) {
             return None;
         }
         let gzip = match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
@@ -131,13 +130,19 @@ impl Shared {
     }
 }
 
+/// Whether an answer tells what its caller may see, and the caller is one for whom something is kept. What somebody may
+/// do in another's name says nothing of what he may do himself.
+pub fn is_of_caller(call: &Call, settings: &ClientSettings) -> bool {
+    !call.impersonates() && settings.why_not(call).is_none()
+}
+
 fn is_event(request: &ResourceRequest) -> bool {
     request.gvr.resource == "events" && matches!(request.gvr.group.as_str(), "" | "events.k8s.io")
 }
 
 /// Resources whose objects nobody needs back: heartbeats have their own way, events are many, and
 /// reviews and requests are questions.
-fn is_kept(request: &ResourceRequest) -> bool {
+pub fn is_kept(request: &ResourceRequest) -> bool {
     let gvr = &request.gvr;
     match gvr.group.as_str() {
         "authentication.k8s.io" | "authorization.k8s.io" | "metrics.k8s.io" => false,

@@ -145,17 +145,25 @@ async fn a_watch_over_websocket_is_refused_before_it_is_sent_where_it_would_not_
     }))
     .await;
     let exec = "/api/v1/namespaces/a/pods/p/exec?command=sh";
-    for (offline_mode, path, expected) in [
-        (true, format!("{CONFIGMAPS}?watch=true"), (503, 0)),
-        (true, exec.to_owned(), (200, 1)),
-        (false, format!("{CONFIGMAPS}?watch=true"), (200, 2)),
+    let watch = format!("{CONFIGMAPS}?watch=true");
+    let events = "/api/v1/namespaces/a/events?watch=true";
+    for (offline_mode, path, whose, expected) in [
+        (true, &*watch, None, (503, 0)),
+        (true, exec, None, (200, 1)),
+        (false, &*watch, None, (200, 2)),
+        // Neither is kept over plain HTTP.
+        (true, &*watch, Some("other"), (200, 3)),
+        (true, events, None, (200, 4)),
     ] {
         let door = Door::new(&cloud, Limits::PODS, offline_mode).await;
-        let wanted = door.request("GET", &path, "one").header("upgrade", "websocket");
+        let mut wanted = door.request("GET", path, "one").header("upgrade", "websocket");
+        if let Some(other) = whose {
+            wanted = wanted.header("impersonate-user", other);
+        }
         let wanted = wanted.header("connection", "Upgrade").body(empty()).unwrap();
         let asking = async { door.one().await.unwrap().send_request(wanted).await.unwrap() };
         let code = in_time("an answer", asking).await.status().as_u16();
-        assert_eq!((code, asked.load(Ordering::Relaxed)), expected, "{offline_mode} {path}");
+        assert_eq!((code, asked.load(Ordering::Relaxed)), expected, "{offline_mode} {path} {whose:?}");
     }
 }
 

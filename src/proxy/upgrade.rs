@@ -15,8 +15,9 @@ use super::headers::{KeepUpgrade, remove_hop_headers, upward_headers};
 use super::record::Forwarded;
 use super::takers::Parts;
 use super::upstream::As;
-use super::{ClientSettings, Shared};
-use crate::kube::Verb;
+use super::{ClientSettings, Shared, keep};
+use crate::kube::negotiate::Shape;
+use crate::kube::{ResourceRequest, Verb};
 
 /// Whether the client asks for another protocol.
 pub fn is_wanted(headers: &HeaderMap) -> bool {
@@ -26,8 +27,10 @@ pub fn is_wanted(headers: &HeaderMap) -> bool {
 /// Whether it is a watch that would be kept over plain HTTP: what passes an upgraded connection is nobody's to read.
 /// Its client (fabric8's in the first place) watches so when this is refused with 503.
 pub fn is_kept_otherwise(call: &Call, settings: &ClientSettings) -> bool {
-    let is_watch = call.request.resource().is_some_and(|request| request.verb == Verb::Watch);
-    is_watch && settings.why_not(call).is_none()
+    let is_watch = |request: &ResourceRequest| request.verb == Verb::Watch && keep::is_kept(request);
+    call.request.resource().is_some_and(is_watch)
+        && call.accept.shape != Shape::Table
+        && keep::is_of_caller(call, settings)
 }
 
 /// Asks the cloud for the same, and if it agrees, copies bytes both ways until one side ends. All the while it counts
