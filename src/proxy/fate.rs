@@ -1,10 +1,13 @@
-//! What the cloud's answers mean for changes that were made while it was away.
+//! How changes that were made while the cloud was away are put to it, and what its answers mean for them.
 
-use http::StatusCode;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use super::upstream::UpBody;
 use crate::cache::{Change, ChangeKind};
-use crate::kube::{codec, meta};
+use crate::kube::{GroupVersionResource, codec, meta, schema};
 
 /// What became of one change.
 #[derive(Debug, PartialEq)]
@@ -19,6 +22,58 @@ pub enum Fate {
     Forbidden(String),
     /// Not now; and how many refusals that counts as.
     Later(String, u32),
+}
+
+/// The request that puts a change to the cloud.
+///
+/// # Errors
+/// Why there is none.
+pub fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
+    let key = &change.what.key;
+    let gvr: GroupVersionResource =
+        key.resource.parse().map_err(|_| format!("`{}` is no resource", key.resource))?;
+    let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
+    let name = (change.what.kind != ChangeKind::Create).then_some(key.name.as_str());
+    let mut path = gvr.path(namespace, name);
+    if !change.what.subresource.is_empty() {
+        path.push('/');
+        path.push_str(&change.what.subresource);
+    }
+    if let Some(manager) = &change.what.manager {
+        let name = utf8_percent_encode(&manager.name, NON_ALPHANUMERIC);
+        path.push_str(&format!("?fieldManager={name}&force={}", manager.force));
+    }
+    let (method, kind) = match change.what.kind {
+        // Custom resources have no merge keys: their API server takes no strategic patch.
+        ChangeKind::Patch if schema::kind_of(&gvr.api_version(), &gvr.resource).is_none() => {
+            (Method::PATCH, "application/merge-patch+json")
+        }
+        ChangeKind::Patch => (Method::PATCH, "application/strategic-merge-patch+json"),
+        ChangeKind::Apply => (Method::PATCH, "application/apply-patch+yaml"),
+        ChangeKind::Create => (Method::POST, "application/json"),
+        ChangeKind::Delete => (Method::DELETE, "application/json"),
+    };
+    let body = if change.what.kind == ChangeKind::Create { without_local_names(body) } else { body.clone() };
+    let body = Full::new(bytes::Bytes::from(body.to_string())).map_err(|never| match never {});
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::CONTENT_TYPE, kind)
+        .header(header::ACCEPT, "application/vnd.kubernetes.protobuf,application/json")
+        .header(header::USER_AGENT, concat!("edge/", env!("CARGO_PKG_VERSION")))
+        .body(body.boxed_unsync())
+        .map_err(|e| e.to_string())
+}
+
+/// What only a server gives, and gave here for the time being.
+fn without_local_names(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in ["uid", "resourceVersion", "creationTimestamp"] {
+            meta.remove(field);
+        }
+    }
+    object
 }
 
 /// What an answer of the cloud means for a change.

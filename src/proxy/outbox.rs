@@ -8,18 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::{HeaderValue, Method, Request, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use http::{HeaderValue, header};
+use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
 use super::apply;
 use super::clients::Clients;
-use super::fate::{Fate, fate};
+use super::fate::{Fate, fate, request};
 use super::statuses::{self, PodIdentity, told};
-use super::upstream::{As, UpBody, Upstream};
+use super::upstream::{As, Upstream};
 use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, Writer};
-use crate::kube::{GroupVersionResource, schema};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;
@@ -29,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER_LIMIT: usize = 4 << 20;
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest that the cloud may ask for: nobody uses the link meanwhile.
+/// The longest that the cloud may ask for in one round, in all: nobody uses the link meanwhile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Refusals-for-now of one change before the link is used without it.
 const ATTEMPTS: u32 = 5;
@@ -99,7 +97,7 @@ impl Outbox {
     /// Why the cloud is away again; what was not told still waits.
     pub async fn replay(&self, round: Round) -> Result<(), String> {
         let _turn = self.turn.lock().await;
-        let (mut last, mut passes) = (None, HashMap::<i64, u32>::new());
+        let (mut last, mut passes, mut left) = (None, HashMap::<i64, u32>::new(), LONGEST_PAUSE);
         loop {
             let changes = self.cache.read(|reader| reader.changes()).await.map_err(|e| e.to_string())?;
             let last = *last.get_or_insert(changes.iter().map(|change| change.id).max().unwrap_or(0));
@@ -108,24 +106,26 @@ impl Outbox {
             if changes.is_empty() {
                 return Ok(());
             }
-            let told = self.tell(changes).await.map_err(|Gone(why)| why)?;
+            let told = self.tell(changes, left).await.map_err(|Gone(why)| why)?;
             if round == Round::All && told.ids.is_empty() {
                 return Ok(());
             }
+            left = left.saturating_sub(told.pause);
             let pause = told.pause.max(if told.ids.is_empty() { PAUSE } else { Duration::ZERO });
             tokio::time::sleep(pause).await;
             told.ids.into_iter().for_each(|id| *passes.entry(id).or_default() += 1);
         }
     }
 
-    /// Tells these changes.
-    async fn tell(&self, changes: Vec<Change>) -> Result<Told, Gone> {
+    /// Tells these changes; of those for which the cloud asks a longer pause than `left`, none is waited for.
+    async fn tell(&self, changes: Vec<Change>, left: Duration) -> Result<Told, Gone> {
         let mut by_object: BTreeMap<ObjectKey, Vec<Change>> = BTreeMap::new();
         for change in changes {
             by_object.entry(change.what.key.clone()).or_default().push(change);
         }
-        let rounds =
-            futures_util::stream::iter(by_object.into_values().map(|changes| self.tell_object(changes)));
+        let rounds = futures_util::stream::iter(
+            by_object.into_values().map(|changes| self.tell_object(changes, left)),
+        );
         let mut ends = rounds.buffer_unordered(AT_ONCE);
         let mut told = Told::default();
         while let Some(end) = ends.next().await {
@@ -136,14 +136,14 @@ impl Outbox {
         Ok(told)
     }
 
-    async fn tell_object(&self, changes: Vec<Change>) -> Result<Told, Gone> {
+    async fn tell_object(&self, changes: Vec<Change>, left: Duration) -> Result<Told, Gone> {
         let mut told = Told::default();
         for change in changes {
             let failed = |e: CacheError| Gone(e.to_string());
             let sent = self.current(&change).await.map_err(failed)?;
             let fate = match &sent {
                 Sent::Nothing => Fate::Done(None),
-                Sent::Body(_, request) => self.send(&change, request, &mut told.pause).await?,
+                Sent::Body(_, request) => self.send(&change, request, left, &mut told.pause).await?,
                 Sent::Never(why) => Fate::Never(why.clone()),
                 Sent::Overtaken => {
                     tracing::info!(object = %change.what.key, "a change that was put off was overtaken");
@@ -205,8 +205,14 @@ impl Outbox {
             .await
     }
 
-    /// Sends a change; where the cloud says when to come again, that is noted in `pause`.
-    async fn send(&self, change: &Change, body: &Value, pause: &mut Duration) -> Result<Fate, Gone> {
+    /// Sends a change; where the cloud says when to come again, that is noted in `pause`, unless it is after `left`.
+    async fn send(
+        &self,
+        change: &Change,
+        body: &Value,
+        left: Duration,
+        pause: &mut Duration,
+    ) -> Result<Fate, Gone> {
         let mut request = match request(change, body) {
             Ok(request) => request,
             Err(why) => return Ok(Fate::Never(why)),
@@ -236,10 +242,14 @@ impl Outbox {
             };
         };
         let (head, bytes) = answered.map_err(Gone)?;
-        let fate = fate(change, head.status, &bytes);
+        let mut fate = fate(change, head.status, &bytes);
         let after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        if let (Fate::Later(..), Some(seconds)) = (&fate, after) {
-            *pause = (*pause).max(Duration::from_secs(seconds).min(LONGEST_PAUSE));
+        if let (Fate::Later(_, times), Some(asked)) = (&mut fate, after.map(Duration::from_secs)) {
+            if asked > left {
+                *times = ATTEMPTS;
+            } else {
+                *pause = asked.max(*pause);
+            }
         }
         Ok(fate)
     }
@@ -340,54 +350,6 @@ enum Sent {
     Never(String),
     /// Somebody has told the cloud something newer.
     Overtaken,
-}
-
-fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
-    let key = &change.what.key;
-    let gvr: GroupVersionResource =
-        key.resource.parse().map_err(|_| format!("`{}` is no resource", key.resource))?;
-    let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
-    let name = (change.what.kind != ChangeKind::Create).then_some(key.name.as_str());
-    let mut path = gvr.path(namespace, name);
-    if !change.what.subresource.is_empty() {
-        path.push('/');
-        path.push_str(&change.what.subresource);
-    }
-    if let Some(manager) = &change.what.manager {
-        let name = utf8_percent_encode(&manager.name, NON_ALPHANUMERIC);
-        path.push_str(&format!("?fieldManager={name}&force={}", manager.force));
-    }
-    let (method, kind) = match change.what.kind {
-        // Custom resources have no merge keys: their API server takes no strategic patch.
-        ChangeKind::Patch if schema::kind_of(&gvr.api_version(), &gvr.resource).is_none() => {
-            (Method::PATCH, "application/merge-patch+json")
-        }
-        ChangeKind::Patch => (Method::PATCH, "application/strategic-merge-patch+json"),
-        ChangeKind::Apply => (Method::PATCH, "application/apply-patch+yaml"),
-        ChangeKind::Create => (Method::POST, "application/json"),
-        ChangeKind::Delete => (Method::DELETE, "application/json"),
-    };
-    let body = if change.what.kind == ChangeKind::Create { without_local_names(body) } else { body.clone() };
-    let body = Full::new(bytes::Bytes::from(body.to_string())).map_err(|never| match never {});
-    Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::CONTENT_TYPE, kind)
-        .header(header::ACCEPT, "application/vnd.kubernetes.protobuf,application/json")
-        .header(header::USER_AGENT, concat!("edge/", env!("CARGO_PKG_VERSION")))
-        .body(body.boxed_unsync())
-        .map_err(|e| e.to_string())
-}
-
-/// What only a server gives, and gave here for the time being.
-fn without_local_names(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in ["uid", "resourceVersion", "creationTimestamp"] {
-            meta.remove(field);
-        }
-    }
-    object
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which changes go first, and what the cloud's answers mean for them.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::*;
@@ -231,6 +231,21 @@ async fn the_cloud_says_when_it_is_asked_again() {
     round.await.unwrap().unwrap();
     assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_asks_for_time_again_and_again_keeps_no_link_from_use() {
+    let (cloud, asked) = answering(Arc::new(429.into()), Some("6")).await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    say(&cache, "first".to_owned()).await;
+    let round = tokio::time::timeout(Duration::from_secs(15), outbox.replay(Round::First));
+    assert_eq!(round.await.expect("the link is kept from use"), Ok(()));
+    assert_eq!(
+        asked.load(std::sync::atomic::Ordering::Relaxed),
+        2,
+        "once before the pause and once after it"
+    );
+    assert!(is_late(&cache.read(|reader| reader.changes()).await.unwrap()[0]), "it waits for later");
 }
 
 #[tokio::test(flavor = "multi_thread")]
