@@ -241,7 +241,7 @@ impl Shared {
         } else {
             Some(Box::pin(until_outage(self.link.follow())))
         };
-        let parts = Parts { body, recording, place };
+        let parts = Parts { body, recording, place, guest: call.head.extensions.get().cloned() };
         Response::from_parts(head, Forwarded::new(parts, until, self.takers.clone()).boxed_unsync())
     }
 

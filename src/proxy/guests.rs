@@ -178,7 +178,12 @@ impl Guest {
         self.guests.inside().strangers.remove(&self.number);
     }
 
-    /// Waits until it must go for another; for ever once it is proven.
+    /// Ends its connection.
+    pub fn let_go(&self) {
+        self.ends.notify_one();
+    }
+
+    /// Waits until it must go, for another or because it takes nothing.
     pub async fn pushed_out(&self) {
         self.ends.notified().await;
     }

@@ -1,5 +1,6 @@
 //! The kubelet's door: accepts connections, reads requests, and sends each its way.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +64,7 @@ pub async fn serve(
                 tokio::spawn(async move {
                     tokio::select! {
                         () = connection(stream, peer, (guest.clone(), limits), acceptor, shared, stop) => {}
-                        () = guest.pushed_out() => tracing::debug!(%peer, "a connection went for another"),
+                        () = guest.pushed_out() => tracing::debug!(%peer, "a connection was let go"),
                     }
                     drop(place);
                 });
@@ -117,13 +118,11 @@ async fn connection(
     }
     let first = Arc::new(Notify::new());
     let asked = first.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         asked.notify_one();
+        request.extensions_mut().insert(guest.clone());
         let (shared, guest) = (shared.clone(), guest.clone());
-        async move {
-            let answer = handle(&shared, &guest, has_certificate, request).await;
-            Ok::<_, std::convert::Infallible>(answer.map(Solid))
-        }
+        async move { Ok::<_, Infallible>(handle(&shared, &guest, has_certificate, request).await.map(Solid)) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server

@@ -85,12 +85,13 @@ async fn busy() -> Busy {
 async fn a_client_that_does_not_read_keeps_nobody_else_waiting_and_of_many_some_are_let_go() {
     let mut busy = busy().await;
     let door = Door::new(&busy.cloud, Limits::PODS, true).await;
-    let mut idle = door.two().await;
-    let mut unread = Vec::new();
+    let (mut clients, mut unread) = (Vec::new(), Vec::new());
     for n in 0..20 {
+        let mut idle = door.two().await;
         let path = format!("/api/v1/namespaces/a/secrets/s{n}");
         let asked = idle.send_request(door.request("GET", &path, "one").body(empty()).unwrap());
         unread.push(in_time("an answer that is not read", asked).await.unwrap());
+        clients.push(idle);
     }
     // Until nothing more of them fits anywhere.
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -118,6 +119,14 @@ async fn a_client_that_does_not_read_keeps_nobody_else_waiting_and_of_many_some_
         .await;
         looking.abort();
         assert_eq!(busy.endless.load(Ordering::Relaxed), most);
+        // None of them reads, and what is kept for them here goes with their connections.
+        in_time("the end of their connections", async {
+            while clients.iter().filter(|client| !client.is_closed()).count() > most {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        assert_eq!(clients.iter().filter(|client| !client.is_closed()).count(), most);
     }
     hears("{\"type\":\"BOOKMARK\",\"object\":{}} \n").await;
     // The others hold what its client takes at once.

@@ -66,7 +66,7 @@ pub async fn answer(
     if answered.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (mut head, body) = answered.into_parts();
         remove_hop_headers(&mut head.headers, KeepUpgrade::No);
-        let parts = Parts { body, recording: None, place };
+        let parts = Parts { body, recording: None, place, guest: Some(guest.clone()) };
         let body = Forwarded::new(parts, None, shared.takers.clone());
         return Response::from_parts(head, body.boxed_unsync());
     }
@@ -92,7 +92,7 @@ pub async fn answer(
             copied = tokio::io::copy_bidirectional(&mut near, &mut far) => if let Err(error) = copied {
                 tracing::debug!(%error, "an upgraded connection broke");
             },
-            () = guest.pushed_out() => tracing::debug!("an upgraded connection went for another"),
+            () = guest.pushed_out() => tracing::debug!("an upgraded connection was let go"),
         }
     });
     response
