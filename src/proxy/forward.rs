@@ -149,8 +149,8 @@ impl Shared {
                 if has_table(&request.gvr) {
                     return Some(why);
                 }
-                // Whether a custom resource is the API server's own or an aggregated API's is not known here: a look now and
-                // then, for which its client does not wait.
+                // Whether a custom resource is the API server's own or an aggregated API's is not known here: a look
+                // now and then, for which its client does not wait.
                 self.link.doubt(why, ANSWERED);
                 None
             }

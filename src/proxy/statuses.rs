@@ -136,8 +136,8 @@ pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>,
     Ok(Some(patch))
 }
 
-/// Whether somebody has told the cloud something else since, where `what` was fixed to `patch` and then put off: what it
-/// says differs in the object as it was read anew, `now`, both from what is told and from what it was told of. Told
+/// Whether somebody has told the cloud something else since `what` was fixed to `patch` and put off: what it touches
+/// differs in the object as it was read anew, `now`, both from what it says and from what was there before. Told
 /// nevertheless, it would bring the outage's state back.
 pub fn is_overtaken(what: &NewChange, patch: &Value, now: &Object) -> bool {
     let base = what.base.as_deref().and_then(|base| serde_json::from_slice::<Value>(base).ok());

@@ -2,7 +2,8 @@
 //!
 //! What a client leaves unread waits in memory, and a load balancer or an API server counts its stream. A few may: a
 //! person reads `kubectl get -o yaml | less` for as long as they like. Of more than that those that have taken nothing for
-//! longest, although something waits for them, are let go, with their connections. A watch that has nothing to tell is none of these.
+//! longest, although something waits for them, are let go, with their connections. A watch that has nothing to tell is none of
+//! these.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -114,7 +115,8 @@ impl Takers {
             for cargo in self.left(most) {
                 if let Some(parts) = cargo.take() {
                     tracing::debug!("a client that takes nothing of its answer is let go");
-                    // Nobody asks for more of a body while its stream is full: only with the connection goes what waits.
+                    // Nobody asks for more of a body while its stream is full: what waits goes with the connection
+                    // alone.
                     parts.guest.iter().for_each(|guest| guest.let_go());
                     parts.end(false);
                 }
