@@ -2,8 +2,8 @@
 //!
 //! What a client leaves unread waits in memory, and a load balancer or an API server counts its stream. A few may: a
 //! person reads `kubectl get -o yaml | less` for as long as they like. Of more than that those that have taken nothing for
-//! longest, although something waits for them, are let go, with their connections. A watch that has nothing to tell is none of
-//! these.
+//! longest, although something waits for them, are let go, with their connections. A watch that has nothing to tell is
+//! none of these.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
