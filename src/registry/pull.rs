@@ -117,11 +117,8 @@ impl Pull {
     pub(super) async fn referrers(&self, names: &[String], subject: &Digest, wait: bool) {
         let inner = &self.0;
         let Some(repository) = inner.sources.first_ready(names) else { return };
-        let sought = (repository.clone(), Sought::About(subject.clone()));
-        if !inner.running().contains_key(&sought) && !inner.is_due(repository, &format!("about {subject}")) {
-            return;
-        }
-        let Some(mut done) = inner.clone().fetch_once(sought.0, sought.1) else { return };
+        let fetched = inner.clone().fetch_once(repository.clone(), Sought::About(subject.clone()));
+        let Some(mut done) = fetched else { return };
         if wait {
             let _ = done.wait_for(|done| *done).await;
         }
@@ -200,7 +197,7 @@ impl Inner {
     }
 
     /// Fetches a manifest, or joins the fetch that is under way. True once it is over, however it went; `None` where too
-    /// many wait, or the upstream has none.
+    /// many wait, the upstream has none, or it was asked lately what is about a manifest.
     fn fetch_once(self: Arc<Self>, repository: String, sought: Sought) -> Option<watch::Receiver<bool>> {
         let key = (repository, sought);
         let mut running = self.running();
@@ -209,6 +206,8 @@ impl Inner {
         }
         let digest = match &key.1 {
             Sought::Manifest(name) => name.parse::<Digest>().ok(),
+            // Asked with the lock held: who comes between this and the fetch would find neither, and wait for nothing.
+            Sought::About(subject) if !self.is_due(&key.0, &format!("about {subject}")) => return None,
             Sought::About(_) => None,
         };
         let is_absent = digest.is_some_and(|digest| self.is_absent(&key.0, Absence::Manifest(digest)));
