@@ -23,4 +23,4 @@ pub use credentials::{Credential, Credentials};
 pub use manifest::{Descriptor, ImageIndex, LARGEST, LARGEST_IMAGE, ManifestError, ParsedManifest, media};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError, canonical_host, is_repository_path, is_tag};
-pub use walk::{Boundless, Step, Walk};
+pub use walk::{Boundless, DEEPEST, Step, Walk};

@@ -190,9 +190,7 @@ impl Store {
 
 /// The row of a blob that is here.
 pub(super) fn here(tx: &Connection, digest: &Digest) -> Result<Option<i64>, Error> {
-    tx.prepare_cached("SELECT id FROM blob WHERE digest = ?1 AND state = 1")
-        .and_then(|mut q| q.query_row([digest.as_str()], |row| row.get(0)).optional())
-        .during("find a blob")
+    Ok(id_and_size(tx, digest)?.map(|(id, _)| id))
 }
 
 fn id_and_size(c: &Connection, digest: &Digest) -> Result<Option<(i64, u64)>, Error> {

@@ -7,12 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use super::{AT_ONCE, Inner, Known, Pull, Sought, WAITING};
-use crate::oci::{Descriptor, LARGEST, ParsedManifest, Platform, Walk};
+use crate::oci::{DEEPEST, Descriptor, LARGEST, ParsedManifest, Platform, Walk};
 use crate::store::{Absent, Error as StoreError, Store};
 use crate::sys::digest::Digest;
-
-/// Indexes within indexes that are looked into.
-const DEEPEST: usize = 4;
 
 impl Pull {
     /// Fetches what is still missing of an image that a client takes, behind the answer. A client that has a layer
