@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::charts::Dependency;
 use super::found::Found;
-use crate::oci::Reference;
+use crate::oci::{Reference, is_host};
 use crate::sys::yaml;
 
 /// Bytes of a package that are looked through, unpacked, and of one file in it.
@@ -179,7 +179,8 @@ fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dy
             let beside = |key: &str| if whole { String::new() } else { text(key) };
             let tag = [beside("tag"), beside("imageTag")].into_iter().find(|tag| !tag.is_empty());
             // An image that names its host is of no other registry.
-            let registry = Some(text("registry")).filter(|_| !names_a_host(image));
+            let has_host = image.split_once('/').is_some_and(|(first, _)| is_host(first));
+            let registry = Some(text("registry")).filter(|_| !has_host);
             let digest = Some(beside("digest")).filter(|digest| digest.contains(':')).unwrap_or_default();
             tell(
                 path.join("."),
@@ -189,11 +190,6 @@ fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dy
         in_values(inner, version, path, tell);
         path.pop();
     }
-}
-
-/// Whether an image begins with a host, as docker tells one from a folder.
-fn names_a_host(image: &str) -> bool {
-    image.split_once('/').is_some_and(|(first, _)| first == "localhost" || first.contains(['.', ':']))
 }
 
 fn full(registry: &str, repository: &str, tag: &str, digest: &str) -> String {

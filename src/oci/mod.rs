@@ -22,5 +22,6 @@ pub use client::{
 pub use credentials::{Credential, Credentials};
 pub use manifest::{Descriptor, ImageIndex, LARGEST, LARGEST_IMAGE, ManifestError, ParsedManifest, media};
 pub use platform::Platform;
+pub(crate) use reference::is_host;
 pub use reference::{Reference, ReferenceError, canonical_host, is_repository_path, is_tag};
 pub use walk::{Boundless, DEEPEST, Step, Walk};
