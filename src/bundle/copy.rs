@@ -15,7 +15,7 @@ use super::open::{Opened, Spool};
 use super::pipeline::{Pipeline, Step};
 use super::stick::Stick;
 use super::{Error, Fault, name};
-use crate::oci::ParsedManifest;
+use crate::oci::{LARGEST, ParsedManifest};
 use crate::store::{self, Facts, Intake, Landing, Store};
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Item, Progress, Unit};
@@ -23,6 +23,8 @@ use crate::sys::progress::{Item, Progress, Unit};
 /// Bytes and blobs of a batch, if the one before has landed.
 const BATCH_BYTES: u64 = 64 << 20;
 const BATCH_BLOBS: usize = 512;
+/// Links of manifests that weigh as much in a batch as a blob: what a manifest says stays in memory until it has landed.
+const LINKS: usize = 8;
 /// How many times as much a batch grows to while the one before is still landing: on a slow disk fewer syncs are better,
 /// and what a power cut costs is bounded.
 const PATIENCE: usize = 4;
@@ -61,7 +63,7 @@ pub fn blobs(
         };
         let pipeline = Pipeline::start(scope, opened, wanted)?;
         let (batch, manifests) = (Vec::new(), Vec::new());
-        let mut writer = Writer { intake, send, pipeline, item, batch, bytes: 0, manifests };
+        let mut writer = Writer { intake, send, pipeline, item, batch, bytes: 0, links: 0, manifests };
         let written = writer.all(&mut came);
         let Writer { send, pipeline, item, manifests, .. } = writer;
         drop((send, pipeline));
@@ -139,6 +141,8 @@ struct Writer<'a> {
     pipeline: Pipeline,
     item: Item,
     batch: Vec<Landing>,
+    /// Links of the manifests in it.
+    links: usize,
     bytes: u64,
     manifests: Vec<Key>,
 }
@@ -159,8 +163,10 @@ impl Writer<'_> {
             };
             *came += 1;
             self.bytes += line.size;
+            self.links += landing.links();
             self.batch.push(landing);
-            let times = (self.bytes / BATCH_BYTES).max((self.batch.len() / BATCH_BLOBS) as u64);
+            let weight = self.batch.len() + self.links / LINKS;
+            let times = (self.bytes / BATCH_BYTES).max((weight / BATCH_BLOBS) as u64);
             if times >= PATIENCE as u64 {
                 self.hand_over()?;
             } else if times >= 1 {
@@ -173,7 +179,7 @@ impl Writer<'_> {
     /// Hands the batch over if the one before has landed; else it goes on growing.
     fn offer(&mut self) -> Result<(), Error> {
         match self.send.try_send(std::mem::take(&mut self.batch)) {
-            Ok(()) => self.bytes = 0,
+            Ok(()) => (self.bytes, self.links) = (0, 0),
             Err(TrySendError::Full(batch)) => self.batch = batch,
             Err(TrySendError::Disconnected(_)) => return Err(store::Error::Closed.into()),
         }
@@ -181,7 +187,7 @@ impl Writer<'_> {
     }
 
     fn hand_over(&mut self) -> Result<(), Error> {
-        self.bytes = 0;
+        (self.bytes, self.links) = (0, 0);
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() {
             return Ok(());
@@ -197,7 +203,10 @@ impl Writer<'_> {
             Some(_) => return Err(store::Error::Closed.into()),
         };
         let mut incoming = self.intake.begin(&line.digest, line.size)?.hashed_by_caller();
-        let mut kept = Vec::new();
+        let mut kept = Vec::with_capacity(match line.kind {
+            Content::Manifest => usize::try_from(line.size).unwrap_or_default().min(LARGEST),
+            _ => 0,
+        });
         loop {
             match self.pipeline.next()? {
                 Some(Step::Piece(buffer)) => {

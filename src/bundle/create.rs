@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::gather::{Gathered, Key, Selection, gather};
 use super::list::Content;
 use super::manifest::{self, Audience, Layout, Manifest, Totals};
+use super::put::Folder;
 use super::receipt::{self, Believed, Receipt};
 use super::write::Writer;
 use super::{Error, name, readback};
@@ -119,7 +120,7 @@ pub fn create(
     clear(&bundles, &plan.stream)?;
     check_room(&plan.to, &totals)?;
     let folder = bundles.join(name::folder(&plan.stream, seq));
-    receipt::real_folder(&bundles)?;
+    Folder::make(&bundles)?;
     std::fs::create_dir(&folder).map_err(|e| Error::Stick(durable::named(e, "make", &folder)))?;
     let files = totals.carried + totals.carried_bytes / plan.part_size.max(1);
     let layout = if files > MOST_FLAT { Layout::Sharded } else { Layout::Flat };

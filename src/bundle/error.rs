@@ -35,6 +35,14 @@ pub enum Error {
     /// There is no bundle there.
     #[error("`{}` holds no bundle hint: give the folder that has `edge-bundle` in it, or one of the folders below that", .0.display())]
     NotThere(PathBuf),
+    /// More lies there than anybody made for one stick.
+    #[error("`{}` has more than {most} entries hint: give the folder of the one bundle that is meant, or remove the others", .folder.display())]
+    TooMany {
+        /// Where.
+        folder: PathBuf,
+        /// The most that are looked at.
+        most: usize,
+    },
     /// More than one stream is there.
     #[error("`{}` holds bundles of several streams: {streams} hint: give the folder of one", .folder.display())]
     Several {
@@ -51,6 +59,16 @@ pub enum Error {
         "`{0}` is not in the store hint: `edge image list` and `edge chart list` say what is; pull or add it first"
     )]
     Absent(String),
+    /// Only some of an image is in the store.
+    #[error(
+        "`{name}` is not whole: `{missing}` of it is not in the store hint: `edge image pull` brings all of it"
+    )]
+    Partial {
+        /// Its name; with the digest of one of its images where it has several.
+        name: String,
+        /// The first thing that it lacks.
+        missing: Digest,
+    },
     /// The bundle holds no such file.
     #[error("the bundle holds no file `{name}` hint: {}", files(.there))]
     NoFile {

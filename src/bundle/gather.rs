@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::facts::{chosen, runs};
 use super::list::{Content, RefLine};
+use super::ride::Riding;
 use super::system::SystemPart;
-use super::{Error, Fault, ride};
-use crate::oci::{ParsedManifest, Platform, Reference, media};
+use super::whole::{self, Found};
+use super::{Error, ride};
+use crate::oci::{ParsedManifest, Platform, Reference};
 use crate::store::{Chart, Ref, Store};
 use crate::sys::digest::{Algorithm, Digest};
 
@@ -19,7 +20,7 @@ pub struct Selection {
     /// Charts, `NAME[:VERSION]`; without a version, all that are here.
     pub charts: Vec<String>,
     /// Files that ride along.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<Riding>,
     /// Platforms whose images are taken from indexes; all of them if empty.
     pub platforms: Vec<Platform>,
     /// The folder of an appliance's system that rides along.
@@ -39,8 +40,12 @@ pub struct Gathered {
     pub sources: BTreeMap<Key, Source>,
     /// The system that rides along.
     pub system: Option<SystemPart>,
-    /// A line for each image of which no platform that was asked for is here.
+    /// A line for each image that is left out, or of which no platform that was asked for is here.
     pub lacking: Vec<String>,
+    /// Those of them that say what was left out.
+    left_out: BTreeSet<String>,
+    /// The manifests of each repository that it was looked for what is about them.
+    looked: BTreeMap<String, BTreeSet<Key>>,
 }
 
 /// How an image came to go in.
@@ -50,14 +55,6 @@ enum Named {
     Singly,
     /// With all else that is here, or with what it is about.
     AmongOthers,
-}
-
-/// What a walk below a manifest found.
-struct Walked {
-    /// The media type of the manifest at the top.
-    media_type: String,
-    /// Whether an index has nothing here for the platforms that were asked for.
-    lacks: bool,
 }
 
 /// A digest in as little memory as it takes: there may be 100,000. Ordered as the text is.
@@ -138,8 +135,8 @@ pub fn gather(store: &Store, selection: &Selection) -> Result<Gathered, Error> {
     for text in &selection.charts {
         charts(store, &mut gathered, text)?;
     }
-    for path in &selection.files {
-        ride::file(&mut gathered, path)?;
+    for riding in &selection.files {
+        ride::file(&mut gathered, riding)?;
     }
     if let Some(folder) = &selection.system {
         ride::system(&mut gathered, folder)?;
@@ -179,7 +176,8 @@ fn image(store: &Store, selection: &Selection, gathered: &mut Gathered, text: &s
     add_image(store, selection, gathered, (&repository, name, &found.blob.digest), Named::Singly)
 }
 
-/// Adds a name, what it needs, and what is about it: signatures and the like, by subject and by tag.
+/// Adds a name, what it needs, and what is about it: signatures and the like, by subject and by tag. What is among
+/// others and not whole is left out, with a line that says so.
 fn add_image(
     store: &Store,
     selection: &Selection,
@@ -188,85 +186,75 @@ fn add_image(
     named: Named,
 ) -> Result<(), Error> {
     let line = RefLine::Image { repository: repository.into(), name: name.into(), digest: digest.clone() };
-    if !gathered.refs.insert(text_of(&line)) {
+    let text = text_of(&line);
+    if gathered.refs.contains(&text) {
         return Ok(());
     }
-    let mut manifests = Vec::new();
-    let Walked { media_type, lacks } = walk(store, selection, gathered, digest, &mut manifests)?;
+    let Found { media_type, pieces, partial, lacks } = whole::find(store, digest, &selection.platforms)?;
+    let shown = line.shown();
     if lacks {
         let platforms: Vec<String> = selection.platforms.iter().map(Platform::to_string).collect();
-        let lacking = format!("{} for {}", line.shown(), platforms.join(" or "));
+        let lacking = format!("{shown} for {}", platforms.join(" or "));
         if named == Named::Singly {
             return Err(Error::Absent(lacking));
         }
         gathered.lacking.push(format!("`{lacking}` is not in the store: no gateway of that kind can run it"));
     }
-    gathered.named.push((line.shown(), digest.clone(), media_type));
-    for about in manifests {
-        for referrer in store.referrers(repository, &about)? {
-            let it = (repository, referrer.digest.as_str(), &referrer.digest);
-            add_image(store, selection, gathered, it, Named::AmongOthers)?;
+    for (image, missing) in partial {
+        let of = if image == *digest { shown.clone() } else { format!("{shown} ({image})") };
+        if named == Named::Singly {
+            return Err(Error::Partial { name: of, missing });
         }
-        let prefix = ParsedManifest::referrers_tag(&about);
-        for tag in store.tags(repository, &prefix, 20)?.unwrap_or_default() {
-            if tag.starts_with(&prefix)
-                && let Some(found) = store.manifest(repository, &tag)?
-            {
-                let it = (repository, tag.as_str(), &found.blob.digest);
-                add_image(store, selection, gathered, it, Named::AmongOthers)?;
-            }
+        let said = format!("`{of}` is left out: `{missing}` of it is not in the store");
+        if gathered.left_out.insert(said.clone()) {
+            gathered.lacking.push(said);
         }
-        if let Some(found) = store.manifest(repository, &prefix)? {
-            let it = (repository, prefix.as_str(), &found.blob.digest);
-            add_image(store, selection, gathered, it, Named::AmongOthers)?;
+    }
+    if pieces.is_empty() {
+        return Ok(());
+    }
+    gathered.refs.insert(text);
+    gathered.named.push((shown, digest.clone(), media_type));
+    for piece in pieces {
+        for (blob, size) in piece.blobs {
+            gathered.blobs.entry(Key::of(&blob)).or_insert(Fact { size, kind: Content::Blob });
+        }
+        let key = Key::of(&piece.digest);
+        gathered.blobs.insert(key.clone(), Fact { size: piece.size, kind: Content::Manifest });
+        // Another repository may have other signatures of the same image.
+        if gathered.looked.entry(repository.to_owned()).or_default().insert(key) {
+            add_about(store, selection, gathered, repository, &piece.digest)?;
         }
     }
     Ok(())
 }
 
-/// Adds a manifest and all below it; says into `seen` each manifest that was new.
-fn walk(
+/// Adds what is about a manifest in a repository.
+fn add_about(
     store: &Store,
     selection: &Selection,
     gathered: &mut Gathered,
-    top: &Digest,
-    seen: &mut Vec<Digest>,
-) -> Result<Walked, Error> {
-    let mut waiting = vec![top.clone()];
-    let mut walked = Walked { media_type: media::OCI_MANIFEST.to_owned(), lacks: false };
-    let (mut names_platforms, mut is_one_here) = (false, false);
-    while let Some(digest) = waiting.pop() {
-        let blob = store.glance(&digest)?.ok_or_else(|| Error::Absent(digest.to_string()))?;
-        let parsed = ParsedManifest::parse(&blob.read()?, "")
-            .map_err(|e| Fault::Image { digest: digest.clone(), why: e.to_string() })?;
-        if digest == *top {
-            walked.media_type.clone_from(&parsed.media_type);
-        }
-        let fact = Fact { size: blob.size, kind: Content::Manifest };
-        if gathered
-            .blobs
-            .insert(Key::of(&digest), fact)
-            .is_some_and(|before| before.kind == Content::Manifest)
+    repository: &str,
+    about: &Digest,
+) -> Result<(), Error> {
+    for referrer in store.referrers(repository, about)? {
+        let it = (repository, referrer.digest.as_str(), &referrer.digest);
+        add_image(store, selection, gathered, it, Named::AmongOthers)?;
+    }
+    let prefix = ParsedManifest::referrers_tag(about);
+    for tag in store.tags(repository, &prefix, 20)?.unwrap_or_default() {
+        if tag.starts_with(&prefix)
+            && let Some(found) = store.manifest(repository, &tag)?
         {
-            continue;
-        }
-        seen.push(digest);
-        for child in parsed.blobs() {
-            add_blob(store, gathered, &child.digest)?;
-        }
-        names_platforms |= parsed.manifests.iter().any(|child| child.platform.is_some());
-        for child in chosen(&parsed, &selection.platforms) {
-            // A child that is not here was left out before, by a mirror's platforms.
-            if store.glance(&child.digest)?.is_some() {
-                waiting.push(child.digest.clone());
-                // An attestation is of no platform, and no image.
-                is_one_here |=
-                    child.platform.as_ref().is_some_and(|theirs| runs(&selection.platforms, theirs));
-            }
+            let it = (repository, tag.as_str(), &found.blob.digest);
+            add_image(store, selection, gathered, it, Named::AmongOthers)?;
         }
     }
-    walked.lacks = !selection.platforms.is_empty() && names_platforms && !is_one_here;
-    Ok(walked)
+    if let Some(found) = store.manifest(repository, &prefix)? {
+        let it = (repository, prefix.as_str(), &found.blob.digest);
+        add_image(store, selection, gathered, it, Named::AmongOthers)?;
+    }
+    Ok(())
 }
 
 fn add_blob(store: &Store, gathered: &mut Gathered, digest: &Digest) -> Result<(), Error> {

@@ -98,8 +98,8 @@ fn entry(stream: &str, generation: &Generation) -> Entry {
 }
 
 impl Gateway {
-    /// Puts an earlier generation of a stream in force: `to`, or the one before the one in force. Only refs go back;
-    /// the highest sequence number stays, so an old bundle is not accepted again.
+    /// Puts an earlier generation of a stream in force: `to`, or the one that was in force before the one that is now.
+    /// Only refs go back; the highest sequence number stays, so an old bundle is not accepted again.
     ///
     /// # Errors
     /// [`Error::NoStream`], [`Error::NoGeneration`], [`Error::NoEarlier`], [`Error::Usage`] where it is not clear which
@@ -124,10 +124,12 @@ impl Gateway {
         if generations.is_empty() {
             return Err(Error::NoStream(stream));
         }
-        let current = generations.iter().find(|g| g.current).map_or(0, |g| g.number);
-        let wanted = match to {
+        let current = generations.iter().find(|g| g.current);
+        let replaced = current.and_then(|g| g.replaced);
+        let wanted = match to.or(replaced) {
+            // Not the one below it by number: whoever went back before has refused that one.
             Some(number) => generations.iter().find(|g| g.number == number),
-            None => generations.iter().find(|g| g.number < current),
+            None => generations.iter().find(|g| current.is_some_and(|current| g.number < current.number)),
         };
         let wanted = wanted.ok_or_else(|| match to {
             Some(number) => {

@@ -22,7 +22,7 @@ pub const FIRST_IMPORTER: u32 = 1;
 /// How far a bundle may be dated after the latest time of which anything is known: a year.
 pub const FARTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
 /// The largest list that is taken, in bytes: ten million blobs.
-const LARGEST_LIST: u64 = 1 << 30;
+pub const LARGEST_LIST: u64 = 1 << 30;
 
 /// What is signed.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]

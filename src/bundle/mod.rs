@@ -15,7 +15,7 @@
 //!
 //! - `manifest`, `list`, `name`  the format: pure
 //! - `keys`      the depot's folder of keys
-//! - `gather`, `ride`, `create`, `write`, `readback`  the depot's way
+//! - `gather`, `whole`, `ride`, `create`, `write`, `readback`  the depot's way
 //! - `stick`, `choose`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
 //! - `system`    the system of an appliance that rides along
@@ -44,6 +44,7 @@ mod manifest;
 mod name;
 mod open;
 mod pipeline;
+mod put;
 mod readback;
 mod receipt;
 pub mod remote;
@@ -52,6 +53,7 @@ mod settings;
 mod state;
 mod stick;
 pub mod system;
+mod whole;
 mod write;
 
 pub use choose::Chosen;
@@ -66,5 +68,6 @@ pub use list::{BlobLine, Carried, Content, ListReader, RefLine};
 pub use manifest::{Audience, Identity, Manifest, PAYLOAD_TYPE};
 pub use name::{BUNDLES, RECEIPTS};
 pub use receipt::{Believed, RECEIPT_TYPE, Receipt, enrol, read_all as read_receipts};
+pub use ride::Riding;
 pub use settings::Settings;
 pub use stick::{Found, find, find_one};

@@ -21,6 +21,8 @@ use crate::sys::direct::{Buffer, Direct};
 const PIECE: usize = 2 << 20;
 /// Pieces that are under way.
 const PIECES: usize = 4;
+/// Bytes of a file up to which it is read into a small piece: memory for the others is had in pages of 2 MiB, also for one byte.
+const SMALL: usize = 128 << 10;
 /// Steps that may wait: many, for small blobs are steps too. Memory is bounded by the pieces.
 const STEPS: usize = 64;
 
@@ -46,6 +48,7 @@ enum Read {
 pub struct Pipeline {
     steps: Receiver<Result<Step, Error>>,
     back: Sender<Buffer>,
+    back_small: Sender<Buffer>,
 }
 
 impl Pipeline {
@@ -59,13 +62,14 @@ impl Pipeline {
         wanted: impl Fn(&BlobLine) -> Result<bool, Error> + Send + 'scope,
     ) -> Result<Self, Error> {
         let ((give, read), (tell, steps)) = (sync_channel(STEPS), sync_channel(STEPS));
-        let (back, empty) = channel();
+        let ((back, empty), (back_small, small)) = (channel(), channel());
         for _ in 0..PIECES {
-            // The other end is still here.
+            // The other ends are still here.
             let _ = back.send(Buffer::new(PIECE).map_err(Error::Files)?);
+            let _ = back_small.send(Buffer::new(SMALL).map_err(Error::Files)?);
         }
         let reading = move || {
-            let reader = Reader { opened, give, empty };
+            let reader = Reader { opened, give, empty, small };
             if let Err(error) = reader.all(wanted) {
                 // Nobody listens any more where the caller has given up.
                 let _ = reader.give.send(Err(error));
@@ -74,7 +78,7 @@ impl Pipeline {
         Builder::new().name("reading".into()).spawn_scoped(scope, reading).map_err(Error::Files)?;
         let hashing = move || hash(&read, &tell);
         Builder::new().name("hashing".into()).spawn_scoped(scope, hashing).map_err(Error::Files)?;
-        Ok(Self { steps, back })
+        Ok(Self { steps, back, back_small })
     }
 
     /// What comes next; `None` at the end.
@@ -87,8 +91,9 @@ impl Pipeline {
 
     /// Lets the memory of a piece be used again.
     pub fn give_back(&self, buffer: Buffer) {
+        let back = if buffer.size() <= SMALL { &self.back_small } else { &self.back };
         // Where reading has ended it is not needed.
-        let _ = self.back.send(buffer);
+        let _ = back.send(buffer);
     }
 }
 
@@ -96,6 +101,7 @@ struct Reader<'a> {
     opened: &'a Opened,
     give: SyncSender<Result<Read, Error>>,
     empty: Receiver<Buffer>,
+    small: Receiver<Buffer>,
 }
 
 impl Reader<'_> {
@@ -119,7 +125,8 @@ impl Reader<'_> {
             let mut file = Direct::new(file, length);
             let mut left = length;
             while left > 0 {
-                let mut buffer = self.empty.recv().map_err(|_| ended())?;
+                let empty = if length <= SMALL as u64 { &self.small } else { &self.empty };
+                let mut buffer = empty.recv().map_err(|_| ended())?;
                 let broken = |e| self.opened.stick.broken(e, "read", &steps.join("/"));
                 let read = file.read(&mut buffer, left).map_err(broken)?;
                 if read == 0 {

@@ -73,13 +73,7 @@ fn cold(stick: &Stick, steps: &[&str], size: u64) -> Result<File, Error> {
 fn check_list(stick: &Stick, shown: &'static str, list: &List) -> Result<(), Error> {
     let mut file = cold(stick, &[shown], list.size)?;
     let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(|e| stick.broken(e, "read", shown))? {
-            0 => break,
-            read => hasher.update(&buffer[..read]),
-        }
-    }
+    hasher.take_all(&mut file).map_err(|e| stick.broken(e, "read", shown))?;
     if hasher.finish() == list.digest { Ok(()) } else { Err(Fault::Digest(shown.into()).into()) }
 }
 

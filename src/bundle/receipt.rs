@@ -5,15 +5,18 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
 use super::gather::Key;
 use super::list::{ListReader, ListWriter};
-use super::manifest::List;
+use super::manifest::{LARGEST_LIST, List};
+use super::put::Folder;
+use super::stick::Stick;
 use super::{Error, Fault, name};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
@@ -48,12 +51,12 @@ pub struct Receipt {
     pub have: List,
 }
 
-/// A receipt that a depot believes, with the file of what is there.
+/// A receipt that a depot believes, with the folder where the list of what is there lies.
 #[derive(Debug)]
 pub struct Believed {
     /// What it says.
     pub receipt: Receipt,
-    have: PathBuf,
+    stick: Arc<Stick>,
 }
 
 /// Both files' names.
@@ -71,12 +74,12 @@ pub fn write(
     key: &SecretKey,
     blobs: impl Iterator<Item = Result<Digest, Error>>,
 ) -> Result<PathBuf, Error> {
-    real_folder(folder)?;
+    let into = Folder::make(folder)?;
     let (signed, have) = names(&receipt.gateway, &receipt.stream);
     let path = folder.join(&have);
     let failed = |e| Error::Stick(durable::named(e, "write", &path));
     let mut written = None;
-    put_new(&path, |file| {
+    into.replace(&have, |file| {
         let mut list = ListWriter::new(BufWriter::new(file));
         for digest in blobs {
             list.line(digest?.as_str()).map_err(failed)?;
@@ -86,41 +89,9 @@ pub fn write(
     })?;
     receipt.have = written.unwrap_or(receipt.have);
     let bytes = gateway::seal(&receipt, RECEIPT_TYPE, key)?;
-    let path = folder.join(signed);
-    put_new(&path, |file| {
-        file.write_all(&bytes).map_err(|e| Error::Stick(durable::named(e, "write", &path)))
-    })?;
-    Ok(path)
-}
-
-/// Makes a folder on the stick, if it is not there. A link in its place would have root write wherever it points to.
-///
-/// # Errors
-/// [`Fault::NotAFile`] for a link.
-pub fn real_folder(path: &Path) -> Result<(), Error> {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Ok(_) => Err(Fault::NotAFile(path.display().to_string()).into()),
-        Err(_) => std::fs::create_dir(path).map_err(|e| Error::Stick(durable::named(e, "make", path))),
-    }
-}
-
-/// Replaces a file on the stick: written beside it, synced, renamed. Never through a link that lies there.
-fn put_new(path: &Path, write: impl FnOnce(&mut File) -> Result<(), Error>) -> Result<(), Error> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let failed = |operation: &'static str, e| Error::Stick(durable::named(e, operation, &part));
-    match std::fs::remove_file(&part) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove", e)),
-        _ => {}
-    }
-    let opened = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&part);
-    let mut file = opened.map_err(|e| failed("create", e))?;
-    write(&mut file)?;
-    file.sync_all().map_err(|e| failed("sync", e))?;
-    std::fs::rename(&part, path).map_err(|e| failed("rename", e))?;
-    durable::sync_folder_of(path).map_err(Error::Stick)
+    into.replace(&signed, |file| {
+        file.write_all(&bytes).map_err(|e| Error::Stick(durable::named(e, "write", &folder.join(&signed))))
+    })
 }
 
 /// The receipts in `folder` for `stream` of gateways that are enrolled, and one line for each that is ignored.
@@ -133,26 +104,32 @@ pub fn read_all(
     enrolled: &Enrolled,
 ) -> Result<(Vec<Believed>, Vec<String>), Error> {
     let (mut believed, mut ignored) = (Vec::new(), Vec::new());
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((believed, ignored)),
-        Err(e) => return Err(Error::Stick(durable::named(e, "list", folder))),
-    };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).take(MOST_RECEIPTS).collect();
-    files.sort();
-    for path in files.iter().filter(|path| path.extension().is_some_and(|e| e == "dsse")) {
-        match read(path, enrolled) {
+    if matches!(durable::exists(folder), Ok(false)) {
+        return Ok((believed, ignored));
+    }
+    let stick = Arc::new(Stick::open(folder)?);
+    let mut files = BTreeSet::new();
+    stick.names(&[], |name| {
+        if files.len() < MOST_RECEIPTS && name.ends_with(".dsse") {
+            files.insert(name.to_owned());
+        }
+        Ok(())
+    })?;
+    for name in &files {
+        match read(&stick, name, enrolled) {
             Ok(receipt) if receipt.receipt.stream == stream => believed.push(receipt),
             Ok(_) => {}
-            Err(why) => ignored.push(format!("the receipt `{}` is ignored: {why}", path.display())),
+            Err(why) => {
+                ignored.push(format!("the receipt `{}` is ignored: {why}", folder.join(name).display()));
+            }
         }
     }
     Ok((believed, ignored))
 }
 
-fn read(path: &Path, enrolled: &Enrolled) -> Result<Believed, Error> {
-    let bytes = read_small(path)?;
-    let what = path.display().to_string();
+fn read(stick: &Arc<Stick>, name: &str, enrolled: &Enrolled) -> Result<Believed, Error> {
+    let what = stick.path().join(name).display().to_string();
+    let bytes = stick.small(&[name], LARGEST_RECEIPT)?.ok_or_else(|| Fault::Missing(what.clone()))?;
     let claimed = claim(&bytes, &what)?;
     let key = PublicKey::parse(&claimed.key)
         .ok_or_else(|| Refusal::Malformed { what: what.clone(), why: "its key is none".into() })?;
@@ -161,9 +138,9 @@ fn read(path: &Path, enrolled: &Enrolled) -> Result<Believed, Error> {
         .filter(|known| *known == key)
         .ok_or(Refusal::UnknownKey { what: what.clone(), key: key.id() })?;
     let receipt = gateway::open::<Receipt>(&bytes, &what, RECEIPT_TYPE, LARGEST_RECEIPT, &known)?;
-    let have = path.with_file_name(names(&receipt.gateway, &receipt.stream).1);
-    check_have(&have, &receipt.have)?;
-    Ok(Believed { receipt: (*receipt).clone(), have })
+    let believed = Believed { receipt: (*receipt).clone(), stick: stick.clone() };
+    believed.check()?;
+    Ok(believed)
 }
 
 /// Enrols the gateway of a receipt, because a person says that it is the gateway's. Says its name and key.
@@ -171,8 +148,8 @@ fn read(path: &Path, enrolled: &Enrolled) -> Result<Believed, Error> {
 /// # Errors
 /// [`Refusal`] where it is not signed by the key that it names.
 pub fn enrol(path: &Path, enrolled: &Enrolled) -> Result<(String, PublicKey), Error> {
-    let bytes = read_small(path)?;
     let what = path.display().to_string();
+    let bytes = read_given(path)?.ok_or_else(|| Fault::NotAFile(what.clone()))?;
     let claimed = claim(&bytes, &what)?;
     let key = PublicKey::parse(&claimed.key)
         .ok_or_else(|| Refusal::Malformed { what: what.clone(), why: "its key is none".into() })?;
@@ -189,36 +166,47 @@ fn claim(bytes: &[u8], what: &str) -> Result<Receipt, Error> {
     Ok(claimed)
 }
 
-fn read_small(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LARGEST_RECEIPT + 1).read_to_end(&mut bytes))
-        .map_err(|e| Error::Stick(durable::named(e, "read", path)))?;
-    Ok(bytes)
-}
-
-fn check_have(path: &Path, list: &List) -> Result<(), Error> {
+/// A receipt that a person names; `None` for what is no file. A pipe would let an opening without O_NONBLOCK wait for
+/// ever.
+fn read_given(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |e| Error::Stick(durable::named(e, "read", path));
-    let mut file = File::open(path).map_err(failed)?.take(list.size.saturating_add(1));
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => break,
-            read => hasher.update(&buffer[..read]),
-        }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?);
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Ok(None);
     }
-    if hasher.finish() == list.digest {
-        Ok(())
-    } else {
-        Err(Fault::Digest(path.display().to_string()).into())
-    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST_RECEIPT + 1).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some(bytes))
 }
 
 impl Believed {
+    /// The list that lies beside.
+    fn open_have(&self) -> Result<(File, String), Error> {
+        let (name, list) = (names(&self.receipt.gateway, &self.receipt.stream).1, &self.receipt.have);
+        if list.size > LARGEST_LIST {
+            let what = self.stick.path().join(name).display().to_string();
+            return Err(Refusal::TooLarge { what, most: LARGEST_LIST }.into());
+        }
+        Ok((self.stick.sized(&[&name], list.size)?, name))
+    }
+
+    /// Whether it is what the receipt says of it.
+    fn check(&self) -> Result<(), Error> {
+        let (file, name) = self.open_have()?;
+        let mut file = file.take(self.receipt.have.size);
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.take_all(&mut file).map_err(|e| self.stick.broken(e, "read", &name))?;
+        if hasher.finish() == self.receipt.have.digest {
+            Ok(())
+        } else {
+            Err(Fault::Digest(self.stick.path().join(name).display().to_string()).into())
+        }
+    }
+
     /// Removes from `carried` what this gateway does not say that it has.
     fn retain(&self, carried: &mut BTreeSet<Key>) -> Result<(), Error> {
-        let file = File::open(&self.have).map_err(|e| Error::Stick(durable::named(e, "read", &self.have)))?;
+        let file = self.open_have()?.0.take(self.receipt.have.size);
         let mut reader = ListReader::blobs(BufReader::with_capacity(64 << 10, file));
         let mut both = BTreeSet::new();
         while let Some(line) = reader.next_line()? {
@@ -260,10 +248,71 @@ pub fn folder_beside(folder: &Path) -> Option<PathBuf> {
 /// # Errors
 /// [`Error::Stick`].
 pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
-    if let Some(folder) = path.parent() {
-        real_folder(folder)?;
-    }
-    put_new(path, |file| {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Err(Fault::NotAFile(path.display().to_string()).into());
+    };
+    let written = Folder::make(folder)?.replace(name, |file| {
         file.write_all(text.as_bytes()).map_err(|e| Error::Stick(durable::named(e, "write", path)))
-    })
+    });
+    written.map(|_| ())
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a file of a test need not survive a power cut")]
+mod tests {
+    use super::*;
+
+    /// A receipt of gateway `a`, that is enrolled, in the folder `receipts`.
+    fn written(folder: &Path) -> Enrolled {
+        let enrolled = Enrolled::below(&folder.join("state"));
+        let key = gateway::own_key(&folder.join("state")).unwrap();
+        let digest = Digest::sha256(b"x");
+        let receipt = Receipt {
+            gateway: "a".into(),
+            key: key.public().text(),
+            stream: "main".into(),
+            seq: 1,
+            manifest: digest.clone(),
+            snapshot: digest.clone(),
+            imported: Timestamp::UNIX_EPOCH,
+            have: List { digest: digest.clone(), size: 0, lines: 0 },
+        };
+        write(&folder.join("receipts"), receipt, &key, [Ok(digest)].into_iter()).unwrap();
+        enrol(&folder.join("receipts/a.main.dsse"), &enrolled).unwrap();
+        enrolled
+    }
+
+    #[test]
+    fn what_is_no_file_makes_nobody_wait_and_is_ignored() {
+        let folder = tempfile::tempdir().unwrap();
+        let enrolled = written(folder.path());
+        let at = |name: &str| folder.path().join("receipts").join(name);
+        let read = || read_all(&folder.path().join("receipts"), "main", &enrolled).unwrap();
+        let (good, ignored) = read();
+        assert_eq!((good.len(), ignored.len()), (1, 0), "{ignored:?}");
+        assert_eq!(common(&good, [Key::of(&Digest::sha256(b"x"))].iter()).unwrap().len(), 1);
+
+        nix::unistd::mkfifo(&at("pipe.dsse"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink(at("a.main.dsse"), at("link.dsse")).unwrap();
+        let (good, ignored) = read();
+        assert_eq!((good.len(), ignored.len()), (1, 2), "{ignored:?}");
+        assert!(ignored[0].contains("link.dsse") && ignored[1].contains("pipe.dsse"), "{ignored:?}");
+        let refused = enrol(&at("pipe.dsse"), &enrolled).unwrap_err();
+        assert!(matches!(refused, Error::Content(Fault::NotAFile(_))), "{refused}");
+
+        // The list beside a receipt that is signed.
+        for spoil in ["pipe", "link", "longer"] {
+            let text = std::fs::read(at("a.main.have")).unwrap();
+            std::fs::remove_file(at("a.main.have")).unwrap();
+            match spoil {
+                "pipe" => nix::unistd::mkfifo(&at("a.main.have"), nix::sys::stat::Mode::S_IRWXU).unwrap(),
+                "link" => std::os::unix::fs::symlink("/dev/zero", at("a.main.have")).unwrap(),
+                _ => std::fs::write(at("a.main.have"), [&text[..], b"more"].concat()).unwrap(),
+            }
+            assert_eq!((read().0.len(), read().1.len()), (0, 3), "{spoil}");
+            std::fs::remove_file(at("a.main.have")).unwrap();
+            std::fs::write(at("a.main.have"), text).unwrap();
+        }
+        assert_eq!(read().0.len(), 1);
+    }
 }

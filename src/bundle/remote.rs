@@ -3,9 +3,12 @@
 //! Nothing in the registry is trusted: what is pulled becomes a folder as a stick has it, and names come from the
 //! signed lists, never from the registry.
 
+mod transfer;
+
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::BufReader;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -16,11 +19,12 @@ use super::list::{BlobLine, Carried, ListReader};
 use super::manifest::{self, LARGEST, Layout, Manifest};
 use super::stick::Stick;
 use super::{Error, Fault, name, readback};
-use crate::oci::{Client, ClientSettings, Credentials, Reference, Upstream, media};
-use crate::sys::digest::{Digest, Hasher};
+use crate::oci::{Client, Error as OciError, Reference, Upstream, media};
+use crate::sys::digest::Digest;
 use crate::sys::durable;
-use crate::sys::progress::{Item, Progress, Unit};
+use crate::sys::progress::{Progress, Unit};
 use crate::trust::{LARGEST_ROOT, gateway, root_file_name, version_of};
+use transfer::{ask, fetch};
 
 /// What the artifacts are.
 const ARTIFACT: &str = "application/vnd.edge.bundle.v1";
@@ -37,20 +41,15 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Reads `oci://host/path:tag`.
+    /// Reads `oci://host/path:tag`; `at` says where such a host is.
     ///
     /// # Errors
     /// [`Error::Usage`] for what is none.
-    pub fn new(text: &str, docker_config: Option<&Path>, insecure: bool) -> Result<Self, Error> {
+    pub fn new(text: &str, client: Client, at: impl FnOnce(&str) -> Upstream) -> Result<Self, Error> {
         let bare = text.strip_prefix("oci://");
         let bare = bare.ok_or_else(|| Error::Usage(format!("`{text}` does not begin with `oci://`")))?;
         let reference: Reference = bare.parse().map_err(|e| Error::Usage(format!("{e}")))?;
-        let credentials = match docker_config {
-            Some(path) => Credentials::read(path).map_err(Error::Usage)?,
-            None => Credentials::default(),
-        };
-        let client = Client::new(ClientSettings { credentials, ..ClientSettings::default() })?;
-        Ok(Self { client, upstream: Upstream::at(&reference.host, insecure), reference })
+        Ok(Self { client, upstream: at(&reference.host), reference })
     }
 
     fn wrong(&self, why: impl Into<String>) -> Error {
@@ -69,15 +68,13 @@ pub async fn push(registry: &Registry, folder: &Path, progress: &Progress) -> Re
     let mut index = Vec::new();
     let mut layers = small_files(registry, &stick).await?;
     for (file, list) in [(name::BLOBS_LIST, &manifest.blobs), (name::REFS_LIST, &manifest.refs)] {
-        layers.push(
-            send_file(registry, stick.sized(&[file], list.size)?, &list.digest, list.size, file).await?,
-        );
+        let steps = [file.to_owned()];
+        layers.push(send_file(registry, &stick, &steps, &list.digest, list.size).await?);
     }
     let mut lines = ListReader::blobs(BufReader::new(stick.sized(&[name::BLOBS_LIST], manifest.blobs.size)?));
     while let Some(line) = lines.next_blob(manifest.part_size)? {
         for part in parts(&manifest, &line) {
-            let file = stick.sized(&part.steps, part.size)?;
-            layers.push(send_file(registry, file, &part.digest, part.size, &part.steps.join("/")).await?);
+            layers.push(send_file(registry, &stick, &part.steps, &part.digest, part.size).await?);
             item.add(part.size);
             if layers.len() >= LAYERS {
                 index.push(send_artifact(registry, std::mem::take(&mut layers)).await?);
@@ -96,7 +93,10 @@ pub async fn push(registry: &Registry, folder: &Path, progress: &Progress) -> Re
     let digest = Digest::sha256(&bytes);
     let tag = registry.reference.tag.as_deref().unwrap_or("latest");
     let (upstream, path) = (&registry.upstream, &registry.reference.path);
-    registry.client.push_manifest(upstream, path, tag, media::OCI_INDEX, bytes.into()).await?;
+    let bytes = Bytes::from(bytes);
+    let send =
+        async || registry.client.push_manifest(upstream, path, tag, media::OCI_INDEX, bytes.clone()).await;
+    ask(send).await?;
     item.done();
     Ok(digest)
 }
@@ -148,31 +148,44 @@ async fn small_files(registry: &Registry, stick: &Stick) -> Result<Vec<Value>, E
 async fn send(registry: &Registry, bytes: Vec<u8>, title: &str) -> Result<Value, Error> {
     let (digest, size) = (Digest::sha256(&bytes), bytes.len() as u64);
     let (upstream, path) = (&registry.upstream, &registry.reference.path);
-    if !registry.client.has_blob(upstream, path, &digest).await? {
-        let body = stream::iter([Ok(Bytes::from(bytes))]);
-        registry.client.push_blob(upstream, path, &digest, size, body).await?;
+    let bytes = Bytes::from(bytes);
+    if !ask(async || registry.client.has_blob(upstream, path, &digest).await).await? {
+        let send = async || {
+            let body = stream::iter([Ok(bytes.clone())]);
+            registry.client.push_blob(upstream, path, &digest, size, body).await
+        };
+        ask(send).await?;
     }
     Ok(layer(&digest, size, title))
 }
 
 async fn send_file(
     registry: &Registry,
-    file: File,
+    stick: &Stick,
+    steps: &[String],
     digest: &Digest,
     size: u64,
-    title: &str,
 ) -> Result<Value, Error> {
     let (upstream, path) = (&registry.upstream, &registry.reference.path);
-    if !registry.client.has_blob(upstream, path, digest).await? {
-        let pieces = stream::try_unfold(file, |mut file| async move {
-            let mut piece = vec![0; 256 << 10];
-            let read = file.read(&mut piece)?;
-            piece.truncate(read);
-            Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(piece), file)))
-        });
-        registry.client.push_blob(upstream, path, digest, size, pieces).await?;
+    // Looked for first, sent or not: it is to be what is signed.
+    let whole = stick.sized(steps, size)?;
+    if !ask(async || registry.client.has_blob(upstream, path, digest).await).await? {
+        // Each try reads it from its start.
+        let whole = &whole;
+        let send = async || {
+            let at = |(file, at): (File, u64)| async move {
+                let mut piece = vec![0; 256 << 10];
+                let read = file.read_at(&mut piece, at)?;
+                piece.truncate(read);
+                Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(piece), (file, at + read as u64))))
+            };
+            let failed = |e: std::io::Error| OciError::Setup(e.to_string());
+            let pieces = stream::try_unfold((whole.try_clone().map_err(failed)?, 0), at);
+            registry.client.push_blob(upstream, path, digest, size, pieces).await
+        };
+        ask(send).await?;
     }
-    Ok(layer(digest, size, title))
+    Ok(layer(digest, size, &steps.join("/")))
 }
 
 fn layer(digest: &Digest, size: u64, title: &str) -> Value {
@@ -190,8 +203,12 @@ async fn send_artifact(registry: &Registry, layers: Vec<Value>) -> Result<Value,
     });
     let bytes = manifest.to_string().into_bytes();
     let (digest, size) = (Digest::sha256(&bytes), bytes.len());
-    let (upstream, path) = (&registry.upstream, &registry.reference.path);
-    registry.client.push_manifest(upstream, path, digest.as_str(), media::OCI_MANIFEST, bytes.into()).await?;
+    let (upstream, path, bytes) = (&registry.upstream, &registry.reference.path, Bytes::from(bytes));
+    let send = async || {
+        let name = digest.as_str();
+        registry.client.push_manifest(upstream, path, name, media::OCI_MANIFEST, bytes.clone()).await
+    };
+    ask(send).await?;
     Ok(json!({"mediaType": media::OCI_MANIFEST, "artifactType": ARTIFACT, "digest": digest, "size": size}))
 }
 
@@ -244,14 +261,14 @@ pub async fn pull(registry: &Registry, to: &Path, progress: &Progress) -> Result
 /// The layers of the index's first artifact, in which all small files are.
 async fn first_layers(registry: &Registry) -> Result<Vec<(String, Digest, u64)>, Error> {
     let (client, upstream, path) = (&registry.client, &registry.upstream, &registry.reference.path);
-    let index = client.manifest(upstream, path, registry.reference.name()).await?;
+    let index = ask(async || client.manifest(upstream, path, registry.reference.name()).await).await?;
     let index: Value = serde_json::from_slice(&index.bytes).map_err(|e| registry.wrong(e.to_string()))?;
     if index["artifactType"] != ARTIFACT {
         return Err(registry.wrong("it is another kind of artifact"));
     }
     let first = index["manifests"][0]["digest"].as_str().and_then(|text| text.parse::<Digest>().ok());
     let first = first.ok_or_else(|| registry.wrong("its index is empty"))?;
-    let artifact = client.manifest(upstream, path, first.as_str()).await?;
+    let artifact = ask(async || client.manifest(upstream, path, first.as_str()).await).await?;
     let artifact: Value =
         serde_json::from_slice(&artifact.bytes).map_err(|e| registry.wrong(e.to_string()))?;
     let layers = artifact["layers"].as_array().cloned().unwrap_or_default();
@@ -275,75 +292,22 @@ async fn fetch_small(
 ) -> Result<Vec<u8>, Error> {
     let found = layers.iter().find(|(name, _, size)| name == title && *size <= most);
     let (_, digest, _) = found.ok_or_else(|| registry.wrong(format!("it has no `{title}`")))?;
-    let mut blob = registry.client.blob(&registry.upstream, &registry.reference.path, digest, 0).await?;
-    let mut bytes = Vec::new();
-    while let Some(piece) = blob.next().await? {
-        bytes.extend_from_slice(&piece);
-        if bytes.len() as u64 > most {
-            return Err(registry.wrong(format!("`{title}` is too large")));
+    let whole = async || {
+        let mut blob = registry.client.blob(&registry.upstream, &registry.reference.path, digest, 0).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = blob.next().await? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > most {
+                return Err(OciError::TooLarge { url: title.to_owned(), most });
+            }
         }
-    }
+        Ok(bytes)
+    };
+    let bytes = ask(whole).await?;
     if Digest::of(digest.algorithm(), &bytes) != *digest {
         return Err(registry.wrong(format!("`{title}` is not what its digest says")));
     }
     Ok(bytes)
-}
-
-/// Fetches a file to `path`, hashing it on the way, and names it when it is right.
-async fn fetch(
-    registry: &Registry,
-    path: &Path,
-    digest: &Digest,
-    size: u64,
-    item: &mut Option<&mut Item>,
-) -> Result<(), Error> {
-    let mut told = |bytes: u64| {
-        if let Some(item) = item {
-            item.add(bytes);
-        }
-    };
-    let (there, wanted) = (path.to_owned(), digest.clone());
-    let right = tokio::task::spawn_blocking(move || is_right(&there, &wanted, size)).await;
-    // What is not there, or cannot be read, comes anew.
-    if right.is_ok_and(|right| right.unwrap_or(false)) {
-        told(size);
-        return Ok(());
-    }
-    let part = path.with_extension("part");
-    let failed = |e| Error::Stick(durable::named(e, "write", &part));
-    let mut blob = registry.client.blob(&registry.upstream, &registry.reference.path, digest, 0).await?;
-    let mut file = File::create(&part).map_err(failed)?;
-    let (mut hasher, mut taken) = (Hasher::new(digest.algorithm()), 0_u64);
-    while let Some(piece) = blob.next().await? {
-        taken += piece.len() as u64;
-        if taken > size {
-            break;
-        }
-        hasher.update(&piece);
-        file.write_all(&piece).map_err(failed)?;
-        told(piece.len() as u64);
-    }
-    if taken != size || hasher.finish() != *digest {
-        return Err(registry.wrong(format!("`{digest}` is not what its digest says")));
-    }
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&part, path).map_err(failed)
-}
-
-/// Whether a file is what `digest` says. One of another length need not be read.
-fn is_right(path: &Path, digest: &Digest, size: u64) -> std::io::Result<bool> {
-    let mut file = File::open(path)?;
-    if file.metadata()?.len() != size {
-        return Ok(false);
-    }
-    let mut hasher = Hasher::new(digest.algorithm());
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish() == *digest),
-            read => hasher.update(&buffer[..read]),
-        }
-    }
 }
 
 fn make(path: &Path) -> Result<(), Error> {

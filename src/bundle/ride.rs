@@ -1,7 +1,9 @@
 //! What rides along in a bundle and is not in the store: files, and the system of an appliance.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::gather::{Fact, Gathered, Key, Source, text_of};
@@ -12,9 +14,27 @@ use crate::sys::beside::Beside;
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 
+/// A file that rides along.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Riding {
+    /// Where it is read.
+    pub path: PathBuf,
+    /// What it is called in the bundle: the name by which somebody gave it, wherever a link of that name leads.
+    pub name: String,
+}
+
+impl From<PathBuf> for Riding {
+    fn from(path: PathBuf) -> Self {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        Self { path, name }
+    }
+}
+
 /// A file becomes an OCI artifact of one layer, so that it is stored, kept per generation and served as all else is.
-pub(super) fn file(gathered: &mut Gathered, path: &Path) -> Result<(), Error> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+pub(super) fn file(gathered: &mut Gathered, riding: &Riding) -> Result<(), Error> {
+    let Riding { path, name } = riding;
+    let name = name.clone();
     if !crate::oci::is_tag(&name) {
         let why = format!(
             "`{}` cannot ride along: its name must be letters, digits, `.`, `_` and `-`",

@@ -13,6 +13,8 @@ use crate::sys::durable;
 
 /// Entries of a folder of a bundle that are looked at.
 const MOST_ENTRIES: usize = 4_000_000;
+/// Entries of the folder of bundles. They are kept in memory, before anything is known of who made them.
+const MOST_BUNDLES: usize = 10_000;
 
 /// The folder of one bundle.
 #[derive(Debug)]
@@ -203,6 +205,10 @@ pub(super) fn is_finished(folder: &Path) -> bool {
 /// # Errors
 /// [`Error::NotThere`].
 pub fn find(path: &Path) -> Result<Vec<Found>, Error> {
+    find_among(path, MOST_BUNDLES)
+}
+
+fn find_among(path: &Path, most: usize) -> Result<Vec<Found>, Error> {
     if path.join(name::MANIFEST).symlink_metadata().is_ok() {
         return Ok(vec![Found::one(path)]);
     }
@@ -226,7 +232,10 @@ pub fn find(path: &Path) -> Result<Vec<Found>, Error> {
         Err(e) => return Err(Error::Stick(durable::named(e, "list", &folder))),
     };
     let mut streams = std::collections::BTreeMap::<String, Vec<u64>>::new();
-    for entry in entries {
+    for (count, entry) in entries.enumerate() {
+        if count >= most {
+            return Err(Error::TooMany { folder, most });
+        }
         let entry = entry.map_err(|e| Error::Stick(durable::named(e, "list", &folder)))?;
         let text = entry.file_name();
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -261,5 +270,27 @@ pub fn find_one(path: &Path) -> Result<Found, Error> {
             Err(Error::Several { folder: path.to_owned(), streams })
         }
         (None, _) => Err(Error::NotThere(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a file of a test need not survive a power cut")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stick_of_folders_without_end_is_not_listed_to_its_end() {
+        let top = tempfile::tempdir().unwrap();
+        let make = |number: usize| {
+            std::fs::create_dir_all(top.path().join(format!("{}/a-{number}", name::BUNDLES))).unwrap();
+        };
+        (0..20).for_each(make);
+        assert_eq!(find_among(top.path(), 20).unwrap().len(), 1);
+        make(20);
+        let refused = find_among(top.path(), 20).unwrap_err();
+        assert!(matches!(refused, Error::TooMany { most: 20, .. }), "{refused}");
+        // Whoever knows which one it is gives that.
+        std::fs::write(top.path().join(format!("{}/a-7/{}", name::BUNDLES, name::MANIFEST)), "").unwrap();
+        assert!(find_among(&top.path().join(name::BUNDLES).join("a-7"), 20).is_ok());
     }
 }

@@ -130,7 +130,7 @@ impl Writer {
     }
 
     /// Forgets lists, with what only they held.
-    fn drop_scopes(&mut self, scopes: &HashSet<ScopeId>) -> Result<(), CacheError> {
+    pub(super) fn drop_scopes(&mut self, scopes: &HashSet<ScopeId>) -> Result<(), CacheError> {
         self.interned.scopes.retain(|_, used| !scopes.contains(&used.id));
         for scope in scopes {
             let held: Vec<i64> = self
@@ -147,6 +147,16 @@ impl Writer {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Forgets all that an identity has read.
+    pub(super) fn forget_read(&mut self, name: &str) -> Result<(), CacheError> {
+        let identity = self.identity_row(name)?;
+        let scopes = self.by_use(identity)?.into_iter().map(|(scope, _)| scope).collect();
+        self.drop_scopes(&scopes)?;
+        self.db().prepare_cached("DELETE FROM document WHERE identity = ?")?.execute([identity])?;
+        self.interned.sizes.remove(&identity);
         Ok(())
     }
 
@@ -177,12 +187,9 @@ impl Writer {
             .query_map([NODE, new], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
         all.sort_by_key(|(_, name, day)| (*day, turns.get(&**name).copied().unwrap_or_default()));
-        for (identity, ..) in all.into_iter().take(count - IDENTITIES + IDENTITIES / LUMP) {
-            let scopes = self.by_use(identity)?.into_iter().map(|(scope, _)| scope).collect();
-            self.drop_scopes(&scopes)?;
-            self.db().prepare_cached("DELETE FROM document WHERE identity = ?")?.execute([identity])?;
+        for (identity, name, _) in all.into_iter().take(count - IDENTITIES + IDENTITIES / LUMP) {
+            self.forget_read(&name)?;
             self.db().prepare_cached("DELETE FROM identity WHERE id = ?")?.execute([identity])?;
-            self.interned.sizes.remove(&identity);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{CacheError, ObjectKey, Reader, Writer, seconds};
+use super::{CacheError, NODE, ObjectKey, Reader, Writer, seconds};
 
 /// What is to be done in the cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,16 @@ pub enum Author {
     Client(String),
 }
 
+impl Author {
+    /// The identity by which it reads.
+    pub fn identity(&self) -> &str {
+        match self {
+            Self::Node => NODE,
+            Self::Client(identity) => identity,
+        }
+    }
+}
+
 /// Kind and field manager in one column, so that the release before this one, which knows neither, sends such a change
 /// as a patch.
 fn kind_text(change: &NewChange) -> String {
@@ -84,7 +94,7 @@ pub struct NewChange {
     pub author: Author,
     /// Of [`ChangeKind::Apply`], and of nothing else.
     pub manager: Option<FieldManager>,
-    /// The cloud's object before the first local edit, as JSON.
+    /// The cloud's object before the first local edit, as JSON; of [`ChangeKind::Delete`] the object as it was last.
     pub base: Option<Vec<u8>>,
     /// What to send, as JSON; for [`ChangeKind::Patch`] the cached object is compared with `base`.
     pub body: Option<Vec<u8>>,
@@ -197,8 +207,8 @@ impl Writer {
         Ok(())
     }
 
-    /// The change waits no longer, and the cloud has nothing of it: what it made of the object here is not the
-    /// cloud's, and is not taken for that of its version, whoever reads it next.
+    /// The change waits no longer. What it made of the object here is not the cloud's, and is not taken for that of its
+    /// version, whoever reads it next.
     ///
     /// # Errors
     /// The statement's.

@@ -20,11 +20,16 @@ mod reader;
 mod renew;
 #[cfg(test)]
 mod renew_tests;
+mod salvage;
 mod schema;
 #[cfg(test)]
 mod schema_tests;
 mod scope;
 mod secret;
+mod told;
+#[cfg(test)]
+mod told_tests;
+pub mod version;
 mod writer;
 
 #[cfg(test)]
@@ -43,6 +48,7 @@ pub use open::{Opened, forget_damaged, is_writable, readable};
 pub use reader::{Count, Reader, Reading};
 pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, Purpose, TokenKey};
+pub use told::{Denied, SECRETS, is_newer};
 pub use writer::Writer;
 
 use writer::{Job, Outcome};

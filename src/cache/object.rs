@@ -32,7 +32,8 @@ pub struct Object {
     pub key: ObjectKey,
     /// `metadata.uid`.
     pub uid: String,
-    /// `metadata.resourceVersion`.
+    /// The cloud's version that it is, or that it was made from by changes here, which have others
+    /// ([`super::version`]); empty where that is not known.
     pub version: String,
     /// The whole object, without `metadata.managedFields`.
     pub body: Value,
@@ -100,10 +101,12 @@ impl Writer {
         match self.row(&object.key)? {
             Some(row) if row.holds(object) => Ok(row.id),
             // The body is read only for what may be a heartbeat.
-            Some(row) if beats(object) && row.is_young() => match self.object(&object.key)? {
-                Some((_, known)) if is_as_before(&known, object) => Ok(row.id),
-                _ => self.overwrite(object),
-            },
+            Some(row) if beats(object) && row.is_young() && !row.version.is_empty() => {
+                match self.object(&object.key)? {
+                    Some((_, known)) if is_as_before(&known, object) => Ok(row.id),
+                    _ => self.overwrite(object),
+                }
+            }
             _ => self.overwrite(object),
         }
     }

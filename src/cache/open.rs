@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Cache, CacheError, renew, schema};
+use super::{Cache, CacheError, renew, salvage, schema};
 use crate::sys::durable;
 
 /// An open cache and what was found on the way.
@@ -31,13 +31,17 @@ pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
     }
     let (connection, damaged) = match connect(&path) {
         Ok(connection) => (connection, None),
-        Err(CacheError::Database { source, .. }) if is_damage(&source) => match renew::replace(&path) {
-            Ok(aside) => (connect(&path)?, Some((aside, source.to_string()))),
-            Err(error) if is_unwritable(&error) => return freeze(&path, refuge, &error),
-            Err(error) => return Err(error),
+        Err(error) => match what_is_damaged(&error) {
+            Some(why) => match renew::replace(&path) {
+                Ok(aside) => (connect(&path)?, Some((aside, why))),
+                Err(error) if is_unwritable(&error) || what_is_damaged(&error).is_some() => {
+                    return freeze(&path, refuge, &error);
+                }
+                Err(error) => return Err(error),
+            },
+            None if is_unwritable(&error) && path.exists() => return freeze(&path, refuge, &error),
+            None => return Err(error),
         },
-        Err(error) if is_unwritable(&error) && path.exists() => return freeze(&path, refuge, &error),
-        Err(e) => return Err(e),
     };
     if let Err(error) = thaw(refuge) {
         tracing::warn!(%error, "a copy of an earlier cache is still in memory");
@@ -57,48 +61,68 @@ const FILE: &str = "cache.db";
 const FROZEN: &str = "frozen";
 
 /// Reads a copy, journal included. The gateway may have lost its power because its disk is dying, and its pods must
-/// start all the same.
+/// start all the same: what cannot be read is missing from the copy, and is no reason to serve nothing.
 fn freeze(path: &Path, refuge: &Path, error: &CacheError) -> Result<Opened, CacheError> {
     let copy = refuge.join(FROZEN).join(FILE);
     let failed = |source| CacheError::Open { path: copy.clone(), source };
+    let mut why = format!("`{}` cannot be written, a copy in memory is served: {error}", path.display());
     if let Some(folder) = copy.parent() {
         durable::folder(folder, 0o700).map_err(failed)?;
     }
-    for suffix in ["", "-wal"] {
-        let with = |path: &Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        match std::fs::read(with(path)) {
-            Ok(bytes) => durable::write(&with(&copy), &bytes, 0o600).map_err(failed)?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                durable::remove(&with(&copy)).map_err(failed)?;
-            }
-            Err(e) => return Err(failed(e)),
+    let connection = match connect_copy(path, &copy, &mut why) {
+        Ok(connection) => connection,
+        Err(error) => {
+            why = format!("{why}; the copy is empty: {error}");
+            durable::remove(&copy).and_then(|()| remove_journals(&copy)).map_err(failed)?;
+            connect(&copy)?
         }
-    }
-    let mut why = format!("`{}` cannot be written, a copy in memory is served: {error}", path.display());
-    let connection = match connect(&copy) {
-        Err(CacheError::Database { source, .. }) if is_damage(&source) => {
-            why = format!("{why}; its newest part is damaged: {source}");
-            connect_older(&copy)?
-        }
-        connected => connected?,
     };
     let cache = Cache::start(copy, connection, Some(why.clone()), None)?;
     Ok(Opened { cache, damaged: None, frozen: Some(why) })
 }
 
-/// A dying disk may have lost what its journal of files held: then as it was when the database's own journal was last
-/// taken up, and if that is damaged too, with nothing.
-fn connect_older(copy: &Path) -> Result<Connection, CacheError> {
+/// Copies what can be read, and adds to `why` what is missing. A dying disk may have lost what its journal of files held,
+/// or a part of the database's own: then it is as it was when that was last taken up. The part of it before what is lost
+/// may be older than the database. If that is damaged too, it is served with the blocks missing that could not be read:
+/// whoever needs one of them is told so, and no list lacks anything without a word. Other damage may hide something.
+fn connect_copy(path: &Path, copy: &Path, why: &mut String) -> Result<Connection, CacheError> {
     let failed = |source| CacheError::Open { path: copy.to_owned(), source };
+    let take = || {
+        let unread = salvage::copy(path, copy).map_err(failed)?;
+        if unread.journal > 0 {
+            remove_journals(copy).map_err(failed)?;
+        }
+        Ok::<_, CacheError>(unread)
+    };
+    let unread = take()?;
+    if unread.database + unread.journal > 0 {
+        let salvage::Unread { database, journal } = unread;
+        why.push_str(&format!("; {database} blocks of it cannot be read, and {journal} of its newest part"));
+    }
+    let source = match connect(copy) {
+        Err(CacheError::Database { source, .. }) if is_damage(&source) => source,
+        connected => return connected,
+    };
     remove_journals(copy).map_err(failed)?;
-    connect(copy).or_else(|_| {
-        durable::remove(copy).and_then(|()| remove_journals(copy)).map_err(failed)?;
-        connect(copy)
-    })
+    match connect(copy) {
+        Err(CacheError::Database { source, .. }) if is_damage(&source) && unread.database > 0 => {
+            why.push_str(&format!("; it is damaged: {source}"));
+        }
+        Err(error) => return Err(error),
+        Ok(older) => {
+            why.push_str(&format!("; its newest part is damaged: {source}"));
+            return Ok(older);
+        }
+    }
+    take()?;
+    connect_damaged(copy)
+}
+
+/// Opens a copy that is damaged, for what can be read of it.
+pub(super) fn connect_damaged(copy: &Path) -> Result<Connection, CacheError> {
+    let mut connection = attach(copy)?;
+    schema::migrate_damaged(&mut connection)?;
+    Ok(connection)
 }
 
 /// The file that another process may read: the copy while the daemon serves one, as in [`Opened::frozen`].
@@ -126,6 +150,15 @@ fn is_unwritable(error: &CacheError) -> bool {
             matches!(source.sqlite_error_code(), Some(CannotOpen | DiskFull | ReadOnly | SystemIoFailure))
         }
         _ => false,
+    }
+}
+
+/// What is wrong with the file, where it is that: its bytes, or that the disk does not give them.
+fn what_is_damaged(error: &CacheError) -> Option<String> {
+    match error {
+        CacheError::Open { source, .. } => durable::is_unreadable(source).then(|| source.to_string()),
+        CacheError::Database { source, .. } => is_damage(source).then(|| source.to_string()),
+        _ => None,
     }
 }
 
@@ -216,7 +249,15 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
-    )
+    ) || is_unread(error)
+}
+
+/// The disk does not give what is in the file. While a statement runs SQLite itself calls that damage; while one is made
+/// ready, as when the first page is read or the journal is gone through, it does not.
+pub(super) fn is_unread(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_READ};
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    matches!(code, Some(SQLITE_IOERR_CORRUPTFS | SQLITE_IOERR_READ))
 }
 
 fn damage(text: &str) -> rusqlite::Error {
@@ -245,11 +286,7 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf, CacheError> {
 
 /// Removes what SQLite keeps beside a database that nobody has open.
 pub(super) fn remove_journals(path: &Path) -> std::io::Result<()> {
-    ["-wal", "-shm"].into_iter().try_for_each(|suffix| {
-        let mut journal = path.as_os_str().to_owned();
-        journal.push(suffix);
-        durable::remove(Path::new(&journal))
-    })
+    ["-wal", "-shm"].into_iter().try_for_each(|suffix| durable::remove(&salvage::with(path, suffix)))
 }
 
 /// What was set aside of the database at `path`.

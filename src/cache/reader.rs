@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::object::COLUMNS;
 use super::scope::{NODE, SCOPE_SELECT};
@@ -51,6 +51,11 @@ const OWN: &str = "SELECT scope.id FROM scope JOIN identity ON identity.id = sco
      AND scope.fields = COALESCE(
          (SELECT 'spec.nodeName=' || value FROM meta WHERE key = 'node-name'), scope.fields)";
 
+fn knows_own_pods(db: &Connection) -> Result<bool, CacheError> {
+    let sql = format!("SELECT EXISTS ({OWN})");
+    Ok(db.prepare_cached(&sql)?.query_row([NODE], |row| row.get(0))?)
+}
+
 impl Reader {
     /// Opens the database at `path` for reading.
     ///
@@ -95,34 +100,49 @@ impl Reader {
         Ok(statement.query_map([scope.0], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
-    /// Of the scope's objects those that were changed here and not by the cloud, by namespace and name.
+    /// Of the scope's objects those that were changed here and not by the cloud, and those that the cloud changed after
+    /// the version `since`, by namespace and name.
     ///
     /// # Errors
     /// The statement's.
-    pub fn edited(&self, scope: ScopeId) -> Result<Vec<Object>, CacheError> {
+    pub fn changed_since(&self, scope: ScopeId, since: u64) -> Result<Vec<Object>, CacheError> {
         let sql = format!(
             "SELECT {COLUMNS} FROM member JOIN object ON object.id = member.object
-             WHERE member.scope = ? AND (object.version = '' OR EXISTS
+             WHERE member.scope = ? AND (object.version = '' OR CAST(object.version AS INTEGER) > ? OR EXISTS
                  (SELECT 1 FROM change WHERE change.resource = object.resource
                   AND change.namespace = object.namespace AND change.name = object.name))
              ORDER BY object.namespace, object.name"
         );
         let mut statement = self.db().prepare_cached(&sql)?;
-        let rows = statement.query_map([scope.0], Object::from_row)?;
+        let since = i64::try_from(since).unwrap_or(i64::MAX);
+        let rows = statement.query_map([scope.0, since], Object::from_row)?;
         Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
     }
 
-    /// Names and uids of what was deleted here and the cloud does not know of yet.
+    /// What was deleted here and the cloud does not know of yet, as it was last, and as the cloud has it if it was changed
+    /// here before. The release before this one kept no more of it than its name.
     ///
     /// # Errors
     /// The statement's.
-    pub fn deleted(&self, resource: &str) -> Result<Vec<(ObjectKey, String)>, CacheError> {
-        let sql =
-            "SELECT namespace, name, uid FROM change WHERE resource = ? AND kind = 'delete' ORDER BY id";
+    pub fn deleted(&self, resource: &str) -> Result<Vec<(Object, Option<Object>)>, CacheError> {
+        let sql = "SELECT namespace, name, uid, base,
+                 (SELECT told.base FROM change AS told WHERE told.resource = ?1 AND told.kind = 'patch'
+                  AND told.namespace = change.namespace AND told.name = change.name AND told.uid = change.uid
+                  ORDER BY told.id LIMIT 1)
+             FROM change WHERE resource = ?1 AND kind = 'delete'
+             AND NOT EXISTS (SELECT 1 FROM object WHERE object.resource = ?1 AND object.uid = change.uid
+                 AND object.namespace = change.namespace AND object.name = change.name) ORDER BY id";
         let mut statement = self.db().prepare_cached(sql)?;
         let rows = statement.query_map([resource], |row| {
             let key = ObjectKey { resource: resource.to_owned(), namespace: row.get(0)?, name: row.get(1)? };
-            Ok((key, row.get(2)?))
+            let (uid, last): (String, Option<Vec<u8>>) = (row.get(2)?, row.get(3)?);
+            let read = |body: Option<Vec<u8>>| serde_json::from_slice(&body?).ok();
+            let body = read(last).unwrap_or_else(
+                || json!({"metadata": {"name": key.name, "namespace": key.namespace, "uid": uid}}),
+            );
+            let last = Object { key, uid, version: String::new(), body };
+            let before = read(row.get(4)?).map(|body| Object { body, ..last.clone() });
+            Ok((last, before))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -145,7 +165,7 @@ impl Reader {
     /// One object, if the identity has read it.
     ///
     /// # Errors
-    /// The statement's.
+    /// The statement's; [`super::is_newer`] of a Secret that only others have read as it is now.
     pub fn get(&self, identity: &str, key: &ObjectKey) -> Result<Option<Object>, CacheError> {
         let sql = format!(
             "SELECT {COLUMNS} FROM object WHERE resource = ?1 AND namespace = ?2 AND name = ?3
@@ -157,7 +177,8 @@ impl Reader {
         let found = statement
             .query_row(params![key.resource, key.namespace, key.name, identity], Object::from_row)
             .optional()?;
-        Ok(found.map(|(_, object)| object))
+        let Some((_, object)) = found else { return Ok(None) };
+        if self.was_told(identity, &object)? { Ok(Some(object)) } else { Err(super::is_newer(key)) }
     }
 
     /// One object, whoever read it: for edge's own use, never for a client.
@@ -207,8 +228,7 @@ impl Reader {
     /// # Errors
     /// The statement's.
     pub fn knows_own_pods(&self) -> Result<bool, CacheError> {
-        let sql = format!("SELECT EXISTS ({OWN})");
-        Ok(self.db().prepare_cached(&sql)?.query_row([NODE], |row| row.get(0))?)
+        knows_own_pods(self.db())
     }
 
     /// Texts out of every object of a resource, at these paths of SQLite's JSON (`$.metadata.uid`), without reading
@@ -328,12 +348,25 @@ impl Writer {
         self.set_meta(NODE_NAME, name)
     }
 
+    /// As [`Reader::knows_own_pods`].
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn knows_own_pods(&self) -> Result<bool, CacheError> {
+        knows_own_pods(self.db())
+    }
+
     /// What was kept as this node's name.
     ///
     /// # Errors
     /// The statement's.
     pub fn node_name(&self) -> Result<Option<String>, CacheError> {
+        self.meta(NODE_NAME)
+    }
+
+    /// As [`Reader::meta`].
+    pub(super) fn meta(&self, key: &str) -> Result<Option<String>, CacheError> {
         let mut statement = self.db().prepare_cached("SELECT value FROM meta WHERE key = ?")?;
-        Ok(statement.query_row([NODE_NAME], |row| row.get(0)).optional()?)
+        Ok(statement.query_row([key], |row| row.get(0)).optional()?)
     }
 }

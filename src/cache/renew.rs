@@ -7,7 +7,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::change::REFUSED;
-use super::{Author, CacheError, Change, ChangeKind, ObjectKey, open, seconds};
+use super::{Author, CacheError, Change, ChangeKind, ObjectKey, open, salvage, seconds};
 use crate::sys::durable;
 
 /// What is carried over row by row: tables with their keys, by which a row is there once, and their columns.
@@ -32,7 +32,7 @@ pub fn replace(path: &Path) -> Result<PathBuf, CacheError> {
     let made = make(path, &new);
     if made.is_err() {
         // Secrets are in there, and the first error is the one to tell.
-        let _ = remove(&new);
+        let _ = remove(&copied(path)).and(remove(&new));
     }
     made?;
     let aside = open::set_aside(path)?;
@@ -43,6 +43,7 @@ pub fn replace(path: &Path) -> Result<PathBuf, CacheError> {
 /// Ends what a power cut has interrupted in [`replace`]: the new database is whole once the damaged one is aside.
 pub fn finish(path: &Path) -> Result<(), CacheError> {
     let (new, failed) = (beside(path), |source| CacheError::Open { path: path.to_owned(), source });
+    remove(&copied(path)).map_err(failed)?;
     if path.exists() || !new.exists() {
         return remove(&new).map_err(failed);
     }
@@ -55,6 +56,11 @@ fn beside(path: &Path) -> PathBuf {
     path.with_extension("db.new")
 }
 
+/// Where what can be read is copied to, where SQLite cannot read it in its place.
+fn copied(path: &Path) -> PathBuf {
+    path.with_extension("db.read")
+}
+
 fn remove(path: &Path) -> std::io::Result<()> {
     durable::remove(path)?;
     open::remove_journals(path)
@@ -65,8 +71,19 @@ fn make(path: &Path, new: &Path) -> Result<(), CacheError> {
     let failed = |operation| move |source| CacheError::Database { operation, path: new.to_owned(), source };
     remove(new).map_err(|source| CacheError::Open { path: new.to_owned(), source })?;
     let mut to = open::connect(new)?;
+    let copy = copied(path);
+    let from = match open::connect_reader(path) {
+        // Sectors of the journal, or the first page: all behind them and all before is still there.
+        Err(source) if open::is_unread(&source) => {
+            let unread = salvage::copy(path, &copy)
+                .map_err(|source| CacheError::Open { path: copy.clone(), source })?;
+            tracing::warn!(?unread, "a part of the damaged cache cannot be read");
+            open::connect_reader(&copy)
+        }
+        from => from,
+    };
     // A file that is none at all has nothing to carry over.
-    if let Ok(from) = open::connect_reader(path) {
+    if let Ok(from) = from {
         let carried = carry(&from, &mut to).map_err(failed("write"))?;
         if carried.changes > 0 || !carried.is_whole {
             let Carried { changes, is_whole } = carried;
@@ -77,6 +94,7 @@ fn make(path: &Path, new: &Path) -> Result<(), CacheError> {
             );
         }
     }
+    remove(&copy).map_err(|source| CacheError::Open { path: copy.clone(), source })?;
     to.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed("write"))?;
     to.close().map_err(|(_, source)| failed("close")(source))
 }

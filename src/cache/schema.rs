@@ -5,10 +5,11 @@
 
 use rusqlite::Connection;
 
+use super::told;
 use crate::sys::tables;
 
 /// One step a version; step N brings a file of version N to N + 1. A step that was released is never changed.
-pub(super) const STEPS: [&str; 4] = [
+pub(super) const STEPS: [&str; 5] = [
     "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
     CREATE TABLE identity (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -106,11 +107,34 @@ pub(super) const STEPS: [&str; 4] = [
     CREATE TRIGGER caller_gone AFTER DELETE ON caller
         BEGIN DELETE FROM audience WHERE digest = OLD.digest; END;
 ",
+    "
+    CREATE TABLE told (
+        scope INTEGER NOT NULL,     -- of a client, and a Secret in it
+        object INTEGER NOT NULL,
+        version TEXT NOT NULL,      -- metadata.resourceVersion that it was told last
+        PRIMARY KEY (scope, object)) WITHOUT ROWID;
+    CREATE TRIGGER member_gone AFTER DELETE ON member
+        BEGIN DELETE FROM told WHERE scope = OLD.scope AND object = OLD.object; END;
+",
 ];
 
 /// Brings `connection` to today's tables. A file of a later version is taken as it is: later
 /// versions only add.
 pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    bring_up(connection)?;
+    told::seed(connection)
+}
+
+/// The same of a file that is known to be damaged: what fails for that and is not needed to read the rest is left out.
+pub fn migrate_damaged(connection: &mut Connection) -> rusqlite::Result<()> {
+    bring_up(connection)?;
+    if let Err(error) = told::seed(connection) {
+        tracing::warn!(%error, "Secrets that clients have read by the release before are not shown to them");
+    }
+    Ok(())
+}
+
+fn bring_up(connection: &mut Connection) -> rusqlite::Result<()> {
     match tables::migrate(connection, &STEPS)? {
         0 => {}
         taken => {

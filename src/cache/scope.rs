@@ -58,7 +58,7 @@ pub struct Scope {
 }
 
 /// Seconds that the cloud may have read a list before the head of its answer is here.
-const HEAD: i64 = 10;
+pub(super) const HEAD: i64 = 10;
 
 /// A list on its way in: which objects it held so far.
 #[derive(Debug)]
@@ -157,7 +157,8 @@ impl Writer {
     /// The statement's.
     pub fn put(&mut self, scope: ScopeId, object: &Object) -> Result<(), CacheError> {
         let id = self.store(object)?;
-        self.join(scope, id)
+        self.join(scope, id)?;
+        self.tell_reader(scope, id, object)
     }
 
     /// An object of a list that is still arriving.
@@ -173,7 +174,8 @@ impl Writer {
         list.begun.get_or_insert((self.rollbacks(), scope));
         let id = self.store_listed(object, list.since)?;
         list.seen.insert(id);
-        self.join(scope, id)
+        self.join(scope, id)?;
+        self.tell_reader(scope, id, object)
     }
 
     /// Writes an object that was changed here, whatever version it has, into every scope given.
@@ -192,8 +194,8 @@ impl Writer {
     /// The statement's.
     pub fn put_single(&mut self, identity: &str, object: &Object) -> Result<(), CacheError> {
         if self.has_read(identity, &object.key)? {
-            self.store(object)?;
-            return Ok(());
+            let id = self.store(object)?;
+            return self.tell(identity, id, object);
         }
         let scope = self.scope(&ScopeKey::of_one(identity, &object.key))?;
         self.put(scope, object)?;
@@ -323,21 +325,23 @@ impl Writer {
     }
 
     /// The scope was read in full at `version`. Once that is written, a later version is not for an hour: a kubelet
-    /// reads each ConfigMap anew every few minutes, and the version of the cloud always rises.
+    /// reads each ConfigMap anew every few minutes, and the version of the cloud always rises. What is empty is not
+    /// known this time, as where one object was asked for: what a list has told before stays.
     ///
     /// # Errors
     /// The statement's.
     pub fn mark_synced(&mut self, scope: ScopeId, kind: &str, version: &str) -> Result<(), CacheError> {
         self.db()
             .prepare_cached(
-                "UPDATE scope SET kind = ?2, version = ?3, synced = ?4 WHERE id = ?1
-                 AND (synced IS NULL OR kind <> ?2 OR (version <> ?3 AND synced < ?4 - ?5))",
+                "UPDATE scope SET kind = iif(?2 = '', kind, ?2), version = iif(?3 = '', version, ?3), synced = ?4
+                 WHERE id = ?1 AND (synced IS NULL OR (?2 <> '' AND kind <> ?2)
+                     OR (version <> ?3 AND synced < ?4 - ?5))",
             )?
             .execute(params![scope.0, kind, version, seconds(), HEARTBEAT])?;
         Ok(())
     }
 
-    fn join(&self, scope: ScopeId, object: i64) -> Result<(), CacheError> {
+    pub(super) fn join(&self, scope: ScopeId, object: i64) -> Result<(), CacheError> {
         self.db()
             .prepare_cached("INSERT OR IGNORE INTO member (scope, object) VALUES (?, ?)")?
             .execute([scope.0, object])?;

@@ -1,5 +1,7 @@
 //! Tokens, accepted callers, the issuer's public keys, and documents that are not objects.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{CacheError, Reader, ScopeId, Writer, seconds};
@@ -115,7 +117,10 @@ impl Writer {
     /// The statement's.
     pub fn accept_caller(&self, digest: &str, identity: &str, purpose: &Purpose) -> Result<(), CacheError> {
         self.db()
-            .prepare_cached("INSERT OR IGNORE INTO caller (digest, identity, at) VALUES (?, ?, ?)")?
+            .prepare_cached(
+                "INSERT INTO caller (digest, identity, at) VALUES (?, ?, ?) ON CONFLICT (digest)
+                 DO UPDATE SET identity = excluded.identity WHERE identity <> excluded.identity",
+            )?
             .execute(params![digest, identity, seconds()])?;
         self.db()
             .prepare_cached("INSERT OR REPLACE INTO audience (digest, issuer, audiences) VALUES (?, ?, ?)")?
@@ -144,6 +149,33 @@ impl Writer {
                  AND (?3 OR at <= (SELECT at FROM caller WHERE digest = ?1 AND identity = ?2))",
             )?
             .execute(params![digest, identity, whole])?;
+        Ok(())
+    }
+
+    /// Tokens of these issuers stand for service accounts, and no others do: those that are kept otherwise are forgotten,
+    /// and what was read under their names, by whomever, is read anew.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn keep_callers_of(&mut self, issuers: &[&str]) -> Result<(), CacheError> {
+        let sql = "SELECT digest, identity, issuer FROM caller JOIN audience USING (digest)";
+        let mut rows: Vec<(String, String, String)> = self
+            .db()
+            .prepare_cached(sql)?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        rows.retain(|(_, identity, issuer)| {
+            identity.starts_with("system:serviceaccount:") != issuers.contains(&&**issuer)
+        });
+        let mut names = HashSet::new();
+        for (digest, identity, _) in rows {
+            self.db().prepare_cached("DELETE FROM caller WHERE digest = ?")?.execute([digest])?;
+            names.insert(identity);
+        }
+        for name in names {
+            self.forget_read(&name)?;
+            self.note_loss();
+        }
         Ok(())
     }
 
@@ -233,6 +265,15 @@ impl Reader {
                 row.get(0)
             })
             .optional()?)
+    }
+
+    /// Some of the answers to kubelet's TokenRequests, the newest.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn pod_tokens(&self) -> Result<Vec<Vec<u8>>, CacheError> {
+        let mut statement = self.db().prepare_cached("SELECT body FROM token ORDER BY at DESC LIMIT 16")?;
+        Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
     /// The newest token of a pod for the API server, as the answer to a TokenRequest.

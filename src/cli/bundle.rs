@@ -15,7 +15,7 @@ use super::Global;
 use super::failure::Usage;
 use super::output::{self, Format};
 use super::progress;
-use crate::bundle::keys;
+use crate::bundle::{Riding, keys};
 use crate::daemon::bundle::{Create, Order, read_passphrase};
 use crate::daemon::task::Task;
 use crate::sys::clock;
@@ -250,8 +250,8 @@ impl Bundle {
                 let done = perform(global, order)?;
                 show(command.output, &done, said::rolled_back)
             }
-            Command::Push(command) => command.run(),
-            Command::Pull(command) => command.run(),
+            Command::Push(command) => command.run(global),
+            Command::Pull(command) => command.run(global),
         }
     }
 }
@@ -282,6 +282,7 @@ impl Make {
     fn run(&self, global: &Global) -> Result<()> {
         still_to_come("--not-after", self.not_after)?;
         let files: std::io::Result<Vec<PathBuf>> = self.files.iter().map(std::path::absolute).collect();
+        let files = files?.into_iter().map(Riding::from).collect();
         let optional = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
         let create = Create {
             stream: self.stream.clone(),
@@ -290,7 +291,7 @@ impl Make {
             to: absolute(&self.to)?,
             images: self.images.clone(),
             charts: self.charts.clone(),
-            files: files?,
+            files,
             platforms: self.platforms.clone(),
             receipts: optional(&self.receipts)?,
             full: self.full,

@@ -14,6 +14,7 @@ use crate::daemon::stores::StoreTask;
 use crate::daemon::task::Task;
 use crate::oci::chart::newest_first;
 use crate::store::Chart as Stored;
+use crate::sys::durable;
 
 /// `edge chart`
 #[derive(Debug, Args)]
@@ -91,7 +92,11 @@ impl Chart {
             }
             Command::Add { path, at, force, output } => {
                 let path = std::path::absolute(path)?;
-                let task = StoreTask::ChartAdd { path, repository: at.repository.clone(), force: *force };
+                let mut beside = path.clone().into_os_string();
+                beside.push(".prov");
+                let provenance = durable::exists(beside.as_ref())?.then(|| beside.into());
+                let repository = at.repository.clone();
+                let task = StoreTask::ChartAdd { path, provenance, repository, force: *force };
                 let done = progress::perform(&config, Task::Store(task))?;
                 tell(&done, *output, |one| format!("added {} {}", word(one, "name"), word(one, "version")))
             }

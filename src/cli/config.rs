@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use toml_edit::Value;
 
 use super::Global;
+use super::failure::Usage;
 use super::output::{self, Format};
 use crate::config::{self, Change, KEYS, Overrides};
 use crate::daemon::{ClientError, ask_reload};
@@ -55,8 +56,13 @@ enum Command {
 impl Config {
     pub fn run(&self, global: &Global) -> Result<()> {
         match &self.command {
-            Command::Get { key: Some(key), output } => get(&global.load()?, key, *output),
-            Command::Get { key: None, output } => get_all(&global.load()?, *output),
+            Command::Get { key, output } => {
+                let config = config::Config::written(&global.overrides()?)?;
+                match key {
+                    Some(key) => get(&config, key, *output),
+                    None => get_all(&config, *output),
+                }
+            }
             Command::Set { changes } => set(&global.overrides()?, changes),
             Command::Validate { file } => validate(&global.overrides()?, file.as_ref()),
             Command::Sample => output::result(&config::sample()),
@@ -124,7 +130,15 @@ fn in_force(socket: PathBuf) -> Result<&'static str> {
 fn validate(overrides: &Overrides, file: Option<&PathBuf>) -> Result<()> {
     let named = file.map(std::path::absolute).transpose()?;
     let overrides = Overrides { config: named.or_else(|| overrides.config.clone()), ..overrides.clone() };
-    let config = config::Config::load(&overrides)?;
+    let config = config::Config::load(&overrides).map_err(|error| match error {
+        config::Error::Missing(path) if file.is_some() => {
+            anyhow!(Usage(format!(
+                "`{}` does not exist hint: without a file the one in force is checked",
+                path.display()
+            )))
+        }
+        error => error.into(),
+    })?;
     let file = config.file.display();
     output::result(&match config.file.exists() {
         true => format!("`{file}` is good"),

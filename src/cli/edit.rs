@@ -1,13 +1,24 @@
 //! Changes to `edge.toml` by commands. In a snap, snapd is told too: what it shows is what is in force.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
+use super::moved;
 use crate::config::{self, Change, Config, Overrides};
 use crate::sys::snapctl::Snapctl;
 
 /// Applies all `changes` to the file in force, or none, and tells snapd where edge runs in its snap. Outside a hook
 /// snapd takes this as committed, and runs no hook.
 pub fn edit(overrides: &Overrides, changes: &[Change]) -> Result<Config> {
+    for change in changes {
+        let asked = match change {
+            Change::Set(key, text) if key == "state-dir" => PathBuf::from(text),
+            Change::Unset(key) if key == "state-dir" => overrides.defaults().state_dir,
+            _ => continue,
+        };
+        moved::check(overrides, Config::load(overrides).ok().as_ref(), &asked)?;
+    }
     let config = config::edit(&overrides.file(), changes)?;
     let Some(snap) = &overrides.snap else { return Ok(config) };
     // Over the snap's own defaults, which the file alone does not know.

@@ -47,6 +47,18 @@ fn text(done: &Value) -> String {
     let gone = done["remove"].as_array().map_or(0, Vec::len);
     let (bytes, of) = (output::size(number("bytes")), number("blobs"));
     let _ = writeln!(out, "{gone} of {of} blobs {verb}, {bytes}");
+    let aside = &done["quarantine"];
+    if let Some(files @ 1..) = aside["removed"].as_u64() {
+        let _ =
+            writeln!(out, "{files} damaged files {verb}: what they should be is here again or not needed");
+    }
+    if let Some(files @ 1..) = aside["blobs"].as_u64() {
+        let bytes = output::size(aside["bytes"].as_u64().unwrap_or(0));
+        let _ = writeln!(
+            out,
+            "{files} damaged files, {bytes}, stay until what they should be is here again hint: `edge store verify`"
+        );
+    }
     let young = &done["young"];
     if let Some(blobs @ 1..) = young["blobs"].as_u64() {
         let bytes = output::size(young["bytes"].as_u64().unwrap_or(0));

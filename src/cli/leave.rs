@@ -10,6 +10,7 @@ use crate::cri::{ImageStore, Runtime};
 use crate::daemon::{self, PerformError, task::Task};
 use crate::pods::pins::{self, Places};
 use crate::registry::containerd::{self, ContainerdSettings, LastResort};
+use crate::sys::service::Service;
 
 /// `edge leave`
 #[derive(Debug, Args)]
@@ -35,33 +36,46 @@ impl Leave {
         if daemon::system::follow_membership(&global.load()?).map_err(PerformError::Task)? {
             return output::result(&match left["node"].as_str() {
                 Some(node) => format!("node `{node}` is given back, and kubelet was restarted without it"),
-                None => done(&left),
+                None => done(&left, false),
             });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let stays = runtime.block_on(let_go(&config));
-        anyhow::ensure!(stays.is_empty(), "{}", stays.join("; "));
-        output::result(&done(&left))
+        let let_go = runtime.block_on(let_go(&config));
+        // What was done is told first: it stays done, whatever follows.
+        let told = output::result(&done(&left, let_go.restart));
+        let_go.stays.iter().for_each(|line| output::note(&format!("edge: {line}")));
+        anyhow::ensure!(let_go.failed.is_empty(), "{}", let_go.failed.join("; "));
+        told
     }
 }
 
-/// containerd gets its own configuration back, and the images that edge pinned are free again. What could not be done,
-/// a line for each.
-pub async fn let_go(config: &Config) -> Vec<String> {
-    let mut stays = Vec::new();
+/// What became of what edge did to containerd and its images.
+#[derive(Debug, Default)]
+pub struct LetGo {
+    /// What somebody has changed since, and is theirs now: a line for each.
+    pub stays: Vec<String>,
+    /// What could not be done: a line for each.
+    pub failed: Vec<String>,
+    /// Whether containerd must be started anew.
+    pub restart: bool,
+}
+
+/// containerd gets its own configuration back, and the images that edge pinned are free again.
+pub async fn let_go(config: &Config) -> LetGo {
+    let mut let_go = LetGo::default();
     match containerd::undo(&containerd_settings(config)) {
-        Ok(report) => stays.extend(
-            report
-                .left_alone
-                .iter()
-                .map(|path| format!("`{}` was changed since edge wrote it, and stays", path.display())),
-        ),
-        Err(error) => stays.push(format!("containerd's configuration is not what it was: {error}")),
+        Ok(report) => {
+            let words = "was changed since edge wrote it, and stays";
+            let_go.stays =
+                report.left_alone.iter().map(|path| format!("`{}` {words}", path.display())).collect();
+            let_go.restart = report.restart;
+        }
+        Err(error) => let_go.failed.push(format!("containerd's configuration is not what it was: {error}")),
     }
     if let Err(error) = free_images(config).await {
-        stays.push(format!("images are still pinned: {error}"));
+        let_go.failed.push(format!("images are still pinned: {error}"));
     }
-    stays
+    let_go
 }
 
 /// Where what edge wrote for containerd is noted.
@@ -85,10 +99,14 @@ async fn free_images(config: &Config) -> Result<()> {
     Ok(pins::free(&places).await?)
 }
 
-fn done(left: &Value) -> String {
+/// What was given back, and what is left to do; `containerd` is whether it must be started anew.
+fn done(left: &Value, containerd: bool) -> String {
+    let mut restarts: Vec<String> = containerd.then(|| Service::Containerd.restart()).into_iter().collect();
     let Some(node) = left["node"].as_str() else {
-        return "this gateway is not joined; there is nothing to give back".into();
+        let then = restarts.pop().map_or(String::new(), |restart| format!("\nthen: {restart}"));
+        return format!("this gateway is not joined; there is nothing to give back{then}");
     };
+    restarts.push(Service::Kubelet.restart());
     let path = left["kubeletKubeconfig"].as_str().unwrap_or_default();
     let file = if left["restored"] == true {
         format!("`{path}` is what it was before")
@@ -98,5 +116,24 @@ fn done(left: &Value) -> String {
     let certificate = left["certificate"]
         .as_str()
         .map_or(String::new(), |path| format!("\nthe cloud's newest certificate is in `{path}`"));
-    format!("node `{node}` is given back; {file}{certificate}\nthen: systemctl restart kubelet")
+    format!("node `{node}` is given back; {file}{certificate}\nthen: {}", restarts.join(" && "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_must_be_restarted_is_said() {
+        let left = json!({"node": "n", "kubeletKubeconfig": "/k", "restored": true});
+        let told = done(&left, true);
+        assert!(
+            told.ends_with("\nthen: systemctl restart containerd && systemctl restart kubelet"),
+            "{told}"
+        );
+        assert!(done(&left, false).ends_with("\nthen: systemctl restart kubelet"));
+        assert!(done(&json!({}), true).ends_with("nothing to give back\nthen: systemctl restart containerd"));
+    }
 }

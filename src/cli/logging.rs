@@ -33,7 +33,10 @@ pub fn start(teller: Teller) -> Result<()> {
         Teller::Command => "warn",
         Teller::Hook => "off",
     };
-    let asked = ["EDGE_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, env::var(name).ok()?)));
+    let asked = ["EDGE_LOG", "RUST_LOG"].into_iter().find_map(|name| {
+        let said = env::var(name).ok().filter(|said| !said.is_empty())?;
+        Some((name, said))
+    });
     let (name, text) = match &asked {
         Some((name, text)) if !text.is_empty() => (*name, text.as_str()),
         _ => ("", default),

@@ -99,7 +99,8 @@ struct Prune {
 #[command(after_help = "Examples:
   edge mirror push harbor.example.com/edge
 
-nginx:1.27 becomes harbor.example.com/edge/docker.io/library/nginx:1.27")]
+nginx:1.27 becomes harbor.example.com/edge/docker.io/library/nginx:1.27,
+and the chart app-1.0.0 of a web server harbor.example.com/edge/charts/app:1.0.0")]
 struct Push {
     /// A registry, and a path in it
     #[arg(value_name = "REGISTRY")]
@@ -254,10 +255,14 @@ impl Push {
             Format::Json => output::json(&done)?,
             Format::Text => {
                 let mut out = String::new();
-                for one in each(&done["images"]).filter(|one| one["error"].is_string()) {
+                let each = || each(&done["images"]).chain(each(&done["charts"]));
+                for one in each().filter(|one| one["note"].is_string()) {
+                    let _ = writeln!(out, "sent in part: {}: {}", text(&one["name"]), text(&one["note"]));
+                }
+                for one in each().filter(|one| one["error"].is_string()) {
                     let _ = writeln!(out, "failed: {}: {}", text(&one["name"]), text(&one["error"]));
                 }
-                let all = each(&done["images"]).count() as u64;
+                let all = each().count() as u64;
                 let sent = all - number(&done["failed"]).min(all);
                 let _ = writeln!(
                     out,

@@ -1,7 +1,7 @@
 //! The only code that prints, reads the environment or knows of a terminal; one file per command.
 //!
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 failed;
-//! 2 usage or configuration; 3 verification refused.
+//! 2 usage or configuration; 3 verification refused. `edge pod exec` has its command's.
 
 mod bundle;
 mod chart;
@@ -18,6 +18,7 @@ mod join;
 mod leave;
 mod logging;
 mod mirror;
+mod moved;
 mod node;
 mod output;
 mod pod;
@@ -28,14 +29,15 @@ mod store;
 mod system;
 mod trust;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Config, Overrides, Snap, SnapNode};
 use crate::node::Places;
+use crate::sys::service::{self, Keeper};
 use crate::sys::snapctl;
 
 /// Keeps a Kubernetes gateway working when the cloud is gone.
@@ -46,7 +48,8 @@ use crate::sys::snapctl;
   edge daemon                                     run (systemd does this)
   edge status                                     what would survive an outage
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 verification refused")]
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 verification refused;
+`edge pod exec` ends with that of its command")]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -120,7 +123,7 @@ impl Global {
             config: absolute(&self.config)?,
             state_dir: absolute(&self.state_dir)?,
             socket: absolute(&self.socket)?,
-            system_root: std::env::var_os("EDGE_SYSTEM_ROOT").map(std::path::absolute).transpose()?,
+            system_root: variable("EDGE_SYSTEM_ROOT").map(std::path::absolute).transpose()?,
             snap: own_snap(),
             proxy: environment(["HTTPS_PROXY", "https_proxy"]),
             no_proxy: environment(["NO_PROXY", "no_proxy"]),
@@ -134,16 +137,27 @@ impl Global {
 
 /// The snap that this process runs in, if it is edge's own and not one that calls edge.
 fn own_snap() -> Option<Snap> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if variable("SNAP_NAME")? != "edge" {
         return None;
     }
     let snapctl = variable("EDGE_SNAPCTL").map_or_else(|| snapctl::PROGRAM.into(), PathBuf::from);
     let common = PathBuf::from(variable("SNAP_COMMON")?);
+    let description = variable("SNAP").map(|snap| PathBuf::from(snap).join("meta/snap.yaml"));
+    let description = description.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let is_strict = !description.lines().any(|line| line.trim_end() == "confinement: classic");
     let places = variable("SNAP").map(|snap| Places::of(&PathBuf::from(snap), common.clone()));
     let node = places.filter(Places::are_there);
     let node = node.map(|places| SnapNode { endpoint: places.endpoint(), content: places.snap });
-    Some(Snap { common, snapctl, node })
+    Some(Snap { common, snapctl, is_strict, node })
+}
+
+/// Who starts edge, kubelet and containerd here.
+fn keeper() -> Keeper {
+    match own_snap() {
+        None => Keeper::Systemd,
+        Some(Snap { node: None, .. }) => Keeper::Snap,
+        Some(Snap { node: Some(_), .. }) => Keeper::SnapNode,
+    }
 }
 
 /// The first of these variables that says something.
@@ -151,9 +165,17 @@ fn environment(names: [&str; 2]) -> Option<String> {
     names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }
 
+/// A variable of the environment; one that is set and empty says nothing.
+fn variable(name: impl AsRef<OsStr>) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
 /// Parses, runs and reports; the only way in.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(hook::Hook::by_own_name(arguments.into_iter().collect())) {
+    let arguments = hook::Hook::by_own_name(arguments.into_iter().collect());
+    let parsed =
+        command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
@@ -162,11 +184,20 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Hook(_) => logging::Teller::Hook,
         _ => logging::Teller::Command,
     };
+    service::kept_by(keeper());
     let outcome = logging::start(teller).and_then(|()| dispatch(&cli));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
+}
+
+/// The command line. The parser takes a variable that is empty for a value, and one that is wrong.
+fn command() -> clap::Command {
+    Cli::command().mut_args(|argument| match argument.get_env() {
+        Some(name) if variable(name).is_none() => argument.env(None::<&str>),
+        _ => argument,
+    })
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {

@@ -10,10 +10,11 @@ use clap::{Args, Subcommand};
 use super::Global;
 use super::failure::Usage;
 use super::output::{self, Format};
-use crate::config::Config;
+use crate::config::{Config, Snap};
 use crate::oci::Upstream;
 use crate::registry::containerd::{self, ContainerdReport, ContainerdSettings, LastResort};
 use crate::registry::is_host_name;
+use crate::sys::service::Service;
 
 /// `edge registry`
 #[derive(Debug, Args)]
@@ -50,9 +51,9 @@ struct Configure {
     /// A registry to stand before, such as quay.io; `_default` is all without a hosts.toml; may be given several times
     #[arg(long, value_name = "HOST", conflicts_with = "undo")]
     host: Vec<String>,
-    /// containerd's configuration
-    #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
-    containerd_config: PathBuf,
+    /// containerd's configuration [default: /etc/containerd/config.toml; in the snap's node flavour that of its own]
+    #[arg(long, value_name = "FILE")]
+    containerd_config: Option<PathBuf>,
     /// How to write the result
     #[arg(short, long, value_enum, default_value = "text")]
     output: Format,
@@ -61,13 +62,24 @@ struct Configure {
 impl Registry {
     pub fn run(&self, global: &Global) -> Result<()> {
         let Command::ConfigureContainerd(command) = &self.command;
-        command.run(&global.load()?)
+        command.run(&global.load()?, global.overrides()?.snap.as_ref())
     }
 }
 
 impl Configure {
-    fn run(&self, config: &Config) -> Result<()> {
-        let settings = self.settings(config)?;
+    fn run(&self, config: &Config, snap: Option<&Snap>) -> Result<()> {
+        let own = snap.filter(|snap| snap.node.is_some() && self.containerd_config.is_none());
+        let file = match (&self.containerd_config, own) {
+            (Some(file), _) => std::path::absolute(file)?,
+            // It says where `hosts.toml` is looked for, and the first start writes it.
+            (None, Some(snap)) => crate::node::containerd_config(&snap.common),
+            (None, None) => "/etc/containerd/config.toml".into(),
+        };
+        if own.is_some() && !file.exists() {
+            let why = format!("the snap's containerd was never started: there is no `{}`", file.display());
+            anyhow::bail!("{why} hint: `snap start edge.containerd`");
+        }
+        let settings = self.settings(config, file)?;
         let report = match (self.check, self.undo) {
             (true, _) => containerd::check(&settings)?,
             (_, true) => containerd::undo(&settings)?,
@@ -85,7 +97,7 @@ impl Configure {
         Ok(())
     }
 
-    fn settings(&self, config: &Config) -> Result<ContainerdSettings> {
+    fn settings(&self, config: &Config, file: PathBuf) -> Result<ContainerdSettings> {
         let registry = &config.registry;
         let tls = registry.serves_tls();
         let mut address = registry.listen;
@@ -110,7 +122,7 @@ impl Configure {
             hosts.push(known.unwrap_or_else(other));
         }
         Ok(ContainerdSettings {
-            config: std::path::absolute(&self.containerd_config)?,
+            config: file,
             backup: config.state_dir.join("containerd"),
             edge: format!("{}://{address}", if tls { "https" } else { "http" }),
             authority: registry.local_certificate.then(|| config.state_dir.join("pki/ca.crt")),
@@ -135,10 +147,10 @@ impl Configure {
         if report.changed.is_empty() && report.left_alone.is_empty() {
             out.push_str("nothing to do\n");
         }
-        out.push_str(match (report.restart, self.check) {
-            (true, true) => "containerd would have to be restarted\n",
-            (true, false) => "containerd must be restarted: systemctl restart containerd\n",
-            (false, _) => "containerd need not be restarted\n",
+        out.push_str(&match (report.restart, self.check) {
+            (true, true) => "containerd would have to be restarted\n".to_owned(),
+            (true, false) => format!("containerd must be restarted: {}\n", Service::Containerd.restart()),
+            (false, _) => "containerd need not be restarted\n".to_owned(),
         });
         out
     }

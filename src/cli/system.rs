@@ -152,6 +152,16 @@ fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<
             Err(why) => anyhow::bail!("this system is not healthy, and this board has no other: {why}"),
         };
     }
+    let waited = waited.and_then(|()| match system::check_root(places) {
+        Ok(0) => Ok(()),
+        Ok(read) => {
+            output::note(&format!(
+                "edge: the last boot was cut short: {read} bytes of this system were read, and are good"
+            ));
+            Ok(())
+        }
+        Err(error) => Err(error.to_string()),
+    });
     let Err(why) = waited else {
         return output::result(&match system::arm(places)? {
             Some(done) => format!("edge: slot {} is good ({})", done.slot, done.entry),

@@ -33,7 +33,7 @@ impl Change {
 }
 
 /// Applies all `changes` to `path`, or none: the whole outcome is checked first, then written durably.
-/// A file that is not there is made (0644). Nothing is written when nothing changes.
+/// A file that is not there is made (0600: `mirror.proxy` may hold a password). Nothing is written when nothing changes.
 ///
 /// # Errors
 /// One line on the first change, or on the first thing in the file, that is wrong.
@@ -127,7 +127,7 @@ fn has_comment(section: &Item) -> bool {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let mode = std::fs::metadata(path).map_or(0o644, |meta| meta.permissions().mode() & 0o777);
+    let mode = std::fs::metadata(path).map_or(0o600, |meta| meta.permissions().mode() & 0o777);
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty() && !f.exists()) {
         durable::folder(folder, 0o755).map_err(Error::File)?;
     }

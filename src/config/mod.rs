@@ -116,6 +116,8 @@ pub struct Snap {
     pub common: PathBuf,
     /// snapd's command for programs inside a snap.
     pub snapctl: PathBuf,
+    /// Whether it is kept to its own folders: all snaps of edge but the classic one.
+    pub is_strict: bool,
     /// Of the snap's node flavour alone.
     pub node: Option<SnapNode>,
 }
@@ -160,18 +162,43 @@ impl Overrides {
 }
 
 impl Config {
-    /// Reads and checks the configuration: flag, environment, file, default, in this order.
+    /// Reads and checks the configuration: flag, environment, file, default, in this order. Rooms are given what others
+    /// are told where they are told nothing themselves.
     ///
     /// # Errors
     /// One line. A file that is not there is an error only if it was named.
     pub fn load(overrides: &Overrides) -> Result<Self, Error> {
+        let mut config = Self::written(overrides)?;
+        config.share(overrides);
+        Ok(config)
+    }
+
+    /// The same for people: no key has a value that nobody gave it.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub fn written(overrides: &Overrides) -> Result<Self, Error> {
         let file = overrides.file();
         let text = match read(&file)? {
             Some(text) => text,
             None if overrides.config.is_some() => return Err(Error::Missing(file)),
             None => String::new(),
         };
-        let mut config = Self::parse_over(overrides.defaults(), &text)?;
+        Self::over(overrides, &text)
+    }
+
+    /// What holds without a file that the caller may not read: the defaults, and what flags and environment say.
+    ///
+    /// # Errors
+    /// As for [`Config::parse`].
+    pub fn unread(overrides: &Overrides) -> Result<Self, Error> {
+        let mut config = Self::over(overrides, "")?;
+        config.share(overrides);
+        Ok(config)
+    }
+
+    fn over(overrides: &Overrides, text: &str) -> Result<Self, Error> {
+        let mut config = Self::parse_over(overrides.defaults(), text)?;
         if let Some(folder) = &overrides.state_dir {
             config.state_dir.clone_from(folder);
         }
@@ -181,7 +208,6 @@ impl Config {
         if let Some(root) = &overrides.system_root {
             config.system.root.clone_from(root);
         }
-        config.share(overrides);
         Ok(config)
     }
 

@@ -23,8 +23,8 @@ pub struct Taken {
     pub config: Config,
     /// Keys that snapd must be told, so that it shows what is in force: those that nobody set.
     pub missing: Vec<(&'static str, Json)>,
-    /// Whether [`ALIAS`] was given, which is to be taken out.
-    pub alias: bool,
+    /// Keys and sections that are to be taken out of what snapd has: that of [`ALIAS`], where it was given.
+    pub gone: Vec<&'static str>,
 }
 
 /// The first words of all keys, each once.
@@ -60,7 +60,8 @@ pub fn read(
     rules::check(&config)?;
     let missing = KEYS.iter().filter(|key| is_missing(key, values, alias.is_some()));
     let missing = missing.filter_map(|key| shown(key, &config)).collect();
-    Ok(Taken { config, missing, alias: alias.is_some() })
+    let gone = alias.map(|_| SECTION).into_iter().collect();
+    Ok(Taken { config, missing, gone })
 }
 
 /// Every key that has a value, as snapd is told.

@@ -35,7 +35,7 @@ fn values_are_those_of_the_file_and_read_back() {
         *place = value;
     }
     let taken = taken(tree, None).unwrap();
-    assert_eq!((taken.config, taken.missing, taken.alias), (config, vec![], false));
+    assert_eq!((taken.config, taken.missing, taken.gone), (config, vec![], vec![]));
 }
 
 #[test]
@@ -94,7 +94,10 @@ fn the_older_name_is_taken_as_the_key_and_is_not_kept() {
     ] {
         let taken = taken(values, before.as_ref()).unwrap();
         assert_eq!(taken.config.offline_mode, after);
-        assert!(taken.alias && taken.missing.contains(&("offline-mode", json!(after))), "{taken:?}");
+        assert!(
+            taken.gone == [SECTION] && taken.missing.contains(&("offline-mode", json!(after))),
+            "{taken:?}"
+        );
     }
     for (values, before) in [(both(false, true), Some(with_mode(true))), (both(true, false), None)] {
         let told = taken(values, before.as_ref()).unwrap_err();
@@ -104,7 +107,7 @@ fn the_older_name_is_taken_as_the_key_and_is_not_kept() {
         );
     }
     assert!(
-        taken(json!({"kubelet": {}}), None).is_ok_and(|taken| !taken.alias),
+        taken(json!({"kubelet": {}}), None).is_ok_and(|taken| taken.gone.is_empty()),
         "snapd leaves an empty one behind"
     );
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
+use crate::sys::service::Service;
+
 /// A call to the container runtime that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,7 +21,8 @@ pub enum Error {
     },
     /// Nothing is at the socket's path.
     #[error(
-        "no container runtime at `{endpoint}` hint: start it (`systemctl start containerd`) or set `runtime.endpoint`"
+        "no container runtime at `{endpoint}` hint: start it (`{}`) or set `runtime.endpoint`",
+        Service::Containerd.start()
     )]
     Missing {
         /// As configured.
@@ -28,7 +31,7 @@ pub enum Error {
     /// The socket is there and nobody listens.
     #[error(
         "the container runtime at `{endpoint}` does not listen hint: it has stopped or is starting, \
-         see `systemctl status containerd`"
+         see `{}`", Service::Containerd.status()
     )]
     Refused {
         /// As configured.
@@ -53,7 +56,7 @@ pub enum Error {
     /// It did not answer in time.
     #[error(
         "the container runtime at `{endpoint}` did not answer {call} within {}s hint: it hangs, \
-         see `systemctl status containerd`", after.as_secs()
+         see `{}`", after.as_secs(), Service::Containerd.status()
     )]
     Hung {
         /// As configured.
@@ -106,6 +109,9 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+    /// Whoever is to get the output of a command takes it no more.
+    #[error("cannot write the output: {0}")]
+    Output(io::Error),
     /// The stream broke while it was in use.
     #[error("the stream to the container broke: {reason}")]
     Broken {

@@ -90,7 +90,7 @@ pub struct Create {
     pub to: PathBuf,
     pub images: Vec<String>,
     pub charts: Vec<String>,
-    pub files: Vec<PathBuf>,
+    pub files: Vec<bundle::Riding>,
     pub platforms: Vec<String>,
     pub receipts: Option<PathBuf>,
     pub full: bool,

@@ -94,6 +94,7 @@ impl Daemon {
     /// Reads the configuration anew and applies what can be applied while running.
     pub(super) async fn reload(&mut self) -> Result<(), DaemonError> {
         let mut new = Config::load(&self.overrides)?;
+        tell_ignored(&new);
         if let Some(proxy) = self.door.proxy() {
             proxy.set_offline_mode(new.offline_mode).await?;
         }
@@ -110,6 +111,13 @@ impl Daemon {
             node.set(&self.config.node);
         }
         Ok(())
+    }
+}
+
+/// Says of what is written in the configuration that it is of no use.
+pub(super) fn tell_ignored(config: &Config) {
+    for fault in config.mirror.ignored() {
+        tracing::warn!(setting = fault.key, why = fault.why, "is ignored");
     }
 }
 

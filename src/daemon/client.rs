@@ -1,6 +1,7 @@
 //! Asks the running daemon through its control socket.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,9 +13,12 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::Report;
-use super::control::Line;
+use super::control::{Asked, Line};
+use super::lent;
 use super::task::{Task, TaskError};
+use crate::sys::pass;
 use crate::sys::progress::Event;
+use crate::sys::service::Service;
 
 /// Why the daemon gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +31,7 @@ pub enum ClientError {
         /// Why.
         source: io::Error,
         /// What to do.
-        hint: &'static str,
+        hint: String,
     },
     /// The exchange broke off.
     #[error("the daemon at `{socket}` broke off: {why}")]
@@ -37,6 +41,9 @@ pub enum ClientError {
         /// Why.
         why: String,
     },
+    /// A file that the task names cannot be handed to it.
+    #[error(transparent)]
+    File(io::Error),
     /// It said no.
     #[error("{0}")]
     Refused(String),
@@ -102,8 +109,10 @@ pub async fn ask_task(
     mut hear: impl FnMut(Event),
 ) -> Result<Result<Value, TaskError>, ClientError> {
     let broke = |why: String| ClientError::Exchange { socket: socket.to_owned(), why };
-    let body = serde_json::to_vec(task).map_err(|e| broke(e.to_string()))?;
-    let answer = send(socket, Method::POST, "/v1/task", body).await?;
+    let (lent, handles) = lent::offer(task).map_err(ClientError::File)?;
+    let asked = Asked { task: task.clone(), lent: Some(lent) };
+    let body = serde_json::to_vec(&asked).map_err(|e| broke(e.to_string()))?;
+    let answer = send(socket, Method::POST, "/v1/task", body, &handles).await?;
     if answer.status() != StatusCode::OK {
         return Err(ClientError::Refused(text(socket, answer).await?));
     }
@@ -129,7 +138,7 @@ async fn ask(socket: &Path, method: Method, path: &str, body: String) -> Result<
         why: format!("no answer within {} s", PATIENCE.as_secs()),
     };
     let exchange = async {
-        let answer = send(socket, method, path, body.into_bytes()).await?;
+        let answer = send(socket, method, path, body.into_bytes(), &[]).await?;
         let code = answer.status();
         let text = text(socket, answer).await?;
         if code == StatusCode::OK { Ok(text.into_bytes()) } else { Err(ClientError::Refused(text)) }
@@ -149,16 +158,18 @@ async fn send(
     method: Method,
     path: &str,
     body: Vec<u8>,
+    handles: &[OwnedFd],
 ) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| ClientError::Connect {
         socket: socket.to_owned(),
         hint: match source.kind() {
-            io::ErrorKind::PermissionDenied => "run as root",
-            _ => "is it running? try `systemctl status edge`",
+            io::ErrorKind::PermissionDenied => "run as root".to_owned(),
+            _ => format!("is it running? try `{}`", Service::Edge.status()),
         },
         source,
     })?;
     let broke = |why: String| ClientError::Exchange { socket: socket.to_owned(), why };
+    pass::send(&stream, handles).await.map_err(|e| broke(e.to_string()))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|e| broke(e.to_string()))?;

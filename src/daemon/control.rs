@@ -3,10 +3,13 @@
 //! GET /v1/status gives a [`Report`](super::Report); POST /v1/reload reads the configuration anew and
 //! answers 200, or 422 with one line; POST /v1/config/prepare keeps one until snapd has committed it, likewise. POST
 //! /v1/checkpoint puts on disk what is queued; GET /v1/busy names the commands that the daemon is doing. POST /v1/task
-//! does a [`Task`] given as JSON and answers with one [`Line`] of JSON after the other: what is said of its progress,
-//! then how it ended. Whoever hangs up before the end calls the task off.
+//! does a [`Task`] given as JSON, to whose files the connection may have brought handles, and answers with one [`Line`]
+//! of JSON after the other: what is said of its progress, then how it ended. Whoever hangs up before the end calls the
+//! task off.
 
-use std::sync::Arc;
+use std::io::Cursor;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -15,12 +18,15 @@ use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Order;
+use super::lent::{Lent, Offer};
 use super::report::Facts;
 use super::task::{self, Place, Task, TaskError};
+use crate::sys::pass;
 use crate::sys::progress::Event;
 
 /// An answer's body.
@@ -28,6 +34,17 @@ type Body = BoxBody<Bytes, std::convert::Infallible>;
 
 /// The most bytes of a task.
 const TASK: usize = 1 << 20;
+
+/// A task and what is known of the files that it names.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Asked {
+    /// What is to be done.
+    #[serde(flatten)]
+    pub task: Task,
+    /// Left out by an edge that lends nothing.
+    #[serde(default)]
+    pub(super) lent: Option<Offer>,
+}
 
 /// A line of the answer to a task.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -37,6 +54,18 @@ pub enum Line {
     Said(Event),
     /// What came of it; nothing follows.
     Ended(Result<serde_json::Value, TaskError>),
+}
+
+impl Line {
+    /// The same with paths as whoever asked gave them.
+    fn of(self, lent: Option<&Lent>) -> Self {
+        let Some(lent) = lent else { return self };
+        match self {
+            Self::Said(event) => Self::Said(lent.event(event)),
+            Self::Ended(Ok(done)) => Self::Ended(Ok(lent.value(done))),
+            Self::Ended(Err(error)) => Self::Ended(Err(lent.error(error))),
+        }
+    }
 }
 
 /// What the socket gives access to.
@@ -63,24 +92,32 @@ pub async fn serve(
         };
         let doors = doors.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let doors = doors.clone();
-                async move { Ok::<_, std::convert::Infallible>(answer(&doors, request).await) }
-            });
-            let serving =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = serving.await {
-                tracing::debug!(%error, "a control connection ended early");
+            if let Err(error) = converse(stream, doors).await {
+                tracing::debug!(error, "a control connection ended early");
             }
         });
     }
+}
+
+/// Answers what is asked on one connection.
+async fn converse(stream: UnixStream, doors: Arc<Doors>) -> Result<(), String> {
+    let (first, handles) = pass::receive(&stream).await.map_err(|e| e.to_string())?;
+    let handles = Arc::new(Mutex::new(handles));
+    let service = service_fn(move |request| {
+        let (doors, handles) = (doors.clone(), handles.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(&doors, &handles, request).await) }
+    });
+    let (read, write) = stream.into_split();
+    let stream = tokio::io::join(Cursor::new(first).chain(read), write);
+    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    serving.await.map_err(|e| e.to_string())
 }
 
 async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn answer(doors: &Doors, request: Request<Incoming>) -> Response<Body> {
+async fn answer(doors: &Doors, handles: &Mutex<Vec<OwnedFd>>, request: Request<Incoming>) -> Response<Body> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/v1/status") => match serde_json::to_vec(&doors.facts.report().await) {
             Ok(body) => respond(StatusCode::OK, body),
@@ -106,7 +143,14 @@ async fn answer(doors: &Doors, request: Request<Incoming>) -> Response<Body> {
             let body = Limited::new(request.into_body(), TASK).collect().await.map(|body| body.to_bytes());
             let read = body.map_err(|e| e.to_string());
             match read.and_then(|body| serde_json::from_slice(&body).map_err(|e| e.to_string())) {
-                Ok(task) => perform(task, doors.place.clone()),
+                Ok(Asked { mut task, lent }) => {
+                    let handles =
+                        std::mem::take(&mut *handles.lock().unwrap_or_else(PoisonError::into_inner));
+                    match lent.map_or(Ok(None), |offer| Lent::take(offer, handles, &mut task)) {
+                        Ok(lent) => perform(task, doors.place.clone(), lent.map(Arc::new)),
+                        Err(why) => respond(StatusCode::UNPROCESSABLE_ENTITY, why.into_bytes()),
+                    }
+                }
                 Err(why) => respond(StatusCode::BAD_REQUEST, why.into_bytes()),
             }
         }
@@ -129,18 +173,18 @@ async fn order(
 }
 
 /// Does the task while its progress is read.
-fn perform(task: Task, place: Arc<Place>) -> Response<Body> {
+fn perform(task: Task, place: Arc<Place>, lent: Option<Arc<Lent>>) -> Response<Body> {
     let (lines, mut read) = mpsc::channel::<Line>(16);
     tokio::spawn(async move {
         let reader = lines.clone();
         let command = task.command();
         let work = async {
-            let told = async |line| drop(lines.send(line).await);
+            let told = async |line: Line| drop(lines.send(line.of(lent.as_deref())).await);
             let done = task::run_heard(task, &place, |event| told(Line::Said(event))).await;
             told(Line::Ended(done)).await;
         };
         tokio::select! {
-            () = place.doing(command, work) => {}
+            () = place.doing(command, lent.clone(), work) => {}
             () = reader.closed() => tracing::info!("a task was called off"),
         }
     });

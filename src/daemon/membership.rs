@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{MutexGuard, oneshot};
 
-use super::Order;
 use super::task::{Hand, Place, TaskError};
+use super::{Order, system};
 use crate::cache::Cache;
 use crate::config::{self, Change, Config};
 use crate::proxy::incluster;
 use crate::proxy::join::{self, Cached, Plan, Record};
 use crate::proxy::request;
+use crate::sys::durable;
 use crate::sys::progress::Progress;
+use crate::sys::service::Service;
+use crate::system::Places;
 
 /// What `edge join` is asked. Paths are absolute.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,11 +40,23 @@ pub struct Join {
 
 /// Joins. What was done when it fails stays, and the same can be asked again.
 pub async fn join(asked: Join, place: &Place, progress: &Progress) -> Result<Value, TaskError> {
+    let alone = place.membership.lock().await;
+    join_alone(asked, place, progress, &alone).await
+}
+
+/// The same for who holds the lock already, since it looked first whether there is anything to join.
+pub(super) async fn join_alone(
+    asked: Join,
+    place: &Place,
+    progress: &Progress,
+    _alone: &MutexGuard<'_, ()>,
+) -> Result<Value, TaskError> {
     do_join(asked, place, progress).await.map_err(|error| confined(error, place))
 }
 
 async fn do_join(asked: Join, place: &Place, progress: &Progress) -> Result<Value, TaskError> {
     let config = place.config();
+    let from = asked.from.clone();
     let plan = plan(asked, &config)?;
     let cloud = plan.cloud_kubeconfig.clone();
     let ready = join::prepare(plan, &mut |said| progress.note(told(said))).await.map_err(failed)?;
@@ -49,6 +64,8 @@ async fn do_join(asked: Join, place: &Place, progress: &Progress) -> Result<Valu
     config::edit(&config.file, &[change]).map_err(TaskError::usage)?;
     let until = ready.certificate.not_after;
     let record = ready.hand_over().map_err(failed)?;
+    // By hand, with others: those that were given must not join this machine again once it is left.
+    drop_given(&config, |given| given != from)?;
     let restart = match place.hand() {
         None => Some("edge is not running".to_owned()),
         Some(hand) => hand.order(Order::Join).await.err(),
@@ -64,6 +81,7 @@ async fn do_join(asked: Join, place: &Place, progress: &Progress) -> Result<Valu
 
 /// Leaves. Refuses while changes wait to be told to the cloud, unless they are given up.
 pub async fn leave(discard_changes: bool, place: &Place) -> Result<Value, TaskError> {
+    let _alone = place.membership.lock().await;
     do_leave(discard_changes, place).await.map_err(|error| confined(error, place))
 }
 
@@ -77,6 +95,8 @@ async fn do_leave(discard_changes: bool, place: &Place) -> Result<Value, TaskErr
             )));
         }
     }
+    // First: who leaves has left, whatever the daemon was about to try next.
+    drop_given(&config, |_| true)?;
     let left = join::give_back(&config.state_dir).map_err(failed)?;
     let cloud = left.as_ref().map(|left| &left.cloud_kubeconfig);
     let unset = cloud.is_some() && config.cloud.kubeconfig.as_ref() == cloud;
@@ -110,6 +130,16 @@ async fn do_leave(discard_changes: bool, place: &Place) -> Result<Value, TaskErr
     }))
 }
 
+/// On an appliance, removes the credentials that were given and not taken yet, where `is_stale` says so of their path.
+fn drop_given(config: &Config, is_stale: impl FnOnce(&Path) -> bool) -> Result<(), TaskError> {
+    let places = Places::below(&config.system.root);
+    let given = system::given(&places);
+    if places.booted().is_err() || !given.exists() || !is_stale(&given) {
+        return Ok(());
+    }
+    durable::remove(&given).map_err(TaskError::failed)
+}
+
 impl Hand {
     /// Has the daemon do something, and waits until it has.
     async fn order(&self, order: fn(oneshot::Sender<Result<(), String>>) -> Order) -> Result<(), String> {
@@ -130,6 +160,11 @@ async fn waiting(state_dir: &Path, place: &Place) -> Result<usize, TaskError> {
     cache.read(|reader| Ok(reader.changes()?.len())).await.map_err(TaskError::failed)
 }
 
+/// Where a join writes the cloud's kubeconfig when nobody names a place: beside the configuration `file`.
+pub fn writes(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("/")).join("cloud.kubeconfig")
+}
+
 /// What was joined stays where it is; a path that says otherwise is refused later, with the reason.
 fn plan(asked: Join, config: &Config) -> Result<Plan, TaskError> {
     let before = Record::read(&config.state_dir).map_err(failed)?;
@@ -143,7 +178,7 @@ fn plan(asked: Join, config: &Config) -> Result<Plan, TaskError> {
             .unwrap_or_else(|| folder.join("kubelet.kubeconfig")),
         cloud_kubeconfig: known(|r| &r.cloud_kubeconfig.path)
             .or_else(|| config.cloud.kubeconfig.clone())
-            .unwrap_or_else(|| folder.join("cloud.kubeconfig")),
+            .unwrap_or_else(|| writes(&config.file)),
         kubelet_cert_dir: asked
             .kubelet_cert_dir
             .or_else(|| known(|r| &r.kubelet_cert_dir))
@@ -193,6 +228,7 @@ fn confined(error: TaskError, place: &Place) -> TaskError {
     if place.hand().is_none() || !is_one || error.message.contains(" hint: ") {
         return error;
     }
-    let hint = "the daemon does it, and may be kept from there: `systemctl stop edge`, and run this again";
+    let stop = Service::Edge.stop();
+    let hint = format!("the daemon does it, and may be kept from there: `{stop}`, and run this again");
     TaskError { message: format!("{} hint: {hint}", error.message), ..error }
 }

@@ -149,7 +149,7 @@ async fn list(place: &Place) -> Result<Value, TaskError> {
 
 async fn explain(place: &Place, name: String) -> Result<Value, TaskError> {
     let parts = parts(place).await?;
-    blocking(move || json(&mirror::list::explain(&parts, &name).map_err(told)?)).await
+    blocking(move || json(&mirror::explain::explain(&parts, &name).map_err(told)?)).await
 }
 
 async fn prune(place: &Place, dry_run: bool) -> Result<Value, TaskError> {
@@ -218,7 +218,7 @@ pub async fn schedule(
             let task = Task::Mirror(MirrorTask::Sync { names: Vec::new(), dry_run: false, scheduled: true });
             let silent = Progress::silent();
             let done = tokio::select! {
-                done = place.doing("mirror.schedule", task::run(task, &place, &silent)) => done,
+                done = place.doing("mirror.schedule", None, task::run(task, &place, &silent)) => done,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             match done {

@@ -9,8 +9,11 @@ pub mod bundle;
 mod change;
 mod client;
 mod clients;
+mod clock;
 mod control;
 mod door;
+mod identity;
+mod lent;
 mod membership;
 mod mirror;
 pub mod needs;
@@ -49,7 +52,7 @@ use signals::{Asked, Signals, bind_socket};
 
 pub use client::{ClientError, ask_busy, ask_checkpoint, ask_prepare, ask_reload, ask_status};
 pub use clients::{ClientReport, ReadingReport, RefusalReport};
-pub use membership::Join as JoinTask;
+pub use membership::{Join as JoinTask, writes as join_writes};
 pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble};
 pub use perform::{PerformError, perform};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report, ResourceReport, RiskReport};
@@ -141,6 +144,7 @@ pub fn run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
     if let Err(error) = crate::sys::descriptors::raise() {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
+    change::tell_ignored(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(4)
@@ -211,6 +215,7 @@ impl Daemon {
         let upkeep = upkeep::Upkeep::start(&place, &board);
         let media = bundle::watch_media(place.clone(), board.part("bundle"), stopped.clone());
         tokio::spawn(media);
+        tokio::spawn(identity::keep(place.clone(), stopped.clone()));
         let cache = opened.cache.clone();
         let node = node::Services::start(overrides.snap.as_ref(), &config.node);
         let mut daemon = Self {
@@ -255,7 +260,8 @@ impl Daemon {
         daemon.door.shut().await;
         daemon.upkeep.stop();
         let drained = async { while core.join_next().await.is_some() {} };
-        let _ = tokio::join!(tokio::time::timeout(DRAIN, drained), daemon.registry.stop());
+        let lived = tokio::time::timeout(DRAIN, upkeep::note_lived(&daemon.place));
+        let _ = tokio::join!(tokio::time::timeout(DRAIN, drained), daemon.registry.stop(), lived);
         if let Err(error) = opened.cache.flush().await {
             tracing::warn!(%error, "the cache was not written at the end");
         }

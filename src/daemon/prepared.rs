@@ -5,6 +5,7 @@
 //! a prepared one asks for the committed values until they are the same, for a while.
 
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::sys::snapctl::Snapctl;
 
 /// How long snapd may take to commit after the hook. It does so at once; this covers a machine that swaps.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Of the file and of what waits for it: `mirror.proxy` may hold a password. snapd shows its values to root alone, too.
+const MODE: u32 = 0o600;
 /// Between two looks, at first and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// What a start waits for snapd at most; later looks go on while it runs.
@@ -59,7 +62,7 @@ pub fn stage(file: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = file.parent().filter(|folder| !folder.exists()) {
         durable::folder(folder, 0o755)?;
     }
-    durable::write(&path(file), text.as_bytes(), 0o644)
+    durable::write(&path(file), text.as_bytes(), MODE)
 }
 
 /// Puts `text` into force as `file`.
@@ -67,7 +70,7 @@ pub fn stage(file: &Path, text: &str) -> io::Result<()> {
 /// # Errors
 /// With the path.
 pub fn promote(file: &Path, text: &str) -> io::Result<()> {
-    durable::write(file, text.as_bytes(), 0o644)?;
+    durable::write(file, text.as_bytes(), MODE)?;
     drop_waiting(file)
 }
 
@@ -102,6 +105,7 @@ pub async fn verdict(snap: &Snap, defaults: &Config, wanted: &Config) -> Verdict
 pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
     let Some(snap) = &overrides.snap else { return Ok(()) };
     let defaults = overrides.defaults();
+    close(&defaults.file);
     let Some(text) = waiting(&defaults.file)? else { return Ok(()) };
     let Ok(wanted) = Config::parse_over(defaults.clone(), &text) else {
         tracing::error!(file = %path(&defaults.file).display(), "a prepared configuration is damaged, and dropped");
@@ -115,9 +119,20 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
         // waiting, since it may be committed yet.
         Ok(Some(Ok(found))) if in_force(&defaults)?.is_some_and(|in_force| in_force != found) => {
             tracing::warn!("the file is not what snapd has committed, which is put into force");
-            durable::write(&defaults.file, text_of(&found).as_bytes(), 0o644)
+            durable::write(&defaults.file, text_of(&found).as_bytes(), MODE)
         }
         _ => Ok(()),
+    }
+}
+
+/// Takes from others what an older edge let them read. A disk that takes no change is no reason not to start.
+fn close(file: &Path) {
+    for path in [file, &path(file)] {
+        let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0);
+        let closed = || std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE));
+        if is_open && let Err(error) = closed() {
+            tracing::warn!(path = %path.display(), %error, "others can read it");
+        }
     }
 }
 

@@ -1,19 +1,24 @@
 //! What the daemon says of itself: the one source of `edge status`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::clients::ClientReport;
 use super::mirror::MirrorReport;
+use super::task::{TaskError, blocking};
 use crate::bundle::Newest;
 use crate::cache::{Cache, Change, Refused};
 use crate::cri;
 use crate::health::{Board, Health};
 use crate::link::Phase;
+use crate::oci::Reference;
 use crate::pods::survival;
 use crate::proxy::Proxy;
+use crate::registry::{containerd, is_whole};
 
 /// `edge status -o json`. Times are RFC 3339 in UTC, sizes bytes; fields are only ever added.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -253,8 +258,35 @@ impl Facts {
             errors.push(format!("images were not looked at: {why}"));
             survival::Images::default()
         });
+        let served = self.served(&pods).await.unwrap_or_else(|why| {
+            errors.push(format!("what containerd gets from edge is not known: {why}"));
+            BTreeSet::new()
+        });
+        let images = images.with_served(served);
         let risks = pods.iter().flat_map(|pod| survival::risks(pod, &images));
         risks.map(|risk| RiskReport { pod: risk.pod, reason: risk.reason, mend: risk.mend }).collect()
+    }
+
+    /// The images that these pods name and that containerd gets here: it was told to ask edge, and all of them is here.
+    async fn served(&self, pods: &[Value]) -> Result<BTreeSet<String>, String> {
+        let backup = self.place.config().state_dir.join("containerd");
+        if !backup.exists() || !self.place.door().is_used() {
+            return Ok(BTreeSet::new());
+        }
+        let store = self.place.store().await.map_err(|e| e.message)?;
+        let names: BTreeSet<String> = pods.iter().flat_map(survival::named).map(str::to_owned).collect();
+        let look = move || {
+            let here = containerd::pointed_here(&backup).map_err(TaskError::failed)?;
+            let mut served = BTreeSet::new();
+            for name in names {
+                let Ok(image) = name.parse::<Reference>() else { continue };
+                if here.has(&image.host) && is_whole(&store, &image.repository(), image.name())? {
+                    served.insert(name);
+                }
+            }
+            Ok(served)
+        };
+        blocking(look).await.map_err(|e| e.message)
     }
 
     async fn images(&self) -> Result<survival::Images, String> {

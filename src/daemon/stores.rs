@@ -13,6 +13,7 @@ use crate::registry::images::{self, ImageError, Wanted};
 use crate::registry::{Sources, add_chart, is_chart_repository};
 use crate::store::{self, GcSettings, Owner, Replace, Store, VerifyReport, VerifySettings};
 use crate::sys::digest::Digest;
+use crate::sys::durable;
 use crate::sys::priority;
 use crate::sys::progress::{Progress, Unit};
 
@@ -62,6 +63,9 @@ pub enum StoreTask {
     ChartAdd {
         /// The package, an absolute path.
         path: PathBuf,
+        /// The file that vouches for it, if there is one; likewise.
+        #[serde(default)]
+        provenance: Option<PathBuf>,
         /// The chart repository.
         repository: String,
         /// Put it in the place of the same version.
@@ -156,9 +160,9 @@ pub(super) async fn run(task: StoreTask, place: &Place, progress: &Progress) -> 
             let (store, folder) = (place.store().await?, place.config().state_dir.clone());
             blocking(move || remove(&store, &folder, &images, force)).await
         }
-        StoreTask::ChartAdd { path, repository, force } => {
+        StoreTask::ChartAdd { path, provenance, repository, force } => {
             let store = place.store().await?;
-            blocking(move || chart_add(&store, &path, repository, force)).await
+            blocking(move || chart_add(&store, &path, provenance.as_deref(), repository, force)).await
         }
         StoreTask::ChartRemove { repository, name, version } => {
             let store = place.store().await?;
@@ -213,6 +217,8 @@ pub(super) async fn collect(place: &Place, dry_run: bool) -> Result<Value, TaskE
         "dryRun": dry_run, "blobs": plan.blobs, "bytes": plan.bytes(), "remove": remove,
         "young": {"blobs": plan.young, "bytes": plan.young_bytes}, "evict": plan.evict,
         "orphans": plan.orphans, "uploads": plan.uploads,
+        "quarantine": {"removed": plan.aside.freed, "removedBytes": plan.aside.freed_bytes,
+                       "blobs": plan.aside.kept, "bytes": plan.aside.kept_bytes},
     }))
 }
 
@@ -248,8 +254,15 @@ pub(super) async fn mend(place: &Place, report: &VerifyReport) -> Result<Value, 
     let store = place.store().await?;
     let reading = store.clone();
     // Also what earlier runs set aside or missed, and nobody had then.
-    let lost = blocking(move || Ok(reading.damaged()?)).await?;
-    let mended = match sources(place) {
+    let (back, lost): (Vec<Digest>, Vec<Digest>) = blocking(move || {
+        let (mut back, mut lost) = (Vec::new(), Vec::new());
+        for digest in reading.damaged()? {
+            if reading.take_back(&digest)? { back.push(digest) } else { lost.push(digest) }
+        }
+        Ok((back, lost))
+    })
+    .await?;
+    let mut mended = match sources(place) {
         _ if lost.is_empty() => images::Mended::default(),
         Ok(sources) => images::mend(&store, &sources, &lost).await?,
         // A file of the configuration is no reason to say nothing of what is lost.
@@ -258,6 +271,7 @@ pub(super) async fn mend(place: &Place, report: &VerifyReport) -> Result<Value, 
             ..images::Mended::default()
         },
     };
+    mended.mended.extend(back);
     let left: Vec<Value> =
         mended.left.iter().map(|(digest, why)| json!({"digest": digest, "why": why})).collect();
     // Whoever had it read, the daemon's board tells what came of it.
@@ -293,7 +307,13 @@ fn remove(store: &Store, folder: &Path, names: &[String], force: bool) -> Result
     Ok(Value::Array(removed))
 }
 
-fn chart_add(store: &Store, path: &Path, repository: String, force: bool) -> Result<Value, TaskError> {
+fn chart_add(
+    store: &Store,
+    path: &Path,
+    provenance: Option<&Path>,
+    repository: String,
+    force: bool,
+) -> Result<Value, TaskError> {
     let named = |e: std::io::Error| TaskError::failed(format!("cannot read `{}`: {e}", path.display()));
     let hinted = |e: crate::oci::chart::ChartError| TaskError::failed(format!("`{}`: {e}", path.display()));
     if !is_chart_repository(&repository) {
@@ -307,13 +327,8 @@ fn chart_add(store: &Store, path: &Path, repository: String, force: bool) -> Res
     }
     let bytes = std::fs::read(path).map_err(named)?;
     let package = ChartPackage::read(&bytes).map_err(hinted)?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".prov");
-    let provenance = match std::fs::read(beside) {
-        Ok(bytes) => Some(bytes),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => return Err(named(e)),
-    };
+    let provenance = provenance.map(|path| std::fs::read(path).map_err(|e| durable::named(e, "read", path)));
+    let provenance = provenance.transpose().map_err(TaskError::failed)?;
     if let Some(provenance) = &provenance {
         let (said, stem) =
             (String::from_utf8_lossy(provenance), format!("{}-{}", package.name, package.version));

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,16 +13,17 @@ use tokio::time::Instant;
 
 use super::bundle::{gateway, pin};
 use super::task::{Place, Task, TaskError, blocking};
-use super::{JoinTask, ask_status};
+use super::{JoinTask, ask_status, clock};
 use crate::bundle::system::Asked;
 use crate::bundle::{self, Gateway};
 use crate::config::{self, Change, Config, Overrides};
 use crate::cri;
 use crate::health::State;
+use crate::proxy::cloud::Credentials;
 use crate::proxy::cloud::kubeconfig::Kubeconfig;
 use crate::proxy::join::Record;
+use crate::sys::durable;
 use crate::sys::progress::Progress;
-use crate::sys::{clock, durable};
 use crate::system::{self, Kept, Places};
 
 /// Where networks for pods are configured, and the file of the appliance's own.
@@ -111,7 +111,7 @@ async fn join(
     places: &Places,
     progress: &Progress,
 ) -> Result<Option<String>, TaskError> {
-    let given = places.at("/var/etc/edge/given.kubeconfig");
+    let given = given(places);
     let mut line = None;
     let known = |config: &Config| Record::read(&config.state_dir).map_err(TaskError::failed);
     if known(config)?.is_none() {
@@ -121,14 +121,21 @@ async fn join(
             unset.map_err(TaskError::usage)?;
         }
         if given.exists() {
-            line = join_with(overrides, places, &given, progress).await.err();
-            if line.is_none() {
-                // They have been taken: who leaves the cloud has left it at the next boot too.
-                durable::remove(&given).map_err(TaskError::failed)?;
+            match join_with(overrides, places, &given, progress).await {
+                Ok(said) => {
+                    line = said;
+                    // They have been taken: who leaves the cloud has left it at the next boot too.
+                    durable::remove(&given).map_err(TaskError::failed)?;
+                }
+                Err(why) => line = Some(why),
             }
         }
     }
     tell_kubelet(config, places)?;
+    // It is started with that: nothing is left for the daemon to do with them.
+    if known(config)?.is_some() {
+        durable::remove(&given).map_err(TaskError::failed)?;
+    }
     Ok(line)
 }
 
@@ -172,26 +179,41 @@ async fn join_with(
     places: &Places,
     given: &Path,
     progress: &Progress,
-) -> Result<(), String> {
-    let hint = format!("hint: `edge join --from {}`", given.display());
+) -> Result<Option<String>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("the cloud is not joined: {why}");
     let read = Kubeconfig::read(given).map_err(|e| failed(&e))?;
     if read.certificate.is_none() {
-        return Err(failed(&format!(
-            "a bootstrap token needs the cloud to sign {hint}, when it can be reached"
-        )));
+        return Err(failed(
+            &"a bootstrap token needs the cloud to sign: edge asks for it until the cloud answers",
+        ));
     }
+    let client = Credentials::of(&read).map_err(|e| failed(&e))?.client;
+    let line = client.and_then(|certificate| clock::reach(certificate.not_before));
     let config = Config::load(overrides).map_err(|e| failed(&e))?;
-    let host = nix::unistd::gethostname().map_err(|e| failed(&e))?;
-    let asked = JoinTask {
-        from: given.to_owned(),
+    let asked = asked_join(places, Duration::from_secs(5)).map_err(|e| failed(&e.message))?;
+    let joined = perform(&config, Task::Join(asked), progress).await;
+    joined.map(|_| line.clone()).map_err(|e| match line {
+        Some(line) => format!("{}; {line}", failed(&e)),
+        None => failed(&e),
+    })
+}
+
+/// Where the credentials lie that were given and are not taken yet.
+pub(super) fn given(places: &Places) -> PathBuf {
+    places.at("/var/etc/edge/given.kubeconfig")
+}
+
+/// A join with the credentials that were given.
+pub(super) fn asked_join(places: &Places, timeout: Duration) -> Result<JoinTask, TaskError> {
+    let host = nix::unistd::gethostname().map_err(TaskError::failed)?;
+    Ok(JoinTask {
+        from: given(places),
         kubelet_kubeconfig: None,
         kubelet_cert_dir: Some(places.at("/var/lib/kubelet/pki")),
         node_name: None,
         host_name: host.to_string_lossy().into_owned(),
-        timeout: 5,
-    };
-    perform(&config, Task::Join(asked), progress).await.map(drop).map_err(|e| failed(&e))
+        timeout: timeout.as_secs(),
+    })
 }
 
 /// What a boot needs of the state folder: what identity kept of the trust state, a root to pin, the clock, bundles that
@@ -206,7 +228,7 @@ pub(super) async fn settle(asked: Settle, place: &Place, progress: &Progress) ->
 }
 
 fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Progress) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines = clock::remember(&gateway.state_dir, places);
     // First of all: a bundle that came with the image gets a receipt.
     lines.extend(system::keep_own_key(places, &gateway.state_dir).err().map(|error| error.to_string()));
     match Kept::read(places).and_then(|kept| match kept {
@@ -221,7 +243,7 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
             lines.push(error.to_string());
             // After a reset the copy alone says what was superseded: a person must say that it begins anew.
             if !gateway.store.trust_value("root-version").is_ok_and(|version| version.is_some()) {
-                lines.extend(set_clock(gateway));
+                lines.extend(clock::set(gateway));
                 return lines;
             }
         }
@@ -231,7 +253,7 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
     {
         lines.push(error.message);
     }
-    lines.extend(set_clock(gateway));
+    lines.extend(clock::set(gateway));
     if let Some(folder) = &asked.preload {
         lines.extend(preload(folder, gateway, progress));
     }
@@ -239,28 +261,6 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
     let kept = kept.and_then(|()| system::keep_own_key(places, &gateway.state_dir));
     lines.extend(kept.err().map(|error| error.to_string()));
     lines
-}
-
-/// A machine without a battery boots long ago: certificates would not be good yet. A clock that is behind what has
-/// certainly passed is set, to the latest time that anything says. A bundle's date alone is no reason to: a depot's
-/// clock may be wrong, and this one right.
-fn set_clock(gateway: &Gateway) -> Option<String> {
-    let kept = match gateway.store.trust_value("time-floor") {
-        Ok(kept) => kept.unwrap_or(0),
-        Err(error) => return Some(format!("the clock is not looked at: {error}")),
-    };
-    let pinned = gateway.chain().map_or(Timestamp::UNIX_EPOCH, |chain| chain.current().created);
-    let passed = clock::floor().max(pinned);
-    if clock::machine() >= passed {
-        return None;
-    }
-    let floor = passed.max(Timestamp::from_second(kept).ok()?);
-    let time = rustix::time::Timespec { tv_sec: floor.as_second(), tv_nsec: 0 };
-    let set = rustix::time::clock_settime(rustix::time::ClockId::Realtime, time);
-    Some(match set {
-        Ok(()) => format!("the clock was behind {passed}, which has certainly passed, and is set to {floor}"),
-        Err(e) => format!("the clock is behind {passed}, which has certainly passed, and cannot be set: {e}"),
-    })
 }
 
 /// Imports what came with the image, once.

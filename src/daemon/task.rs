@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 
 use super::bundle;
+use super::lent::Lent;
 use super::mirror::MirrorTask;
 use super::stores::{self, StoreTask};
 use super::system;
@@ -103,6 +104,8 @@ pub struct Place {
     pub(super) lost: watch::Sender<Option<String>>,
     /// Who is at the mirror.
     pub desk: Desk,
+    /// Held by whoever joins or leaves the cloud: one at a time.
+    pub(super) membership: tokio::sync::Mutex<()>,
     hand: Option<Hand>,
 }
 
@@ -118,6 +121,8 @@ pub(super) struct Hand {
 pub struct AtWork {
     command: &'static str,
     all: Arc<Mutex<Vec<&'static str>>>,
+    /// What its paths lead through.
+    _lent: Option<Arc<Lent>>,
 }
 
 tokio::task_local! {
@@ -151,6 +156,7 @@ impl Place {
             at_work: Arc::default(),
             lost: watch::Sender::new(None),
             desk: Desk::default(),
+            membership: tokio::sync::Mutex::default(),
             hand: None,
         }
     }
@@ -176,15 +182,24 @@ impl Place {
     }
 
     /// Does `work` as `command`, which is among those at work until all of it has ended, what runs on threads of its
-    /// own too: that goes on when whoever asked is gone, and this is dropped.
-    pub(super) async fn doing<T: Future>(&self, command: &'static str, work: T) -> T::Output {
-        HELD.scope(Arc::new(self.begin(command)), work).await
+    /// own too: that goes on when whoever asked is gone, and this is dropped. For as long, what it was lent stays open.
+    pub(super) async fn doing<T: Future>(
+        &self,
+        command: &'static str,
+        lent: Option<Arc<Lent>>,
+        work: T,
+    ) -> T::Output {
+        HELD.scope(Arc::new(self.begin_with(command, lent)), work).await
     }
 
     /// Notes that a command is being done, until what this returns is dropped.
     pub fn begin(&self, command: &'static str) -> AtWork {
+        self.begin_with(command, None)
+    }
+
+    fn begin_with(&self, command: &'static str, lent: Option<Arc<Lent>>) -> AtWork {
         self.at_work.lock().unwrap_or_else(PoisonError::into_inner).push(command);
-        AtWork { command, all: self.at_work.clone() }
+        AtWork { command, all: self.at_work.clone(), _lent: lent }
     }
 
     /// The commands that are being done.

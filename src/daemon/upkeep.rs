@@ -31,6 +31,10 @@ const NOTED: Duration = Duration::from_secs(300);
 /// How long after a verification that failed the next one comes; each time twice as long, up to the usual interval.
 const AGAIN: Duration = Duration::from_secs(900);
 
+/// How often it is noted that time has passed: what follows the last note before the power goes makes nothing older. Rarely
+/// enough to spare flash.
+const LIVED: Duration = Duration::from_secs(3600);
+
 /// The running task.
 pub struct Upkeep {
     task: JoinHandle<()>,
@@ -97,6 +101,7 @@ impl Upkeep {
 async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: Part, stop: Arc<AtomicBool>) {
     let started = Instant::now();
     let (mut collected, mut failures) = (None, Failures::default());
+    let mut lived = started;
     // What is wrong after the last collection and after the last verification: neither clears the other's.
     let (mut uncollected, mut damaged): (Option<String>, Option<String>) = (None, None);
     let mut lost = place.lost.subscribe();
@@ -115,7 +120,7 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
         let verify_at = failures.next(verify_at, settings.verify_interval);
         let verify_at = verify_at.max(started + AFTER_START.min(settings.verify_interval));
         tokio::select! {
-            () = tokio::time::sleep_until(collect_at.min(verify_at)) => {}
+            () = tokio::time::sleep_until(collect_at.min(verify_at).min(lived + LIVED)) => {}
             gone = changed.changed() => match gone {
                 Ok(()) => continue,
                 Err(_) => return,
@@ -126,6 +131,11 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
                 tell(&part, damaged.as_ref().or(uncollected.as_ref()));
                 continue;
             }
+        }
+        if lived.elapsed() >= LIVED {
+            lived = Instant::now();
+            note_lived(&place).await;
+            continue;
         }
         if !place.door().is_used() {
             collected = Some(Instant::now());
@@ -140,6 +150,20 @@ async fn keep(place: Arc<Place>, mut changed: watch::Receiver<Settings>, part: P
             damaged = done.unwrap_or_else(|error| Some(error.message));
         }
         tell(&part, damaged.as_ref().or(uncollected.as_ref()));
+    }
+}
+
+/// Notes that time has passed, where anything was ever stored.
+pub(super) async fn note_lived(place: &Place) {
+    if !place.door().is_used() {
+        return;
+    }
+    let noted = async {
+        let store = place.store().await?;
+        blocking(move || Ok(store.note_lived()?)).await
+    };
+    if let Err(error) = noted.await {
+        tracing::warn!(why = error.message, "it is not noted how long the gateway has run");
     }
 }
 
@@ -164,17 +188,23 @@ async fn verify_due(place: &Place, settings: &Settings) -> Result<Duration, Task
     if !place.door().is_used() {
         return Ok(settings.verify_interval);
     }
-    Ok(noted(place).await?.due(settings.verify_interval))
+    Ok(noted(place).await?.due(settings.verify_interval, clock::now().as_second()))
 }
 
 impl Progressed {
-    /// How long until the next piece is due.
-    fn due(&self, interval: Duration) -> Duration {
+    /// How long from `now` until the next piece is due.
+    fn due(&self, interval: Duration, now: i64) -> Duration {
         if self.after.is_some() {
             return Duration::ZERO;
         }
-        let since = u64::try_from(clock::now().as_second() - self.ended).unwrap_or(0);
+        let since = u64::try_from(now.saturating_sub(self.ended)).unwrap_or(0);
         interval.saturating_sub(Duration::from_secs(since))
+    }
+
+    /// What a clock that ran ahead has noted, in a time that has come: else nothing would be due until then. `None` where
+    /// it is as it should be.
+    fn brought_back(&self, now: i64) -> Option<Self> {
+        (self.ended > now).then(|| Self { ended: now, after: self.after.clone() })
     }
 }
 
@@ -182,7 +212,11 @@ async fn noted(place: &Place) -> Result<Progressed, TaskError> {
     let store = place.store().await?;
     let text = blocking(move || Ok(store.note(NOTE)?)).await?;
     // A note that cannot be read is one that was never made.
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    let noted: Progressed = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    match noted.brought_back(clock::now().as_second()) {
+        None => Ok(noted),
+        Some(back) => note(place, back.clone()).await.map(|()| back),
+    }
 }
 
 async fn note(place: &Place, progressed: Progressed) -> Result<(), TaskError> {
@@ -200,7 +234,7 @@ async fn verify(
 ) -> Result<Option<String>, TaskError> {
     let before = noted(place).await?;
     let mut report = VerifyReport::default();
-    if before.due(settings.verify_interval).is_zero() {
+    if before.due(settings.verify_interval, clock::now().as_second()).is_zero() {
         let rate = Some(settings.verify_rate);
         let (stop, until) = (stop.clone(), std::time::Instant::now() + NOTED);
         let go_on = move || !stop.load(Ordering::Relaxed) && std::time::Instant::now() < until;
@@ -240,6 +274,44 @@ mod tests {
         assert_eq!(failures.next(now, day), now + day);
         failures.note(&Ok::<(), ()>(()), now);
         assert_eq!(failures.next(now, day), now);
+    }
+
+    #[test]
+    fn what_is_due_is_due_whatever_the_clock_said_when_the_last_one_ended() {
+        let (day, now) = (86_400_i64, 1_800_000_000_i64);
+        let last: Digest = Digest::sha256(b"last");
+        for (ended, after, due) in [
+            (now, None, day),
+            (now - day / 4, None, day * 3 / 4),
+            (now - day, None, 0),
+            (now - 9 * day, None, 0),
+            (0, None, 0),
+            (i64::MIN, None, 0),
+            (now, Some(&last), 0),
+            // The clock ran ten years ahead: not before all that has passed, but as if it had ended now.
+            (now + 3650 * day, None, day),
+            (i64::MAX, None, day),
+            (now + 3650 * day, Some(&last), 0),
+        ] {
+            let noted = Progressed { ended, after: after.cloned() };
+            let interval = Duration::from_secs(day.unsigned_abs());
+            assert_eq!(noted.due(interval, now), Duration::from_secs(due.unsigned_abs()), "{noted:?}");
+            let later = noted.brought_back(now).unwrap_or(noted.clone());
+            assert!(later.due(interval, now + day).is_zero(), "{noted:?} is never read again");
+            assert_eq!(later.after, noted.after);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_note_of_a_clock_that_ran_ahead_is_brought_back() {
+        let state = tempfile::tempdir().unwrap();
+        let place = Place::new(Config { state_dir: state.path().to_owned(), ..Config::default() });
+        let ahead = clock::now().as_second() + 315_360_000;
+        note(&place, Progressed { ended: ahead, after: None }).await.unwrap();
+        assert!(noted(&place).await.unwrap().ended <= clock::now().as_second());
+        let text = place.store().await.unwrap().note(NOTE).unwrap().unwrap();
+        let kept: Progressed = serde_json::from_str(&text).unwrap();
+        assert!(kept.ended <= clock::now().as_second(), "or every look would begin the interval anew");
     }
 
     #[tokio::test]

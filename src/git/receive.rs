@@ -12,6 +12,8 @@ use super::{Error, Kind, Oid};
 
 /// Bytes of a pack before its first entry.
 pub(super) const HEAD: usize = 12;
+/// The most objects that a pack may have: an empty one takes ten bytes of it, and two hundred of memory.
+const MOST: u32 = 2_000_000;
 /// Bytes of a checksum.
 pub(super) const SUM: u64 = 20;
 
@@ -48,13 +50,17 @@ pub(super) struct Received {
 /// Reads a pack to its end into `file`.
 ///
 /// # Errors
-/// [`Error::Pack`] for what is no pack, is damaged, or holds what is larger than [`LARGEST`]; [`Error::File`].
+/// [`Error::Pack`] for what is no pack, is damaged, or holds what is larger than [`LARGEST`] or more than [`MOST`]
+/// objects; [`Error::File`].
 pub(super) fn receive(from: &mut dyn BufRead, file: File) -> Result<Received, Error> {
     let hash = gix_hash::hasher(gix_hash::Kind::Sha1);
     let mut tee = Tee { from, into: BufWriter::with_capacity(64 << 10, file), hash, crc: Crc::new(), at: 0 };
     let mut head = [0; HEAD];
     tee.read_exact(&mut head).map_err(short)?;
     let (_, count) = gix_pack::data::header::decode(&head).map_err(|_| damaged("it is no pack"))?;
+    if count > MOST {
+        return Err(Error::Pack(format!("it holds {count} objects, and the most are {MOST}")));
+    }
     let mut entries: Vec<Entry> = Vec::new();
     let mut inflate = Decompress::new(true);
     let mut waste = vec![0; 32 << 10];
@@ -167,5 +173,22 @@ impl Read for Tee<'_> {
         buffer[..length].copy_from_slice(&ready[..length]);
         self.pass(length)?;
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_of_more_objects_than_anybody_has_is_refused_before_they_come() {
+        let head = |count: u32| [b"PACK".as_slice(), &2_u32.to_be_bytes(), &count.to_be_bytes()].concat();
+        for (count, why) in
+            [(MOST + 1, "it holds 2000001 objects"), (u32::MAX, "objects"), (MOST, "it ends early")]
+        {
+            let mut from = io::Cursor::new(head(count));
+            let error = receive(&mut from, tempfile::tempfile().unwrap()).err().unwrap().to_string();
+            assert!(error.contains(why), "{count}: {error}");
+        }
     }
 }

@@ -123,9 +123,8 @@ impl Failure {
     }
 
     /// 429: too much at once.
-    pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Self {
-        let message = message.into();
-        Self { retry_after: Some(retry_after), ..Self::new(429, "TooManyRequests", message) }
+    pub fn too_many_requests(message: impl Into<String>, retry_after: Option<u32>) -> Self {
+        Self { retry_after, ..Self::new(429, "TooManyRequests", message) }
     }
 
     /// 500: something broke here.
@@ -137,8 +136,8 @@ impl Failure {
     }
 
     /// 503: it cannot be answered now.
-    pub fn unavailable(message: impl Into<String>, retry_after: Option<u32>) -> Self {
-        Self { retry_after, ..Self::new(503, "ServiceUnavailable", message) }
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, "ServiceUnavailable", message)
     }
 
     /// 504: the cloud did not answer in time.
@@ -208,9 +207,9 @@ mod tests {
             ("expired", Failure::expired("too old")),
             ("tooLarge", Failure::too_large("limit is 3")),
             ("invalid", Failure::invalid("apps", "Deployment", "d", "spec.x", "no")),
-            ("tooMany", Failure::too_many_requests("slow down", 3)),
+            ("tooMany", Failure::too_many_requests("slow down", Some(3))),
             ("internal", Failure::internal("broken")),
-            ("unavailable", Failure::unavailable("gone", None)),
+            ("unavailable", Failure::unavailable("gone")),
             ("timeout", Failure::timeout("late", Some(7))),
         ];
         let fixtures = include_bytes!("../../tests/fixtures/kube/status.bin.gz");

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::cosign::{self, PublicKey};
 use super::error::Failure;
 use super::fetch::{Source, Wire};
-use super::image;
+use super::image::{self, Closure};
 use super::plan::Terms;
 use crate::oci::{Descriptor, ParsedManifest, is_tag};
 use crate::sys::digest::Digest;
@@ -21,6 +21,11 @@ const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 const CONFIGS: [&str; 2] = ["application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json"];
 /// Things about things about things.
 const DEPTH: u32 = 3;
+/// The most things that are taken of what hangs on one image, directly or not.
+const MOST: usize = 1024;
+/// Signatures of one list that are looked at, and reasons that are told of why none is the right one.
+const MOST_SIGNATURES: usize = 256;
+const MOST_WHYS: usize = 8;
 
 /// Something that hangs on an image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,14 +42,14 @@ pub(super) struct Attachment {
 /// What is known of a repository's tags: the list, if it was read.
 pub(super) type Listed<'a> = Option<&'a [String]>;
 
-/// All that hangs on `subjects`, directly or not.
+/// What hangs on `subjects`, directly or not; and whether that is not all, since there is more than anybody needs.
 pub(super) async fn find(
     wire: &Wire,
     source: &Source,
     subjects: &[Digest],
     listed: Listed<'_>,
     known: &Apis,
-) -> Result<Vec<Attachment>, Failure> {
+) -> Result<(Vec<Attachment>, bool), Failure> {
     let mut found = BTreeSet::new();
     let mut round: Vec<Digest> = subjects.to_vec();
     for _ in 0..DEPTH {
@@ -52,6 +57,9 @@ pub(super) async fn find(
         for subject in &round {
             for attachment in direct(wire, source, subject, (listed, &ENDS), known).await? {
                 let digest = attachment.digest.clone();
+                if found.len() == MOST && !found.contains(&attachment) {
+                    return Ok((found.into_iter().collect(), true));
+                }
                 if found.insert(attachment) {
                     next.push(digest);
                 }
@@ -63,7 +71,7 @@ pub(super) async fn find(
             break;
         }
     }
-    Ok(found.into_iter().collect())
+    Ok((found.into_iter().collect(), false))
 }
 
 /// Whether repositories have the referrers API, as far as they were asked in this run. It is not asked of the
@@ -121,16 +129,19 @@ async fn direct(
     Ok(found)
 }
 
-/// Fetches an attachment whole; says which manifests it is of.
+/// All of an attachment, fetched unless `dry`.
 pub(super) async fn fetch(
     wire: &Wire,
     source: &Source,
     attachment: &Attachment,
     of: &str,
-) -> Result<Vec<Digest>, Failure> {
+    dry: bool,
+) -> Result<Closure, Failure> {
     let closure = image::closure(wire, Some(source), &attachment.digest, &Terms::default()).await?;
-    image::fetch(wire, source, &closure, of).await?;
-    Ok(closure.manifests.into_iter().map(|known| known.digest).collect())
+    if !dry {
+        image::fetch(wire, source, &closure, of).await?;
+    }
+    Ok(closure)
 }
 
 /// Why none of the signatures that were looked at is the right one.
@@ -150,9 +161,15 @@ impl Doubts {
         match failure {
             Failure::Store { .. } | Failure::Stopped(_) | Failure::Ended => return Err(failure),
             failure if failure.may_pass() => drop(self.passing.get_or_insert(failure)),
-            failure => self.whys.push(failure.to_string()),
+            failure => self.tell(failure.to_string()),
         }
         Ok(())
+    }
+
+    fn tell(&mut self, why: String) {
+        if self.whys.len() < MOST_WHYS && !self.whys.contains(&why) {
+            self.whys.push(why);
+        }
     }
 }
 
@@ -160,7 +177,7 @@ fn is_signature(kind: &str) -> bool {
     kind == SIGNATURE || cosign::is_bundle(kind)
 }
 
-/// Whether one of the signatures that hang on `image` is by `key`. Fetches signatures alone; one that cannot be read takes
+/// Whether one of the signatures that hang on `image` is by `key`. Fetches signatures alone, which are kept unless `dry`; one that cannot be read takes
 /// nothing from the others, for anybody may have hung it there.
 ///
 /// # Errors
@@ -171,15 +188,15 @@ pub(super) async fn verify(
     image: &Digest,
     key: &PublicKey,
     key_name: &str,
-    known: &Apis,
+    (known, dry): (&Apis, bool),
 ) -> Result<(), Failure> {
     let mut doubts = Doubts::default();
     for attachment in direct(wire, source, image, (None, &SIGNED), known).await? {
         for signature in signatures(wire, source, &attachment, &mut doubts).await? {
             for layer in &signature.layers {
-                match check(wire, source, layer, image, key).await {
+                match check(wire, source, layer, image, (key, dry)).await {
                     Ok(Ok(())) => return Ok(()),
-                    Ok(Err(why)) => doubts.whys.push(why),
+                    Ok(Err(why)) => doubts.tell(why),
                     Err(failure) => doubts.note(failure)?,
                 }
             }
@@ -188,7 +205,6 @@ pub(super) async fn verify(
     if let Some(failure) = doubts.passing {
         return Err(failure);
     }
-    doubts.whys.dedup();
     let why = if doubts.whys.is_empty() { "it has no signature".into() } else { doubts.whys.join(", ") };
     Err(Failure::Unsigned(format!("`{image}` is not signed by `{key_name}`: {why}")))
 }
@@ -214,7 +230,7 @@ async fn signatures(
             Err(failure) => doubts.note(failure)?,
             Ok(known) if known.parsed.is_index() && depth == 0 => {
                 let listed = known.parsed.manifests.iter().filter(|child| may_be(&child.artifact_type));
-                waiting.extend(listed.map(|child| (child.digest.clone(), 1)));
+                waiting.extend(listed.take(MOST_SIGNATURES).map(|child| (child.digest.clone(), 1)));
             }
             Ok(known) => {
                 let kind = known.parsed.artifact_type.as_deref().unwrap_or_default();
@@ -232,7 +248,7 @@ async fn check(
     source: &Source,
     layer: &Descriptor,
     image: &Digest,
-    key: &PublicKey,
+    (key, dry): (&PublicKey, bool),
 ) -> Result<Result<(), String>, Failure> {
     /// A signature's payload is a few hundred bytes.
     const MOST: u64 = 1 << 20;
@@ -244,11 +260,7 @@ async fn check(
     if layer.size > MOST {
         return Ok(Err("its payload is too large".into()));
     }
-    wire.blob(source, layer, "signature").await?;
-    let digest = layer.digest.clone();
-    let payload =
-        wire.blocking(move |store| store.blob(None, &digest)?.map(|blob| blob.read()).transpose()).await?;
-    let payload = payload.unwrap_or_default();
+    let payload = wire.small(source, layer, "signature", dry).await?;
     Ok(match signature {
         Some(signature) => key.verify(&payload, signature, image),
         None => key.verify_bundle(&payload, image),
@@ -267,5 +279,40 @@ mod tests {
         apis.note(&other, true);
         apis.note(&other, false);
         assert!(apis.has(&other));
+    }
+
+    /// A registry in which 200 things are about everything.
+    async fn crowded() -> Source {
+        use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let source = Source::of(&format!("{}/a", listener.local_addr().unwrap()), false);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (read, mut write) = stream.split();
+                let mut lines = tokio::io::BufReader::new(read).lines();
+                let asked = lines.next_line().await.unwrap().unwrap_or_default();
+                while lines.next_line().await.unwrap().is_some_and(|line| !line.is_empty()) {}
+                let of = |n: usize| serde_json::json!({"digest": Digest::sha256(format!("{n} {asked}").as_bytes())});
+                let body = serde_json::json!({"manifests": (0..200).map(of).collect::<Vec<_>>()}).to_string();
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+                write.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        source
+    }
+
+    #[tokio::test]
+    async fn what_hangs_on_an_image_without_end_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::store::Store::open(crate::store::Settings::below(folder.path())).unwrap();
+        let client = crate::oci::Client::new(crate::oci::ClientSettings::default()).unwrap();
+        let progress = crate::sys::progress::Progress::silent();
+        let wire = Wire::new(std::sync::Arc::new(client), store, progress, (None, 4), None);
+        let (source, subject) = (crowded().await, Digest::sha256(b"image"));
+        let found = find(&wire, &source, &[subject], Some(&[]), &Apis::default()).await.unwrap();
+        assert_eq!((found.0.len(), found.1), (MOST, true));
+        let asked = wire.asked.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(asked <= 10, "{asked}");
     }
 }

@@ -43,6 +43,15 @@ pub(super) struct Context<'a> {
     pub(super) counted: std::sync::Mutex<BTreeSet<Digest>>,
 }
 
+impl Context<'_> {
+    /// Bytes that have to travel for it, less those that a dry run has counted already: nothing of them came.
+    fn count(&self, closure: &image::Closure) -> u64 {
+        let mut counted = self.counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let first = closure.coming().filter(|(digest, _)| !self.dry || counted.insert((*digest).clone()));
+        first.map(|(_, size)| size).sum()
+    }
+}
+
 /// One image, from asking to having.
 pub(super) async fn one(context: &Context<'_>, wanted: &WantedImage) -> Done {
     let source = Source::of(&wanted.image.repository, wanted.terms.insecure);
@@ -100,22 +109,18 @@ async fn bring(
     for path in &wanted.terms.keys {
         let Some(key) = context.keys.get(path) else { continue };
         let name = path.display().to_string();
-        attached::verify(wire, source, &digest, key, &name, &context.hosts).await?;
+        attached::verify(wire, source, &digest, key, &name, (&context.hosts, context.dry)).await?;
     }
     let closure = image::closure(wire, Some(source), &digest, &wanted.terms).await?;
     done.size = closure.size();
-    done.entry.bytes = closure.bytes();
+    done.entry.bytes = context.count(&closure);
     // Something of it was lost, or more platforms are wanted: it comes anew.
     done.entry.state = if state == State::Unchanged && !closure.is_here() { State::Updated } else { state };
-    if context.dry {
-        let mut counted = context.counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let twice = closure.missing.iter().filter(|blob| !counted.insert(blob.digest.clone()));
-        done.entry.bytes -= twice.map(|blob| blob.size).sum::<u64>();
-        return Ok(());
+    if !context.dry {
+        image::fetch(wire, source, &closure, &wanted.image.to_string()).await?;
+        done.digest = Some(digest.clone());
+        done.whole.extend(closure.manifests.iter().map(|known| known.digest.clone()));
     }
-    image::fetch(wire, source, &closure, &wanted.image.to_string()).await?;
-    done.digest = Some(digest.clone());
-    done.whole.extend(closure.manifests.iter().map(|known| known.digest.clone()));
     let looked = context.record.looked.get(&digest).copied().unwrap_or(0);
     let due = clock::now().as_second() - looked >= LOOK_AGAIN;
     // A list of tags that was read anyway tells what is new for nothing.
@@ -130,7 +135,7 @@ async fn bring(
         return Ok(());
     }
     let subjects = image::subjects(&closure);
-    let attachments = match attached::find(wire, source, &subjects, listed, &context.hosts).await {
+    let (attachments, more) = match attached::find(wire, source, &subjects, listed, &context.hosts).await {
         // The image is whole, and what hangs on it is looked for the next time.
         Err(failure @ Failure::Limited { .. }) => {
             done.entry.warnings.push(not_looked_for(&failure));
@@ -138,11 +143,16 @@ async fn bring(
         }
         found => found?,
     };
+    if more {
+        let most = attachments.len();
+        done.entry.warnings.push(format!("more than {most} things hang on it, and the others are left out"));
+    }
     let mut there = Vec::new();
     for attachment in attachments {
-        match attached::fetch(wire, source, &attachment, &wanted.image.to_string()).await {
-            Ok(manifests) => {
-                done.whole.extend(manifests);
+        match attached::fetch(wire, source, &attachment, &wanted.image.to_string(), context.dry).await {
+            Ok(closure) => {
+                done.entry.bytes += context.count(&closure);
+                done.whole.extend(closure.manifests.into_iter().map(|known| known.digest));
                 there.push(attachment.name.clone());
                 done.attached.push(attachment);
             }

@@ -11,15 +11,16 @@ use reqwest::Url;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::address::shown;
 use super::depends::Wish;
 use super::error::Failure;
 use super::fetch::{Source, Wire};
 use super::filter;
-use super::oci_charts;
 use super::plan::Reason;
-use super::settings::ChartRule;
-use crate::oci::Reference;
-use crate::oci::chart::{ChartPackage, LARGEST, newest_first};
+use super::settings::{ChartRule, Settings};
+use super::{oci_charts, order};
+use crate::oci::chart::{ChartPackage, LARGEST};
+use crate::oci::{Reference, clean};
 use crate::store::NewChart;
 use crate::sys::clock;
 use crate::sys::digest::Digest;
@@ -76,10 +77,9 @@ pub(super) struct WantedChart {
     pub(super) name: String,
     pub(super) version: String,
     pub(super) url: Url,
-    /// The address of the repository whose index lists it.
-    index: String,
     digest: Option<String>,
-    insecure: bool,
+    /// Whether whoever has it may be asked over plain HTTP.
+    plain: bool,
     /// Whether its images are wanted too.
     pub(super) images: bool,
     pub(super) reasons: Vec<Reason>,
@@ -98,12 +98,20 @@ impl WantedChart {
         let last = name.rsplit('/').next().unwrap_or_default();
         let tag = if last.contains(':') { String::new() } else { format!(":{}", self.version) };
         let reference: Reference = format!("{name}{tag}").replace('+', "_").parse().map_err(|_| {
-            Failure::Chart(format!("the index lists `{}` for {}, which is no name", self.url, self.title()))
+            let url = clean(&self.url);
+            Failure::Chart(format!("the index lists `{url}` for {}, which is no name", self.title()))
         })?;
-        // The address does not say how it is to be asked; that of the index said so for its own host alone.
-        let own = Url::parse(&self.index).is_ok_and(|index| index.host_str() == self.url.host_str());
-        let source = Source::of(&reference.repository(), self.insecure && own);
-        Ok(Some((source, reference.name().to_owned())))
+        Ok(Some((Source::of(&reference.repository(), self.plain), reference.name().to_owned())))
+    }
+
+    /// Has it fetched over plain HTTP where a rule allows that for whoever has it.
+    pub(super) fn allow(&mut self, settings: &Settings) {
+        self.plain = settings.is_plain(self.url.as_str());
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// Whether a person means it by `text`.
@@ -119,15 +127,18 @@ pub(super) async fn index(
     insecure: bool,
     names: Option<Regex>,
 ) -> Result<Arc<Index>, Failure> {
-    let mut url = Url::parse(repository).map_err(|e| Failure::Chart(format!("`{repository}`: {e}")))?;
+    let unfit = |e: url::ParseError| Failure::Chart(format!("`{}`: {e}", shown(repository)));
+    let mut url = Url::parse(repository).map_err(unfit)?;
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
     }
-    let url = url.join("index.yaml").map_err(|e| Failure::Chart(format!("`{repository}`: {e}")))?;
+    let url = url.join("index.yaml").map_err(unfit)?;
     let bytes = wire.file(&url, insecure, LARGEST_INDEX).await?;
     let parse = move || parse(&bytes, names.as_ref());
     let parsed = tokio::task::spawn_blocking(parse).await.map_err(|_| Failure::Ended)?;
-    parsed.map(Arc::new).map_err(|why| Failure::Chart(format!("`{url}` is no index of charts: {why}")))
+    parsed
+        .map(Arc::new)
+        .map_err(|why| Failure::Chart(format!("`{}` is no index of charts: {why}", clean(&url))))
 }
 
 /// Reads an index, which is YAML, and of some servers JSON, which is read faster. Pure.
@@ -195,8 +206,9 @@ pub(super) fn choose(index: &Index, wish: &Wish, label: &str) -> Result<Vec<(Wan
             range.is_none_or(|range| filter::version(&entry.version).is_some_and(|v| range.matches(&v)))
         };
         let mut fit: Vec<&Entry> = entries.iter().filter(fits).collect();
-        fit.sort_by(|a, b| newest_first(&a.version, &b.version));
-        fit.truncate(rule.latest.map_or(usize::MAX, |n| n as usize));
+        order::sort(&mut fit, |entry| &entry.version);
+        let latest = rule.latest.map(|n| n as usize);
+        order::newest(&mut fit, |entry| &entry.version, latest, range.is_some());
         for entry in fit {
             let Some(url) = entry.urls.first().and_then(|url| base.join(url).ok()) else { continue };
             let by = wish.by.clone().unwrap_or_else(|| why(rule));
@@ -205,9 +217,8 @@ pub(super) fn choose(index: &Index, wish: &Wish, label: &str) -> Result<Vec<(Wan
                 name: if entry.name.is_empty() { chart.clone() } else { entry.name.clone() },
                 version: entry.version.clone(),
                 url,
-                index: rule.repository.clone(),
                 digest: entry.digest.clone(),
-                insecure: rule.insecure,
+                plain: false,
                 images: rule.images,
                 reasons: vec![Reason { rule: label.to_owned(), by }],
             };
@@ -261,19 +272,19 @@ pub(super) async fn fetch(
     let (package, provenance) = match wanted.in_registry()? {
         Some((source, tag)) => oci_charts::signed(wire, &source, &tag, dry).await?,
         None => {
-            let package = wire.file(&wanted.url, wanted.insecure, LARGEST).await?;
+            let package = wire.file(&wanted.url, wanted.plain, LARGEST).await?;
             wire.note(package.len());
             (package, provenance(wire, wanted).await?)
         }
     };
     let digest = Digest::sha256(&package);
     if wanted.digest.as_deref().is_some_and(|listed| listed.trim_start_matches("sha256:") != digest.hex()) {
-        return Err(Failure::Chart(format!("`{}` is not what the index's digest says", wanted.url)));
+        return Err(Failure::Chart(format!("`{}` is not what the index's digest says", clean(&wanted.url))));
     }
     let read = ChartPackage::read(&package)
         .map_err(|e| Failure::Chart(e.to_string().replace("; hint:", " hint:")))?;
     if (read.name.as_str(), read.version.as_str()) != (&wanted.name, &wanted.version) {
-        return Err(Failure::Chart(format!("`{}` holds {}", wanted.url, read.file_name())));
+        return Err(Failure::Chart(format!("`{}` holds {}", clean(&wanted.url), read.file_name())));
     }
     let created = clock::now().as_second();
     let entry = read.entry(&digest, created);
@@ -304,7 +315,7 @@ fn is_same(wanted: &WantedChart, before: &NewChart) -> bool {
 async fn provenance(wire: &Wire, wanted: &WantedChart) -> Result<Option<Bytes>, Failure> {
     let mut url = wanted.url.clone();
     url.set_path(&format!("{}.prov", url.path()));
-    match wire.file(&url, wanted.insecure, LARGEST_PROVENANCE).await {
+    match wire.file(&url, wanted.plain, LARGEST_PROVENANCE).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(failure) if failure.may_pass() => Err(failure),
         // Buckets answer 403 for what is not there.
@@ -313,60 +324,5 @@ async fn provenance(wire: &Wire, wanted: &WantedChart) -> Result<Option<Bytes>, 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_takes_names_and_versions_of_an_index() {
-        let yaml = "entries:\n  app:\n  - {name: app, version: 1.0.0, urls: [charts/app-1.0.0.tgz]}\n  - {name: app, version: 2.0.0, urls: ['https://cdn.example/app-2.0.0.tgz'], digest: abc}\n  - {name: app, version: 1.5, urls: [x.tgz]}\n  other:\n  - {name: other, version: 3.0.0, urls: [other.tgz]}\n";
-        let entries = parse(yaml.as_bytes(), None).unwrap();
-        let rule = |name: Option<&str>, versions: Option<&str>, latest| ChartRule {
-            repository: "https://charts.example.com/stable".into(),
-            name: name.map(str::to_owned),
-            versions: versions.map(str::to_owned),
-            latest,
-            images: false,
-            dependencies: false,
-            path: String::new(),
-            insecure: false,
-        };
-        let chosen = |rule: &ChartRule| -> Vec<String> {
-            let wanted = choose(&entries, &Wish::of(rule).unwrap(), "x").unwrap();
-            wanted.into_iter().map(|(chart, _)| chart.url.to_string()).collect()
-        };
-        assert_eq!(
-            chosen(&rule(Some("app"), Some(">=1, <2"), None)),
-            ["https://charts.example.com/stable/charts/app-1.0.0.tgz"]
-        );
-        assert_eq!(
-            chosen(&rule(None, None, Some(1))),
-            ["https://cdn.example/app-2.0.0.tgz", "https://charts.example.com/stable/other.tgz"]
-        );
-        assert_eq!(chosen(&rule(Some("*"), None, None)).len(), 4);
-    }
-
-    /// 10,000 versions with all that `helm repo index` writes of each: about as Bitnami's was.
-    #[test]
-    fn a_large_index_is_read_as_yaml_and_as_json() {
-        let entry = |n: usize| {
-            serde_json::json!({"apiVersion": "v2", "appVersion": "1.0", "created": "2026-01-01T00:00:00Z",
-                "dependencies": [{"name": "lib", "repository": "oci://q.io/charts", "version": "2.x.x"}],
-                "description": "one of many", "digest": "ab".repeat(32), "home": "https://example.com",
-                "icon": "https://example.com/icon.png", "keywords": ["a", "b"],
-                "maintainers": [{"name": "ann"}], "name": "app", "sources": ["https://example.com/src"],
-                "type": "application", "urls": [format!("app-1.0.{n}.tgz")], "version": format!("1.0.{n}")})
-        };
-        let entries: Vec<_> = (0..10_000).map(entry).collect();
-        let index = serde_json::json!({"apiVersion": "v1", "entries": {"app": entries}, "generated": "x"});
-        let yaml = serde_saphyr::to_string(&index).unwrap();
-        assert!(!yaml.starts_with('{'));
-        for text in [yaml, index.to_string()] {
-            let none = parse(text.as_bytes(), Some(&filter::glob("ap").unwrap())).unwrap();
-            assert!(none.is_empty());
-            let read = parse(text.as_bytes(), Some(&filter::glob("a*").unwrap())).unwrap();
-            assert_eq!(read["app"].len(), 10_000);
-            assert_eq!(read["app"][9_999].version, "1.0.9999");
-            assert_eq!(read["app"][0].dependencies[0].version, "2.x.x");
-        }
-    }
-}
+#[path = "charts_tests.rs"]
+mod tests;

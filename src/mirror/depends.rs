@@ -1,12 +1,11 @@
 //! The charts that charts depend on: from other repositories, the newest version that fits. Pure.
 
-use reqwest::Url;
-
+use super::address::shown;
 use super::charts::Dependency;
 use super::error::Failure;
 use super::filter;
 use super::ranges::{Range, Versions};
-use super::settings::ChartRule;
+use super::settings::{ChartRule, Settings};
 
 /// How far dependencies of charts are followed.
 const DEPTH: u32 = 3;
@@ -32,12 +31,17 @@ impl Wish {
     }
 
     /// What is wanted since the chart `title` depends on `listed`; and what of it is not known where to look for.
-    pub(super) fn dependencies(&self, listed: &[Dependency], title: &str) -> (Vec<Self>, Vec<Failure>) {
+    pub(super) fn dependencies(
+        &self,
+        settings: &Settings,
+        listed: &[Dependency],
+        title: &str,
+    ) -> (Vec<Self>, Vec<Failure>) {
         let (mut wishes, mut failures) = (Vec::new(), Vec::new());
         // What is in the package is not fetched.
         let elsewhere = listed.iter().filter(|one| !matches!(scheme(&one.repository), "" | "file"));
         for one in elsewhere.filter(|_| self.rule.dependencies && self.depth < DEPTH) {
-            match self.dependency(one, title) {
+            match self.dependency(settings, one, title) {
                 Ok(wish) => wishes.push(wish),
                 Err(why) => {
                     let why = format!("chart {title} depends on `{}`: {why}", one.name);
@@ -48,11 +52,11 @@ impl Wish {
         (wishes, failures)
     }
 
-    fn dependency(&self, one: &Dependency, title: &str) -> Result<Self, String> {
+    fn dependency(&self, settings: &Settings, one: &Dependency, title: &str) -> Result<Self, String> {
         if !matches!(scheme(&one.repository), "http" | "https" | "oci") {
             return Err(format!(
                 "`{}` is a name of the machine that packed it hint: give this chart a rule of its own",
-                one.repository
+                shown(&one.repository)
             ));
         }
         let version = Some(one.version.trim()).filter(|version| !version.is_empty());
@@ -62,8 +66,7 @@ impl Wish {
             name: Some(one.name.clone()),
             versions: version.map(str::to_owned),
             latest: Some(1),
-            // It was allowed for that host, and for no other.
-            insecure: self.rule.insecure && is_same_host(&self.rule.repository, &one.repository),
+            insecure: settings.is_plain(&one.repository),
             ..self.rule.clone()
         };
         let by = Some(format!("dependency of {title}"));
@@ -78,11 +81,6 @@ fn scheme(repository: &str) -> &str {
         None if repository.is_empty() => "",
         None => "@",
     }
-}
-
-fn is_same_host(one: &str, other: &str) -> bool {
-    let host = |text: &str| Url::parse(text).ok()?.host_str().map(str::to_owned);
-    host(one).is_some_and(|host_of_one| host(other) == Some(host_of_one))
 }
 
 #[cfg(test)]
@@ -102,15 +100,18 @@ mod tests {
             insecure: true,
         };
         let wish = Wish::of(&rule).unwrap();
+        let settings = Settings { charts: vec![rule], ..Settings::default() };
         let ask = |version: &str, repository: &str| {
             let one =
                 Dependency { name: "db".into(), version: version.into(), repository: repository.into() };
-            let (mut wishes, failures) = wish.dependencies(&[one], "app-1.0.0");
+            let (mut wishes, failures) = wish.dependencies(&settings, &[one], "app-1.0.0");
             (wishes.pop(), failures.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
-        for (repository, insecure) in
-            [("oci://charts.lan:5000/b", true), ("http://other.lan/c", false), ("https://charts.lan/a", true)]
-        {
+        for (repository, insecure) in [
+            ("http://charts.lan:8080/b", true),
+            ("http://other.lan/c", false),
+            ("oci://charts.lan:5000/b", false),
+        ] {
             let (wish, failures) = ask("1.2.3", repository);
             let wish = wish.unwrap();
             assert_eq!((wish.rule.insecure, failures), (insecure, vec![]), "{repository}");

@@ -1,10 +1,9 @@
 //! Which of the tags and versions that are listed upstream a rule wants. Pure.
 
-use std::cmp::Ordering;
-
 use regex_lite::Regex;
 use semver::{Version, VersionReq};
 
+use super::order;
 use super::settings::TagFilter;
 
 /// A rule's tags, ready to choose.
@@ -63,10 +62,7 @@ impl TagChooser {
             return chosen;
         }
         let mut fit: Vec<&String> = listed.iter().filter(|tag| self.fits(tag).is_ok()).collect();
-        if let Some(most) = self.latest {
-            fit.sort_by(|a, b| newest_first(a, b));
-            fit.truncate(most);
-        }
+        order::newest(&mut fit, |tag| tag, self.latest, !self.is_plain());
         let why = self.why();
         for tag in fit {
             if !self.exact.contains(tag) {
@@ -105,11 +101,15 @@ impl TagChooser {
         if self.range.as_ref().is_some_and(|range| !version.as_ref().is_some_and(|v| range.matches(v))) {
             return Err(say("semver", &written.semver));
         }
-        let plain = self.glob.is_none() && self.regex.is_none() && self.range.is_none();
-        if plain && version.is_none() {
+        if self.is_plain() && !order::is_version(tag) {
             return Err(format!("`{tag}` is no version, of which the newest are taken"));
         }
         Ok(())
+    }
+
+    /// Whether nothing but a number of the newest is asked for.
+    fn is_plain(&self) -> bool {
+        self.glob.is_none() && self.regex.is_none() && self.range.is_none()
     }
 
     fn why(&self) -> String {
@@ -195,44 +195,6 @@ pub fn version(text: &str) -> Option<Version> {
     Version::parse(text.strip_prefix('v').unwrap_or(text)).ok()
 }
 
-/// The newest first: whole versions by their order, before others by the numbers in them.
-pub fn newest_first(a: &str, b: &str) -> Ordering {
-    match (version(a), version(b)) {
-        (Some(x), Some(y)) => y.cmp(&x).then_with(|| a.cmp(b)),
-        (Some(_), None) => Ordering::Less,
-        (None, Some(_)) => Ordering::Greater,
-        (None, None) => natural(b, a),
-    }
-}
-
-/// As people sort: runs of digits by their value.
-fn natural(a: &str, b: &str) -> Ordering {
-    let (a, b) = (pieces(a), pieces(b));
-    a.cmp(&b)
-}
-
-fn pieces(text: &str) -> Vec<(u64, String)> {
-    let mut found: Vec<(u64, String)> = vec![(0, String::new())];
-    let mut digits = String::new();
-    for c in text.chars() {
-        if c.is_ascii_digit() {
-            digits.push(c);
-            continue;
-        }
-        if !digits.is_empty() {
-            found.push((digits.parse().unwrap_or(u64::MAX), String::new()));
-            digits.clear();
-        }
-        if let Some(last) = found.last_mut() {
-            last.1.push(c);
-        }
-    }
-    if !digits.is_empty() {
-        found.push((digits.parse().unwrap_or(u64::MAX), String::new()));
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,9 +238,23 @@ mod tests {
                 &["1.9.0", "1.10.0"],
             ),
             (TagFilter { glob: some("20*"), latest: Some(1), ..all() }, &["2024-02"]),
+            (TagFilter { glob: some("1.10*"), latest: Some(2), ..all() }, &["1.10.0", "1.10.0-rc1"]),
+            (TagFilter { regex: some("^1.*rc"), latest: Some(2), ..all() }, &["1.10.0-rc1"]),
         ] {
             assert_eq!(chosen(filter.clone(), &listed), expected, "{filter:?}");
         }
+    }
+
+    #[test]
+    fn the_newest_of_dates_and_of_long_versions_are_the_newest() {
+        let latest = |n| TagFilter { latest: Some(n), ..TagFilter::default() };
+        let dates = ["2024.12.20", "2025.01.05", "2025.01.05-arm", "2024.02.01", "2025", "latest"];
+        assert_eq!(chosen(latest(2), &dates), ["2025.01.05", "2024.12.20"]);
+        let long = ["9.0.0", "10.5.0.1", "10.5.0.1-dev", "10.5.0.0", "10.5"];
+        assert_eq!(chosen(latest(3), &long), ["10.5.0.1", "10.5.0.0", "9.0.0"]);
+        let flavours = ["1.27.4", "1.27.4-perl", "1.27.4-otel", "1.27.3", "1.27", "1", "1.28.0-rc1"];
+        assert_eq!(chosen(latest(3), &flavours), ["1.27.4", "1.27.3"]);
+        assert_eq!(chosen(latest(1), &["2.0.0-rc1", "2.0.0-rc2"]), ["2.0.0-rc2"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::plan::{ImageName, Plan, Reason, SourceFailure, Terms};
 use super::scope::Scope;
 use super::settings::{ChartRule, ImageRule, ManifestRule, Settings};
 use super::{CLUSTER, KUBERNETES, kubernetes, oci_charts};
-use crate::oci::{Platform, Reference};
+use crate::oci::{Platform, Reference, clean};
 
 /// The largest file of manifests, in bytes.
 const LARGEST: usize = 64 << 20;
@@ -73,7 +73,7 @@ pub(super) async fn gather(
         let label = rule.label();
         match manifests(wire, rule).await {
             Ok(found) => {
-                gathered.want_found(settings, found, &label, "", rule.insecure);
+                gathered.want_found(settings, found, &label, "");
                 gathered.plan.read.push(label);
             }
             Err(failure) => gathered.failed(label, &failure),
@@ -83,7 +83,7 @@ pub(super) async fn gather(
         match pods {
             Some(pods) => {
                 let found = pods.iter().flat_map(|pod| found::in_object(pod, &[])).collect();
-                gathered.want_found(settings, found, CLUSTER, "", false);
+                gathered.want_found(settings, found, CLUSTER, "");
                 gathered.plan.read.push(CLUSTER.to_owned());
             }
             None => gathered.failed(
@@ -95,11 +95,12 @@ pub(super) async fn gather(
         }
     }
     if let Some(version) = settings.kubernetes_version.as_ref().filter(|_| scope.asks(KUBERNETES)) {
-        let terms = Terms { platforms: platforms(settings, &[]), ..Terms::default() };
         let images = kubernetes::images(version, &settings.kubernetes_images).unwrap_or_default();
         for (repository, name) in images {
+            let image = ImageName { repository, name };
+            let (platforms, insecure) = (platforms(settings, &[]), settings.is_plain(image.parts().0));
             let reason = Reason { rule: KUBERNETES.into(), by: format!("version {version}") };
-            gathered.plan.want(ImageName { repository, name }, reason, terms.clone());
+            gathered.plan.want(image, reason, Terms { platforms, insecure, ..Terms::default() });
         }
         gathered.plan.read.push(KUBERNETES.to_owned());
     }
@@ -113,36 +114,22 @@ impl Gathered {
     }
 
     /// Wants what a chart refers to; where that is not all known, says so.
-    pub(super) fn want_referred(
-        &mut self,
-        settings: &Settings,
-        referred: Referred,
-        rule: &str,
-        title: &str,
-        insecure: bool,
-    ) {
+    pub(super) fn want_referred(&mut self, settings: &Settings, referred: Referred, rule: &str, title: &str) {
         for why in referred.unread {
             let why = format!("chart {title}: images are missing of what cannot be read, {why}");
             self.failed(rule.to_owned(), &Failure::Chart(why));
         }
-        self.want_found(settings, referred.found, rule, &format!("chart {title}"), insecure);
+        self.want_found(settings, referred.found, rule, &format!("chart {title}"));
     }
 
     /// Wants the images that were found, `by` before where they were found.
-    pub(super) fn want_found(
-        &mut self,
-        settings: &Settings,
-        found: Vec<Found>,
-        rule: &str,
-        by: &str,
-        insecure: bool,
-    ) {
+    pub(super) fn want_found(&mut self, settings: &Settings, found: Vec<Found>, rule: &str, by: &str) {
         for one in found {
             let Ok(reference) = one.image.parse::<Reference>() else { continue };
             let by = if by.is_empty() { one.at } else { format!("{by}: {}", one.at) };
             let terms = Terms {
                 platforms: platforms(settings, &[]),
-                insecure: insecure || settings.is_insecure(&reference.host),
+                insecure: settings.is_plain(&reference.host),
                 keys: settings.keys_for(&reference.repository()),
                 guessed: one.guessed,
             };
@@ -154,12 +141,6 @@ impl Gathered {
 }
 
 impl Settings {
-    /// Whether some rule allows plain HTTP to a registry: it is named there, which is what is asked for.
-    fn is_insecure(&self, host: &str) -> bool {
-        let of_rule = |rule: &ImageRule| rule.insecure && rule.repository.split('/').next() == Some(host);
-        self.images.iter().any(of_rule)
-    }
-
     /// The keys that images of a repository must be signed with, whoever wants them.
     fn keys_for(&self, repository: &str) -> Vec<PathBuf> {
         let same = |rule: &&ImageRule| {
@@ -236,7 +217,7 @@ async fn chart_rule(
         }
         if rule.oci().is_some() {
             for (depends, title) in oci_charts::want(wire, settings, &wish, label, dry, gathered).await? {
-                queue.extend(gathered.dependencies(&wish, &depends, &title, label));
+                queue.extend(gathered.dependencies(settings, &wish, (&depends, &title), label));
             }
             continue;
         }
@@ -254,8 +235,9 @@ async fn chart_rule(
             }
         };
         for (chart, entry) in charts::choose(&index, &wish, label).map_err(Failure::Chart)? {
-            queue.extend(gathered.dependencies(&wish, &entry.dependencies, &chart.title(), label));
-            gathered.want_chart(chart);
+            let (depends, title) = (&entry.dependencies, chart.title());
+            queue.extend(gathered.dependencies(settings, &wish, (depends, &title), label));
+            gathered.want_chart(settings, chart);
         }
     }
     Ok(())
@@ -263,15 +245,23 @@ async fn chart_rule(
 
 impl Gathered {
     /// What a chart depends on; what of it cannot be looked for is a failure of the rule.
-    fn dependencies(&mut self, wish: &Wish, listed: &[Dependency], title: &str, label: &str) -> Vec<Wish> {
-        let (wishes, failures) = wish.dependencies(listed, title);
+    fn dependencies(
+        &mut self,
+        settings: &Settings,
+        wish: &Wish,
+        (listed, title): (&[Dependency], &str),
+        label: &str,
+    ) -> Vec<Wish> {
+        let (wishes, failures) = wish.dependencies(settings, listed, title);
         for failure in &failures {
             self.failed(label.to_owned(), failure);
         }
         wishes
     }
 
-    fn want_chart(&mut self, chart: WantedChart) {
+    /// Wants a chart, over plain HTTP where that is allowed for whoever has it.
+    pub(super) fn want_chart(&mut self, settings: &Settings, mut chart: WantedChart) {
+        chart.allow(settings);
         let same = |known: &&mut WantedChart| {
             (&known.repository, &known.name, &known.version)
                 == (&chart.repository, &chart.name, &chart.version)
@@ -289,10 +279,11 @@ impl Gathered {
 /// The images of files, folders and addresses of manifests.
 async fn manifests(wire: &Wire, rule: &ManifestRule) -> Result<Vec<Found>, Failure> {
     if let Some(url) = &rule.url {
-        let url = Url::parse(url).map_err(|e| Failure::Stopped(format!("`{url}`: {e}")))?;
+        let url = Url::parse(url)
+            .map_err(|e| Failure::Stopped(format!("`{}`: {e}", super::address::shown(url))))?;
         let text = String::from_utf8_lossy(&wire.file(&url, rule.insecure, LARGEST).await?).into_owned();
         return found::in_yaml(&text, &rule.custom)
-            .map_err(|why| Failure::Stopped(format!("`{url}`: {why}")));
+            .map_err(|why| Failure::Stopped(format!("`{}`: {why}", clean(&url))));
     }
     let (path, custom) = (rule.path.clone().unwrap_or_default(), rule.custom.clone());
     let read = tokio::task::spawn_blocking(move || {
@@ -365,7 +356,7 @@ pub(super) async fn chart_images(
         results.push(result.map(|(new, travelled, size, found)| {
             let label = chart.reasons.first().map(|reason| reason.rule.clone()).unwrap_or_default();
             if let Some(found) = found {
-                gathered.want_referred(settings, found, &label, &chart.title(), false);
+                gathered.want_referred(settings, found, &label, &chart.title());
             }
             (new, travelled, size)
         }));

@@ -25,6 +25,13 @@ pub(super) struct Known {
     here: bool,
 }
 
+impl Known {
+    #[cfg(test)]
+    pub(super) fn of(digest: Digest, bytes: Bytes, parsed: ParsedManifest) -> Self {
+        Self { digest, bytes, parsed, here: true }
+    }
+}
+
 /// All of an image that is wanted, and what of that is not here.
 #[derive(Clone, Debug)]
 pub(super) struct Closure {
@@ -35,11 +42,11 @@ pub(super) struct Closure {
 }
 
 impl Closure {
-    /// Bytes that have to travel.
-    pub(super) fn bytes(&self) -> u64 {
-        let manifests =
-            self.manifests.iter().filter(|known| !known.here).map(|known| known.bytes.len() as u64);
-        self.missing.iter().map(|blob| blob.size).chain(manifests).sum()
+    /// What has to travel, in bytes each.
+    pub(super) fn coming(&self) -> impl Iterator<Item = (&Digest, u64)> {
+        let manifests = self.manifests.iter().filter(|known| !known.here);
+        let manifests = manifests.map(|known| (&known.digest, known.bytes.len() as u64));
+        self.missing.iter().map(|blob| (&blob.digest, blob.size)).chain(manifests)
     }
 
     /// Whether all of it is here.

@@ -1,15 +1,13 @@
-//! What is wanted and what of it is here, and why something is in or out.
+//! What is wanted and what of it is here.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::filter::TagChooser;
+use super::explain::InForce;
 use super::plan::{ImageName, Reason};
 use super::record::Record;
-use super::settings::repository_of;
 use super::{Error, Parts, git};
-use crate::oci::Reference;
 use crate::store::Owner;
 use crate::sys::digest::Digest;
 
@@ -52,6 +50,7 @@ pub fn list(parts: &Parts) -> Result<Vec<Listed>, Error> {
             (ImageName { repository: entry.repository.clone(), name: entry.name.clone() }, &entry.digest)
         })
         .collect();
+    let in_force = InForce::of(&parts.settings);
     let mut listed = Vec::new();
     for image in &record.images {
         listed.push(Listed {
@@ -61,7 +60,7 @@ pub fn list(parts: &Parts) -> Result<Vec<Listed>, Error> {
             digest: here.get(&image.image).map(|digest| (*digest).clone()),
             refs: BTreeMap::new(),
             size: image.size,
-            reasons: image.reasons.clone(),
+            reasons: in_force.of_image(&image.image, &image.reasons),
             attached: image.attached.clone(),
             error: image.error.clone(),
         });
@@ -91,7 +90,7 @@ pub fn list(parts: &Parts) -> Result<Vec<Listed>, Error> {
             size: here
                 .and_then(|here| parts.store.blob(None, &here.digest).ok().flatten())
                 .map_or(0, |b| b.size),
-            reasons: chart.reasons.clone(),
+            reasons: in_force.of_others(&chart.reasons),
             attached: Vec::new(),
             error: chart.error.clone(),
         });
@@ -145,104 +144,4 @@ fn repositories(parts: &Parts, record: &Record) -> Result<Vec<Listed>, Error> {
 fn unwanted(kind: &'static str, name: String, digest: Option<Digest>) -> Listed {
     let (here, refs) = (true, BTreeMap::new());
     Listed { kind, name, here, digest, refs, size: 0, reasons: Vec::new(), attached: Vec::new(), error: None }
-}
-
-/// Whether a rule wants something.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Verdict {
-    /// The rule.
-    pub rule: String,
-    /// Whether it wants it.
-    pub wants: bool,
-    /// Why, or why not.
-    pub why: String,
-}
-
-/// Why an image or chart is in or out.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Explanation {
-    /// The full name of what was asked for.
-    pub name: String,
-    /// Whether some rule wants it.
-    pub wanted: bool,
-    /// What is here of it.
-    pub here: Vec<Listed>,
-    /// What each rule that could want it says.
-    pub rules: Vec<Verdict>,
-}
-
-/// Says why `name`, an image or a chart, is in or out.
-///
-/// # Errors
-/// A name that is none.
-pub fn explain(parts: &Parts, name: &str) -> Result<Explanation, Error> {
-    let listed = list(parts)?;
-    let is_chart = listed.iter().any(|one| one.kind == "chart" && is_chart_of(&one.name, name));
-    if is_chart {
-        let here: Vec<Listed> =
-            listed.into_iter().filter(|one| one.kind == "chart" && is_chart_of(&one.name, name)).collect();
-        let rules = verdicts(here.iter());
-        return Ok(Explanation { name: name.to_owned(), wanted: !rules.is_empty(), here, rules });
-    }
-    let rule = parts.settings.git.iter().find(|rule| rule.is_meant_by(name));
-    let title = rule.map_or_else(|| format!("{}.git", name.trim_end_matches(".git")), |rule| rule.title());
-    let here: Vec<Listed> =
-        listed.iter().filter(|one| one.kind == "git" && one.name == title).cloned().collect();
-    if rule.is_some() || !here.is_empty() {
-        let verdict = |rule: &git::GitRule| Verdict {
-            rule: rule.label(),
-            wants: true,
-            why: format!("{}, of {}", rule.why(), rule.url),
-        };
-        let rules: Vec<Verdict> = rule.map(verdict).into_iter().collect();
-        return Ok(Explanation { name: title, wanted: !rules.is_empty(), here, rules });
-    }
-    let reference: Reference =
-        name.parse().map_err(|e: crate::oci::ReferenceError| Error::Name(e.to_string()))?;
-    let image = ImageName { repository: reference.repository(), name: reference.name().to_owned() };
-    let full = image.to_string();
-    let here: Vec<Listed> =
-        listed.into_iter().filter(|one| one.kind == "image" && one.name == full).collect();
-    let mut rules = verdicts(here.iter());
-    for rule in &parts.settings.images {
-        let label = rule.label();
-        if rules.iter().any(|verdict| verdict.rule == label) {
-            continue;
-        }
-        let same = repository_of(&rule.repository).is_ok_and(|other| other.repository() == image.repository);
-        if !same {
-            continue;
-        }
-        let Ok(chooser) = TagChooser::compile(&rule.tags) else { continue };
-        let (wants, why) = match chooser.fits(&image.name) {
-            Err(why) => (false, why),
-            Ok(()) if rule.tags.latest.is_some() => {
-                let newest = rule.tags.latest.unwrap_or_default();
-                (false, format!("it fits, and was not among the newest {newest} when the last run looked"))
-            }
-            Ok(()) => (true, "it fits hint: `edge mirror sync` brings it".into()),
-        };
-        rules.push(Verdict { rule: label, wants, why });
-    }
-    let wanted = rules.iter().any(|verdict| verdict.wants);
-    Ok(Explanation { name: full, wanted, here, rules })
-}
-
-fn is_chart_of(listed: &str, name: &str) -> bool {
-    let version = listed.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
-    listed == name
-        || version.is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit() || c == 'v'))
-}
-
-fn verdicts<'a>(listed: impl Iterator<Item = &'a Listed>) -> Vec<Verdict> {
-    let mut rules: Vec<Verdict> = Vec::new();
-    for reason in listed.flat_map(|one| &one.reasons) {
-        let verdict = Verdict { rule: reason.rule.clone(), wants: true, why: reason.by.clone() };
-        if !rules.iter().any(|known| (&known.rule, &known.why) == (&verdict.rule, &verdict.why)) {
-            rules.push(verdict);
-        }
-    }
-    rules
 }

@@ -1,24 +1,27 @@
 //! Fills the stores from upstream registries and chart repositories, so that nothing is missing when the link goes.
 //!
 //! # Layout
-//! - `settings`: the rules, and what of them makes no sense; `filter`, `schedule`: what they mean (pure)
+//! - `settings`: the rules, and what of them makes no sense; `filter`, `order`, `schedule`: what they mean;
+//!   `address`: how it is told (pure)
 //! - `gather`: asks each source what it wants: lists of tags, indexes, manifests, pods; `found`, `package` read (pure)
 //! - `depends`: the charts that a chart depends on, `ranges` of their versions (pure)
-//! - `plan`: what is wanted and why (pure); `scope`: who is asked for it (pure)
+//! - `plan`: what is wanted and why (pure); `scope`: who is asked for it (pure); `plain`: who may be over plain HTTP (pure)
 //! - `git`: git repositories, which are no blobs and lie beside the store
-//! - `image`, `attached`, `charts`, `oci_charts`: one thing at a time; `fetch`, `pace`: how bytes come
+//! - `image`, `attached`, `charts`, `oci_charts`: one thing at a time; `fetch`, `small`, `pace`: how bytes come
 //! - `run`: a whole run, which ends with one new generation of the owner `mirror`; `bring`: one image of it; `summary`:
 //!   what is told of it; `next`: what it leaves behind; `record`: what it found
-//! - `list`: `edge mirror list` and `explain`; `prune`; `push`
+//! - `list`, `explain`, `prune`, `push`: what `edge mirror` does besides
 //!
 //! Never removes by itself: a generation holds all of the one before. A tag is changed when all of its image is here.
 
+mod address;
 mod attached;
 mod bring;
 mod charts;
 mod cosign;
 mod depends;
 mod error;
+pub mod explain;
 mod fetch;
 pub mod filter;
 mod found;
@@ -29,8 +32,10 @@ mod kubernetes;
 pub mod list;
 mod next;
 mod oci_charts;
+mod order;
 mod pace;
 mod package;
+mod plain;
 mod plan;
 pub mod prune;
 pub mod push;
@@ -40,6 +45,7 @@ mod run;
 pub mod schedule;
 mod scope;
 pub mod settings;
+mod small;
 mod summary;
 
 use std::any::Any;

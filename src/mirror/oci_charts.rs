@@ -8,22 +8,21 @@ use super::charts::{self, Dependency};
 use super::depends::Wish;
 use super::error::Failure;
 use super::fetch::{Source, Wire};
-use super::filter;
 use super::gather::{Gathered, platforms, tags};
 use super::image;
 use super::package::{self, Referred};
 use super::plan::{ImageName, Reason, Terms};
 use super::ranges::Versions;
 use super::settings::{Settings, repository_of};
+use super::{filter, order};
+use crate::oci::ParsedManifest;
 use crate::oci::chart::LARGEST;
-use crate::oci::{Descriptor, Error as OciError, ParsedManifest};
-use crate::sys::digest::Digest;
 
 /// Versions in vain, because nothing answers, before a rule is left.
 const LOST: u32 = 3;
 /// What helm pushes a package as, and its signature.
-const PACKAGE: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
-const PROVENANCE: &str = "application/vnd.cncf.helm.chart.provenance.v1.prov";
+pub(super) const PACKAGE: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+pub(super) const PROVENANCE: &str = "application/vnd.cncf.helm.chart.provenance.v1.prov";
 
 /// A chart's dependencies, and what it is called.
 pub(super) type Depends = (Vec<Dependency>, String);
@@ -70,7 +69,7 @@ pub(super) async fn want(
         };
         let title = format!("{name}-{}", tag.replace('_', "+"));
         if rule.images {
-            gathered.want_referred(settings, found, label, &title, rule.insecure);
+            gathered.want_referred(settings, found, label, &title);
         }
         if rule.dependencies {
             depends.push((listed, title));
@@ -81,13 +80,12 @@ pub(super) async fn want(
 
 /// The tags whose versions fit, the newest first. Pure.
 fn choose(listed: Vec<String>, range: Option<&Versions>, latest: Option<u32>) -> Vec<String> {
-    let version = |tag: &str| filter::version(&tag.replace('_', "+"));
-    let fits = |version: &Version| range.is_none_or(|range| range.matches(version));
-    let mut fit = listed;
-    fit.retain(|tag| version(tag).is_some_and(|version| fits(&version)));
-    fit.sort_by_cached_key(|tag| std::cmp::Reverse(version(tag)));
-    fit.truncate(latest.map_or(usize::MAX, |n| n as usize));
-    fit
+    let fits = |version: Version| range.is_none_or(|range| range.matches(&version));
+    let mut fit: Vec<(String, String)> = listed.into_iter().map(|tag| (tag.replace('_', "+"), tag)).collect();
+    fit.retain(|(version, _)| filter::version(version).is_some_and(fits));
+    order::sort(&mut fit, |(version, _)| version);
+    order::newest(&mut fit, |(version, _)| version, latest.map(|n| n as usize), range.is_some());
+    fit.into_iter().map(|(_, tag)| tag).collect()
 }
 
 /// The images that a version refers to, and what it depends on.
@@ -161,33 +159,7 @@ async fn layer(
     if layer.size > most as u64 {
         return Err(Failure::Chart(format!("`{title}` has {} bytes hint: the most is {most}", layer.size)));
     }
-    if !dry {
-        wire.blob(source, layer, &title).await?;
-    }
-    let wanted = layer.digest.clone();
-    let here = wire.blocking(move |store| store.blob(None, &wanted)?.map(|blob| blob.read()).transpose());
-    match here.await? {
-        Some(bytes) => Ok(Some(bytes.into())),
-        None => in_memory(wire, source, layer).await.map(Some),
-    }
-}
-
-async fn in_memory(wire: &Wire, source: &Source, layer: &Descriptor) -> Result<Bytes, Failure> {
-    let host = &source.upstream.host;
-    let ask = async || wire.client.blob(&source.upstream, &source.path, &layer.digest, 0).await;
-    let (mut coming, mut bytes) = (wire.ask_blob(host, ask).await?, Vec::new());
-    let url = layer.digest.to_string();
-    while let Some(piece) = coming.next().await? {
-        wire.came(piece.len()).await;
-        bytes.extend_from_slice(&piece);
-        if bytes.len() as u64 > layer.size {
-            return Err(OciError::TooLarge { url, most: layer.size }.into());
-        }
-    }
-    if Digest::of(layer.digest.algorithm(), &bytes) != layer.digest {
-        return Err(OciError::Digest { url }.into());
-    }
-    Ok(bytes.into())
+    wire.small(source, layer, &title, dry).await.map(Some)
 }
 
 #[cfg(test)]
@@ -198,7 +170,10 @@ mod tests {
     fn the_newest_is_found_however_it_was_built() {
         let listed =
             ["1.9.0_b2", "1.10.0_b1", "1.10.0-rc1_b9", "latest", "1.2.0"].map(str::to_owned).to_vec();
-        assert_eq!(choose(listed.clone(), None, Some(2)), ["1.10.0_b1", "1.10.0-rc1_b9"]);
+        assert_eq!(choose(listed.clone(), None, Some(2)), ["1.10.0_b1", "1.9.0_b2"]);
+        assert_eq!(choose(listed.clone(), None, None)[..2], ["1.10.0_b1", "1.10.0-rc1_b9"]);
+        let early = ["1.0.0-rc.2", "1.0.0-rc.10"].map(str::to_owned).to_vec();
+        assert_eq!(choose(early, None, Some(1)), ["1.0.0-rc.10"]);
         let range = Versions::Own(filter::range(">=1.2").unwrap());
         assert_eq!(choose(listed, Some(&range), None), ["1.10.0_b1", "1.9.0_b2", "1.2.0"]);
     }

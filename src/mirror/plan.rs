@@ -116,7 +116,7 @@ impl Plan {
         if all {
             wanted.terms.platforms.clear();
         }
-        wanted.terms.insecure |= terms.insecure;
+        wanted.terms.insecure &= terms.insecure;
         wanted.terms.guessed &= terms.guessed;
         for key in terms.keys {
             if !wanted.terms.keys.contains(&key) {

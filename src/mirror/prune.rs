@@ -104,7 +104,8 @@ fn name_of(entry: &StateRef) -> ImageName {
     ImageName { repository: entry.repository.clone(), name: entry.name.clone() }
 }
 
-fn labels(settings: &Settings) -> BTreeSet<String> {
+/// The rules of the settings, by their labels.
+pub(super) fn labels(settings: &Settings) -> BTreeSet<String> {
     let mut labels: BTreeSet<String> = settings.images.iter().map(|rule| rule.label()).collect();
     labels.extend(settings.charts.iter().map(|rule| rule.label()));
     labels.extend(settings.manifests.iter().map(|rule| rule.label()));

@@ -1,4 +1,7 @@
-//! Sends what the mirror holds to another registry.
+//! Sends the images and charts that the mirror holds to another registry.
+
+mod charts;
+mod sparse;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +21,7 @@ use crate::oci::{ParsedManifest, Upstream};
 use crate::store::Owner;
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Progress, Unit};
+use sparse::Instead;
 
 /// Images that are sent at the same time, and blobs of one.
 const IMAGES: usize = 2;
@@ -33,18 +37,23 @@ pub struct Pushed {
     pub registry: String,
     /// Images, with what failed.
     pub images: Vec<Sent>,
+    /// Charts of web servers, which become charts in a registry, with what failed.
+    pub charts: Vec<Sent>,
     /// Bytes that travelled.
     pub bytes: u64,
     /// How many failed.
     pub failed: usize,
 }
 
-/// One image.
+/// One image or chart.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sent {
     /// As it is called there.
     pub name: String,
+    /// What else was sent in its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Why it was not sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -68,7 +77,8 @@ pub async fn push(
         Wire::new(Arc::new(parts.client().await?), parts.store.clone(), progress.clone(), limits, None);
     let store = parts.store.clone();
     let read = move || store.state_of(&Owner::Mirror);
-    let mut refs = tokio::task::spawn_blocking(read).await.map_err(|_| Error::Ended)??.refs;
+    let state = tokio::task::spawn_blocking(read).await.map_err(|_| Error::Ended)??;
+    let mut refs = state.refs;
     // What hangs on images goes after them.
     refs.sort_by_key(|entry| (super::filter::is_attachment(&entry.name), entry.name.contains(':')));
     let to =
@@ -83,19 +93,32 @@ pub async fn push(
             let (to, wire) = (&to, &wire);
             async move {
                 let name = format!("{host}/{}:{}", to.path(&image), image.name);
-                let sent = send(wire, to, &image, &entry.digest).await;
-                Sent { name, error: sent.err().map(|failure| failure.to_string()) }
+                sent(name, send(wire, to, &image, &entry.digest).await)
             }
         });
         results.extend(stream::iter(sends).buffered(IMAGES).collect::<Vec<_>>().await);
     }
-    let failed = results.iter().filter(|sent| sent.error.is_some()).count();
+    let mut charts = Vec::with_capacity(state.charts.len());
+    for chart in &state.charts {
+        let (path, tag) = charts::place(&to, chart);
+        let done = charts::send(&wire, &to, chart).await;
+        charts.push(sent(format!("{host}/{path}:{tag}"), done.map(|()| None)));
+    }
+    let failed = results.iter().chain(&charts).filter(|sent| sent.error.is_some()).count();
     Ok(Pushed {
         registry: registry.to_owned(),
         images: results,
+        charts,
         bytes: to.sent.load(Ordering::Relaxed),
         failed,
     })
+}
+
+fn sent(name: String, done: Result<Option<String>, Failure>) -> Sent {
+    match done {
+        Ok(note) => Sent { name, note, error: None },
+        Err(failure) => Sent { name, note: None, error: Some(failure.to_string()) },
+    }
 }
 
 /// Host and prefix of `host[:port][/prefix]`, or why it is none.
@@ -128,21 +151,28 @@ impl Target {
     }
 }
 
-async fn send(wire: &Wire, to: &Target, image: &ImageName, digest: &Digest) -> Result<(), Failure> {
+/// Sends an image, unless it is there; says what went in its place, if that is not the whole of it.
+async fn send(
+    wire: &Wire,
+    to: &Target,
+    image: &ImageName,
+    digest: &Digest,
+) -> Result<Option<String>, Failure> {
     let path = to.path(image);
     let host = &to.upstream.host;
     let there =
         wire.ask(host, async || wire.client.head_manifest(&to.upstream, &path, &image.name).await).await;
     match there {
-        Ok(head) if head.digest.as_ref() == Some(digest) => return Ok(()),
+        Ok(head) if head.digest.as_ref() == Some(digest) => return Ok(None),
         Err(failure) if !failure.is_absent() => return Err(failure),
         _ => {}
     }
     let closure = local(wire, digest).await?;
     let mut seen = BTreeSet::new();
     let blobs = closure.manifests.iter().flat_map(|known| known.parsed.blobs());
+    let title = image.to_string();
     let blobs: Vec<_> = blobs.filter(|blob| seen.insert(blob.digest.clone())).collect();
-    stream::iter(blobs.into_iter().map(|blob| send_blob(wire, to, &path, &blob.digest, image)))
+    stream::iter(blobs.into_iter().map(|blob| send_blob(wire, to, &path, &blob.digest, &title)))
         .buffer_unordered(BLOBS)
         .try_for_each(|()| async { Ok(()) })
         .await?;
@@ -160,7 +190,19 @@ async fn send(wire: &Wire, to: &Target, image: &ImageName, digest: &Digest) -> R
             .push_manifest(&to.upstream, &path, &image.name, &last.parsed.media_type, last.bytes.clone())
             .await
     };
-    wire.ask(host, put).await
+    let refusal = match wire.ask(host, put).await {
+        Err(failure) if !failure.may_pass() => failure,
+        done => return done.map(|()| None),
+    };
+    let here: BTreeSet<&Digest> = children.iter().map(|known| &known.digest).collect();
+    if !sparse::is_sparse(last, &here) {
+        return Err(refusal);
+    }
+    let Instead { media_type, bytes, note } = sparse::instead(last, children, &image.name, &refusal)?;
+    let put = async || {
+        wire.client.push_manifest(&to.upstream, &path, &image.name, &media_type, bytes.clone()).await
+    };
+    wire.ask(host, put).await.map(|()| Some(note))
 }
 
 /// What is here of an image: a sparse index has only some of its images.
@@ -195,13 +237,7 @@ fn children(parsed: &ParsedManifest) -> Vec<Digest> {
     parsed.manifests.iter().map(|child| child.digest.clone()).collect()
 }
 
-async fn send_blob(
-    wire: &Wire,
-    to: &Target,
-    path: &str,
-    digest: &Digest,
-    of: &ImageName,
-) -> Result<(), Failure> {
+async fn send_blob(wire: &Wire, to: &Target, path: &str, digest: &Digest, of: &str) -> Result<(), Failure> {
     let host = &to.upstream.host;
     if wire.ask(host, async || wire.client.has_blob(&to.upstream, path, digest).await).await? {
         return Ok(());

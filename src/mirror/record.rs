@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::address::relabelled;
 use super::error::Error;
 use super::plan::{ImageName, Reason, SourceFailure};
 use super::schedule::Past;
@@ -123,12 +124,27 @@ impl Record {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             other => other.map_err(|e| Error::Record(durable::named(e, "read", &path).to_string()))?,
         };
-        serde_json::from_slice(&text).map_err(|e| {
+        let mut read: Self = serde_json::from_slice(&text).map_err(|e| {
             let path = path.display();
             Error::Record(format!(
                 "`{path}` cannot be read: {e} hint: remove it, the next run writes it anew"
             ))
-        })
+        })?;
+        read.relabel();
+        Ok(read)
+    }
+
+    /// Names rules as they are named now: else what an edge of before has noted would be of rules that are no more, and
+    /// what they want unwanted.
+    fn relabel(&mut self) {
+        let images = self.images.iter_mut().flat_map(|known| &mut known.reasons);
+        let charts = self.charts.iter_mut().flat_map(|known| &mut known.reasons);
+        let reasons = images.chain(charts).map(|reason| &mut reason.rule);
+        for rule in reasons.chain(self.failures.iter_mut().map(|failure| &mut failure.rule)) {
+            if let Some(now) = relabelled(rule) {
+                *rule = now;
+            }
+        }
     }
 
     /// Writes it, durably.
@@ -172,7 +188,36 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::mirror::Settings;
+
+    /// What an edge of before has noted is wanted still by the same rules.
+    #[test]
+    fn a_record_of_before_is_of_the_rules_of_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let (chart, manifest) =
+            ("https://ann:pw@x.example/charts", "https://x.example/all.yaml?token=secret");
+        let settings = Settings {
+            charts: vec![serde_json::from_value(json!({"repository": chart, "name": "app"})).unwrap()],
+            manifests: vec![serde_json::from_value(json!({"url": manifest})).unwrap()],
+            ..Settings::default()
+        };
+        let reasons = |rule: String| json!([{"rule": rule, "by": "x"}]);
+        let before = json!({
+            "images": [{"repository": "q.io/a", "name": "1", "digest": null, "reasons": reasons(format!("manifests {manifest}"))}],
+            "charts": [{"repository": "", "name": "app", "version": "1", "from": "x",
+                        "reasons": reasons(format!("charts {chart} app"))}],
+            "failures": [{"rule": format!("manifests {manifest}"), "why": "x", "unreachable": false}],
+        });
+        durable::write(&path(folder.path()), before.to_string().as_bytes(), 0o600).unwrap();
+        let read = Record::read(folder.path()).unwrap();
+        let (charts, manifests) = (settings.charts[0].label(), settings.manifests[0].label());
+        assert_eq!([&read.images[0].reasons[0].rule, &read.failures[0].rule], [&manifests; 2]);
+        assert_eq!(read.charts[0].reasons[0].rule, charts);
+        assert!(!serde_json::to_string(&read).unwrap().contains("secret"));
+    }
 
     #[test]
     fn what_is_written_is_read_and_a_broken_one_is_named() {

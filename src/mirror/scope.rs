@@ -96,7 +96,7 @@ fn is_of(repository: &str, text: &str) -> bool {
 }
 
 /// Whether some version of the charts of a rule is what a person means by `text`.
-fn can_be(rule: &ChartRule, text: &str) -> bool {
+pub(super) fn can_be(rule: &ChartRule, text: &str) -> bool {
     if let Some(base) = rule.oci() {
         let name = rule.name.as_deref().unwrap_or_default();
         return repository_of(&format!("{base}/{name}")).is_ok_and(|of| is_of(&of.repository(), text));

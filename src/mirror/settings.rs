@@ -1,10 +1,11 @@
 //! What is to be mirrored, filled from the sections `[mirror...]`; and what of it makes no sense.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::{self, CREDENTIAL, holds_credential, shown};
 use super::filter::TagChooser;
 use super::git::GitRule;
 use super::schedule::{Timetable, Window};
@@ -163,7 +164,7 @@ pub struct ManifestRule {
     /// Where custom resources name images, such as `spec.*.image`; asked for upstream before it is believed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub custom: Vec<String>,
-    /// Whether web server and registries may be asked over plain HTTP.
+    /// Whether the web server of `url` may be asked over plain HTTP.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
 }
@@ -194,7 +195,7 @@ impl ChartRule {
     /// How it is named.
     pub fn label(&self) -> String {
         let name = self.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
-        format!("charts {}{name}", self.repository)
+        address::label("charts", &self.repository, &name)
     }
 
     /// The repository and path of an OCI chart, without the chart's name.
@@ -206,8 +207,10 @@ impl ChartRule {
 impl ManifestRule {
     /// How it is named.
     pub fn label(&self) -> String {
-        let path = self.path.as_ref().map(|path| path.display().to_string());
-        format!("manifests {}", path.or_else(|| self.url.clone()).unwrap_or_default())
+        match (&self.path, &self.url) {
+            (None, Some(url)) => address::label("manifests", url, ""),
+            (path, _) => format!("manifests {}", path.as_deref().unwrap_or(Path::new("")).display()),
+        }
     }
 }
 
@@ -284,6 +287,10 @@ impl ChartRule {
     fn check(&self, key: &str) -> Result<(), Fault> {
         let fault = |field: &str, why: String| Err(Fault::new(format!("{key}.{field}"), why));
         match self.oci() {
+            // It is part of no name, and an error would quote it.
+            Some(_) if holds_credential(&self.repository) => {
+                return fault("repository", CREDENTIAL.into());
+            }
             Some(base) => {
                 let name = self.name.as_deref().unwrap_or_default();
                 if name.is_empty() || name.contains(['*', '?', '[', '{']) {
@@ -296,7 +303,8 @@ impl ChartRule {
             None => match reqwest::Url::parse(&self.repository) {
                 Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => {}
                 _ => {
-                    let why = format!("`{}` is neither `https://...` nor `oci://...`", self.repository);
+                    let why =
+                        format!("`{}` is neither `https://...` nor `oci://...`", shown(&self.repository));
                     return fault("repository", why);
                 }
             },
@@ -327,7 +335,10 @@ impl ManifestRule {
             (None, Some(url))
                 if reqwest::Url::parse(url).is_ok_and(|url| url.scheme().starts_with("http")) => {}
             (None, Some(url)) => {
-                return Err(Fault::new(format!("{key}.url"), format!("`{url}` is no `https://...`")));
+                return Err(Fault::new(
+                    format!("{key}.url"),
+                    format!("`{}` is no `https://...`", shown(url)),
+                ));
             }
             _ => return Err(Fault::new(key, "it needs either `path` or `url`")),
         }
@@ -367,30 +378,5 @@ fn platforms(key: &str, written: &[String]) -> Result<(), Fault> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rule(repository: &str, tags: TagFilter) -> ImageRule {
-        let repository = repository.to_owned();
-        ImageRule { repository, tags, digests: vec![], platforms: vec![], insecure: false, cosign_key: None }
-    }
-
-    #[test]
-    fn the_first_senseless_setting_is_named_by_its_place() {
-        let exact = TagFilter { exact: vec!["1".into()], ..TagFilter::default() };
-        let fault = |change: &dyn Fn(&mut Settings)| {
-            let mut settings = Settings { images: vec![rule("nginx", exact.clone())], ..Settings::default() };
-            assert_eq!(settings.check(), Ok(()));
-            change(&mut settings);
-            settings.check().unwrap_err().key
-        };
-        assert_eq!(fault(&|s| s.schedule = Some("61 * * * *".into())), "mirror.schedule");
-        assert_eq!(fault(&|s| s.windows = vec!["25:00-1:00".into()]), "mirror.windows[0]");
-        assert_eq!(fault(&|s| s.platforms = vec!["arm64".into()]), "mirror.platforms[0]");
-        assert_eq!(fault(&|s| s.images[0].repository = "nginx:1".into()), "mirror.images[0].repository");
-        assert_eq!(fault(&|s| s.images[0].tags = TagFilter::default()), "mirror.images[0]");
-        let tags = TagFilter { semver: Some(">=x".into()), ..TagFilter::default() };
-        assert_eq!(fault(&|s| s.images.push(rule("a", tags.clone()))), "mirror.images[1].tags.semver");
-        assert_eq!(fault(&|s| s.kubernetes_version = Some("one".into())), "mirror.kubernetes.version");
-    }
-}
+#[path = "settings_tests.rs"]
+mod tests;

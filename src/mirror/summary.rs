@@ -112,6 +112,6 @@ pub(super) fn chart_entry(wanted: &WantedChart, result: &Fetched, before: &[NewC
         Ok((chart, false, _)) => (State::Unchanged, Some(chart.digest.clone()), 0, None),
         Err(failure) => (State::Failed, None, 0, Some(failure.to_string())),
     };
-    let (name, from, reasons) = (wanted.title(), wanted.url.to_string(), wanted.reasons.clone());
+    let (name, from, reasons) = (wanted.title(), crate::oci::clean(&wanted.url), wanted.reasons.clone());
     Entry { name, state, digest, bytes, from, reasons, attached: Vec::new(), warnings: Vec::new(), error }
 }

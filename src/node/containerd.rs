@@ -9,6 +9,8 @@ use crate::sys::durable;
 
 /// What a running containerd keeps, and a boot ends. Elsewhere it lies in `/run`, where a snap may not mount.
 const STATE: [&str; 2] = ["run/containerd", "run/runc"];
+/// Its configuration.
+pub(super) const CONFIG: &str = "containerd/config.toml";
 /// Which boot that is of.
 const BOOT: &str = "run/boot-id";
 
@@ -23,7 +25,7 @@ pub fn prepare(places: &Places, boot: &str) -> Result<Program, Error> {
         places.make(folder, 0o755)?;
     }
     link_plugins(places)?;
-    let file = places.write("containerd/config.toml", &config(places))?;
+    let file = places.write(CONFIG, &config(places))?;
     places.program("usr/bin/containerd", vec!["--config".to_owned(), file.display().to_string()])
 }
 
@@ -85,6 +87,8 @@ address = \"{state}/containerd.sock\"
 [{cri}]
 # A snap may not mount in /run.
 netns_mounts_under_state_dir = true
+# An image counts as pulled when its layers are on disk: a power cut leaves no empty files behind.
+image_pull_with_sync_fs = true
 
 [{cri}.cni]
 bin_dir = \"{bin}\"
@@ -168,6 +172,13 @@ mod tests {
             path.starts_with("/var/snap/edge/common/") || path.starts_with("/snap/edge/current/")
         };
         assert!(paths.iter().all(|path| own(&path)), "{paths:?}");
+    }
+
+    #[test]
+    fn an_image_counts_as_pulled_when_it_is_on_disk() {
+        let places = Places { snap: "/snap/edge/current".into(), common: "/var/snap/edge/common".into() };
+        let config: toml::Table = config(&places).parse().unwrap();
+        assert_eq!(config["plugins"]["io.containerd.grpc.v1.cri"]["image_pull_with_sync_fs"], true.into());
     }
 
     fn gather(value: &toml::Value, paths: &mut Vec<String>) {

@@ -10,11 +10,16 @@ mod kubelet;
 mod places;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use clear::clear;
 pub use kubelet::has_joined;
 pub use places::Places;
+
+/// The configuration of the snap's containerd, below `$SNAP_COMMON`: written at each of its starts.
+pub fn containerd_config(common: &Path) -> PathBuf {
+    common.join(containerd::CONFIG)
+}
 
 /// `[node]` of the configuration: which of the parts run, where the snap has them.
 #[derive(Debug, Clone, PartialEq, Eq)]

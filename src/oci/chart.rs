@@ -2,6 +2,8 @@
 //!
 //! A package is read only as far as its `Chart.yaml`, with caps, and never unpacked.
 
+mod metadata;
+
 use std::cmp::Ordering;
 use std::io::Read;
 
@@ -9,7 +11,8 @@ use serde_json::{Map, Value};
 
 use super::headers;
 use crate::sys::digest::Digest;
-use crate::sys::yaml;
+
+pub use metadata::sound;
 
 /// The largest package that is taken, in bytes; Helm's own servers take as much.
 pub const LARGEST: usize = 20 << 20;
@@ -79,14 +82,9 @@ impl ChartPackage {
     }
 
     fn parse(text: &str) -> Result<Self, ChartError> {
-        let metadata: Map<String, Value> =
-            yaml::read(text).map_err(|e| ChartError::Package(format!("its `Chart.yaml`: {e}")))?;
-        let field = |key: &str| match metadata.get(key) {
-            Some(Value::String(text)) => text.clone(),
-            // A version that somebody forgot to quote.
-            Some(Value::Number(number)) => number.to_string(),
-            _ => String::new(),
-        };
+        let metadata =
+            metadata::read(text).map_err(|e| ChartError::Package(format!("its `Chart.yaml`: {e}")))?;
+        let field = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (name, version) = (field("name"), field("version"));
         for text in [&name, &version] {
             if !is_path_part(text) {
@@ -101,11 +99,10 @@ impl ChartPackage {
         format!("{}-{}.tgz", self.name, self.version)
     }
 
-    /// Its entry in the index of its repository: what `Chart.yaml` says, where it lies relative to the index, its
-    /// digest, and when it came (seconds since 1970). One line of JSON, which is YAML too.
+    /// Its entry in the index of its repository: what `Chart.yaml` says that Helm reads, where it lies relative to the
+    /// index, its digest, and when it came (seconds since 1970). One line of JSON, which is YAML too.
     pub fn entry(&self, digest: &Digest, created: i64) -> String {
         let mut entry = self.metadata.clone();
-        entry.insert("version".into(), self.version.clone().into());
         entry.insert("urls".into(), vec![Value::String(format!("charts/{}", self.file_name()))].into());
         entry.insert("digest".into(), digest.hex().into());
         let created = jiff::Timestamp::from_second(created).unwrap_or(jiff::Timestamp::UNIX_EPOCH);

@@ -8,6 +8,7 @@ mod ask;
 mod fetch;
 mod files;
 mod limit;
+mod pages;
 mod push;
 mod token;
 
@@ -52,6 +53,12 @@ impl Upstream {
         let server = if host == "docker.io" { "registry-1.docker.io" } else { host };
         let scheme = if insecure || is_loopback(host) { "http" } else { "https" };
         Self { host: host.into(), url: format!("{scheme}://{server}"), insecure }
+    }
+
+    /// What is below its address, as people are told.
+    fn told(&self, resource: &str) -> String {
+        let url = Url::parse(&format!("{}{resource}", self.url.trim_end_matches('/')));
+        url.map_or_else(|_| resource.to_owned(), |url| clean(&url))
     }
 }
 
@@ -120,6 +127,16 @@ pub enum Error {
         url: String,
         /// The most, in bytes.
         most: u64,
+    },
+    /// A list of more than is taken.
+    #[error("`{url}` lists more than {most} {of} hint: name them in `exact`")]
+    TooLong {
+        /// What was asked for.
+        url: String,
+        /// The most.
+        most: usize,
+        /// Of what.
+        of: &'static str,
     },
     /// It would have to be asked in the clear.
     #[error("`{0}` is not https hint: allow plain HTTP for this upstream if it is in your own network")]
@@ -233,7 +250,7 @@ fn allowed(url: &Url, insecure: bool) -> Result<(), Error> {
 }
 
 /// An address without what may be secret in it: signed redirects carry tokens in the query.
-fn clean(url: &Url) -> String {
+pub fn clean(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     // Neither fails for an address with a host, and others are not asked.

@@ -17,7 +17,7 @@ mod walk;
 pub use archive::{Archive, ArchiveError, ArchiveWriter, Entry as ArchiveEntry, Form as ArchiveForm};
 pub use client::{
     Client, ClientSettings, Error, FetchedBlob, FetchedFile, FetchedManifest, HeadManifest, RateLimit, Site,
-    Upstream, proxy_fault,
+    Upstream, clean, proxy_fault,
 };
 pub use credentials::{Credential, Credentials};
 pub use manifest::{Descriptor, ImageIndex, LARGEST, LARGEST_IMAGE, ManifestError, ParsedManifest, media};

@@ -39,6 +39,17 @@ pub struct Query {
     pub ignore_not_found: bool,
 }
 
+impl Query {
+    /// Whether it selects by labels or fields. A selector that is empty is none, as for kubectl.
+    pub fn has_selector(&self) -> bool {
+        given(self.labels.as_deref()).or(given(self.fields.as_deref())).is_some()
+    }
+}
+
+fn given(selector: Option<&str>) -> Option<&str> {
+    selector.map(str::trim).filter(|text| !text.is_empty())
+}
+
 /// What to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -64,15 +75,14 @@ pub struct Selected<'a> {
 /// # Errors
 /// In kubectl's words, `error: ` or `Error from server` included.
 pub fn select<'a>(pods: &'a [Value], query: &Query) -> Result<Selected<'a>, String> {
-    let selecting = query.labels.is_some() || query.fields.is_some();
-    if selecting && !query.names.is_empty() {
+    if query.has_selector() && !query.names.is_empty() {
         return Err("error: name cannot be provided when a selector is specified".to_owned());
     }
     if query.namespace.is_none() && !query.names.is_empty() {
         return Err("error: a resource cannot be retrieved by name across all namespaces".to_owned());
     }
-    let labels: LabelSelector = parse(query, query.labels.as_deref())?;
-    let fields: FieldSelector = parse(query, query.fields.as_deref())?;
+    let labels: LabelSelector = parse(query, given(query.labels.as_deref()))?;
+    let fields: FieldSelector = parse(query, given(query.fields.as_deref()))?;
     check_fields(query)?;
     let here = |pod: &&Value| query.namespace.is_none() || meta::namespace(pod) == query.namespace.as_deref();
     if query.names.is_empty() {
@@ -139,7 +149,7 @@ fn parse<T: std::str::FromStr<Err = Error> + Default>(
 }
 
 fn check_fields(query: &Query) -> Result<(), String> {
-    for term in query.fields.as_deref().unwrap_or_default().split(',').filter(|t| !t.is_empty()) {
+    for term in given(query.fields.as_deref()).unwrap_or_default().split(',').filter(|t| !t.is_empty()) {
         let field = term.split(['=', '!']).next().unwrap_or(term).trim();
         if !FIELDS.contains(&field) && !MORE_FIELDS.contains(&field) {
             return Err(refused(query, &format!("field label not supported: {field}")));
@@ -155,4 +165,35 @@ fn refused(query: &Query, reason: &str) -> String {
         "Error from server (BadRequest): Unable to find \"/v1, Resource=pods\" that match label selector \
          \"{labels}\", field selector \"{fields}\": {reason}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_selector_is_none() {
+        let pod = |name: &str| json!({"metadata": {"name": name, "namespace": "ns"}});
+        let pods = [pod("db"), pod("web")];
+        for (names, labels, fields, found) in [
+            (&["web"][..], Some(""), None, Some(1)),
+            (&["web"], Some(" \t"), Some(" "), Some(1)),
+            (&["web"], Some("app"), None, None),
+            (&["web"], None, Some("status.phase=Running"), None),
+            (&[], Some(""), Some(""), Some(2)),
+            (&[], Some(" app "), None, Some(0)),
+        ] {
+            let query = Query {
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+                namespace: Some("ns".to_owned()),
+                labels: labels.map(str::to_owned),
+                fields: fields.map(str::to_owned),
+                ignore_not_found: false,
+            };
+            let selected = select(&pods, &query).ok().map(|selected| selected.pods.len());
+            assert_eq!(selected, found, "{query:?}");
+        }
+    }
 }

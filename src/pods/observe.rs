@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::view::{Details, merge, questions, runtime_uid};
@@ -31,19 +30,14 @@ pub struct Observed {
     pub runtime: Result<(), cri::Error>,
 }
 
-/// `cached` pods and the runtime, merged at `now`.
-pub async fn observe(runtime: &Runtime, cached: Vec<Value>, now: Timestamp) -> Observed {
+/// `cached` pods and the runtime, merged.
+pub async fn observe(runtime: &Runtime, cached: Vec<Value>) -> Observed {
     let state = runtime.state().await;
-    complete(runtime, state, cached, now).await
+    complete(runtime, state, cached).await
 }
 
 /// The same, where the runtime's `state` was asked for while the cache was read.
-pub async fn complete(
-    runtime: &Runtime,
-    state: Result<State, cri::Error>,
-    cached: Vec<Value>,
-    now: Timestamp,
-) -> Observed {
+pub async fn complete(runtime: &Runtime, state: Result<State, cri::Error>, cached: Vec<Value>) -> Observed {
     let looked = async {
         let state = state?;
         let (details, untold) = look(runtime, &cached, &state).await?;
@@ -52,7 +46,7 @@ pub async fn complete(
     match looked.await {
         Ok((state, details, untold)) => {
             let known: HashSet<String> = cached.iter().filter_map(runtime_uid).map(str::to_owned).collect();
-            let pods = merge(cached, &state, &details, now);
+            let pods = merge(cached, &state, &details);
             let uids = pods.iter().filter_map(runtime_uid).filter(|uid| !known.contains(*uid));
             let runtime_only = uids.map(str::to_owned).collect();
             Observed { runtime_only, untold, pods, state, runtime: Ok(()) }

@@ -1,8 +1,10 @@
 //! Which pods would not survive an outage, why, and the patch that mends it.
 //!
-//! Said while the cloud is there, because afterwards it is too late: an image that is always pulled
-//! cannot be pulled, and a pod that does not tolerate an unreachable node is evicted by the cloud as
-//! soon as it hears of the node again.
+//! Said while the cloud is there, because afterwards it is too late: an image that is always pulled cannot be
+//! pulled, unless edge has it and the runtime asks edge, and a pod that does not tolerate an unreachable node
+//! is evicted by the cloud as soon as it hears of the node again.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -23,20 +25,32 @@ pub struct Risk {
     pub mend: Vec<String>,
 }
 
-/// The images of a node, by every name they have. `None` where the runtime could not be asked.
+/// The images that a node has without its registries.
 #[derive(Clone, Debug, Default)]
 pub struct Images {
+    /// The runtime's, by every name they have. `None` where it could not be asked.
     names: Option<Vec<Reference>>,
+    /// Those that the runtime is given here when it pulls them, as pods name them.
+    served: BTreeSet<String>,
 }
 
 impl Images {
     /// From the tags and digests that the runtime lists.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { names: Some(names.into_iter().filter_map(|name| name.parse().ok()).collect()) }
+        let names = names.into_iter().filter_map(|name| name.parse().ok()).collect();
+        Self { names: Some(names), served: BTreeSet::new() }
+    }
+
+    /// With those that the runtime is given here when it pulls them, as [`named`] has them.
+    pub fn with_served(self, served: BTreeSet<String>) -> Self {
+        Self { served, ..self }
     }
 
     /// Whether the image that a pod names is here; also if that cannot be known.
     fn has(&self, image: &str) -> bool {
+        if self.served.contains(image) {
+            return true;
+        }
         let (Some(names), Ok(wanted)) = (&self.names, image.parse::<Reference>()) else { return true };
         names.iter().any(|name| {
             name.repository() == wanted.repository()
@@ -48,6 +62,12 @@ impl Images {
     }
 }
 
+/// The images that a pod names, of its containers and its volumes.
+pub fn named(pod: &Value) -> impl Iterator<Item = &str> {
+    let images = containers(pod).map(|(_, container)| text(container, "image"));
+    images.chain(image_volumes(pod).map(|(_, image)| text(image, "reference")))
+}
+
 /// Everything that would keep `pod` from surviving.
 pub fn risks(pod: &Value, images: &Images) -> Vec<Risk> {
     let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
@@ -56,7 +76,7 @@ pub fn risks(pod: &Value, images: &Images) -> Vec<Risk> {
     }
     let name =
         format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default());
-    let found = [always_pulled(pod), absent(pod, images), untolerated(pod)];
+    let found = [always_pulled(pod, images), absent(pod, images), untolerated(pod)];
     found
         .into_iter()
         .flatten()
@@ -81,13 +101,15 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn always_pulled(pod: &Value) -> Option<(String, Option<Value>)> {
+fn always_pulled(pod: &Value, images: &Images) -> Option<(String, Option<Value>)> {
+    let is_far = |image: &str| !images.served.contains(image);
     let always: Vec<(&str, &str)> = containers(pod)
         .filter(|(_, container)| text(container, "imagePullPolicy") == "Always")
+        .filter(|(_, container)| is_far(text(container, "image")))
         .map(|(list, container)| (list, text(container, "name")))
         .collect();
     let volumes: Vec<&str> = image_volumes(pod)
-        .filter(|(_, image)| text(image, "pullPolicy") == "Always")
+        .filter(|(_, image)| text(image, "pullPolicy") == "Always" && is_far(text(image, "reference")))
         .map(|(name, _)| name)
         .collect();
     if always.is_empty() && volumes.is_empty() {
@@ -111,9 +133,7 @@ fn always_pulled(pod: &Value) -> Option<(String, Option<Value>)> {
 }
 
 fn absent(pod: &Value, images: &Images) -> Option<(String, Option<Value>)> {
-    let named = containers(pod).map(|(_, container)| text(container, "image"));
-    let named = named.chain(image_volumes(pod).map(|(_, image)| text(image, "reference")));
-    let mut absent: Vec<&str> = named.filter(|image| !images.has(image)).collect();
+    let mut absent: Vec<&str> = named(pod).filter(|image| !images.has(image)).collect();
     absent.dedup();
     (!absent.is_empty()).then(|| (format!("image {} is not on this node", absent.join(", ")), None))
 }
@@ -234,6 +254,26 @@ mod tests {
         let volumes = json!([{"name": "data", "image": {"pullPolicy": "IfNotPresent"}}]);
         assert_eq!(patch["spec"]["template"]["spec"], json!({"volumes": volumes}));
         assert_eq!(absent.reason, "image v:1 is not on this node");
+    }
+
+    #[test]
+    fn what_the_runtime_is_given_here_may_be_pulled_and_absent() {
+        let spec = json!({"tolerations": forever(),
+            "containers": [{"name": "near", "image": "far.io/a:1", "imagePullPolicy": "Always"},
+                           {"name": "far", "image": "far.io/b:1", "imagePullPolicy": "Always"}],
+            "volumes": [{"name": "data", "image": {"reference": "far.io/v:1", "pullPolicy": "Always"}}]});
+        let all = pod(spec.clone());
+        assert_eq!(named(&all).collect::<Vec<_>>(), ["far.io/a:1", "far.io/b:1", "far.io/v:1"]);
+        let served = |names: &[&str]| {
+            Images::new([]).with_served(names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        let some = reasons(spec.clone(), &served(&["far.io/a:1", "far.io/v:1"]));
+        let expected = [
+            "imagePullPolicy Always of far: cannot start without the registry",
+            "image far.io/b:1 is not on this node",
+        ];
+        assert_eq!(some, expected);
+        assert_eq!(reasons(spec, &served(&["far.io/a:1", "far.io/b:1", "far.io/v:1"])), Vec::<String>::new());
     }
 
     #[test]

@@ -199,7 +199,7 @@ fn call(method: Method, target: &str) -> Result<Call, String> {
 async fn ask(shared: &Shared, call: Call, body: Bytes) -> Result<(), String> {
     let path = call.head.uri.path().to_owned();
     match shared.forward(&call, &mut Payload::Whole(body), true).await {
-        Outcome::Outage => Err("the cloud is away".to_owned()),
+        Outcome::Outage(_) => Err("the cloud is away".to_owned()),
         Outcome::Answer(answer) => {
             let code = answer.status();
             answer.into_body().collect().await.map_err(|e| e.to_string())?;

@@ -10,6 +10,7 @@ use super::upstream::BodyError;
 use crate::kube::Encoding;
 use crate::kube::negotiate::{self, Shape};
 use crate::kube::status::Failure;
+use crate::kube::stream::{WatchKind, watch_event};
 
 /// The body of an answer on its way to a client.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -36,9 +37,6 @@ impl Accept {
         Self { encoding: if json { Encoding::Json } else { Encoding::Protobuf }, shape }
     }
 }
-
-/// Seconds after which a client may try again what needs the cloud.
-pub const RETRY_AFTER: u32 = 5;
 
 /// A body of known bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
@@ -84,9 +82,26 @@ pub fn failure(failure: &Failure, encoding: Encoding) -> Response<Body> {
     response
 }
 
-/// 503 with a time to come back: what needs the cloud, while it is away.
+/// 503: what needs the cloud, while it is away. It names no time to come back: client-go would wait it out inside the
+/// call, ten times over, whatever is asked, and who waits may be all of kubelet's volumes or a person's `kubectl`.
 pub fn unavailable(why: &str, encoding: Encoding) -> Response<Body> {
-    failure(&Failure::unavailable(why, Some(RETRY_AFTER)), encoding)
+    failure(&Failure::unavailable(why), encoding)
+}
+
+/// 504: a write that may have reached the cloud, and of which nobody says what became of it. Whoever asked must look,
+/// and must not ask again unseen.
+pub fn unknown(why: &str, encoding: Encoding) -> Response<Body> {
+    failure(&Failure::timeout(format!("the cloud may have done it: {why}"), None), encoding)
+}
+
+/// What a list or watch is answered that goes on from where nothing is known any more: its client reads everything anew.
+/// A watch hears it as an API server says it, in an event.
+pub fn expired(is_watch: bool, encoding: Encoding) -> Response<Body> {
+    let expired = Failure::expired(EXPIRED);
+    match watch_event(WatchKind::Error, &expired.body(), encoding) {
+        Ok(event) if is_watch => with_type(StatusCode::OK, encoding.watch_content_type(), full(event)),
+        _ => failure(&expired, encoding),
+    }
 }
 
 /// A body that could not be finished; the client sees its connection break.

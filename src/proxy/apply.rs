@@ -1,8 +1,6 @@
 //! Writes as jobs in the cache: what each does to the objects kept, and what it leaves to be told to
 //! the cloud. All of a job is on disk, or nothing.
 
-use std::sync::Arc;
-
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -11,18 +9,21 @@ use super::input::Input;
 use super::replay::Wanted;
 use super::statuses;
 use super::token;
+use super::waiting::{keep_applied, keep_change, keep_last_status};
 use super::watch::Edit;
-use crate::cache::{
-    Author, CacheError, Change, ChangeKind, FieldManager, NewChange, Object, ObjectKey, ScopeId, Writer,
-};
+use crate::cache::version;
+use crate::cache::{Author, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
 use crate::kube::status::Failure;
-use crate::kube::stream::WatchKind;
 use crate::kube::{FieldSelector, GroupVersionResource, LabelSelector};
 
 /// Events kept for `edge pod describe`.
 pub const EVENTS_KEPT: usize = 1000;
 /// Whose readings the events of this node are: edge's own.
 const EVENT_KEEPER: &str = "edge:events";
+
+/// What an API server says to whoever writes what was changed since he read it.
+const STALE: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
 
 /// What a job in the cache found.
 pub enum Found {
@@ -55,11 +56,15 @@ pub(super) fn failed(failure: Failure) -> Found {
 
 pub(super) fn missing(writer: &Writer, key: &ObjectKey) -> Result<Found, CacheError> {
     let gvr = gvr(key);
-    if key.resource.ends_with("/events") || writer.waiting(ChangeKind::Delete, key, "")?.is_some() {
+    // Of pods it is kubelet that writes, and to that of its own node.
+    let is_known_absent = key.resource.ends_with("/events")
+        || writer.waiting(ChangeKind::Delete, key, "")?.is_some()
+        || (key.resource == "v1/pods" && writer.knows_own_pods()?);
+    if is_known_absent {
         return Ok(failed(Failure::not_found(&gvr.group, &gvr.resource, &key.name)));
     }
     let why = format!("the cloud is away and {key} was never read while it was there");
-    Ok(failed(Failure::unavailable(why, Some(5))))
+    Ok(failed(Failure::unavailable(why)))
 }
 
 fn gvr(key: &ObjectKey) -> GroupVersionResource {
@@ -67,9 +72,25 @@ fn gvr(key: &ObjectKey) -> GroupVersionResource {
     key.resource.parse().unwrap_or_else(|_| GroupVersionResource::new("", "", &key.resource))
 }
 
-fn conflict(key: &ObjectKey, wanted: &str, is: &str) -> Found {
-    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {is}");
-    failed(Failure::conflict(&gvr(key).group, &gvr(key).resource, &key.name, &why))
+/// Why a write of `author` is not about the object that is here: another has come in its place, or its author has not seen
+/// what it is now.
+fn conflict(author: &Author, known: &Object, input: &Input) -> Option<Found> {
+    let key = &known.key;
+    let why = if let Some(uid) = input.uid().filter(|uid| *uid != known.uid) {
+        format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", known.uid)
+    } else {
+        input.version().filter(|version| !is_current(version, author, known))?;
+        STALE.to_owned()
+    };
+    Some(failed(Failure::conflict(&gvr(key).group, &gvr(key).resource, &key.name, &why)))
+}
+
+/// Whether who names this version has seen all of `known`: it is the one that he is shown, or one that the cloud gave
+/// after it, of which nothing is kept here. Heartbeats are such, which stay out of the file.
+fn is_current(version: &str, author: &Author, known: &Object) -> bool {
+    let shown = known.version_for(author.identity());
+    let of_cloud = |text: &str| text.parse::<u64>().ok().filter(|_| version::given(text).is_none());
+    version == shown || of_cloud(version).zip(of_cloud(shown)).is_some_and(|(version, shown)| version > shown)
 }
 
 /// An object that is known here is patched, or its status replaced.
@@ -93,33 +114,49 @@ pub(super) fn edit_by(
     input: &Input,
 ) -> Result<Found, CacheError> {
     let Some((_, known)) = writer.object(key)? else { return missing(writer, key) };
-    if let Some(uid) = input.uid().filter(|uid| *uid != known.uid) {
-        return Ok(conflict(key, uid, &known.uid));
+    if let Some(conflict) = conflict(author, &known, input) {
+        return Ok(conflict);
     }
+    let answer = |object: &Object| {
+        Found::Done(StatusCode::OK, Box::new(object.clone().shown_to(author.identity()).body))
+    };
     let told = writer.patches(key, subresource)?;
     let before = statuses::applied_before(&told, author, input);
-    let edited = match (input.apply(&known.body, before.as_ref()), author) {
-        (Ok(edited), _) if !edited.is_object() => {
-            return Ok(failed(Failure::bad_request("this is no object")));
-        }
-        (Ok(edited), Author::Client(_)) => statuses::with_status_of(key, &known.body, &edited),
-        (Ok(edited), Author::Node) => settle(edited, &known.body, subresource),
-        (Err(why), _) => return Ok(failed(Failure::bad_request(why))),
+    let wish = match input.apply(&known.body, before.as_ref()) {
+        Ok(wish) if wish.is_object() => wish,
+        Ok(_) => return Ok(failed(Failure::bad_request("this is no object"))),
+        Err(why) => return Ok(failed(Failure::bad_request(why))),
+    };
+    let left = match author {
+        Author::Client(_) => statuses::not_taken(key, &known.body, input, &wish),
+        Author::Node => None,
+    };
+    let edited = match author {
+        Author::Client(_) => statuses::with_status_of(key, &known.body, &wish),
+        Author::Node => settle(wish, &known.body, subresource),
     };
     if edited == known.body {
-        return Ok(Found::Done(StatusCode::OK, Box::new(edited)));
+        return Ok(match left {
+            Some(field) => {
+                let why = format!("the cloud is away and only it can say whether a status brings `{field}`");
+                failed(Failure::unavailable(why))
+            }
+            None => answer(&known),
+        });
     }
     if *author != Author::Node
         && let Some(why) = statuses::why_full(writer, key, &told)?
     {
-        return Ok(failed(Failure::unavailable(why, Some(5))));
+        return Ok(failed(Failure::unavailable(why)));
     }
     let object = Object { body: edited, ..known.clone() };
     // The cloud has the like already, or it waits for it.
     if writer.is_heartbeat(&object, &known)? {
-        return Ok(Found::Done(StatusCode::OK, Box::new(object.body)));
+        return Ok(answer(&object));
     }
-    writer.put_local(&[], &object)?;
+    let object = writer.changed(&known, object.body)?;
+    let entered = scopes_for(writer, &object, Some(&known))?;
+    writer.put_local(&entered, &object)?;
     match input {
         Input::Apply(manager, body) => {
             let applied = statuses::applied(body, &known);
@@ -131,9 +168,9 @@ pub(super) fn edit_by(
     if key.resource == "v1/pods" && *author == Author::Node {
         endpoints::follow(writer, edits, &object)?;
     }
-    let answer = object.body.clone();
-    edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
-    Ok(Found::Done(StatusCode::OK, Box::new(answer)))
+    let answer = answer(&object);
+    edits.push(Edit::modified(known, object));
+    Ok(answer)
 }
 
 /// An edited object keeps who it is; through `status` it keeps its spec too.
@@ -160,77 +197,6 @@ pub(super) fn settle(mut edited: Value, known: &Value, subresource: &str) -> Val
     edited
 }
 
-/// Edits of one object by one author add up: the first keeps the cloud's object, later ones find it kept. What another
-/// has told before ends with what it told, so that each is told in its author's name, and in their order.
-fn keep_change(
-    writer: &Writer,
-    author: &Author,
-    key: &ObjectKey,
-    subresource: &str,
-    base: &Object,
-    now: &Object,
-) -> Result<(), CacheError> {
-    if let Some(waiting) = writer.waiting(ChangeKind::Create, key, "")? {
-        return writer.rewrite_change(waiting.id, now.body.to_string().as_bytes());
-    }
-    let mut waiting = writer.patches(key, subresource)?;
-    let last = waiting
-        .pop_if(|last| last.what.author == *author && last.what.uid == base.uid && last.what.body.is_none());
-    for one in &waiting {
-        if one.what.author == *author && one.what.uid != base.uid {
-            writer.drop_change(one.id)?;
-        } else {
-            end_change(writer, one, base)?;
-        }
-    }
-    if last.is_some() {
-        return Ok(());
-    }
-    writer.push_change(&NewChange {
-        kind: ChangeKind::Patch,
-        key: key.clone(),
-        uid: base.uid.clone(),
-        subresource: subresource.to_owned(),
-        author: author.clone(),
-        manager: None,
-        base: Some(base.body.to_string().into_bytes()),
-        body: None,
-    })?;
-    Ok(())
-}
-
-/// What is applied is all that its manager wants: the last of it is told, behind what others told before.
-fn keep_applied(
-    writer: &Writer,
-    author: &Author,
-    manager: &FieldManager,
-    key: &ObjectKey,
-    subresource: &str,
-    base: &Object,
-    applied: &Value,
-) -> Result<(), CacheError> {
-    for one in writer.patches(key, subresource)? {
-        let own = one.what.author == *author;
-        let replaced = one.what.manager.as_ref().is_some_and(|m| m.name == manager.name);
-        if own && (replaced || one.what.uid != base.uid) {
-            writer.drop_change(one.id)?;
-        } else {
-            end_change(writer, &one, base)?;
-        }
-    }
-    writer.push_change(&NewChange {
-        kind: ChangeKind::Apply,
-        key: key.clone(),
-        uid: base.uid.clone(),
-        subresource: subresource.to_owned(),
-        author: author.clone(),
-        manager: Some(manager.clone()),
-        base: None,
-        body: Some(applied.to_string().into_bytes()),
-    })?;
-    Ok(())
-}
-
 /// A new object of the node's, with the names that a server gives.
 pub fn create(
     writer: &mut Writer,
@@ -254,21 +220,20 @@ pub(super) fn create_by(
     if writer.object(key)?.is_some() {
         return Ok(failed(Failure::already_exists(&gvr(key).group, &gvr(key).resource, &key.name)));
     }
-    let wanted_by = scopes_for(writer, key, &body)?;
-    let version = wanted_by.first().map_or("0", |(_, version)| version.as_str()).to_owned();
     if let Some(meta) = body.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.insert("name".into(), json!(key.name));
         if !key.namespace.is_empty() {
             meta.insert("namespace".into(), json!(key.namespace));
         }
         meta.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));
-        meta.insert("resourceVersion".into(), json!(version));
+        meta.remove("resourceVersion");
         meta.insert("creationTimestamp".into(), json!(token::time(crate::sys::clock::now())));
     }
     let Some(object) = Object::new(&key.resource, body) else {
         return Ok(failed(Failure::bad_request("the object has no metadata")));
     };
-    let mut scopes: Vec<ScopeId> = wanted_by.into_iter().map(|(id, _)| id).collect();
+    let object = writer.changed(&object, object.body.clone())?;
+    let mut scopes = scopes_for(writer, &object, None)?;
     if key.resource.ends_with("/events") || scopes.is_empty() {
         scopes.push(writer.scope(&event_scope(&key.resource))?);
     }
@@ -284,14 +249,15 @@ pub(super) fn create_by(
         body: Some(object.body.to_string().into_bytes()),
     })?;
     let answer = object.body.clone();
-    edits.push(Edit { kind: WatchKind::Added, object: Arc::new(object) });
+    edits.push(Edit::added(object));
     Ok(Found::Done(code, Box::new(answer)))
 }
 
-/// The lists that a new object belongs to, with their versions: it must be in them after a reboot.
-fn scopes_for(writer: &Writer, key: &ObjectKey, body: &Value) -> Result<Vec<(ScopeId, String)>, CacheError> {
+/// The lists that an object belongs to now, and did not `before`: it must be in them after a reboot. What belongs to a list
+/// no more stays there, where only what matches is read.
+fn scopes_for(writer: &Writer, object: &Object, before: Option<&Object>) -> Result<Vec<ScopeId>, CacheError> {
     let mut scopes = Vec::new();
-    for scope in writer.scopes_over(&key.resource, &key.namespace)? {
+    for scope in writer.scopes_over(&object.key.resource, &object.key.namespace)? {
         let wanted = Wanted {
             identity: scope.key.identity,
             resource: scope.key.resource,
@@ -299,10 +265,8 @@ fn scopes_for(writer: &Writer, key: &ObjectKey, body: &Value) -> Result<Vec<(Sco
             labels: scope.key.labels.parse().unwrap_or_else(|_| LabelSelector::everything()),
             fields: scope.key.fields.parse().unwrap_or_else(|_| FieldSelector::everything()),
         };
-        let object =
-            Object { key: key.clone(), uid: String::new(), version: String::new(), body: body.clone() };
-        if wanted.matches(&object) {
-            scopes.push((scope.id, scope.version));
+        if wanted.matches(object) && !before.is_some_and(|before| wanted.matches(before)) {
+            scopes.push(scope.id);
         }
     }
     Ok(scopes)
@@ -316,11 +280,14 @@ pub fn replace(
     body: Value,
 ) -> Result<Found, CacheError> {
     let Some((_, known)) = writer.object(key)? else { return missing(writer, key) };
-    let object = Object { body: settle(body, &known.body, ""), ..known.clone() };
+    if let Some(conflict) = conflict(&Author::Node, &known, &Input::Object(body.clone())) {
+        return Ok(conflict);
+    }
+    let object = writer.changed(&known, settle(body, &known.body, ""))?;
     writer.put_local(&[], &object)?;
     keep_change(writer, &Author::Node, key, "", &known, &object)?;
     let answer = object.body.clone();
-    edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
+    edits.push(Edit::modified(known, object));
     Ok(Found::Done(StatusCode::OK, Box::new(answer)))
 }
 
@@ -332,19 +299,22 @@ pub fn delete(
     input: &Input,
 ) -> Result<Found, CacheError> {
     let Some((_, known)) = writer.object(key)? else { return missing(writer, key) };
-    if let Some(uid) = input.uid().filter(|uid| *uid != known.uid) {
-        return Ok(conflict(key, uid, &known.uid));
+    if let Some(conflict) = conflict(&Author::Node, &known, input) {
+        return Ok(conflict);
     }
     let Input::Object(options) = input else { return missing(writer, key) };
     if options.get("gracePeriodSeconds").and_then(Value::as_i64) != Some(0) {
         let why = "the cloud is away and only it begins a deletion";
-        return Ok(failed(Failure::unavailable(why, Some(5))));
+        return Ok(failed(Failure::unavailable(why)));
     }
     let done = Found::Done(StatusCode::OK, Box::new(known.body.clone()));
+    let last = writer.changed(&known, known.body.clone())?;
     if let Some(created) = writer.waiting(ChangeKind::Create, key, "")? {
         // The cloud never heard of it, so it has nothing to delete.
         writer.drop_change(created.id)?;
         writer.drop_changes_of(key, &known.uid)?;
+        // Nothing is left to tell those who have seen it.
+        writer.outdate_versions()?;
     } else if writer.waiting(ChangeKind::Delete, key, "")?.is_none() {
         keep_last_status(writer, key, &known)?;
         writer.push_change(&NewChange {
@@ -354,7 +324,7 @@ pub fn delete(
             subresource: String::new(),
             author: Author::Node,
             manager: None,
-            base: None,
+            base: Some(last.body.to_string().into_bytes()),
             body: Some(
                 json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
                     "preconditions": {"uid": known.uid}})
@@ -367,30 +337,7 @@ pub fn delete(
         known.body.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
     if !has_finalizers {
         writer.remove(key)?;
-        edits.push(Edit { kind: WatchKind::Deleted, object: Arc::new(known) });
+        edits.push(Edit::deleted(last));
     }
     Ok(done)
-}
-
-/// The status is told before the deletion: a Job counts its pods by it. Its difference is computed
-/// now, for the object will not be there later.
-fn keep_last_status(writer: &Writer, key: &ObjectKey, known: &Object) -> Result<(), CacheError> {
-    for waiting in writer.patches(key, "status")? {
-        end_change(writer, &waiting, known)?;
-    }
-    Ok(())
-}
-
-/// Fixes what a change will send to what it is now, whatever becomes of the object.
-pub(super) fn end_change(writer: &Writer, waiting: &Change, now: &Object) -> Result<(), CacheError> {
-    if waiting.what.body.is_some() || waiting.what.uid != now.uid {
-        return Ok(());
-    }
-    let base = waiting.what.base.as_deref().unwrap_or_default();
-    let base: Value = serde_json::from_slice(base)
-        .map_err(|source| CacheError::Body { key: now.key.to_string(), source })?;
-    match statuses::told(&waiting.what, &base, &now.body)? {
-        Some(patch) => writer.rewrite_change(waiting.id, patch.to_string().as_bytes()),
-        None => writer.drop_change(waiting.id),
-    }
 }

@@ -6,9 +6,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
-use serde_json::Value;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
+use super::own_issuers::OwnIssuers;
 use super::signature;
 use crate::cache::{Cache, CacheError, Purpose, Writer};
 
@@ -25,6 +27,64 @@ pub enum Caller {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Bearer {
     token: String,
+    /// Of another issuer than the cluster's own, as far as those are known: its subject is none of the cluster's names.
+    is_foreign: bool,
+}
+
+/// What a token says of itself. Nothing else of it is read, for anybody may send one, and it has not been judged yet.
+#[derive(Debug, Default, Deserialize)]
+struct Claims {
+    sub: Option<String>,
+    iss: Option<String>,
+    #[serde(default)]
+    aud: Audiences,
+    exp: Option<serde_json::Number>,
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: Option<Kubernetes>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Kubernetes {
+    pod: Option<Pod>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Pod {
+    uid: Option<String>,
+}
+
+/// One text, or a list of them (RFC 7519, 4.1.3).
+#[derive(Debug, Default)]
+struct Audiences(Vec<String>);
+
+impl<'de> Deserialize<'de> for Audiences {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Vec<String>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E>(self, one: &str) -> Result<Self::Value, E> {
+                Ok(vec![one.to_owned()])
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Vec::new())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut many: A) -> Result<Self::Value, A::Error> {
+                let mut all = Vec::new();
+                while let Some(one) = many.next_element()? {
+                    all.push(one);
+                }
+                Ok(all)
+            }
+        }
+        source.deserialize_any(OneOrMany).map(Self)
+    }
 }
 
 impl std::fmt::Debug for Bearer {
@@ -51,7 +111,19 @@ impl Caller {
         if !scheme.eq_ignore_ascii_case("bearer") || !is_one {
             return None;
         }
-        Some(Self::Bearer(Bearer { token: token.to_owned() }))
+        Some(Self::Bearer(Bearer::new(token)))
+    }
+
+    /// The same, where the cluster's own issuers are `own`.
+    #[must_use]
+    pub fn known_by(self, own: &OwnIssuers) -> Self {
+        match self {
+            Self::Kubelet => Self::Kubelet,
+            Self::Bearer(bearer) => {
+                let is_foreign = bearer.account().is_some_and(|claims| own.excludes(&claims.issuer()));
+                Self::Bearer(Bearer { is_foreign, ..bearer })
+            }
+        }
     }
 
     /// The name under which what this caller reads is kept.
@@ -63,26 +135,50 @@ impl Caller {
     }
 }
 
+impl Claims {
+    fn issuer(&self) -> String {
+        self.iss.clone().unwrap_or_default()
+    }
+}
+
 impl Bearer {
+    /// Of a token as it stands in a header.
+    pub fn new(token: &str) -> Self {
+        Self { token: token.to_owned(), is_foreign: false }
+    }
+
     /// SHA-256 of the token in hexadecimal: all that is kept of it.
     pub fn digest(&self) -> String {
         Sha256::digest(self.token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The subject and pod of a service account's token, so that its successor reads what it read;
+    /// The subject and pod of a token of the cluster's service accounts, so that its successor reads what it read;
     /// the hash of any other token. What a token says of itself counts only once the cloud has
     /// accepted it ([`accepted`]).
     pub fn identity(&self) -> String {
-        let claims = self.claims();
-        let subject = claims.as_ref().and_then(|c| c.get("sub")).and_then(Value::as_str);
-        match subject {
-            Some(subject) if subject.starts_with("system:serviceaccount:") => {
-                let pod = claims.as_ref().and_then(|c| c.pointer("/kubernetes.io/pod/uid"));
-                let pod = pod.and_then(Value::as_str).unwrap_or_default();
+        match self.account() {
+            Some(Claims { sub: Some(subject), kubernetes, .. }) if !self.is_foreign => {
+                let pod = kubernetes.and_then(|of| of.pod).and_then(|pod| pod.uid).unwrap_or_default();
                 format!("{subject}/{pod}")
             }
             _ => self.hashed(),
         }
+    }
+
+    /// What it says of itself, if that is that it stands for a service account.
+    fn account(&self) -> Option<Claims> {
+        let is_account = |sub: &String| sub.starts_with("system:serviceaccount:");
+        self.claims().filter(|claims| claims.sub.as_ref().is_some_and(is_account))
+    }
+
+    /// Its issuer, if it says that it stands for a service account.
+    pub fn account_issuer(&self) -> Option<String> {
+        self.account().map(|claims| claims.issuer())
+    }
+
+    /// Whether the key `jwk` has signed it.
+    pub fn holds(&self, jwk: &str) -> bool {
+        signature::holds(&self.token, jwk)
     }
 
     /// The name of a token that says nothing of itself, or nothing that counts.
@@ -97,7 +193,7 @@ impl Bearer {
         Some(value)
     }
 
-    fn claims(&self) -> Option<Value> {
+    fn claims(&self) -> Option<Claims> {
         let mut parts = self.token.split('.');
         let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
@@ -105,19 +201,14 @@ impl Bearer {
 
     /// Whether it says of itself that its time is over.
     fn is_over(&self) -> bool {
-        let end = self.claims().as_ref().and_then(|claims| claims.get("exp")).and_then(Value::as_i64);
+        let end = self.claims().and_then(|claims| claims.exp?.as_i64());
         end.is_some_and(|end| end <= crate::sys::clock::now().as_second())
     }
 
     /// Who has issued it and whom it is for, as it says of itself; empty where it does not.
     pub fn purpose(&self) -> Purpose {
         let claims = self.claims().unwrap_or_default();
-        let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let audiences = match claims.get("aud") {
-            Some(Value::String(one)) => vec![one.clone()],
-            Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            _ => Vec::new(),
-        };
+        let (issuer, Audiences(audiences)) = (claims.issuer(), claims.aud);
         // A line each in the cache.
         Purpose { issuer, audiences: audiences.into_iter().filter(|one| !one.contains('\n')).collect() }
     }
@@ -140,7 +231,7 @@ pub async fn accepted(cache: &Cache, bearer: &Bearer) -> Result<bool, CacheError
     let purpose = bearer.purpose();
     let (known, jwk) = cache
         .read(move |r| {
-            if r.caller(&digest)?.is_some() {
+            if r.caller(&digest)?.is_some_and(|known| known == identity) {
                 return Ok((true, None));
             }
             if !r.purposes(&identity)?.iter().any(|accepted| accepted.meets(&purpose)) {
@@ -149,7 +240,7 @@ pub async fn accepted(cache: &Cache, bearer: &Bearer) -> Result<bool, CacheError
             Ok((false, kid.map(|kid| r.verifier(&kid)).transpose()?.flatten()))
         })
         .await?;
-    Ok(known || jwk.is_some_and(|jwk| signature::holds(&bearer.token, &jwk)))
+    Ok(known || jwk.is_some_and(|jwk| bearer.holds(&jwk)))
 }
 
 /// The cloud refused this caller. Of a token that is not over yet, this is about whom it stands for: the account or the
@@ -165,162 +256,11 @@ pub fn refuse(writer: &Writer, bearer: &Bearer) -> Result<(), CacheError> {
         && let Some(kid) = bearer.key_id()
         && writer.purposes(&identity)?.iter().any(|accepted| accepted.meets(&bearer.purpose()))
     {
-        known = writer.verifier(&kid)?.is_some_and(|jwk| signature::holds(&bearer.token, &jwk));
+        known = writer.verifier(&kid)?.is_some_and(|jwk| bearer.holds(&jwk));
     }
     if known { writer.refuse_caller(&digest, &identity, !bearer.is_over()) } else { Ok(()) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(authorization: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(http::header::AUTHORIZATION, authorization.parse().unwrap());
-        headers
-    }
-
-    fn jwt(claims: &str) -> Caller {
-        let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
-        Caller::of(false, &headers(&format!("Bearer {token}"))).unwrap()
-    }
-
-    #[test]
-    fn nobody_without_certificate_or_bearer_token() {
-        assert_eq!(Caller::of(false, &HeaderMap::new()), None);
-        for bad in ["Basic YTpi", "Bearer", "Bearer ", "Bearer  "] {
-            assert_eq!(Caller::of(false, &headers(bad)), None, "{bad:?}");
-        }
-        assert_eq!(Caller::of(true, &HeaderMap::new()), Some(Caller::Kubelet));
-    }
-
-    /// An API server takes `Bearer  a` for no token at all, and of `Bearer a b` the first part alone.
-    #[test]
-    fn nobody_is_known_by_what_the_cloud_would_read_otherwise() {
-        for bad in
-            ["Bearer  a", "Bearer a b", "Bearer a ", "Bearer \ta", "Bearer a\tb", " Bearer a", "Bearer\ta"]
-        {
-            assert_eq!(Caller::of(false, &headers(bad)), None, "{bad:?}");
-        }
-        let mut two = headers("Bearer a");
-        two.append(http::header::AUTHORIZATION, "Bearer b".parse().unwrap());
-        assert_eq!(Caller::of(false, &two), None);
-        let Some(Caller::Bearer(one)) = Caller::of(false, &headers("bearer a.b-c~d+e/f=")) else { panic!() };
-        assert_eq!(one.authorization().unwrap(), "Bearer a.b-c~d+e/f=");
-    }
-
-    #[test]
-    fn a_service_account_is_known_by_subject_and_pod() {
-        let caller = jwt(r#"{"sub":"system:serviceaccount:ns:a","kubernetes.io":{"pod":{"uid":"u1"}}}"#);
-        assert_eq!(caller.identity(), "system:serviceaccount:ns:a/u1");
-        assert!(jwt(r#"{"sub":"somebody"}"#).identity().starts_with("token:"));
-        assert!(!format!("{caller:?}").contains("e30"), "a token is never shown");
-    }
-
-    fn token(claims: &str) -> Bearer {
-        match jwt(claims) {
-            Caller::Bearer(bearer) => bearer,
-            Caller::Kubelet => unreachable!(),
-        }
-    }
-
-    /// A pod's token that ends then.
-    fn of_pod(exp: i64) -> Bearer {
-        let pod = r#"{"pod":{"uid":"u1"}}"#;
-        token(&format!(r#"{{"sub":"system:serviceaccount:ns:a","exp":{exp},"kubernetes.io":{pod}}}"#))
-    }
-
-    async fn known(cache: &Cache, bearers: [&Bearer; 2]) -> [bool; 2] {
-        [accepted(cache, bearers[0]).await.unwrap(), accepted(cache, bearers[1]).await.unwrap()]
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_about_the_identity_unless_the_token_has_a_successor() {
-        let (over, first, second) = (of_pod(1_000_000_000), of_pod(9_000_000_000), of_pod(9_000_000_001));
-        let forged = of_pod(9_000_000_002);
-        for (refused, earlier, expected) in [
-            (&first, &first, [false, false]),
-            (&second, &first, [false, false]),
-            (&over, &over, [false, true]),
-            (&forged, &first, [true, true]),
-        ] {
-            let folder = tempfile::tempdir().unwrap();
-            let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-            for bearer in [earlier, &second] {
-                let (digest, identity) = (bearer.digest(), bearer.identity());
-                cache
-                    .commit(move |w| w.accept_caller(&digest, &identity, &Purpose::default()))
-                    .await
-                    .unwrap();
-                if *bearer != second {
-                    // Which was first is known to the second.
-                    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-                }
-            }
-            assert_eq!(known(&cache, [earlier, &second]).await, [true, true]);
-            let bearer = refused.clone();
-            cache.commit(move |w| refuse(w, &bearer)).await.unwrap();
-            assert_eq!(known(&cache, [earlier, &second]).await, expected, "{}", refused.is_over());
-        }
-    }
-
-    #[tokio::test]
-    async fn the_last_token_of_all_leaves_none_before_it_and_a_pod_that_is_gone_none_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-        let (first, second) = (of_pod(1_000_000_000), of_pod(1_000_000_001));
-        let accept = async || {
-            for bearer in [&first, &second] {
-                let (digest, identity) = (bearer.digest(), bearer.identity());
-                cache
-                    .commit(move |w| w.accept_caller(&digest, &identity, &Purpose::default()))
-                    .await
-                    .unwrap();
-            }
-        };
-        accept().await;
-        let last = second.clone();
-        cache.commit(move |w| refuse(w, &last)).await.unwrap();
-        assert_eq!(known(&cache, [&first, &second]).await, [false, false]);
-        accept().await;
-        cache.commit(|w| w.drop_tokens_of("Pod/u2")).await.unwrap();
-        assert_eq!(known(&cache, [&first, &second]).await, [true, true]);
-        cache.commit(|w| w.drop_tokens_of("Pod/u1")).await.unwrap();
-        assert_eq!(known(&cache, [&first, &second]).await, [false, false]);
-    }
-
-    #[tokio::test]
-    async fn a_signed_token_for_somebody_else_is_none_for_the_api() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-        let signer = signature::tests::Signer::new();
-        let token = |iss: &str, aud: &str, jti: u32| {
-            let sub = r#""sub":"system:serviceaccount:ns:a","kubernetes.io":{"pod":{"uid":"u1"}}"#;
-            let claims = format!(r#"{{{sub},"iss":"{iss}","aud":{aud},"jti":"{jti}","exp":9000000000}}"#);
-            Bearer { token: signer.sign(&claims) }
-        };
-        let first = token("cloud", r#"["api","other"]"#, 1);
-        let (digest, identity, purpose) = (first.digest(), first.identity(), first.purpose());
-        let keys = vec![("k".to_owned(), signer.jwk())];
-        let accept = move |w: &mut Writer| {
-            w.replace_verifiers(&keys)?;
-            w.accept_caller(&digest, &identity, &purpose)
-        };
-        cache.commit(accept).await.unwrap();
-        for (token, expected) in [
-            (token("cloud", r#"["api"]"#, 2), true),
-            (token("cloud", r#""api""#, 3), true),
-            (token("cloud", r#"["vault"]"#, 4), false),
-            (token("cloud", "[]", 5), false),
-            (token("another", r#"["api"]"#, 6), false),
-        ] {
-            assert_eq!(accepted(&cache, &token).await.unwrap(), expected, "{:?}", token.purpose());
-        }
-        let vault = token("cloud", r#"["vault"]"#, 4);
-        cache.commit(move |w| refuse(w, &vault)).await.unwrap();
-        assert!(accepted(&cache, &first).await.unwrap(), "that it is refused says nothing of the others");
-        let second = token("cloud", r#"["api"]"#, 7);
-        cache.commit(move |w| refuse(w, &second)).await.unwrap();
-        assert!(!accepted(&cache, &first).await.unwrap(), "a token for the API does");
-    }
-}
+#[path = "caller_tests.rs"]
+mod tests;

@@ -9,6 +9,8 @@ pub enum Action {
     Forward,
     /// Answer it from the cache.
     Replay,
+    /// Say that what answers is alive.
+    Live,
     /// Take it here, keep it, and tell the cloud later.
     Local(Local),
     /// Sign the kubelet's own certificate here if it asks for that, whatever the link is.
@@ -75,9 +77,17 @@ pub fn decide(request: &Request, who: Who, outage: bool, impersonates: bool) -> 
         return Action::Refuse(Refusal::Impersonation);
     }
     match request {
+        Request::NonResource { path, .. } if is_liveness(path) => Action::Live,
         Request::NonResource { .. } => Action::Replay,
         Request::Resource(resource) => decide_offline(resource, who),
     }
+}
+
+/// Whether somebody asks if what he speaks to is alive, which it is: it answers. Clients that hear anything else begin all
+/// their connections anew (Cilium), or have themselves restarted (Calico), for as long as the outage lasts. Whether the
+/// API server is ready (`/readyz`) is another question.
+fn is_liveness(path: &str) -> bool {
+    matches!(path, "/livez" | "/healthz")
 }
 
 /// Certificates of the kubelet's client are made here, and read back here.
@@ -180,6 +190,10 @@ mod tests {
         ("DELETE", "/apis/certificates.k8s.io/v1/certificatesigningrequests/c", "", OFFLINE),
         ("GET", "/apis", "", Action::Replay),
         ("GET", "/version", "", Action::Replay),
+        ("GET", "/livez", "", Action::Live),
+        ("GET", "/healthz", "timeout=5s", Action::Live),
+        ("GET", "/readyz", "", Action::Replay),
+        ("GET", "/livez/etcd", "", Action::Replay),
         ("GET", "/apis/resource.k8s.io/v1/namespaces/a/resourceclaims/c", "", Action::Replay),
         ("POST", "/apis/certificates.k8s.io/v1beta1/namespaces/a/podcertificaterequests", "", OFFLINE),
         ("GET", "/apis/certificates.k8s.io/v1beta1/clustertrustbundles", "watch=true", Action::Replay),
@@ -213,7 +227,7 @@ mod tests {
     fn others_offline_read_beat_tell_and_say_how_things_are_and_nothing_else() {
         for (method, path, query, kubelet) in KUBELET {
             let expected = match kubelet {
-                Action::Replay => Action::Replay,
+                Action::Replay | Action::Live => *kubelet,
                 Action::Local(Local::Lease | Local::Event) => *kubelet,
                 Action::Local(Local::Edit) if path.ends_with("/status") => Action::Local(Local::Status),
                 _ => OFFLINE,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
+use super::replay;
 use crate::cache::{Cache, CacheError, Object};
 use crate::kube::codec::Decoded;
 use crate::kube::{Encoding, meta, table};
@@ -71,7 +72,8 @@ impl Decoder {
     pub fn whole(&self, decoded: Result<Decoded, crate::kube::Error>) -> Result<Value, CacheError> {
         decoded.and_then(Decoded::whole).map_err(|error| {
             if self.encoding == Encoding::Protobuf {
-                self.unknown.note(&self.resource);
+                // Asked for it is by its own name, however much of it is wanted.
+                self.unknown.note(replay::plain(&self.resource));
             }
             CacheError::Refused(format!("an answer of {} is unreadable: {error}", self.resource))
         })
@@ -99,4 +101,23 @@ impl Decoder {
 /// Whether it is what an API server makes of an object for whoever wants less, or a table.
 fn is_view(value: &Value) -> bool {
     value.get("apiVersion").and_then(Value::as_str).is_some_and(|version| version.starts_with("meta.k8s.io/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_whom_only_metadata_is_unknown_it_is_asked_in_json_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let unknown = Unknown::new(Cache::open(folder.path(), folder.path()).unwrap().cache);
+        for (resource, extent) in
+            [("v1/pods".to_owned(), Extent::Whole), (replay::bare("v1/nodes"), Extent::Metadata)]
+        {
+            let encoding = Encoding::Protobuf;
+            let decoder = Decoder { resource, extent, encoding, unknown: unknown.clone() };
+            assert!(decoder.value(b"no protobuf").is_err());
+        }
+        assert!(unknown.contains("v1/pods") && unknown.contains("v1/nodes"), "{unknown:?}");
+    }
 }

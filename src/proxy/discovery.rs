@@ -1,14 +1,15 @@
 //! Which APIs there are: read once a day, so that kubectl works in an outage with whoever never ran
 //! it before.
 
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 
 use super::Shared;
-use super::answer;
-use super::caller::NODE;
+use super::answer::{self, Body};
+use super::caller::{Caller, NODE};
 use super::upstream::As;
-use crate::cache::{Document, today};
+use crate::cache::{Cache, Document, Reader, today};
+use crate::kube::{self, Encoding};
 
 /// The form that clients of today ask for first: all groups in one document.
 const AGGREGATED: &str =
@@ -80,4 +81,36 @@ async fn read_one(shared: &Shared, path: &'static str) -> Result<(), String> {
         .commit(move |writer| writer.put_document(NODE, path, variant(AGGREGATED), &document))
         .await
         .map_err(|e| e.to_string())
+}
+
+/// What clients that do not know the aggregated form ask for in many requests.
+fn older_form(whole: &Document, path: &str) -> Option<Document> {
+    let aggregated = serde_json::from_slice(&whole.body).ok()?;
+    let body = kube::discovery::plain(&aggregated, path)?.to_string().into_bytes();
+    Some(Document { kind: Encoding::Json.content_type().to_owned(), etag: String::new(), body })
+}
+
+/// GET of a path that is no resource: discovery, the version.
+pub async fn document(cache: &Cache, caller: &Caller, path: &str, accept: &str) -> Response<Body> {
+    let (identity, path, variant) = (caller.identity(), path.to_owned(), variant(accept));
+    let named = path.clone();
+    let read = move |reader: &Reader| {
+        if let Some(document) = reader.document(&identity, &path, variant)? {
+            return Ok(Some(document));
+        }
+        if let Some(document) = reader.document(&identity, &path, PLAIN)? {
+            return Ok(Some(document));
+        }
+        let Some(source) = kube::discovery::source(&path) else { return Ok(None) };
+        let whole = reader.document(&identity, source, WHOLE)?;
+        Ok(whole.and_then(|whole| older_form(&whole, &path)))
+    };
+    match cache.read(read).await {
+        Ok(Some(document)) => answer::with_type(StatusCode::OK, &document.kind, answer::full(document.body)),
+        Ok(None) => {
+            let why = format!("the cloud is away and `{named}` was never read while it was there");
+            answer::unavailable(&why, Encoding::Json)
+        }
+        Err(error) => answer::unavailable(&error.to_string(), Encoding::Json),
+    }
 }

@@ -4,16 +4,14 @@
 //! Only what is kept is changed, for those who watch it here. The cloud is told of the pods alone, whose controller
 //! then writes the same; its own objects replace these when they are read again.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::watch::Edit;
 use crate::cache::{CacheError, Object, ObjectKey, Writer};
 use crate::kube::meta;
-use crate::kube::stream::WatchKind;
 
-const SLICES: &str = "discovery.k8s.io/v1/endpointslices";
+/// An object that was read in two versions is kept as two: kube-proxy reads the older one up to Kubernetes 1.20.
+const SLICES: [&str; 2] = ["discovery.k8s.io/v1/endpointslices", "discovery.k8s.io/v1beta1/endpointslices"];
 const ENDPOINTS: &str = "v1/endpoints";
 
 /// Brings every endpoint that is `pod` to the address and state that the pod has now.
@@ -22,21 +20,21 @@ const ENDPOINTS: &str = "v1/endpoints";
 /// When the cache cannot be read or written.
 pub fn follow(writer: &mut Writer, edits: &mut Vec<Edit>, pod: &Object) -> Result<(), CacheError> {
     let seen = Seen::of(&pod.body);
-    for resource in [SLICES, ENDPOINTS] {
+    for resource in SLICES.into_iter().chain([ENDPOINTS]) {
         for object in writer.objects_in(resource, &pod.key.namespace)? {
             let anyway = publishes_not_ready(writer, &object)?;
             let mut body = object.body.clone();
             let changed = match resource {
-                SLICES => follow_slice(&mut body, &pod.uid, &seen, anyway),
-                _ => follow_endpoints(&mut body, &pod.uid, &seen, anyway),
+                ENDPOINTS => follow_endpoints(&mut body, &pod.uid, &seen, anyway),
+                _ => follow_slice(&mut body, &pod.uid, &seen, anyway),
             };
             if !changed {
                 continue;
             }
             // Without a version, so that the cloud's object counts as news even where it has not changed there.
-            let object = Object { body, version: String::new(), ..object };
-            writer.put_local(&[], &object)?;
-            edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
+            let now = Object { version: String::new(), ..writer.changed(&object, body)? };
+            writer.put_local(&[], &now)?;
+            edits.push(Edit::modified(object, now));
         }
     }
     Ok(())
@@ -162,6 +160,30 @@ mod tests {
             "the Service wants it all the same"
         );
         assert!(!follow_slice(&mut slice, "c", &pod("10.0.0.9", "True"), false));
+    }
+
+    #[tokio::test]
+    async fn slices_of_both_versions_follow() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = crate::cache::Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let read = cache.commit(|writer| {
+            for resource in SLICES {
+                let meta = json!({"name": "s", "namespace": "ns", "uid": resource, "resourceVersion": "1"});
+                let body = json!({"metadata": meta, "addressType": "IPv4", "endpoints":
+                    [{"addresses": ["10.0.0.1"], "targetRef": {"uid": "a"}}]});
+                writer.put_single("one", &Object::new(resource, body).unwrap())?;
+            }
+            let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "a"},
+                "status": {"podIP": "10.0.0.9"}});
+            follow(writer, &mut Vec::new(), &Object::new("v1/pods", pod).unwrap())?;
+            let slices = SLICES.map(|resource| writer.objects_in(resource, "ns"));
+            slices
+                .into_iter()
+                .map(|all| Ok(all?.remove(0).body["endpoints"][0]["addresses"].clone()))
+                .collect()
+        });
+        let addresses: Vec<Value> = read.await.unwrap();
+        assert_eq!(addresses, [json!(["10.0.0.9"]), json!(["10.0.0.9"])]);
     }
 
     #[test]

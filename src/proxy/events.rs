@@ -3,8 +3,6 @@
 //! The node's are kubelet's and edge's own. Of another client they are taken where the cloud has let it make them, and told
 //! with its own token.
 
-use std::sync::Arc;
-
 use http::StatusCode;
 use serde_json::Value;
 
@@ -12,9 +10,8 @@ use super::apply::{self, EVENTS_KEPT, Found, failed};
 use super::input::Input;
 use super::statuses::{self, PodIdentity};
 use super::watch::Edit;
-use crate::cache::{Author, CacheError, ChangeKind, Object, ObjectKey, Writer};
+use crate::cache::{Author, CacheError, ChangeKind, ObjectKey, Writer};
 use crate::kube::status::Failure;
-use crate::kube::stream::WatchKind;
 
 /// Bytes of an event at the most.
 pub const SIZE: usize = 64 << 10;
@@ -39,8 +36,9 @@ pub fn create(
         }
         let (own, all) = writer.client_creations(&key.resource, identity)?;
         if own >= OF_CLIENT || all >= OF_CLIENTS {
+            // Without a time to come back, which a client's only task for events would wait out.
             let why = "too many events wait for the cloud, which is away";
-            return Ok(failed(Failure::too_many_requests(why, 60)));
+            return Ok(failed(Failure::too_many_requests(why, None)));
         }
     }
     let found = apply::create_by(writer, edits, author, key, event, StatusCode::CREATED)?;
@@ -81,10 +79,11 @@ pub fn edit(
     if body.len() > SIZE {
         return Ok(failed(too_large()));
     }
-    let object = Object { body: edited.clone(), ..known };
+    let object = writer.changed(&known, edited)?;
+    let edited = object.body.clone();
     writer.put_local(&[], &object)?;
     writer.rewrite_change(own.id, body.as_bytes())?;
-    edits.push(Edit { kind: WatchKind::Modified, object: Arc::new(object) });
+    edits.push(Edit::modified(known, object));
     Ok(Found::Done(StatusCode::OK, Box::new(edited)))
 }
 
@@ -102,7 +101,7 @@ fn refuse(writer: &Writer, identity: &str, key: &ObjectKey) -> Result<Option<Fou
     } else {
         return Ok(None);
     };
-    Ok(Some(failed(Failure::unavailable(why, Some(5)))))
+    Ok(Some(failed(Failure::unavailable(why))))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! An answer that may mean an outage is held until the link has made up its mind; if the cloud is
 //! away, the request is decided anew instead of failing.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,10 +18,11 @@ use super::headers::{
     IMPERSONATE, KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, upward_headers,
 };
 use super::pool::Place;
-use super::record::{Forwarded, until_outage, until_recorded, until_watch_ends};
+use super::record::{Forwarded, Until, until_late, until_outage, until_recorded, until_watch_ends};
 use super::takers::Parts;
 use super::upstream::{As, UpBody, UpstreamError};
 use super::{Shared, issuer};
+use crate::cache::version;
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
 use crate::kube::{
@@ -32,6 +34,8 @@ use crate::link::{LinkState, outage};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long an answer to a probe is good against failures of what is behind the API server.
 const ANSWERED: Duration = Duration::from_secs(30);
+/// How long a watch may go on beyond the time that its client has asked for.
+const LATE: Duration = Duration::from_secs(60);
 /// How often a request is sent again of which the cloud says that it did nothing with it.
 const UNPROCESSED: u32 = 2;
 /// How long the link may take to make up its mind.
@@ -64,8 +68,8 @@ pub enum Payload {
 pub enum Outcome {
     /// With this answer.
     Answer(Response<Body>),
-    /// The cloud is away: decide again.
-    Outage,
+    /// The cloud is away: decide again. Whether it may have done what was asked: a write that was sent to it.
+    Outage(bool),
 }
 
 impl Call {
@@ -91,10 +95,13 @@ impl Call {
 impl Shared {
     /// Forwards `call`, with the link known to be online.
     pub async fn forward(&self, call: &Call, payload: &mut Payload, record: bool) -> Outcome {
+        if let Some(expired) = outdated(call) {
+            return Outcome::Answer(expired);
+        }
         let (mut tries, mut unprocessed) = (if record && call.is_repeatable() { 2 } else { 1 }, UNPROCESSED);
         loop {
-            let before = self.link.state();
-            let result = self.send(call, payload, record).await;
+            let (before, sent) = (self.link.state(), AtomicBool::new(false));
+            let result = self.send(call, payload, record, &sent).await;
             if let (Err(error), Payload::Whole(_)) = (&result, &*payload)
                 && error.is_unprocessed()
                 && unprocessed > 0
@@ -111,11 +118,16 @@ impl Shared {
             if why.is_none() && before.phase.is_outage() {
                 self.link.saw_life();
             }
+            let perhaps = !call.is_repeatable()
+                && match &result {
+                    Ok((answer, _)) => answer.status().is_server_error(),
+                    Err(error) => sent.into_inner() && !error.is_unprocessed(),
+                };
             if let Some(why) = why {
                 if !record {
                     self.link.suspect(why);
                 } else if self.verdict(&before, &why).await {
-                    return Outcome::Outage;
+                    return Outcome::Outage(perhaps);
                 }
             }
             tries -= 1;
@@ -124,10 +136,10 @@ impl Shared {
                 Err(_) if tries > 0 && matches!(payload, Payload::Whole(_)) => {}
                 Err(error) => {
                     let why = format!("the cloud did not answer: {error}");
-                    // Passing through, nothing here knows when to come back: clients that are told wait
-                    // for minutes.
-                    let failure = Failure::unavailable(why, record.then_some(answer::RETRY_AFTER));
-                    return Outcome::Answer(answer::failure(&failure, call.accept.encoding));
+                    return Outcome::Answer(match perhaps {
+                        true => answer::unknown(&why, call.accept.encoding),
+                        false => answer::unavailable(&why, call.accept.encoding),
+                    });
                 }
             }
         }
@@ -166,14 +178,16 @@ impl Shared {
         self.link.examine(why.to_owned(), VERDICT).await.phase.is_outage()
     }
 
+    /// Sends the request once; `sent` is set once the cloud may have it.
     async fn send(
         &self,
         call: &Call,
         payload: &mut Payload,
         record: bool,
+        sent: &AtomicBool,
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
         let request = self.upward(call, payload, record);
-        let sending = self.upstream.send(call.who(), request);
+        let sending = self.upstream.send_noting(call.who(), request, sent);
         tokio::pin!(sending);
         let mut link = self.link.follow();
         // Passing through, the link's word is only news: what it was before need not hold for this request.
@@ -229,8 +243,9 @@ impl Shared {
         let (mut head, body) = answer.into_parts();
         remove_hop_headers(&mut head.headers, KeepUpgrade::No);
         let recording = if record { self.recording(call, head.status, &head.headers) } else { None };
-        let is_watch = call.request.resource().is_some_and(|r| r.verb == Verb::Watch);
-        let until: Option<std::pin::Pin<Box<dyn Future<Output = _> + Send>>> = if is_watch && !record {
+        let watch = call.request.resource().filter(|request| request.verb == Verb::Watch);
+        let is_watch = watch.is_some();
+        let until: Option<Until> = if is_watch && !record {
             let expired = self.expired(&head.headers);
             Some(Box::pin(until_recorded(self.offline_mode.subscribe(), expired)))
         } else if !record {
@@ -240,6 +255,11 @@ impl Shared {
             Some(Box::pin(until_watch_ends(self.link.follow(), self.cache.lost(), expired)))
         } else {
             Some(Box::pin(until_outage(self.link.follow())))
+        };
+        let limit = watch.and_then(|request| request.query.timeout_seconds).filter(|limit| *limit > 0);
+        let until = match limit.map(|limit| Duration::from_secs(limit).saturating_add(LATE)) {
+            None => until,
+            Some(patience) => until.map(|until| Box::pin(until_late(until, patience)) as _),
         };
         let parts = Parts { body, recording, place, guest: call.head.extensions.get().cloned() };
         Response::from_parts(head, Forwarded::new(parts, until, self.takers.clone()).boxed_unsync())
@@ -252,6 +272,14 @@ impl Shared {
             .map(Bytes::from)
             .unwrap_or_default()
     }
+}
+
+/// The answer to a list or watch that goes on from a version that was given here while the cloud was away, and that the
+/// cloud would wait for.
+fn outdated(call: &Call) -> Option<Response<Body>> {
+    let request = call.request.resource().filter(|r| matches!(r.verb, Verb::List | Verb::Watch))?;
+    version::given(request.query.resource_version.as_deref()?)?;
+    Some(answer::expired(request.verb == Verb::Watch, call.accept.encoding))
 }
 
 /// Why an answer may be no word of the cloud's: a load balancer's, or one about the node's own
@@ -280,3 +308,7 @@ pub fn decode_body(headers: &HeaderMap, body: &[u8]) -> Option<serde_json::Value
         Encoding::Json => serde_json::from_slice(body).ok(),
     }
 }
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;

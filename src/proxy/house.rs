@@ -1,15 +1,16 @@
 //! What goes on beside the requests: following the link and the credentials, reading ahead, and tidying up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::outbox::Round;
-use super::upstream::As;
+use super::outbox::{Outbox, Round};
+use super::upstream::{As, Upstream};
 use super::{LINK_META, SINCE_META, Shared, TIME_META, ahead, discovery};
-use crate::cache::{CacheError, today};
+use crate::cache::{CacheError, Reader, today};
 use crate::link::{LinkState, Phase};
 
 /// Time without a round before what waits is told again.
@@ -211,13 +212,16 @@ async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp) {
         }
         Phase::Starting | Phase::Replaying => return,
     };
-    let (passed, node) = (passed(shared), ahead::node_name(shared));
+    let (passed, node, online) = (passed(shared), ahead::node_name(shared), *phase == Phase::Online);
     let kept = shared
         .cache
         .commit(move |writer| {
             if !node.is_empty() {
                 // A cache that was built anew has forgotten it.
                 writer.set_node_name(&node)?;
+            }
+            if online {
+                writer.outdate_versions()?;
             }
             writer.set_meta(LINK_META, &why)?;
             writer.set_meta(SINCE_META, &since.as_second().to_string())?;
@@ -247,6 +251,19 @@ async fn keep_time(shared: &Shared) {
     if let Err(error) = kept {
         tracing::warn!(%error, "the time that has passed was not kept");
     }
+}
+
+/// The time that has certainly passed, as an earlier run kept it: the cloud's clock and this machine's both said it.
+///
+/// # Errors
+/// Where the cache cannot be read.
+pub fn time_passed(reader: &Reader) -> Result<Option<jiff::Timestamp>, CacheError> {
+    Ok(time(reader.meta(TIME_META)?))
+}
+
+/// A time that the cache keeps: seconds since 1970.
+pub fn time(kept: Option<String>) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::from_second(kept?.parse().ok()?).ok()
 }
 
 /// Of the cloud's clock and this one's the earlier: a clock that ran ahead must raise no floor.
@@ -294,4 +311,22 @@ async fn forget_unused(shared: &Shared) {
         Ok(lists) => tracing::info!(lists, "forgot what nobody has asked for in {UNUSED} days"),
         Err(error) => tracing::warn!(%error, "nothing was forgotten"),
     }
+}
+
+/// A sign of life: an answer to `/readyz` on a connection made for it, which is then used by all.
+pub fn probe(upstream: &Arc<Upstream>) -> crate::link::Probe {
+    let upstream = upstream.clone();
+    Arc::new(move || {
+        let upstream = upstream.clone();
+        Box::pin(async move { upstream.probe(As::Node).await })
+    })
+}
+
+/// What is told before the cloud is used again.
+pub fn first_round(outbox: &Outbox) -> crate::link::Replay {
+    let outbox = outbox.clone();
+    Arc::new(move || {
+        let outbox = outbox.clone();
+        Box::pin(async move { outbox.replay(Round::First).await })
+    })
 }

@@ -73,6 +73,15 @@ impl Input {
         }
     }
 
+    /// The version that the write is about, if it says one.
+    pub fn version(&self) -> Option<&str> {
+        let (Self::Object(value) | Self::Patch(_, value) | Self::Apply(_, value)) = self;
+        let says = |at: &str| value.pointer(at).and_then(Value::as_str);
+        says("/preconditions/resourceVersion")
+            .or_else(|| says("/metadata/resourceVersion"))
+            .filter(|version| !matches!(*version, "" | "0"))
+    }
+
     /// The uid that the object must have, if the write says one.
     pub fn uid(&self) -> Option<&str> {
         match self {

@@ -6,9 +6,11 @@ use serde_json::Value;
 
 use super::caller::NODE;
 use super::decoder::Decoder;
+use super::own_issuers::OwnIssuers;
 use super::record::Intake;
+use super::replay::bare;
 use crate::cache::{
-    CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer,
+    Cache, CacheError, Document, ListRecord, Object, ObjectKey, ScopeId, ScopeKey, TokenKey, Writer,
 };
 use crate::kube::meta;
 use crate::kube::stream::{Finished, ListSplitter, WatchKind, WatchSplitter};
@@ -74,6 +76,10 @@ pub enum Single {
     Read,
     /// It was written: news for whoever has read it.
     Written,
+    /// It was made.
+    Created,
+    /// It was deleted: a Status says so, or the object as it was last, or as it is until its finalizers are done.
+    Deleted,
     /// There is none of this name, says a Status.
     Absent,
 }
@@ -90,19 +96,54 @@ impl TakeWhole for SingleIntake {
                 writer.put_single(&self.identity, &self.decoder.keep(value)?)
             }
             Single::Written if meta::kind(&value) != Some("Status") => {
-                writer.refresh(&self.decoder.keep(value)?)
+                writer.put_written(&self.identity, &self.decoder.keep(value)?)
             }
-            Single::Read | Single::Written => Ok(()),
+            Single::Created if meta::kind(&value) != Some("Status") => {
+                writer.put_created(&self.identity, &self.decoder.keep(value)?)
+            }
+            Single::Read | Single::Written | Single::Created => Ok(()),
+            Single::Deleted if is_there_still(&value) => {
+                writer.put_written(&self.identity, &self.decoder.keep(value)?)
+            }
+            // Neither a Status nor an object: nothing that says what is gone.
+            Single::Deleted if meta::kind(&value) != Some("Status") && meta::uid(&value).is_none() => Ok(()),
+            Single::Deleted => self.each_extent(|key| {
+                let uid = value.pointer("/details/uid").and_then(Value::as_str).or_else(|| meta::uid(&value));
+                writer.take_everywhere(&self.identity, key, uid)
+            }),
         }
     }
+}
+
+impl SingleIntake {
+    /// What was learnt holds of the object, and of its metadata alone.
+    fn each_extent(
+        &self,
+        mut learn: impl FnMut(&ObjectKey) -> Result<(), CacheError>,
+    ) -> Result<(), CacheError> {
+        learn(&self.key)?;
+        learn(&ObjectKey { resource: bare(&self.key.resource), ..self.key.clone() })
+    }
+}
+
+/// Whether an object that was deleted waits for its finalizers, which a namespace has in its spec too, or for its
+/// containers to end.
+fn is_there_still(value: &Value) -> bool {
+    let has = |at: &str| value.pointer(at).and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    let ends = meta::deletion_timestamp(value).is_some()
+        && meta::deletion_grace_period_seconds(value).is_some_and(|seconds| seconds > 0);
+    meta::kind(value) != Some("Status") && (has("/metadata/finalizers") || has("/spec/finalizers") || ends)
+}
+
+/// Whether this is an API server's word, with this reason.
+pub fn is_status(value: &Value, reason: &str) -> bool {
+    meta::kind(value) == Some("Status") && value.get("reason").and_then(Value::as_str) == Some(reason)
 }
 
 /// Whether this is an API server's word that the object is not there, and not a 404 of something in
 /// between.
 fn is_not_found(status: &Value, name: &str) -> bool {
-    meta::kind(status) == Some("Status")
-        && status.get("reason").and_then(Value::as_str) == Some("NotFound")
-        && status.pointer("/details/name").and_then(Value::as_str) == Some(name)
+    is_status(status, "NotFound") && status.pointer("/details/name").and_then(Value::as_str) == Some(name)
 }
 
 /// A list, or one page of it.
@@ -317,14 +358,18 @@ pub struct TokenIntake {
     pub decoder: Decoder,
     /// What was asked.
     pub key: TokenKey,
+    /// Whom its issuer is noted with.
+    pub own: (OwnIssuers, Cache),
 }
 
 impl TakeWhole for TokenIntake {
     fn take(&mut self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), CacheError> {
         let value = self.decoder.value(&bytes)?;
-        if value.pointer("/status/token").and_then(Value::as_str).is_none_or(str::is_empty) {
+        let token = value.pointer("/status/token").and_then(Value::as_str).filter(|token| !token.is_empty());
+        if token.is_none() {
             return Ok(());
         }
+        self.own.0.learn_token(&self.own.1, token);
         writer.put_token(&self.key, value.to_string().as_bytes())
     }
 }

@@ -102,3 +102,39 @@ async fn deleted_takes_out_what_it_means_and_nothing_else() {
     deleted(&cache, "", "spec.nodeName=own", pod("p", "u")).await;
     assert!(!is_read().await && !has_token(&cache).await);
 }
+
+#[tokio::test]
+async fn a_deletion_is_believed_of_what_waits_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let ended = "2026-01-01T00:00:00Z";
+    let namespace = |meta: Value, spec: Value| {
+        let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "spec": spec,
+            "metadata": {"name": "n", "uid": "u", "resourceVersion": "8"}});
+        let known = object["metadata"].as_object_mut().unwrap();
+        known.extend(meta.as_object().unwrap().clone());
+        object
+    };
+    let key = ObjectKey { resource: "v1/namespaces".into(), namespace: String::new(), name: "n".into() };
+    let decoder = || Decoder { resource: "v1/namespaces".into(), ..decoder(&cache) };
+    for (answer, is_there) in [
+        (namespace(json!({"deletionTimestamp": ended}), json!({"finalizers": ["kubernetes"]})), true),
+        (namespace(json!({"deletionTimestamp": ended, "finalizers": ["x.io/y"]}), json!({})), true),
+        (namespace(json!({}), json!({"finalizers": ["kubernetes"]})), true),
+        (namespace(json!({"deletionTimestamp": ended}), json!({"finalizers": []})), false),
+        (namespace(json!({}), json!({})), false),
+        (namespace(json!({"uid": "of one before"}), json!({})), true),
+        (json!({"metadata": {"name": "n"}}), true),
+        (json!({}), true),
+        (json!({"kind": "Status", "details": {"name": "n", "uid": "u"}}), false),
+    ] {
+        let known =
+            Object::new("v1/namespaces", namespace(json!({"resourceVersion": "7"}), json!({}))).unwrap();
+        cache.commit(move |writer| writer.put_single(NODE, &known)).await.unwrap();
+        let (decoder, key, single) = (decoder(), key.clone(), Single::Deleted);
+        let intake = SingleIntake { decoder, identity: NODE.into(), key: key.clone(), single };
+        take(&cache, Gathered::new(intake), answer.clone()).await;
+        let read = cache.read(move |reader| reader.get(NODE, &key)).await.unwrap();
+        assert_eq!(read.is_some(), is_there, "{answer}");
+    }
+}

@@ -64,7 +64,8 @@ pub fn note_caller(shared: &Shared, call: &Call, code: StatusCode) {
         accepted.clear();
     }
     // What was lost on a full disk is written when it is used again.
-    let is_new = accepted.insert(digest.clone(), (identity.clone(), era)).is_none_or(|(_, of)| of != era);
+    let now = (identity.clone(), era);
+    let is_new = accepted.insert(digest.clone(), now.clone()).is_none_or(|before| before != now);
     if is_new {
         let purpose = bearer.purpose();
         shared.cache.record(64, move |writer| writer.accept_caller(&digest, &identity, &purpose));
@@ -78,7 +79,8 @@ pub fn note_caller(shared: &Shared, call: &Call, code: StatusCode) {
 
 /// Whether the cloud has accepted this very token since the daemon started, and not refused it since.
 pub fn has_accepted(shared: &Shared, bearer: &Bearer) -> bool {
-    shared.accepted.lock().is_ok_and(|accepted| accepted.contains_key(&bearer.digest()))
+    let accepted = shared.accepted.lock();
+    accepted.is_ok_and(|accepted| accepted.get(&bearer.digest()).is_some_and(|of| of.0 == bearer.identity()))
 }
 
 /// When the issuer's keys were asked for last because of one key id.
@@ -114,17 +116,32 @@ fn is_one_unread(asked: &AskedKeys) -> bool {
 }
 
 /// Reads the issuer's keys in the name of a token that was just accepted: once for each key, and where that fails with
-/// the next one that is accepted after a pause.
+/// the next one that is accepted after a pause. They are the API server's own, whoever reads them: a token that holds
+/// against one says who issues the cluster's.
 fn learn_keys(shared: &Shared, bearer: &Bearer) {
     let Some(kid) = bearer.key_id() else { return };
-    if !is_time(&shared.asked_keys, &kid) {
+    let own = shared.own_issuers.clone();
+    let issuer = bearer.account_issuer().filter(|issuer| !own.contains(issuer));
+    let is_time = is_time(&shared.asked_keys, &kid);
+    if !is_time && issuer.is_none() {
         return;
     }
     let Some(token) = bearer.authorization() else { return };
     let (upstream, cache) = (shared.upstream.clone(), shared.cache.clone());
-    let asked = shared.asked_keys.clone();
+    let (asked, bearer) = (shared.asked_keys.clone(), bearer.clone());
     tokio::spawn(async move {
-        match read_issuer(&upstream, &cache, token, kid.clone()).await {
+        let read = if is_time { read_issuer(&upstream, &cache, token, kid.clone()).await } else { Ok(()) };
+        if let (Ok(()), Some(issuer)) = (&read, issuer) {
+            let id = kid.clone();
+            let key = cache.read(move |reader| reader.verifier(&id)).await.ok().flatten();
+            if key.is_some_and(|jwk| bearer.holds(&jwk)) {
+                own.learn(&cache, &issuer);
+            }
+        }
+        if !is_time {
+            return;
+        }
+        match read {
             Ok(()) => {
                 if let Ok(mut asked) = asked.lock()
                     && let Some(asked) = asked.get_mut(&kid)

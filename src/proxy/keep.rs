@@ -2,7 +2,7 @@
 //!
 //! Reads no body: the intakes do, on the cache's thread.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::caller::Caller;
 use super::decoder::{Decoder, Extent};
@@ -12,6 +12,7 @@ use super::intake::{
     DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake, WatchIntake,
 };
 use super::record::{Intake, Recording};
+use super::refusals::{Asked, RefusalIntake};
 use super::replay::{Wanted, bare, key_of};
 use super::{ClientSettings, Shared, discovery, statuses, token};
 use crate::cache::{Document, ObjectKey};
@@ -68,11 +69,14 @@ impl Shared {
         code: StatusCode,
         headers: &HeaderMap,
     ) -> Option<Box<dyn Intake>> {
-        if !request.query.dry_run.is_empty() {
+        if !request.query.dry_run.is_empty() || call.head.extensions.get::<MaybeDry>().is_some() {
             return None;
         }
         self.note_right(call, request, code);
         let identity = call.caller.identity();
+        if let Some(asked) = Asked::of(&identity, request).filter(|_| code == StatusCode::OK) {
+            self.refusals.allowed(&asked);
+        }
         // An answer does not say what was made of its objects: kube-apiserver names the plain type.
         let extent = match call.accept.shape {
             Shape::PartialMetadata | Shape::PartialMetadataList => Extent::Metadata,
@@ -92,7 +96,8 @@ impl Shared {
         match (request.verb, subresource, code) {
             (Verb::Create, Some("token"), StatusCode::CREATED) if call.caller == Caller::Kubelet => {
                 let key = call.head.extensions.get::<token::Asked>()?.0.clone();
-                Some(Box::new(Gathered::new(TokenIntake { decoder, key })))
+                let own = (self.own_issuers.clone(), self.cache.clone());
+                Some(Box::new(Gathered::new(TokenIntake { decoder, key, own })))
             }
             (Verb::Create | Verb::Patch, None, code)
                 if code.is_success()
@@ -101,10 +106,26 @@ impl Shared {
             {
                 Some(Box::new(Gathered::new(EventIntake { decoder })))
             }
-            _ if !is_kept(request) || is_foreign(headers) || call.accept.shape == Shape::Table => None,
+            _ if !is_kept(request) || is_foreign(headers) => None,
+            // What kubelet's pods need is its own, and while an API server starts it refuses what it would not otherwise.
+            (_, None, StatusCode::FORBIDDEN) if call.caller != Caller::Kubelet => {
+                let (asked, refusals) = (Asked::of(&identity, request)?, self.refusals.clone());
+                Some(Box::new(Gathered::new(RefusalIntake { decoder, asked, refusals })))
+            }
+            _ if call.accept.shape == Shape::Table => None,
             (Verb::Get, None, StatusCode::OK | StatusCode::NOT_FOUND) => {
                 let single = if code == StatusCode::OK { Single::Read } else { Single::Absent };
                 let key = ObjectKey { resource: decoder.resource.clone(), ..key_of(request) };
+                Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
+            }
+            (Verb::Delete, None, StatusCode::OK) => {
+                let (key, single) = (key_of(request), Single::Deleted);
+                Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
+            }
+            (Verb::Create | Verb::Patch | Verb::Update, None, StatusCode::CREATED)
+                if extent == Extent::Whole =>
+            {
+                let (key, single) = (key_of(request), Single::Created);
                 Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
             }
             (Verb::Patch | Verb::Update, None | Some("status"), StatusCode::OK)
@@ -134,6 +155,28 @@ impl Shared {
 /// do in another's name says nothing of what he may do himself.
 pub fn is_of_caller(call: &Call, settings: &ClientSettings) -> bool {
     !call.impersonates() && settings.why_not(call).is_none()
+}
+
+/// A deletion that may be one to see what would come of it: nothing is gone then.
+#[derive(Clone, Copy, Debug)]
+struct MaybeDry;
+
+/// Bytes of a deletion's options that are looked at; they take a few hundred.
+const OPTIONS: usize = 64 << 10;
+
+/// What is to be known of a request when its answer comes, of what its body says.
+pub fn known_of(call: &Call, body: &[u8]) -> Extensions {
+    let mut known = Extensions::new();
+    if let Some(asked) = token::Asked::of(call, body) {
+        known.insert(asked);
+    }
+    let is_deletion = call.request.resource().is_some_and(|request| request.verb == Verb::Delete);
+    // Not taken apart, since nobody has said yet who calls: in JSON it is a field's name, in protobuf its only value.
+    let says = |word: &[u8]| body.len() > OPTIONS || body.windows(word.len()).any(|part| part == word);
+    if is_deletion && (says(b"dryRun") || says(b"All")) {
+        known.insert(MaybeDry);
+    }
+    known
 }
 
 fn is_event(request: &ResourceRequest) -> bool {

@@ -15,7 +15,7 @@ use super::caller::{Caller, NODE};
 use super::input::Input;
 use super::local::{Answer, Refused};
 use super::replay::key_of;
-use crate::cache::{Cache, FieldManager, ObjectKey};
+use crate::cache::{Cache, FieldManager, ObjectKey, version};
 use crate::kube::patch::{self, PatchType};
 use crate::kube::status::Failure;
 use crate::kube::{ResourceRequest, Verb, meta};
@@ -26,8 +26,6 @@ const LIMIT: usize = 256;
 const LIMIT_EACH: usize = 16;
 /// Bytes of a lease at the most.
 const SIZE: usize = 16 << 10;
-/// Versions of what was written here begin there: no cloud comes so far, so that none of them is current there.
-const VERSIONS: u64 = 9_000_000_000_000_000_000;
 
 /// Leases by whose they are and by name.
 #[derive(Debug, Default)]
@@ -109,7 +107,7 @@ fn refuse_more(held: &HashMap<(String, ObjectKey), Held>, holder: &str) -> Resul
     let of_others = held.keys().filter(|(of, _)| of != NODE).count();
     let own = held.keys().filter(|(of, _)| of == holder).count();
     if holder != NODE && (own >= LIMIT_EACH || of_others >= LIMIT) {
-        return Err(Failure::unavailable("too many leases", Some(5)).into());
+        return Err(Failure::unavailable("too many leases").into());
     }
     Ok(())
 }
@@ -126,7 +124,7 @@ fn written(
     let bad = |why: String| Refused::from(Failure::bad_request(why));
     // Kubelet is the only one that writes its own, and the cache may be an hour behind what it knows of it.
     if holder != NODE
-        && let (Some(before), Some(wanted)) = (before, version_wanted(input))
+        && let (Some(before), Some(wanted)) = (before, input.version())
         && before.lease.pointer("/metadata/resourceVersion").and_then(Value::as_str) != Some(wanted)
     {
         return Err(conflict("the object has been modified; apply your changes to its latest version"));
@@ -166,19 +164,9 @@ fn written(
     Ok((named(lease, base, version.as_deref().unwrap_or("0")), manager))
 }
 
-/// The version that a write is about, if it says one.
-fn version_wanted(input: &Input) -> Option<&str> {
-    let (Input::Object(value) | Input::Patch(_, value) | Input::Apply(_, value)) = input;
-    value.pointer("/metadata/resourceVersion").and_then(Value::as_str).filter(|version| !version.is_empty())
-}
-
 /// A version that was never before, also not before a restart.
 fn next_version(before: Option<&Value>) -> String {
-    let before = before.and_then(|lease| lease.pointer("/metadata/resourceVersion")).and_then(Value::as_str);
-    let before =
-        before.and_then(|version| version.parse::<u64>().ok()).filter(|version| *version >= VERSIONS);
-    let now = VERSIONS + u64::try_from(crate::sys::clock::now().as_millisecond()).unwrap_or(0);
-    before.map_or(now, |before| now.max(before.saturating_add(1))).to_string()
+    version::next(None, before.and_then(meta::resource_version).and_then(version::given)).to_string()
 }
 
 /// A lease with the names that a server gives: those it had, or new ones.

@@ -221,7 +221,7 @@ fn is_dry_run(write: &Write<'_>, input: &Input) -> bool {
 }
 
 fn refused(why: &str) -> Refused {
-    Failure::unavailable(why, Some(5)).into()
+    Failure::unavailable(why).into()
 }
 
 /// Nobody whom the cloud has not cleared may use the kubelet's port.

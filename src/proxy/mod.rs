@@ -31,16 +31,21 @@ mod intake;
 mod issuer;
 pub mod join;
 mod keep;
+#[cfg(test)]
+mod keep_tests;
 mod lease;
 mod local;
 mod outbox;
+mod own_issuers;
 mod pages;
 mod pool;
 mod record;
+mod refusals;
 mod replay;
 pub mod request;
 mod resolve;
 pub mod rotate;
+mod route;
 mod serve;
 #[cfg(test)]
 mod serve_tests;
@@ -48,6 +53,7 @@ mod settings;
 mod shape;
 mod sign;
 mod signature;
+mod socket;
 #[cfg(test)]
 mod stand_in;
 mod statuses;
@@ -59,6 +65,7 @@ mod token;
 mod unanswered;
 mod upgrade;
 mod upstream;
+mod waiting;
 mod watch;
 
 use std::collections::HashMap;
@@ -70,13 +77,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast};
 
 use crate::cache::{Cache, CacheError, Era};
-use crate::kube::GroupVersionResource;
 use crate::link::{Link, Owner, Phase};
 use crate::trust::ca::LocalCa;
 use cloud::Credentials;
-use outbox::{Outbox, Round};
+pub use house::time_passed;
+use outbox::Outbox;
 pub use settings::{ClientSettings, CloudSettings, Settings};
-use upstream::{As, Upstream};
+use upstream::Upstream;
 
 /// What every request needs.
 struct Shared {
@@ -95,6 +102,7 @@ struct Shared {
     edits: broadcast::Sender<watch::Edit>,
     unknown: decoder::Unknown,
     pages: intake::Pages,
+    refusals: refusals::Refusals,
     signed: sign::Signed,
     offline_mode: tokio::sync::watch::Sender<bool>,
     /// Counts the changes of offline mode, for watches that are served from here.
@@ -103,6 +111,7 @@ struct Shared {
     accepted: Mutex<HashMap<String, (String, Era)>>,
     /// Key ids that the issuer's keys were asked for.
     asked_keys: issuer::AskedKeys,
+    own_issuers: own_issuers::OwnIssuers,
     waiting: Arc<Notify>,
     rotated: rotate::Watched,
     /// When the daemon began: for a moment after that, the first word on the link is waited for.
@@ -194,13 +203,12 @@ impl Proxy {
         let mut names: Vec<String> = in_cluster.iter().map(|address| address.ip().to_string()).collect();
         names.extend(service.iter().flat_map(|known| incluster::addresses(&known.body)));
         let certificate = tls::Certificate::new(ca.clone(), &names)?;
-        let time = |kept: Option<String>| jiff::Timestamp::from_second(kept?.parse().ok()?).ok();
-        if let Some(passed) = time(passed) {
+        if let Some(passed) = house::time(passed) {
             crate::sys::clock::raise_floor(passed);
         }
-        let since = time(since).unwrap_or_else(crate::sys::clock::now);
+        let since = house::time(since).unwrap_or_else(crate::sys::clock::now);
         let was_offline = was_offline.filter(|why| !why.is_empty()).map(|why| (why, since));
-        let (probe, replay) = (probe(&upstream), first_round(&outbox));
+        let (probe, replay) = (house::probe(&upstream), house::first_round(&outbox));
         let (link, owner) = Link::new(probe_interval, was_offline, probe, replay);
         let (edits, _) = broadcast::channel(watch::BACKLOG);
         let waiting = Arc::new(Notify::new());
@@ -209,11 +217,13 @@ impl Proxy {
             takers: Arc::default(),
             unknown: decoder::Unknown::new(cache.clone()),
             pages: intake::Pages::default(),
+            refusals: refusals::Refusals::default(),
             signed: sign::Signed::default(),
             offline_mode: tokio::sync::watch::Sender::new(offline_mode),
             mode_changes: tokio::sync::watch::Sender::new(0),
             accepted: Mutex::default(),
             asked_keys: issuer::AskedKeys::default(),
+            own_issuers: own_issuers::OwnIssuers::of(&cache).await?,
             cache,
             link,
             upstream,
@@ -363,38 +373,10 @@ impl Shared {
             _ => "the cloud is away".to_owned(),
         }
     }
-
-    async fn known_node(&self) -> Result<Option<(GroupVersionResource, String)>, CacheError> {
-        let nodes = self.cache.read(|reader| reader.all("v1/nodes")).await?;
-        let own = self.upstream.credentials().and_then(|c| c.node_name().map(str::to_owned));
-        let name = nodes
-            .iter()
-            .filter_map(crate::kube::meta::name)
-            .find(|name| own.as_deref().is_none_or(|own| own == *name))
-            .map(str::to_owned);
-        Ok(name.map(|name| (GroupVersionResource::new("", "v1", "nodes"), name)))
-    }
 }
 
 /// The Service by which pods know the API server.
 fn service() -> crate::cache::ObjectKey {
     let (namespace, name) = ("default".to_owned(), "kubernetes".to_owned());
     crate::cache::ObjectKey { resource: "v1/services".to_owned(), namespace, name }
-}
-
-/// A sign of life: an answer to `/readyz` on a connection made for it, which is then used by all.
-fn probe(upstream: &Arc<Upstream>) -> crate::link::Probe {
-    let upstream = upstream.clone();
-    Arc::new(move || {
-        let upstream = upstream.clone();
-        Box::pin(async move { upstream.probe(As::Node).await })
-    })
-}
-
-fn first_round(outbox: &Outbox) -> crate::link::Replay {
-    let outbox = outbox.clone();
-    Arc::new(move || {
-        let outbox = outbox.clone();
-        Box::pin(async move { outbox.replay(Round::First).await })
-    })
 }

@@ -12,11 +12,11 @@ use http::{HeaderValue, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
-use super::apply;
 use super::clients::Clients;
 use super::fate::{Fate, fate, request};
 use super::statuses::{self, PodIdentity, told};
 use super::upstream::{As, Upstream};
+use super::waiting::end_change;
 use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, Writer};
 
 /// Objects told at once.
@@ -270,6 +270,7 @@ impl Outbox {
     /// The cloud has it. If the object was edited again meanwhile, the rest still waits, against what
     /// the cloud has now.
     async fn settle(&self, change: &Change, sent: Sent, answer: Option<Value>) -> Result<(), CacheError> {
+        let change = change.clone();
         let (id, key, uid) = (change.id, change.what.key.clone(), change.what.uid.clone());
         let kind = change.what.kind;
         self.cache
@@ -278,7 +279,8 @@ impl Outbox {
                     writer.drop_tokens_of(&format!("Pod/{uid}"))?;
                 }
                 let answer = answer.and_then(|value| Object::new(&key.resource, value));
-                let Some(answer) = answer else { return writer.drop_change(id) };
+                // What is here has a version of its own, even if it is the same: what the cloud has takes its place.
+                let Some(answer) = answer else { return writer.drop_untaken(&change) };
                 let now = writer.object(&key)?.map(|(_, object)| object);
                 let edited = match (&sent, &now) {
                     (Sent::Body(Some(then), _), Some(now)) => then.body != now.body,
@@ -287,7 +289,7 @@ impl Outbox {
                 if edited {
                     return writer.rebase_change(id, answer.body.to_string().as_bytes());
                 }
-                writer.drop_change(id)?;
+                writer.drop_untaken(&change)?;
                 if kind == ChangeKind::Create {
                     // Edits of what had only a local uid are no edits of what has a real one.
                     if let Some(local) = &now {
@@ -337,7 +339,7 @@ fn put_off(writer: &Writer, change: &Change, times: u32, why: &str) -> Result<()
     if change.attempts + times >= ATTEMPTS
         && let Some((_, now)) = writer.object(&change.what.key)?
     {
-        apply::end_change(writer, change, &now)?;
+        end_change(writer, change, &now)?;
     }
     Ok(())
 }

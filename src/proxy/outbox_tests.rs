@@ -249,6 +249,31 @@ async fn a_cloud_that_asks_for_time_again_and_again_keeps_no_link_from_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn once_the_cloud_was_told_its_own_version_is_kept() {
+    let shown = async |cache: &Cache, object: Value| {
+        let read = read(cache, object).await;
+        read["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
+    };
+    for (words, asks) in [(vec!["first"], 1), (vec!["first", ""], 0)] {
+        let (cloud, asked) = answering(Arc::new(200.into()), None).await;
+        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+        let mut before = pod(2);
+        before["status"]["message"] = "".into();
+        shown(&cache, before.clone()).await;
+        for word in &words {
+            say(&cache, (*word).to_owned()).await;
+        }
+        let here = shown(&cache, before.clone()).await;
+        assert!(crate::cache::version::given(&here).is_some(), "what waits stays: {here}");
+        outbox.replay(Round::First).await.unwrap();
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), asks, "{words:?}");
+        let expected = if asks == 0 { before } else { pod(9) };
+        let version = expected["metadata"]["resourceVersion"].clone();
+        assert_eq!(shown(&cache, expected).await, version);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_cloud_refuses_is_not_kept_as_if_it_were_the_clouds() {
     for code in [422, 403, 404] {
         let (cloud, _) = answering(Arc::new(code.into()), None).await;

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::write::GzDecoder;
@@ -128,11 +129,14 @@ impl Session {
 pub struct Forwarded {
     cargo: Arc<Cargo>,
     /// Ends when the link does; for a watch this is a clean end, after which clients come again.
-    link: Option<Pin<Box<dyn Future<Output = End> + Send>>>,
+    link: Option<Until>,
     /// Where it is to be noted that the client has not taken all of it, until it is.
     takers: Option<Arc<Takers>>,
     ended: bool,
 }
+
+/// Says when and how a body is to be ended early.
+pub type Until = Pin<Box<dyn Future<Output = End> + Send>>;
 
 /// Why a body is ended before the cloud ends it.
 pub enum End {
@@ -144,11 +148,7 @@ pub enum End {
 
 impl Forwarded {
     /// Streams a body; `until` says when and how to end it early.
-    pub fn new(
-        parts: Parts,
-        until: Option<Pin<Box<dyn Future<Output = End> + Send>>>,
-        takers: Arc<Takers>,
-    ) -> Self {
+    pub fn new(parts: Parts, until: Option<Until>, takers: Arc<Takers>) -> Self {
         Self { cargo: Cargo::new(parts), link: until, takers: Some(takers), ended: false }
     }
 
@@ -268,6 +268,14 @@ pub async fn until_recorded(mut offline_mode: watch::Receiver<bool>, expired: By
     }
 }
 
+/// As `until`, and ends a watch cleanly after so long: the cloud should have ended it before, so nobody is there any more.
+pub async fn until_late(until: Until, patience: Duration) -> End {
+    tokio::select! {
+        end = until => end,
+        () = tokio::time::sleep(patience) => End::Clean(Bytes::new()),
+    }
+}
+
 /// Breaks any other answer off when the link is in an outage.
 pub async fn until_outage(mut link: watch::Receiver<LinkState>) -> End {
     match outage(&mut link).await {
@@ -281,6 +289,14 @@ mod tests {
     use super::*;
     use crate::cache::Document;
     use crate::proxy::intake::{DocumentIntake, Gathered};
+
+    #[tokio::test]
+    async fn a_watch_that_outlives_its_time_is_ended_and_no_other() {
+        let end = until_late(Box::pin(std::future::pending()), Duration::from_millis(20)).await;
+        assert!(matches!(end, End::Clean(last) if last.is_empty()));
+        let first = Box::pin(std::future::ready(End::Broken));
+        assert!(matches!(until_late(first, Duration::from_secs(300)).await, End::Broken));
+    }
 
     #[tokio::test]
     async fn an_answer_of_which_a_part_was_lost_is_not_taken_for_whole() {

@@ -10,18 +10,17 @@ use http_body_util::{BodyExt as _, StreamBody};
 use tokio::sync::mpsc;
 
 use super::answer::{self, Accept, Body};
-use super::caller::Caller;
-use super::pages::Kept;
-use super::{discovery, shape};
-use crate::cache::{Cache, CacheError, Document, Object, ObjectKey, Reader, Scope, ScopeKey};
+use super::caller::{Caller, NODE};
+use super::pages::{self, Kept};
+use super::shape;
+use crate::cache::version::Given;
+use crate::cache::{Cache, CacheError, Object, ObjectKey, Reader, Scope, ScopeKey};
 use crate::kube;
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
 use crate::kube::stream::{ListHead, ListWriter};
 use crate::kube::table::Header;
-use crate::kube::{
-    Encoding, FieldSelector, GroupVersionResource, LabelSelector, Query, ResourceRequest, schema,
-};
+use crate::kube::{FieldSelector, GroupVersionResource, LabelSelector, Query, ResourceRequest, schema};
 
 /// A list as a client wants it, with its selectors read.
 #[derive(Clone, Debug)]
@@ -68,7 +67,7 @@ impl Wanted {
 
     /// The resource of the objects, however much of them is wanted.
     pub fn whole(&self) -> &str {
-        self.resource.strip_prefix(BARE).unwrap_or(&self.resource)
+        plain(&self.resource)
     }
 
     /// The name under which the cache keeps this list.
@@ -87,6 +86,14 @@ impl Wanted {
         (self.namespace.is_empty() || self.namespace == object.key.namespace)
             && self.labels.matches(&object.body)
             && self.fields.matches(&object.body)
+    }
+
+    /// Whether an object of this name may be wanted, whatever it is like.
+    pub fn may_name(&self, key: &ObjectKey) -> bool {
+        let fits = |field, is: &str| self.fields.required(field).is_none_or(|must| must == is);
+        (self.namespace.is_empty() || self.namespace == key.namespace)
+            && fits("metadata.name", &key.name)
+            && fits("metadata.namespace", &key.namespace)
     }
 
     /// Whether all that is wanted is in `scope`.
@@ -120,6 +127,11 @@ pub fn bare(resource: &str) -> String {
     format!("{BARE}{resource}")
 }
 
+/// The resource of the objects, however much of them is kept under `resource`.
+pub fn plain(resource: &str) -> &str {
+    resource.strip_prefix(BARE).unwrap_or(resource)
+}
+
 /// Whether some client has read all of a list that would hold this object if it were there.
 fn is_known_absent(reader: &Reader, identity: &str, key: &ObjectKey) -> Result<bool, CacheError> {
     let wanted = Wanted {
@@ -130,6 +142,10 @@ fn is_known_absent(reader: &Reader, identity: &str, key: &ObjectKey) -> Result<b
         fields: FieldSelector::equal("metadata.name", &key.name),
     };
     if wanted.find(reader)?.is_some() {
+        return Ok(true);
+    }
+    // Kubelet asks for pods of its own node alone, whose list it has read.
+    if identity == NODE && key.resource == "v1/pods" && reader.knows_own_pods()? {
         return Ok(true);
     }
     // A deletion that waits to be told to the cloud is one already, here.
@@ -153,23 +169,31 @@ pub async fn get(
     if is_metadata(accept.shape) {
         ways.push(ObjectKey { resource: bare(&key.resource), ..key.clone() });
     }
+    let reads = identity.clone();
     let found = cache
         .read(move |reader| {
+            let identity = reads;
+            let mut refused = None;
             for way in &ways {
-                if let Some(object) = reader.get(&identity, way)? {
-                    return Ok(Some(object));
+                match reader.get(&identity, way) {
+                    Ok(Some(object)) => return Ok(Some(object)),
+                    Ok(None) => {}
+                    // Its metadata may be shown all the same.
+                    Err(error @ CacheError::Refused(_)) => refused = Some(error),
+                    Err(error) => return Err(error),
                 }
-                if is_known_absent(reader, &identity, way)? {
+                if refused.is_none() && is_known_absent(reader, &identity, way)? {
                     return Ok(None);
                 }
             }
-            Err(CacheError::Refused(format!("{} was never read while the cloud was there", ways[0])))
+            let why = || CacheError::Refused(format!("{} was never read while the cloud was there", ways[0]));
+            Err(refused.unwrap_or_else(why))
         })
         .await;
     match found {
         Ok(Some(object)) => answer::object(
             StatusCode::OK,
-            &shape::one(accept.shape, request, object.body, Header::Shown),
+            &shape::one(accept.shape, request, object.shown_to(&identity).body, Header::Shown),
             encoding,
         ),
         Ok(None) => answer::failure(
@@ -205,10 +229,11 @@ pub async fn list(
     if request.query.continue_token.as_deref().is_some_and(|token| !token.is_empty()) {
         return answer::failure(&Failure::expired(CONTINUE), encoding);
     }
-    let (wanted, scope) = match find(cache, wanted, accept.shape).await {
+    let Found { wanted, scope, given } = match find(cache, wanted, accept.shape).await {
         Ok(found) => found,
         Err(error) => return answer::unavailable(&error, encoding),
     };
+    let scope = Scope { version: version_of(&scope, given), ..scope };
     if accept.shape != Shape::Object {
         return whole(cache, request, accept, wanted, scope).await;
     }
@@ -241,29 +266,50 @@ fn is_metadata(shape: Shape) -> bool {
     matches!(shape, Shape::PartialMetadata | Shape::PartialMetadataList)
 }
 
+/// What answers a list.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What is wanted of the scope.
+    pub wanted: Wanted,
+    /// Holds all of it.
+    pub scope: Scope,
+    /// The versions that were given here since the cloud went away.
+    pub given: Given,
+}
+
+/// The version of a list as it is shown here: that of the last change on this node, if there was one.
+pub fn version_of(scope: &Scope, given: Given) -> String {
+    given.last().map_or_else(|| scope.version.clone(), |last| last.to_string())
+}
+
 /// Finds the scope that answers `wanted` with what it holds of it, or says why there is none.
-pub async fn find(cache: &Cache, wanted: Wanted, shape: Shape) -> Result<(Wanted, Scope), String> {
+pub async fn find(cache: &Cache, wanted: Wanted, shape: Shape) -> Result<Found, String> {
     let resource = wanted.resource.clone();
     let mut ways = vec![wanted];
     if is_metadata(shape) {
         ways.extend(ways[0].bare());
     }
     let found = cache.read(move |reader| {
+        let mut refused = None;
         for way in ways {
             let Some(mut scope) = way.find(reader)? else { continue };
             if scope.kind.is_empty() {
                 scope.kind = kind_within(reader, &scope)?.map_or_else(String::new, |kind| kind + "List");
             }
-            return Ok(Some((way, scope)));
+            match pages::check_told(reader, &scope, &way) {
+                Ok(()) => return Ok(Some(Found { wanted: way, scope, given: reader.given()? })),
+                Err(error @ CacheError::Refused(_)) => refused = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(None)
+        refused.map_or(Ok(None), Err)
     });
     match found.await {
         Ok(Some(found)) => Ok(found),
         Ok(None) => Err(format!(
             "the cloud is away and this list of {resource} was never read in full while it was there"
         )),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(format!("the cloud is away and {error}")),
     }
 }
 
@@ -339,62 +385,6 @@ async fn whole(
     answer::object(StatusCode::OK, &value, accept.encoding)
 }
 
-/// What clients that do not know the aggregated form ask for in many requests.
-fn older_form(whole: &Document, path: &str) -> Option<Document> {
-    let aggregated = serde_json::from_slice(&whole.body).ok()?;
-    let body = kube::discovery::plain(&aggregated, path)?.to_string().into_bytes();
-    Some(Document { kind: Encoding::Json.content_type().to_owned(), etag: String::new(), body })
-}
-
-/// GET of a path that is no resource: discovery, the version.
-pub async fn document(cache: &Cache, caller: &Caller, path: &str, accept: &str) -> Response<Body> {
-    let (identity, path, variant) = (caller.identity(), path.to_owned(), discovery::variant(accept));
-    let named = path.clone();
-    let read = move |reader: &Reader| {
-        if let Some(document) = reader.document(&identity, &path, variant)? {
-            return Ok(Some(document));
-        }
-        if let Some(document) = reader.document(&identity, &path, discovery::PLAIN)? {
-            return Ok(Some(document));
-        }
-        let Some(source) = kube::discovery::source(&path) else { return Ok(None) };
-        let whole = reader.document(&identity, source, discovery::WHOLE)?;
-        Ok(whole.and_then(|whole| older_form(&whole, &path)))
-    };
-    match cache.read(read).await {
-        Ok(Some(document)) => answer::with_type(StatusCode::OK, &document.kind, answer::full(document.body)),
-        Ok(None) => {
-            let why = format!("the cloud is away and `{named}` was never read while it was there");
-            answer::unavailable(&why, Encoding::Json)
-        }
-        Err(error) => answer::unavailable(&error.to_string(), Encoding::Json),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn the_kind_of_a_custom_resource_is_what_its_objects_say() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-        let body = json!({"apiVersion": "x.io/v1", "kind": "AllowList",
-            "metadata": {"name": "a", "uid": "u", "resourceVersion": "1"}});
-        let object = Object::new("x.io/v1/allowlists", body).unwrap();
-        cache.commit(move |writer| writer.put_single("one", &object)).await.unwrap();
-        let gvr = GroupVersionResource::new("x.io", "v1", "allowlists");
-        let query = "watch=true&fieldSelector=metadata.name%3Da";
-        let parsed = kube::Request::parse("GET", "/apis/x.io/v1/allowlists", query);
-        let wanted = Wanted::of("one", parsed.resource().unwrap()).unwrap();
-        let (_, scope) = find(&cache, wanted, Shape::Object).await.unwrap();
-        assert_eq!(
-            (list_kind(&scope, &gvr), kind(&scope, &gvr)),
-            ("AllowListList".into(), "AllowList".into())
-        );
-        let pods = Scope { kind: String::new(), ..scope };
-        assert_eq!(kind(&pods, &GroupVersionResource::new("", "v1", "pods")), "Pod");
-    }
-}
+#[path = "replay_tests.rs"]
+mod tests;

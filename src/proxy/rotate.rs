@@ -41,6 +41,8 @@ pub enum Error {
     NoNode,
     #[error("the cloud does not accept the certificate that it has just issued: {0}")]
     NotAccepted(api::Error),
+    #[error("the cloud's credentials were replaced on disk meanwhile")]
+    Replaced,
 }
 
 /// What there is to tell about the certificate.
@@ -63,6 +65,7 @@ pub struct Rotator {
     seen: Vec<Seen>,
     pause: Duration,
     not_before: Option<Instant>,
+    look: Duration,
 }
 
 /// What others see of it.
@@ -93,21 +96,32 @@ impl Rotator {
             seen,
             pause: FIRST_PAUSE,
             not_before: None,
+            look: LOOK,
         };
         Ok((rotator, Watched { credentials: watched, life: life_watched }))
     }
 
-    /// Runs for ever. Nothing is asked of the cloud while `is_online` says no.
+    /// Runs for ever. Nothing is asked of the cloud while `is_online` says no. Where other credentials come to lie on the
+    /// disk they are taken at once, and what was asked of the cloud with those before is given up.
     pub async fn run(mut self, is_online: impl Fn() -> bool + Send) {
         loop {
             self.reread();
             if self.is_due() && is_online() {
-                match self.renew().await {
+                let (files, seen) = (self.credentials.borrow().files.clone(), self.seen.clone());
+                let replaced = replaced(&files, &seen, self.look);
+                let renewed = tokio::select! {
+                    renewed = self.renew() => renewed,
+                    () = replaced => Err(Error::Replaced),
+                };
+                match renewed {
                     Ok(()) => self.succeed(),
+                    Err(Error::Replaced) => {
+                        self.reread();
+                    }
                     Err(error) => self.fail(&error),
                 }
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(self.look).await;
         }
     }
 
@@ -132,7 +146,18 @@ impl Rotator {
             }
             return Err(error);
         }
-        self.files.switch().map_err(Error::File)?;
+        self.switch(&old)
+    }
+
+    /// The new pair takes the place of the old one, if that is still in use: a node that was joined anew meanwhile has
+    /// another cloud's, and this is none for that.
+    fn switch(&mut self, old: &Credentials) -> Result<(), Error> {
+        let held = CloudFiles::hold();
+        if Credentials::read(&self.kubeconfig)? != *old {
+            durable::remove(&self.files.next()).map_err(Error::File)?;
+            return Err(Error::Replaced);
+        }
+        self.files.switch(&held).map_err(Error::File)?;
         let renewed = Credentials::read(&self.kubeconfig)?;
         self.take(renewed);
         Ok(())
@@ -201,7 +226,14 @@ impl Rotator {
         let life = self.life.borrow().clone();
         tracing::info!(not_after = ?life.not_after, renews_at = ?life.renews_at, "renewed the certificate for the cloud");
         self.pause = FIRST_PAUSE;
-        self.not_before = None;
+        self.not_before = Some(Instant::now() + self.rest());
+    }
+
+    /// How long nothing is renewed after a renewal: where this clock is wrong by more than a certificate's life, each would
+    /// be due as it comes.
+    fn rest(&self) -> Duration {
+        let credentials = self.credentials.borrow();
+        credentials.client.as_ref().map_or(FIRST_PAUSE, |client| rest(client, clock::now()))
     }
 
     fn fail(&mut self, error: &Error) {
@@ -219,7 +251,10 @@ impl Rotator {
 }
 
 /// Whether the cloud takes `credentials` for the node they name: any answer but 401 that knows the name.
-async fn accepted(credentials: &Credentials) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::NotAccepted`], or why it is not known.
+pub async fn accepted(credentials: &Credentials) -> Result<(), Error> {
     let name = credentials.client.as_ref().map(|client| client.common_name.clone()).unwrap_or_default();
     let api = Api::new(Arc::new(credentials.clone()))?;
     match api.get(&format!("{PATH}/edge-asks-whether-its-certificate-is-good")).await {
@@ -257,8 +292,24 @@ fn renews_at(client: &ClientCertificate) -> Timestamp {
     client.not_before.checked_add(at).unwrap_or(client.not_after)
 }
 
+/// A tenth of the certificate's life, and never more than half of what is left of it by a clock that finds it good:
+/// clouds date certificates back, by minutes, and some let them live for no more than that.
+fn rest(client: &ClientCertificate, now: Timestamp) -> Duration {
+    let tenth = client.not_before.duration_until(client.not_after) / 10;
+    let left = now.duration_until(client.not_after);
+    let rest = if left.is_positive() { tenth.min(left / 2) } else { tenth };
+    Duration::try_from(rest).unwrap_or(FIRST_PAUSE)
+}
+
 /// What tells that a file was replaced.
 type Seen = Option<(u64, u64, Option<SystemTime>)>;
+
+/// Waits until the files are not as they were seen.
+async fn replaced(files: &[PathBuf], seen: &[Seen], every: Duration) {
+    while look(files) == seen {
+        tokio::time::sleep(every).await;
+    }
+}
 
 fn look(files: &[PathBuf]) -> Vec<Seen> {
     use std::os::unix::fs::MetadataExt;

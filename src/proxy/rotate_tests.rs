@@ -1,7 +1,11 @@
 //! When a certificate is renewed, and that replaced files are seen. Renewal itself needs a real API server.
 
+use http::Response;
+
 use super::*;
+use crate::proxy::answer::Body;
 use crate::proxy::cloud::kubeconfig::{Material, Written};
+use crate::proxy::stand_in;
 use crate::trust::ca::{LocalCa, Pair};
 
 struct Place {
@@ -28,13 +32,17 @@ impl Place {
 
     /// A kubeconfig whose pair lies in `pair`.
     fn kubeconfig(&self, pair: &Path) -> PathBuf {
+        self.kubeconfig_of("https://192.0.2.1:6443", self.ca.ca_pem(), pair)
+    }
+
+    fn kubeconfig_of(&self, server: &str, authority: &str, pair: &Path) -> PathBuf {
         let path = self.folder.path().join("cloud.kubeconfig");
         let text = Written {
             cluster: "cloud",
             user: "a",
-            server: "https://192.0.2.1:6443",
+            server,
             tls_server_name: None,
-            authority: Material::Inline(self.ca.ca_pem().into()),
+            authority: Material::Inline(authority.into()),
             certificate: Material::File(pair.into()),
             key: Material::File(pair.into()),
         }
@@ -127,4 +135,94 @@ async fn failures_are_told_and_tried_again_later_and_later() {
         assert!(!rotator.is_due());
     }
     assert_eq!(watched.life.borrow().last_error.as_deref(), Some("the certificate names no node"));
+}
+
+/// A cloud that answers so, and a node that speaks to it, with a certificate that it has not accepted yet.
+async fn with_next<A: Future<Output = Response<Body>> + Send + 'static>(
+    place: &Place,
+    answer: impl Fn() -> A + Send + Sync + 'static,
+) -> (stand_in::Cloud, Rotator, Watched) {
+    let cloud = stand_in::Cloud::new(Arc::new(move |_| Box::pin(answer()))).await;
+    // It takes no certificate of anybody else's.
+    let node = || cloud.ca.issue_client("system:node:a", "system:nodes").unwrap();
+    place.put(&place.files.current(), &node());
+    place.put(&place.files.next(), &node());
+    let server = cloud.credentials.credentials.borrow().server.to_string();
+    let path = place.kubeconfig_of(server.trim_end_matches('/'), cloud.ca.ca_pem(), &place.files.current());
+    let (rotator, watched) = Rotator::new(&path, place.folder.path()).unwrap();
+    (cloud, rotator, watched)
+}
+
+#[tokio::test]
+async fn a_certificate_for_the_cloud_that_was_left_meanwhile_replaces_nothing() {
+    for joins in [true, false] {
+        let place = Place::new();
+        let (other, current) = (place.node(), place.files.current());
+        let joined = format!("{}{}", other.chain, other.key);
+        let (text, path) = (joined.clone(), current.clone());
+        let answer = move || {
+            if joins {
+                let _held = CloudFiles::hold();
+                durable::write(&path, text.as_bytes(), 0o600).unwrap();
+            }
+            std::future::ready(stand_in::json(404, &serde_json::json!({})))
+        };
+        let (_cloud, mut rotator, _) = with_next(&place, answer).await;
+        let next = std::fs::read_to_string(place.files.next()).unwrap();
+        let renewed = rotator.renew().await;
+        assert_eq!(matches!(renewed, Err(Error::Replaced)), joins, "{renewed:?}");
+        assert_eq!(std::fs::read_to_string(&current).unwrap(), if joins { joined } else { next });
+        assert!(!place.files.next().exists());
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_are_replaced_while_the_cloud_takes_its_time_are_taken_at_once() {
+    let place = Place::new();
+    let (_cloud, mut rotator, mut watched) = with_next(&place, std::future::pending).await;
+    rotator.look = Duration::from_millis(20);
+    let running = tokio::spawn(rotator.run(|| true));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!watched.credentials.has_changed().unwrap());
+    place.put(&place.files.current(), &place.node());
+    let taken = tokio::time::timeout(Duration::from_secs(10), watched.credentials.changed());
+    taken.await.expect("they are taken").unwrap();
+    running.abort();
+}
+
+#[test]
+fn after_a_renewal_there_is_rest_whatever_the_clock_says() {
+    let place = Place::new();
+    place.put(&place.files.current(), &place.node());
+    let path = place.kubeconfig(&place.files.current());
+    let (mut rotator, _) = Rotator::new(&path, place.folder.path()).unwrap();
+    let with_life = |hours: i64| {
+        let begin: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let end = begin.checked_add(SignedDuration::from_hours(hours)).unwrap();
+        client("2026-01-01T00:00:00Z", &end.to_string())
+    };
+    for (hours, minutes) in [(1, 6), (24, 144)] {
+        let before = rotator.credentials.borrow().clone();
+        rotator.take(Credentials { client: Some(with_life(hours)), ..(*before).clone() });
+        rotator.not_before = None;
+        // Its end is past, by this clock.
+        assert!(rotator.is_due(), "{hours}");
+        rotator.succeed();
+        assert!(!rotator.is_due(), "{hours}");
+        assert_eq!(rotator.rest(), Duration::from_secs(60 * minutes), "{hours}");
+    }
+}
+
+#[test]
+fn a_certificate_that_comes_near_its_end_is_not_rested_to_death() {
+    // Dated back by five minutes, as kube-controller-manager does.
+    let short = client("2026-01-01T00:00:00Z", "2026-01-01T00:06:00Z");
+    for (now, seconds) in [
+        ("2026-01-01T00:05:00Z", 30),
+        ("2026-01-01T00:00:00Z", 36),
+        ("2025-01-01T00:00:00Z", 36),
+        ("2036-01-01T00:00:00Z", 36),
+    ] {
+        assert_eq!(rest(&short, now.parse().unwrap()), Duration::from_secs(seconds), "{now}");
+    }
 }

@@ -17,24 +17,19 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{self, Body};
 use super::caller::{self, Caller};
-use super::decide::{Action, Local, Refusal, Who, decide};
-use super::forward::{Call, Outcome, Payload, decode_body};
+use super::forward::{Call, Payload};
 use super::frames::Solid;
 use super::guests::{Guest, Guests, Held, Limits, Unread};
 use super::headers::{accept_of, hidden_identity};
-use super::local::Write;
-use super::watch::LocalWatch;
-use super::{Shared, issuer, replay, token, upgrade};
+use super::route::{refuse_stranger, route};
+use super::{Shared, issuer, keep, upgrade};
 use crate::kube::status::Failure;
 use crate::kube::{Encoding, Request as KubeRequest, Verb};
-use crate::link::Phase;
 
 /// Bytes of a written object at the most, as the API server has it.
 const BODY_LIMIT: usize = 3 << 20;
 /// How long a TLS handshake and the first request may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long after the start requests wait for the first word on the link.
-const FIRST_WORD: Duration = Duration::from_secs(1);
 /// How long open requests may take to end when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -172,6 +167,7 @@ async fn handle(
     let Some(caller) = Caller::of(has_certificate, &head.headers) else {
         return unauthorized(accept.encoding);
     };
+    let caller = caller.known_by(&shared.own_issuers);
     if let Some(name) = hidden_identity(&head.headers) {
         let why = format!("`Connection` names `{name}`, by which the API server knows who asks");
         return answer::failure(&Failure::bad_request(why), accept.encoding);
@@ -197,10 +193,8 @@ async fn handle(
         Ok(read) => read,
         Err(refused) => return refused,
     };
-    if let (Some(asked), Payload::Whole(bytes)) = (token_asked(&call), &payload)
-        && let Some(body) = decode_body(&call.head.headers, bytes)
-    {
-        call.head.extensions.insert(token::Asked(token::key(&asked, &body)));
+    if let Payload::Whole(bytes) = &payload {
+        call.head.extensions.extend(keep::known_of(&call, bytes));
     }
     if let Some(refused) = shared.in_cluster.refuse_write(&call) {
         return refused;
@@ -233,14 +227,6 @@ fn unauthorized(encoding: Encoding) -> Response<Body> {
     answer::failure(&Failure::unauthorized(), encoding)
 }
 
-fn token_asked(call: &Call) -> Option<crate::kube::ResourceRequest> {
-    let request = call.request.resource()?;
-    let is_token = request.gvr.resource == "serviceaccounts"
-        && request.subresource.as_deref() == Some("token")
-        && request.verb == Verb::Create;
-    is_token.then(|| request.clone())
-}
-
 /// Reads the body whole where it may have to be sent twice or understood here.
 async fn payload(guest: &Guest, call: &Call, body: Incoming) -> Result<(Payload, Held), Response<Body>> {
     if http_body::Body::is_end_stream(&body) {
@@ -256,131 +242,11 @@ async fn payload(guest: &Guest, call: &Call, body: Incoming) -> Result<(Payload,
     let failure = match guest.read(body, BODY_LIMIT, call.caller == Caller::Kubelet).await {
         Ok((whole, held)) => return Ok((Payload::Whole(whole.into()), held)),
         Err(Unread::TooLarge) => Failure::too_large(format!("limit is {BODY_LIMIT}")),
-        Err(Unread::Full) => Failure::too_many_requests("too much is being written at once", 1),
+        Err(Unread::Full) => Failure::too_many_requests("too much is being written at once", Some(1)),
         Err(Unread::Late) => Failure::timeout("the request's body did not come in time", None),
         Err(Unread::Broke(error)) => Failure::bad_request(format!("the request broke off: {error}")),
     };
     Err(answer::failure(&failure, call.accept.encoding))
-}
-
-/// Decides, does, and decides again when the cloud goes away in the middle of it.
-async fn route(shared: &Arc<Shared>, call: &Call, payload: &mut Payload) -> Response<Body> {
-    let who = match call.caller {
-        Caller::Kubelet => Who::Kubelet,
-        Caller::Bearer(_) => Who::Other,
-    };
-    let impersonates = call.impersonates();
-    if !shared.is_offline_mode() {
-        // The kubelet's own certificate is local whatever the mode; all else passes through.
-        let passed = match decide(&call.request, who, false, impersonates) {
-            Action::Sign => shared.sign(call, payload, false).await,
-            _ => shared.forward(call, payload, false).await,
-        };
-        return match passed {
-            Outcome::Answer(answer) => answer,
-            Outcome::Outage => answer::unavailable("the cloud is away", call.accept.encoding),
-        };
-    }
-    for _ in 0..3 {
-        let outage = shared.is_outage().await;
-        if outage && let Some(refused) = refuse_stranger(shared, call).await {
-            return refused;
-        }
-        match decide(&call.request, who, outage, impersonates) {
-            Action::Forward => match shared.forward(call, payload, true).await {
-                Outcome::Answer(answer) => return answer,
-                Outcome::Outage => {}
-            },
-            Action::Sign => match shared.sign(call, payload, outage).await {
-                Outcome::Answer(answer) => return answer,
-                Outcome::Outage => {}
-            },
-            Action::Replay => {
-                if let Some(why) = shared.client_settings.why_not(call) {
-                    return answer::unavailable(
-                        &format!("the cloud is away and {why}"),
-                        call.accept.encoding,
-                    );
-                }
-                return replay(shared, call).await;
-            }
-            Action::Local(local) => return write(shared, local, call, payload).await,
-            Action::Refuse(refusal) => return refuse(shared, refusal, call).await,
-        }
-    }
-    answer::unavailable("the link to the cloud comes and goes", call.accept.encoding)
-}
-
-/// Offline only those are known whom the cloud accepted while it was there.
-async fn refuse_stranger(shared: &Shared, call: &Call) -> Option<Response<Body>> {
-    let Caller::Bearer(bearer) = &call.caller else { return None };
-    match caller::accepted(&shared.cache, bearer).await {
-        Ok(true) => None,
-        Ok(false) => Some(unauthorized(call.accept.encoding)),
-        Err(error) => Some(answer::unavailable(&error.to_string(), call.accept.encoding)),
-    }
-}
-
-async fn replay(shared: &Arc<Shared>, call: &Call) -> Response<Body> {
-    let cache = &shared.cache;
-    match &call.request {
-        KubeRequest::NonResource { path, .. } if call.head.method == http::Method::GET => {
-            replay::document(cache, &call.caller, path, &accept_of(&call.head.headers)).await
-        }
-        KubeRequest::NonResource { .. } => answer::unavailable("the cloud is away", call.accept.encoding),
-        KubeRequest::Resource(request) => match request.verb {
-            Verb::Get => replay::get(cache, &call.caller, request, call.accept).await,
-            Verb::List => replay::list(cache, &call.caller, request, call.accept).await,
-            _ => {
-                let watch = LocalWatch {
-                    cache: cache.clone(),
-                    edits: shared.edits.subscribe(),
-                    link: shared.link.follow(),
-                    stop: shared.mode_changes.subscribe(),
-                };
-                watch.answer(&call.caller.identity(), request, call.accept).await
-            }
-        },
-    }
-}
-
-async fn write(shared: &Shared, local: Local, call: &Call, payload: &Payload) -> Response<Body> {
-    let (Some(request), Payload::Whole(body)) = (call.request.resource(), payload) else {
-        return answer::unavailable("the cloud is away", call.accept.encoding);
-    };
-    let write = Write { request, headers: &call.head.headers, body, encoding: call.accept.encoding };
-    shared.writes.answer(local, &call.caller, write).await
-}
-
-async fn refuse(shared: &Shared, refusal: Refusal, call: &Call) -> Response<Body> {
-    let encoding = call.accept.encoding;
-    match refusal {
-        Refusal::Offline => answer::unavailable(&shared.why_offline(), encoding),
-        Refusal::Impersonation => {
-            let why = "the cloud is away and only it can say who may act for whom";
-            answer::failure(&Failure::forbidden("", "", "", why), encoding)
-        }
-        Refusal::NodeExists => match shared.known_node().await {
-            Ok(Some((gvr, name))) => {
-                answer::failure(&Failure::already_exists(&gvr.group, &gvr.resource, &name), encoding)
-            }
-            Ok(None) => answer::unavailable("the cloud is away and this node was never registered", encoding),
-            Err(error) => answer::unavailable(&error.to_string(), encoding),
-        },
-    }
-}
-
-impl Shared {
-    /// Whether requests are answered here; right after a start, waits a moment for the first word. The moment is one for all
-    /// requests: a kubelet asks one thing after the other, and would wait anew for each.
-    async fn is_outage(&self) -> bool {
-        let state = self.link.state();
-        if state.phase != Phase::Starting {
-            return state.phase.is_outage();
-        }
-        let patience = FIRST_WORD.saturating_sub(self.begun.elapsed());
-        self.link.changed_from(&state, patience).await.phase != Phase::Online
-    }
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ impl Signed {
 impl Shared {
     /// Answers a request about certificate signing requests of the kubelet.
     pub async fn sign(&self, call: &Call, payload: &mut Payload, outage: bool) -> Outcome {
-        let Some(request) = call.request.resource() else { return Outcome::Outage };
+        let Some(request) = call.request.resource() else { return Outcome::Outage(false) };
         let here = match request.verb {
             Verb::Create => self.sign_new(call, payload),
             _ => wanted_name(request)

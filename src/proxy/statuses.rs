@@ -26,8 +26,7 @@ pub fn tell(
     key: &ObjectKey,
     input: &Input,
 ) -> Result<Found, CacheError> {
-    let refuse =
-        |why: &str| Ok(failed(Failure::unavailable(format!("the cloud is away and {why}"), Some(5))));
+    let refuse = |why: &str| Ok(failed(Failure::unavailable(format!("the cloud is away and {why}"))));
     if !writer.has_read(identity, key)? {
         return refuse("this client never read the object while it was there");
     }
@@ -80,9 +79,9 @@ impl PodIdentity {
     }
 }
 
-/// `object` with what a client may say of it through its status, taken from `other`. A node's annotations belong to that:
-/// network plugins tell there how the node is reached. Of all else that is written there the cloud takes nothing, or not
-/// always, and nor is it shown here.
+/// `object` with what a client may say of it through its status, taken from `other`. A node's annotations belong to that,
+/// and a pod's, with its labels: network plugins tell there how they are reached. Of all else that is written there the
+/// cloud takes nothing, or not always, and nor is it shown here.
 pub fn with_status_of(key: &ObjectKey, object: &Value, other: &Value) -> Value {
     let mut object = object.clone();
     let take = |object: &mut Value, parent: &str, field: &str| {
@@ -93,10 +92,43 @@ pub fn with_status_of(key: &ObjectKey, object: &Value, other: &Value) -> Value {
         };
     };
     take(&mut object, "", "status");
-    if key.resource == "v1/nodes" {
-        take(&mut object, "/metadata", "annotations");
+    for field in beside_status(key) {
+        take(&mut object, "/metadata", field);
     }
     object
+}
+
+/// The metadata that an API server takes through `status`, as its strategies for these kinds have it.
+fn beside_status(key: &ObjectKey) -> &'static [&'static str] {
+    match key.resource.as_str() {
+        "v1/nodes" => &["annotations"],
+        "v1/pods" => &["annotations", "labels"],
+        _ => &[],
+    }
+}
+
+/// What of the metadata a client's write would change that is not taken here, if the cloud might take it.
+pub fn not_taken(key: &ObjectKey, known: &Value, input: &Input, wish: &Value) -> Option<&'static str> {
+    let of = |object: &Value, field: &str| {
+        let said = object.pointer(&format!("/metadata/{field}")).cloned().unwrap_or_default();
+        if said == json!({}) || said == json!([]) { Value::Null } else { said }
+    };
+    let mut fields = ["annotations", "labels", "finalizers"].into_iter();
+    match input {
+        // Of what is applied the status alone is told, and only what it names is meant.
+        Input::Apply(_, applied) => fields.find(|field| {
+            let (said, is) = (of(applied, field), of(known, field));
+            match (&said, &is) {
+                (Value::Object(said), Value::Object(is)) => said.iter().any(|(k, v)| is.get(k) != Some(v)),
+                _ => !said.is_null() && said != is,
+            }
+        }),
+        // An object without them says nothing of them.
+        _ => fields.find(|field| {
+            let is_said = !matches!(input, Input::Object(object) if of(object, field).is_null());
+            is_said && !beside_status(key).contains(field) && of(wish, field) != of(known, field)
+        }),
+    }
 }
 
 /// What a change says of the object: of a client's nothing but the status, for others may have changed the rest.

@@ -193,7 +193,74 @@ fn a_node_is_told_with_its_annotations() {
     let expected =
         json!({"metadata": {"labels": {"a": "1"}, "annotations": {"x": "2"}}, "status": {"phase": "b"}});
     assert_eq!(statuses::with_status_of(&node, &before, &after), expected);
-    assert_eq!(statuses::with_status_of(&pod(), &before, &after)["metadata"], before["metadata"]);
+    let other = ObjectKey { resource: "apps/v1/deployments".into(), ..pod() };
+    assert_eq!(statuses::with_status_of(&other, &before, &after)["metadata"], before["metadata"]);
+}
+
+/// Network plugins tell a pod's addresses so.
+#[tokio::test]
+async fn a_pod_is_told_with_its_annotations_and_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    let metadata =
+        json!({"annotations": {"cni.projectcalico.org/podIP": "10.0.0.9/32"}, "labels": {"a": "b"}});
+    let after =
+        tell(&cache, ONE, Input::Patch(PatchType::Merge, json!({"metadata": metadata}))).await.unwrap();
+    assert_eq!(after["metadata"]["annotations"], metadata["annotations"]);
+    let change = changes(&cache).await.remove(0);
+    let base = serde_json::from_slice(change.what.base.as_deref().unwrap()).unwrap();
+    let sent = statuses::told(&change.what, &base, &after).unwrap().unwrap();
+    let expected =
+        json!({"metadata": {"uid": "u", "annotations": metadata["annotations"], "labels": {"a": "b"}}});
+    assert_eq!(sent, expected);
+}
+
+#[tokio::test]
+async fn what_is_not_taken_is_not_answered_as_if_it_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    let finalizers = json!({"metadata": {"finalizers": ["a/b"]}});
+    assert_eq!(tell(&cache, ONE, Input::Patch(PatchType::Merge, finalizers)).await, Err(503));
+    let manager = FieldManager { name: "m".into(), force: true };
+    let applied = json!({"apiVersion": "v1", "kind": "Pod", "status": {"phase": "Pending"},
+        "metadata": {"name": "p", "annotations": {"a": "b"}}});
+    assert_eq!(tell(&cache, ONE, Input::Apply(manager, applied)).await, Err(503));
+    assert_eq!(changes(&cache).await.len(), 0);
+    let other = ObjectKey { resource: "apps/v1/deployments".into(), ..pod() };
+    let known = json!({"metadata": {"annotations": {"a": "1"}}});
+    for (wish, expected) in [
+        (json!({"metadata": {"annotations": {"a": "2"}}}), Some("annotations")),
+        (json!({"metadata": {"annotations": {"a": "1"}, "labels": {}}, "spec": {}}), None),
+        (json!({"status": {}}), None),
+    ] {
+        let left = statuses::not_taken(&other, &known, &Input::Object(wish.clone()), &wish);
+        assert_eq!(left, expected, "{wish}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_not_seen_the_last_change_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    let put = |version: &Value, word: &str| {
+        Input::Object(
+            json!({"metadata": {"name": "p", "resourceVersion": version}, "status": {"message": word}}),
+        )
+    };
+    let read = json!("1");
+    let first = tell(&cache, ONE, put(&read, "first")).await.unwrap();
+    assert_eq!(tell(&cache, ONE, put(&read, "stale")).await, Err(409));
+    let patch = |version: &Value| {
+        let patch = json!({"metadata": {"resourceVersion": version}, "status": {"reason": "patched"}});
+        Input::Patch(PatchType::Merge, patch)
+    };
+    assert_eq!(tell(&cache, TWO, patch(&read)).await, Err(409));
+    assert_eq!(tell(&cache, "", patch(&read)).await, Err(409), "kubelet too");
+    let now = first["metadata"]["resourceVersion"].clone();
+    assert!(tell(&cache, TWO, patch(&now)).await.is_ok());
+    for unsaid in [Value::Null, json!(""), json!("0")] {
+        assert!(tell(&cache, ONE, put(&unsaid, "says none")).await.is_ok(), "{unsaid}");
+    }
 }
 
 #[tokio::test]
@@ -207,7 +274,9 @@ async fn a_client_s_status_is_a_status_and_nothing_else() {
     let before = cache.read(|reader| reader.object(&pod())).await.unwrap().unwrap().body;
     let after = tell(&cache, ONE, Input::Object(more)).await.unwrap();
     assert_eq!(after["status"], json!({"phase": "Running"}));
-    assert_eq!(statuses::with_status_of(&pod(), &after, &before), before);
+    let mut rest = statuses::with_status_of(&pod(), &after, &before);
+    rest["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"].clone();
+    assert_eq!(rest, before);
 }
 
 #[tokio::test]
@@ -246,4 +315,47 @@ async fn endpoints_follow_kubelet_alone() {
         let slice = cache.read(move |reader| reader.object(&key)).await.unwrap().unwrap().body;
         assert_eq!(slice["endpoints"][0]["addresses"], json!([address]), "`{author}` tells");
     }
+}
+
+/// A node's heartbeats stay out of the file: who watches it has seen later versions than are kept.
+#[tokio::test]
+async fn who_has_seen_a_heartbeat_that_is_not_kept_is_not_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let node = |version: u64, beat: &str, ready: &str| {
+        let conditions = json!([{"type": "Ready", "status": ready, "lastHeartbeatTime": beat}]);
+        let body = json!({"apiVersion": "v1", "kind": "Node", "status": {"conditions": conditions},
+            "metadata": {"name": "n", "uid": "u", "resourceVersion": version.to_string()}});
+        Object::new("v1/nodes", body).unwrap()
+    };
+    let key = node(1, "", "").key;
+    let job = move |writer: &mut Writer| {
+        for identity in ["node", ONE] {
+            let scope = writer.scope(&scope(identity, "v1/nodes"))?;
+            writer.put(scope, &node(850, "a", "True"))?;
+            writer.put(scope, &node(900, "b", "True"))?;
+            writer.note_written(identity, &right(&node(1, "", "").key))?;
+        }
+        let kept = writer.object(&node(1, "", "").key)?.map(|(_, object)| object.version);
+        assert_eq!(kept.as_deref(), Some("850"));
+        Ok(())
+    };
+    cache.commit(job).await.unwrap();
+    let put = async |author: &'static str, version: u64, ready: &'static str| {
+        let (key, input) = (key.clone(), Input::Object(node(version, "c", ready).body));
+        let job = move |writer: &mut Writer| match author {
+            "" => edit(writer, &mut Vec::new(), &key, "status", &input),
+            _ => tell_status(writer, &mut Vec::new(), author, &key, &input),
+        };
+        match cache.commit(job).await.unwrap() {
+            Found::Done(..) => 200,
+            Found::Failed(failure) => failure.code,
+        }
+    };
+    assert_eq!(put(ONE, 840, "False").await, 409, "of what it was before");
+    assert_eq!(put(ONE, 900, "False").await, 200);
+    assert_eq!(put(ONE, 901, "Unknown").await, 409, "who has not seen what was changed here");
+    // Kubelet is shown the cloud's version of nodes, whatever was changed here.
+    assert_eq!(put("", 900, "Unknown").await, 200);
+    assert_eq!(put("", 840, "True").await, 409);
 }

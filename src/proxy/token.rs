@@ -9,9 +9,11 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::answer::{self, Body};
+use super::caller::Caller;
+use super::forward::{Call, decode_body};
 use super::input::Input;
 use crate::cache::{Cache, TokenKey};
-use crate::kube::{Encoding, ResourceRequest};
+use crate::kube::{Encoding, ResourceRequest, Verb};
 
 /// Seconds a token is for when the request does not say, as the API server has it.
 const EXPIRATION: i64 = 3600;
@@ -19,6 +21,21 @@ const EXPIRATION: i64 = 3600;
 /// The key of the TokenRequest that a call carries, kept with it until the answer comes.
 #[derive(Clone, Debug)]
 pub struct Asked(pub TokenKey);
+
+impl Asked {
+    /// What `call` asks for, if it is a TokenRequest of the kubelet's. Of anybody else's nothing is kept, and nothing is
+    /// read before the cloud has said who calls: a body of three megabytes is a hundred times that once it is taken apart.
+    pub fn of(call: &Call, body: &[u8]) -> Option<Self> {
+        let request = call.request.resource().filter(|_| call.caller == Caller::Kubelet)?;
+        let is_token = request.gvr.resource == "serviceaccounts"
+            && request.subresource.as_deref() == Some("token")
+            && request.verb == Verb::Create;
+        if !is_token {
+            return None;
+        }
+        Some(Self(key(request, &decode_body(&call.head.headers, body)?)))
+    }
+}
 
 /// The key of a TokenRequest.
 pub fn key(request: &ResourceRequest, body: &Value) -> TokenKey {
@@ -102,6 +119,26 @@ mod tests {
         let path = "/api/v1/namespaces/ns/serviceaccounts/sa/token";
         let request = Request::parse("POST", path, "");
         key(request.resource().unwrap(), &json!({"spec": spec}))
+    }
+
+    #[test]
+    fn only_of_the_kubelets_requests_the_body_is_read() {
+        let path = "/api/v1/namespaces/ns/serviceaccounts/sa/token";
+        let asked = |token: Option<&str>, method: &str, path: &str, body: &[u8]| {
+            let mut head = http::Request::new(()).into_parts().0;
+            if let Some(token) = token {
+                head.headers.insert(http::header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+            }
+            let caller = Caller::of(token.is_none(), &head.headers).unwrap();
+            let accept = answer::Accept::parse("application/json");
+            Asked::of(&Call { head, caller, request: Request::parse(method, path, ""), accept }, body)
+        };
+        let body = br#"{"spec": {"audiences": ["a"]}}"#;
+        assert_eq!(asked(None, "POST", path, body).unwrap().0.audiences, "a");
+        assert!(asked(Some("x"), "POST", path, body).is_none(), "anybody says that he is somebody");
+        assert!(asked(None, "GET", path, body).is_none());
+        assert!(asked(None, "POST", "/api/v1/namespaces/ns/serviceaccounts", body).is_none());
+        assert!(asked(None, "POST", path, b"no JSON").is_none());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! an idle node cheap on a link that is paid by the byte; HTTP/1.1 serves clouds without it, and
 //! upgrades.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::answer;
 use super::cloud::{self, Credentials, Identity, Protocols};
 use super::pool::{Connection, Place, Pool, STREAMS};
 use super::resolve::Resolver;
+use super::socket;
 pub use super::unanswered::UpstreamError;
 
 /// A request body on its way up.
@@ -33,8 +34,6 @@ pub(super) const CONNECT: Duration = Duration::from_secs(4);
 const PROBE: Duration = Duration::from_secs(6);
 /// Connections that are tried with a request that none of them takes.
 const CONNECTIONS: u32 = 3;
-/// A connection with unacknowledged bytes for this long is dead.
-const UNACKNOWLEDGED: u32 = 15_000;
 
 /// Bytes of one answer that wait for a client. Of a connection all its streams may wait: were it less, a few clients
 /// that do not read would keep the answers of all others from coming.
@@ -125,7 +124,20 @@ impl Upstream {
     pub async fn send(
         &self,
         who: As,
+        request: Request<UpBody>,
+    ) -> Result<(Response<Incoming>, Place), UpstreamError> {
+        self.send_noting(who, request, &AtomicBool::new(false)).await
+    }
+
+    /// As [`Upstream::send`]; `sent` is set once the cloud may have the request, also for whoever waits no longer.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send_noting(
+        &self,
+        who: As,
         mut request: Request<UpBody>,
+        sent: &AtomicBool,
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
         request = target.address_to(request);
@@ -133,7 +145,8 @@ impl Upstream {
         for _ in 0..CONNECTIONS {
             let (connection, mut place) = target.pool(who).connection(|| self.open(&target, who)).await?;
             *request.uri_mut() = uri.clone();
-            let sent = match connection {
+            sent.store(true, Ordering::Relaxed);
+            let answered = match connection {
                 Connection::Two { mut sender, .. } => {
                     *request.version_mut() = http::Version::HTTP_2;
                     request.headers_mut().remove(http::header::HOST);
@@ -143,17 +156,23 @@ impl Upstream {
                     host.iter().for_each(|host| {
                         request.headers_mut().insert(http::header::HOST, host.clone());
                     });
-                    let sender = place.sender().ok_or(UpstreamError::LinkLost)?;
+                    let Some(sender) = place.sender() else {
+                        sent.store(false, Ordering::Relaxed);
+                        return Err(UpstreamError::LinkLost);
+                    };
                     sender.try_send_request(origin_form(request)).await
                 }
             };
-            let mut failed = match sent {
+            let mut failed = match answered {
                 Ok(answer) => return Ok((answer, place)),
                 Err(failed) => failed,
             };
             match failed.take_message() {
                 // The connection was at its end, which nobody had looked at since; nothing of this was sent.
-                Some(unsent) => request = unsent,
+                Some(unsent) => {
+                    sent.store(false, Ordering::Relaxed);
+                    request = unsent;
+                }
                 None => {
                     return Err(UpstreamError::Http {
                         address: target.address(),
@@ -177,6 +196,7 @@ impl Upstream {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
         let request = origin_form(target.address_to(request));
         let stream = self.dial(&target, target.way(who).tls_http1.clone()).await?;
+        socket::keep_alive(stream.get_ref().0);
         let failed = |source| UpstreamError::Http { address: target.address(), source };
         let (mut sender, connection) =
             http1::handshake::<_, UpBody>(TokioIo::new(stream)).await.map_err(failed)?;
@@ -240,6 +260,7 @@ impl Upstream {
         let failed = |source| UpstreamError::Http { address: target.address(), source };
         let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if !two {
+            socket::keep_alive(stream.get_ref().0);
             let (sender, connection) =
                 http1::handshake::<_, UpBody>(TokioIo::new(stream)).await.map_err(failed)?;
             tokio::spawn(connection);
@@ -287,7 +308,7 @@ impl Upstream {
         for ip in addresses {
             match TcpStream::connect((ip, port)).await {
                 Ok(stream) => {
-                    prepare(&stream);
+                    socket::prepare(&stream);
                     return Ok(stream);
                 }
                 Err(e) => last = e,
@@ -301,17 +322,6 @@ impl Upstream {
 fn date(headers: &http::HeaderMap) -> Option<i64> {
     let text = headers.get(http::header::DATE)?.to_str().ok()?;
     Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_second())
-}
-
-/// Small writes go at once; a peer that is silently gone is noticed.
-fn prepare(stream: &TcpStream) {
-    use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
-    if let Err(error) = setsockopt(stream, TcpUserTimeout, &UNACKNOWLEDGED) {
-        tracing::debug!(%error, "no TCP_USER_TIMEOUT");
-    }
 }
 
 impl Target {

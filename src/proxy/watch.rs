@@ -1,6 +1,7 @@
 //! Watches answered here while the cloud is away: what is known first, then what changes on this
 //! node, until the cloud is back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +13,10 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::answer::{self, Accept, Body};
 use super::pages::Kept;
-use super::replay::{self, Wanted};
+use super::replay::{self, Found, Wanted};
 use super::shape;
-use crate::cache::{Cache, CacheError, Object, Scope};
+use crate::cache::version::{self, Given};
+use crate::cache::{Cache, CacheError, Object, Reader, Scope, ScopeId, is_newer};
 use crate::kube::negotiate::Shape;
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
@@ -28,7 +30,27 @@ pub struct Edit {
     /// Added, modified or deleted.
     pub kind: WatchKind,
     /// The object after it; for a deletion, as it was.
-    pub object: std::sync::Arc<Object>,
+    pub object: Arc<Object>,
+    /// The object before it, if it was modified.
+    pub before: Option<Arc<Object>>,
+}
+
+impl Edit {
+    /// A new object.
+    pub fn added(object: Object) -> Self {
+        Self { kind: WatchKind::Added, object: Arc::new(object), before: None }
+    }
+
+    /// One that was `before` and is `object` now.
+    pub fn modified(before: Object, object: Object) -> Self {
+        let before = Some(Arc::new(before));
+        Self { kind: WatchKind::Modified, object: Arc::new(object), before }
+    }
+
+    /// One that is not there any more.
+    pub fn deleted(last: Object) -> Self {
+        Self { kind: WatchKind::Deleted, object: Arc::new(last), before: None }
+    }
 }
 
 /// Changes that a watch may fall behind by before it is ended.
@@ -56,12 +78,18 @@ impl LocalWatch {
             Ok(wanted) => wanted,
             Err(error) => return answer::failure(&Failure::bad_request(error.to_string()), encoding),
         };
-        let (wanted, scope) = match replay::find(&self.cache, wanted, accept.shape).await {
+        let Found { wanted, scope, given } = match replay::find(&self.cache, wanted, accept.shape).await {
             Ok(found) => found,
             Err(error) => return answer::unavailable(&error, encoding),
         };
+        let begins = Begin::of(request, &scope, given);
+        let seen = match begins {
+            Begin::After(version) => version,
+            _ => replay::version_of(&scope, given).parse().unwrap_or(0),
+        };
         let stream = Stream {
-            begins: Begin::of(request),
+            begins,
+            seen,
             api_version: request.gvr.api_version(),
             kind: replay::kind(&scope, &request.gvr),
             until: lasts(request, UNASKED),
@@ -71,7 +99,7 @@ impl LocalWatch {
             request: request.clone(),
             encoding,
             wanted,
-            scope,
+            scope: scope.id,
         };
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
@@ -103,25 +131,36 @@ enum Begin {
     ListAndBookmark,
     /// Every object.
     List,
-    /// What was changed here: the client has the cloud's list, and perhaps more. An object that was changed here has no
-    /// version of its own by which to tell whether the client has seen it.
-    Edited,
+    /// What its client has not seen: what was changed here after this version, and where it is one of the cloud's, what
+    /// another of its client's processes has read since.
+    After(u64),
+    /// Nothing: what has happened since that version is not known here.
+    Expired,
 }
 
 impl Begin {
-    fn of(request: &ResourceRequest) -> Self {
+    fn of(request: &ResourceRequest, scope: &Scope, given: Given) -> Self {
         if request.query.wants_initial_events() {
             return Self::ListAndBookmark;
         }
-        match request.query.resource_version.as_deref() {
-            None | Some("" | "0") => Self::List,
-            Some(_) => Self::Edited,
-        }
+        let asked = match request.query.resource_version.as_deref() {
+            None | Some("" | "0") => return Self::List,
+            Some(asked) => asked,
+        };
+        let is_known = match (version::given(asked), scope.version.parse::<u64>()) {
+            (Some(asked), _) => given.holds(asked),
+            // What is not in the list any more is not told: who has not read it would keep what is gone.
+            (None, Ok(listed)) => asked.parse().is_ok_and(|asked: u64| asked >= listed),
+            (None, Err(_)) => true,
+        };
+        asked.parse().ok().filter(|_| is_known).map_or(Self::Expired, Self::After)
     }
 }
 
 struct Stream {
     begins: Begin,
+    /// The highest version that the client has seen.
+    seen: u64,
     api_version: String,
     kind: String,
     until: Duration,
@@ -132,7 +171,7 @@ struct Stream {
     request: ResourceRequest,
     encoding: Encoding,
     wanted: Wanted,
-    scope: Scope,
+    scope: ScopeId,
 }
 
 type Sender = mpsc::Sender<Result<Frame<Bytes>, answer::Broken>>;
@@ -143,7 +182,11 @@ const BOOKMARK: Duration = Duration::from_secs(60);
 impl Stream {
     async fn run(mut self, mut local: LocalWatch, sender: &Sender) -> Result<(), CacheError> {
         let began = match self.begins {
-            Begin::Edited => self.send_edited(&local.cache, sender).await?,
+            Begin::Expired => {
+                self.expired(sender).await;
+                false
+            }
+            Begin::After(version) => self.send_since(version, &local.cache, sender).await?,
             Begin::List | Begin::ListAndBookmark => self.send_all(&local.cache, sender).await?,
         };
         if !began {
@@ -183,7 +226,7 @@ impl Stream {
 
     /// Every object as ADDED; false if the client has gone.
     async fn send_all(&mut self, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
-        let mut kept = Kept::new(cache.clone(), self.scope.id, self.wanted.clone());
+        let mut kept = Kept::new(cache.clone(), self.scope, self.wanted.clone());
         while let Some(page) = kept.next().await? {
             let bytes: Vec<u8> =
                 page.iter().flat_map(|object| self.encode(WatchKind::Added, &object.body)).collect();
@@ -194,40 +237,86 @@ impl Stream {
         Ok(true)
     }
 
-    /// What was changed here as MODIFIED, and what was deleted here as DELETED; false if the client has gone.
-    async fn send_edited(&mut self, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
-        let (scope, resource) = (self.scope.id, self.wanted.whole().to_owned());
-        let (edited, deleted) =
-            cache.read(move |reader| Ok((reader.edited(scope)?, reader.deleted(&resource)?))).await?;
-        for object in edited {
-            if self.wanted.matches(&object) && !self.send(WatchKind::Modified, &object.body, sender).await {
+    /// What has changed after a version as MODIFIED, and what is not wanted or not there any more as DELETED: whoever does
+    /// not know it has nothing to forget. False if the client has gone.
+    async fn send_since(&mut self, version: u64, cache: &Cache, sender: &Sender) -> Result<bool, CacheError> {
+        let (scope, resource) = (self.scope, self.wanted.whole().to_owned());
+        let read = move |reader: &Reader| {
+            let mut changed = Vec::new();
+            for object in reader.changed_since(scope, version)? {
+                changed.push((reader.is_told(scope, &object)?, object));
+            }
+            Ok((changed, reader.deleted(&resource)?))
+        };
+        let (changed, deleted) = cache.read(read).await?;
+        // What was given here before is known to whoever names such a version.
+        let is_seen = |object: &Object| {
+            version::given(object.shown_version()).is_some_and(|changed| changed <= version)
+        };
+        for (is_told, object) in changed.into_iter().filter(|(_, object)| !is_seen(object)) {
+            let (kind, object) = match (self.wanted.matches(&object), is_told) {
+                (true, true) => (WatchKind::Modified, object),
+                // Others have read it since this watch was let begin.
+                (true, false) => return Err(is_newer(&object.key)),
+                (false, _) if !self.wanted.may_name(&object.key) => continue,
+                (false, true) => (WatchKind::Deleted, object),
+                // That it is not wanted any more is all that may be told of what is in it now.
+                (false, false) => (WatchKind::Deleted, self.named(&object)),
+            };
+            if !self.send_object(kind, &object, sender).await {
                 return Ok(false);
             }
         }
-        for (key, uid) in deleted {
-            // All that is left of it is its name. Whoever does not know it has nothing to forget.
-            let body = json!({"apiVersion": self.api_version, "kind": self.kind, "metadata":
-                {"name": key.name, "namespace": key.namespace, "uid": uid, "resourceVersion": self.scope.version}});
-            let object = Object { key, uid, version: String::new(), body };
-            if self.wanted.matches(&object) && !self.send(WatchKind::Deleted, &object.body, sender).await {
+        for (mut last, before) in deleted.into_iter().filter(|(last, _)| !is_seen(last)) {
+            let mut is_wanted = self.wanted.matches(&last);
+            is_wanted |= before.is_some_and(|before| self.wanted.matches(&before));
+            if meta::kind(&last.body).is_none() {
+                // No more than its name is known.
+                is_wanted = self.wanted.may_name(&last.key);
+                last.body["apiVersion"] = json!(self.api_version);
+                last.body["kind"] = json!(self.kind);
+                last.body["metadata"]["resourceVersion"] = json!(self.seen.to_string());
+            }
+            if is_wanted && !self.send_object(WatchKind::Deleted, &last, sender).await {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
+    /// Which object it is, and nothing of what is in it.
+    fn named(&self, object: &Object) -> Object {
+        let body = json!({"apiVersion": self.api_version, "kind": self.kind,
+            "metadata": {"name": object.key.name, "namespace": object.key.namespace, "uid": object.uid,
+                "resourceVersion": object.shown_version()}});
+        Object { body, ..object.clone() }
+    }
+
+    /// A change, as it looks from here: what comes to be wanted is new, and what is wanted no more is gone.
     async fn edit(&mut self, edit: &Edit, sender: &Sender) -> bool {
-        if self.wanted.whole() != edit.object.key.resource || !self.wanted.matches(&edit.object) {
+        if self.wanted.whole() != edit.object.key.resource {
             return true;
         }
-        self.send(edit.kind, &edit.object.body, sender).await
+        let wants = |object: &Object| self.wanted.matches(object);
+        let (was, is) = (edit.before.as_deref().map(wants), wants(&edit.object));
+        match (was, is) {
+            (Some(false), true) => self.send_object(WatchKind::Added, &edit.object, sender).await,
+            (Some(true), false) => self.send_object(WatchKind::Deleted, &edit.object, sender).await,
+            (_, true) => self.send_object(edit.kind, &edit.object, sender).await,
+            (_, false) => true,
+        }
+    }
+
+    async fn send_object(&mut self, kind: WatchKind, object: &Object, sender: &Sender) -> bool {
+        self.seen = self.seen.max(object.shown_version().parse().unwrap_or(0));
+        let shown = object.clone().shown_to(&self.wanted.identity);
+        self.send(kind, &shown.body, sender).await
     }
 
     /// A bookmark; `initial` for the one that ends the first events.
     async fn bookmark(&mut self, sender: &Sender, initial: bool) -> bool {
-        let version = if self.scope.version.is_empty() { "0" } else { &self.scope.version };
         let mut object = json!({"apiVersion": self.api_version, "kind": self.kind,
-            "metadata": {"resourceVersion": version}});
+            "metadata": {"resourceVersion": self.seen.to_string()}});
         if initial {
             object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
@@ -267,15 +356,5 @@ impl Stream {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watch_of_no_seconds_is_one_that_does_not_say() {
-        let unasked = Duration::from_secs(9);
-        for (query, expected) in [("", 9), ("&timeoutSeconds=0", 9), ("&timeoutSeconds=3", 3)] {
-            let parsed = crate::kube::Request::parse("GET", "/api/v1/pods", &format!("watch=true{query}"));
-            assert_eq!(lasts(parsed.resource().unwrap(), unasked).as_secs(), expected, "{query}");
-        }
-    }
-}
+#[path = "watch_tests.rs"]
+mod tests;

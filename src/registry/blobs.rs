@@ -17,8 +17,8 @@ impl Registry {
         method: &Method,
         peer: Peer,
     ) -> Result<Response<Body>, Refusal> {
-        let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (candidates, wanted, get) = (names.to_vec(), digest.clone(), *method == Method::GET);
+        let range = range_asked(headers, method, &digest).map(str::to_owned);
         let found = self
             .blocking(move |store| {
                 for name in &candidates {
@@ -98,10 +98,21 @@ fn of_upstream(digest: &Digest, size: Option<u64>, body: Body) -> Response<Body>
 
 fn describe(response: &mut Response<Body>, digest: &Digest) {
     reply::set(response, "docker-content-digest", digest.as_str());
-    reply::set(response, "etag", &format!("\"{digest}\""));
+    reply::set(response, "etag", &etag(digest));
     reply::set(response, "content-type", "application/octet-stream");
     reply::set(response, "accept-ranges", "bytes");
     reply::set(response, "cache-control", "max-age=31536000, immutable");
+}
+
+fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// The range that is asked for. As RFC 9110 has it, only GET is asked for one, and one with `If-Range` only by who
+/// has a part of just this.
+fn range_asked<'a>(headers: &'a HeaderMap, method: &Method, digest: &Digest) -> Option<&'a str> {
+    let this = headers.get(header::IF_RANGE).is_none_or(|mark| *mark == etag(digest));
+    headers.get(header::RANGE).filter(|_| this && *method == Method::GET)?.to_str().ok()
 }
 
 fn answer(blob: &Blob, body: Body, range: Option<&str>) -> Result<Response<Body>, Refusal> {

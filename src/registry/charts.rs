@@ -12,7 +12,7 @@ use super::Registry;
 use super::reply::{self, Body, Refusal};
 use super::route::Query;
 use super::server::Peer;
-use crate::oci::chart::newest_first;
+use crate::oci::chart::{newest_first, sound};
 use crate::store::{Chart, Owner};
 
 pub(super) use index::Indexes;
@@ -46,6 +46,7 @@ impl Registry {
         }
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let reads = matches!(method, Method::GET | Method::HEAD);
+        let allowed = route.methods();
         match route {
             ChartRoute::Health if reads => Ok(reply::json(&json!({ "healthy": true }))),
             ChartRoute::Index { repository } if reads => {
@@ -75,7 +76,7 @@ impl Registry {
                     false => Err(unknown()),
                 }
             }
-            _ => Err(Refusal::method(&method)),
+            _ => Err(Refusal::method(&method, allowed)),
         }
     }
 
@@ -125,7 +126,7 @@ fn unknown() -> Refusal {
 }
 
 fn entry(chart: &Chart) -> Value {
-    serde_json::from_str(&chart.entry).unwrap_or_default()
+    serde_json::from_str(&sound(&chart.entry)).unwrap_or_default()
 }
 
 fn entries(mut charts: Vec<Chart>) -> Value {

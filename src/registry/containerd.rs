@@ -6,15 +6,20 @@
 mod documents;
 mod record;
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::oci::Upstream;
 use crate::sys::durable;
 
+use documents::Certificates;
 use record::Record;
 
 /// Where containerd is told to look for `hosts.toml` where nothing says so yet.
 const CERTS: &str = "/etc/containerd/certs.d";
+/// The file of a registry there, in a folder of the registry's name.
+const HOSTS: &str = "hosts.toml";
 
 /// What to write, and where.
 #[derive(Clone, Debug)]
@@ -69,7 +74,7 @@ pub enum ContainerdError {
     },
     /// containerd ignores `hosts.toml` then, or refuses to start.
     #[error(
-        "`{0}` has a legacy `registry.mirrors` or `registry.configs` section hint: move it to hosts.toml files, then try again"
+        "`{0}` has a legacy `registry.mirrors` or `registry.configs.HOST.tls` section hint: move it to hosts.toml files, then try again"
     )]
     Legacy(PathBuf),
     /// The notes of what was replaced are damaged.
@@ -152,7 +157,7 @@ pub fn undo(settings: &ContainerdSettings) -> Result<ContainerdReport, Container
             None => {
                 durable::remove(&path)?;
                 // The registry's folder goes with its only file; one that holds more stays.
-                if path != settings.config
+                if !is_config(&path)
                     && let Some(folder) = path.parent()
                 {
                     let _ = std::fs::remove_dir(folder);
@@ -160,10 +165,54 @@ pub fn undo(settings: &ContainerdSettings) -> Result<ContainerdReport, Container
             }
         }
         record.forget(&path)?;
-        report.restart |= path == settings.config;
+        report.restart |= is_config(&path);
         report.changed.push(path);
     }
     Ok(report)
+}
+
+/// Whether a file that was replaced is containerd's own configuration, wherever that lay.
+fn is_config(path: &Path) -> bool {
+    path.file_name().is_none_or(|name| name != HOSTS)
+}
+
+/// The registries of whose images containerd asks edge first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PointedHere {
+    hosts: BTreeSet<String>,
+    /// The folder of the file for all that have none of their own.
+    others: Option<PathBuf>,
+}
+
+impl PointedHere {
+    /// Whether containerd asks edge for images of `host`, such as `quay.io` or `quay.io:443`.
+    pub fn has(&self, host: &str) -> bool {
+        // As containerd looks: a port may be written `host_port_`.
+        let with_port = host.rsplit_once(':').map(|(name, port)| format!("{name}_{port}_"));
+        let own = |folder: &Path| {
+            [Some(host), with_port.as_deref()].into_iter().flatten().any(|name| folder.join(name).exists())
+        };
+        self.hosts.contains(host) || self.others.as_deref().is_some_and(|folder| !own(folder))
+    }
+}
+
+/// What `configure` wrote, as far as nobody has changed it since. `backup` is where what was replaced is kept.
+///
+/// # Errors
+/// [`ContainerdError`].
+pub fn pointed_here(backup: &Path) -> Result<PointedHere, ContainerdError> {
+    let record = Record::read(backup)?;
+    let mut here = PointedHere::default();
+    for path in record.paths().into_iter().filter(|path| !is_config(path)) {
+        let is_ours = read(&path)?.is_some_and(|now| record.is_ours(&path, &now));
+        let host = path.parent().and_then(Path::file_name).and_then(OsStr::to_str);
+        match host.filter(|_| is_ours) {
+            Some("_default") => here.others = path.ancestors().nth(2).map(Path::to_path_buf),
+            Some(host) => drop(here.hosts.insert(host.to_owned())),
+            None => {}
+        }
+    }
+    Ok(here)
 }
 
 /// Whether anything that edge wrote is noted as not yet put back.
@@ -179,15 +228,46 @@ fn wanted(settings: &ContainerdSettings) -> Result<Vec<Wanted>, ContainerdError>
     let (config, certs) = documents::config(&settings.config, &before)?;
     let mut wanted = Vec::new();
     for host in &settings.hosts {
-        let path = certs.join(&host.host).join("hosts.toml");
+        let folder = folder_of(&certs, &host.host)?;
+        let path = folder.join(HOSTS);
         // What others wrote there stays behind edge, also when this is done again.
         let original = Record::read(&settings.backup)?.before_or(&path, read(&path)?)?;
-        let text = documents::hosts(&path, original.as_deref().unwrap_or_default(), host, settings)?;
+        let beside = Certificates::among(names_in(&folder)?);
+        let text = documents::hosts(&path, original.as_deref().unwrap_or_default(), &beside, host, settings)?;
         wanted.push(Wanted { path, text, is_config: false });
     }
     // Last, so that containerd finds the files when it is told of them.
     wanted.push(Wanted { path: settings.config.clone(), text: config, is_config: true });
     Ok(wanted)
+}
+
+/// The folder in which containerd looks for a registry: `HOST_PORT_` goes before `HOST:PORT` where it is there.
+fn folder_of(certs: &Path, host: &str) -> Result<PathBuf, ContainerdError> {
+    if let Some((name, port)) = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()) {
+        let folder = certs.join(format!("{name}_{port}_"));
+        if durable::exists(&folder)? {
+            return Ok(folder);
+        }
+    }
+    Ok(certs.join(host))
+}
+
+/// The names of the files in a folder; none where there is no folder.
+fn names_in(folder: &Path) -> Result<Vec<String>, ContainerdError> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(durable::named(e, "list", folder).into()),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| durable::named(e, "list", folder))?;
+        // A link to a file is as good as one.
+        if entry.path().is_file() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    Ok(names)
 }
 
 fn read(path: &Path) -> Result<Option<String>, ContainerdError> {

@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 use super::Registry;
 use super::reply::{self, Body, Refusal};
 use super::route::Query;
-use crate::oci::media;
+use crate::oci::{LARGEST, media};
 use crate::store::Referrer;
 use crate::sys::digest::Digest;
 
 /// The most that one page holds.
 const PAGE: usize = 10_000;
+/// The most bytes of descriptors in one list of referrers. Clients read no index that is larger than a manifest may be.
+const LIST: usize = LARGEST - 1024;
 
 impl Registry {
     pub(super) async fn tags(
@@ -37,7 +39,12 @@ impl Registry {
         tags.truncate(limit);
         let mut response = reply::json(&json!({ "name": path, "tags": tags }));
         if let Some(last) = tags.last().filter(|_| more) {
-            link(&mut response, &format!("/v2/{path}/tags/list"), limit, last);
+            link(
+                &mut response,
+                &format!("/v2/{path}/tags/list"),
+                query,
+                &[("n", &limit.to_string()), ("last", last)],
+            );
         }
         Ok(response)
     }
@@ -54,13 +61,14 @@ impl Registry {
         repositories.truncate(limit);
         let mut response = reply::json(&json!({ "repositories": repositories }));
         if let Some(last) = repositories.last().filter(|_| more) {
-            link(&mut response, "/v2/_catalog", limit, last);
+            link(&mut response, "/v2/_catalog", query, &[("n", &limit.to_string()), ("last", last)]);
         }
         Ok(response)
     }
 
     pub(super) async fn referrers(
         &self,
+        path: &str,
         names: &[String],
         subject: Digest,
         query: &Query,
@@ -72,9 +80,11 @@ impl Registry {
             found = self.referrers_here(names, &subject).await?;
         }
         let wanted = query.get("artifactType");
-        let mut manifests = Vec::new();
+        let after = query.get("last").unwrap_or_default();
+        let (mut manifests, mut bytes, mut more) = (Vec::new(), 0, false);
         for referrer in found {
-            if wanted.is_some() && referrer.artifact_type.as_deref() != wanted {
+            let other = wanted.is_some() && referrer.artifact_type.as_deref() != wanted;
+            if other || referrer.digest.as_str() <= after {
                 continue;
             }
             let mut descriptor = json!({
@@ -87,12 +97,24 @@ impl Registry {
             if let Some(annotations @ Value::Object(_)) = annotations {
                 descriptor["annotations"] = annotations;
             }
+            bytes += descriptor.to_string().len() + 1;
+            if bytes > LIST && !manifests.is_empty() {
+                more = true;
+                break;
+            }
             manifests.push(descriptor);
         }
+        let last = manifests.last().filter(|_| more).and_then(|last| last["digest"].as_str());
+        let last = last.map(str::to_owned);
         let index = json!({ "schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": manifests });
         let mut response = reply::typed(media::OCI_INDEX, index.to_string().into());
         if wanted.is_some() {
             reply::set(&mut response, "oci-filters-applied", "artifactType");
+        }
+        if let Some(last) = last {
+            let mut pairs = vec![("last", last.as_str())];
+            pairs.extend(wanted.map(|wanted| ("artifactType", wanted)));
+            link(&mut response, &format!("/v2/{path}/referrers/{subject}"), query, &pairs);
         }
         Ok(response)
     }
@@ -119,7 +141,12 @@ fn page_of(query: &Query) -> Result<(usize, String), Refusal> {
     Ok((limit, query.get("last").unwrap_or_default().to_owned()))
 }
 
-fn link(response: &mut Response<Body>, path: &str, limit: usize, last: &str) {
-    let last: String = url::form_urlencoded::byte_serialize(last.as_bytes()).collect();
-    reply::set(response, "link", &format!("<{path}?n={limit}&last={last}>; rel=\"next\""));
+/// Says where the next page is: at `path`, of the same upstream as this one.
+fn link(response: &mut Response<Body>, path: &str, query: &Query, pairs: &[(&str, &str)]) {
+    let mut next = url::form_urlencoded::Serializer::new(String::new());
+    next.extend_pairs(pairs);
+    if let Some(upstream) = query.get("ns") {
+        next.append_pair("ns", upstream);
+    }
+    reply::set(response, "link", &format!("<{path}?{}>; rel=\"next\"", next.finish()));
 }

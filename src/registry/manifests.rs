@@ -171,6 +171,8 @@ impl Registry {
         let parsed = ParsedManifest::parse(&bytes, &content_type)?;
         let subject = parsed.subject.as_ref().map(|subject| subject.digest.to_string());
         let (digest, tags) = named(&name, query, &bytes)?;
+        // The tag that a push names in its path goes without saying, and makes others in the query none.
+        let told = if name == digest.as_str() { tags.clone() } else { Vec::new() };
         let absent = if self.inner.settings.push_sparse { Absent::Allowed } else { Absent::Refused };
         let (repository, facts, wanted) = (names[0].clone(), parsed.facts(), digest.clone());
         self.blocking(move |store| {
@@ -188,6 +190,7 @@ impl Registry {
                     facts: facts.clone(),
                     owner: Owner::Push,
                     absent,
+                    asked: false,
                 })?;
             }
             Ok(())
@@ -197,8 +200,8 @@ impl Registry {
         if let Some(subject) = subject {
             reply::set(&mut response, "oci-subject", &subject);
         }
-        for tag in query.all("tag") {
-            if let Ok(value) = HeaderValue::from_str(tag) {
+        for tag in told {
+            if let Ok(value) = HeaderValue::try_from(tag) {
                 response.headers_mut().append("oci-tag", value);
             }
         }

@@ -51,8 +51,9 @@ pub use charts::is_repository as is_chart_repository;
 pub use error::Error;
 pub use names::is_host_name;
 pub use places::Limits;
+pub use pull::is_whole;
 pub use settings::{Identity, Settings, UpstreamRow};
-pub use sources::Sources;
+pub use sources::{Sources, client as upstream_client};
 
 use reply::{Body, Refusal};
 use route::Route;
@@ -183,10 +184,17 @@ impl Registry {
             return Ok(reply::json(&self.inner.auth.token(request.headers(), peer).await?));
         }
         let route = Route::parse(request.uri().path(), &method)?;
+        let allowed = route.methods(self.inner.settings.push);
+        if method == Method::OPTIONS {
+            return Ok(reply::allowed(allowed));
+        }
+        if route.deletes(&method) && !self.inner.settings.push {
+            return Err(Refusal::no_deleting(allowed));
+        }
         if route.writes(&method) {
             self.inner.auth.may_write(request.headers(), peer).await?;
-        } else if method != Method::GET && method != Method::HEAD && method != Method::OPTIONS {
-            return Err(Refusal::method(&method));
+        } else if method != Method::GET && method != Method::HEAD {
+            return Err(Refusal::method(&method, allowed));
         }
         let names = |path: &str| names::candidates(path, query.get("ns"), &self.inner.settings);
         match route {
@@ -197,30 +205,30 @@ impl Registry {
             }
             Route::Catalog => self.catalog(&query).await,
             Route::Tags { path } => self.tags(&path, &names(&path)?, &query).await,
-            Route::Referrers { path, digest } => self.referrers(&names(&path)?, digest, &query).await,
+            Route::Referrers { path, digest } => self.referrers(&path, &names(&path)?, digest, &query).await,
             Route::Manifest { path, name } => match method {
                 Method::GET | Method::HEAD => self.get_manifest(&names(&path)?, &name, &request).await,
                 Method::PUT => self.put_manifest(&path, &names(&path)?, name, &query, request).await,
                 Method::DELETE => self.delete_manifest(&names(&path)?, &name).await,
-                _ => Err(Refusal::method(&method)),
+                _ => Err(Refusal::method(&method, allowed)),
             },
             Route::Blob { path, digest } => match method {
                 Method::GET | Method::HEAD => {
                     self.get_blob(&names(&path)?, digest, request.headers(), &method, peer).await
                 }
                 Method::DELETE => self.delete_blob(&names(&path)?, digest).await,
-                _ => Err(Refusal::method(&method)),
+                _ => Err(Refusal::method(&method, allowed)),
             },
             Route::Uploads { path } if method == Method::POST => {
                 self.begin_upload(&path, &names(&path)?, &query, request).await
             }
-            Route::Uploads { .. } => Err(Refusal::method(&method)),
+            Route::Uploads { .. } => Err(Refusal::method(&method, allowed)),
             Route::Upload { path, id } => match method {
                 Method::GET => self.upload_status(&path, id).await,
                 Method::PATCH => self.patch_upload(&path, id, request).await,
                 Method::PUT => self.put_upload(&path, &names(&path)?, id, &query, request).await,
                 Method::DELETE => self.cancel_upload(id).await,
-                _ => Err(Refusal::method(&method)),
+                _ => Err(Refusal::method(&method, allowed)),
             },
         }
     }

@@ -20,6 +20,7 @@ use crate::sys::digest::Digest;
 mod behind;
 pub(super) mod transfer;
 
+pub use behind::is_whole;
 use transfer::Transfer;
 
 /// How often a tag is looked up again behind the answer, and an image completed.
@@ -241,7 +242,7 @@ impl Inner {
         self.manifests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn fetch_referrers(&self, repository: &str, subject: &Digest) -> Result<(), String> {
+    async fn fetch_referrers(self: &Arc<Self>, repository: &str, subject: &Digest) -> Result<(), String> {
         let Some((upstream, path)) = self.sources.ready(repository) else { return Ok(()) };
         let client = self.sources.client()?;
         let listed = referrers::listed(client, &upstream, path, subject).await;
@@ -255,8 +256,11 @@ impl Inner {
                 let fetched = self.fetch_manifest(repository, descriptor.digest.as_str()).await;
                 if let Err(error) = fetched {
                     tracing::info!(repository, digest = %descriptor.digest, error, "not fetched");
+                    continue;
                 }
             }
+            // Whoever lists what is about an image wants it, and offline it is of no use without what it links to.
+            Pull(self.clone()).complete(repository, &descriptor.digest);
         }
         Ok(())
     }
@@ -298,6 +302,7 @@ impl Inner {
                     facts: known.parsed.facts(),
                     owner: Owner::PullThrough,
                     absent,
+                    asked: false,
                 })
             })
         });

@@ -177,8 +177,16 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "UNSUPPORTED", message)
     }
 
-    pub(super) fn method(method: &Method) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", format!("`{method}` is not done here"))
+    /// `allowed` are the methods that are done there: RFC 9110 wants them told.
+    pub(super) fn method(method: &Method, allowed: &str) -> Self {
+        let why = format!("`{method}` is not done here");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", why).with(header::ALLOW, allowed)
+    }
+
+    /// Where nothing may be removed, the specification wants this and no 403, which is about who asks.
+    pub(super) fn no_deleting(allowed: &str) -> Self {
+        let why = "removing is off hint: set `registry.push`";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", why).with(header::ALLOW, allowed)
     }
 
     pub(super) fn name(path: &str) -> Self {
@@ -194,7 +202,7 @@ impl Refusal {
     }
 
     pub(super) fn page(text: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "PAGINATION_NUMBER_INVALID", format!("`{text}` is no number"))
+        Self::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", format!("`{text}` is no number"))
     }
 
     pub(super) fn manifest_unknown(name: &str) -> Self {
@@ -281,6 +289,13 @@ pub(super) fn typed(media_type: &str, bytes: Bytes) -> Response<Body> {
 pub(super) fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status;
+    response
+}
+
+/// The answer to OPTIONS.
+pub(super) fn allowed(methods: &str) -> Response<Body> {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    set(&mut response, "allow", methods);
     response
 }
 

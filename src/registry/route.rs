@@ -68,6 +68,22 @@ impl Route {
             _ => false,
         }
     }
+
+    /// The methods that are done here, as `Allow` has them, where pushing is on or not.
+    pub(super) fn methods(&self, push: bool) -> &'static str {
+        match self {
+            Self::Manifest { .. } if push => "GET, HEAD, PUT, DELETE",
+            Self::Blob { .. } if push => "GET, HEAD, DELETE",
+            Self::Uploads { .. } => "POST",
+            Self::Upload { .. } => "GET, PATCH, PUT, DELETE",
+            _ => "GET, HEAD",
+        }
+    }
+
+    /// Whether a method removes a manifest, a tag or a blob.
+    pub(super) fn deletes(&self, method: &Method) -> bool {
+        matches!(self, Self::Manifest { .. } | Self::Blob { .. }) && *method == Method::DELETE
+    }
 }
 
 /// A query string, decoded.

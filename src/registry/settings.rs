@@ -181,6 +181,12 @@ impl Settings {
         listens || self.own_hosts.iter().any(|own| canonical_host(own) == canonical_host(host))
     }
 
+    /// Where the registry `host` is: by its row among the upstreams if it has one, else at its own name.
+    pub fn upstream(&self, host: &str) -> Upstream {
+        let row = self.upstreams.iter().find(|row| canonical_host(&row.host) == canonical_host(host));
+        row.map_or_else(|| Upstream::of_host(host), UpstreamRow::upstream)
+    }
+
     /// The files that are named, whose content matters too.
     pub fn files(&self) -> Vec<&PathBuf> {
         let single =

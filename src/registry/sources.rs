@@ -56,31 +56,14 @@ impl Sources {
     /// # Errors
     /// Where a file cannot be read, or is not what it should be.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
-        let credentials = match &settings.docker_config {
-            Some(path) => {
-                super::secret::check(path)?;
-                Credentials::read(path).map_err(Error::Credentials)?
-            }
-            None => Credentials::default(),
-        };
-        let mut authorities = Vec::new();
-        for path in &settings.authorities {
-            authorities.extend(certificates(path)?);
-        }
-        let mut own = Vec::new();
-        for row in &settings.upstreams {
-            if let Some(path) = &row.ca {
-                own.push((canonical_host(&row.host).to_owned(), certificates(path)?));
-            }
-        }
+        let Files { settings: client, own } = Files::read(settings, None)?;
         let rows = if settings.pull_through { &settings.upstreams[..] } else { &[] };
         let source = |upstream: Upstream| Source { upstream, judged: Mutex::default() };
-        let (proxy, no_proxy) = (settings.proxy.clone(), settings.no_proxy.clone());
         let upstreams = rows.iter().map(|row| row.upstream());
         Ok(Self(Arc::new(Inner {
             upstreams: upstreams.map(|upstream| (upstream.host.clone(), source(upstream))).collect(),
             client: OnceLock::new(),
-            settings: Mutex::new(ClientSettings { credentials, authorities, proxy, no_proxy }),
+            settings: Mutex::new(client),
             own,
             online: AtomicBool::new(true),
         })))
@@ -94,11 +77,7 @@ impl Sources {
         let made = self.0.client.get_or_init(|| {
             let settings =
                 std::mem::take(&mut *self.0.settings.lock().unwrap_or_else(PoisonError::into_inner));
-            let mut client = Client::new(settings).map_err(|e| e.to_string())?;
-            for (host, authorities) in &self.0.own {
-                client.trust_also(host, authorities).map_err(|e| e.to_string())?;
-            }
-            Ok(client)
+            made_of(settings, &self.0.own).map_err(|e| e.to_string())
         });
         made.as_ref().map_err(Clone::clone)
     }
@@ -176,6 +155,57 @@ impl Sources {
             source.judged.lock().unwrap_or_else(PoisonError::into_inner).probing = false;
         }
     }
+}
+
+/// What the files that settings name hold.
+struct Files {
+    settings: ClientSettings,
+    /// Authorities of single upstreams, by host.
+    own: Vec<(String, Vec<Vec<u8>>)>,
+}
+
+impl Files {
+    /// Reads them; `credentials` take the place of those that are configured.
+    fn read(settings: &Settings, credentials: Option<Credentials>) -> Result<Self, Error> {
+        let credentials = match (credentials, &settings.docker_config) {
+            (Some(given), _) => given,
+            (None, Some(path)) => {
+                super::secret::check(path)?;
+                Credentials::read(path).map_err(Error::Credentials)?
+            }
+            (None, None) => Credentials::default(),
+        };
+        let mut authorities = Vec::new();
+        for path in &settings.authorities {
+            authorities.extend(certificates(path)?);
+        }
+        let mut own = Vec::new();
+        for row in &settings.upstreams {
+            if let Some(path) = &row.ca {
+                own.push((canonical_host(&row.host).to_owned(), certificates(path)?));
+            }
+        }
+        let (proxy, no_proxy) = (settings.proxy.clone(), settings.no_proxy.clone());
+        Ok(Self { settings: ClientSettings { credentials, authorities, proxy, no_proxy }, own })
+    }
+}
+
+fn made_of(settings: ClientSettings, own: &[(String, Vec<Vec<u8>>)]) -> Result<Client, OciError> {
+    let mut client = Client::new(settings)?;
+    for (host, authorities) in own {
+        client.trust_also(host, authorities)?;
+    }
+    Ok(client)
+}
+
+/// A client for a command that speaks to registries itself, with the authorities, the proxy and the credentials that
+/// are configured; `credentials` take the place of the last.
+///
+/// # Errors
+/// As for [`Sources::new`].
+pub fn client(settings: &Settings, credentials: Option<Credentials>) -> Result<Client, Error> {
+    let Files { settings, own } = Files::read(settings, credentials)?;
+    made_of(settings, &own).map_err(Error::Client)
 }
 
 fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, Error> {

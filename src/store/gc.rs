@@ -12,7 +12,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::error::During;
-use super::{Error, Store, failpoint};
+use super::lived::Lived;
+use super::quarantine::Aside;
+use super::{Error, Store, failpoint, untagged};
 use crate::sys::clock;
 use crate::sys::digest::Digest;
 use crate::sys::durable;
@@ -20,11 +22,11 @@ use crate::sys::durable;
 /// Files removed in one piece of the writer's time.
 const SLICE: usize = 100;
 
-/// What a collection may remove.
+/// What a collection may remove. Periods are of at most seven days.
 #[derive(Clone, Debug)]
 pub struct GcSettings {
-    /// What was stored or used within this time stays: somebody may be about to refer to it. Under a limit this is not
-    /// for what something refers to already.
+    /// What was stored or used within this time stays: somebody may be about to refer to it. Times are what this gateway
+    /// ran: neither a clock that jumps nor a time without power makes anything old. Under a limit this is not for what something refers to already.
     pub grace: Duration,
     /// Bytes that may be held by pull-through alone; the least recently used goes beyond them.
     pub pull_through_limit: Option<u64>,
@@ -56,12 +58,14 @@ pub struct GcPlan {
     pub young: u64,
     /// Their bytes.
     pub young_bytes: u64,
+    /// What lies in the quarantine.
+    pub aside: Aside,
 }
 
 impl GcPlan {
     /// Bytes that are freed.
     pub fn bytes(&self) -> u64 {
-        self.remove.iter().map(|(_, size)| size).sum()
+        self.remove.iter().map(|(_, size)| size).sum::<u64>() + self.aside.freed_bytes
     }
 }
 
@@ -102,10 +106,15 @@ impl Store {
     /// # Errors
     /// Where the database cannot be read.
     pub fn plan_gc(&self, settings: &GcSettings) -> Result<GcPlan, Error> {
-        let (cutoff, recent) = self.spared(settings);
+        let (cutoff, recent) = self.spared(settings, &self.lived()?);
         let limit = settings.pull_through_limit;
+        let aside = self.in_quarantine()?;
         self.inner.writer.write(move |batch| {
-            let (_, plan) = decide(batch.tx, cutoff, &recent, limit)?;
+            let (_, mut plan) = decide(batch.tx, cutoff, &recent, limit)?;
+            for file in aside {
+                let wanted = file.is_wanted(batch.tx, true)?;
+                plan.aside.count(&file, wanted);
+            }
             batch.tx.execute_batch("DROP TABLE temp.keep").during("end a mark")?;
             Ok(plan)
         })
@@ -117,7 +126,8 @@ impl Store {
     /// Where the database or the folders cannot be changed; what was removed by then stays removed.
     pub fn collect(&self, settings: &GcSettings) -> Result<GcPlan, Error> {
         self.flush_used()?;
-        let (cutoff, recent) = self.spared(settings);
+        let lived = self.live_on()?;
+        let (cutoff, recent) = self.spared(settings, &lived);
         let limit = settings.pull_through_limit;
         let mut plan = self.inner.writer.write(move |batch| {
             let (mark, plan) = decide(batch.tx, cutoff, &recent, limit)?;
@@ -129,19 +139,18 @@ impl Store {
         for slice in plan.remove.chunks(SLICE) {
             self.remove_files(slice.iter().map(|(digest, _)| digest.clone()).collect())?;
         }
+        plan.aside = self.clear_quarantine()?;
         // Times of files are the machine's. A clock that is behind the floor would make all of them old.
-        let machine = clock::machine().as_second();
-        plan.orphans = self.remove_orphans(machine - seconds(settings.grace))?;
-        plan.uploads = self.drop_stale_uploads(machine - seconds(settings.uploads))?;
+        plan.orphans = self.remove_orphans(lived.machine_ago(seconds(settings.grace)))?;
+        plan.uploads = self.drop_stale_uploads(lived.machine_ago(seconds(settings.uploads)))?;
         Ok(plan)
     }
 
     /// The last second that counts as old, and the blobs that this process used lately.
-    fn spared(&self, settings: &GcSettings) -> (i64, Vec<i64>) {
-        let now = clock::now().as_second();
+    fn spared(&self, settings: &GcSettings, lived: &Lived) -> (i64, Vec<i64>) {
         let holds = self.inner.holds.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held = holds.values().min().copied().unwrap_or(i64::MAX);
-        ((held - 1).min(now - seconds(settings.grace)), self.recently_used(settings.grace))
+        ((held - 1).min(lived.wall_ago(seconds(settings.grace))), self.recently_used(settings.grace))
     }
 
     /// Unlinks files on the writer's thread, so that no upload of the same bytes is renamed in between.
@@ -335,6 +344,7 @@ fn sweep_rows(tx: &Connection, evicted: &Evicted) -> Result<(), Error> {
         )
         .during("evict")?;
     }
+    untagged::forget(tx)?;
     tx.execute_batch(
         "DELETE FROM manifest WHERE blob NOT IN (SELECT id FROM temp.keep);
          DELETE FROM link WHERE parent NOT IN (SELECT id FROM temp.keep);

@@ -1,7 +1,7 @@
 //! Generations: sets of refs that change together, and the trust state that moves with them.
 //!
-//! A bundle's import and a mirror's run make one; the last three of each owner are kept, and going
-//! back is one row. The highest sequence number and the time floor never go back.
+//! A bundle's import and a mirror's run make one; the last three of each owner are kept, and the one that was in force
+//! before the newest, and going back is one row. The highest sequence number and the time floor never go back.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -9,7 +9,7 @@ use super::chart::insert_chart;
 use super::error::During;
 use super::manifest::add_closure;
 use super::refs::Owner;
-use super::{Error, NewChart, Store, blob};
+use super::{Error, NewChart, Store, blob, untagged};
 use crate::sys::clock;
 use crate::sys::digest::Digest;
 
@@ -72,6 +72,8 @@ pub struct Generation {
     pub note: String,
     /// Whether it is in force.
     pub current: bool,
+    /// The one that was in force before it, kept or not; 0 for none, `None` where an older release has not noted it.
+    pub replaced: Option<u64>,
 }
 
 impl Store {
@@ -97,7 +99,8 @@ impl Store {
             update_trust(tx, &trust, floor)?;
             let now = clock::now().as_second();
             for entry in &state.refs {
-                add_ref(tx, id, (before, number), entry, now)?;
+                let (repository, manifest) = add_ref(tx, id, (before, number), entry, now)?;
+                untagged::drop_below(tx, (repository, manifest), &owner)?;
             }
             for chart in &state.charts {
                 insert_chart(tx, chart, id, number, Some(before))?;
@@ -112,9 +115,14 @@ impl Store {
                 (id, number, now, &state.note),
             )
             .during("note a generation")?;
+            tx.execute(
+                "INSERT OR REPLACE INTO replaced (owner, number, before) VALUES (?1, ?2, ?3)",
+                (id, number, before),
+            )
+            .during("note a generation")?;
             tx.execute("UPDATE owner SET current = ?2 WHERE id = ?1", (id, number))
                 .during("flip a generation")?;
-            drop_old(tx, id)?;
+            drop_old(tx, id, before)?;
             Ok(number)
         })?;
         self.changed();
@@ -155,13 +163,15 @@ impl Store {
         self.inner.readers.read(|c| {
             let mut query = c
                 .prepare_cached(
-                    "SELECT g.number, g.made, g.note, g.number = o.current FROM generation g
-                     JOIN owner o ON o.id = g.owner WHERE o.kind = ?1 AND o.name = ?2 ORDER BY g.number DESC",
+                    "SELECT g.number, g.made, g.note, g.number = o.current, p.before FROM generation g
+                     JOIN owner o ON o.id = g.owner
+                     LEFT JOIN replaced p ON p.owner = g.owner AND p.number = g.number WHERE o.kind = ?1 AND o.name = ?2 ORDER BY g.number DESC",
                 )
                 .during("list generations")?;
             let rows = query
                 .query_map((owner.kind(), owner.name()), |r| {
-                    Ok(Generation { number: r.get(0)?, made: r.get(1)?, note: r.get(2)?, current: r.get(3)? })
+                    let (number, made, note) = (r.get(0)?, r.get(1)?, r.get(2)?);
+                    Ok(Generation { number, made, note, current: r.get(3)?, replaced: r.get(4)? })
                 })
                 .during("list generations")?;
             rows.collect::<Result<_, _>>().during("list generations")
@@ -249,7 +259,7 @@ impl Store {
     }
 }
 
-/// Notes a ref in generation `number`. Only what the one `before` does not have must be here: else one manifest that was set
+/// Notes a ref in generation `number`, and gives the rows of its repository and manifest. Only what the one `before` does not have must be here: else one manifest that was set
 /// aside, and that nobody has any more, would keep out all that is new.
 fn add_ref(
     tx: &Connection,
@@ -257,7 +267,7 @@ fn add_ref(
     (before, number): (u64, u64),
     entry: &StateRef,
     now: i64,
-) -> Result<(), Error> {
+) -> Result<(i64, i64), Error> {
     let found: Option<(i64, bool)> = tx
         .prepare_cached(
             "SELECT id, known FROM (SELECT b.id, b.state, EXISTS
@@ -282,7 +292,7 @@ fn add_ref(
     )
     .and_then(|mut q| q.execute((repository, &entry.name, owner, number, manifest, now)))
     .during("set a ref")?;
-    Ok(())
+    Ok((repository, manifest))
 }
 
 /// Refuses a manifest whose configuration or layers are not here: what was found here when it was fetched may have gone.
@@ -327,17 +337,19 @@ fn set_owner_pins(tx: &Connection, owner: &Owner, pins: &[Digest]) -> Result<(),
     Ok(())
 }
 
-/// Forgets generations beyond those kept. The one in force is kept whatever its number.
-fn drop_old(tx: &Connection, owner: i64) -> Result<(), Error> {
+/// Forgets generations beyond those kept. The one in force is kept whatever its number, and so is the one `before` it: it
+/// is the way back.
+fn drop_old(tx: &Connection, owner: i64, before: u64) -> Result<(), Error> {
     let old = "(SELECT number FROM generation WHERE owner = ?1 AND number NOT IN
         (SELECT number FROM generation WHERE owner = ?1 ORDER BY number DESC LIMIT ?2)
-        AND number <> (SELECT current FROM owner WHERE id = ?1))";
+        AND number <> (SELECT current FROM owner WHERE id = ?1) AND number <> ?3)";
     for statement in [
         format!("DELETE FROM ref WHERE owner = ?1 AND generation IN {old}"),
         format!("DELETE FROM chart WHERE owner = ?1 AND generation IN {old}"),
+        format!("DELETE FROM replaced WHERE owner = ?1 AND number IN {old}"),
         format!("DELETE FROM generation WHERE owner = ?1 AND number IN {old}"),
     ] {
-        tx.execute(&statement, (owner, KEPT)).during("forget old generations")?;
+        tx.execute(&statement, (owner, KEPT, before)).during("forget old generations")?;
     }
     Ok(())
 }

@@ -65,6 +65,11 @@ impl Landing {
     pub fn digest(&self) -> &Digest {
         &self.ready.digest
     }
+
+    /// How many others it links to, 0 if it is no manifest.
+    pub fn links(&self) -> usize {
+        self.facts.as_ref().map_or(0, |facts| facts.children.len())
+    }
 }
 
 impl Store {
@@ -254,7 +259,8 @@ impl Incoming<'_> {
         self.landing = true;
         // Advice that has the kernel begin to write now, and not only when the batch is synced.
         let _ = fadvise(self.file.file(), 0, None, Advice::DontNeed);
-        Ok(Landing { ready: Ready { path: self.path.clone(), digest: actual, size: self.size }, facts })
+        let ready = Ready { path: self.path.clone(), digest: actual, size: self.size, stays: false };
+        Ok(Landing { ready, facts })
     }
 }
 

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::blob::{self, BLOB, MANIFEST};
 use super::error::During;
 use super::refs::{self, Owner};
+use super::untagged;
 use super::writer::Batch;
 use super::{Blob, Error, Ready, Store};
 use crate::sys::digest::Digest;
@@ -36,6 +37,9 @@ pub struct NewManifest<'a> {
     pub owner: Owner,
     /// What may be missing.
     pub absent: Absent,
+    /// Without a tag: somebody asked for it by its digest, which keeps it whatever index links to it, for as long as
+    /// nobody removes it.
+    pub asked: bool,
 }
 
 /// A manifest that is here.
@@ -70,31 +74,25 @@ impl Store {
     /// # Errors
     /// [`Error::BlobUnknown`] for a missing blob, [`Error::Owned`] for a tag of somebody who goes before.
     pub fn put_manifest(&self, new: NewManifest<'_>) -> Result<(), Error> {
-        let mut upload = self.begin_upload(new.digest.algorithm(), new.bytes.len() as u64)?;
-        upload.write(new.bytes)?;
-        let ready = upload.finish(new.digest)?;
+        let ready = self.stage(new.digest, new.bytes)?;
         let (repository, tag) = (new.repository.to_owned(), new.tag.map(str::to_owned));
-        let NewManifest { facts, owner, absent, .. } = new;
+        let NewManifest { facts, owner, absent, asked, .. } = new;
         let store = self.clone();
-        let path = ready.path.clone();
-        let placed = self.inner.writer.write(move |batch| {
+        let id = self.settle(ready, move |batch, ready| {
             let repository_id = blob::repository_id(batch.tx, &repository)?;
             if let Some(tag) = &tag {
                 refs::may_change(batch.tx, &repository, repository_id, tag, &owner)?;
             }
-            let id = store.note_manifest(batch, &ready, &facts, absent)?;
+            let id = store.note_manifest(batch, ready, &facts, absent)?;
             add_closure(batch.tx, repository_id, id)?;
             match &tag {
                 Some(tag) => refs::set(batch.tx, repository_id, tag, id, &owner)?,
-                None => keep_untagged(batch.tx, repository_id, id, &ready.digest, &owner)?,
+                None => untagged::keep(batch.tx, (repository_id, id), &ready.digest, &owner, asked)?,
             }
+            untagged::drop_below(batch.tx, (repository_id, id), &owner)?;
             Ok(id)
-        });
-        if placed.is_err() {
-            // Renamed already or of no use any more: either way nobody misses it.
-            let _ = std::fs::remove_file(path);
-        }
-        self.touch(placed?);
+        })?;
+        self.touch(id);
         self.changed();
         Ok(())
     }
@@ -104,14 +102,9 @@ impl Store {
     /// # Errors
     /// [`Error::DigestMismatch`], [`Error::Full`].
     pub fn add_manifest(&self, bytes: &[u8], digest: &Digest, facts: Facts) -> Result<(), Error> {
-        let mut upload = self.begin_upload(digest.algorithm(), bytes.len() as u64)?;
-        upload.write(bytes)?;
-        let ready = upload.finish(digest)?;
-        let store = self.clone();
+        let (store, ready) = (self.clone(), self.stage(digest, bytes)?);
         let id = self
-            .inner
-            .writer
-            .write(move |batch| store.note_manifest(batch, &ready, &facts, Absent::Allowed))?;
+            .settle(ready, move |batch, ready| store.note_manifest(batch, ready, &facts, Absent::Allowed))?;
         self.touch(id);
         // Names may lead to it already: it had been set aside.
         self.changed();
@@ -130,13 +123,10 @@ impl Store {
         digest: &Digest,
         facts: Facts,
     ) -> Result<(), Error> {
-        let mut upload = self.begin_upload(digest.algorithm(), bytes.len() as u64)?;
-        upload.write(bytes)?;
-        let ready = upload.finish(digest)?;
         let (store, repository) = (self.clone(), repository.to_owned());
-        let id = self.inner.writer.write(move |batch| {
+        let id = self.settle(self.stage(digest, bytes)?, move |batch, ready| {
             let repository = blob::repository_id(batch.tx, &repository)?;
-            let id = store.note_manifest(batch, &ready, &facts, Absent::Allowed)?;
+            let id = store.note_manifest(batch, ready, &facts, Absent::Allowed)?;
             add_closure(batch.tx, repository, id)?;
             Ok(id)
         })?;
@@ -289,14 +279,6 @@ pub(super) fn add_closure(tx: &Connection, repository: i64, manifest: i64) -> Re
     )
     .and_then(|mut q| q.execute((repository, manifest)))
     .during("link a manifest")?;
-    // Whatever was kept only under its own digest is kept by this manifest now.
-    tx.prepare_cached(
-        "DELETE FROM ref WHERE repository = ?1 AND instr(name, ':') > 0
-         AND blob IN (SELECT child FROM link WHERE parent = ?2 AND kind = 1)
-         AND owner IN (SELECT id FROM owner WHERE kind >= 2)",
-    )
-    .and_then(|mut q| q.execute((repository, manifest)))
-    .during("link a manifest")?;
     Ok(())
 }
 
@@ -313,22 +295,4 @@ fn add_awaited(tx: &Connection, manifest: i64) -> Result<(), Error> {
     .and_then(|mut q| q.execute([manifest]))
     .during("link a manifest")?;
     Ok(())
-}
-
-/// A manifest without a tag is kept under its digest, unless one of the repository's indexes keeps it.
-fn keep_untagged(
-    tx: &Connection,
-    repository: i64,
-    id: i64,
-    digest: &Digest,
-    owner: &Owner,
-) -> Result<(), Error> {
-    let kept: bool = tx
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM link l JOIN member m ON m.blob = l.parent AND m.kind = 1
-             WHERE l.child = ?2 AND l.kind = 1 AND m.repository = ?1)",
-        )
-        .and_then(|mut q| q.query_row((repository, id), |row| row.get(0)))
-        .during("find an index")?;
-    if kept { Ok(()) } else { refs::set(tx, repository, digest.as_str(), id, owner) }
 }

@@ -3,7 +3,7 @@
 //! # Layout on disk, below the folder given
 //! - `blobs/<alg>/<xx>/<hex>`: a blob; there only after its bytes were hashed, synced and renamed
 //! - `uploads/<id>`: a transfer under way; survives a restart
-//! - `quarantine/<alg>-<hex>`: what no longer matches its digest
+//! - `quarantine/<alg>-<hex>`: what no longer matches its digest, until that is here again or nobody needs it
 //! - `store.db`: repositories, manifests' facts, refs, generations, charts, pins, trust state
 //!
 //! # Rules
@@ -23,12 +23,16 @@ mod error;
 mod gc;
 mod generation;
 mod intake;
+mod lived;
 mod manifest;
 mod needs;
 mod note;
 mod owned;
+mod quarantine;
 mod refs;
+mod settle;
 mod space;
+mod untagged;
 mod upload;
 mod used;
 mod verify;
@@ -50,6 +54,7 @@ pub use generation::{Generation, StateChart, StateOf, StateRef, TrustUpdate};
 pub use intake::{Incoming, Intake, Landing};
 pub use manifest::{Absent, Manifest, NewManifest, Referrer};
 pub use needs::Closure;
+pub use quarantine::Aside;
 pub use refs::{Owner, Ref, Repository};
 pub use upload::{Ready, Upload, UploadId};
 pub use verify::{Held, VerifyReport, VerifySettings};
@@ -89,6 +94,8 @@ struct Inner {
     uploads: upload::Sessions,
     used: used::Used,
     holds: gc::Holds,
+    /// When it was opened.
+    opened: lived::Moment,
     /// Rises with every commit that changes what a name stands for.
     epoch: AtomicU64,
     /// The same for charts alone.
@@ -104,6 +111,7 @@ impl Inner {
             uploads: upload::Sessions::default(),
             used: used::Used::default(),
             holds: gc::Holds::default(),
+            opened: lived::Moment::now(),
             epoch: AtomicU64::new(0),
             chart_epoch: AtomicU64::new(0),
             settings,

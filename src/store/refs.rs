@@ -5,7 +5,7 @@ use std::fmt;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::error::During;
-use super::{Error, Store, blob};
+use super::{Error, Store, blob, untagged};
 use crate::sys::clock;
 use crate::sys::digest::Digest;
 
@@ -225,6 +225,7 @@ impl Store {
                     (id, digest.as_str()),
                 )
                 .during("remove a manifest's tags")?;
+            untagged::forget(batch.tx)?;
             batch
                 .tx
                 .execute(

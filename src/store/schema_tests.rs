@@ -9,7 +9,7 @@ use crate::sys::tables::tests::{fault_of, open_in_the_release_before};
 use crate::sys::tables::{migrate, version};
 
 /// One set of rows for each version that was released.
-const FIXTURES: [&str; 1] = [include_str!("fixtures/v1.sql")];
+const FIXTURES: [&str; 2] = [include_str!("fixtures/v1.sql"), include_str!("fixtures/v2.sql")];
 
 #[test]
 fn a_store_of_every_older_version_is_taken_whole() {

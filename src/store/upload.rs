@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Blob, Error, Store, blob, failpoint, intake};
+use super::{Blob, Error, Store, failpoint, intake};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 
@@ -50,6 +50,9 @@ pub struct Ready {
     pub(super) path: PathBuf,
     pub(super) digest: Digest,
     pub(super) size: u64,
+    /// Where it cannot be placed it stays: it is that of [`Store::fetch_upload`], and whoever fetches the blob next finds
+    /// it; or it was set aside.
+    pub(super) stays: bool,
 }
 
 impl Store {
@@ -149,22 +152,6 @@ impl Store {
                     return Err(Error::UploadUnknown(id.to_string()));
                 }
                 Err(durable::named(e, "open", &path).into())
-            }
-        }
-    }
-
-    /// Stores a small blob whole.
-    ///
-    /// # Errors
-    /// [`Error::Full`], [`Error::DigestMismatch`].
-    pub fn add_blob(&self, repository: Option<&str>, digest: &Digest, bytes: &[u8]) -> Result<Blob, Error> {
-        let mut upload = self.begin_upload(digest.algorithm(), bytes.len() as u64)?;
-        let written = upload.write(bytes);
-        match written {
-            Ok(()) => upload.commit(digest, repository),
-            Err(e) => {
-                upload.cancel();
-                Err(e)
             }
         }
     }
@@ -278,28 +265,22 @@ impl Upload {
             return Err(durable::named(e, "sync", &self.path).into());
         }
         self.store.sessions().remove(&self.id);
-        Ok(Ready { path: self.path.clone(), digest: actual, size: self.offset })
+        Ok(Ready {
+            path: self.path.clone(),
+            digest: actual,
+            size: self.offset,
+            stays: self.id == fetch_id(digest),
+        })
     }
 
     /// Finishes it as a blob, which can be fetched through `repository` if one is given.
     ///
     /// # Errors
-    /// [`Error::DigestMismatch`]; the upload is gone then.
+    /// [`Error::DigestMismatch`], or that it cannot be noted; the upload is gone then, unless it is one that is fetched
+    /// and whole.
     pub fn commit(self, digest: &Digest, repository: Option<&str>) -> Result<Blob, Error> {
         let store = self.store.clone();
-        let ready = self.finish(digest)?;
-        let (size, repository) = (ready.size, repository.map(str::to_owned));
-        let placing = store.clone();
-        let id = store.inner.writer.write(move |batch| {
-            let id = placing.place(batch, &ready)?;
-            if let Some(repository) = repository {
-                let repository = blob::repository_id(batch.tx, &repository)?;
-                blob::add_member(batch.tx, repository, id, blob::BLOB)?;
-            }
-            Ok(id)
-        })?;
-        store.touch(id);
-        Ok(store.found(digest, size))
+        store.place_in(repository, self.finish(digest)?)
     }
 
     /// Gives it up; its bytes are removed.

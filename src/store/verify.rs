@@ -1,6 +1,6 @@
 //! Reading everything again, and setting aside what no longer matches its digest.
 //!
-//! A blob set aside is as if it were not here: a push or a pull-through brings it back.
+//! A blob set aside is as if it were not here: a push or a pull-through brings it back, or a second look.
 
 use std::fs::File;
 use std::io;
@@ -66,7 +66,7 @@ impl Store {
     /// ends the run early.
     ///
     /// # Errors
-    /// Where the database or the quarantine cannot be written to.
+    /// Where the database or the quarantine cannot be written to, or a blob not be read for other reasons than its disk's.
     pub fn verify(
         &self,
         settings: &VerifySettings,
@@ -97,6 +97,10 @@ impl Store {
                             report.missing.push(blob.digest.clone());
                         }
                     }
+                    // What this process lacks, such as a descriptor, says nothing of the blob.
+                    Err(e) if !durable::is_unreadable(&e) => {
+                        return Err(durable::named(e, "read", &path).into());
+                    }
                     Ok(Some(false)) | Err(_) => {
                         if self.set_aside(&blob.digest, Bytes::There)? {
                             report.damaged.push(blob.digest.clone());
@@ -114,13 +118,15 @@ impl Store {
     fn set_aside(&self, digest: &Digest, bytes: Bytes) -> Result<bool, Error> {
         let (store, digest) = (self.clone(), digest.clone());
         let path = self.blob_path(&digest);
-        let aside = format!("{}-{}", digest.algorithm().name(), digest.hex());
-        let aside = self.inner.settings.folder.join("quarantine").join(aside);
+        let aside = self.quarantine_path(&digest);
         let changed = self.inner.writer.write({
             let (path, digest) = (path.clone(), digest.clone());
             move |batch| {
-                if matches(&path, &digest).unwrap_or(false) {
-                    return Ok(false);
+                match matches(&path, &digest) {
+                    Ok(true) => return Ok(false),
+                    Ok(false) => {}
+                    Err(e) if e.kind() == io::ErrorKind::NotFound || durable::is_unreadable(&e) => {}
+                    Err(e) => return Err(durable::named(e, "read", &path).into()),
                 }
                 let changed = batch
                     .tx

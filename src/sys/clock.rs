@@ -4,6 +4,9 @@
 //! clock and this one both said. It only ever rises, so a bundle's date, which one key can say, is none of it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 /// Seconds since 1970 below which no part of edge trusts the clock.
 static FLOOR: AtomicI64 = AtomicI64::new(0);
@@ -19,6 +22,12 @@ pub fn now() -> jiff::Timestamp {
 #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
 pub fn machine() -> jiff::Timestamp {
     jiff::Timestamp::now()
+}
+
+/// How long ago the machine booted, sleep included: it goes on evenly whoever sets the clock.
+pub fn since_boot() -> Duration {
+    // Every Linux since 2.6.39 has it.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
 /// The floor in force.

@@ -3,6 +3,7 @@
 //! A [`Digest`] is always well formed: lower-case hex of the right length, so that it can be used as a file name.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use ring::digest::{Context, SHA256, SHA512};
@@ -161,6 +162,26 @@ impl Hasher {
     /// Takes the next piece.
     pub fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
+    }
+
+    /// Takes all that comes from `from`, to its end; says how many bytes.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn take_all(&mut self, from: &mut impl io::Read) -> io::Result<u64> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut taken = 0;
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => return Ok(taken),
+                Ok(read) => {
+                    self.update(&buffer[..read]);
+                    taken += read as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// The digest of all that was taken.

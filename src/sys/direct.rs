@@ -34,11 +34,19 @@ impl Buffer {
     /// Where there is no memory.
     pub fn new(size: usize) -> io::Result<Self> {
         let size = size.next_multiple_of(ALIGN);
+        if size < HUGE {
+            return Ok(Self { memory: MmapMut::map_anon(size)?, start: 0, size, filled: 0 });
+        }
         let memory = MmapMut::map_anon(size.next_multiple_of(HUGE) + HUGE)?;
         // Advice: without it there are more requests.
         let _ = memory.advise(Advice::HugePage);
         let start = memory.as_ptr().align_offset(HUGE).min(HUGE);
         Ok(Self { memory, start, size, filled: 0 })
+    }
+
+    /// Bytes there is room for.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// What was read last.

@@ -8,31 +8,67 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Replaces the file at `path` by `bytes` with permissions `mode` (such as `0o600`), durably.
+use super::failpoint;
+
+/// Replaces the file at `path` by `bytes` with permissions `mode` (such as `0o600`), durably. What a power cut leaves
+/// beside it, which may be a key, goes with the next write, or with [`remove`].
 ///
 /// # Errors
 /// The operation that failed, with the path in its text. The old file is untouched then.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let beside = beside(path)?;
-    let written = write_beside(&beside, bytes, mode).and_then(|()| std::fs::rename(&beside, path));
+    let failed = |e| named(e, "write", path);
+    // Locked until it has its name or is gone.
+    let mut file = loop {
+        let options = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .custom_flags(NO_LINK)
+            .clone();
+        if let Some(file) = own(&options, &beside).map_err(failed)? {
+            break file;
+        }
+    };
+    let written = fill(&mut file, bytes, mode).and_then(|()| {
+        failpoint::pass("beside-written");
+        std::fs::rename(&beside, path)
+    });
     if let Err(e) = written {
         // The half-written file is of no use to anybody, and the first error is the one to tell.
         let _ = std::fs::remove_file(&beside);
-        return Err(named(e, "write", path));
+        return Err(failed(e));
     }
     sync_folder_of(path)
 }
 
-/// Removes a file durably. A file that is not there is no error.
+/// Removes a file durably, and what a write that was cut off has left beside it. A file that is not there is no error.
 ///
 /// # Errors
 /// Anything but "not found", with the path.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Ok(()) => sync_folder_of(path),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(named(e, "remove", path)),
+    let failed = |e| named(e, "remove", path);
+    let is_gone = |removed: io::Result<()>| match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true),
+    };
+    let mut gone = is_gone(std::fs::remove_file(path)).map_err(failed)?;
+    let beside = beside(path)?;
+    let options = OpenOptions::new().read(true).custom_flags(NO_LINK).clone();
+    loop {
+        match own(&options, &beside) {
+            Ok(Some(_file)) => {
+                gone |= is_gone(std::fs::remove_file(&beside)).map_err(failed)?;
+                break;
+            }
+            // Somebody wrote meanwhile.
+            Ok(None) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+            Err(e) => return Err(named(e, "remove", &beside)),
+        }
     }
+    if gone { sync_folder_of(path) } else { Ok(()) }
 }
 
 /// Makes a folder and those above it; the last one has permissions `mode`, also if it was there. A folder that snapd made
@@ -78,6 +114,15 @@ pub fn named(error: io::Error, operation: &str, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {operation} `{}`: {error}", path.display()))
 }
 
+/// Whether the disk or its file system does not give what is there, as opposed to a process that lacks something. Of an
+/// error as the system gave it: [`named`] keeps its words alone.
+pub fn is_unreadable(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EBADMSG, EIO, EUCLEAN};
+    error
+        .raw_os_error()
+        .is_some_and(|code| [EIO, EBADMSG, EUCLEAN].contains(&nix::errno::Errno::from_raw(code)))
+}
+
 /// Whether something is at `path`.
 ///
 /// # Errors
@@ -90,21 +135,43 @@ pub fn exists(path: &Path) -> io::Result<bool> {
     })
 }
 
-fn write_beside(beside: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(beside)?;
+/// A name that somebody else may have made is not followed.
+const NO_LINK: i32 = nix::libc::O_NOFOLLOW;
+
+/// Opens the file beside another and waits until nobody else writes it; `None` where it has got another name or was removed
+/// by then.
+fn own(options: &OpenOptions, beside: &Path) -> io::Result<Option<File>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let file = options.open(beside)?;
+    match file.lock() {
+        // A file system without locks has no two writers of one file.
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(Some(file)),
+        locked => locked?,
+    }
+    let ours = file.metadata()?;
+    match std::fs::symlink_metadata(beside) {
+        Ok(there) => Ok(((there.dev(), there.ino()) == (ours.dev(), ours.ino())).then_some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn fill(file: &mut File, bytes: &[u8], mode: u32) -> io::Result<()> {
     // The mode given to open is cut by the umask, and ignored where the file was there already.
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    file.set_len(0)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
+/// The one file that a file is written to before it gets its name.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` names no file", path.display()))
     })?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
-    hidden.push(format!(".{}.new", std::process::id()));
+    hidden.push(".new");
     Ok(path.with_file_name(hidden))
 }
 
@@ -134,6 +201,70 @@ mod tests {
         write(&path, b"two", 0o600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_cut_off_goes_with_the_next_write_and_with_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, beside) = (folder.path().join("key"), folder.path().join(".key.new"));
+        let left = || {
+            let mut names: Vec<_> =
+                std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let cut_off = || {
+            let mut file = File::create(&beside).unwrap();
+            file.write_all(b"an older and longer key").unwrap();
+            file.set_permissions(std::fs::Permissions::from_mode(0o644)).unwrap();
+        };
+        cut_off();
+        write(&path, b"key", 0o600).unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), left()), (b"key".to_vec(), vec!["key".into()]));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        for there in [true, false] {
+            cut_off();
+            if !there {
+                std::fs::remove_file(&path).unwrap();
+            }
+            remove(&path).unwrap();
+            assert!(left().is_empty(), "{there}: {:?}", left());
+            write(&path, b"key", 0o600).unwrap();
+        }
+        // Nothing is written through a link that lies in the way.
+        let elsewhere = folder.path().join("elsewhere");
+        write(&elsewhere, b"theirs", 0o600).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &beside).unwrap();
+        write(&path, b"key", 0o600).unwrap_err();
+        assert_eq!(std::fs::read(&elsewhere).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn of_many_writers_at_once_each_writes_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let is_whole = |bytes: &[u8]| {
+            bytes.len() == 3000 + usize::from(bytes[0]) && bytes.iter().all(|b| *b == bytes[0])
+        };
+        std::thread::scope(|scope| {
+            for n in 0..8_u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..40 {
+                        write(path, &vec![n; 3000 + usize::from(n)], 0o600).unwrap();
+                        match std::fs::read(path) {
+                            Ok(found) => assert!(is_whole(&found), "{} bytes", found.len()),
+                            Err(e) => assert_eq!(e.kind(), io::ErrorKind::NotFound),
+                        }
+                        if n == 7 {
+                            remove(path).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        write(&path, &[1; 3001], 0o600).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -1,5 +1,5 @@
 //! The floor: durable files, tables of SQLite, digests, what manifests link to, YAML, the clock, mounts, the lock on
-//! the state folder. Knows nothing of Kubernetes.
+//! the state folder, what services are called. Knows nothing of Kubernetes.
 //!
 //! Every other room may use this one; it uses none.
 
@@ -14,8 +14,10 @@ pub mod facts;
 pub mod failpoint;
 pub mod lock;
 pub mod mounts;
+pub mod pass;
 pub mod priority;
 pub mod progress;
+pub mod service;
 pub mod snapctl;
 pub mod tables;
 pub mod yaml;

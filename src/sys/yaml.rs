@@ -14,6 +14,16 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str_with_options(text, options).map_err(|e| first_line(&e))
 }
 
+/// The same, kept as `seed` keeps it.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_with<'de, S: DeserializeSeed<'de>>(text: &'de str, seed: S) -> Result<S::Value, String> {
+    let options = options(text.len(), DuplicateKeyPolicy::LastWins);
+    let read = |yaml: serde_saphyr::Deserializer<'de, '_>| seed.deserialize(yaml);
+    serde_saphyr::with_deserializer_from_str_with_options(text, options, read).map_err(|e| first_line(&e))
+}
+
 /// The same of a text that may be large: nothing of it is kept but what `seed` keeps, and so the first of a key that
 /// stands twice is taken.
 ///

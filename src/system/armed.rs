@@ -2,6 +2,12 @@
 //!
 //! An entry that is found good gets all of its tries back instead of losing its counter: so a system that rots later is
 //! given up too.
+//!
+//! systemd-boot starts an entry that was given up where none has tries left, the highest number first. So no such entry
+//! stays beside a good one: a few power cuts would start what is known to be broken, and nothing would lead back. One that
+//! was good gets its tries back first, once.
+
+use std::io::ErrorKind;
 
 use super::entry::Entry;
 use super::esp::{Esp, Found, entries};
@@ -14,6 +20,8 @@ use crate::sys::durable;
 
 /// What a boot was judged to be where somebody gave its system up.
 const ROLLED_BACK: &str = "rolled back";
+/// Why a slot is tried that had used its tries up.
+const ONCE_MORE: &str = "it was good and had no tries left, and gets them back once";
 
 /// What was done with the booted slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,13 +55,14 @@ pub fn arm(places: &Places) -> Result<Option<Outcome>, Error> {
     let booted = status.booted;
     let found = booted_entry(places, &status)?;
     let armed = Entry { left: Some(TRIES), done: 0, ..found.entry };
-    let (file, identity) = (armed.name(), Identity::open(places)?);
+    let (file, esp) = (armed.name(), Esp::open(places)?);
+    let identity = Identity::open(places)?;
     if std::fs::read_to_string(places.judged()).is_ok_and(|text| text == ROLLED_BACK) {
         return Ok(None);
     }
     // The name first: it is what counts, and a cut after it leaves a slot that is tried once more.
     if file != found.file {
-        Esp::open(places)?.rename(&found.file, &file)?;
+        esp.rename(&found.file, &file)?;
     }
     let mut record = Record::read(places)?;
     let noted =
@@ -62,7 +71,67 @@ pub fn arm(places: &Places) -> Result<Option<Outcome>, Error> {
         record.slots.insert(booted, noted);
         record.write(&identity)?;
     }
+    remove_given_up(places, &esp, &identity, &mut record, &file)?;
+    // Before anybody else may judge this boot otherwise.
+    super::judged(places)?;
     Ok(Some(Outcome { slot: booted, entry: file }))
+}
+
+/// Removes every entry without tries left but `good`, and but the other slot's where that was good: power cuts may have
+/// used its tries up, so it gets them back once, and stays what can be gone back to. That the other slot failed is noted
+/// first: without its entry nothing else would say so, and a stick would stage the same again.
+fn remove_given_up(
+    places: &Places,
+    esp: &Esp,
+    identity: &Identity<'_>,
+    record: &mut Record,
+    good: &str,
+) -> Result<(), Error> {
+    let all = entries(places)?;
+    let mut given_up: Vec<Found> =
+        all.into_iter().filter(|found| !found.entry.is_tried() && found.file != good).collect();
+    if given_up.is_empty() {
+        return Ok(());
+    }
+    let status = Status::read(places)?;
+    let other = status.of(status.booted.other());
+    if other.was_good
+        && other.reason.as_deref() != Some(ONCE_MORE)
+        && let Some(at) = given_up.iter().position(|found| other.entry.as_ref() == Some(&found.file))
+    {
+        let found = given_up.remove(at);
+        let fresh = Entry::fresh(found.entry.number, TRIES).name();
+        // The name first, as above: a cut after it leaves a slot that may get them back once more.
+        esp.rename(&found.file, &fresh)?;
+        tracing::info!(entry = fresh, "a boot entry that was good and had no tries left gets them back once");
+        if let Some(noted) = record.slots.get_mut(&other.slot) {
+            noted.reason = Some(ONCE_MORE.to_owned());
+            record.write(identity)?;
+        }
+    } else if other.state == State::Failed
+        && let (Some(number), Some(verity)) = (other.number, other.verity.clone())
+    {
+        let known = record
+            .slots
+            .get(&other.slot)
+            .filter(|known| known.number == number && known.verity_uuid == verity);
+        let known = known.cloned().unwrap_or_else(|| Recorded::unknown(number, verity));
+        if known.state != State::Failed {
+            let reason = known.reason.clone().or_else(|| Some("it used up its tries".into()));
+            record.slots.insert(other.slot, Recorded { state: State::Failed, reason, ..known });
+            record.write(identity)?;
+        }
+    }
+    for found in given_up {
+        let path = esp.path(&found.file);
+        match std::fs::remove_file(&path) {
+            Ok(()) => tracing::info!(entry = found.file, "a boot entry that was given up is removed"),
+            // An import that stages another system removes it too.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(durable::named(e, "remove", &path).into()),
+        }
+    }
+    esp.sync()
 }
 
 /// Notes that the booted slot is not healthy, and says where to turn. It is given up with its last try.
@@ -76,6 +145,9 @@ pub fn unhealthy(places: &Places, why: &str) -> Result<Fallback, Error> {
         return Ok(Fallback::Nowhere(format!("slot {} is {}", other.slot, other.state.word())));
     };
     let left = booted_entry(places, &status)?.entry.left.unwrap_or(0);
+    if left == 0 {
+        give_tries(places, &status)?;
+    }
     note(places, &status, if left == 0 { State::Failed } else { State::Trying }, why)?;
     Ok(Fallback::Reboot { left, other })
 }
@@ -91,15 +163,38 @@ pub fn roll_back(places: &Places) -> Result<Slot, Error> {
         return Err(Error::NoOther(format!("slot {} is {}", other.slot, other.state.word())));
     };
     let found = booted_entry(places, &status)?;
+    give_tries(places, &status)?;
     let given_up = Entry { left: Some(0), ..found.entry };
     {
         // edge-healthy.service may still be waiting for all parts, and would give it its tries back.
+        let esp = Esp::open(places)?;
         let _alone = Identity::open(places)?;
-        Esp::open(places)?.rename(&found.file, &given_up.name())?;
+        esp.rename(&found.file, &given_up.name())?;
         durable::write(&places.judged(), ROLLED_BACK.as_bytes(), 0o600)?;
     }
     note(places, &status, State::Failed, "rolled back by hand")?;
     Ok(to)
+}
+
+/// Gives the other slot its tries back where it was good and has none: power cuts use tries up as well as faults do, and
+/// without any the loader would start the booted slot again. Once: where it is not found good, it was no power cut.
+fn give_tries(places: &Places, status: &Status) -> Result<(), Error> {
+    let other = status.of(status.booted.other());
+    let (Some(file), Some(Some(entry))) = (&other.entry, other.entry.as_deref().map(Entry::parse)) else {
+        return Ok(());
+    };
+    if entry.is_tried() {
+        return Ok(());
+    }
+    let esp = Esp::open(places)?;
+    let identity = Identity::open(places)?;
+    let mut record = Record::read(places)?;
+    if let Some(noted) = record.slots.get_mut(&other.slot) {
+        noted.state = State::Trying;
+        noted.reason = Some(ONCE_MORE.to_owned());
+        record.write(&identity)?;
+    }
+    esp.rename(file, &Entry::fresh(entry.number, TRIES).name())
 }
 
 fn note(places: &Places, status: &Status, state: State, why: &str) -> Result<(), Error> {

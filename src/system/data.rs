@@ -8,6 +8,7 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -29,6 +30,9 @@ const SEALED: &str = "data.key.tpm";
 /// What it is sealed as.
 const SEALED_AS: &str = "--name=edge-data";
 const READY: &str = "data-ready";
+/// The TPM, where there is one, and how long it may take to appear where the key is sealed to it.
+const TPM: &str = "/dev/tpmrm0";
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A reset was asked for.
 pub(super) const RESET: &str = "factory-reset";
 
@@ -60,7 +64,7 @@ pub fn open(places: &Places) -> Result<(Opened, Option<String>), Error> {
     if here(READY) {
         let opened = || known_key(places).and_then(|key| unlock(&key, &device));
         let Err(error) = (if is_open(places) { Ok(()) } else { opened() }) else {
-            return Ok((Opened::Known, None));
+            return Ok((Opened::Known, bare_key(places)));
         };
         // Nobody can log in without data: a stick is what its owner has. Data that opens is not given up for one.
         if !provision::stick_asks_reset(places, RESET) {
@@ -149,7 +153,7 @@ fn make(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<Optio
 /// and does not keep the machine from starting.
 fn keep_key(places: &Places, identity: &Identity<'_>, key: &[u8]) -> Result<Option<String>, Error> {
     let mut line = None;
-    if places.at("/dev/tpmrm0").exists() {
+    if places.at(TPM).exists() {
         match seal(key) {
             Ok(sealed) => {
                 identity.write(SEALED, &sealed, 0o600)?;
@@ -162,6 +166,14 @@ fn keep_key(places: &Places, identity: &Identity<'_>, key: &[u8]) -> Result<Opti
     identity.write(KEY_FILE, key, 0o600)?;
     identity.remove(SEALED)?;
     Ok(line)
+}
+
+/// A line where the key lies open on identity, and there is a TPM: it came later, or did not do it then.
+fn bare_key(places: &Places) -> Option<String> {
+    let is_bare = places.at(TPM).exists() && !places.identity().join(SEALED).exists();
+    is_bare.then(|| {
+        "the key of the data lies open on identity, and this machine has a TPM hint: `edge system reset` makes the data anew, with a key that is sealed to it".to_owned()
+    })
 }
 
 /// The key as this machine's TPM gives it back, which it was seen to do.
@@ -185,6 +197,11 @@ fn known_key(places: &Places) -> Result<Vec<u8>, Error> {
     let path = |name: &str| places.identity().join(name);
     let read = |name: &str| std::fs::read(path(name)).map_err(|e| durable::named(e, "read", &path(name)));
     if path(SEALED).exists() {
+        // Its driver may take longer than the disk's.
+        let begun = Instant::now();
+        while !places.at(TPM).exists() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         return unseal(&read(SEALED)?);
     }
     Ok(read(KEY_FILE)?)

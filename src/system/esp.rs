@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::Flock;
+
 use super::entry::{Entry, VerityId};
 use super::slot::{Seen, Slot, Status, judge};
 use super::{Error, Places, Record, partition, uki};
@@ -72,22 +74,25 @@ impl Status {
     }
 }
 
-/// The partition while it can be written.
+/// The partition while it can be written, by one at a time. Whoever needs identity too opens that afterwards.
 #[derive(Debug)]
 pub struct Esp {
     folder: PathBuf,
+    // Read only again before the next one may begin.
     _writable: Writable,
+    _lock: Flock<File>,
 }
 
 impl Esp {
-    /// Makes it writable, until this is dropped.
+    /// Waits until nobody else writes, and makes it writable until this is dropped.
     ///
     /// # Errors
     /// Where it may not be.
     pub fn open(places: &Places) -> Result<Self, Error> {
-        let folder = places.entries();
+        let lock = places.lock("esp.lock")?;
+        let (folder, _writable) = (places.entries(), Writable::new(&places.esp())?);
         std::fs::create_dir_all(&folder).map_err(|e| durable::named(e, "make folder", &folder))?;
-        Ok(Self { _writable: Writable::new(&places.esp())?, folder })
+        Ok(Self { _writable, folder, _lock: lock })
     }
 
     /// A file among the entries.
@@ -125,4 +130,41 @@ pub fn sync(path: &Path) -> Result<(), Error> {
     let handle = File::open(path).map_err(failed)?;
     nix::unistd::syncfs(&handle).map_err(|e| failed(e.into()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+    use super::*;
+
+    /// Of two that overlap, the first to end must not take the partition from the other one.
+    #[test]
+    fn it_stays_writable_for_whoever_writes() {
+        let root = tempfile::tempdir().unwrap();
+        let places = Places::below(root.path());
+        let esp = places.esp();
+        std::fs::create_dir_all(&esp).unwrap();
+        mount(Some("none"), &esp, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
+        let writes = |name: &'static str| {
+            let places = places.clone();
+            std::thread::spawn(move || {
+                for _ in 0..30 {
+                    let esp = Esp::open(&places)?;
+                    let path = esp.path(name);
+                    durable::write(&path, name.as_bytes(), 0o600)?;
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                    durable::remove(&path)?;
+                }
+                Ok::<(), Error>(())
+            })
+        };
+        let ended = [writes("a"), writes("b"), writes("c")].map(|thread| thread.join().unwrap());
+        let after = File::create(esp.join("later")).map(drop);
+        umount2(&esp, MntFlags::MNT_DETACH).unwrap();
+        for end in ended {
+            end.unwrap();
+        }
+        assert_eq!(after.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+    }
 }

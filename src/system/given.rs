@@ -33,9 +33,11 @@ pub struct One {
 
 /// The one that is put in place last: where it is, all of this was done.
 pub const FIRST: One = One { name: "edge.toml", to: "/var/etc/edge/edge.toml", mode: 0o600 };
+/// The cloud's credentials.
+pub const KUBECONFIG: &str = "cloud.kubeconfig";
 const FILES: [One; 4] = [
     FIRST,
-    One { name: "cloud.kubeconfig", to: "/var/etc/edge/given.kubeconfig", mode: 0o600 },
+    One { name: KUBECONFIG, to: "/var/etc/edge/given.kubeconfig", mode: 0o600 },
     One { name: "1.root.json", to: "/var/etc/edge/1.root.json", mode: 0o644 },
     One { name: "authorized_keys", to: "/var/etc/edge/authorized_keys", mode: 0o600 },
 ];
@@ -159,7 +161,7 @@ pub fn check(name: &str, bytes: &[u8], checks: &dyn Checks) -> Result<(), String
     let text = || std::str::from_utf8(bytes).map_err(|_| "it is no text".to_owned());
     match name {
         "edge.toml" => checks.configuration(text()?),
-        "cloud.kubeconfig" => checks.kubeconfig(bytes),
+        KUBECONFIG => checks.kubeconfig(bytes),
         "1.root.json" => Chain::begin(bytes.to_vec(), name).map(drop).map_err(|e| e.to_string()),
         "authorized_keys" => check_keys(bytes),
         _ if name.ends_with(".network") => network::check(text()?),

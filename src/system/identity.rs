@@ -1,10 +1,9 @@
 //! The partition that outlives a reset: mounted read only, writable for the moment of a write, by one process at a
 //! time.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::{Error, Places};
 use crate::sys::durable;
@@ -25,14 +24,7 @@ impl<'a> Identity<'a> {
     /// # Errors
     /// Where it may not be.
     pub fn open(places: &'a Places) -> Result<Self, Error> {
-        let folder = places.at("/run/edge");
-        std::fs::create_dir_all(&folder).map_err(|e| durable::named(e, "make folder", &folder))?;
-        let path = folder.join("system.lock");
-        let failed = |e: std::io::Error| durable::named(e, "lock", &path);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(failed)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))?;
+        let lock = places.lock("system.lock")?;
         let writable = Writable::new(&places.identity())?;
         Ok(Self { places, _writable: writable, _lock: lock })
     }

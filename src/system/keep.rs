@@ -4,14 +4,19 @@
 //! `{"format": 1, "roots": ["..."], "root-version": 2, "seqs": {"main": 12}, "time-floor": 1790000000}`
 //!
 //! It follows `store.db`, and is believed only upwards: what the store knows is never lowered by it.
+//!
+//! Beside it: the gateway's own key, the time that has certainly passed, and the cloud's credentials as they were renewed.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::given::KUBECONFIG;
 use super::identity::Identity;
+use super::intake::KEPT;
 use super::{Error, Places};
 use crate::store::{Store, TrustUpdate};
 use crate::sys::durable;
@@ -21,6 +26,8 @@ use crate::trust::{Anchor, Chain, strict};
 const LARGEST: u64 = 4 << 20;
 const FILE: &str = "trust.json";
 const OWN_KEY: &str = "gateway.key";
+const TIME: &str = "time-passed";
+const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// What is kept of the trust state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +191,58 @@ pub fn keep_own_key(places: &Places, state_dir: &Path) -> Result<(), Error> {
         _ => {}
     }
     Ok(())
+}
+
+/// The time that has certainly passed, as identity has it: seconds since 1970, as text.
+///
+/// # Errors
+/// Where it cannot be read. What is no time counts as none: it is written anew.
+pub fn kept_time(places: &Places) -> Result<Option<Timestamp>, Error> {
+    let path = places.identity().join(TIME);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == ErrorKind::InvalidData => Ok(None),
+        Err(e) => Err(durable::named(e, "read", &path).into()),
+    }
+}
+
+/// Keeps it there, where it is a day later than what is kept: flash wears.
+///
+/// # Errors
+/// Where identity cannot be written.
+pub fn keep_time(places: &Places, passed: Timestamp) -> Result<(), Error> {
+    let kept = kept_time(places)?.unwrap_or(Timestamp::UNIX_EPOCH);
+    if passed.duration_since(kept) < DAY {
+        return Ok(());
+    }
+    Identity::open(places)?.write(TIME, format!("{}\n", passed.as_second()).as_bytes(), 0o600)
+}
+
+/// Where identity keeps the credentials that a reset brings back.
+pub fn kubeconfig_place(places: &Places) -> PathBuf {
+    places.identity().join(KEPT).join(KUBECONFIG)
+}
+
+/// What lies there; `None` where none were given.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn kept_kubeconfig(places: &Places) -> Result<Option<Vec<u8>>, Error> {
+    let path = kubeconfig_place(places);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(durable::named(e, "read", &path).into()),
+    }
+}
+
+/// Keeps newer ones in their place.
+///
+/// # Errors
+/// Where identity cannot be written.
+pub fn keep_kubeconfig(places: &Places, bytes: &[u8]) -> Result<(), Error> {
+    Identity::open(places)?.write(&format!("{KEPT}/{KUBECONFIG}"), bytes, 0o600)
 }
 
 impl From<crate::trust::Refusal> for Error {

@@ -5,6 +5,7 @@
 //! - `esp`, `uki`, `partition`, `firmware`  reading and changing that: boot entries, partitions by label, EFI variables
 //! - `stage`     the other slot written, read back and made bootable, as an import goes on
 //! - `armed`     the booted slot is good; or it is not, and another one is
+//! - `rot`       the root is read before it is found good, where the last boot was cut short
 //! - `data`      the data partition: made, opened, and made anew after a reset
 //! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
 //! - `given`, `network`  its files: names, places, and when one is good
@@ -31,6 +32,7 @@ mod partition;
 mod places;
 mod provision;
 mod record;
+mod rot;
 mod run;
 mod settings;
 mod slot;
@@ -42,10 +44,13 @@ pub use data::Opened;
 pub use entry::{Entry, VerityId};
 pub use error::Error;
 pub use given::{Checks, check_keys, check_pods};
-pub use keep::{Kept, keep_own_key};
+pub use keep::{
+    Kept, keep_kubeconfig, keep_own_key, keep_time, kept_kubeconfig, kept_time, kubeconfig_place,
+};
 pub use places::Places;
 pub use provision::{Provisioned, provision};
 pub use record::{Record, Recorded};
+pub use rot::check_root;
 pub use settings::Settings;
 pub use slot::{Slot, SlotReport, State, Status};
 pub use stage::{Again, Image, Part, Stage, judge_image};

@@ -1,9 +1,14 @@
 //! Where everything of an appliance lies, below one root: the builder of the image puts it there.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
 
 use super::Error;
 use super::slot::Slot;
+use crate::sys::durable;
 
 /// Tries of an entry that was just staged, or found good.
 pub const TRIES: u32 = 3;
@@ -55,6 +60,21 @@ impl Places {
     /// Says that this boot was judged, and how; of the boot alone.
     pub fn judged(&self) -> PathBuf {
         self.at("/run/edge-judged")
+    }
+
+    /// Waits for the lock `name` of this boot. A folder of theirs is made.
+    ///
+    /// # Errors
+    /// With the path.
+    pub fn lock(&self, name: &str) -> Result<Flock<File>, Error> {
+        let folder = self.at("/run/edge");
+        std::fs::create_dir_all(&folder).map_err(|e| durable::named(e, "make folder", &folder))?;
+        let path = folder.join(name);
+        let failed = |e: std::io::Error| durable::named(e, "lock", &path);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(failed)?;
+        Ok(Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))?)
     }
 
     /// What is known of the slots besides.

@@ -60,6 +60,20 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// What was never noted: a system of this number and hash tree, of which nothing else is known.
+    pub fn unknown(number: u64, verity_uuid: String) -> Self {
+        Self {
+            number,
+            version: String::new(),
+            stream: None,
+            seq: None,
+            manifest_digest: None,
+            state: State::Trying,
+            verity_uuid,
+            reason: None,
+        }
+    }
+
     /// The id of its hash tree.
     pub fn verity(&self) -> Option<VerityId> {
         VerityId::parse(&self.verity_uuid)

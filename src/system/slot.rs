@@ -133,6 +133,9 @@ pub struct SlotReport {
     pub verity: Option<String>,
     /// Why it failed.
     pub reason: Option<String>,
+    /// Whether an entry boots it that was good when it was last judged, whatever became of its tries since.
+    #[serde(skip)]
+    pub was_good: bool,
 }
 
 impl Status {
@@ -144,10 +147,17 @@ impl Status {
         }
     }
 
-    /// The slot that can be gone back to: the other one, when it was good and is still tried.
+    /// The slot that can be gone back to: the other one, when it was good. Power cuts may have used its tries up.
     pub fn fallback(&self) -> Option<Slot> {
         let other = self.of(self.booted.other());
-        (other.state == State::Good && other.entry.is_some()).then_some(other.slot)
+        other.is_spare().then_some(other.slot)
+    }
+}
+
+impl SlotReport {
+    /// Whether it is good, or was until power cuts used its tries up.
+    pub fn is_spare(&self) -> bool {
+        self.state == State::Good || self.was_good
     }
 }
 
@@ -199,6 +209,7 @@ fn report(seen: Seen<'_>, slot: Slot) -> SlotReport {
         seq: noted.and_then(|noted| noted.seq),
         verity: id.map(|id| id.to_string()),
         reason: noted.and_then(|noted| noted.reason.clone()),
+        was_good: found.is_some() && noted.is_some_and(|noted| noted.state == State::Good),
     }
 }
 
@@ -207,6 +218,8 @@ fn state(entry: Option<Entry>, booted: bool, noted: Option<State>) -> State {
         // What runs can be found good whatever became of it before.
         (_, true, Some(State::Good)) => State::Good,
         (_, true, _) => State::Trying,
+        // Its entry is taken away once another slot is found good.
+        (None, false, Some(State::Failed)) => State::Failed,
         (None, false, _) => State::Empty,
         (Some(entry), false, _) if !entry.is_tried() => State::Failed,
         (Some(_), false, Some(State::Good)) => State::Good,

@@ -131,7 +131,7 @@ fn check_stream(record: &Record, image: &Image, named: Option<&str>) -> Result<(
 
 /// The slot that is written over must not be the only good one.
 fn check_spare(booted: &SlotReport, other: &SlotReport) -> Result<(), Error> {
-    if booted.state != State::Good && other.state == State::Good {
+    if booted.state != State::Good && other.is_spare() {
         return Err(Error::Unfit(format!(
             "slot {} is the only good one, and slot {} that runs was not found good yet hint: wait until `edge system status` says so, or `edge system rollback`, and import again",
             other.slot, booted.slot
@@ -198,7 +198,8 @@ pub struct Stage<'a> {
     image: Image,
     slot: Slot,
     number: u64,
-    esp: Esp,
+    /// From the kernel on: whoever finds the running system good must not wait for the minutes that a root takes.
+    esp: Option<Esp>,
     writing: Option<Writing>,
     done: Vec<Part>,
 }
@@ -234,7 +235,7 @@ impl<'a> Stage<'a> {
             std::fs::remove_file(&path).map_err(|e| durable::named(e, "remove", &path))?;
         }
         esp.sync()?;
-        Ok(Self { places, image, slot, number, esp, writing: None, done: Vec::new() })
+        Ok(Self { places, image, slot, number, esp: None, writing: None, done: Vec::new() })
     }
 
     /// What is staged.
@@ -256,6 +257,9 @@ impl<'a> Stage<'a> {
         options.write(true).custom_flags(nix::libc::O_NOFOLLOW * i32::from(part == Part::Kernel));
         if part == Part::Kernel {
             options.create(true).truncate(true);
+            if self.esp.is_none() {
+                self.esp = Some(Esp::open(self.places)?);
+            }
         }
         let file = options.open(&path).map_err(|e| durable::named(e, "open", &path))?;
         self.writing = Some(Writing { part, path, file, written: 0, synced: 0 });
@@ -263,7 +267,7 @@ impl<'a> Stage<'a> {
     }
 
     fn unfinished(&self) -> PathBuf {
-        self.esp.path(&format!("edge-{}{UNFINISHED}", self.number))
+        self.places.entries().join(format!("edge-{}{UNFINISHED}", self.number))
     }
 
     /// The next bytes of the part that was begun.
@@ -295,7 +299,7 @@ impl<'a> Stage<'a> {
         };
         file.sync_all().map_err(|e| durable::named(e, "sync", &path))?;
         if part == Part::Kernel {
-            self.esp.sync()?;
+            super::esp::sync(&self.places.entries())?;
         }
         drop(file);
         if read_back(&path, *size)? != *digest {
@@ -339,6 +343,7 @@ impl<'a> Stage<'a> {
             verity_uuid: self.image.verity.to_string(),
             reason: None,
         };
+        let esp = self.esp.as_ref().ok_or_else(unbegun)?;
         // The note first: without an entry it says nothing, and with the entry it must be there.
         let identity = Identity::open(self.places)?;
         let mut record = Record::read(self.places)?;
@@ -346,7 +351,7 @@ impl<'a> Stage<'a> {
         record.write(&identity)?;
         drop(identity);
         let entry = Entry::fresh(self.number, TRIES).name();
-        self.esp.rename(&format!("edge-{}{UNFINISHED}", self.number), &entry)?;
+        esp.rename(&format!("edge-{}{UNFINISHED}", self.number), &entry)?;
         self.done.clear();
         tracing::info!(slot = %self.slot, version = self.image.version, entry, "another system is staged");
         Ok(self.slot)

@@ -171,6 +171,7 @@ pub fn put_manifest(
         facts,
         owner: Owner::Push,
         absent: Absent::Allowed,
+        asked: false,
     };
     store.put_manifest(new).unwrap();
     digest
@@ -261,7 +262,7 @@ fn everything_goes_from_the_depot_to_the_gateway_and_is_owned_by_its_stream() {
     // A second bundle drops the chart and brings a file; what was pushed here stays.
     let mut plan = scene.plan();
     plan.selection.images = vec!["app:1".into()];
-    plan.selection.files = vec![note];
+    plan.selection.files = vec![note.into()];
     assert_eq!(scene.create(&plan).unwrap().seq, 2);
     let imported = scene.import().unwrap();
     assert_eq!((imported.seq, imported.generation, imported.blobs), (2, Some(2), 3));
@@ -330,9 +331,14 @@ fn receipts_of_unknown_or_changed_keys_are_ignored_and_a_full_bundle_is_possible
     // A list that is not the signed one.
     std::fs::remove_file(scene.path(&format!("depot/trust/gateways/{name}.pub"))).unwrap();
     bundle::enrol(&path, &enrolled).unwrap();
-    std::fs::write(folder.join(format!("{name}.main.have")), "sha256:x\n").unwrap();
-    let (believed, ignored) = read_receipts(&folder, "main", &enrolled).unwrap();
-    assert!(believed.is_empty() && ignored[0].contains("is not what was signed"), "{ignored:?}");
+    let list = folder.join(format!("{name}.main.have"));
+    let signed = std::fs::read_to_string(&list).unwrap();
+    let other = signed.replacen("sha256:", "sha257:", 1);
+    for (text, why) in [(other.as_str(), "is not what was signed"), ("sha256:x\n", "has 9 bytes")] {
+        std::fs::write(&list, text).unwrap();
+        let (believed, ignored) = read_receipts(&folder, "main", &enrolled).unwrap();
+        assert!(believed.is_empty() && ignored[0].contains(why), "{ignored:?}");
+    }
 }
 
 #[test]

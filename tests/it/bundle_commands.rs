@@ -298,7 +298,7 @@ fn what_is_on_a_stick_fits_fat32() {
     let note = scene.path("Notes_for_the_crew.txt");
     std::fs::write(&note, "x").unwrap();
     let mut plan = scene.plan();
-    (plan.part_size, plan.selection.files) = (1 << 16, vec![note]);
+    (plan.part_size, plan.selection.files) = (1 << 16, vec![note.into()]);
     plan.selection.images = vec!["q.io/app:1".into()];
     scene.create(&plan).unwrap();
     let image = fat32(scene.folder.path(), 64, &scene.stick()).display().to_string();

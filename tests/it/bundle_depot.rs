@@ -4,15 +4,20 @@ use std::path::Path;
 
 use edge::bundle::{self, Identity, Plan, Selection, keys};
 use edge::oci::Platform;
+use edge::registry::{Settings, UpstreamRow};
+use edge::sys::digest::Digest;
 use edge::sys::progress::{Event, Progress};
 use edge::trust::gateway::own_key;
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 use crate::bundle::{
     IMAGE, INDEX, Scene, THEN, at, gateway, import, make_keys, pin, put_image, put_manifest,
 };
 use crate::bundle_auto::take;
 use crate::bundle_commands::Two;
+use crate::registry::serve;
+use crate::registry_pull::DockerRegistry;
 
 /// What making a bundle came to, and what was said besides.
 fn create(scene: &Scene, plan: &Plan) -> (Result<bundle::Made, bundle::Error>, Vec<String>) {
@@ -188,6 +193,79 @@ fn an_image_without_the_platform_that_was_asked_for_is_told() {
     assert!(notes[0].starts_with("`q.io/app:1 for linux/arm64` is not in the store"), "{notes:?}");
     let (made, notes) = create(&scene, &plan("linux/amd64", &["q.io/app:1"]));
     assert!(made.is_ok() && notes.is_empty(), "{notes:?}");
+}
+
+/// What a client only looked at, through a depot that pulls through, has its manifest here and no layers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_whole_is_left_out_of_everything_and_named() {
+    let scene = Scene::new();
+    let far = tempfile::tempdir().unwrap();
+    let upstream = DockerRegistry::start(far.path()).await;
+    upstream.push("team/app", "1", b"a layer that nobody pulled").await;
+    let row = UpstreamRow::new("registry.far", &format!("http://127.0.0.1:{}", upstream.port));
+    let settings = Settings { upstreams: vec![row], ..Settings::default() };
+    let edge = serve(&scene.path("depot"), settings).await;
+    let looked =
+        edge.send(Method::HEAD, "/v2/team/app/manifests/1?ns=registry.far", &[("accept", IMAGE)], b"").await;
+    assert_eq!(looked.status(), 200);
+    edge.stop().await;
+
+    let store = &scene.depot;
+    put_image(store, "q.io/app", Some("1"), b"a layer", "amd64");
+    let amd = put_image(store, "q.io/both", None, b"for amd", "amd64");
+    let half = json!({"schemaVersion": 2, "mediaType": IMAGE, "layers": [],
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest::sha256(b"no"), "size": 2}});
+    let arm = put_manifest(store, "q.io/both", None, &half.to_string(), IMAGE, Vec::new());
+    let entry = |digest: &Digest, architecture: &str| json!({"mediaType": IMAGE, "digest": digest, "size": 1, "platform": {"os": "linux", "architecture": architecture}});
+    let index =
+        |entries: &[Value]| json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
+    let both = index(&[entry(&amd, "amd64"), entry(&arm, "arm64")]);
+    put_manifest(store, "q.io/both", Some("1"), &both, INDEX, Vec::new());
+    let none = index(&[entry(&Digest::sha256(b"gone"), "amd64")]);
+    put_manifest(store, "q.io/none", Some("1"), &none, INDEX, Vec::new());
+    let (made, notes) = create(&scene, &scene.plan());
+    let made = made.unwrap();
+    let about = |name: &str| notes.iter().filter(|line| line.contains(name)).collect::<Vec<_>>();
+    assert_eq!(about("registry.far/team/app:1` is left out").len(), 1, "{notes:?}");
+    assert_eq!(about("q.io/none:1` is left out").len(), 1, "{notes:?}");
+    assert_eq!(about(&format!("q.io/both:1 ({arm})` is left out")).len(), 1, "{notes:?}");
+    assert!(about("q.io/app").is_empty() && made.carried > 0, "{notes:?}");
+    assert_eq!(scene.import().unwrap().seq, 1);
+    assert!(scene.gateway.store.manifest("q.io/both", "1").unwrap().is_some());
+    assert!(scene.gateway.store.manifest("q.io/none", "1").unwrap().is_none());
+    assert!(scene.gateway.store.manifest("registry.far/team/app", "1").unwrap().is_none());
+
+    // Somebody waits for what is named.
+    for (image, told) in [
+        ("registry.far/team/app:1", "`registry.far/team/app:1` is not whole: `sha256:"),
+        ("q.io/none:1", "`q.io/none:1` is not whole: `sha256:"),
+        ("q.io/both:1", "`q.io/both:1 (sha256:"),
+    ] {
+        let selection = Selection { images: vec![image.into()], ..Selection::default() };
+        let error = create(&scene, &Plan { selection, ..scene.plan() }).0.unwrap_err().to_string();
+        assert!(error.starts_with(told), "{error}");
+    }
+    let selection = Selection {
+        images: vec!["q.io/both:1".into()],
+        platforms: vec!["linux/amd64".parse::<Platform>().unwrap()],
+        ..Selection::default()
+    };
+    create(&scene, &Plan { selection, ..scene.plan() }).0.unwrap();
+}
+
+#[test]
+fn one_image_in_two_repositories_takes_the_signatures_of_both() {
+    let scene = Scene::new();
+    let mut images = Vec::new();
+    for repository in ["q.io/one", "q.io/two"] {
+        let image = put_image(&scene.depot, repository, Some("1"), b"a layer", "amd64");
+        let tag = format!("sha256-{}.sig", image.hex());
+        put_image(&scene.depot, repository, Some(&tag), repository.as_bytes(), "amd64");
+        images.push(format!("{repository}:1"));
+    }
+    let selection = Selection { images, ..Selection::default() };
+    let made = create(&scene, &Plan { selection, ..scene.plan() }).0.unwrap();
+    assert_eq!(made.refs, 4, "two names, and what signs each");
 }
 
 /// A gateway that is enrolled and brought no receipt would be refused a delta on those of others.

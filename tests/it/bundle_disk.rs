@@ -5,6 +5,7 @@
 //! machines that run the tests have neither NBD, ublk nor device mapper.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -31,12 +32,29 @@ pub struct Medium {
     pub steps: Mutex<Vec<Step>>,
     /// Requests that are answered before the disk is pulled out; negative: it stays.
     left: AtomicI64,
+    /// Places that cannot be read.
+    bad: Mutex<Vec<Range<u64>>>,
 }
 
 impl Medium {
     /// Pulls the disk out after `requests` more.
     pub fn pull_after(&self, requests: i64) {
         self.left.store(requests, Ordering::SeqCst);
+    }
+
+    /// Spoils the one place that holds `block`.
+    pub fn spoil(&self, block: &[u8]) {
+        let bytes = self.bytes.lock().unwrap();
+        let found = bytes.chunks(block.len()).enumerate().filter(|(_, there)| *there == block);
+        let places: Vec<u64> = found.map(|(n, _)| (n * block.len()) as u64).collect();
+        // Let go before anything fails: the disk could not even be unmounted.
+        drop(bytes);
+        let [at] = places[..] else { panic!("it is at {} places", places.len()) };
+        self.bad.lock().unwrap().push(at..at + block.len() as u64);
+    }
+
+    fn is_bad(&self, at: u64, size: u32) -> bool {
+        self.bad.lock().unwrap().iter().any(|bad| bad.start < at + u64::from(size) && at < bad.end)
     }
 
     fn is_gone(&self) -> bool {
@@ -107,7 +125,7 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        if self.0.is_gone() {
+        if self.0.is_gone() || self.0.is_bad(offset, size) {
             return reply.error(Errno::EIO);
         }
         let bytes = self.0.bytes.lock().unwrap();
@@ -213,6 +231,7 @@ impl Disk {
             bytes: Mutex::new(image),
             steps: Mutex::new(Vec::new()),
             left: AtomicI64::new(-1),
+            bad: Mutex::default(),
         });
         let at = folder.join("fuse");
         std::fs::create_dir_all(&at).unwrap();

@@ -18,7 +18,7 @@ const CONTENT: &[u8] = &[b'f'; 1500];
 fn with_file() -> (Scene, PathBuf) {
     let scene = Scene::new();
     fs::write(scene.path("site.conf"), CONTENT).unwrap();
-    let selection = Selection { files: vec![scene.path("site.conf")], ..Selection::default() };
+    let selection = Selection { files: vec![scene.path("site.conf").into()], ..Selection::default() };
     let made = scene.create(&Plan { part_size: 512, selection, ..scene.plan() }).unwrap();
     (scene, made.folder)
 }
@@ -57,7 +57,7 @@ fn a_file_comes_out_of_the_stick_or_of_the_store_as_it_was_signed() {
 
     // A delta leaves out what the gateway has; there it comes from the store, elsewhere it is said to be missing.
     scene.import().unwrap();
-    let selection = Selection { files: vec![scene.path("site.conf")], ..Selection::default() };
+    let selection = Selection { files: vec![scene.path("site.conf").into()], ..Selection::default() };
     let receipts = scene.receipts();
     fs::remove_dir_all(folder).unwrap();
     let delta = scene.create(&Plan { part_size: 512, selection, receipts, ..scene.plan() }).unwrap();
@@ -159,7 +159,7 @@ fn bytes_that_were_not_signed_never_bear_the_name() {
     fs::rename(&moved, &last).unwrap();
     // What rots in the store is not handed out either.
     scene.import().unwrap();
-    let selection = Selection { files: vec![scene.path("site.conf")], ..Selection::default() };
+    let selection = Selection { files: vec![scene.path("site.conf").into()], ..Selection::default() };
     let receipts = scene.receipts();
     fs::remove_dir_all(folder).unwrap();
     scene.create(&Plan { part_size: 512, selection, receipts, ..scene.plan() }).unwrap();

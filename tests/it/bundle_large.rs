@@ -79,6 +79,7 @@ fn fill(store: &Store) {
                 facts: Facts { media_type: IMAGE.into(), children, ..Facts::default() },
                 owner: Owner::Push,
                 absent: edge::store::Absent::Refused,
+                asked: false,
             })
             .unwrap();
     }

@@ -60,6 +60,38 @@ fn the_same_bundle_again_brings_what_was_damaged_since() {
 }
 
 #[test]
+fn the_way_back_leads_to_what_was_in_force_before_and_not_to_what_was_refused() {
+    let scene = Scene::new();
+    let import = |n: u64| {
+        put_image(&scene.depot, "q.io/app", Some(&n.to_string()), format!("layer {n}").as_bytes(), "arm64");
+        scene.make();
+        assert_eq!(scene.import().unwrap().generation, Some(n));
+    };
+    let back = |to| scene.gateway.roll_back(None, to).map(|entry| entry.generation);
+    let kept = || -> Vec<(u64, bool)> {
+        bundle::history(&scene.gateway.store, None)
+            .unwrap()
+            .iter()
+            .map(|e| (e.generation, e.current))
+            .collect()
+    };
+    (1..=3).for_each(import);
+    // 2 and 3 are bad, and so is 4.
+    back(Some(1)).unwrap();
+    import(4);
+    assert_eq!(kept(), [(4, true), (3, false), (2, false), (1, false)], "1 was in force until now");
+    assert_eq!(back(None).unwrap(), 1);
+    assert!(scene.gateway.store.manifest("q.io/app", "1").unwrap().is_some());
+    assert!(scene.gateway.store.manifest("q.io/app", "2").unwrap().is_none());
+    assert!(matches!(back(None), Err(bundle::Error::NoEarlier(_))), "3 and 2 were refused");
+    import(5);
+    assert_eq!(kept(), [(5, true), (4, false), (3, false), (1, false)]);
+    import(6);
+    assert_eq!(kept(), [(6, true), (5, false), (4, false)], "three are enough, where the last is among them");
+    assert_eq!((back(None).unwrap(), back(None).map_err(|e| e.to_string()).is_err()), (5, true), "1 is gone");
+}
+
+#[test]
 fn a_receipt_names_only_what_is_here_so_that_the_next_bundle_brings_the_rest() {
     let scene = Scene::new();
     put_image(&scene.depot, "q.io/app", Some("1"), b"base layer", "arm64");

@@ -67,8 +67,13 @@ pub struct Daemon(pub Child);
 impl Daemon {
     /// Starts it, and waits until it answers.
     pub fn start(place: &Place) -> Self {
+        Self::start_by(place, place.edge(&["daemon"]))
+    }
+
+    /// Starts it by another command, which becomes it.
+    pub fn start_by(place: &Place, mut command: Command) -> Self {
         let log = File::create(place.path("daemon.log")).unwrap();
-        let mut daemon = Self(place.edge(&["daemon"]).stderr(log).spawn().unwrap());
+        let mut daemon = Self(command.stderr(log).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(30);
         while place.edge(&["status"]).output().unwrap().status.code() != Some(0) {
             let ended = daemon.0.try_wait().unwrap();

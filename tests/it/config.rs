@@ -22,6 +22,39 @@ fn get_shows_the_defaults_and_one_key() {
 }
 
 #[test]
+fn get_shows_what_was_given_and_nobody_s_environment() {
+    let place = Place::new();
+    place.write("etc/edge.toml", "[registry]\nno-proxy = \"near\"\ndocker-config = \"/etc/docker.json\"\n");
+    let get = |more: &[&str]| {
+        let mut command = place.edge(&[&["config", "get"], more].concat());
+        command.env("HTTPS_PROXY", "http://ann:secret@proxy").env("NO_PROXY", "far");
+        Done::of(command.output().unwrap())
+    };
+    for all in [get(&[]).good().out, get(&["-o", "json"]).good().out] {
+        assert!(!all.contains("secret") && !all.contains("far"), "{all}");
+        assert_eq!((all.matches("near").count(), all.matches("/etc/docker.json").count()), (1, 1), "{all}");
+    }
+    get(&["registry.proxy"]).bad(1, "`registry.proxy` is not set and has no default");
+    get(&["mirror.docker-config"]).bad(1, "`mirror.docker-config` is not set and has no default");
+}
+
+#[test]
+fn a_variable_that_is_empty_says_nothing() {
+    let place = Place::new();
+    for variable in ["EDGE_CONFIG", "EDGE_STATE_DIR", "EDGE_SOCKET", "EDGE_SYSTEM_ROOT", "EDGE_LOG"] {
+        let mut command = place.edge(&["config", "get", "registry.listen"]);
+        let done = Done::of(command.env(variable, "").output().unwrap()).good();
+        assert_eq!((&*done.out, &*done.err), ("127.0.0.1:5000\n", ""), "{variable}");
+    }
+    let state =
+        Done::of(place.edge(&["config", "get", "state-dir"]).env("EDGE_STATE_DIR", "").output().unwrap());
+    assert_eq!(state.good().out, "/var/lib/edge\n");
+    place
+        .run(&["config", "get", "state-dir", "--state-dir", ""])
+        .bad(2, "a value is required for '--state-dir");
+}
+
+#[test]
 fn set_edits_and_get_sees_it() {
     let place = Place::new();
     place.write("etc/edge.toml", "# keep me\noffline-mode = true\n");
@@ -54,7 +87,9 @@ fn validate_names_file_key_value_and_expectation() {
     let bad = place.write("bad.toml", "[cloud]\nprobe-interval = \"soon\"\n");
     let expected = format!("`{}`: key `cloud.probe-interval` is `soon`, expected a duration", bad.display());
     place.run(&["config", "validate", "bad.toml"]).bad(2, &expected);
-    place.run(&["config", "validate", "none.toml"]).bad(2, "none.toml` does not exist");
+    place
+        .run(&["config", "validate", "none.toml"])
+        .bad(2, "none.toml` does not exist hint: without a file the one");
     place.write("etc/edge.toml", "colour = 1\n");
     place.run(&["config", "get"]).bad(2, "unknown key `colour`");
     place.run(&["daemon"]).bad(2, "unknown key `colour`");

@@ -18,7 +18,7 @@ use tokio::net::UnixListener;
 
 /// What the stub has, and what it was asked to do.
 #[derive(Default)]
-struct Fake {
+pub struct Fake {
     sandboxes: Vec<v1::PodSandbox>,
     containers: Vec<v1::Container>,
     exit_codes: HashMap<String, i32>,
@@ -33,14 +33,15 @@ struct Fake {
 
 type Failed = (u32, &'static str);
 
-struct Stub {
+/// It serves as long as it lives.
+pub struct Stub {
     runtime: Runtime,
     fake: Arc<Mutex<Fake>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Stub {
-    fn new(fake: Fake) -> Self {
+    pub fn new(fake: Fake) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("c.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -55,14 +56,21 @@ impl Stub {
                 tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
             }
         });
-        let endpoint = format!("unix://{}", socket.display());
-        let runtime = Runtime::new(&Settings { endpoint, ..Settings::default() }).unwrap();
-        Self { runtime, fake, _folder: folder }
+        let settings = Settings { endpoint: endpoint(&folder), ..Settings::default() };
+        Self { runtime: Runtime::new(&settings).unwrap(), fake, folder }
     }
 
-    fn done(&self) -> Vec<String> {
+    pub fn endpoint(&self) -> String {
+        endpoint(&self.folder)
+    }
+
+    pub fn done(&self) -> Vec<String> {
         self.fake.lock().unwrap().done.clone()
     }
+}
+
+fn endpoint(folder: &tempfile::TempDir) -> String {
+    format!("unix://{}", folder.path().join("c.sock").display())
 }
 
 type Body = StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
@@ -112,6 +120,10 @@ async fn stop(fake: &Mutex<Fake>, message: &[u8]) {
 }
 
 impl Fake {
+    pub fn of(sandboxes: Vec<v1::PodSandbox>, containers: Vec<v1::Container>) -> Self {
+        Self { sandboxes, containers, ..Self::default() }
+    }
+
     fn say(&mut self, call: &str, message: &[u8]) -> Result<Vec<u8>, Failed> {
         Ok(match call {
             "ListPodSandbox" => v1::ListPodSandboxResponse { items: self.sandboxes.clone() }.encode_to_vec(),
@@ -159,11 +171,11 @@ fn labels(uid: &str, name: &str) -> HashMap<String, String> {
     own.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
-fn sandbox(uid: &str, id: &str) -> v1::PodSandbox {
+pub fn sandbox(uid: &str, id: &str) -> v1::PodSandbox {
     v1::PodSandbox { id: id.to_owned(), labels: labels(uid, ""), ..Default::default() }
 }
 
-fn container(uid: &str, sandbox: &str, name: &str, id: &str, state: v1::ContainerState) -> v1::Container {
+pub fn container(uid: &str, sandbox: &str, name: &str, id: &str, state: v1::ContainerState) -> v1::Container {
     v1::Container {
         id: id.to_owned(),
         pod_sandbox_id: sandbox.to_owned(),
@@ -173,7 +185,7 @@ fn container(uid: &str, sandbox: &str, name: &str, id: &str, state: v1::Containe
     }
 }
 
-const RUNS: v1::ContainerState = v1::ContainerState::ContainerRunning;
+pub const RUNS: v1::ContainerState = v1::ContainerState::ContainerRunning;
 const EXITED: v1::ContainerState = v1::ContainerState::ContainerExited;
 
 fn target(name: &str, grace: u64) -> Target {
@@ -267,8 +279,7 @@ async fn one_object_that_cannot_be_told_hides_no_other() {
         json!({"metadata": {"name": uid, "namespace": "ns", "uid": uid}, "spec": {"restartPolicy": "OnFailure",
                "containers": [{"name": "main"}]}, "status": {"phase": "Running"}})
     };
-    let now = jiff::Timestamp::UNIX_EPOCH;
-    let observed = observe(&stub.runtime, vec![pod("dark"), pod("clear")], now).await;
+    let observed = observe(&stub.runtime, vec![pod("dark"), pod("clear")]).await;
     assert!(observed.runtime.is_ok(), "{:?}", observed.runtime);
     let of = |uid: &str| observed.pods.iter().find(|pod| pod["metadata"]["uid"] == uid).unwrap();
     let ended = |uid: &str| of(uid)["status"]["containerStatuses"][0]["state"]["terminated"].clone();

@@ -97,6 +97,18 @@ fn what_the_pods_of_this_node_run_is_mirrored_with_their_pull_secrets() -> Resul
     two["spec"].as_object_mut().context("no spec")?.remove("imagePullSecrets");
     scene.node.static_pod("two", &two.to_string())?;
     scene.cluster.wait_for("an offline pod of the mirrored image", seconds(90), || running(&scene, "two"));
+    // It is pulled always, and that is no risk: it has just been.
+    scene.cluster.wait_for("two among the pods that are known", seconds(20), || {
+        let risks = scene.edge.status(&scene.node)?["atRisk"].clone();
+        let of = |pod: &str| -> Vec<String> {
+            let own = risks.as_array().into_iter().flatten().filter(|risk| risk["pod"] == pod);
+            own.filter_map(|risk| risk["reason"].as_str().map(str::to_owned)).collect()
+        };
+        let pod = scene.edge.run(&scene.node, &["pod", "get", "two-node-1", "-o", "json"])?;
+        ensure!(pod.contains("kubernetes.io/config.mirror"), "it is not kept yet: {pod}");
+        ensure!(of("default/two-node-1").iter().all(|why| !why.contains("image")), "{risks}");
+        Ok(())
+    });
     runs_by_schedule_only_while_connected(&mut scene, &format!("{config}\n{more}"))
 }
 

@@ -254,3 +254,32 @@ fn only_a_named_authority_is_trusted_and_no_certificate_past_its_end() -> Result
     ensure!(code == Some(0) && good["images"][0]["state"] == "new", "{good}");
     Ok(())
 }
+
+#[test]
+fn plain_http_to_one_server_is_not_for_whom_it_leads_to() -> Result<()> {
+    let ground = Ground::start()?;
+    ground.push_image("c/d", "1", &noise(1, 2000))?;
+    ground.gateway.write("/etc/hosts", &format!("127.0.0.1 localhost\n{UPSTREAM} far.example\n"))?;
+    // The registry stands in for a web server that has the manifests.
+    let image = |host: &str| format!("{{image: '{host}:5001/c/d:1'}}");
+    let pod = format!("kind: Pod\nspec: {{containers: [{}, {}]}}\n", image(UPSTREAM), image("far.example"));
+    let manifests = ground.push_blob(pod.as_bytes())?;
+    let rule = format!(
+        "[[mirror.manifests]]\nurl = \"http://{UPSTREAM}:5001/v2/a/b/blobs/{manifests}\"\ninsecure = true\n"
+    );
+    let toml = ground.folder.path().join("edge.toml");
+    let (config, state) =
+        (toml.display().to_string(), ground.folder.path().join("state").display().to_string());
+    let sync = |rules: &str| -> Result<(Option<i32>, Vec<String>)> {
+        std::fs::write(&toml, rules)?;
+        let edge = [env!("CARGO_BIN_EXE_edge"), "--config", &config, "--state-dir", &state];
+        let output = ground.gateway.output(&[&edge[..], &["mirror", "sync", "-o", "json"]].concat())?;
+        Ok((output.status.code(), crate::mirror::states(&serde_json::from_slice(&output.stdout)?)))
+    };
+    let (code, states) = sync(&rule)?;
+    ensure!(code == Some(1) && states == ["d:1 new", "d:1 failed"], "{code:?} {states:?}");
+    let named = "[[mirror.images]]\nrepository = \"far.example:5001/x\"\ntags = { exact = [\"1\"] }\ninsecure = true\n";
+    let (_, states) = sync(&format!("{rule}{named}"))?;
+    ensure!(states == ["d:1 unchanged", "d:1 new", "x:1 failed"], "{states:?}");
+    Ok(())
+}

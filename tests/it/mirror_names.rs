@@ -102,7 +102,8 @@ async fn rules_choose_by_glob_pattern_range_newest_and_digest() {
         ("tags = { regex = \"^n.*[0-9]$\" }".to_owned(), vec!["nightly-7"]),
         ("tags = { semver = \">=1.1, <3\" }".to_owned(), vec!["1.1.0", "v2.0.0"]),
         ("tags = { semver = \"<3\", latest = 1 }".to_owned(), vec!["v2.0.0"]),
-        ("tags = { latest = 2 }".to_owned(), vec!["2.1.0-rc.1", "3.0.0"]),
+        ("tags = { latest = 2 }".to_owned(), vec!["3.0.0", "v2.0.0"]),
+        ("tags = { glob = \"*.*\", latest = 2 }".to_owned(), vec!["2.1.0-rc.1", "3.0.0"]),
         (format!("digests = [\"{digest}\"]"), vec![digest.as_str()]),
     ] {
         site.configure(&format!("[[mirror.images]]\nrepository = \"HOST/team/app\"\n{filter}\n"));

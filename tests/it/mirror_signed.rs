@@ -86,8 +86,18 @@ async fn what_the_policy_s_key_has_not_signed_is_refused_and_signatures_come_alo
         "[[mirror.images]]\nrepository = \"HOST/team/app\"\ntags = {{ exact = [\"good\", \"bare\", \"other\"] }}\ncosign-key = \"{public}\"\n"
     );
     site.configure(&rule);
+    let (code, dry) = site.sync(&["--dry-run"]).await;
+    assert_eq!((code, states(&dry)[1].as_str()), (3, "app:good new"), "{dry}");
+    let signed = payload(repository, &good);
+    let held = site.store().blob(None, &Digest::sha256(signed.as_bytes())).unwrap();
+    assert!(held.is_none(), "nothing is kept of what is only looked at");
+    let hangs = dry["images"][1]["attached"].as_array().map(Vec::len);
+    let bytes = dry["images"][1]["bytes"].as_u64().unwrap();
     let (code, summary) = site.sync(&[]).await;
     assert_eq!(code, 3, "verification refused: {summary}");
+    // The signature had come by then, to be looked at.
+    let came = summary["images"][1]["bytes"].as_u64().unwrap();
+    assert_eq!((hangs, bytes), (Some(2), came + signed.len() as u64), "{dry}");
     assert_eq!(states(&summary), ["app:bare refused", "app:good new", "app:other refused"]);
     let why = |at: usize| summary["images"][at]["error"].as_str().unwrap().to_owned();
     assert!(why(0).contains("it has no signature"), "{}", why(0));

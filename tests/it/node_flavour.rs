@@ -50,7 +50,7 @@ fn the_parts_of_a_node_run_a_static_pod_below_the_snap_s_folder() {
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{said}", output.status);
-    assert!(said.lines().filter(|line| line.starts_with("ok ")).count() >= 13, "{said}");
+    assert!(said.lines().filter(|line| line.starts_with("ok ")).count() >= 16, "{said}");
     for figure in said.lines().filter(|line| line.starts_with("figure ")) {
         println!("{figure}");
     }

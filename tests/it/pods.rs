@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 
 use crate::pods_enter::{ends_standard_input, lends_a_terminal, runs_commands};
+use crate::pods_sandbox::{heals_nothing_unasked, is_marked, mark_ipc};
 use crate::support::{
     Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, Node, NodeOptions, Pod, kubectl_path, seconds, workload,
 };
@@ -53,7 +54,10 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: crash}
+metadata:
+  name: crash
+  # What would be enough by far, if anybody had turned it on.
+  annotations: {edge.io/self-heal-failures: "2"}
 spec:
   tolerations: [{operator: Exists}]
   containers: [{name: main, image: "registry.test/edge/app:1", imagePullPolicy: Never, command: [sh, -c, "echo going down; exit 3"]}]
@@ -127,6 +131,7 @@ impl Gateway {
 #[test]
 fn an_operator_sees_enters_and_restarts_pods_with_and_without_the_cloud() -> Result<()> {
     let mut gateway = gateway()?;
+    let crash = gateway.node.sandbox("crash")?.0;
     shows_what_kubectl_shows(&gateway)?;
     restarts(&gateway, &["-l", "app=plain"])?;
     refuses(&gateway)?;
@@ -135,6 +140,7 @@ fn an_operator_sees_enters_and_restarts_pods_with_and_without_the_cloud() -> Res
     lends_a_terminal(&gateway)?;
     shows_logs(&gateway)?;
     watches(&gateway)?;
+    heals_nothing_unasked(&gateway, &crash)?;
 
     gateway.cluster.cut(Cut::Drop)?;
     gateway.cluster.wait_for("edge to notice", seconds(30), || {
@@ -190,6 +196,12 @@ fn shows_what_kubectl_shows(gateway: &Gateway) -> Result<()> {
     ] {
         gateway.same_as_kubectl(&arguments);
     }
+    let columns = gateway.cluster.dir().join("columns");
+    std::fs::write(
+        &columns,
+        "NAME            PHASE          NONE\nmetadata.name   status.phase   .spec.nosuch\n",
+    )?;
+    gateway.same_as_kubectl(&["-A", "-o", &format!("custom-columns-file={}", columns.display())]);
     let (_, words, code) = gateway.edge(&["pod", "get", "nosuch"])?;
     assert_eq!((words.trim(), code), ("Error from server (NotFound): pods \"nosuch\" not found", 1));
     Ok(())
@@ -197,6 +209,7 @@ fn shows_what_kubectl_shows(gateway: &Gateway) -> Result<()> {
 
 fn restarts(gateway: &Gateway, plain: &[&str]) -> Result<()> {
     let (before, address) = (gateway.ids("plain")?, gateway.pod("plain")?.address);
+    mark_ipc(gateway, &before[0])?;
     let (out, words, code) = gateway.edge(&[&["pod", "restart"], plain].concat())?;
     assert_eq!(code, 0, "{out}{words}");
     let after = gateway.cluster.wait_for("the kubelet to see new containers", seconds(30), || {
@@ -208,6 +221,7 @@ fn restarts(gateway: &Gateway, plain: &[&str]) -> Result<()> {
         assert!(out.contains(&id[..13]), "{id} in {out}");
     }
     assert_eq!(gateway.pod("plain")?.address, address, "the sandbox stays");
+    assert!(is_marked(gateway)?, "and its IPC namespace");
 
     for name in ["plain", "sidecar"] {
         let before = gateway.pod(name)?;
@@ -224,6 +238,7 @@ fn restarts(gateway: &Gateway, plain: &[&str]) -> Result<()> {
             Ok(())
         });
     }
+    assert!(!is_marked(gateway)?, "the IPC namespace is another");
     let starts = gateway.edge(&["pod", "exec", "sidecar", "-c", "main", "--", "cat", "/state/starts"])?;
     assert!(starts.0.lines().count() >= 2, "the emptyDir stays: {starts:?}");
     Ok(())

@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 
 use crate::pods::{Gateway, gateway};
 use crate::support::{Containerd, Node, NodeOptions, Scene, seconds, workload};
+
+/// What one pod alone calls its image.
+const ALONE: &str = "registry.test/edge/alone:1";
 
 /// Which images CRI calls pinned.
 fn pinned(node: &Node) -> Result<BTreeMap<String, bool>> {
@@ -18,6 +22,11 @@ fn pinned(node: &Node) -> Result<BTreeMap<String, bool>> {
 #[test]
 fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
     let mut gateway = gateway()?;
+    gateway.node.ctr(&["images", "tag", "registry.test/edge/app:1", ALONE])?;
+    let alone = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "alone", "namespace": "default"},
+        "spec": {"tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0, "containers": [
+            {"name": "main", "image": ALONE, "imagePullPolicy": "Never", "command": ["sleep", "100000"]}]}});
+    gateway.cluster.apply(&alone.to_string())?;
     let mut used = BTreeSet::new();
     for pod in
         gateway.cluster.get("/api/v1/namespaces/default/pods")?["items"].as_array().into_iter().flatten()
@@ -39,6 +48,19 @@ fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
         Ok(())
     });
     assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "good: ");
+    // CRI knows images, containerd each of their names.
+    let is_pinned = |name: &str| -> Result<bool> {
+        let listed = gateway.node.ctr(&["images", "ls", &format!("name=={name}")])?;
+        ensure!(listed.contains(name), "{name} is not in\n{listed}");
+        Ok(listed.contains("io.cri-containerd.pinned=pinned"))
+    };
+    ensure!(is_pinned(ALONE)?, "{ALONE} is not pinned");
+    gateway.cluster.kubectl(&["delete", "pod", "alone"])?;
+    gateway.cluster.wait_for("the pin of a deleted pod to go", seconds(60), || {
+        ensure!(!is_pinned(ALONE)?, "{ALONE} is pinned");
+        Ok(())
+    });
+    ensure!(is_pinned("registry.test/edge/app:1")?, "others need it");
     let config = gateway.edge.config(&gateway.node)?;
     gateway.edge.configure(&gateway.node, &format!("offline-mode = false\n{config}"))?;
     gateway.edge.reload()?;

@@ -101,26 +101,33 @@ const STOPPING: &str = "ls /run/edge/restart/* | grep .";
 #[test]
 fn what_goes_wrong_in_a_restart_is_told_and_leaves_nothing_half_done() -> Result<()> {
     let mut gateway = Gateway::new()?;
-    two_at_once(&mut gateway)?;
+    two_at_once(&mut gateway, "")?;
+    two_at_once(&mut gateway, "--whole")?;
     interrupts(&mut gateway)?;
     deletion(&mut gateway)?;
     kubelet(&mut gateway)?;
     runtime(&mut gateway)
 }
 
-fn two_at_once(gateway: &mut Gateway) -> Result<()> {
+fn two_at_once(gateway: &mut Gateway, more: &str) -> Result<()> {
     let before = gateway.pod("slow")?;
     let mut second = None;
-    let first = gateway.during("pod restart slow", STOPPING, |gateway, _| {
-        second = Some(gateway.edge(&["pod", "restart", "slow"])?);
+    let first = gateway.during(&format!("pod restart slow {more}"), STOPPING, |gateway, _| {
+        let arguments = ["pod", "restart", "slow", more];
+        second = Some(gateway.edge(&arguments[..if more.is_empty() { 3 } else { 4 }])?);
         Ok(())
     })?;
     let second = second.context("not run")?;
     assert_eq!((first.code, second.code), (0, 0), "{first:?} {second:?}");
     let told = "edge: default/slow: `edge pod restart` (pid ";
     assert!(second.text.contains(told) && second.text.contains(") restarts it: waiting"), "{second:?}");
-    let after = gateway.wait_running("slow");
+    let after = gateway.0.cluster.wait_for("the new run", seconds(60), || {
+        let after = gateway.pod("slow")?;
+        ensure!(after.running() && after.restarts() > before.restarts(), "{after:?}");
+        Ok(after)
+    });
     assert_eq!(after.restarts(), before.restarts() + 1, "both are one restart");
+    assert_eq!(after.address == before.address, more.is_empty(), "{before:?} {after:?}");
     for said in [first, second] {
         assert!(said.text.contains(&format!("running main {}", &after.containers[0].id[..13])), "{said:?}");
     }

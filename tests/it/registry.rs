@@ -180,7 +180,7 @@ async fn what_is_wrong_is_refused_with_the_code_of_the_specification() {
         ("/v2/no/such/tags/list".into(), 404, "NAME_UNKNOWN"),
         ("/v2/UPPER/manifests/1".into(), 400, "NAME_INVALID"),
         ("/v2/my/app/blobs/sha256:12".into(), 400, "DIGEST_INVALID"),
-        ("/v2/my/app/tags/list?n=x".into(), 400, "PAGINATION_NUMBER_INVALID"),
+        ("/v2/my/app/tags/list?n=x".into(), 400, "UNSUPPORTED"),
         ("/v2/my/app/blobs/uploads/nonsense".into(), 404, "BLOB_UPLOAD_UNKNOWN"),
     ] {
         let refused = edge.get(&path).await;
@@ -274,7 +274,7 @@ async fn repositories_are_listed_in_pages() {
         assert_eq!(page, format!("{{\"repositories\":{expected}}}"), "{query}");
     }
     let wrong = edge.get("/v2/_catalog?n=x").await;
-    assert_eq!((wrong.status().as_u16(), code(wrong).await.as_str()), (400, "PAGINATION_NUMBER_INVALID"));
+    assert_eq!((wrong.status().as_u16(), code(wrong).await.as_str()), (400, "UNSUPPORTED"));
     edge.stop().await;
 }
 
@@ -385,6 +385,11 @@ async fn an_image_of_docker_hub_is_one_however_it_is_named() {
         assert_eq!(edge.get(path).await.status(), 200, "{path}");
     }
     assert_eq!(edge.get("/v2/library/nginx/manifests/1?ns=quay.io").await.status(), 404);
+    // The next page is of the same upstream, whatever lies under the name without it.
+    edge.push_manifest("docker.io/library/nginx", "2", &image(&config, &[])).await;
+    let first = edge.get("/v2/library/nginx/tags/list?n=1&ns=docker.io").await;
+    let next = "</v2/library/nginx/tags/list?n=1&last=1&ns=docker.io>; rel=\"next\"";
+    assert_eq!(header(&first, "link"), next);
     assert_eq!(edge.get(&format!("/v2/library/nginx/blobs/{config}?ns=docker.io")).await.status(), 200);
     assert_eq!(edge.get("/v2/library/nginx/manifests/1?ns=a/../b").await.status(), 400);
     edge.stop().await;

@@ -78,6 +78,31 @@ async fn helm_adds_searches_pulls_and_renders() {
         helm(home, &["pull", "edge/my-app", "--version", version, "-d", &pulled]).await;
         assert_eq!(&std::fs::read(to.join(format!("my-app-{version}.tgz"))).unwrap(), bytes, "byte for byte");
     }
+    // Charts that others packed, with scalars that YAML takes for something else than text.
+    for (name, more) in [
+        (
+            "odd",
+            "appVersion: 1.10\nkeywords: [5, b]\nannotations: {a: true}\nkubeVersion: [1]\nAppVersion: 2\n",
+        ),
+        ("even", "appVersion: v1\n"),
+    ] {
+        let yaml = format!("apiVersion: v2\nname: {name}\nversion: 1.0.0\n{more}");
+        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gzip);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(yaml.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("{name}/Chart.yaml"), yaml.as_bytes()).unwrap();
+        let bytes = tar.into_inner().unwrap().finish().unwrap();
+        assert_eq!(post(&edge, "/api/team/stable/charts", &bytes).await.0, 201);
+    }
+    helm(home, &["repo", "update"]).await;
+    let found: Value =
+        serde_json::from_str(&helm(home, &["search", "repo", "edge/", "-o", "json"]).await).unwrap();
+    let mut found: Vec<_> =
+        found.as_array().unwrap().iter().map(|f| [&f["name"], &f["app_version"]]).collect();
+    found.sort_by_key(|row| row[0].to_string());
+    assert_eq!(found, [["edge/even", "v1"], ["edge/my-app", ""], ["edge/odd", "1.10"]]);
     let rendered = helm(home, &["template", "x", "edge/my-app", "--version", "1.2.0"]).await;
     assert!(rendered.contains("kind: ConfigMap"), "{rendered}");
     edge.stop().await;

@@ -120,6 +120,33 @@ fn edge_alone_is_asked(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// Where edge cannot reach a registry itself, containerd does as it did before, by what was in the registry's folder.
+fn the_last_resort_is_asked_as_before(scene: &Scene) -> Result<()> {
+    let machine = scene.node.machine()?;
+    let before = scene.edge.config(&scene.node)?;
+    // Without its authority: edge has nothing of this one.
+    let row = format!("\n[[registry.upstreams]]\nhost = \"{FAR}\"\n");
+    scene.edge.configure(&scene.node, &format!("{before}{row}"))?;
+    let (configure, name) = (["registry", "configure-containerd"], format!("{FAR}/team/app:2"));
+    let pull = ["images", "pull", "--hosts-dir", "/etc/containerd/certs.d", "--user", "ann:secret", &name];
+    let folder = "/etc/containerd/certs.d/10.250.0.1_5443_";
+    // A mirror that does not answer: older containerd takes no hosts.toml without any.
+    let hosts = r#"printf 'ca = "/etc/edge/far-ca.crt"\n[host."http://10.250.0.1:1"]\n' > hosts.toml"#;
+    for made in ["ln -s /etc/edge/far-ca.crt ca.crt", hosts] {
+        machine.shell(&format!("rm -rf {folder}; mkdir -p {folder}; cd {folder}; {made}"))?;
+        scene.node.ctr(&pull).context("it could be asked before")?;
+        scene.node.ctr(&["images", "rm", "--sync", &name])?;
+        let said = scene.edge.run(&scene.node, &configure)?;
+        ensure!(said.contains("10.250.0.1_5443_/hosts.toml"), "{said}");
+        scene.node.ctr(&pull).with_context(|| format!("after {made}"))?;
+        scene.node.ctr(&["images", "rm", "--sync", &name])?;
+        scene.edge.run(&scene.node, &[configure[0], configure[1], "--undo"])?;
+    }
+    machine.shell(&format!("rm -rf {folder}"))?;
+    scene.edge.configure(&scene.node, &before)?;
+    scene.edge.run(&scene.node, &configure).map(|_| ())
+}
+
 #[test]
 fn kubelet_and_ctr_pull_through_edge_and_from_edge_when_the_far_registry_is_gone() -> Result<()> {
     let mut scene = Scene::ready(&NodeOptions::default())?;
@@ -164,6 +191,7 @@ fn kubelet_and_ctr_pull_through_edge_and_from_edge_when_the_far_registry_is_gone
 
     helm_installs(&scene)?;
     edge_alone_is_asked(&scene)?;
+    the_last_resort_is_asked_as_before(&scene)?;
 
     // containerd never asked for the layer, which it has from another image; edge has all of it all the same.
     scene.cluster.wait_for("whole images", seconds(20), || {

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use edge::oci::Upstream;
-use edge::registry::containerd::{ContainerdError, ContainerdSettings, LastResort, check, configure, undo};
+use edge::registry::containerd::{
+    ContainerdError, ContainerdSettings, LastResort, check, configure, pointed_here, undo,
+};
 
 fn settings(folder: &Path) -> ContainerdSettings {
     ContainerdSettings {
@@ -93,6 +95,29 @@ fn a_missing_config_path_is_set_and_needs_a_restart() {
 }
 
 #[test]
+fn the_folder_is_the_one_that_containerd_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    with_config_path(folder.path());
+    let hosts = ["q.io:5000", "p.io:5000"].map(Upstream::of_host).to_vec();
+    let settings = ContainerdSettings { hosts, ..settings(folder.path()) };
+    let at = |below: &str| folder.path().join("certs.d").join(below);
+    std::fs::create_dir_all(at("q.io_5000_")).unwrap();
+    std::fs::write(at("q.io_5000_/hosts.toml"), "server = 'https://q.io:5000'\nca = '/ca.crt'\n").unwrap();
+    std::fs::create_dir_all(at("p.io:5000")).unwrap();
+    std::fs::write(at("p.io:5000/p.crt"), "").unwrap();
+    let done = configure(&settings).unwrap();
+    assert_eq!(done.changed, [at("q.io_5000_/hosts.toml"), at("p.io:5000/hosts.toml")]);
+    assert!(!at("q.io:5000").exists());
+    let text = |below: &str| std::fs::read_to_string(at(below)).unwrap();
+    assert!(text("q.io_5000_/hosts.toml").contains("ca = '/ca.crt'"), "{}", text("q.io_5000_/hosts.toml"));
+    assert!(text("p.io:5000/hosts.toml").contains("ca = [\"p.crt\"]"), "{}", text("p.io:5000/hosts.toml"));
+    assert!(configure(&settings).unwrap().changed.is_empty(), "a second time does nothing");
+    undo(&settings).unwrap();
+    assert_eq!(text("q.io_5000_/hosts.toml"), "server = 'https://q.io:5000'\nca = '/ca.crt'\n");
+    assert!(at("p.io:5000/p.crt").exists() && !at("p.io:5000/hosts.toml").exists());
+}
+
+#[test]
 fn legacy_mirrors_are_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
@@ -100,4 +125,43 @@ fn legacy_mirrors_are_refused_before_anything_is_written() {
     std::fs::write(&settings.config, legacy).unwrap();
     assert!(matches!(configure(&settings), Err(ContainerdError::Legacy(_))));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn whom_containerd_asks_first_is_known_as_long_as_nobody_changes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    with_config_path(folder.path());
+    let mut settings = settings(folder.path());
+    let has = |host: &str| pointed_here(&folder.path().join("state")).unwrap().has(host);
+    assert!(!has("quay.io"), "nothing is written yet");
+    configure(&settings).unwrap();
+    assert!(has("quay.io") && has("docker.io") && !has("gcr.io") && !has("quay.io:443"));
+
+    settings.hosts = vec![Upstream { host: "_default".into(), url: String::new(), insecure: false }];
+    configure(&settings).unwrap();
+    let certs = folder.path().join("certs.d");
+    for own in ["own.example", "own.example_5000_"] {
+        std::fs::create_dir_all(certs.join(own)).unwrap();
+    }
+    assert!(has("gcr.io") && has("gcr.io:443") && has("quay.io"));
+    assert!(!has("own.example") && !has("own.example:5000"), "somebody has said where these are");
+
+    std::fs::write(certs.join("quay.io/hosts.toml"), "server = \"https://quay.io\"\n").unwrap();
+    assert!(!has("quay.io") && has("docker.io"), "it is somebody else's now");
+    undo(&settings).unwrap();
+    assert!(!has("docker.io") && !has("gcr.io"));
+}
+
+/// What containerd reads when it starts is its own configuration, whatever that is called.
+#[test]
+fn a_way_back_says_that_containerd_must_be_restarted_wherever_its_configuration_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = "version = 2\n";
+    std::fs::write(folder.path().join("config.toml"), before).unwrap();
+    let settings = ContainerdSettings { hosts: Vec::new(), ..settings(folder.path()) };
+    assert!(configure(&settings).unwrap().restart);
+    // As `edge leave` has it, which knows of no other place.
+    let elsewhere = ContainerdSettings { config: "/etc/containerd/config.toml".into(), ..settings };
+    assert!(undo(&elsewhere).unwrap().restart);
+    assert_eq!(std::fs::read_to_string(folder.path().join("config.toml")).unwrap(), before);
 }

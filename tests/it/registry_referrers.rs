@@ -10,7 +10,7 @@ use edge::sys::digest::Digest;
 use serde_json::{Value, json};
 
 use crate::command::Place;
-use crate::registry::{INDEX, MANIFEST, client, header, image, serve, writable};
+use crate::registry::{INDEX, MANIFEST, Running, client, header, image, serve, writable};
 use crate::registry_pull::DockerRegistry;
 
 const REPO: &str = "team/app";
@@ -97,9 +97,16 @@ async fn pulled_through(
     assert!(all.iter().all(|found| found == &[bill.as_str()]), "{all:?}");
     assert_eq!(referrers(bill).await, [signature.as_str()]);
     assert_eq!(referrers(signature).await, Vec::<String>::new());
-    let blob = format!("/v2/{REPO}/blobs/{}?ns=registry.far", Digest::sha256(SIGNED));
-    assert_eq!(edge.get(&blob).await.bytes().await.unwrap(), SIGNED);
+    // What is listed comes whole by itself.
+    let (blob, signed) =
+        (format!("/v2/{REPO}/blobs/{}?ns=registry.far", Digest::sha256(SIGNED)), Digest::sha256(SIGNED));
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while crate::store::open(folder).blob(None, &signed).unwrap().is_none() {
+        assert!(std::time::Instant::now() < until, "it does not come");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     gone().await;
+    assert_eq!(edge.get(&blob).await.bytes().await.unwrap(), SIGNED);
     assert_eq!(referrers(app).await, [bill.as_str()]);
     let manifest = edge.get(&format!("/v2/{REPO}/manifests/{bill}?ns=registry.far")).await;
     assert_eq!(
@@ -123,6 +130,64 @@ async fn pull_through_finds_what_is_about_an_image_and_keeps_it() {
     let url = far.url.clone();
     let digests = fill(&url, false).await;
     pulled_through(&folder.path().join("two"), &url, &digests, async move || far.stop().await).await;
+}
+
+/// Every page of the referrers of `subject`: what each lists, and how large it is.
+async fn pages(edge: &Running, subject: &Digest, query: &str) -> Vec<(Vec<String>, usize)> {
+    let mut all = Vec::new();
+    let mut path = format!("/v2/{REPO}/referrers/{subject}{query}");
+    loop {
+        let answer = edge.get(&path).await;
+        let told = (answer.status().as_u16(), header(&answer, "content-type"));
+        assert_eq!(told, (200, INDEX), "{path}");
+        let filtered = if query.contains("artifactType") { "artifactType" } else { "" };
+        assert_eq!(header(&answer, "oci-filters-applied"), filtered, "{path}");
+        let next = header(&answer, "link").to_owned();
+        let text = answer.text().await.unwrap();
+        let found: Value = serde_json::from_str(&text).unwrap();
+        let found = found["manifests"].as_array().unwrap().iter();
+        all.push((found.map(|one| one["digest"].as_str().unwrap().to_owned()).collect(), text.len()));
+        match next.strip_prefix('<').and_then(|next| next.strip_suffix(">; rel=\"next\"")) {
+            Some(next) => path = next.to_owned(),
+            None => return all,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_larger_than_a_manifest_comes_in_pages_and_is_read_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = serve(&folder.path().join("far"), writable()).await;
+    let config = put_blob(&far.url, b"{}").await;
+    let app = image(&config, &[]);
+    let subject = put_manifest(&far.url, "1", &app).await;
+    let mut about = Vec::new();
+    for n in 0..7 {
+        let mut manifest = image(&config, &[]);
+        manifest["artifactType"] = json!(if n == 0 { "x/other" } else { "x/bill" });
+        manifest["subject"] =
+            json!({"mediaType": MANIFEST, "digest": subject, "size": app.to_string().len()});
+        // The last one fills a page alone.
+        let size = if n == 6 { (4 << 20) - 1024 } else { 1 << 20 };
+        manifest["annotations"] = json!({"n": format!("{n}{}", "x".repeat(size))});
+        about.push(put_manifest(&far.url, "", &manifest).await.to_string());
+    }
+    let mut bills = about[1..].to_vec();
+    bills.sort();
+    about.sort();
+    for (query, expected) in [("", &about), ("?artifactType=x/bill", &bills)] {
+        let pages = pages(&far, &subject, query).await;
+        assert!(pages.len() > 2, "{query}");
+        assert!(pages.iter().all(|(listed, size)| !listed.is_empty() && *size <= 4 << 20), "{query}");
+        let listed: Vec<String> = pages.into_iter().flat_map(|(listed, _)| listed).collect();
+        assert_eq!(listed, *expected, "{query}");
+    }
+    // Another edge reads them all, and gives them out so.
+    let edge = serve(&folder.path().join("near"), through(&far.url)).await;
+    let listed = pages(&edge, &subject, "?ns=registry.far").await.into_iter().flat_map(|(listed, _)| listed);
+    assert_eq!(listed.collect::<Vec<_>>(), about);
+    edge.stop().await;
+    far.stop().await;
 }
 
 async fn pulled_by_hand(url: &str, [app, bill, signature]: &[Digest; 3]) {

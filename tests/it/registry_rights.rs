@@ -31,6 +31,13 @@ async fn nobody_writes_without_leave() {
     let refused = push(&edge, "").await;
     assert_eq!(refused.status(), 403);
     assert_eq!(code(refused).await, "DENIED");
+    // Removing that is off is 405 by the specification, of what is not here too.
+    let digest = Digest::sha256(b"one");
+    for part in ["manifests/1".to_owned(), format!("manifests/{digest}"), format!("blobs/{digest}")] {
+        let refused = edge.send(Method::DELETE, &format!("/v2/my/app/{part}"), &[], b"").await;
+        assert_eq!((refused.status().as_u16(), header(&refused, "allow")), (405, "GET, HEAD"), "{part}");
+        assert_eq!(code(refused).await, "UNSUPPORTED", "{part}");
+    }
     edge.stop().await;
 
     assert!(Settings { push: true, ..Settings::default() }.check().is_err());

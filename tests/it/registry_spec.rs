@@ -177,6 +177,12 @@ async fn content_discovery() {
     assert_eq!(tags(&json_of(&edge, &format!("{list}?n=2")).await).len(), 2);
     assert_eq!(tags(&json_of(&edge, &format!("{list}?n=2&last=test1")).await), ["test2", "test3"]);
     assert_eq!(tags(&json_of(&edge, &format!("{list}?last=test3")).await), Vec::<String>::new());
+    // Beside a tag in the path, those in the query are not made, and not said to be.
+    let text = image(&config, &[]).to_string();
+    let path = format!("/v2/{REPO}/manifests/test0?tag=test4");
+    let put = edge.send(Method::PUT, &path, &[("content-type", MANIFEST)], text.as_bytes()).await;
+    assert_eq!((put.status().as_u16(), header(&put, "oci-tag")), (201, ""));
+    assert_eq!(tags(&json_of(&edge, &format!("{list}?last=test3")).await), Vec::<String>::new());
     let none = edge.get(&format!("{list}?n=0")).await;
     assert_eq!((none.status().as_u16(), header(&none, "link")), (200, ""));
     // Referrers: an index, also where there is nothing; no sense in asking about what is no digest.
@@ -224,7 +230,28 @@ async fn content_management() {
     assert_eq!(status(&edge, Method::GET, &blob).await, 404);
     assert_eq!(status(&edge, Method::DELETE, &blob).await, 404);
     // What is not an endpoint, or not a method of one.
-    assert_eq!(status(&edge, Method::POST, &at("one")).await, 405);
+    let upload = edge.send(Method::POST, &format!("/v2/{REPO}/blobs/uploads/"), &[], b"").await;
+    let upload = header(&upload, "location").to_owned();
+    for (method, path, allowed) in [
+        (Method::POST, at("one"), "GET, HEAD, PUT, DELETE"),
+        (Method::PUT, blob, "GET, HEAD, DELETE"),
+        (Method::GET, format!("/v2/{REPO}/blobs/uploads/"), "POST"),
+        (Method::POST, upload, "GET, PATCH, PUT, DELETE"),
+        (Method::DELETE, format!("/v2/{REPO}/tags/list"), "GET, HEAD"),
+        (Method::PUT, "/api/charts".to_owned(), "GET, HEAD, POST"),
+        (Method::POST, "/api/charts/a/1.0.0".to_owned(), "GET, HEAD, DELETE"),
+        (Method::GET, "/api/prov".to_owned(), "POST"),
+        (Method::POST, "/git/a.git/info/refs".to_owned(), "GET, HEAD"),
+        (Method::GET, "/git/a.git/git-upload-pack".to_owned(), "POST"),
+    ] {
+        let refused = edge.send(method.clone(), &path, &[], b"").await;
+        let told = (refused.status().as_u16(), header(&refused, "allow"));
+        assert_eq!(told, (405, allowed), "{method} {path}");
+        if path.starts_with("/v2/") {
+            let told = edge.send(Method::OPTIONS, &path, &[], b"").await;
+            assert_eq!((told.status().as_u16(), header(&told, "allow")), (204, allowed), "{path}");
+        }
+    }
     assert_eq!(status(&edge, Method::GET, "/v2/no/endpoint").await, 404);
     edge.stop().await;
 }

@@ -185,5 +185,19 @@ async fn ranges() {
         let got = edge.send(Method::GET, &path, &[("range", &format!("bytes={beyond}"))], b"").await;
         assert_eq!((got.status().as_u16(), header(&got, "content-range")), (416, "bytes */2048"), "{beyond}");
     }
+    // No range is there to HEAD, nor with the mark of something else.
+    let (range, same) = (("range", "bytes=500-"), format!("\"{digest}\""));
+    for (method, mark, status, length) in [
+        (Method::HEAD, None, 200, "2048"),
+        (Method::GET, Some("\"another\""), 200, "2048"),
+        (Method::GET, Some("Sun, 22 Nov 2026 08:00:00 GMT"), 200, "2048"),
+        (Method::GET, Some(&*same), 206, "1548"),
+    ] {
+        let headers: Vec<_> =
+            [Some(range), mark.map(|mark| ("if-range", mark))].into_iter().flatten().collect();
+        let got = edge.send(method.clone(), &path, &headers, b"").await;
+        let told = (got.status().as_u16(), header(&got, "content-length"));
+        assert_eq!(told, (status, length), "{method} {mark:?}");
+    }
     edge.stop().await;
 }

@@ -3,7 +3,8 @@
 //!
 //! The real snapd is in `snap_real.rs`; here are the moments that it cannot be brought to.
 
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -223,6 +224,24 @@ fn live_change(snap: &Snap) {
     assert_eq!(snap.in_force("cloud.probe-interval"), "7s");
     assert!(daemon.0.try_wait().unwrap().is_none(), "the same process goes on");
     assert!(!snap.path("common/edge.toml.prepared").exists());
+}
+
+/// `mirror.proxy` may hold a password, and snapd shows its values to root alone.
+#[test]
+fn the_configuration_is_for_roots_eyes() {
+    let snap = Snap::new();
+    snap.install();
+    let mode = |below: &str| std::fs::metadata(snap.path(below)).unwrap().permissions().mode() & 0o777;
+    snap.set(&[("mirror.proxy", json!("http://user:secret@proxy.test:3128"))]).good();
+    assert_eq!(mode("common/edge.toml.prepared"), 0o600);
+    let daemon = snap.daemon();
+    snap.until("it is in force", || snap.path("common/edge.toml").exists());
+    assert_eq!(mode("common/edge.toml"), 0o600);
+    drop(daemon);
+    // As an older edge left it.
+    std::fs::set_permissions(snap.path("common/edge.toml"), Permissions::from_mode(0o644)).unwrap();
+    let _daemon = snap.daemon();
+    assert_eq!(mode("common/edge.toml"), 0o600);
 }
 
 #[test]

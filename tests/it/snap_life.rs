@@ -1,9 +1,11 @@
 //! The snap where something is in the way: a file that somebody spoiled, a command that holds the state.
 
+use std::path::Path;
 use std::time::Duration;
 
 use edge::sys::lock::StateLock;
 
+use crate::command::Done;
 use crate::join_scene::Cloud;
 use crate::snap_hooks::{Daemon, Snap};
 
@@ -90,4 +92,73 @@ fn a_removal_gives_everything_back_whatever_is_in_the_way() {
     assert!(done.code == 1 && done.err.lines().count() == 1, "{done:?}");
     assert!(done.err.contains("in use by edge bundle import (pid "), "{done:?}");
     assert!(done.err.contains("and everything was given back beside it"), "{done:?}");
+}
+
+/// A join changes the file, and tells snapd last: by then the terminal may be closed, or snapd away.
+#[test]
+fn a_join_and_a_leave_that_snapd_was_never_told_of_outlive_the_next_hook() {
+    let snap = joined();
+    let mut committed = snap.committed();
+    let told = committed["cloud"].as_object_mut().unwrap().remove("kubeconfig").expect("the join told snapd");
+    snap.write("committed.json", &committed);
+    for _ in 0..2 {
+        snap.hook("configure").good();
+        assert_eq!(snap.committed()["cloud"]["kubeconfig"], told);
+        assert_eq!(snap.edge(&["config", "get", "cloud.kubeconfig"]).good().out.trim_end(), told);
+        let waits = std::fs::read_to_string(snap.path("common/edge.toml.prepared")).unwrap();
+        assert!(waits.contains("\nkubeconfig = "), "{waits}");
+    }
+
+    let record = std::fs::read(snap.path("common/join.json")).unwrap();
+    snap.edge(&["leave"]).good();
+    let mut committed = snap.committed();
+    committed["cloud"]["kubeconfig"] = told.clone();
+    snap.write("committed.json", &committed);
+    let said = snap.hook("configure").good().err;
+    assert!(said.contains("edge: `cloud.kubeconfig` is unset: this node left the cloud, and `"), "{said}");
+    assert_eq!(snap.committed()["cloud"].get("kubeconfig"), None);
+    let waits = std::fs::read_to_string(snap.path("common/edge.toml.prepared")).unwrap();
+    assert!(!waits.contains("kubeconfig = "), "{waits}");
+    // A join that was cut short between its record and its files: a daemon that is told of them would not start.
+    std::fs::write(snap.path("common/join.json"), record).unwrap();
+    assert!(!Path::new(told.as_str().unwrap()).exists());
+    committed["cloud"].as_object_mut().unwrap().remove("kubeconfig");
+    snap.write("committed.json", &committed);
+    snap.hook("configure").good();
+    assert_eq!(snap.committed()["cloud"].get("kubeconfig"), None);
+    std::fs::remove_file(snap.path("common/join.json")).unwrap();
+    // One that somebody else wrote is the owner's.
+    let own = snap.path("common/own.kubeconfig");
+    committed["cloud"]["kubeconfig"] = own.to_str().unwrap().into();
+    snap.write("committed.json", &committed);
+    snap.hook("configure").good();
+    assert_eq!(snap.committed()["cloud"]["kubeconfig"], own.to_str().unwrap());
+}
+
+/// A daemon that cannot write its state does not start, and one that starts on another has forgotten what was joined.
+#[test]
+fn the_state_moves_only_where_a_daemon_finds_it() {
+    let snap = joined();
+    let moved = snap.path("data").display().to_string();
+    let strict = "but a strict snap keeps its state below `";
+    let change = format!("state-dir={moved}");
+    let asked = |to: &str| {
+        let mut staged = snap.committed();
+        staged["state-dir"] = to.into();
+        Done::of(snap.hook_command("configure", &staged).output().unwrap())
+    };
+    asked(&moved).bad(1, strict);
+    snap.edge(&["config", "set", &change]).bad(2, strict);
+    let below = snap.path("common/state").display().to_string();
+    let forgotten = "but node `ship-7` is joined, and `";
+    asked(&below).bad(1, forgotten);
+    snap.edge(&["config", "set", &format!("state-dir={below}")]).bad(2, forgotten);
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::copy(snap.path("common/join.json"), snap.path("common/state/join.json")).unwrap();
+    asked(&below).good();
+    // The classic snap reaches everything.
+    std::fs::create_dir_all(snap.path("snap/meta")).unwrap();
+    std::fs::write(snap.path("snap/meta/snap.yaml"), "name: edge\nconfinement: classic\n").unwrap();
+    snap.edge(&["leave"]).good();
+    asked(&moved).good();
 }

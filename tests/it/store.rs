@@ -38,6 +38,7 @@ pub fn image(
             facts,
             owner,
             absent: Absent::Refused,
+            asked: false,
         })
         .unwrap();
     (digest, layer)
@@ -106,6 +107,7 @@ fn the_first_owner_in_the_order_is_served_and_cannot_be_overwritten() {
         facts,
         owner: Owner::Push,
         absent: Absent::Refused,
+        asked: false,
     });
     assert!(matches!(again, Err(Error::Owned { .. })), "{again:?}");
     assert!(matches!(store.remove_tag(REPO, "1", &Owner::Push), Err(Error::Owned { .. })));

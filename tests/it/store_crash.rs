@@ -168,3 +168,49 @@ fn work(store: &Store, folder: &Path, out: &mut dyn Write) {
     store.collect(&GcSettings { grace: Duration::ZERO, ..GcSettings::default() }).unwrap();
     assert!(store.blob(None, &garbage).unwrap().is_none());
 }
+
+#[test]
+fn a_key_whose_writing_was_cut_off_goes_with_the_next_one_and_with_the_file() {
+    let names = |folder: &Path| -> BTreeSet<String> {
+        let listed = std::fs::read_dir(folder).unwrap();
+        listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let (folder, key) = (tempfile::tempdir().unwrap(), "key".to_owned());
+    let path = folder.path().join(&key);
+    // Cut off each time by another process.
+    let cut_off = || {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store_crash::child_that_writes_a_key", "--ignored", "--nocapture"])
+            .env("EDGE_TEST_FOLDER", folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.status), Some(9), "{child:?}");
+        let left = names(folder.path());
+        assert!(left.iter().any(|name| *name != key), "{left:?}");
+        let secret = left.iter().find(|name| **name != key).unwrap();
+        assert_eq!(std::fs::read(folder.path().join(secret)).unwrap(), b"a secret key");
+    };
+    cut_off();
+    cut_off();
+    edge::sys::durable::write(&path, b"another", 0o600).unwrap();
+    assert_eq!(names(folder.path()), BTreeSet::from([key.clone()]));
+    cut_off();
+    assert_eq!(std::fs::read(&path).unwrap(), b"another");
+    edge::sys::durable::remove(&path).unwrap();
+    assert_eq!(names(folder.path()), BTreeSet::new());
+}
+
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn child_that_writes_a_key() {
+    let Ok(folder) = std::env::var("EDGE_TEST_FOLDER") else { return };
+    failpoint::arm(|at| {
+        if at == "beside-written" {
+            nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL).unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
+    });
+    edge::sys::durable::write(&Path::new(&folder).join("key"), b"a secret key", 0o600).unwrap();
+}

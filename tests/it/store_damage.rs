@@ -78,6 +78,84 @@ fn what_is_in_force_goes_on_however_damaged_and_only_what_is_new_must_be_here() 
     assert_eq!(store.manifest(REPO, "1").unwrap().unwrap().blob.digest, one);
 }
 
+fn in_quarantine(folder: &std::path::Path) -> usize {
+    std::fs::read_dir(folder.join("store/quarantine")).unwrap().count()
+}
+
+#[test]
+fn the_quarantine_is_emptied_of_what_is_here_again_or_not_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let blob = |bytes: &[u8]| store.add_blob(None, &Digest::sha256(bytes), bytes).unwrap().digest;
+    let (again, needed, nobodys) = (blob(b"again"), blob(b"needed"), blob(b"nobody's"));
+    store.set_pins("runtime", vec![again.clone(), needed.clone()]).unwrap();
+    for digest in [&again, &needed, &nobodys] {
+        rot(folder.path(), digest);
+    }
+    assert_eq!(store.verify(&VerifySettings::default(), |_| true).unwrap().damaged.len(), 3);
+    std::fs::write(folder.path().join("store/quarantine/other"), b"x").unwrap();
+    blob(b"again");
+    let strict = GcSettings { grace: std::time::Duration::ZERO, ..GcSettings::default() };
+    let kept = |aside: edge::store::Aside| (aside.kept, aside.kept_bytes, aside.freed, aside.freed_bytes);
+    let young = store.plan_gc(&GcSettings::default()).unwrap();
+    assert_eq!(kept(young.aside), (2, 6 + 8, 2, 5 + 1), "what came today may be named yet");
+    drop(store);
+    let store = open(folder.path());
+    let planned = store.plan_gc(&strict).unwrap();
+    assert_eq!(in_quarantine(folder.path()), 4, "it is only said");
+    let done = store.collect(&strict).unwrap();
+    assert_eq!((planned.aside, planned.bytes()), (done.aside, done.bytes()));
+    assert_eq!(kept(done.aside), (1, 6, 3, 5 + 8 + 1));
+    assert_eq!(in_quarantine(folder.path()), 1);
+    assert_eq!(store.damaged().unwrap(), [needed]);
+}
+
+#[test]
+fn what_was_set_aside_is_looked_at_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (digest, layer) = crate::store::image(&store, REPO, Some("1"), Owner::Push, b"layer");
+    for damaged in [&digest, &layer] {
+        let hex = damaged.hex();
+        let path = folder.path().join(format!("store/blobs/sha256/{}/{hex}", &hex[..2]));
+        let aside = folder.path().join(format!("store/quarantine/sha256-{hex}"));
+        let sound = std::fs::read(&path).unwrap();
+        rot(folder.path(), damaged);
+        assert_eq!(
+            store.verify(&VerifySettings::default(), |_| true).unwrap().damaged,
+            std::slice::from_ref(damaged)
+        );
+        assert!(!store.take_back(damaged).unwrap(), "it is damaged");
+        // A disk that gives other bytes for a while.
+        std::fs::write(&aside, sound).unwrap();
+        assert!(store.take_back(damaged).unwrap());
+        assert!(path.exists() && !aside.exists());
+        assert!(!store.take_back(damaged).unwrap(), "nobody waits for it");
+    }
+    assert_eq!(store.manifest(REPO, "1").unwrap().unwrap().blob.digest, digest);
+    assert_eq!(store.blob(Some(REPO), &layer).unwrap().unwrap().read().unwrap(), b"layer");
+    assert_eq!(store.damaged().unwrap(), []);
+}
+
+#[test]
+fn only_what_the_disk_does_not_give_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digest = store.add_blob(None, &Digest::sha256(b"layer"), b"layer").unwrap().digest;
+    let hex = digest.hex();
+    let path = folder.path().join(format!("store/blobs/sha256/{}/{hex}", &hex[..2]));
+    std::fs::remove_file(&path).unwrap();
+    // Something in its way, which is no word on its bytes.
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let ended = store.verify(&VerifySettings::default(), |_| true).unwrap_err();
+    assert!(ended.to_string().contains(hex), "{ended}");
+    assert!(store.glance(&digest).unwrap().is_some(), "it was not looked at");
+    // It opens and answers the first read with EIO, as a sector that is gone does.
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
+    assert_eq!(store.verify(&VerifySettings::default(), |_| true).unwrap().damaged, [digest]);
+}
+
 fn linking(children: &[(&Digest, Kind)]) -> Facts {
     let child = |(digest, kind): &(&Digest, Kind)| Child { digest: (*digest).clone(), size: 1, kind: *kind };
     Facts { media_type: "m".into(), children: children.iter().map(child).collect(), ..Facts::default() }
@@ -195,6 +273,42 @@ fn child_behind_the_floor() {
     assert_eq!(store.collect(&GcSettings::default()).unwrap().uploads, 1, "the fetch alone");
     intake.land(vec![landing]).unwrap();
     assert_eq!(store.blob(None, &layer).unwrap().unwrap().read().unwrap(), b"layer");
+}
+
+#[test]
+fn a_clock_that_was_set_ahead_makes_nothing_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fetched, layer) = (Digest::sha256(b"fetched"), Digest::sha256(b"layer"));
+    let store = open(folder.path());
+    drop(store.fetch_upload(&fetched, 7).unwrap());
+    store.add_blob(None, &layer, b"layer").unwrap();
+    store.collect(&GcSettings::default()).unwrap();
+    drop(store);
+    // As if it had been a month earlier until now: whatever bears a time of that clock, and the clock itself.
+    let month = 30 * 24 * 3600;
+    let db = rusqlite::Connection::open(folder.path().join("store/store.db")).unwrap();
+    db.execute("UPDATE blob SET stored = stored - ?1, used = used - ?1", [month]).unwrap();
+    let noted: String =
+        db.query_row("SELECT value FROM note WHERE key = 'lived'", [], |row| row.get(0)).unwrap();
+    let mut noted: serde_json::Value = serde_json::from_str(&noted).unwrap();
+    for clock in ["wall", "machine"] {
+        noted[clock]["last"] = (noted[clock]["last"].as_i64().unwrap() - month).into();
+    }
+    db.execute("UPDATE note SET value = ?1 WHERE key = 'lived'", [noted.to_string()]).unwrap();
+    drop(db);
+    for entry in std::fs::read_dir(folder.path().join("store/uploads")).unwrap().flatten() {
+        let file = std::fs::File::options().write(true).open(entry.path()).unwrap();
+        let earlier = std::time::Duration::from_secs(month.unsigned_abs());
+        file.set_modified(file.metadata().unwrap().modified().unwrap() - earlier).unwrap();
+    }
+    // More than once: what was seen the last time is not what has passed since.
+    for _ in 0..3 {
+        let store = open(folder.path());
+        assert!(store.plan_gc(&GcSettings::default()).unwrap().remove.is_empty());
+        let done = store.collect(&GcSettings::default()).unwrap();
+        assert_eq!((done.remove.len(), done.uploads, done.young), (0, 0, 1), "{done:?}");
+    }
+    assert!(open(folder.path()).left_upload(&fetched).unwrap().is_some());
 }
 
 #[test]

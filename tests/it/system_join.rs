@@ -1,8 +1,11 @@
 //! An appliance joins the cloud, at its first boot and by hand, and leaves it: kubelet is told each time.
 
+use std::time::{Duration, Instant};
+
 use crate::bundle_disk::run;
+use crate::command::Daemon;
 use crate::system::Machine;
-use crate::system_provision::provision;
+use crate::system_provision::{provision, provision_at};
 
 /// A kubeconfig with a node's certificate, and the same with a token.
 fn kubeconfigs(machine: &Machine) -> [String; 2] {
@@ -49,7 +52,10 @@ fn a_certificate_joins_at_once_and_a_token_waits_for_the_cloud() {
     put("efi/edge-config/edge.toml", "[cloud]\nkubeconfig = \"/etc/edge/cloud.kubeconfig\"\n");
     put("efi/edge-config/cloud.kubeconfig", &token);
     let said = provision(&machine);
-    assert!(said.contains("the cloud is not joined: a bootstrap token needs the cloud to sign"), "{said}");
+    assert!(
+        said.contains("the cloud is not joined: a bootstrap token needs the cloud to sign: edge asks for it"),
+        "{said}"
+    );
     assert!(!read("var/etc/edge/edge.toml").contains("kubeconfig ="), "the daemon starts without it");
     assert_eq!(read("run/edge/kubelet.env"), "KUBELET_ARGS=\n");
 
@@ -75,11 +81,78 @@ fn a_certificate_joins_at_once_and_a_token_waits_for_the_cloud() {
     assert_eq!(std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap(), environment);
 }
 
+/// A board without a clock boots at the date of its image; the certificate is younger.
+#[test]
+fn a_certificate_from_after_the_clock_joins_at_the_first_boot() {
+    let machine = Machine::new();
+    let [certificate, _] = kubeconfigs(&machine);
+    machine.place.write("machine/efi/edge-config/cloud.kubeconfig", &certificate);
+    let said = provision_at(&machine, "@2024-01-01 00:00:00");
+    assert!(said.contains(", since when the cloud's certificate is good, and cannot be set: "), "{said}");
+    assert!(!said.contains("not joined"), "{said}");
+    let environment = std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    assert!(environment.contains(" --hostname-override=ship-7 "), "{environment}");
+}
+
+fn until(what: &str, machine: &Machine, is: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        let log = machine.place.read("daemon.log");
+        assert!(began.elapsed() < Duration::from_secs(60), "not so in time: {what}\n{log}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Where the boot could not: for a token, or for a file that was wrong then. The daemon needs nobody for it. And what the
+/// cloud renewed is what a reset comes back with.
+#[test]
+fn the_daemon_joins_with_what_was_given_and_a_reset_keeps_the_renewed_certificate() {
+    let machine = Machine::new();
+    let config = "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n";
+    machine.place.write("etc/edge.toml", config);
+    let [certificate, _] = kubeconfigs(&machine);
+    let calls = machine.root("systemctl.calls");
+    // The first time systemd does not do it.
+    let script = format!("#!/bin/sh\necho \"$@\" >> {0}\n[ $(wc -l < {0}) -gt 1 ]\n", calls.display());
+    machine.place.write("machine/bin/systemctl", &script);
+    run("chmod", &["755", &machine.root("bin/systemctl").display().to_string()]);
+    machine.place.write("machine/var/etc/edge/given.kubeconfig", &certificate);
+    machine.place.write("machine/identity/config/cloud.kubeconfig", &certificate);
+    let daemon = Daemon::start_by(&machine.place, machine.edge(&["daemon"]));
+    let given = machine.root("var/etc/edge/given.kubeconfig");
+    until("the cloud is joined", &machine, || !given.exists());
+    let environment = std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    assert!(environment.contains(" --hostname-override=ship-7 "), "{environment}");
+    assert_eq!(std::fs::read_to_string(&calls).unwrap(), "restart kubelet.service\n".repeat(2));
+    drop(daemon);
+
+    // The cloud renews it: as `rotate` leaves it behind.
+    let at = |name: &str| machine.place.path(name).display().to_string();
+    let subject = "/O=system:nodes/CN=system:node:ship-7";
+    let words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let more = ["-keyout", &at("new.key"), "-out", &at("new.crt"), "-days", "90", "-subj", subject];
+    let signed = ["-CA", &at("ca.crt"), "-CAkey", &at("ca.key"), "-addext", "extendedKeyUsage=clientAuth"];
+    run("openssl", &[&words[..], &more, &signed].concat());
+    let pair = machine.place.read("new.crt") + &machine.place.read("new.key");
+    machine.place.secret("state/cloud/client-current.pem", &pair);
+    let kept = machine.root("identity/config/cloud.kubeconfig");
+    let daemon = Daemon::start_by(&machine.place, machine.edge(&["daemon"]));
+    until("it is kept", &machine, || std::fs::read_to_string(&kept).unwrap() != certificate);
+    drop(daemon);
+    std::fs::remove_dir_all(machine.root("var")).unwrap();
+    std::fs::remove_dir_all(machine.place.path("state")).unwrap();
+    let said = provision(&machine);
+    assert!(said.contains("configuration taken from identity: cloud.kubeconfig"), "{said}");
+    assert!(!said.contains("not joined"), "{said}");
+    let taken = machine.place.read("state/cloud/client-current.pem");
+    assert!(taken.starts_with(&machine.place.read("new.crt")), "{taken}");
+}
+
 /// By hand, long after the first boot: kubelet has it at once, and so it has when the cloud is left.
 #[test]
 fn joining_and_leaving_by_hand_restart_kubelet() {
     let machine = Machine::new();
-    let [certificate, _] = kubeconfigs(&machine);
+    let [certificate, token] = kubeconfigs(&machine);
     let given = machine.place.write("given.kubeconfig", &certificate).display().to_string();
     let calls = machine.root("systemctl.calls");
     let script = format!("#!/bin/sh\necho \"$@\" >> {}\n", calls.display());
@@ -88,12 +161,17 @@ fn joining_and_leaving_by_hand_restart_kubelet() {
     machine.place.write("machine/run/edge/kubelet.env", "KUBELET_ARGS=\n");
     let environment = || std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
     let pki = machine.place.path("pki").display().to_string();
+    // What the boot was given and could not join with: whoever joins or leaves by hand has decided otherwise.
+    let waiting = machine.place.write("machine/var/etc/edge/given.kubeconfig", &token);
     let joined = machine.run(&["join", "--from", &given, "--kubelet-cert-dir", &pki]).good().out;
+    assert!(!waiting.exists());
     assert!(joined.starts_with("node `ship-7` is joined, and kubelet was restarted with it; "), "{joined}");
     assert!(!joined.contains("left to do"), "{joined}");
     assert!(environment().contains(" --hostname-override=ship-7 "), "{}", environment());
     assert_eq!(std::fs::read_to_string(&calls).unwrap(), "restart kubelet.service\n");
+    machine.place.write("machine/var/etc/edge/given.kubeconfig", &token);
     let left = machine.run(&["leave"]).good().out;
+    assert!(!waiting.exists());
     assert_eq!(left, "node `ship-7` is given back, and kubelet was restarted without it\n");
     assert_eq!(environment(), "KUBELET_ARGS=\n");
     assert_eq!(

@@ -18,6 +18,47 @@ pub fn provision(machine: &Machine) -> String {
     crate::command::Done::of(command.output().unwrap()).good().out
 }
 
+/// The same by a clock that says `time`, such as `@2026-01-01 00:00:00`, and that it may not set.
+pub fn provision_at(machine: &Machine, time: &str) -> String {
+    let edge = machine.edge(&["system", "provision"]);
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set=-sys_time", "env", "LD_PRELOAD=libfaketimeMT.so.1"]);
+    command.env("LD_LIBRARY_PATH", "/usr/lib/x86_64-linux-gnu/faketime").arg(format!("FAKETIME={time}"));
+    command.arg(edge.get_program()).args(edge.get_args()).current_dir(machine.place.folder.path());
+    for (name, value) in edge.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env_remove("EDGE_CONFIG");
+    crate::command::Done::of(command.output().unwrap()).good().out
+}
+
+/// What the cloud confirmed lies in the cache, and outlives a reset on identity.
+#[test]
+fn a_clock_that_boots_long_ago_is_set_to_what_the_cloud_confirmed() {
+    let machine = Machine::new();
+    let state = machine.place.path("state");
+    std::fs::create_dir_all(&state).unwrap();
+    let passed = jiff::Timestamp::now().as_second() - 1000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let cache = edge::cache::Cache::open(&state, &state).unwrap().cache;
+        cache.commit(move |writer| writer.set_meta("time", &passed.to_string())).await.unwrap();
+    });
+    let time = jiff::Timestamp::from_second(passed).unwrap();
+    let expected = format!("the clock is behind {time}, which has certainly passed, and cannot be set: ");
+    let said = provision_at(&machine, "@2024-01-01 00:00:00");
+    assert!(said.contains(&expected), "{said}");
+    // A reset: identity alone is left.
+    std::fs::remove_dir_all(&state).unwrap();
+    let said = provision_at(&machine, "@2024-01-01 00:00:00");
+    assert!(said.contains(&expected), "{said}");
+    // A clock that is right is left alone.
+    assert!(!provision(&machine).contains("clock"), "the clock is right");
+}
+
 #[test]
 fn a_first_boot_takes_its_configuration_once_and_a_reset_brings_it_back() {
     let machine = Machine::new();

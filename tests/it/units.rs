@@ -45,6 +45,73 @@ fn systemd_reads_the_service() {
     assert!(output.status.success() && ours.is_empty(), "{said}");
 }
 
+/// Nothing that hangs may hold back what ends the hanging: the timer waits for no other unit.
+#[test]
+fn a_boot_that_hangs_is_ended_by_a_timer() {
+    let place = Place::new();
+    let folder = "appliance/usr/lib/systemd/system/";
+    for name in ["edge-fallback.timer", "edge-fallback.service", "efi.mount"] {
+        place.write(name, &unit(&format!("{folder}{name}")));
+    }
+    let verified = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args([place.path("edge-fallback.timer"), place.path("edge-fallback.service")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(!said.contains("edge-fallback"), "{said}");
+    let timer = unit(&format!("{folder}edge-fallback.timer"));
+    assert_eq!(words(&timer, "DefaultDependencies"), ["no"]);
+    assert_eq!(words(&timer, "WantedBy"), ["sysinit.target"]);
+    assert!(words(&timer, "After").is_empty() && words(&timer, "OnBootSec") == ["30min"]);
+    let preset = unit("appliance/usr/lib/systemd/system-preset/00-appliance.preset");
+    assert!(preset.lines().any(|line| line == "enable edge-fallback.timer"));
+}
+
+/// networkd is told of time servers by DHCP, and chrony keeps the time.
+#[test]
+fn chrony_hears_of_the_time_servers_that_the_network_names() {
+    let place = Place::new();
+    for name in ["edge-ntp.path", "edge-ntp.service"] {
+        place.write(name, &unit(&format!("appliance/usr/lib/systemd/system/{name}")));
+    }
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).args([place.path("edge-ntp.path"), place.path("edge-ntp.service")]);
+    let said = String::from_utf8_lossy(&verify.output().unwrap().stderr).into_owned();
+    assert!(!said.contains("edge-ntp"), "{said}");
+
+    let calls = place.path("calls");
+    let chronyc = place.write("bin/chronyc", &format!("#!/bin/sh\necho \"$@\" >> {}\n", calls.display()));
+    assert!(Command::new("chmod").arg("755").arg(&chronyc).status().unwrap().success());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/appliance/usr/share/edge/ntp");
+    let run = || {
+        let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+        let done =
+            Command::new("sh").arg(&script).arg(place.path("root")).env("PATH", path).output().unwrap();
+        assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+        let sources = place.path("root/run/chrony-dhcp/networkd.sources");
+        (
+            std::fs::read_to_string(sources).unwrap_or_default(),
+            std::fs::read_to_string(&calls).unwrap_or_default(),
+        )
+    };
+    assert_eq!(run(), (String::new(), String::new()), "nothing is known yet");
+    place.write(
+        "root/run/systemd/netif/links/2",
+        "ADMIN_STATE=configured\nNTP=192.0.2.9 time.test 192.0.2.9\n",
+    );
+    place.write("root/run/systemd/netif/links/3", "NTP=2001:db8::1 ../x;y -x * a\"b\n");
+    let sources = "server 192.0.2.9 iburst\nserver 2001:db8::1 iburst\nserver time.test iburst\n".to_owned();
+    let reload = "reload sources\n".to_owned();
+    assert_eq!(run(), (sources.clone(), reload.clone()));
+    assert_eq!(run(), (sources, reload.clone()), "nothing has changed");
+    std::fs::remove_dir_all(place.path("root/run/systemd")).unwrap();
+    assert_eq!(run(), (String::new(), reload.repeat(2)));
+    // Debian's own configuration of chrony reads that folder, and the image has it.
+    let preset = unit("appliance/usr/lib/systemd/system-preset/00-appliance.preset");
+    assert!(preset.lines().any(|line| line == "enable edge-ntp.path"));
+}
+
 /// `ProtectClock=` allows a device, which closes all that are not allowed: sticks and slots are block devices.
 #[test]
 fn where_edge_mounts_and_writes_disks_it_may_open_them() {

@@ -57,6 +57,11 @@ X
 containerd=$!
 soon "containerd answers" ctr version
 ctr images import "$IMAGES" >/dev/null || bad images
+# What it reads, and not what a containerd of the host's would.
+host=$(ls -R /etc/containerd 2>/dev/null)
+has "containerd is told of edge" "$("$EDGE" registry configure-containerd)" "written: $common/containerd/certs.d/_default/hosts.toml"
+is "the host's containerd is left alone" "$(ls -R /etc/containerd 2>/dev/null)" "$host"
+has "and it is all that it takes" "$("$EDGE" registry configure-containerd)" "nothing to do"
 mkdir -p $common/kubelet/manifests
 cat >$common/kubelet/manifests/hello.yaml <<'X'
 apiVersion: v1

@@ -1,21 +1,75 @@
 //! `edge bundle push` and `pull`: the same bundle in a registry instead of on a stick.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::bundle::{self, remote};
-use crate::cli::{output, progress};
+use crate::cli::failure::Usage;
+use crate::cli::{Global, output, progress};
+use crate::config::{Config, Error as ConfigError, Overrides};
+use crate::oci::{Credentials, Upstream};
+use crate::registry::{Settings, upstream_client};
 
 #[derive(Debug, Args)]
 struct Registry {
-    /// docker's config.json with credentials for the registry
+    /// docker's config.json with credentials for the registry [default: registry.docker-config]
     #[arg(long, value_name = "FILE")]
     docker_config: Option<PathBuf>,
     /// Speak plain HTTP
     #[arg(long)]
     insecure: bool,
+}
+
+impl Registry {
+    /// The place, by what is configured of registries and what is given here.
+    fn open(&self, text: &str, global: &Global) -> Result<remote::Registry> {
+        let overrides = global.overrides()?;
+        let (may_read, named) = (|path: &Path| File::open(path).map(drop), self.docker_config.is_some());
+        let (settings, unread) = configured(Config::load(&overrides), &overrides, named, may_read)?;
+        for why in unread {
+            output::note(&format!("{why}: going on without it"));
+        }
+        let given = self.docker_config.as_deref().map(Credentials::read).transpose().map_err(Usage)?;
+        let client = upstream_client(&settings, given).map_err(|e| Usage(e.to_string()))?;
+        let at = |host: &str| match self.insecure {
+            true => Upstream::at(host, true),
+            false => settings.upstream(host),
+        };
+        Ok(remote::Registry::new(text, client, at)?)
+    }
+}
+
+/// What is configured of registries, and why some of that is left out: whoever carries bundles need not be root, whose
+/// alone the configuration is. What somebody names is not left out. `named` says that credentials are.
+fn configured(
+    loaded: Result<Config, ConfigError>,
+    overrides: &Overrides,
+    named: bool,
+    may_read: impl Fn(&Path) -> io::Result<()>,
+) -> Result<(Settings, Vec<String>)> {
+    let mut unread = Vec::new();
+    let config = match loaded {
+        Err(ConfigError::File(error))
+            if overrides.config.is_none() && error.kind() == ErrorKind::PermissionDenied =>
+        {
+            unread.push(error.to_string());
+            Config::unread(overrides)?
+        }
+        loaded => loaded?,
+    };
+    let mut settings = config.registry;
+    if let Some(path) = settings.docker_config.as_ref().filter(|_| !named)
+        && let Err(error) = may_read(path)
+        && error.kind() == ErrorKind::PermissionDenied
+    {
+        unread.push(format!("cannot read `{}`: {error}", path.display()));
+        settings.docker_config = None;
+    }
+    Ok((settings, unread))
 }
 
 /// `edge bundle push`
@@ -45,30 +99,57 @@ pub(super) struct Pull {
 }
 
 impl Push {
-    pub(super) fn run(&self) -> Result<()> {
-        let found = bundle::find_one(&self.folder)?;
-        let pushed = progress::run(|progress| async move {
-            let registry = remote::Registry::new(
-                &self.to,
-                self.registry.docker_config.as_deref(),
-                self.registry.insecure,
-            )?;
-            remote::push(&registry, found.newest(), &progress).await
-        })?;
+    pub(super) fn run(&self, global: &Global) -> Result<()> {
+        let (found, registry) = (bundle::find_one(&self.folder)?, self.registry.open(&self.to, global)?);
+        let pushed =
+            progress::run(async |progress| remote::push(&registry, found.newest(), &progress).await)?;
         output::result(&format!("{} is {pushed}", self.to))
     }
 }
 
 impl Pull {
-    pub(super) fn run(&self) -> Result<()> {
-        let pulled = progress::run(|progress| async move {
-            let registry = remote::Registry::new(
-                &self.from,
-                self.registry.docker_config.as_deref(),
-                self.registry.insecure,
-            )?;
-            remote::pull(&registry, &self.to, &progress).await
-        })?;
+    pub(super) fn run(&self, global: &Global) -> Result<()> {
+        let registry = self.registry.open(&self.from, global)?;
+        let pulled = progress::run(async |progress| remote::pull(&registry, &self.to, &progress).await)?;
         output::result(&format!("{}\nnow: edge bundle import {}", pulled.display(), self.to.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_root_carries_bundles_without_what_only_root_may_read() {
+        let denied = |_: &Path| Err(io::Error::from(ErrorKind::PermissionDenied));
+        let absent = |_: &Path| Err(io::Error::from(ErrorKind::NotFound));
+        let unreadable =
+            |kind: ErrorKind| Err(ConfigError::File(io::Error::new(kind, "cannot read `edge.toml`")));
+        let proxy = Some("http://proxy.example:3128".to_owned());
+        let plain = Overrides { proxy: proxy.clone(), ..Overrides::default() };
+        let (settings, unread) =
+            configured(unreadable(ErrorKind::PermissionDenied), &plain, false, denied).unwrap();
+        assert_eq!((settings.proxy, unread), (proxy, vec!["cannot read `edge.toml`".to_owned()]));
+        // Whoever names a file means it, and a disk that fails is no matter of rights.
+        let by_name = Overrides { config: Some("/x/edge.toml".into()), ..Overrides::default() };
+        configured(unreadable(ErrorKind::PermissionDenied), &by_name, false, denied).unwrap_err();
+        configured(unreadable(ErrorKind::InvalidData), &plain, false, denied).unwrap_err();
+
+        let credentials = PathBuf::from("/etc/edge/docker.json");
+        let mut config = Config::default();
+        config.registry.docker_config = Some(credentials.clone());
+        let (settings, unread) = configured(Ok(config.clone()), &plain, false, denied).unwrap();
+        assert!(
+            settings.docker_config.is_none() && unread[0].contains("/etc/edge/docker.json"),
+            "{unread:?}"
+        );
+        // What is not there is told by whoever reads it; and with credentials that are given nobody reads it.
+        for (named, settings) in [
+            (false, configured(Ok(config.clone()), &plain, false, absent)),
+            (true, configured(Ok(config), &plain, true, denied)),
+        ] {
+            let (settings, unread) = settings.unwrap();
+            assert_eq!((settings.docker_config, unread.len()), (Some(credentials.clone()), 0), "{named}");
+        }
     }
 }

@@ -8,9 +8,13 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Scene;
+use crate::cli::{moved, output};
 use crate::config::snap::{self, Taken};
 use crate::config::{self, Config};
-use crate::daemon::{ClientError, ask_prepare, prepared};
+use crate::daemon::{ClientError, ask_prepare, join_writes, prepared};
+use crate::proxy::join::Record;
+
+const KUBECONFIG: &str = "cloud.kubeconfig";
 
 /// How long the daemon may take; one that hangs must not hold snapd up.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,12 +27,47 @@ pub async fn configure(scene: &Scene) -> Result<()> {
     let waits = waiting.as_deref().and_then(|text| Config::parse_over(defaults.clone(), text).ok());
     // What was committed a moment ago and not yet promoted is what these values are compared with.
     let before = waits.as_ref().or(in_force.as_ref());
-    let taken = values(scene, &defaults, before).await?;
+    let mut taken = values(scene, &defaults, before).await?;
+    moved::check(&scene.overrides, in_force.as_ref(), &taken.config.state_dir)?;
+    follow_membership(&mut taken, in_force.as_ref())?;
     tell_snapd(scene, &taken).await?;
     if before == Some(&taken.config) {
         return Ok(());
     }
     hand_over(&taken.config).await
+}
+
+/// A join and a leave change the file first, and snapd may never have been told: the command was cut off, or snapd was away.
+/// What was joined or left stays so, whatever snapd has.
+fn follow_membership(taken: &mut Taken, in_force: Option<&Config>) -> Result<()> {
+    // A join that was cut short has its record and not yet its files, and a daemon told of those would not start. What
+    // only may not be seen from here is there.
+    let joined = Record::read(&taken.config.state_dir)?
+        .map(|record| record.cloud_kubeconfig.path)
+        .filter(|path| path.try_exists().unwrap_or(true));
+    let written = join_writes(&taken.config.file);
+    let config = &mut taken.config;
+    match (&config.cloud.kubeconfig, joined) {
+        (None, Some(path)) => {
+            taken.missing.push((KUBECONFIG, path.to_string_lossy().into_owned().into()));
+            config.cloud.kubeconfig = Some(path);
+        }
+        // Nobody but a join writes that one, and a leave took it away.
+        (Some(path), None)
+            if *path == written
+                && !path.exists()
+                && in_force.is_some_and(|in_force| in_force.cloud.kubeconfig.is_none()) =>
+        {
+            let gone = written.display();
+            output::note(&format!(
+                "edge: `{KUBECONFIG}` is unset: this node left the cloud, and `{gone}` is gone"
+            ));
+            config.cloud.kubeconfig = None;
+            taken.gone.push(KUBECONFIG);
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Sets what nobody set, so that services start with it and `snap get` shows it.
@@ -45,8 +84,8 @@ pub async fn values(scene: &Scene, defaults: &Config, before: Option<&Config>) -
 
 /// Within the hook's own transaction: if it fails, none of this was said.
 async fn tell_snapd(scene: &Scene, taken: &Taken) -> Result<()> {
-    if taken.alias {
-        scene.snapctl.unset(snap::SECTION).await?;
+    for key in &taken.gone {
+        scene.snapctl.unset(key).await?;
     }
     Ok(scene.snapctl.set(&taken.missing).await?)
 }

@@ -44,7 +44,8 @@ pub async fn remove(scene: &Scene) -> Result<()> {
     if let Err(error) = incluster::remove(config.proxy.in_cluster_listen).await {
         left.push(format!("the interface for pods stays: {error}"));
     }
-    left.extend(let_go(&config).await);
+    let let_go = let_go(&config).await;
+    left.extend(let_go.stays.into_iter().chain(let_go.failed));
     match untold {
         Ok(0) => {}
         Ok(count) => left.push(format!("{count} changes of this node were never told to the cloud")),

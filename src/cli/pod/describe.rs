@@ -17,7 +17,7 @@ use crate::sys::clock;
 #[derive(Debug, Args)]
 pub struct Describe {
     /// Pods
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = super::pod_name)]
     names: Vec<String>,
     #[command(flatten)]
     namespace: super::Namespace,

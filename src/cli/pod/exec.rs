@@ -1,6 +1,6 @@
 //! `edge pod exec`, and the terminal that it lends to the command.
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
 
 use anyhow::Result;
 use clap::Args;
@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use super::Seen;
 use crate::cli::{failure, output};
 use crate::config::Config;
-use crate::cri::{Size, Streams};
+use crate::cri::{self, Size, Streams};
+use crate::pods;
 use crate::pods::exec::{Command, choose_container, exec, running};
 use crate::pods::view::{live, runtime_uid};
 
@@ -25,6 +26,7 @@ use crate::pods::view::{live, runtime_uid};
 The exit code is the command's. The end of standard input reaches the command.")]
 pub struct Exec {
     /// The pod
+    #[arg(value_parser = super::pod_name)]
     name: String,
     #[command(flatten)]
     namespace: super::Namespace,
@@ -72,11 +74,21 @@ impl Exec {
             sizes,
         };
         let code = tokio::select! {
-            code = exec(&seen.runtime, &command, streams) => u8::try_from(code?).unwrap_or(1),
+            code = exec(&seen.runtime, &command, streams) => u8::try_from(heard(code)?).unwrap_or(1),
             // The terminal must be given back before the end.
             signal = ended_from_outside(), if tty => 128 + signal?,
         };
         if code == 0 { Ok(()) } else { Err(output::Exit(code).into()) }
+    }
+}
+
+/// Whoever reads no further, such as `head`, has had enough.
+fn heard(outcome: Result<i32, pods::exec::Error>) -> Result<i32> {
+    match outcome {
+        Err(pods::exec::Error::Runtime(cri::Error::Output(e))) if e.kind() == ErrorKind::BrokenPipe => {
+            Err(output::Closed.into())
+        }
+        other => Ok(other?),
     }
 }
 

@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use super::Seen;
 use crate::cli::output;
-use crate::config::{Config, quantity};
+use crate::config::Config;
 use crate::kube::meta;
 use crate::pods::exec::choose_container;
-use crate::pods::logs::{Error, LogFolder, Options, Which, follow, read};
+use crate::pods::logs::{Error, LogFolder, Options, Which, follow, left_behind, read};
 use crate::pods::policy::is_over;
 use crate::pods::view::runtime_uid;
 use crate::sys::clock;
@@ -32,6 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
   edge pod logs web -c main -p --since 1h --timestamps")]
 pub struct Logs {
     /// The pod
+    #[arg(value_parser = super::pod_name)]
     name: String,
     #[command(flatten)]
     namespace: super::Namespace,
@@ -47,11 +48,12 @@ pub struct Logs {
     /// The run before this one
     #[arg(short, long, conflicts_with = "follow")]
     previous: bool,
-    /// Only the last lines
-    #[arg(long, value_name = "LINES")]
+    /// Only the last lines; -1 for all
+    #[arg(long, value_name = "LINES", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i64).range(-1..))]
     tail: Option<i64>,
-    /// Only what is younger, such as 5s, 2m, 3h
-    #[arg(long, value_name = "DURATION", value_parser = span, conflicts_with = "since_time")]
+    /// Only what is younger, such as 5s, 2m, 1.5h; 0 for all
+    #[arg(long, value_name = "DURATION", value_parser = super::span::span, conflicts_with = "since_time")]
     since: Option<Duration>,
     /// Only what was written from this time on (RFC 3339)
     #[arg(long, value_name = "TIME")]
@@ -64,7 +66,11 @@ pub struct Logs {
 impl Logs {
     pub async fn run(&self, config: &Config) -> Result<()> {
         let seen = Seen::now(config).await?;
-        let pod = seen.pod(&self.namespace.namespace, &self.name)?;
+        let left = self.left_behind(config, &seen)?;
+        let pod = match &left {
+            Some(left) => left,
+            None => seen.pod(&self.namespace.namespace, &self.name)?,
+        };
         let options = self.options();
         let mut sink = |line: &[u8]| std::io::stdout().lock().write_all(line);
         let which = |name| if self.previous { Which::previous(pod, name) } else { Which::Current };
@@ -72,13 +78,33 @@ impl Logs {
             return self.follow(config, pod, &options).await;
         }
         if self.all_containers {
-            return names(pod).try_for_each(|name| {
-                done(started(read(&folder(&config.pod_logs, pod, name), which(name), &options, &mut sink)))
-            });
+            let each = |name| read(&folder(&config.pod_logs, pod, name), which(name), &options, &mut sink);
+            return done(of_several(names(pod).map(each)));
         }
         let name = choose_container(pod, self.container.as_deref())?;
         let folder = folder(&config.pod_logs, pod, name);
         done(read(&folder, which(name), &options, &mut sink))
+    }
+
+    /// A pod that nobody tells of while not all can be asked, made of the logs that are here.
+    fn left_behind(&self, config: &Config, seen: &Seen) -> Result<Option<Value>> {
+        let (namespace, name) = (&self.namespace.namespace, &self.name);
+        if seen.find(namespace, name).is_some() || seen.gaps().is_empty() {
+            return Ok(None);
+        }
+        let Some((path, pod)) = left_behind(&config.pod_logs, namespace, name)? else { return Ok(None) };
+        seen.tell_gaps();
+        let path = path.display();
+        output::note(&format!(
+            "edge: nobody tells of pod `{name}` at this moment: its logs are those of `{path}`"
+        ));
+        let all: Vec<&str> = names(&pod).collect();
+        if all.len() > 1 && !self.all_containers && self.container.is_none() {
+            let all = all.join(" ");
+            let words = "error: a container name must be specified for pod";
+            return Err(super::said(&format!("{words} {name}, choose one of: [{all}]")));
+        }
+        Ok(Some(pod))
     }
 
     /// Until the containers have ended for good, which may be at once.
@@ -101,7 +127,8 @@ impl Logs {
     }
 
     fn options(&self) -> Options {
-        let ago = self.since.and_then(|ago| clock::now().checked_sub(ago).ok());
+        let ago = self.since.filter(|ago| !ago.is_zero());
+        let ago = ago.and_then(|ago| clock::now().checked_sub(ago).ok());
         Options {
             // kubectl's -1 is no limit.
             tail: self.tail.and_then(|lines| usize::try_from(lines).ok()),
@@ -151,23 +178,25 @@ async fn follow_all(root: &Path, pod: &Value, options: &Options, over: &Over) ->
         loop {
             match follow(&folder, options, &mut sink, &mut || over.has(name)).await {
                 Err(Error::NoLog { .. }) if !over.has(name) => tokio::time::sleep(LOOK).await,
-                outcome => return started(outcome),
+                Err(none @ Error::NoLog { .. }) => return Ok(Err(none)),
+                outcome => return outcome.map(Ok),
             }
         }
     };
-    try_join_all(names(pod).map(one)).await.map(drop)
+    of_several(try_join_all(names(pod).map(one)).await?)
 }
 
-/// Among several containers one that was not started yet is no failure.
-fn started(outcome: Result<(), Error>) -> Result<(), Error> {
-    match outcome {
-        Err(Error::NoLog { .. } | Error::NoPrevious { .. }) => Ok(()),
-        other => other,
+/// Among several containers one that was not started yet is no failure; if none was, the first says so.
+fn of_several(outcomes: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    let (mut any, mut none) = (false, None);
+    for outcome in outcomes {
+        match outcome {
+            Ok(()) => any = true,
+            Err(error @ (Error::NoLog { .. } | Error::NoPrevious { .. })) => none = none.or(Some(error)),
+            Err(error) => return Err(error),
+        }
     }
-}
-
-fn span(text: &str) -> Result<Duration, String> {
-    quantity::span(text).ok_or_else(|| format!("`{text}` is no duration, such as 5s, 2m, 3h"))
+    none.filter(|_| !any).map_or(Ok(()), Err)
 }
 
 fn names(pod: &Value) -> impl Iterator<Item = &str> {
@@ -185,5 +214,21 @@ fn done(outcome: Result<(), Error>) -> Result<()> {
     match outcome {
         Err(Error::Write(e)) if e.kind() == ErrorKind::BrokenPipe => Err(output::Closed.into()),
         other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_containers_one_with_a_log_is_enough_and_none_is_a_failure() {
+        let missing = |name: &str| Err(Error::NoPrevious { container: name.to_owned() });
+        assert!(of_several([]).is_ok());
+        assert!(of_several([missing("a"), Ok(()), missing("b")]).is_ok());
+        let none = of_several([missing("a"), missing("b")]).unwrap_err();
+        assert!(none.to_string().contains("`a`"), "{none}");
+        let broken = Error::Write(ErrorKind::BrokenPipe.into());
+        assert!(matches!(of_several([Ok(()), Err(broken)]), Err(Error::Write(_))));
     }
 }

@@ -6,6 +6,7 @@ mod exec;
 mod get;
 mod logs;
 mod restart;
+mod span;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -18,10 +19,12 @@ use super::{Global, output};
 use crate::cache::Reader;
 use crate::config::Config;
 use crate::cri::Runtime;
-use crate::pods::get::{Query, select};
+use crate::kube::meta;
+use crate::pods::get::not_found;
 use crate::pods::observe::{Observed, complete, kubelet_is_up};
 use crate::proxy::join::Record;
-use crate::sys::{clock, durable};
+use crate::sys::durable;
+use crate::sys::service::Service;
 
 /// `edge pod`
 #[derive(Debug, Args)]
@@ -91,7 +94,7 @@ impl Seen {
             kubelet_is_up(config.pods.kubelet_healthz),
             daemon_is_up(&config.socket)
         );
-        let observed = complete(&runtime, state, cached??, clock::now()).await;
+        let observed = complete(&runtime, state, cached??).await;
         Ok(Self { runtime, observed, kubelet_up, daemon_up })
     }
 
@@ -112,11 +115,11 @@ impl Seen {
             );
         }
         if !self.daemon_up {
-            gaps.push(
+            gaps.push(format!(
                 "edge: the edge daemon does not run: what the cloud and the kubelet have said since is not known \
-                 hint: `systemctl start edge`"
-                    .to_owned(),
-            );
+                 hint: `{}`",
+                Service::Edge.start()
+            ));
         }
         gaps.extend(
             self.observed.untold.iter().map(|error| format!("edge: shown as last heard of: {error}")),
@@ -124,18 +127,17 @@ impl Seen {
         gaps
     }
 
-    /// One pod by its name.
+    /// One pod by its name. Where there is none, what part of the picture is missing is told too.
     fn pod(&self, namespace: &str, name: &str) -> Result<&Value> {
-        let query =
-            Query { names: vec![name.to_owned()], namespace: Some(namespace.to_owned()), ..Query::default() };
-        match select(&self.observed.pods, &query) {
-            Ok(selected) => match (selected.pods.first(), selected.missing.first()) {
-                (Some(pod), _) => Ok(pod),
-                (None, Some(missing)) => Err(said(missing)),
-                (None, None) => Err(said("")),
-            },
-            Err(error) => Err(said(&error)),
-        }
+        self.find(namespace, name).ok_or_else(|| {
+            self.tell_gaps();
+            said(&not_found(name))
+        })
+    }
+
+    fn find(&self, namespace: &str, name: &str) -> Option<&Value> {
+        let is_it = |pod: &&Value| meta::namespace(pod) == Some(namespace) && meta::name(pod) == Some(name);
+        self.observed.pods.iter().find(is_it)
     }
 }
 
@@ -143,6 +145,15 @@ impl Seen {
 async fn daemon_is_up(socket: &Path) -> bool {
     let absent = [ErrorKind::NotFound, ErrorKind::ConnectionRefused];
     tokio::net::UnixStream::connect(socket).await.map_or_else(|e| !absent.contains(&e.kind()), |_| true)
+}
+
+/// A pod's name, also as `-o name` writes it: `pod/web`.
+fn pod_name(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        None => Ok(text.to_owned()),
+        Some(("pod" | "pods" | "po", name)) if !name.contains('/') => Ok(name.to_owned()),
+        Some(_) => Err("it is no pod's name, such as `web` or `pod/web`".to_owned()),
+    }
 }
 
 /// Says a line in kubectl's own words, and ends with exit code 1.

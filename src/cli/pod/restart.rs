@@ -1,5 +1,6 @@
 //! `edge pod restart`.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Seen;
 use crate::cache::{ObjectKey, Reader};
 use crate::cli::{failure, output};
-use crate::config::{Config, quantity};
+use crate::config::Config;
 use crate::daemon::ask_status;
 use crate::kube::meta;
 use crate::pods::get::{Query, select};
@@ -21,6 +22,7 @@ use crate::pods::restart::{
 };
 use crate::pods::view::{live, runtime_uid};
 use crate::proxy::join::Record;
+use crate::sys::service::Service;
 
 /// Time for the daemon to say how the link is.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -33,7 +35,7 @@ const ANSWER: Duration = Duration::from_secs(5);
   edge pod restart web --whole     a new sandbox: new address, init containers run again")]
 pub struct Restart {
     /// Names of pods
-    #[arg(required_unless_present = "selector", conflicts_with = "selector")]
+    #[arg(value_parser = super::pod_name, required_unless_present = "selector")]
     names: Vec<String>,
     #[command(flatten)]
     namespace: super::Namespace,
@@ -47,7 +49,7 @@ pub struct Restart {
     #[arg(long)]
     whole: bool,
     /// How long to wait until new containers run
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = span)]
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = super::span::span)]
     timeout: Duration,
     /// Return when the old containers have stopped
     #[arg(long)]
@@ -58,16 +60,17 @@ impl Restart {
     pub async fn run(&self, config: &Config) -> Result<()> {
         // From the start: an interrupt in the middle of stopping must not leave a pod half stopped.
         let mut interrupts = Interrupts::new()?;
+        let query = self.query()?;
         let seen = self.seen(config).await?;
-        let query = Query {
-            names: self.names.clone(),
-            namespace: Some(self.namespace.namespace.clone()),
-            labels: self.selector.clone(),
-            ..Query::default()
-        };
-        let selected = select(&seen.observed.pods, &query).map_err(|error| super::said(&error))?;
-        selected.missing.iter().for_each(|missing| output::note(missing));
+        let mut selected = select(&seen.observed.pods, &query).map_err(|error| super::said(&error))?;
+        let mut uids = HashSet::new();
+        // Whoever names a pod twice wants it restarted once.
+        selected.pods.retain(|pod| uids.insert(runtime_uid(pod)));
         let mut failed = !selected.missing.is_empty();
+        if failed {
+            seen.tell_gaps();
+        }
+        selected.missing.iter().for_each(|missing| output::note(missing));
         if selected.pods.is_empty() && !failed {
             return Err(super::said(&format!(
                 "No resources found in {} namespace.",
@@ -81,8 +84,7 @@ impl Restart {
                 self.later(config, pod, &mut interrupts).await
             };
             let Err(error) = outcome else { continue };
-            let ends = error.is::<Interrupted>() || error.is::<output::Closed>();
-            if ends {
+            if error.is::<Interrupted>() {
                 let rest: Vec<String> = selected.pods[place + 1..].iter().map(|pod| name(pod)).collect();
                 if !rest.is_empty() {
                     output::note(&format!("edge: not restarted: {}", rest.join(", ")));
@@ -93,6 +95,24 @@ impl Restart {
             failed = true;
         }
         if failed { Err(output::Exit(1).into()) } else { Ok(()) }
+    }
+
+    /// Which pods. An empty selector, as of a variable of a script that is not set, is none: it must not mean all.
+    fn query(&self) -> Result<Query, failure::Usage> {
+        let query = Query {
+            names: self.names.clone(),
+            namespace: Some(self.namespace.namespace.clone()),
+            labels: self.selector.clone(),
+            ..Query::default()
+        };
+        let wrong = match (query.names.is_empty(), query.has_selector()) {
+            (true, false) => {
+                "the selector is empty, and no pod is named hint: name pods, or give `-l app=web`"
+            }
+            (false, true) => "pods are named and selected hint: give names or `-l`, not both",
+            _ => return Ok(query),
+        };
+        Err(failure::Usage(wrong.to_owned()))
     }
 
     async fn seen(&self, config: &Config) -> Result<Seen> {
@@ -142,13 +162,13 @@ impl Restart {
             never = watch_kubelet(kubelet, &plan.pod) => match never {},
             () = interrupts.next() => return Err(Interrupted::Waiting { pod: plan.pod }.into()),
         };
-        self.tell(&plan, outcome, kubelet).await
+        self.tell_outcome(&plan, outcome, kubelet).await
     }
 
-    async fn tell(&self, plan: &Plan, outcome: Outcome, kubelet: SocketAddr) -> Result<()> {
+    async fn tell_outcome(&self, plan: &Plan, outcome: Outcome, kubelet: SocketAddr) -> Result<()> {
         let (running, missing, runtime) = match outcome {
             Outcome::Running(running) => {
-                return output::result(&format!("{}: {}", plan.pod, runs(&running)));
+                return tell(&format!("{}: {}", plan.pod, runs(&running)));
             }
             Outcome::Deleted => anyhow::bail!("it was deleted meanwhile, and nobody starts it again"),
             Outcome::TimedOut { running, missing, runtime } => (running, missing, runtime),
@@ -158,13 +178,14 @@ impl Restart {
                 .context("its containers were stopped, and whether they run again is not known"));
         }
         if !running.is_empty() {
-            output::result(&format!("{}: {}", plan.pod, runs(&running)))?;
+            tell(&format!("{}: {}", plan.pod, runs(&running)))?;
         }
         let (missing, after) = (missing.join(", "), self.timeout.as_secs());
         if !kubelet_is_up(kubelet).await {
             anyhow::bail!(
-                "{missing} not running again after {after}s: the kubelet does not answer hint: `systemctl start \
-                 kubelet`, and it starts them"
+                "{missing} not running again after {after}s: the kubelet does not answer hint: `{}`, and it starts \
+                 them",
+                Service::Kubelet.start()
             );
         }
         let pod = plan.pod.replacen('/', " ", 1);
@@ -199,8 +220,13 @@ async fn stop(config: &Config, seen: &Seen, plan: &Plan, interrupts: &mut Interr
         }
     }
     drop(turn);
-    output::result(&stopped(plan))?;
+    tell(&stopped(plan))?;
     if interrupted { Err(Interrupted::Waiting { pod: plan.pod.clone() }.into()) } else { Ok(()) }
+}
+
+/// Says how far it is. Where nobody listens any more, the work goes on all the same.
+fn tell(text: &str) -> Result<()> {
+    output::result(text).or_else(|error| if error.is::<output::Closed>() { Ok(()) } else { Err(error) })
 }
 
 /// Who has a copy of what is not in the cache.
@@ -276,10 +302,6 @@ enum Interrupted {
 
 fn name(pod: &Value) -> String {
     format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default())
-}
-
-fn span(text: &str) -> Result<Duration, String> {
-    quantity::span(text).ok_or_else(|| format!("`{text}` is no duration, such as 30s, 2m"))
 }
 
 fn stopped(plan: &Plan) -> String {

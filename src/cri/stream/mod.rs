@@ -48,7 +48,8 @@ pub struct Streams<I, O, E> {
 ///
 /// # Errors
 /// The call's; [`Error::Stream`] where the streaming server cannot be used, [`Error::Broken`] where the connection ends
-/// before the command does or a near end fails, [`Error::Failed`] where the command could not be started.
+/// before the command does or its input cannot be read, [`Error::Output`] where its output is not taken,
+/// [`Error::Failed`] where the command could not be started.
 pub async fn run<I, O, E>(
     runtime: &Runtime,
     command: (&str, &[String]),
@@ -139,7 +140,7 @@ async fn near(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> Result<(), Err
         to.write_all(data).await?;
         to.flush().await
     };
-    written.await.map_err(|e| broken(&format!("cannot write the output: {e}")))
+    written.await.map_err(Error::Output)
 }
 
 /// The exit code in a `Status` object: none was needed for success, it is a cause for a failure of the command.
@@ -254,6 +255,27 @@ mod tests {
             };
             assert_eq!(code.unwrap(), 7, "spdy: {spdy}");
             assert_eq!(stdout, b"last words", "spdy: {spdy}");
+        }
+    }
+
+    #[tokio::test]
+    async fn output_that_nobody_takes_is_told_apart_from_a_broken_stream() {
+        for spdy in [true, false] {
+            let (near, far) = tokio::io::duplex(64);
+            drop(far);
+            let stderr = tokio::io::sink();
+            let streams = Streams { stdin: Some(&[][..]), stdout: near, stderr, sizes: mpsc::channel(1).1 };
+            let said = if spdy { spdy_frame(3, b"words") } else { websocket_message(1, b"words") };
+            let talks = Deaf { open: 9, answer: said, failed: true, reader: None };
+            let outcome = if spdy {
+                spdy::run(talks, false, streams).await
+            } else {
+                let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
+                let socket = tokio_tungstenite::WebSocketStream::from_raw_socket(talks, role, None);
+                websocket::run(socket.await, streams).await
+            };
+            let Err(Error::Output(error)) = &outcome else { panic!("spdy {spdy}: {outcome:?}") };
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         }
     }
 

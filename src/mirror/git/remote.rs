@@ -16,6 +16,8 @@ use crate::sys::progress::Item;
 
 /// The most that a list of refs may have, in bytes.
 const LARGEST_LIST: usize = 32 << 20;
+/// The most lines of it, and marks between them: each takes more memory than it has bytes.
+const MOST_LINES: usize = 500_000;
 /// Bytes after which it is looked whether there is room for more.
 const LOOK: u64 = 4 << 20;
 const AGENT: &str = concat!("agent=edge/", env!("CARGO_PKG_VERSION"));
@@ -215,6 +217,9 @@ async fn lines(mut answer: reqwest::Response, url: &Url) -> Result<Vec<Line>, Fa
             if let Some(why) = line.text().strip_prefix(b"ERR ") {
                 return Err(unfit(&String::from_utf8_lossy(why)));
             }
+            if found.len() == MOST_LINES {
+                return Err(unfit("its list of refs is too long"));
+            }
             found.push(line);
         }
     }
@@ -305,6 +310,19 @@ mod tests {
 
     fn line(text: &str) -> Line {
         Line::Data(text.as_bytes().to_vec())
+    }
+
+    #[tokio::test]
+    async fn a_list_of_lines_that_say_nothing_is_refused() {
+        let url = Url::parse("https://git.example.com/a.git").unwrap();
+        let told = async |line: &[u8], times: usize| {
+            let answer = http::Response::new(line.repeat(times));
+            lines(answer.into(), &url).await.map(|lines| lines.len()).map_err(|failure| failure.to_string())
+        };
+        for line in [pkt::FLUSH, b"0005x", b"0004"] {
+            assert_eq!(told(line, 1000).await, Ok(1000));
+            assert!(told(line, MOST_LINES + 1).await.unwrap_err().contains("its list of refs is too long"));
+        }
     }
 
     #[test]

@@ -99,7 +99,14 @@ impl Client {
         body: Option<Bytes>,
     ) -> Result<(Response, Option<String>), Error> {
         let text = format!("{}{path}", upstream.url.trim_end_matches('/'));
-        let url = Url::parse(&text).map_err(|e| Error::Setup(format!("`{text}`: {e}")))?;
+        let unfit = |e: url::ParseError| {
+            Error::Setup(format!(
+                "`{}` is no address: {e}",
+                text.split(['?', '#']).next().unwrap_or_default()
+            ))
+        };
+        let url = Url::parse(&text).map_err(unfit)?;
+        let text = clean(&url);
         allowed(&url, upstream.insecure)?;
         let request = Request { method: &method, headers: &headers, body: body.as_ref() };
         let mut choice = Choice::new(self, upstream, about);

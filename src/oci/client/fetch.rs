@@ -1,15 +1,11 @@
-//! The requests: a manifest's head, a manifest, a blob from some byte on, the tags.
+//! The requests: a manifest's head, a manifest, a blob from some byte on.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use serde::Deserialize;
 
 use super::{About, Client, Error, Upstream};
 use crate::oci::manifest::{LARGEST, media};
 use crate::sys::digest::Digest;
-
-/// Pages of tags that are read of one repository.
-const PAGES: usize = 1000;
 
 /// What a registry says of a manifest without sending it.
 #[derive(Clone, Debug)]
@@ -81,7 +77,7 @@ impl Client {
         name: &str,
     ) -> Result<FetchedManifest, Error> {
         let response = self.manifest_request(upstream, Method::GET, path, name).await?;
-        let url = format!("{}/v2/{path}/manifests/{name}", upstream.url);
+        let url = upstream.told(&format!("/v2/{path}/manifests/{name}"));
         let media_type = text(response.headers(), "content-type").to_owned();
         let announced: Option<Digest> = text(response.headers(), "docker-content-digest").parse().ok();
         let expected = name.parse::<Digest>().ok().or(announced);
@@ -122,7 +118,7 @@ impl Client {
             headers.insert(header::RANGE, HeaderValue::from_str(&format!("bytes={offset}-")).map_err(setup)?);
         }
         let resource = format!("/v2/{path}/blobs/{digest}");
-        let url = format!("{}{resource}", upstream.url);
+        let url = upstream.told(&resource);
         let response = self.ask(upstream, Method::GET, &resource, About::pull(path), headers).await?;
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         let starts = text(response.headers(), "content-range").strip_prefix("bytes ");
@@ -150,44 +146,6 @@ impl Client {
         let asked = self.ask(upstream, Method::HEAD, &resource, About::pull(path), HeaderMap::new()).await;
         Ok(text(asked?.headers(), "content-length").parse().ok())
     }
-
-    /// All tags of a repository.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn tags(&self, upstream: &Upstream, path: &str) -> Result<Vec<String>, Error> {
-        #[derive(Deserialize)]
-        struct Page {
-            tags: Option<Vec<String>>,
-        }
-        let mut all = Vec::new();
-        let mut resource = format!("/v2/{path}/tags/list?n=1000");
-        for _ in 0..PAGES {
-            let response =
-                self.ask(upstream, Method::GET, &resource, About::pull(path), HeaderMap::new()).await?;
-            let next = next_page(text(response.headers(), "link"));
-            let url = format!("{}{resource}", upstream.url);
-            let bytes = take(response, 4 * LARGEST, &url).await?;
-            let page: Page = serde_json::from_slice(&bytes)
-                .map_err(|_| Error::Unreachable { url, why: "its answer is no list of tags".into() })?;
-            all.extend(page.tags.unwrap_or_default());
-            match next {
-                Some(next) => resource = next,
-                None => break,
-            }
-        }
-        Ok(all)
-    }
-}
-
-/// The path and query of `<...>; rel="next"`. Another host's address is not followed.
-fn next_page(link: &str) -> Option<String> {
-    let address = link.split_once('<')?.1.split_once('>')?.0;
-    let path = match address.split_once("://") {
-        Some((_, rest)) => &rest[rest.find('/')?..],
-        None => address,
-    };
-    (link.contains("next") && path.starts_with("/v2/")).then(|| path.to_owned())
 }
 
 /// All of a small answer.
@@ -207,7 +165,7 @@ pub(super) async fn take(mut response: reqwest::Response, most: usize, url: &str
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 

@@ -5,10 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Url;
 
-use super::{About, Client, Error, Upstream, fetch};
-use crate::oci::Descriptor;
-use crate::oci::manifest::LARGEST;
-use crate::sys::digest::Digest;
+use super::{About, Client, Error, Upstream, clean, fetch};
 
 /// A file as it came.
 #[derive(Clone, Debug)]
@@ -30,7 +27,7 @@ impl Site {
     /// What is no address of a web server.
     pub fn of(url: &Url, insecure: bool) -> Result<Self, Error> {
         let Some(host) = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https")) else {
-            return Err(Error::Setup(format!("`{url}` is no address of a web server")));
+            return Err(Error::Setup(format!("`{}` is no address of a web server", clean(url))));
         };
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         Ok(Self(Upstream { url: format!("{}://{host}", url.scheme()), host, insecure }))
@@ -63,7 +60,7 @@ impl Client {
         };
         let etag = response.headers().get(header::ETAG).and_then(|value| value.to_str().ok());
         let etag = etag.unwrap_or_default().to_owned();
-        let bytes = fetch::take(response, most, url.as_str()).await?;
+        let bytes = fetch::take(response, most, &clean(url)).await?;
         Ok(Some(FetchedFile { bytes, etag }))
     }
 
@@ -83,33 +80,6 @@ impl Client {
         let about = About::file(url.path());
         let answer = self.ask_with(&site.0, method, &path_of(url), about, headers, body).await;
         answer.map(|(response, _)| response)
-    }
-
-    /// What is about a manifest, as the referrers API lists it. `None` where the registry has no such API.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn referrers(
-        &self,
-        upstream: &Upstream,
-        path: &str,
-        subject: &Digest,
-    ) -> Result<Option<Vec<Descriptor>>, Error> {
-        #[derive(serde::Deserialize)]
-        struct Index {
-            #[serde(default)]
-            manifests: Vec<Descriptor>,
-        }
-        let resource = format!("/v2/{path}/referrers/{subject}");
-        let response =
-            match self.ask(upstream, Method::GET, &resource, About::pull(path), HeaderMap::new()).await {
-                Err(Error::NotFound(_)) => return Ok(None),
-                Err(Error::Status { status, .. }) if status.is_client_error() => return Ok(None),
-                other => other?,
-            };
-        let bytes = fetch::take(response, LARGEST, &format!("{}{resource}", upstream.url)).await?;
-        // Servers that know no such path answer with a page.
-        Ok(serde_json::from_slice::<Index>(&bytes).ok().map(|index| index.manifests))
     }
 }
 

@@ -142,7 +142,7 @@ fn preload(plan: &ImagePlan, tools: &Tools) -> Result<Option<u64>> {
     let folder = tools.work().join("preload.d").join(BUNDLES);
     for bundle in &plan.bundles {
         let from = bundle.join(BUNDLES);
-        super::root::copy_folder(&from, &folder)
+        super::root::copy_folder(&from, &folder, super::root::Modes::Plain)
             .with_context(|| format!("cannot take the bundle `{}`", bundle.display()))?;
     }
     let epoch = format!("-T{}", tools.epoch());

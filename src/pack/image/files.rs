@@ -12,7 +12,7 @@ macro_rules! files {
 }
 
 /// Each by its path in the root.
-pub const FILES: [(&str, &str); 36] = files![
+pub const FILES: [(&str, &str); 40] = files![
     "etc/chrony/conf.d/edge.conf",
     "etc/containerd/config.toml",
     "etc/fstab",
@@ -30,8 +30,11 @@ pub const FILES: [(&str, &str); 36] = files![
     "usr/lib/systemd/system/dev-mapper-data.device.d/10-appliance.conf",
     "usr/lib/systemd/system/edge-data.service",
     "usr/lib/systemd/system/edge-fallback.service",
+    "usr/lib/systemd/system/edge-fallback.timer",
     "usr/lib/systemd/system/edge-healthy.service",
     "usr/lib/systemd/system/edge-images.service",
+    "usr/lib/systemd/system/edge-ntp.path",
+    "usr/lib/systemd/system/edge-ntp.service",
     "usr/lib/systemd/system/edge-preload.service",
     "usr/lib/systemd/system/edge-provision.service",
     "usr/lib/systemd/system/edge-ssh.service",
@@ -49,6 +52,7 @@ pub const FILES: [(&str, &str); 36] = files![
     "usr/share/edge/cni/99-edge.conflist",
     "usr/share/edge/fallback",
     "usr/share/edge/kubelet.yaml",
+    "usr/share/edge/ntp",
 ];
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod fetch;
 mod files;
 mod initrd;
 mod lock;
+mod modules;
 mod packages;
 mod pause;
 mod raspberry;
@@ -254,12 +255,54 @@ fn fetch(plan: &ImagePlan, board: &board::Board, lock: &Lock, tools: &tools::Too
 fn bill(plan: &ImagePlan, lock: &Lock, system: &slot::System, tools: &tools::Tools) -> Result<String> {
     let edge = sum(tools, &format!("{}/usr/bin/edge", root::ROOT))?;
     let kubelet = sum(tools, &format!("{}/usr/bin/kubelet", root::ROOT))?;
+    let bytes =
+        fs::read(&plan.kubelet).with_context(|| format!("cannot read `{}`", plan.kubelet.display()))?;
+    // One that was built otherwise says nothing of itself.
+    let go = modules::go_program(&bytes);
+    let program = |name: &str, version: &str, sha256, purl, linked| sbom::Part {
+        id: name.into(),
+        name: name.into(),
+        version: version.into(),
+        licence: "Apache-2.0",
+        sha256: Some(sha256),
+        purl,
+        linked,
+    };
+    let crates = modules::crates()?.iter().map(|module| sbom::Part::library("cargo", module)).collect();
+    let of_go = go.iter().flat_map(|go| &go.dependencies);
+    let linked = of_go.map(|module| sbom::Part::library("golang", module)).collect();
+    let purl = go.as_ref().map(|go| format!("pkg:golang/{}@{}", go.module, go.version));
+    let version = go.as_ref().map_or("NOASSERTION", |go| &go.version);
     let parts = [
-        sbom::Part { name: "edge", version: &plan.version, licence: "Apache-2.0", sha256: &edge },
-        sbom::Part { name: "kubelet", version: "NOASSERTION", licence: "Apache-2.0", sha256: &kubelet },
+        program("edge", &plan.version, edge, None, crates),
+        program("kubelet", version, kubelet, purl, linked),
     ];
+    let laid =
+        plan.overlay.as_deref().map_or_else(|| Ok(Vec::new()), |overlay| laid(overlay, Path::new("")))?;
     let created = jiff::Timestamp::from_second(plan.epoch).context("the epoch is no time")?;
-    sbom::text(lock, &parts, &plan.version, &system.verity, &created.to_string())
+    sbom::text(lock, &parts, &laid, &plan.version, &system.verity, &created.to_string())
+}
+
+/// The files of the overlay below `folder`, in the order of their names.
+fn laid(overlay: &Path, folder: &Path) -> Result<Vec<sbom::Laid>> {
+    let at = overlay.join(folder);
+    let mut names = fs::read_dir(&at)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>())
+        .with_context(|| format!("cannot read `{}`", at.display()))?;
+    names.sort();
+    let mut all = Vec::new();
+    for name in names {
+        let (path, below) = (at.join(&name), folder.join(&name));
+        let kind = fs::symlink_metadata(&path)?.file_type();
+        if kind.is_dir() {
+            all.extend(laid(overlay, &below)?);
+        } else if kind.is_file() {
+            let bytes = fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+            let (sha1, sha256) = (sbom::sha1(&bytes), sha256(&bytes));
+            all.push(sbom::Laid { path: below.to_string_lossy().into_owned(), sha1, sha256 });
+        }
+    }
+    Ok(all)
 }
 
 /// Writes a file and the folders above it. A link that lies there is replaced, not followed.

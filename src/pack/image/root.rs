@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -70,7 +70,8 @@ pub fn configure(
         NONE,
     )?;
     if let Some(overlay) = &plan.overlay {
-        copy_folder(overlay, root).with_context(|| format!("cannot lay `{}` over", overlay.display()))?;
+        copy_folder(overlay, root, Modes::Kept)
+            .with_context(|| format!("cannot lay `{}` over", overlay.display()))?;
     }
     Ok(release)
 }
@@ -170,7 +171,7 @@ fn seed(plan: &ImagePlan, root: &Path) -> Result<()> {
         put(&folder.join(name), &bytes, 0o600)?;
     }
     if let Some(pods) = &plan.static_pods {
-        copy_folder(pods, &folder.join("static-pods"))
+        copy_folder(pods, &folder.join("static-pods"), Modes::Plain)
             .with_context(|| format!("cannot copy `{}`", pods.display()))?;
     }
     Ok(())
@@ -199,12 +200,25 @@ fn os_release(plan: &ImagePlan, board: &Board) -> String {
     )
 }
 
-/// Copies what is in a folder: files with their permissions, links as they are, folders; all of root.
+/// Who may read what is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modes {
+    /// As the source has it: what is to run is marked so there.
+    Kept,
+    /// 0644, whatever the umask of whoever wrote the source.
+    Plain,
+}
+
+/// Copies what is in a folder: files, links as they are, folders of 0755; all of root.
 ///
 /// # Errors
 /// A folder's place is taken by a link: what it leads to may be another machine's, or this one's own.
-pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("cannot make `{}`", to.display()))?;
+pub fn copy_folder(from: &Path, to: &Path, modes: Modes) -> Result<()> {
+    if !to.exists() {
+        fs::create_dir_all(to)
+            .and_then(|()| fs::set_permissions(to, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot make `{}`", to.display()))?;
+    }
     for entry in fs::read_dir(from).with_context(|| format!("cannot read `{}`", from.display()))? {
         let entry = entry?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
@@ -216,13 +230,16 @@ pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
                     "`{source}` would lie below a link to `{link}` hint: lay it there, or by --config if it is in /var"
                 );
             }
-            copy_folder(&source, &target)?;
+            copy_folder(&source, &target, modes)?;
         } else if kind.is_symlink() {
             let _ = fs::remove_file(&target);
             symlink(fs::read_link(&source)?, &target)?;
         } else {
             let _ = fs::remove_file(&target);
             fs::copy(&source, &target).with_context(|| format!("cannot copy `{}`", source.display()))?;
+            if modes == Modes::Plain {
+                fs::set_permissions(&target, fs::Permissions::from_mode(0o644))?;
+            }
         }
     }
     Ok(())
@@ -242,14 +259,31 @@ mod tests {
         put(&at("over/usr/bin/tool"), b"tool", 0o755).unwrap();
         put(&at("over/etc/edge/edge.toml"), b"", 0o600).unwrap();
         symlink(at("outside"), at("root/etc/edge")).unwrap();
-        let said = copy_folder(&at("over"), &at("root")).unwrap_err().to_string();
+        let said = copy_folder(&at("over"), &at("root"), Modes::Kept).unwrap_err().to_string();
         assert!(
             said.contains("over/etc/edge` would lie below a link to `") && said.contains(" hint: "),
             "{said}"
         );
         assert_eq!(fs::read_dir(at("outside")).unwrap().count(), 0);
         fs::remove_dir_all(at("over/etc/edge")).unwrap();
-        copy_folder(&at("over"), &at("root")).unwrap();
+        copy_folder(&at("over"), &at("root"), Modes::Kept).unwrap();
         assert_eq!(fs::read(at("root/usr/bin/tool")).unwrap(), b"tool");
+    }
+
+    /// The bytes of an image are those of its parts, and not of the umask under which they were written or are copied.
+    #[test]
+    fn pods_and_bundles_have_the_modes_that_they_always_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        put(&at("pods/web.yaml"), b"pod", 0o664).unwrap();
+        put(&at("pods/more/own.yaml"), b"pod", 0o600).unwrap();
+        fs::set_permissions(at("pods/more"), fs::Permissions::from_mode(0o700)).unwrap();
+        copy_folder(&at("pods"), &at("root/pods"), Modes::Plain).unwrap();
+        let mode = |path: &str| fs::metadata(at(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(
+            ["web.yaml", "more", "more/own.yaml"].map(|path| mode(&format!("root/pods/{path}"))),
+            [0o644, 0o755, 0o644]
+        );
+        assert_eq!(mode("root/pods"), 0o755);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Settings, Symptoms};
+use super::{MOST_FAILURES, Settings, Symptoms};
 
 /// Starts that may be counted ahead.
 const AHEAD: u32 = 3;
@@ -107,8 +107,9 @@ pub fn acted(memory: &mut Memory, part: Part, symptoms: &Symptoms, now: Timestam
     memory.seen = Some(symptoms.restarts.iter().map(|(name, count)| (name.clone(), count + 1)).collect());
 }
 
-/// The machine has booted: every container starts anew, which is no failure of its own.
+/// The machine has booted: every container starts anew, which is no failure of its own, and so does what was broken.
 pub fn booted(memory: &mut Memory) {
+    memory.broken_since = None;
     for count in memory.seen.iter_mut().flat_map(BTreeMap::values_mut) {
         *count += 1;
     }
@@ -151,6 +152,8 @@ fn note(memory: &mut Memory, symptoms: &Symptoms, settings: &Settings, now: Time
     memory.seen = Some(symptoms.restarts.iter().map(|(n, c)| (n.clone(), counted(n, *c))).collect());
     note_held_back(memory, symptoms, settings, now);
     memory.failures.retain(|at| within(*at, settings.window, now));
+    let many = memory.failures.len().saturating_sub(MOST_FAILURES as usize);
+    memory.failures.drain(..many);
     memory.broken_since = symptoms.broken.map(|_| memory.broken_since.unwrap_or(now));
 }
 
@@ -167,7 +170,7 @@ fn note_held_back(memory: &mut Memory, symptoms: &Symptoms, settings: &Settings,
     let since = *memory.held_back_since.get_or_insert(now);
     let paces = now.duration_since(since).unsigned_abs().as_millis() / pace(settings).as_millis();
     let paces = u32::try_from(paces).unwrap_or(u32::MAX);
-    let more = paces.saturating_sub(memory.missed).min(settings.failures);
+    let more = paces.saturating_sub(memory.missed).min(settings.failures).min(MOST_FAILURES);
     memory.failures.extend((0..more).map(|_| now));
     memory.missed = paces;
 }

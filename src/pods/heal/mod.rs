@@ -7,5 +7,5 @@ mod settings;
 mod symptoms;
 
 pub use decide::{Decision, Memory, Part, acted, booted, decide, give_up, resumed};
-pub use settings::{ENABLED, Settings};
+pub use settings::{ENABLED, MOST_FAILURES, Settings};
 pub use symptoms::{Broken, Symptoms, symptoms};

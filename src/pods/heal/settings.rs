@@ -9,6 +9,12 @@ use crate::kube::meta;
 /// The annotation that turns it on or off for one pod: `true` or `false`.
 pub const ENABLED: &str = "edge.io/self-heal";
 
+/// More failed starts than this are not waited for, or remembered.
+pub const MOST_FAILURES: u32 = 100;
+/// Nothing is shorter than a look, or longer than a day.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// When and how often a pod is healed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -43,11 +49,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// These settings as the annotations of `pod` change them. A value that cannot be read changes nothing.
+    /// These settings as the annotations of `pod` change them. A value that cannot be read changes nothing; one beyond
+    /// what `edge.toml` takes counts as its bound, since what is remembered of a pod grows with them.
     pub fn of(&self, pod: &Value) -> Self {
         let said = |name: &str| meta::annotation(pod, name);
         let span = |name: &str| said(name).and_then(span_of).filter(|span| !span.is_zero());
-        let number = |name: &str| said(name).and_then(|text| text.parse().ok());
+        let span = |name: &str| span(name).map(|span| span.clamp(SHORTEST, LONGEST));
+        let number =
+            |name: &str| said(name).and_then(|text| text.parse::<u32>().ok()).map(|n| n.min(MOST_FAILURES));
         Self {
             enabled: said(ENABLED).and_then(|text| text.parse().ok()).unwrap_or(self.enabled),
             failures: number("edge.io/self-heal-failures").filter(|n| *n > 0).unwrap_or(self.failures),
@@ -95,6 +104,13 @@ mod tests {
             back_off: Duration::from_secs(5),
         };
         assert_eq!(settings, expected);
+        let beyond = json!({"edge.io/self-heal-failures": "4294967295", "edge.io/self-heal-max-restarts": "4294967295",
+            "edge.io/self-heal-window": "876000h", "edge.io/self-heal-broken-for": "1ms",
+            "edge.io/self-heal-back-off": "25h"});
+        let bounded = Settings::default().of(&pod(beyond));
+        assert_eq!((bounded.failures, bounded.max_restarts), (100, 100));
+        assert_eq!((bounded.window, bounded.back_off), (LONGEST, LONGEST));
+        assert_eq!(bounded.broken_for, SHORTEST);
         let wrong = json!({"edge.io/self-heal": "yes", "edge.io/self-heal-failures": "0",
             "edge.io/self-heal-window": "-1s", "edge.io/self-heal-back-off": "soon"});
         assert_eq!(Settings::default().of(&pod(wrong)), Settings::default());

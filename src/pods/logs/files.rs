@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Error;
 
@@ -149,6 +149,51 @@ impl LogFolder {
     }
 }
 
+/// The pod of this name whose log was written last, and its folder under `root`: with its uid and the names of its
+/// containers, which is all that folders tell.
+///
+/// # Errors
+/// [`Error::Read`].
+pub fn left_behind(root: &Path, namespace: &str, name: &str) -> Result<Option<(PathBuf, Value)>, Error> {
+    let prefix = format!("{namespace}_{name}_");
+    let pods = folders(root)?.into_iter().filter_map(|(path, folder)| {
+        let uid = folder.strip_prefix(&prefix)?.to_owned();
+        Some((path, uid))
+    });
+    let mut found = Vec::new();
+    for (path, uid) in pods {
+        let mut containers = Vec::new();
+        for (folder, container) in folders(&path)? {
+            let log = LogFolder { path: folder, container: container.clone() };
+            let written = log.attempt(Which::Current).ok().map(|attempt| log.current(attempt));
+            let at = written.and_then(|file| file.metadata().and_then(|meta| meta.modified()).ok());
+            containers.extend(at.map(|at| (at, container)));
+        }
+        found.extend(containers.iter().map(|(at, _)| *at).max().map(|at| (at, path, uid, containers)));
+    }
+    let newest = found.into_iter().max_by_key(|(at, ..)| *at);
+    Ok(newest.map(|(_, path, uid, mut containers)| {
+        containers.sort_by(|(_, a), (_, b)| a.cmp(b));
+        let containers: Vec<Value> = containers.into_iter().map(|(_, name)| json!({"name": name})).collect();
+        let metadata = json!({"namespace": namespace, "name": name, "uid": uid});
+        (path, json!({"metadata": metadata, "spec": {"containers": containers}}))
+    }))
+}
+
+/// The folders in `path`, with their names; none where there is no `path`.
+fn folders(path: &Path) -> Result<Vec<(PathBuf, String)>, Error> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::Read { path: path.to_path_buf(), source }),
+    };
+    let folder = |entry: std::fs::DirEntry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        Some((entry.path(), entry.file_name().into_string().ok()?)).filter(|_| is_folder)
+    };
+    Ok(entries.filter_map(|entry| folder(entry.ok()?)).collect())
+}
+
 fn attempt_of(name: &str) -> Option<u32> {
     let (attempt, rest) = name.split_once('.')?;
     (rest == "log" || rest.starts_with("log.")).then(|| attempt.parse().ok())?
@@ -159,6 +204,35 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn of_pods_that_nobody_tells_of_the_one_that_wrote_last_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, minute: u64| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let file = File::create(path).unwrap();
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(60 * minute);
+            file.set_modified(at).unwrap();
+        };
+        for (path, minute) in [
+            ("ns_web_old/main/0.log", 5),
+            ("ns_web_new/side/3.log", 1),
+            ("ns_web_new/main/0.log", 9),
+            ("ns_web_new/main/0.log.20260101-000000.gz", 2),
+            ("ns_web_empty/main/no-log", 50),
+            ("ns_web-2_other/main/0.log", 60),
+            ("other_web_other/main/0.log", 60),
+        ] {
+            write(path, minute);
+        }
+        let (path, pod) = left_behind(root.path(), "ns", "web").unwrap().unwrap();
+        assert_eq!(path, root.path().join("ns_web_new"));
+        assert_eq!(pod["metadata"], json!({"namespace": "ns", "name": "web", "uid": "new"}));
+        assert_eq!(pod["spec"]["containers"], json!([{"name": "main"}, {"name": "side"}]));
+        assert_eq!(left_behind(root.path(), "ns", "db").unwrap(), None);
+        assert_eq!(left_behind(&root.path().join("none"), "ns", "web").unwrap(), None);
+    }
 
     #[test]
     fn the_previous_run_of_one_that_waits_is_its_newest() {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-pub use files::{LogFolder, Which};
+pub use files::{LogFolder, Which, left_behind};
 pub use follow::follow;
 pub use line::Line;
 pub use read::read;

@@ -9,6 +9,7 @@ use crate::cri::v1;
 use crate::kube::meta;
 use crate::pods::policy::{self, Container, KILLED, Role};
 use crate::pods::view::{Live, container_name};
+use crate::sys::service::Service;
 
 /// What of the pod is restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +94,8 @@ impl Plan {
 pub enum Refusal {
     /// Nobody would start it.
     #[error(
-        "the kubelet does not answer, so nobody would start it again hint: `systemctl start kubelet`, then try again"
+        "the kubelet does not answer, so nobody would start it again hint: `{}`, then try again",
+        Service::Kubelet.start()
     )]
     KubeletDown,
     /// It stays down by its own rule.

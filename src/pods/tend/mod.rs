@@ -71,7 +71,7 @@ pub struct Parts {
 
 /// Runs until the settings have no sender any more.
 pub async fn tend(parts: Parts) {
-    let (book, trouble) = Notebook::open(&parts.state_dir, &parts.boot, clock::now());
+    let (book, trouble) = Notebook::open(&parts.state_dir, &parts.boot, clock::now(), clock::since_boot());
     if let Some(trouble) = trouble {
         tracing::error!(trouble, "what was remembered of pods is lost: orders of before are not carried out");
     }
@@ -212,15 +212,16 @@ impl Tender {
 
     /// Does for each pod what its symptoms ask for.
     async fn judge(&mut self, looked: Vec<(Value, Symptoms)>, settings: &heal::Settings) {
+        let now = self.book.time(clock::since_boot());
         for (pod, symptoms) in looked {
             let uid = runtime_uid(&pod).unwrap_or_default().to_owned();
             let Some(page) = self.book.page(&uid) else { continue };
             let before = page.heal.clone();
-            match decide(&mut page.heal, &symptoms, &settings.of(&pod), clock::now()) {
+            match decide(&mut page.heal, &symptoms, &settings.of(&pod), now) {
                 Decision::Leave => {}
                 Decision::GiveUp(why) => self.give_up(&pod, &why).await,
                 Decision::Restart(part, why) => {
-                    acted(&mut page.heal, part, &symptoms, clock::now());
+                    acted(&mut page.heal, part, &symptoms, now);
                     if self.saved(Notebook::save) {
                         self.begin_healing(uid, pod, part, why, before);
                     } else if let Some(page) = self.book.page(&uid) {
@@ -242,7 +243,7 @@ impl Tender {
         let read = |reader: &crate::cache::Reader| Ok((reader.all("v1/pods")?, reader.all("v1/events")?));
         let (pods, events) = self.hand.cache.read(read).await.map_err(|e| e.to_string())?;
         let runtime = &self.hand.runtime;
-        let observed = observe(runtime, pods, clock::now()).await;
+        let observed = observe(runtime, pods).await;
         observed.runtime.map_err(|error| error.to_string())?;
         let live = live(&observed.state);
         self.addresses.keep(&observed.state.sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect());

@@ -54,7 +54,7 @@ fn tender(cache: &Cache, folder: &Path) -> (Tender, Told) {
         tell,
         settings: watch::channel(Settings::default()).1,
         part: health::Board::default().part("self-heal"),
-        book: Notebook::open(folder, "boot", clock::now()).0,
+        book: Notebook::open(folder, "boot", clock::now(), clock::since_boot()).0,
         at_work: JoinSet::new(),
         healing: BTreeSet::new(),
         addresses: Addresses::default(),

@@ -8,7 +8,6 @@ mod status;
 
 use std::collections::{HashMap, HashSet};
 
-use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::cri::{State, v1};
@@ -57,21 +56,21 @@ pub fn questions(pods: &[Value], state: &State) -> Questions {
 }
 
 /// The pods at this moment, sorted by namespace and name. Those that only the runtime knows are among them.
-pub fn merge(pods: Vec<Value>, state: &State, details: &Details, now: Timestamp) -> Vec<Value> {
+pub fn merge(pods: Vec<Value>, state: &State, details: &Details) -> Vec<Value> {
     let live = live(state);
     let known: HashSet<String> = pods.iter().filter_map(runtime_uid).map(str::to_owned).collect();
     let mut merged: Vec<Value> = pods
         .into_iter()
         .map(|mut pod| {
             let found = runtime_uid(&pod).and_then(|uid| live.get(uid));
-            status::correct(&mut pod, found, details, now);
+            status::correct(&mut pod, found, details);
             pod
         })
         .collect();
     let unknown = live.iter().filter(|(uid, now)| !known.contains(**uid) && now.is_ready());
     merged.extend(unknown.filter_map(|(uid, live)| {
         let mut pod = runtime_only::pod(uid, live)?;
-        status::correct(&mut pod, Some(live), details, now);
+        status::correct(&mut pod, Some(live), details);
         Some(pod)
     }));
     merged.sort_by(|a, b| (meta::namespace(a), meta::name(a)).cmp(&(meta::namespace(b), meta::name(b))));

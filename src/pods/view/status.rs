@@ -1,6 +1,5 @@
 //! A pod's status as a whole: its containers' statuses, and what follows of them for conditions, phase and address.
 
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::container;
@@ -49,7 +48,7 @@ pub(super) fn of(pod: &Value, name: &str) -> Value {
 }
 
 /// Corrects the status of `pod` by what the runtime has of it; `None` means that it has nothing.
-pub(super) fn correct(pod: &mut Value, live: Option<&Live<'_>>, details: &Details, now: Timestamp) {
+pub(super) fn correct(pod: &mut Value, live: Option<&Live<'_>>, details: &Details) {
     let terminal = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     if terminal {
         return;
@@ -65,7 +64,7 @@ pub(super) fn correct(pod: &mut Value, live: Option<&Live<'_>>, details: &Detail
         set(&mut pod["status"], "podIPs", Value::Array(list));
     }
     if changed {
-        correct_conditions(pod, now);
+        correct_conditions(pod);
         correct_phase(pod);
     }
 }
@@ -107,36 +106,49 @@ fn fresh(name: &str) -> Map<String, Value> {
 }
 
 /// Ready and ContainersReady follow from the containers; the rest stays as the kubelet said it.
-fn correct_conditions(pod: &mut Value, now: Timestamp) {
+fn correct_conditions(pod: &mut Value) {
     let sidecars = pod["spec"]["initContainers"].as_array().into_iter().flatten();
     let sidecars: Vec<Value> =
         sidecars.filter(|c| c["restartPolicy"] == "Always").map(|c| c["name"].clone()).collect();
     let status = &pod["status"];
     let main = status["containerStatuses"].as_array().into_iter().flatten();
     let init = status["initContainerStatuses"].as_array().into_iter().flatten();
-    let counted = main.chain(init.filter(|s| sidecars.contains(&s["name"])));
-    let unready: Vec<&str> =
-        counted.filter(|s| s["ready"] != true).filter_map(|s| s["name"].as_str()).collect();
+    let counted: Vec<&Value> = main.chain(init.filter(|s| sidecars.contains(&s["name"]))).collect();
+    let unready: Vec<&Value> = counted.iter().copied().filter(|s| s["ready"] != true).collect();
     let (all, gated) = (unready.is_empty(), pod["spec"]["readinessGates"].is_array());
-    let message = format!("containers with unready status: [{}]", unready.join(" "));
+    let names: Vec<&str> = unready.iter().filter_map(|s| s["name"].as_str()).collect();
+    let message = format!("containers with unready status: [{}]", names.join(" "));
+    let since = last_change(if all { &counted } else { &unready });
     for kind in ["ContainersReady", "Ready"] {
         if all && gated && kind == "Ready" {
             continue;
         }
-        set_condition(&mut pod["status"], kind, all, &message, now);
+        set_condition(&mut pod["status"], kind, all, &message, since.as_ref());
     }
 }
 
-fn set_condition(status: &mut Value, kind: &str, holds: bool, message: &str, now: Timestamp) {
+/// When the last of these containers was started, or ended: the same at each look.
+fn last_change(statuses: &[&Value]) -> Option<Value> {
+    let time_of = |status: &&Value| {
+        let state = &status["state"];
+        let at = [&state["running"]["startedAt"], &state["terminated"]["finishedAt"]];
+        let waits = &status["lastState"]["terminated"]["finishedAt"];
+        at.into_iter().chain(state["waiting"].is_object().then_some(waits)).find(|at| at.is_string()).cloned()
+    };
+    statuses.iter().filter_map(time_of).max_by(|a, b| a.as_str().cmp(&b.as_str()))
+}
+
+/// A condition that changed did so `at` this time; where that is not known, what was heard of it last is told.
+fn set_condition(status: &mut Value, kind: &str, holds: bool, message: &str, at: Option<&Value>) {
     let word = if holds { "True" } else { "False" };
     let mut conditions = status["conditions"].as_array().cloned().unwrap_or_default();
     let before = conditions.iter().position(|c| c["type"] == kind);
-    if before.is_some_and(|at| conditions[at]["status"] == word && holds) {
+    let same = before.is_some_and(|at| conditions[at]["status"] == word);
+    if same && holds {
         return;
     }
-    let same = before.filter(|at| conditions[*at]["status"] == word);
-    let since = same.map(|at| conditions[at]["lastTransitionTime"].clone());
-    let since = since.unwrap_or_else(|| container::time(i64::try_from(now.as_nanosecond()).unwrap_or(0)));
+    let heard = before.map(|at| &conditions[at]["lastTransitionTime"]);
+    let since = heard.filter(|_| same).or(at).or(heard).unwrap_or(&status["startTime"]);
     let mut condition =
         json!({"type": kind, "status": word, "lastProbeTime": null, "lastTransitionTime": since});
     if !holds {
@@ -178,5 +190,46 @@ fn set(object: &mut Value, name: &str, value: Value) {
     }
     if let Some(members) = object.as_object_mut() {
         members.insert(name.to_owned(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_changes_when_its_container_did() {
+        let (begun, then, later) = ("2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z");
+        let runs =
+            |since: &str| json!({"name": "main", "ready": true, "state": {"running": {"startedAt": since}}});
+        let ended =
+            |at: Value| json!({"name": "main", "ready": false, "state": {"terminated": {"finishedAt": at}}});
+        let waits = json!({"name": "main", "ready": false, "state": {"waiting": {}},
+            "lastState": {"terminated": {"finishedAt": later}}});
+        let side = json!({"name": "side", "ready": true, "state": {"running": {"startedAt": begun}}});
+        for (before, status, word, since) in [
+            ("True", ended(json!(later)), "False", later),
+            ("True", waits, "False", later),
+            ("True", ended(Value::Null), "False", then),
+            ("False", ended(json!(later)), "False", then),
+            ("False", runs(later), "True", later),
+            ("True", runs(later), "True", then),
+            ("", ended(Value::Null), "False", begun),
+        ] {
+            let heard = json!([{"type": "Ready", "status": before, "lastTransitionTime": then}]);
+            let heard = if before.is_empty() { json!([]) } else { heard };
+            let mut pod = json!({"spec": {}, "status": {"startTime": begun, "conditions": heard,
+                "containerStatuses": [side, status]}});
+            correct_conditions(&mut pod);
+            let ready = pod["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready");
+            let ready = ready.unwrap();
+            assert_eq!(
+                (ready["status"].as_str(), ready["lastTransitionTime"].as_str()),
+                (Some(word), Some(since))
+            );
+            let once = pod.clone();
+            correct_conditions(&mut pod);
+            assert_eq!(pod, once, "the same at each look");
+        }
     }
 }

@@ -9,9 +9,17 @@
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{ClientCertificate, Error};
 use crate::sys::durable;
+
+/// One after the other. Whoever else has the state folder is no process that changes it.
+static CHANGING: Mutex<()> = Mutex::new(());
+
+/// As long as it lives nobody else in this process changes the files.
+#[derive(Debug)]
+pub struct Held(#[allow(dead_code, reason = "it is the lock")] MutexGuard<'static, ()>);
 
 /// The folder and its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +31,12 @@ impl CloudFiles {
     /// Those of a state folder. Nothing is made yet.
     pub fn of(state_dir: &Path) -> Self {
         Self { folder: state_dir.join("cloud") }
+    }
+
+    /// Waits until nobody else changes the files. For those that belong together: a join writes all of another cloud's,
+    /// and no renewal for the one before may come between or after.
+    pub fn hold() -> Held {
+        Held(CHANGING.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The folder itself.
@@ -83,7 +97,7 @@ impl CloudFiles {
     ///
     /// # Errors
     /// With the path; the one in use is untouched then.
-    pub fn switch(&self) -> io::Result<()> {
+    pub fn switch(&self, _held: &Held) -> io::Result<()> {
         let current = self.current();
         std::fs::rename(self.next(), &current).map_err(|e| durable::named(e, "rename to", &current))?;
         durable::sync_folder_of(&current)

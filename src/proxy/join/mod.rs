@@ -86,7 +86,12 @@ pub async fn prepare(plan: Plan, tell: &mut (dyn FnMut(&Progress) + Send)) -> Re
     }
     record.write(&plan.state_dir)?;
     let files = CloudFiles::of(&plan.state_dir);
-    files.write_pair(&files.current(), &taken.certificate).map_err(Error::File)?;
+    // Of a daemon that runs, the rotator may be about to put another certificate there.
+    let _held = CloudFiles::hold();
+    if !taken.is_from_state {
+        crate::sys::durable::remove(&files.next()).map_err(Error::File)?;
+        files.write_pair(&files.current(), &taken.certificate).map_err(Error::File)?;
+    }
     files.write(&files.authority(), taken.credentials.authority_pem.as_bytes()).map_err(Error::File)?;
     // Only now: until the pair is there, a repeated join asks with the same key.
     crate::sys::durable::remove(&files.pending_key()).map_err(Error::File)?;

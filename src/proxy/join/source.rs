@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::time::Instant;
 
 use super::record::Record;
@@ -13,6 +15,7 @@ use crate::proxy::api::Api;
 use crate::proxy::cloud::kubeconfig::{Kubeconfig, Material};
 use crate::proxy::cloud::{self, ClientCertificate, CloudFiles, Credentials};
 use crate::proxy::request::{self, Asked, Progress};
+use crate::proxy::rotate;
 use crate::sys::clock;
 use crate::trust::ca::LocalCa;
 
@@ -24,7 +27,7 @@ pub struct Taken {
     pub certificate: ClientCertificate,
     /// Fingerprint of the certificate that came from outside; `None` if edge asked for it itself.
     pub fingerprint: Option<String>,
-    /// Nothing new was taken: it is what edge had already.
+    /// Nothing new was taken: it is what edge had already, and what lies in the state folder may be newer.
     pub is_from_state: bool,
 }
 
@@ -53,13 +56,13 @@ pub async fn take(
         return from_token(plan, before, credentials, tell).await;
     };
     let node_name = node_of(plan, before, &credentials, &given)?;
-    let kept = kept(plan, &node_name)?;
-    // The same certificate again, or an older one: edge may have rotated it meanwhile.
+    let kept = kept(plan, &node_name)?.filter(|_| is_joined_to(before, &credentials));
+    // The same certificate again, or an older one: edge may have rotated it meanwhile. Of another cloud it is the one that
+    // is good there.
     if let Some(kept) = kept.filter(|kept| kept.not_after >= given.not_after) {
         kept.check_dates(&plan.from, clock::now())?;
-        let is_from_state = before.is_some();
         let fingerprint = Some(given.fingerprint());
-        return Ok(Taken { node_name, credentials, certificate: kept, fingerprint, is_from_state });
+        return Ok(Taken { node_name, credentials, certificate: kept, fingerprint, is_from_state: true });
     }
     given.check_dates(&plan.from, clock::now())?;
     let fingerprint = Some(given.fingerprint());
@@ -109,9 +112,11 @@ async fn from_token(
     if !is_node_name(&node_name) {
         return Err(Error::NodeName { name: node_name });
     }
-    if let Some(kept) = kept(plan, &node_name)?.filter(|kept| clock::now() < kept.not_after) {
-        let is_from_state = before.is_some();
-        return Ok(Taken { node_name, credentials, certificate: kept, fingerprint: None, is_from_state });
+    if let Some(kept) = kept(plan, &node_name)?.filter(|kept| clock::now() < kept.not_after)
+        && (is_joined_to(before, &credentials) || is_good(&credentials, &kept).await)
+    {
+        let (certificate, is_from_state) = (kept, true);
+        return Ok(Taken { node_name, credentials, certificate, fingerprint: None, is_from_state });
     }
     let certificate = ask(plan, &credentials, &node_name, tell).await?;
     Ok(Taken { node_name, credentials, certificate, fingerprint: None, is_from_state: false })
@@ -142,6 +147,31 @@ async fn ask(
     Ok(outcome?)
 }
 
+/// Whether this is the cloud that edge speaks to already: where it is, and who is trusted there. One that was built anew
+/// has another authority, and often the same address.
+fn is_joined_to(before: Option<&Record>, given: &Credentials) -> bool {
+    let authorities = |credentials: &Credentials| {
+        let all = CertificateDer::pem_slice_iter(credentials.authority_pem.as_bytes()).filter_map(Result::ok);
+        let mut all: Vec<Vec<u8>> = all.map(|one| one.to_vec()).collect();
+        all.sort_unstable();
+        all
+    };
+    let joined = before.and_then(|record| Credentials::read(&record.cloud_kubeconfig.path).ok());
+    joined.is_some_and(|joined| joined.server == given.server && authorities(&joined) == authorities(given))
+}
+
+/// Whether a cloud takes the certificate that edge has. Where that is not known either, it is asked for a new one.
+async fn is_good(cloud: &Credentials, kept: &ClientCertificate) -> bool {
+    let probe = Credentials { client: Some(kept.clone()), token: None, ..cloud.clone() };
+    match rotate::accepted(&probe).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::info!(%error, "the certificate that is here is not taken over");
+            false
+        }
+    }
+}
+
 /// The certificate that edge has already, if it is this node's.
 fn kept(plan: &Plan, node: &str) -> Result<Option<ClientCertificate>, Error> {
     let files = CloudFiles::of(&plan.state_dir);
@@ -167,3 +197,7 @@ fn node_of(
     }
     Ok(found.to_owned())
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 
-use crate::oci::chart::newest_first;
+use crate::oci::chart::{newest_first, sound};
 use crate::registry::Registry;
 use crate::registry::reply::{self, Body, Refusal};
 use crate::store::Chart;
@@ -84,7 +84,8 @@ fn render(mut charts: Vec<Chart>) -> String {
         text.push_str(":[");
         for (n, chart) in versions.iter().enumerate() {
             text.push_str(if n == 0 { "\n" } else { ",\n" });
-            text.push_str(&chart.entry);
+            // One field of another shape makes an index of thousands unusable.
+            text.push_str(&sound(&chart.entry));
         }
         text.push(']');
     }

@@ -40,6 +40,16 @@ impl ChartRoute {
         }
     }
 
+    /// The methods that are done here, as `Allow` has them.
+    pub(in crate::registry) fn methods(&self) -> &'static str {
+        match self {
+            Self::List { .. } => "GET, HEAD, POST",
+            Self::Provenance { .. } => "POST",
+            Self::Version { .. } => "GET, HEAD, DELETE",
+            _ => "GET, HEAD",
+        }
+    }
+
     fn api(parts: &[&str]) -> Option<Self> {
         if let [repository @ .., "prov"] = parts {
             return Some(Self::Provenance { repository: repository.join("/") });

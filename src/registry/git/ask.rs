@@ -50,10 +50,17 @@ pub(super) struct Fetch {
     pub(super) only_wants: bool,
 }
 
+/// Lines of a request at the most: one for each object that is wanted, or that the client has. Of marks alone, which are
+/// four bytes, a request would hold two million.
+const LINES: usize = 100_000;
+
 fn lines(body: &[u8]) -> Result<Vec<Line>, String> {
     let (mut lines, mut found) = (Lines::default(), Vec::new());
     lines.add(body);
     while let Some(line) = lines.cut()? {
+        if found.len() == LINES {
+            return Err(format!("the request has more than {LINES} lines"));
+        }
         found.push(line);
     }
     if lines.is_empty() { Ok(found) } else { Err("the request ends early".into()) }
@@ -251,6 +258,15 @@ mod tests {
         assert!(fetch.only_wants && fetch.detailed && fetch.band == Band::Of(pkt::BAND), "{fetch:?}");
         let fetch = parse_zero(&body(&[&first, "0000", &have, "0000", "done"])).unwrap();
         assert!(fetch.done && fetch.haves.len() == 1 && !fetch.only_wants, "{fetch:?}");
+    }
+
+    #[test]
+    fn a_request_of_marks_alone_is_refused() {
+        let lines = |count: usize| [b"0012command=fetch\n0001".to_vec(), pkt::FLUSH.repeat(count)].concat();
+        assert!(parse_two(&lines(LINES - 2)).is_ok());
+        for parsed in [parse_two(&lines(LINES - 1)).map(drop), parse_zero(&lines(LINES - 1)).map(drop)] {
+            assert_eq!(parsed.unwrap_err(), "the request has more than 100000 lines");
+        }
     }
 
     #[test]

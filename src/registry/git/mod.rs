@@ -71,8 +71,12 @@ impl Registry {
     }
 
     pub(super) async fn answer_git(&self, route: GitRoute, request: Request<Incoming>) -> Response<Body> {
+        let allowed = if matches!(route, GitRoute::Pack(_)) { "POST" } else { "GET, HEAD" };
         self.git(route, request).await.unwrap_or_else(|No(status, why)| {
             let mut response = reply::typed("text/plain; charset=utf-8", format!("{why}\n").into());
+            if status == StatusCode::METHOD_NOT_ALLOWED {
+                reply::set(&mut response, "allow", allowed);
+            }
             if status == StatusCode::SERVICE_UNAVAILABLE {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
             }
@@ -108,23 +112,26 @@ impl Registry {
                     || No(StatusCode::SERVICE_UNAVAILABLE, "others are served, try again later".into());
                 let permit = turns.take().await.ok_or_else(busy)?;
                 let late = |_| No(StatusCode::REQUEST_TIMEOUT, "the request comes too slowly".into());
-                let body = tokio::time::timeout(REQUEST, read(request)).await.map_err(late)??;
+                let (body, packed) = tokio::time::timeout(REQUEST, read(request)).await.map_err(late)??;
+                let asked = tokio::task::spawn_blocking(move || {
+                    let body = if packed { unpack(&body)? } else { body };
+                    let asked = match two {
+                        true => ask::parse_two(&body).map(Asked::Two),
+                        false => ask::parse_zero(&body).map(Asked::Zero),
+                    };
+                    // Its turn is not over where it has hung up.
+                    asked.map(|asked| (asked, permit)).map_err(|why| No(StatusCode::BAD_REQUEST, why))
+                });
+                let (asked, permit) = asked.await.map_err(|_| internal("a task ended unexpectedly"))??;
                 let (hand, pieces) = mpsc::channel(WAITING);
                 let mut out = answer::Out::new(hand, turns.waiting());
-                let bad = |why: String| No(StatusCode::BAD_REQUEST, why);
-                if two {
-                    let command = ask::parse_two(&body).map_err(bad)?;
-                    tokio::task::spawn_blocking(move || {
-                        answer::two(&repository, &command, &mut out);
-                        drop(permit);
-                    });
-                } else {
-                    let fetch = ask::parse_zero(&body).map_err(bad)?;
-                    tokio::task::spawn_blocking(move || {
-                        answer::zero(&repository, &fetch, &mut out);
-                        drop(permit);
-                    });
-                }
+                tokio::task::spawn_blocking(move || {
+                    match asked {
+                        Asked::Two(command) => answer::two(&repository, &command, &mut out),
+                        Asked::Zero(fetch) => answer::zero(&repository, &fetch, &mut out),
+                    }
+                    drop(permit);
+                });
                 Ok(answered("application/x-git-upload-pack-result", Body::Stream(pieces, None)))
             }
             (GitRoute::Other, _) => Err(No(StatusCode::NOT_FOUND, "there is nothing at this path".into())),
@@ -164,27 +171,34 @@ fn answered(kind: &'static str, body: Body) -> Response<Body> {
     response
 }
 
-/// A request's body, which git packs if it is long.
-async fn read(request: Request<Incoming>) -> Result<Bytes, No> {
-    let packed = request.headers().get(header::CONTENT_ENCODING).map(|value| value.as_bytes().to_vec());
+/// What a client asks for, in the version of the protocol that it speaks.
+enum Asked {
+    Zero(ask::Fetch),
+    Two(ask::Command),
+}
+
+/// A request's body, and whether it is packed, as git does if it is long.
+async fn read(request: Request<Incoming>) -> Result<(Bytes, bool), No> {
+    let packed = match request.headers().get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => false,
+        Some(b"gzip" | b"x-gzip") => true,
+        Some(_) => return Err(No(StatusCode::UNSUPPORTED_MEDIA_TYPE, "only gzip is read here".into())),
+    };
     let body = Limited::new(request.into_body(), LARGEST).collect().await;
     let body = body.map_err(|e| No(StatusCode::BAD_REQUEST, format!("the request cannot be read: {e}")))?;
-    let body = body.to_bytes();
-    match packed.as_deref() {
-        None | Some(b"identity") => Ok(body),
-        Some(b"gzip" | b"x-gzip") => {
-            let mut plain = Vec::new();
-            let most = LARGEST as u64 + 1;
-            let read = flate2::read::GzDecoder::new(&body[..]).take(most).read_to_end(&mut plain);
-            let why = match read {
-                Ok(length) if length as u64 == most => "it is too long".to_owned(),
-                Ok(_) => return Ok(plain.into()),
-                Err(e) => e.to_string(),
-            };
-            Err(No(StatusCode::BAD_REQUEST, format!("the request cannot be read: {why}")))
-        }
-        Some(_) => Err(No(StatusCode::UNSUPPORTED_MEDIA_TYPE, "only gzip is read here".into())),
-    }
+    Ok((body.to_bytes(), packed))
+}
+
+fn unpack(body: &[u8]) -> Result<Bytes, No> {
+    let mut plain = Vec::new();
+    let most = LARGEST as u64 + 1;
+    let read = flate2::read::GzDecoder::new(body).take(most).read_to_end(&mut plain);
+    let why = match read {
+        Ok(length) if length as u64 == most => "it is too long".to_owned(),
+        Ok(_) => return Ok(plain.into()),
+        Err(e) => e.to_string(),
+    };
+    Err(No(StatusCode::BAD_REQUEST, format!("the request cannot be read: {why}")))
 }
 
 #[cfg(test)]

@@ -138,6 +138,7 @@ pub(super) fn keep(store: &Store, reference: &Reference, mut plan: Plan) -> Resu
         facts: root.parsed.facts(),
         owner: Owner::Push,
         absent: Absent::Refused,
+        asked: true,
     })?;
     Ok(root.digest)
 }

@@ -201,6 +201,15 @@ fn missing(store: &Store, digest: &Digest) -> Result<Vec<Digest>, StoreError> {
     Ok(missing)
 }
 
+/// Whether all is here of an image, by tag or digest, that this machine needs to run it.
+///
+/// # Errors
+/// Where the store cannot be read.
+pub fn is_whole(store: &Store, repository: &str, name: &str) -> Result<bool, StoreError> {
+    let platforms = whole(store, repository, name, &mut BTreeSet::new(), 0)?;
+    Ok(platforms.iter().any(|image| Platform::own().rank(image).is_some()))
+}
+
 /// The platforms for which all is here of an image, by tag or digest; none where it is whole for no machine.
 /// What was `seen` is not looked at again, however many descriptors name it.
 fn whole(

@@ -140,6 +140,17 @@ fn one_failure_long_after_a_restart_is_left_to_the_kubelet() {
 }
 
 #[test]
+fn what_is_remembered_of_a_pod_that_never_stops_failing_has_a_bound() {
+    let most = Settings { failures: u32::MAX, window: Duration::from_secs(24 * 3600), ..on() };
+    let mut memory = Memory::default();
+    for look in 0..2000 {
+        decide(&mut memory, &waits(u32::try_from(look).unwrap() * 50, 0), &most, at(look));
+    }
+    assert_eq!(memory.failures.len(), MOST_FAILURES as usize);
+    assert_eq!(memory.failures.last(), Some(&at(1999)), "the newest stay");
+}
+
+#[test]
 fn restarts_of_before_the_first_look_and_restarts_in_order_do_not_count() {
     let mut memory = Memory::default();
     assert_eq!(decide(&mut memory, &crashed(900), &on(), at(0)), Decision::Leave);

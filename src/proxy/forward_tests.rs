@@ -1,0 +1,109 @@
+//! What of a request reaches the cloud, how often, and what its client is told where nobody knows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use http_body_util::BodyExt as _;
+use serde_json::json;
+
+use crate::proxy::guests::Limits;
+use crate::proxy::serve_tests::{CONFIGMAPS, in_time};
+use crate::proxy::stand_in::{Break, Cloud, Door, empty, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_reads_are_sent_twice() {
+    let seen = Arc::<AtomicUsize>::default();
+    let count = seen.clone();
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let mut answered = json(200, &json!({}));
+        if head.uri.path().starts_with(CONFIGMAPS) {
+            count.fetch_add(1, Ordering::Relaxed);
+            answered.extensions_mut().insert(Break);
+        }
+        Box::pin(std::future::ready(answered)) as _
+    }))
+    .await;
+    let door = Door::new(&cloud, Limits::PODS, true).await;
+    let mut client = door.two().await;
+    for (method, expected) in [("DELETE", 1), ("PUT", 1), ("POST", 1), ("PATCH", 1), ("GET", 2)] {
+        seen.store(0, Ordering::Relaxed);
+        let wanted = door.request(method, &format!("{CONFIGMAPS}/c"), "one").body(empty()).unwrap();
+        let answered = in_time("an answer", client.send_request(wanted)).await.unwrap();
+        let code = if method == "GET" { 503 } else { 504 };
+        assert_eq!((answered.status().as_u16(), seen.load(Ordering::Relaxed)), (code, expected), "{method}");
+        // With one, client-go would send whatever it is again.
+        assert!(!answered.headers().contains_key(http::header::RETRY_AFTER), "{method}");
+    }
+}
+
+/// The link goes down while a write waits for its answer, and nobody knows any more whether it was done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_perhaps_done_is_no_503_and_what_is_refused_names_no_time() {
+    let (seen, down) = (Arc::<AtomicUsize>::default(), Arc::new(AtomicBool::new(false)));
+    let (count, is_down) = (seen.clone(), down.clone());
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let is_write = head.uri.path() == CONFIGMAPS && head.method == http::Method::POST;
+        count.fetch_add(usize::from(is_write), Ordering::Relaxed);
+        is_down.fetch_or(is_write, Ordering::Relaxed);
+        let goes = is_down.load(Ordering::Relaxed);
+        Box::pin(async move {
+            if is_write {
+                std::future::pending::<()>().await;
+            }
+            let mut answered = json(200, &json!({}));
+            if goes {
+                answered.extensions_mut().insert(Break);
+            }
+            answered
+        }) as _
+    }))
+    .await;
+    let door = Door::new(&cloud, Limits::PODS, true).await;
+    let mut client = door.two().await;
+    let mut ask = async |method: &str, path: &str| {
+        let wanted = door.request(method, path, "one").body(empty()).unwrap();
+        let answered = in_time("an answer", client.send_request(wanted)).await.unwrap();
+        assert!(!answered.headers().contains_key(http::header::RETRY_AFTER), "{method} {path}");
+        answered.status().as_u16()
+    };
+    // So that its token is known.
+    assert_eq!(ask("GET", CONFIGMAPS).await, 200);
+    assert_eq!(ask("POST", CONFIGMAPS).await, 504);
+    assert!(door.proxy.shared.link.state().phase.is_outage(), "that it is away was found meanwhile");
+    assert_eq!(seen.load(Ordering::Relaxed), 1, "it was sent once");
+    assert_eq!(ask("POST", CONFIGMAPS).await, 503, "nothing was sent");
+    assert_eq!(ask("GET", "/api/v1/namespaces/a/events").await, 503, "which are kept for nobody");
+}
+
+/// The cloud would wait for it to come, or say that it is too large.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_from_a_version_of_an_outage_reads_anew() {
+    let seen = Arc::<AtomicUsize>::default();
+    let count = seen.clone();
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        count.fetch_add(usize::from(head.uri.path() == CONFIGMAPS), Ordering::Relaxed);
+        Box::pin(std::future::ready(json(200, &json!({})))) as _
+    }))
+    .await;
+    for offline_mode in [true, false] {
+        seen.store(0, Ordering::Relaxed);
+        let door = Door::new(&cloud, Limits::PODS, offline_mode).await;
+        let mut client = door.two().await;
+        let mut ask = async |query: &str| {
+            let path = format!("{CONFIGMAPS}?{query}");
+            let wanted = door.request("GET", &path, "one").body(empty()).unwrap();
+            let answered = in_time("an answer", client.send_request(wanted)).await.unwrap();
+            let code = answered.status().as_u16();
+            let body = in_time("its end", answered.into_body().collect()).await.unwrap().to_bytes();
+            (code, serde_json::from_slice::<serde_json::Value>(&body).unwrap())
+        };
+        let version = "resourceVersion=9000001790000000000";
+        let (code, status) = ask(version).await;
+        assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
+        let (code, event) = ask(&format!("watch=true&{version}")).await;
+        assert_eq!((code, &event["type"], &event["object"]["code"]), (200, &json!("ERROR"), &json!(410)));
+        assert_eq!(seen.load(Ordering::Relaxed), 0, "nothing was sent");
+        assert_eq!(ask("resourceVersion=1790000000000").await.0, 200);
+        assert_eq!(seen.load(Ordering::Relaxed), 1);
+    }
+}
