@@ -15,7 +15,7 @@ use super::open::{Opened, Spool};
 use super::pipeline::{Pipeline, Step};
 use super::stick::Stick;
 use super::{Error, Fault, name};
-use crate::oci::{LARGEST, ParsedManifest};
+use crate::oci::{self, LARGEST, ManifestError};
 use crate::store::{self, Facts, Intake, Landing, Store};
 use crate::sys::digest::Digest;
 use crate::sys::progress::{Item, Progress, Unit};
@@ -130,9 +130,8 @@ fn check_links(intake: &Intake, manifests: &[Key]) -> Result<(), Error> {
 }
 
 fn facts(digest: &Digest, bytes: &[u8]) -> Result<Facts, Error> {
-    let parsed = ParsedManifest::parse(bytes, "")
-        .map_err(|e| Fault::Image { digest: digest.clone(), why: e.to_string() })?;
-    Ok(parsed.facts())
+    let refused = |e: ManifestError| Fault::Image { digest: digest.clone(), why: e.to_string() }.into();
+    oci::facts_of(bytes, "").map_err(refused)
 }
 
 struct Writer<'a> {

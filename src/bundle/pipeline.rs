@@ -4,7 +4,7 @@
 //! Reading and writing wait for disks and hashing for the processor; each has its own thread, and none waits at the end of
 //! a blob for the others. What went wrong arrives in its place, after all that was right before it.
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread::{Builder, Scope};
 
 use super::copy::part_of;
@@ -62,14 +62,9 @@ impl Pipeline {
         wanted: impl Fn(&BlobLine) -> Result<bool, Error> + Send + 'scope,
     ) -> Result<Self, Error> {
         let ((give, read), (tell, steps)) = (sync_channel(STEPS), sync_channel(STEPS));
-        let ((back, empty), (back_small, small)) = (channel(), channel());
-        for _ in 0..PIECES {
-            // The other ends are still here.
-            let _ = back.send(Buffer::new(PIECE).map_err(Error::Files)?);
-            let _ = back_small.send(Buffer::new(SMALL).map_err(Error::Files)?);
-        }
+        let ((back, large), (back_small, small)) = (Pool::new(PIECE), Pool::new(SMALL));
         let reading = move || {
-            let reader = Reader { opened, give, empty, small };
+            let mut reader = Reader { opened, give, large, small };
             if let Err(error) = reader.all(wanted) {
                 // Nobody listens any more where the caller has given up.
                 let _ = reader.give.send(Err(error));
@@ -100,12 +95,40 @@ impl Pipeline {
 struct Reader<'a> {
     opened: &'a Opened,
     give: SyncSender<Result<Read, Error>>,
-    empty: Receiver<Buffer>,
-    small: Receiver<Buffer>,
+    large: Pool,
+    small: Pool,
+}
+
+/// Pieces that are used again and again. One is made when it is needed and none is back: where a file of many pieces never
+/// comes, their memory is not had.
+struct Pool {
+    size: usize,
+    /// How many may still be made.
+    left: usize,
+    back: Receiver<Buffer>,
+}
+
+impl Pool {
+    /// None of them is there yet; they come back at the other end.
+    fn new(size: usize) -> (Sender<Buffer>, Self) {
+        let (give, back) = channel();
+        (give, Self { size, left: PIECES, back })
+    }
+
+    fn take(&mut self) -> Result<Buffer, Error> {
+        match self.back.try_recv() {
+            Ok(buffer) => Ok(buffer),
+            Err(TryRecvError::Empty) if self.left > 0 => {
+                self.left -= 1;
+                Buffer::new(self.size).map_err(Error::Files)
+            }
+            Err(_) => self.back.recv().map_err(|_| ended()),
+        }
+    }
 }
 
 impl Reader<'_> {
-    fn all(&self, wanted: impl Fn(&BlobLine) -> Result<bool, Error>) -> Result<(), Error> {
+    fn all(&mut self, wanted: impl Fn(&BlobLine) -> Result<bool, Error>) -> Result<(), Error> {
         let mut lines = self.opened.blob_lines()?;
         while let Some(line) = lines.next_blob(self.opened.manifest.part_size)? {
             if wanted(&line)? {
@@ -115,7 +138,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn one(&self, line: BlobLine) -> Result<(), Error> {
+    fn one(&mut self, line: BlobLine) -> Result<(), Error> {
         self.give(Read::Begin(line.clone()))?;
         for index in 0..line.files() {
             let (steps, file) = part_of(&self.opened.stick, &self.opened.manifest, &line, index)?;
@@ -125,8 +148,8 @@ impl Reader<'_> {
             let mut file = Direct::new(file, length);
             let mut left = length;
             while left > 0 {
-                let empty = if length <= SMALL as u64 { &self.small } else { &self.empty };
-                let mut buffer = empty.recv().map_err(|_| ended())?;
+                let pool = if length <= SMALL as u64 { &mut self.small } else { &mut self.large };
+                let mut buffer = pool.take()?;
                 let broken = |e| self.opened.stick.broken(e, "read", &steps.join("/"));
                 let read = file.read(&mut buffer, left).map_err(broken)?;
                 if read == 0 {

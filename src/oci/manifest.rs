@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Platform;
 use crate::sys::digest::{Algorithm, Digest};
@@ -122,31 +123,44 @@ pub struct ParsedManifest {
     pub annotations: Option<Box<serde_json::value::RawValue>>,
 }
 
+/// A manifest as it is written, with `L` of each thing that it links to.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Wire {
+struct Wire<L> {
     schema_version: Option<u32>,
     #[serde(default)]
     media_type: String,
     artifact_type: Option<String>,
     config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
+    layers: Option<Vec<L>>,
+    manifests: Option<Vec<L>>,
     subject: Option<Descriptor>,
     annotations: Option<Box<serde_json::value::RawValue>>,
 }
 
-impl ParsedManifest {
-    /// Reads the bytes of a manifest that was sent as `sent` (a `Content-Type`, or empty).
-    ///
-    /// # Errors
-    /// Where it is none, is too large, or contradicts its media type.
-    pub fn parse(bytes: &[u8], sent: &str) -> Result<Self, ManifestError> {
+/// What a store keeps of a descriptor: ten thousand whole ones take four megabytes.
+#[derive(Deserialize)]
+#[serde(from = "Descriptor")]
+struct Link {
+    digest: Digest,
+    size: u64,
+    is_foreign: bool,
+}
+
+impl From<Descriptor> for Link {
+    fn from(from: Descriptor) -> Self {
+        Self { is_foreign: from.is_foreign(), digest: from.digest, size: from.size }
+    }
+}
+
+impl<L: DeserializeOwned> Wire<L> {
+    /// Reads the bytes of a manifest that was sent as `sent`; the media type and what filters go by are set then.
+    fn read(bytes: &[u8], sent: &str) -> Result<Self, ManifestError> {
         if bytes.len() > LARGEST {
             return Err(ManifestError::TooLarge(bytes.len()));
         }
         let sent = sent.split(';').next().unwrap_or_default().trim();
-        let wire: Wire =
+        let mut wire: Self =
             serde_json::from_slice(bytes).map_err(|e| ManifestError::Malformed(e.to_string()))?;
         if wire.schema_version == Some(1) || sent.contains("manifest.v1+") && sent.contains("docker") {
             return Err(ManifestError::Schema1);
@@ -155,16 +169,16 @@ impl ParsedManifest {
         if !wire.media_type.is_empty() && !generic && wire.media_type != sent {
             return Err(ManifestError::Contradicts { written: wire.media_type, sent: sent.into() });
         }
-        let media_type = match (wire.media_type.as_str(), generic, wire.manifests.is_some()) {
+        wire.media_type = match (wire.media_type.as_str(), generic, wire.manifests.is_some()) {
             ("", true, true) => media::OCI_INDEX.to_owned(),
             ("", true, false) => media::OCI_MANIFEST.to_owned(),
             ("", false, _) => sent.to_owned(),
             (written, ..) => written.to_owned(),
         };
-        if !media::ACCEPTED.contains(&media_type.as_str()) {
-            return Err(ManifestError::MediaType(media_type));
+        if !media::ACCEPTED.contains(&wire.media_type.as_str()) {
+            return Err(ManifestError::MediaType(wire.media_type));
         }
-        let index = matches!(media_type.as_str(), media::OCI_INDEX | media::DOCKER_LIST);
+        let index = is_index(&wire.media_type);
         let (has, lacks) = if index {
             (wire.manifests.is_some(), wire.layers.is_some())
         } else {
@@ -178,27 +192,61 @@ impl ParsedManifest {
             };
             return Err(ManifestError::Malformed(of.into()));
         }
-        let (layers, manifests) = (wire.layers.unwrap_or_default(), wire.manifests.unwrap_or_default());
-        if layers.len().max(manifests.len()) > MOST_LINKS {
+        let links = |of: &Option<Vec<L>>| of.as_ref().map_or(0, Vec::len);
+        if links(&wire.layers).max(links(&wire.manifests)) > MOST_LINKS {
             return Err(ManifestError::TooManyLinks);
         }
         let own = wire.artifact_type.filter(|own| !own.is_empty());
-        let artifact_type = own.or_else(|| wire.config.as_ref().map(|config| config.media_type.clone()));
-        let annotations = wire.annotations.filter(|a| a.get() != "null");
+        wire.artifact_type = own.or_else(|| wire.config.as_ref().map(|config| config.media_type.clone()));
+        wire.annotations = wire.annotations.filter(|a| a.get() != "null");
+        Ok(wire)
+    }
+}
+
+fn is_index(media_type: &str) -> bool {
+    matches!(media_type, media::OCI_INDEX | media::DOCKER_LIST)
+}
+
+/// What a store keeps of a manifest, of whose bytes nothing else is asked.
+///
+/// # Errors
+/// Where it is none, is too large, or contradicts its media type.
+pub fn facts_of(bytes: &[u8], sent: &str) -> Result<Facts, ManifestError> {
+    let wire: Wire<Link> = Wire::read(bytes, sent)?;
+    let child = |kind| move |link: Link| Child { digest: link.digest, size: link.size, kind };
+    let blobs = wire.config.map(Link::from).into_iter().chain(wire.layers.unwrap_or_default());
+    let blobs = blobs.filter(|link| !link.is_foreign).map(child(Kind::Blob));
+    let manifests = wire.manifests.unwrap_or_default().into_iter().map(child(Kind::Manifest));
+    Ok(Facts {
+        media_type: wire.media_type,
+        artifact_type: wire.artifact_type,
+        subject: wire.subject.map(|subject| (subject.digest, subject.size)),
+        annotations: wire.annotations.map(|annotations| annotations.get().to_owned()),
+        children: blobs.chain(manifests).collect(),
+    })
+}
+
+impl ParsedManifest {
+    /// Reads the bytes of a manifest that was sent as `sent` (a `Content-Type`, or empty).
+    ///
+    /// # Errors
+    /// Where it is none, is too large, or contradicts its media type.
+    pub fn parse(bytes: &[u8], sent: &str) -> Result<Self, ManifestError> {
+        let wire: Wire<Descriptor> = Wire::read(bytes, sent)?;
         Ok(Self {
-            media_type,
-            artifact_type,
+            media_type: wire.media_type,
+            artifact_type: wire.artifact_type,
             subject: wire.subject,
             config: wire.config,
-            layers,
-            manifests,
-            annotations,
+            layers: wire.layers.unwrap_or_default(),
+            manifests: wire.manifests.unwrap_or_default(),
+            annotations: wire.annotations,
         })
     }
 
     /// Whether it is an index rather than an image.
     pub fn is_index(&self) -> bool {
-        matches!(self.media_type.as_str(), media::OCI_INDEX | media::DOCKER_LIST)
+        is_index(&self.media_type)
     }
 
     /// Configuration and layers that a registry must have.
@@ -274,6 +322,20 @@ mod tests {
         assert!(parsed.is_index());
         let chosen = parsed.choose(&"linux/arm/v7".parse().unwrap()).unwrap();
         assert_eq!(chosen.platform.as_ref().unwrap().variant, "v6");
+    }
+
+    #[test]
+    fn what_a_store_keeps_is_the_same_both_ways() {
+        let (d, foreign) = (descriptor(""), descriptor(r#","urls":["https://example.com/x"]"#));
+        let rest = format!(r#""subject":{d},"artifactType":"a","annotations":{{"a":"b"}}"#);
+        for text in [
+            format!(r#"{{"config":{d},"layers":[{d},{foreign}],{rest}}}"#),
+            format!(r#"{{"manifests":[{d},{foreign}],{rest}}}"#),
+            format!(r#"{{"config":{d}}}"#),
+        ] {
+            let parsed = ParsedManifest::parse(text.as_bytes(), "").unwrap();
+            assert_eq!(facts_of(text.as_bytes(), "").unwrap(), parsed.facts(), "{text}");
+        }
     }
 
     #[test]

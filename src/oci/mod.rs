@@ -20,7 +20,9 @@ pub use client::{
     Upstream, clean, proxy_fault,
 };
 pub use credentials::{Credential, Credentials};
-pub use manifest::{Descriptor, ImageIndex, LARGEST, LARGEST_IMAGE, ManifestError, ParsedManifest, media};
+pub use manifest::{
+    Descriptor, ImageIndex, LARGEST, LARGEST_IMAGE, ManifestError, ParsedManifest, facts_of, media,
+};
 pub use platform::Platform;
 pub(crate) use reference::is_host;
 pub use reference::{Reference, ReferenceError, canonical_host, is_repository_path, is_tag};

@@ -3,7 +3,7 @@
 use super::digest::Digest;
 
 /// What a manifest says of itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Such as `application/vnd.oci.image.manifest.v1+json`.
     pub media_type: String,
@@ -18,7 +18,7 @@ pub struct Facts {
 }
 
 /// Something that a manifest links to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
     /// Which.
     pub digest: Digest,
