@@ -17,7 +17,8 @@ const SOURCE: &str = include_str!("../../snap/snapcraft.yaml");
 /// What the node flavour has besides.
 const NODE: &str = include_str!("../../snap/node.yaml");
 /// Its words that are snapd's own too.
-const SHARED: [&str; 8] = ["name", "title", "license", "summary", "description", "grade", "base", "apps"];
+const SHARED: [&str; 9] =
+    ["name", "title", "license", "summary", "description", "grade", "base", "environment", "apps"];
 /// The longest version that snapd takes.
 const VERSION: usize = 32;
 

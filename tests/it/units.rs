@@ -147,3 +147,18 @@ fn connections_of_pods_do_not_use_up_the_descriptors() {
     // What pods may have at once, and as many to the cloud, leave most to kubelet, the registry and the store.
     assert!(matches!(files[..], [n] if n >= 16 * 2 * 1024), "{files:?}");
 }
+
+/// What the figures for memory are measured with is what a gateway runs with, however edge came to it.
+#[test]
+fn the_unit_and_the_snap_set_the_same_environment() {
+    let snap =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("snap/snapcraft.yaml")).unwrap();
+    let snap: serde_json::Value = serde_saphyr::from_str(&snap).unwrap();
+    let set = snap["environment"].as_object().unwrap();
+    let mut snap: Vec<String> =
+        set.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap())).collect();
+    let mut unit = words(&unit("edge.service"), "Environment");
+    snap.sort();
+    unit.sort();
+    assert_eq!(snap, unit);
+}

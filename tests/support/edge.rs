@@ -75,8 +75,17 @@ impl Edge {
     pub fn spawn(&mut self, node: &Node, more: &[&str]) -> Result<()> {
         let mut argv = vec![EDGE, "daemon"];
         argv.extend(more);
-        self.daemon = Some(node.spawn("edge", &argv, &[("RUST_LOG", "info")])?);
+        let mut environment = vec![("RUST_LOG", "info")];
+        environment.extend(Self::environment());
+        self.daemon = Some(node.spawn("edge", &argv, &environment)?);
         Ok(())
+    }
+
+    /// What its unit sets besides.
+    pub fn environment() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let unit = include_str!("../../config/edge.service");
+        let lines = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
+        lines.flat_map(str::split_whitespace).filter_map(|pair| pair.split_once('='))
     }
 
     /// Waits until something on the node accepts at an address; fails at once when the daemon ends.
