@@ -72,7 +72,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Makes a folder and those above it; the last one has permissions `mode`, also if it was there. A folder that snapd made
-/// for a snap stays as it is: AppArmor lets a strict snap change all that is within, and not the folder itself.
+/// for a snap stays as it is: AppArmor lets a strict snap change all that is within, and not the folder itself. So does one
+/// on a disk that became read-only: what is in it is needed all the same.
 ///
 /// # Errors
 /// With the path.
@@ -86,7 +87,13 @@ pub fn folder(path: &Path, mode: u32) -> io::Result<()> {
             if meta.permissions().mode() & 0o7777 == mode || is_snapds(path) {
                 return Ok(());
             }
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+            match std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)) {
+                Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                    tracing::warn!(folder = %path.display(), "its permissions stay as they are: {e}");
+                    Ok(())
+                }
+                set => set,
+            }
         })
         .map_err(|e| named(e, "make folder", path))
 }

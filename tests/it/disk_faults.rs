@@ -102,8 +102,8 @@ fn full_and_read_only_disks_cost_no_pod() -> Result<()> {
 
     a_client_that_came_while_the_disk_was_full_is_known(&scene)?;
 
-    // Read-only, as the kernel does it when a card dies.
-    scene.node.machine()?.shell("mount -o remount,abort /var/lib/edge")?;
+    // Read-only, as the kernel does it when a card dies. What somebody did to the folder's permissions stays so then.
+    scene.node.machine()?.shell("chmod 755 /var/lib/edge; mount -o remount,abort /var/lib/edge")?;
     reads_and_refuses(&scene)?;
     says(&scene, "cannot")?;
     reboot(&mut scene, MOUNT_READ_ONLY)?;
