@@ -79,6 +79,10 @@ pub(super) fn read(text: &str) -> Result<Map<String, Value>, String> {
 
 /// A chart's entry of an index, as [`super::ChartPackage::entry`] gave it or as an older edge did, in Helm's shapes.
 pub fn sound(entry: &str) -> Cow<'_, str> {
+    // An index has thousands, nearly all of them as they should be.
+    if Fit::Row(CHART, PLACE).deserialize(&mut serde_json::Deserializer::from_str(entry)).is_ok() {
+        return Cow::Borrowed(entry);
+    }
     let Ok(known) = serde_json::from_str::<Value>(entry) else { return Cow::Borrowed(entry) };
     match fields(&known, &texts_of(&known), &[CHART, PLACE]) {
         Some(read) if known.as_object() != Some(&read) => Cow::Owned(Value::Object(read).to_string()),
@@ -127,6 +131,71 @@ fn texts_of(known: &Value) -> Value {
         Value::Null | Value::String(_) => known.clone(),
     }
 }
+
+/// Reads what is as [`fields`] would leave it, keeps nothing of it, and fails for all else.
+#[derive(Clone, Copy)]
+enum Fit {
+    /// What a field holds.
+    Value(Shape),
+    /// A thing with fields of the one or the other list, and no more.
+    Row(Fields, Fields),
+}
+
+impl<'de> DeserializeSeed<'de> for Fit {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Fit {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Helm's shape")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
+        if matches!(self, Self::Value(Shape::Text)) { Ok(()) } else { Err(E::custom(NO_FIT)) }
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
+        if matches!(self, Self::Value(Shape::Flag)) { Ok(()) } else { Err(E::custom(NO_FIT)) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let each = match self {
+            Self::Value(Shape::Texts) => Self::Value(Shape::Text),
+            Self::Value(Shape::Rows(fields)) => Self::Row(fields, &[]),
+            Self::Value(Shape::Any) => {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                return Ok(());
+            }
+            _ => return Err(A::Error::custom(NO_FIT)),
+        };
+        while seq.next_element_seed(each)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        if matches!(self, Self::Value(shape) if !matches!(shape, Shape::TextMap)) {
+            return Err(A::Error::custom(NO_FIT));
+        }
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            let shape = match self {
+                Self::Value(_) => Some(Shape::Text),
+                Self::Row(some, more) => {
+                    some.iter().chain(more).find(|(known, _)| *known == name).map(|(_, shape)| *shape)
+                }
+            };
+            map.next_value_seed(Self::Value(shape.ok_or_else(|| A::Error::custom(NO_FIT))?))?;
+        }
+        Ok(())
+    }
+}
+
+const NO_FIT: &str = "it has another shape";
 
 /// Reads a text of which the values are known, with scalars as they are written.
 #[derive(Clone, Copy)]
@@ -223,6 +292,29 @@ mod tests {
     fn an_entry_of_before_is_mended_and_a_good_one_left_as_it_is() {
         let good = r#"{"name":"a","version":"1","urls":["charts/a-1.tgz"],"digest":"00","created":"1970-01-01T00:00:00Z"}"#;
         assert!(matches!(sound(good), Cow::Borrowed(_)));
+        for (name, fits) in [
+            (r#""annotations":{"a":"b"}"#, true),
+            (
+                r#""maintainers":[{"name":"m"}],"dependencies":[{"import-values":[{"x":[1]}],"tags":[]}]"#,
+                true,
+            ),
+            (r#""deprecated":true,"keywords":["k"]"#, true),
+            (r#""annotations":{"a":1}"#, false),
+            (r#""maintainers":[{"name":"m","phone":"1"}]"#, false),
+            (r#""deprecated":"true""#, false),
+            (r#""appVersion":null"#, false),
+            (r#""name":{}"#, false),
+            (r#""urls":"u""#, false),
+            (r#""other":1"#, false),
+        ] {
+            let entry = format!("{{{name}}}");
+            let read = Fit::Row(CHART, PLACE).deserialize(&mut serde_json::Deserializer::from_str(&entry));
+            assert_eq!(read.is_ok(), fits, "{entry}");
+            // The long way says the same of it.
+            let known: Value = serde_json::from_str(&entry).unwrap();
+            let same = fields(&known, &texts_of(&known), &[CHART, PLACE]);
+            assert_eq!(same.as_ref() == known.as_object(), fits, "{entry}");
+        }
         let bad = r#"{"name":"a","version":"1","appVersion":1.16,"keywords":[1,"b"],"annotations":{"a":true},"x":1,"urls":["u"]}"#;
         assert_eq!(
             serde_json::from_str::<Value>(&sound(bad)).unwrap(),
