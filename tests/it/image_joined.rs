@@ -90,6 +90,27 @@ fn what_the_cloud_gave_a_gateway_starts_again_without_the_cloud() -> Result<()> 
     let status: serde_json::Value = serde_json::from_str(&told)?;
     assert_ne!(status["link"]["state"], "connected", "{told}");
 
+    // A machine whose clock has no battery, still without the cloud: it comes up in 1970, and whatever the system makes of
+    // that, the pods start.
+    machine.kill()?;
+    machine.more.extend(["-rtc", "base=1970-01-01T00:00:30"].map(String::from));
+    machine.start()?;
+    machine.wait(HEALTHY, BOOT)?;
+    machine.wait(TOLD, BOOT)?;
+    // And with services that are started in 1970 itself, which systemd's own floor keeps from them at a boot: the pod's
+    // sandbox is made anew, by a kubelet that has lists, tokens and certificates of then to judge.
+    machine.again()?;
+    machine
+        .run("systemctl stop chrony kubelet edge; date -s @600; systemctl start edge kubelet; date +%Y")?;
+    let told = machine.run(
+        "for i in 1 2 3 4 5 6; do edge pod restart --whole -l app=teller --timeout 5m && break; sleep 10; done; date +%Y",
+    )?;
+    ensure!(told.trim_end().ends_with("1970"), "{told}");
+    machine.wait(TOLD, BOOT)?;
+    // The cloud's certificate is not valid yet in 1970.
+    let now = edge::sys::clock::now().as_second();
+    machine.run(&format!("date -s @{now}; systemctl start chrony"))?;
+
     // And the cloud finds its node again, with the same pod.
     cluster.heal()?;
     cluster.wait_for("the appliance, Ready again", BOOT, || {
