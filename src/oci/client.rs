@@ -27,7 +27,10 @@ pub use files::{FetchedFile, Site, proxy_fault};
 pub use limit::RateLimit;
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// The longest that nothing comes of an answer, or that nothing is taken of what is sent.
 const READ: Duration = Duration::from_secs(30);
+/// The longest wait for the answer to a blob that was sent whole: many registries copy it to where it stays first.
+const ANSWER: Duration = Duration::from_secs(600);
 const REDIRECTS: usize = 5;
 
 /// A registry to fetch from.
@@ -159,9 +162,9 @@ impl Error {
 
 /// Fetches from upstream registries. One for the whole process.
 pub struct Client {
-    http: reqwest::Client,
+    http: Http,
     /// Clients of hosts that have authorities of their own.
-    own: HashMap<String, reqwest::Client>,
+    own: HashMap<String, Http>,
     settings: ClientSettings,
     tokens: Mutex<HashMap<ask::Key, token::Token>>,
     limits: limit::Limits,
@@ -174,7 +177,7 @@ impl Client {
     /// # Errors
     /// [`Error::Setup`] for a certificate that cannot be read.
     pub fn new(settings: ClientSettings) -> Result<Self, Error> {
-        let http = http_client(&settings, &[])?;
+        let http = Http::new(&settings, &[], READ, ANSWER)?;
         Ok(Self {
             http,
             own: HashMap::new(),
@@ -190,12 +193,16 @@ impl Client {
     /// # Errors
     /// [`Error::Setup`] for a certificate that cannot be read.
     pub fn trust_also(&mut self, host: &str, authorities: &[Vec<u8>]) -> Result<(), Error> {
-        let http = http_client(&self.settings, authorities)?;
+        let http = Http::new(&self.settings, authorities, READ, ANSWER)?;
         self.own.insert(super::canonical_host(host).to_owned(), http);
         Ok(())
     }
 
     fn http(&self, upstream: &Upstream) -> &reqwest::Client {
+        &self.way(upstream).asks
+    }
+
+    fn way(&self, upstream: &Upstream) -> &Http {
         self.own.get(&upstream.host).unwrap_or(&self.http)
     }
 }
@@ -206,7 +213,33 @@ impl std::fmt::Debug for Client {
     }
 }
 
-fn http_client(settings: &ClientSettings, more: &[Vec<u8>]) -> Result<reqwest::Client, Error> {
+/// How servers are reached, and for how long they are waited for.
+struct Http {
+    asks: reqwest::Client,
+    /// For blobs that are sent: how long the answer takes is counted from the request's begin by the other, however much
+    /// there is to send.
+    sends: reqwest::Client,
+    /// The longest wait for an answer after all was sent.
+    answer: Duration,
+}
+
+impl Http {
+    fn new(
+        settings: &ClientSettings,
+        more: &[Vec<u8>],
+        read: Duration,
+        answer: Duration,
+    ) -> Result<Self, Error> {
+        let tls = tls(settings, more)?;
+        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(|e| Error::Setup(chain(&e)));
+        let asks = build(http_client(settings, tls.clone())?.read_timeout(read))?;
+        // The system knows best whether bytes move: it ends a connection on which the other side takes none.
+        let sends = build(http_client(settings, tls)?.tcp_user_timeout(read))?;
+        Ok(Self { asks, sends, answer })
+    }
+}
+
+fn tls(settings: &ClientSettings, more: &[Vec<u8>]) -> Result<rustls::ClientConfig, Error> {
     let mut roots = rustls::RootCertStore::empty();
     // A system without certificates can still mirror from registries whose authority is given.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -214,24 +247,27 @@ fn http_client(settings: &ClientSettings, more: &[Vec<u8>]) -> Result<reqwest::C
         roots.add(authority.clone().into()).map_err(|e| Error::Setup(format!("a given authority: {e}")))?;
     }
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::Setup(e.to_string()))?
         .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_no_client_auth())
+}
+
+fn http_client(
+    settings: &ClientSettings,
+    tls: rustls::ClientConfig,
+) -> Result<reqwest::ClientBuilder, Error> {
     let mut builder = reqwest::Client::builder().no_proxy();
     if let Some(proxy) = &settings.proxy {
         builder = builder.proxy(files::proxy(proxy, settings.no_proxy.as_deref())?);
     }
-    builder
+    Ok(builder
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT)
-        .read_timeout(READ)
         .pool_idle_timeout(Duration::from_secs(60))
-        .user_agent(concat!("edge/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|e| Error::Setup(chain(&e)))
+        .user_agent(concat!("edge/", env!("CARGO_PKG_VERSION"))))
 }
 
 /// Plain HTTP only to loopback, unless it was allowed.
