@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use super::Parts;
 use super::error::{Error, Failure};
 use super::fetch::Wire;
-use super::image::{self, Closure};
+use super::image::{self, Closure, Known};
 use super::plan::{ImageName, Terms};
 use crate::oci::{ParsedManifest, Upstream};
 use crate::store::Owner;
@@ -159,38 +159,27 @@ async fn send(
     digest: &Digest,
 ) -> Result<Option<String>, Failure> {
     let path = to.path(image);
-    let host = &to.upstream.host;
-    let there =
-        wire.ask(host, async || wire.client.head_manifest(&to.upstream, &path, &image.name).await).await;
-    match there {
-        Ok(head) if head.digest.as_ref() == Some(digest) => return Ok(None),
-        Err(failure) if !failure.is_absent() => return Err(failure),
-        _ => {}
-    }
+    let there = is_there(wire, to, &path, &image.name, digest).await?;
     let closure = local(wire, digest).await?;
-    let mut seen = BTreeSet::new();
-    let blobs = closure.manifests.iter().flat_map(|known| known.parsed.blobs());
-    let title = image.to_string();
-    let blobs: Vec<_> = blobs.filter(|blob| seen.insert(blob.digest.clone())).collect();
-    stream::iter(blobs.into_iter().map(|blob| send_blob(wire, to, &path, &blob.digest, &title)))
-        .buffer_unordered(BLOBS)
-        .try_for_each(|()| async { Ok(()) })
-        .await?;
-    let (last, children) = closure.manifests.split_last().ok_or(Failure::Ended)?;
-    for child in children {
-        let name = child.digest.to_string();
-        let put = async || {
-            let bytes = child.bytes.clone();
-            wire.client.push_manifest(&to.upstream, &path, &name, &child.parsed.media_type, bytes).await
-        };
-        wire.ask(host, put).await?;
-    }
-    let put = async || {
-        wire.client
-            .push_manifest(&to.upstream, &path, &image.name, &last.parsed.media_type, last.bytes.clone())
-            .await
+    let Some((last, children)) = closure.manifests.split_last() else {
+        return if there { Ok(None) } else { Err(Failure::Ended) };
     };
-    let refusal = match wire.ask(host, put).await {
+    let mut coming = Vec::new();
+    for child in children {
+        // When the index was sent, less of it may have been here.
+        if !there || !is_there(wire, to, &path, child.digest.as_str(), &child.digest).await? {
+            coming.push(child);
+        }
+    }
+    let own = (!there).then_some(last);
+    send_blobs(wire, to, &path, coming.iter().copied().chain(own), &image.to_string()).await?;
+    for child in coming {
+        put(wire, to, &path, child.digest.as_str(), &child.parsed.media_type, &child.bytes).await?;
+    }
+    if there {
+        return Ok(None);
+    }
+    let refusal = match put(wire, to, &path, &image.name, &last.parsed.media_type, &last.bytes).await {
         Err(failure) if !failure.may_pass() => failure,
         done => return done.map(|()| None),
     };
@@ -199,10 +188,51 @@ async fn send(
         return Err(refusal);
     }
     let Instead { media_type, bytes, note } = sparse::instead(last, children, &image.name, &refusal)?;
-    let put = async || {
-        wire.client.push_manifest(&to.upstream, &path, &image.name, &media_type, bytes.clone()).await
-    };
-    wire.ask(host, put).await.map(|()| Some(note))
+    put(wire, to, &path, &image.name, &media_type, &bytes).await.map(|()| Some(note))
+}
+
+/// Whether the registry has this manifest under a name.
+async fn is_there(
+    wire: &Wire,
+    to: &Target,
+    path: &str,
+    name: &str,
+    digest: &Digest,
+) -> Result<bool, Failure> {
+    let head = async || wire.client.head_manifest(&to.upstream, path, name).await;
+    match wire.ask(&to.upstream.host, head).await {
+        Ok(head) => Ok(head.digest.as_ref() == Some(digest)),
+        Err(failure) if failure.is_absent() => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn put(
+    wire: &Wire,
+    to: &Target,
+    path: &str,
+    name: &str,
+    media_type: &str,
+    bytes: &Bytes,
+) -> Result<(), Failure> {
+    let put = async || wire.client.push_manifest(&to.upstream, path, name, media_type, bytes.clone()).await;
+    wire.ask(&to.upstream.host, put).await
+}
+
+async fn send_blobs(
+    wire: &Wire,
+    to: &Target,
+    path: &str,
+    manifests: impl Iterator<Item = &Known>,
+    of: &str,
+) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    let blobs = manifests.flat_map(|known| known.parsed.blobs());
+    let blobs: Vec<_> = blobs.filter(|blob| seen.insert(blob.digest.clone())).collect();
+    stream::iter(blobs.into_iter().map(|blob| send_blob(wire, to, path, &blob.digest, of)))
+        .buffer_unordered(BLOBS)
+        .try_for_each(|()| async { Ok(()) })
+        .await
 }
 
 /// What is here of an image: a sparse index has only some of its images.

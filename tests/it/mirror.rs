@@ -9,7 +9,7 @@ use edge::sys::digest::Digest;
 use serde_json::{Value, json};
 
 use crate::command::{Daemon, Done, Place};
-use crate::registry::{INDEX, MANIFEST, client};
+use crate::registry::{INDEX, MANIFEST, client, serve, writable};
 use crate::registry_pull::DockerRegistry;
 
 /// A docker-registry to mirror from, and a gateway.
@@ -262,6 +262,11 @@ async fn an_index_stays_as_it_is_and_only_the_wanted_platforms_come() {
         index.to_string().as_bytes()
     );
     drop(store);
+    // A depot takes a part of an index for the whole.
+    let folder = tempfile::tempdir().unwrap();
+    let depot = serve(folder.path(), writable()).await;
+    let to = format!("127.0.0.1:{}/edge", depot.port);
+    site.edge(&["mirror", "push", &to]).await.good();
     // A platform more: the names stand for what they stood for, and what came is found through the repository.
     site.configure("[mirror]\nplatforms = [\"linux/arm64\", \"linux/amd64\"]\n[[mirror.images]]\nrepository = \"HOST/team/multi\"\ntags = { exact = [\"1\"] }\n");
     let (code, summary) = site.sync(&[]).await;
@@ -275,6 +280,18 @@ async fn an_index_stays_as_it_is_and_only_the_wanted_platforms_come() {
         }
     }
     drop(store);
+    // Also where the same index was sent before.
+    let pushed = site.edge(&["mirror", "push", &to]).await.good().out;
+    assert!(pushed.contains("1 of 1 names"), "{pushed}");
+    let path = format!("/v2/edge/{}/team/multi", site.host().replace(':', "-"));
+    for child in [&amd, &other, &arm] {
+        assert_eq!(depot.get(&format!("{path}/manifests/{child}")).await.status(), 200, "{child}");
+    }
+    let layer = Digest::sha256(&noise(2, 10_000));
+    assert_eq!(depot.get(&format!("{path}/blobs/{layer}")).await.status(), 200);
+    let again = site.edge(&["mirror", "push", &to]).await.good().out;
+    assert!(again.contains("0 B sent"), "{again}");
+    depot.stop().await;
     site.configure("[mirror]\nplatforms = [\"linux/riscv64\"]\n[[mirror.images]]\nrepository = \"HOST/team/multi\"\ntags = { exact = [\"1\"] }\n");
     let (code, summary) = site.sync(&[]).await;
     assert_eq!(code, 1);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
 
-use super::{Target, send_blob};
+use super::{Target, is_there, put, send_blob};
 use crate::mirror::error::Failure;
 use crate::mirror::fetch::Wire;
 use crate::mirror::oci_charts::{PACKAGE, PROVENANCE};
@@ -35,13 +35,10 @@ pub(super) async fn send(wire: &Wire, to: &Target, chart: &NewChart) -> Result<(
         layers.push((PROVENANCE, provenance.clone(), size(wire, provenance).await?));
     }
     let (config, manifest) = written(chart, &layers).map_err(|e| Failure::Chart(e.to_string()))?;
-    let host = &to.upstream.host;
-    let there = wire.ask(host, async || wire.client.head_manifest(&to.upstream, &path, &tag).await).await;
-    match there {
-        Ok(head) if head.digest.as_ref() == Some(&Digest::sha256(&manifest)) => return Ok(()),
-        Err(failure) if !failure.is_absent() => return Err(failure),
-        _ => {}
+    if is_there(wire, to, &path, &tag, &Digest::sha256(&manifest)).await? {
+        return Ok(());
     }
+    let host = &to.upstream.host;
     let title = format!("{}-{}", chart.name, chart.version);
     for (_, digest, _) in &layers {
         send_blob(wire, to, &path, digest, &title).await?;
@@ -54,10 +51,7 @@ pub(super) async fn send(wire: &Wire, to: &Target, chart: &NewChart) -> Result<(
         };
         wire.ask(host, put).await?;
     }
-    let put = async || {
-        wire.client.push_manifest(&to.upstream, &path, &tag, media::OCI_MANIFEST, manifest.clone()).await
-    };
-    wire.ask(host, put).await
+    put(wire, to, &path, &tag, media::OCI_MANIFEST, &manifest).await
 }
 
 async fn size(wire: &Wire, digest: &Digest) -> Result<u64, Failure> {
