@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use reqwest::Url;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::Failure;
 use super::pace::{Gates, Pace};
@@ -31,7 +31,7 @@ pub(super) struct Wire {
     pub(super) client: Arc<Client>,
     pub(super) store: Store,
     pub(super) progress: Progress,
-    pace: Pace,
+    pub(super) pace: Arc<Pace>,
     /// Of those who said that they answer nobody.
     gates: Gates,
     /// Of those who said how much they give, and that it is given: manifests are counted, blobs are not.
@@ -76,7 +76,7 @@ impl Wire {
             client,
             store,
             progress,
-            pace: Pace::new(rate),
+            pace: Arc::new(Pace::new(rate)),
             gates: Gates::default(),
             counted: Gates::default(),
             slots: Semaphore::new(parallel.max(1) as usize),
@@ -206,6 +206,13 @@ impl Wire {
         self.blocking(move |store| Ok(store.blob(None, &digest)?.is_some())).await
     }
 
+    /// A place among the blobs that travel at the same time, once one is free.
+    pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let place = self.slots.acquire().await.map_err(|_| Failure::Ended)?;
+        self.go_on()?;
+        Ok(place)
+    }
+
     /// Fetches a blob unless it is here.
     pub(super) async fn blob(&self, source: &Source, wanted: &Descriptor, of: &str) -> Result<(), Failure> {
         let flight = {
@@ -216,8 +223,7 @@ impl Wire {
         if self.has(&wanted.digest).await? {
             return Ok(());
         }
-        let _slot = self.slots.acquire().await.map_err(|_| Failure::Ended)?;
-        self.go_on()?;
+        let _place = self.place().await?;
         let name = format!("{of} {}", &wanted.digest.hex()[..12]);
         let mut item = self.progress.item(name, Some(wanted.size), Unit::Bytes);
         match self.transfer(source, wanted, &mut item).await {

@@ -16,6 +16,7 @@ use super::Parts;
 use super::error::{Error, Failure};
 use super::fetch::Wire;
 use super::image::{self, Closure, Known};
+use super::pace::Pace;
 use super::plan::{ImageName, Terms};
 use crate::oci::{ParsedManifest, Upstream};
 use crate::store::Owner;
@@ -278,13 +279,14 @@ async fn send_blob(wire: &Wire, to: &Target, path: &str, digest: &Digest, of: &s
         let why = format!("`{digest}` is not here");
         return Err(Failure::Upstream { why, unreachable: false, absent: true });
     };
+    let _place = wire.place().await?;
     let item = wire.progress.item(format!("{of} {}", &digest.hex()[..12]), Some(blob.size), Unit::Bytes);
     let item = Arc::new(Mutex::new(item));
     let put = async || {
         let file = blob.open().map_err(|e| crate::oci::Error::Setup(e.to_string()))?;
         let told = item.clone();
         item.lock().unwrap_or_else(PoisonError::into_inner).anew();
-        let bytes = pieces(tokio::fs::File::from_std(file)).inspect_ok(move |piece| {
+        let bytes = pieces(tokio::fs::File::from_std(file), wire.pace.clone()).inspect_ok(move |piece| {
             told.lock().unwrap_or_else(PoisonError::into_inner).add(piece.len() as u64);
         });
         wire.client.push_blob(&to.upstream, path, digest, blob.size, bytes).await
@@ -295,35 +297,24 @@ async fn send_blob(wire: &Wire, to: &Target, path: &str, digest: &Digest, of: &s
     Ok(())
 }
 
-fn pieces(file: tokio::fs::File) -> impl stream::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    stream::unfold(file, |mut file| async move {
+/// A file's bytes, no faster than they may go.
+fn pieces(
+    file: tokio::fs::File,
+    pace: Arc<Pace>,
+) -> impl stream::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    stream::unfold((file, pace), |(mut file, pace)| async move {
         let mut buffer = vec![0; PIECE];
         match file.read(&mut buffer).await {
             Ok(0) => None,
             Ok(n) => {
                 buffer.truncate(n);
-                Some((Ok(buffer.into()), file))
+                pace.take(n).await;
+                Some((Ok(buffer.into()), (file, pace)))
             }
-            Err(e) => Some((Err(e), file)),
+            Err(e) => Some((Err(e), (file, pace))),
         }
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::place;
-
-    #[test]
-    fn a_registry_is_a_host_and_a_prefix_and_nothing_else() {
-        assert_eq!(place("harbor.example.com/edge/"), Ok(("harbor.example.com", "edge")));
-        assert_eq!(place("localhost"), Ok(("localhost", "")));
-        assert_eq!(place("depot:5000/a/b"), Ok(("depot:5000", "a/b")));
-        assert_eq!(place("[::1]/a"), Ok(("[::1]", "a")));
-        assert_eq!(place("[::1]:5000"), Ok(("[::1]:5000", "")));
-        for wrong in
-            ["http://127.0.0.1:5000", "oci://a.b/c", "/var/lib/x", "depot", "depot:/x", ":5000", "", "a.b:x"]
-        {
-            assert!(place(wrong).unwrap_err().contains("names no registry hint: write a host"), "{wrong}");
-        }
-    }
-}
+mod tests;
