@@ -235,13 +235,19 @@ impl Wire {
         }
     }
 
-    /// A blob of which an earlier process left half may have been damaged by a power cut: then once more from the start.
+    /// A blob of which an earlier process left half may have been damaged by a power cut, and not every upstream wants to
+    /// go on from there: then once more from the start.
     async fn transfer(&self, source: &Source, wanted: &Descriptor, item: &mut Item) -> Result<(), Failure> {
         for again in [false, true] {
             let Some(upload) = self.upload(&wanted.digest, wanted.size).await? else { return Ok(()) };
             let resumed = upload.offset() > 0;
+            item.anew();
             item.add(upload.offset());
-            let upload = self.fill(source, wanted, upload, item).await?;
+            let upload = match self.fill(source, wanted, upload, item).await? {
+                Ok(upload) => upload,
+                Err(_) if !again => continue,
+                Err(refusal) => return Err(refusal.into()),
+            };
             let digest = wanted.digest.clone();
             let committed = tokio::task::spawn_blocking(move || upload.commit(&digest, None)).await;
             match committed.map_err(|_| Failure::Ended)? {
@@ -277,14 +283,15 @@ impl Wire {
         }
     }
 
-    /// Fetches until all bytes are there; a connection that breaks is taken up where it broke.
+    /// Fetches until all bytes are there; a connection that breaks is taken up where it broke. Where the upstream refuses
+    /// that, what is here is given up, and its refusal told.
     async fn fill(
         &self,
         source: &Source,
         wanted: &Descriptor,
         mut upload: Upload,
         item: &mut Item,
-    ) -> Result<Upload, Failure> {
+    ) -> Result<Result<Upload, OciError>, Failure> {
         let Source { upstream, path } = source;
         let mut tries = 0;
         while upload.offset() < wanted.size {
@@ -305,6 +312,10 @@ impl Wire {
                 Some(OciError::RateLimited { wait, .. }) if tries < 2 * TRIES => {
                     self.gates.close(&upstream.host, wait);
                 }
+                Some(error) if before > 0 && error.begins_anew() => {
+                    let cancelled = tokio::task::spawn_blocking(move || upload.cancel()).await;
+                    return cancelled.map(|()| Err(error)).map_err(|_| Failure::Ended);
+                }
                 Some(error) if !error.is_unreachable() || tries >= TRIES => return Err(error.into()),
                 None if tries >= TRIES => {
                     return Err(Failure::Upstream { why, unreachable: true, absent: false });
@@ -314,7 +325,7 @@ impl Wire {
                 _ => tokio::time::sleep(pause(tries.max(1))).await,
             }
         }
-        Ok(upload)
+        Ok(Ok(upload))
     }
 
     /// Writes what comes until it ends or breaks; never more than was announced.

@@ -158,6 +158,11 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether an upstream that does not want to go on from some byte may want to from the first.
+    pub fn begins_anew(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if !status.is_server_error())
+    }
 }
 
 /// Fetches from upstream registries. One for the whole process.

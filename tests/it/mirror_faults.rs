@@ -150,7 +150,7 @@ fn response(
     response
 }
 
-async fn sync(place: &Place, port: u16, tag: &str, more: &str) -> (i32, Value) {
+pub async fn sync(place: &Place, port: u16, tag: &str, more: &str) -> (i32, Value) {
     let rule = format!(
         "[[mirror.images]]\nrepository = \"127.0.0.1:{port}/a/b\"\ntags = {{ exact = [\"{tag}\"] }}\n"
     );

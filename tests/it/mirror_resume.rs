@@ -3,11 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use edge::store::{Settings, Store};
 use edge::sys::digest::Digest;
 use serde_json::Value;
 
-use crate::command::Daemon;
+use crate::command::{Daemon, Place};
 use crate::mirror::{Site, noise, size_of, states};
+use crate::mirror_faults::{Liar, answer, sync};
 use crate::mirror_sources::{Web, package};
 use crate::registry_clients::{run, tool};
 
@@ -75,6 +77,29 @@ async fn a_daemon_that_was_cut_off_goes_on_by_itself_where_it_was() {
         assert_eq!(of_blobs.len(), if damaged { 2 } else { 1 }, "what was damaged comes once more: {all:#?}");
         let here = site.store().blob(None, &Digest::sha256(&layer)).unwrap().unwrap();
         assert_eq!(here.read().unwrap(), layer);
+    }
+}
+
+/// An upstream that does not go on where a blob broke off, or goes on elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_blob_that_cannot_be_gone_on_with_comes_from_its_start() {
+    let (liar, place) = (Liar::start().await, Place::new());
+    for (seed, tag, no) in [
+        (1, "416", answer(416, b"")),
+        (2, "206", answer(206, b"0123456789").with("content-range", "bytes 0-9/10000")),
+    ] {
+        let layer = noise(seed, 10_000);
+        let digest = Digest::sha256(&layer);
+        let store = Store::open(Settings::below(&place.path("state"))).unwrap();
+        let mut half = store.fetch_upload(&digest, 10_000).unwrap();
+        half.write(&layer[..5000]).unwrap();
+        drop((half, store));
+        liar.image(tag, &layer, &[no, answer(200, &layer)]);
+        let (code, summary) = sync(&place, liar.port, tag, "").await;
+        assert_eq!((code, states(&summary)), (0, vec![format!("b:{tag} new")]), "{summary}");
+        let heard = liar.heard(digest.as_str());
+        let ranges: Vec<_> = heard.iter().map(|headers| headers.get("range")).collect();
+        assert_eq!(ranges, [Some(&"bytes=5000-".parse().unwrap()), None]);
     }
 }
 

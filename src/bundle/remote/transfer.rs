@@ -156,7 +156,7 @@ async fn fill(
 ) -> Result<(), Error> {
     let Registry { client, upstream, reference } = registry;
     // A registry that does not resume sends the same bytes again: only what no try has had before is worth another.
-    let (mut tries, mut best) = (0, coming.taken);
+    let (mut tries, mut best, mut anew) = (0, coming.taken, false);
     while coming.taken < size {
         let before = coming.taken;
         let broken = match client.blob(upstream, &reference.path, digest, before).await {
@@ -166,6 +166,12 @@ async fn fill(
                     coming.anew(digest)?;
                 }
                 take(blob, coming, size, told).await?
+            }
+            // One that does not want to go on from there may want to from the start.
+            Err(error) if before > 0 && error.begins_anew() && !anew => {
+                anew = true;
+                coming.anew(digest)?;
+                continue;
             }
             Err(error) => Some(error),
         };
@@ -225,9 +231,10 @@ mod tests {
     use super::*;
     use crate::oci::{Client, ClientSettings, Upstream};
 
-    /// A link that breaks each time before all has come, in front of a registry that begins again each time.
-    #[tokio::test]
-    async fn what_always_begins_again_and_never_gets_further_ends() {
+    /// A registry at an address that answers connections one after the other with what `answer` makes of the request.
+    async fn registry(
+        answer: impl Fn(usize, &str) -> String + Send + 'static,
+    ) -> (Registry, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = format!("oci://127.0.0.1:{}/a/b:1", listener.local_addr().unwrap().port());
         let server = tokio::spawn(async move {
@@ -237,19 +244,27 @@ mod tests {
                 while !asked.ends_with(b"\r\n\r\n") {
                     let mut piece = [0; 1024];
                     match stream.read(&mut piece).await.unwrap() {
-                        0 => return served,
+                        0 => return,
                         read => asked.extend(&piece[..read]),
                     }
                 }
-                // A little further at first.
-                let came = "x".repeat(if served == 0 { 100 } else { 500 });
-                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{came}");
+                let answer = answer(served, &String::from_utf8(asked).unwrap().to_lowercase());
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
-            0
         });
         let client = Client::new(ClientSettings::default()).unwrap();
-        let registry = Registry::new(&at, client, |host| Upstream::at(host, true)).unwrap();
+        (Registry::new(&at, client, |host| Upstream::at(host, true)).unwrap(), server)
+    }
+
+    /// A link that breaks each time before all has come, in front of a registry that begins again each time.
+    #[tokio::test]
+    async fn what_always_begins_again_and_never_gets_further_ends() {
+        let (registry, server) = registry(|served, _| {
+            // A little further at first.
+            let came = "x".repeat(if served == 0 { 100 } else { 500 });
+            format!("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{came}")
+        })
+        .await;
         let folder = tempfile::tempdir().unwrap();
         let (path, digest) = (folder.path().join("blob"), Digest::sha256(b"all"));
         let mut item = None;
@@ -257,6 +272,23 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(60), fetched).await.expect("it never ends");
         let error = ended.unwrap_err().to_string();
         assert!(error.contains("127.0.0.1"), "{error}");
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn where_a_registry_does_not_go_on_a_file_comes_from_its_start() {
+        let (registry, server) = registry(|_, asked| match asked.contains("range: ") {
+            true => {
+                "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into()
+            }
+            false => "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nall".into(),
+        })
+        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, digest) = (folder.path().join("blob"), Digest::sha256(b"all"));
+        std::fs::write(folder.path().join("blob.part"), b"a").unwrap();
+        fetch(&registry, &path, &digest, 3, &mut None).await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"all");
         server.abort();
     }
 }

@@ -205,8 +205,7 @@ async fn fetch_bytes(
         let resumable = matches!(broken, OciError::Unreachable { .. }) && begun.is_some();
         if !resumable || tries >= TRIES {
             // An upstream that does not want to go on from there may want to from the start.
-            let begins_anew = matches!(broken, OciError::Status { .. }) && !broken.is_unreachable();
-            if let Some(taking) = begun.filter(|taking| begins_anew || !taking.stays) {
+            if let Some(taking) = begun.filter(|taking| broken.begins_anew() || !taking.stays) {
                 taking.upload.cancel();
             }
             return Err(Failure::Upstream(broken));
