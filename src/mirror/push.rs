@@ -1,5 +1,6 @@
 //! Sends the images and charts that the mirror holds to another registry.
 
+mod about;
 mod charts;
 mod sparse;
 
@@ -82,8 +83,12 @@ pub async fn push(
     let mut refs = state.refs;
     // What hangs on images goes after them.
     refs.sort_by_key(|entry| (super::filter::is_attachment(&entry.name), entry.name.contains(':')));
-    let to =
-        Target { upstream: Upstream::at(host, insecure), prefix: prefix.to_owned(), sent: AtomicU64::new(0) };
+    let to = Target {
+        upstream: Upstream::at(host, insecure),
+        prefix: prefix.to_owned(),
+        sent: AtomicU64::new(0),
+        lists: tokio::sync::Mutex::default(),
+    };
     let mut results = Vec::new();
     let (first, last): (Vec<_>, Vec<_>) = refs
         .into_iter()
@@ -142,6 +147,8 @@ struct Target {
     upstream: Upstream,
     prefix: String,
     sent: AtomicU64,
+    /// Who has it may change lists of what is about something.
+    lists: tokio::sync::Mutex<()>,
 }
 
 impl Target {
@@ -174,15 +181,22 @@ async fn send(
     }
     let own = (!there).then_some(last);
     send_blobs(wire, to, &path, coming.iter().copied().chain(own), &image.to_string()).await?;
+    let is_list = about::is_list(&image.name, last);
     for child in coming {
         put(wire, to, &path, child.digest.as_str(), &child.parsed.media_type, &child.bytes).await?;
+        if !is_list {
+            about::list(wire, to, &path, child).await?;
+        }
     }
-    if there {
-        return Ok(None);
-    }
-    let refusal = match put(wire, to, &path, &image.name, &last.parsed.media_type, &last.bytes).await {
-        Err(failure) if !failure.may_pass() => failure,
-        done => return done.map(|()| None),
+    let done = match there {
+        true => Ok(()),
+        false if is_list => about::put_list(wire, to, &path, &image.name, last).await,
+        false => put(wire, to, &path, &image.name, &last.parsed.media_type, &last.bytes).await,
+    };
+    let refusal = match done {
+        Ok(()) => return about::list(wire, to, &path, last).await.map(|()| None),
+        Err(failure) if failure.may_pass() => return Err(failure),
+        Err(refusal) => refusal,
     };
     let here: BTreeSet<&Digest> = children.iter().map(|known| &known.digest).collect();
     if !sparse::is_sparse(last, &here) {

@@ -1,6 +1,7 @@
 //! What is about an image comes with it: through pull-through and by `edge image pull`, from registries with the referrers
 //! API and from those where a tag stands in for it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -269,5 +270,67 @@ async fn an_image_that_is_pulled_by_hand_brings_what_is_about_it() {
     let far = serve(&folder.path().join("far"), writable()).await;
     let digests = fill(&far.url, false).await;
     pulled_by_hand(&far.url, &digests).await;
+    far.stop().await;
+}
+
+/// From a registry with the referrers API to docker-registry, which has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_mirror_pushes_is_found_where_there_is_no_referrers_api() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = serve(&folder.path().join("far"), writable()).await;
+    let [app, bill, signature] = fill(&far.url, false).await;
+    // Some client has kept a list besides, of less.
+    let config = put_blob(&far.url, b"{}").await;
+    let mut note = image(&config, &[]);
+    note["subject"] = json!({"mediaType": MANIFEST, "digest": app, "size": 1});
+    let note_digest = put_manifest(&far.url, "", &note).await;
+    let listed = json!({"mediaType": MANIFEST, "digest": note_digest, "size": note.to_string().len()});
+    let list = format!("sha256-{}", app.hex());
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [listed]});
+    put_manifest(&far.url, &list, &index).await;
+
+    let place = std::sync::Arc::new(Place::new());
+    let edge = async |arguments: &[&str]| {
+        let (place, arguments) =
+            (place.clone(), arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
+        let run = move || place.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(run).await.unwrap().good().out
+    };
+    let host = format!("127.0.0.1:{}", far.port);
+    let rule = format!("[[mirror.images]]\nrepository = \"{host}/{REPO}\"\ntags = {{ exact = [\"1\"] }}\n");
+    place.write("etc/edge.toml", &rule);
+    edge(&["mirror", "sync"]).await;
+    let docker = DockerRegistry::start(folder.path()).await;
+    let to = format!("127.0.0.1:{}", docker.port);
+    edge(&["mirror", "push", &to]).await;
+    let list_at = async |subject: &Digest| {
+        let path = host.replace(':', "-");
+        let url = format!("http://{to}/v2/{path}/{REPO}/manifests/sha256-{}", subject.hex());
+        let answer = client().get(&url).header("accept", INDEX).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), header(&answer, "content-type")), (200, INDEX));
+        let there =
+            url.replace(&format!("sha256-{}", subject.hex()), header(&answer, "docker-content-digest"));
+        let list: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        let listed = list["manifests"].as_array().unwrap().iter();
+        // What the note is, is said by who lists it first.
+        let kind = |one: &Value| {
+            if one["digest"] == json!(note_digest) { Value::Null } else { one["artifactType"].clone() }
+        };
+        let listed: HashMap<String, Value> =
+            listed.map(|one| (one["digest"].as_str().unwrap().to_owned(), kind(one))).collect();
+        (listed, there)
+    };
+    let about_app =
+        HashMap::from([(bill.to_string(), json!("x/bill")), (note_digest.to_string(), Value::Null)]);
+    let (listed, there) = list_at(&app).await;
+    assert_eq!(listed, about_app);
+    assert_eq!(list_at(&bill).await.0, HashMap::from([(signature.to_string(), json!("x/signature"))]));
+    // What is there is neither sent nor listed again; a list that is lost is made anew.
+    let again = edge(&["mirror", "push", &to]).await;
+    assert!(again.contains("0 B sent"), "{again}");
+    assert_eq!(list_at(&app).await, (listed, there.clone()));
+    assert_eq!(client().delete(&there).send().await.unwrap().status(), 202);
+    edge(&["mirror", "push", &to]).await;
+    assert_eq!(list_at(&app).await.0, about_app);
     far.stop().await;
 }

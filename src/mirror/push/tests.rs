@@ -79,7 +79,7 @@ async fn sent(limits: (Option<u64>, u32)) -> (Duration, usize) {
     });
     let client = Client::new(ClientSettings::default()).unwrap();
     let wire = Wire::new(Arc::new(client), store, Progress::silent(), limits, None);
-    let to = Target { upstream, prefix: String::new(), sent: AtomicU64::new(0) };
+    let to = Target { upstream, prefix: String::new(), sent: AtomicU64::new(0), lists: Default::default() };
     let begun = Instant::now();
     let sends = digests.iter().map(|digest| send_blob(&wire, &to, "a", digest, "a:1"));
     futures_util::future::try_join_all(sends).await.unwrap();
