@@ -129,13 +129,13 @@ fn children<'a>(index: &'a ParsedManifest, terms: &Terms) -> Result<Vec<&'a Desc
     Ok(chosen)
 }
 
-/// A manifest that is here.
+/// A manifest that is here and whole.
 pub(super) async fn here(wire: &Wire, digest: &Digest) -> Result<Option<Known>, Failure> {
     let wanted = digest.clone();
     let found = wire
         .blocking(move |store| {
-            let found = store.manifest_of(&wanted)?;
-            found.map(|found| Ok((found.blob.read()?, found.media_type))).transpose()
+            let Some(found) = store.manifest_of(&wanted)? else { return Ok(None) };
+            Ok(found.blob.intact()?.map(|bytes| (bytes, found.media_type)))
         })
         .await?;
     let Some((bytes, media_type)) = found else { return Ok(None) };

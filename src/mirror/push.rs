@@ -259,8 +259,7 @@ async fn local(wire: &Wire, digest: &Digest) -> Result<Closure, Failure> {
             Ok(one) => closure.manifests.extend(one.manifests),
             Err(failure) if failure.is_absent() => {
                 // An index of which something is not here: its images one by one, itself last.
-                let known = image::here(wire, &digest).await?;
-                let Some(known) = known else { continue };
+                let Some(known) = image::here(wire, &digest).await? else { return Err(failure) };
                 let mut inner = Vec::new();
                 for child in children(&known.parsed) {
                     match image::closure(wire, None, &child, &Terms::default()).await {

@@ -45,6 +45,14 @@ struct Answer {
     read: Instant,
 }
 
+/// What is here under a name.
+enum Here {
+    Whole(Arc<Answer>),
+    /// One whose bytes are lost.
+    Damaged(Digest),
+    Nothing,
+}
+
 impl Default for Memory {
     fn default() -> Self {
         Self(Mutex::new(Remembered { epoch: 0, answers: LruCache::new(KEPT) }))
@@ -77,18 +85,20 @@ impl Registry {
         name: &str,
         request: &Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
+        let unknown = || Refusal::manifest_unknown(name);
         let answer = match self.find_manifest(names, name).await? {
-            Some(answer) => {
+            Here::Whole(answer) => {
                 if answer.owner == Some(Owner::PullThrough) {
                     self.inner.pull.revalidate(&answer.repository, name);
                 }
                 answer
             }
-            None => {
-                self.inner.pull.manifest(names, name).await;
-                let found = self.find_manifest(names, name).await?;
-                found.ok_or_else(|| Refusal::manifest_unknown(name))?
-            }
+            // Whose tag it is and where that points upstream by now does not matter to the same bytes.
+            Here::Damaged(digest) => match self.fetch_manifest(names, name, digest.as_str()).await? {
+                Some(answer) => answer,
+                None => self.fetch_manifest(names, name, name).await?.ok_or_else(unknown)?,
+            },
+            Here::Nothing => self.fetch_manifest(names, name, name).await?.ok_or_else(unknown)?,
         };
         if *request.method() == Method::GET {
             self.inner.pull.complete(&answer.repository, &answer.key);
@@ -105,31 +115,42 @@ impl Registry {
         Ok(response)
     }
 
-    async fn find_manifest(&self, names: &[String], name: &str) -> Result<Option<Arc<Answer>>, Refusal> {
+    /// Has `wanted` fetched, if an upstream has it; and says what stands for `name` then.
+    async fn fetch_manifest(
+        &self,
+        names: &[String],
+        name: &str,
+        wanted: &str,
+    ) -> Result<Option<Arc<Answer>>, Refusal> {
+        self.inner.pull.manifest(names, wanted).await;
+        match self.find_manifest(names, name).await? {
+            Here::Whole(answer) => Ok(Some(answer)),
+            Here::Damaged(_) | Here::Nothing => Ok(None),
+        }
+    }
+
+    async fn find_manifest(&self, names: &[String], name: &str) -> Result<Here, Refusal> {
         let epoch = self.store().epoch();
         let key = (names[0].clone(), name.to_owned());
         if let Some(answer) = self.inner.manifests.get(epoch, &key) {
-            return Ok(Some(answer));
+            return Ok(Here::Whole(answer));
         }
         let (candidates, wanted) = (names.to_vec(), name.to_owned());
         let found = self
             .blocking(move |store| {
                 for name in candidates {
                     if let Some(manifest) = store.manifest(&name, &wanted)? {
-                        let bytes = manifest.blob.read()?;
+                        // Small and read whole: what rots is noticed before it is sent.
+                        let bytes = manifest.blob.intact()?;
                         return Ok(Some((manifest, bytes, name)));
                     }
                 }
                 Ok(None)
             })
             .await?;
-        let Some((manifest, bytes, repository)) = found else { return Ok(None) };
+        let Some((manifest, bytes, repository)) = found else { return Ok(Here::Nothing) };
         let digest = &manifest.blob.digest;
-        // Small and read whole: what rots is noticed before it is sent.
-        if Digest::of(digest.algorithm(), &bytes) != *digest {
-            tracing::error!(%digest, "a manifest is damaged hint: run `edge store verify`");
-            return Ok(None);
-        }
+        let Some(bytes) = bytes else { return Ok(Here::Damaged(digest.clone())) };
         let header = |text: &str| {
             HeaderValue::from_str(text).map_err(|_| Refusal::internal("a header cannot be made"))
         };
@@ -144,7 +165,7 @@ impl Registry {
             read: Instant::now(),
         });
         self.inner.manifests.put(epoch, key, &answer);
-        Ok(Some(answer))
+        Ok(Here::Whole(answer))
     }
 
     pub(super) async fn put_manifest(

@@ -1,6 +1,7 @@
 //! Blobs: finding, opening, linking into a repository, unlinking.
 
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension};
@@ -46,6 +47,24 @@ impl Blob {
     /// Where the file cannot be read.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
         Ok(std::fs::read(&self.path).map_err(|e| durable::named(e, "read", &self.path))?)
+    }
+
+    /// All its bytes, for those who can have them from elsewhere: `None` where they are lost, because the file is gone,
+    /// its disk does not give it, or it holds something else. That is logged; the next verification sets it aside.
+    ///
+    /// # Errors
+    /// Where this process cannot read the file, which says nothing of the blob.
+    pub fn intact(&self) -> Result<Option<Vec<u8>>, Error> {
+        let why = match std::fs::read(&self.path) {
+            Ok(bytes) if Digest::of(self.digest.algorithm(), &bytes) == self.digest => {
+                return Ok(Some(bytes));
+            }
+            Ok(_) => "its bytes are others".to_owned(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound || durable::is_unreadable(&e) => e.to_string(),
+            Err(e) => return Err(durable::named(e, "read", &self.path).into()),
+        };
+        tracing::error!(digest = %self.digest, why, "a blob is damaged hint: run `edge store verify`");
+        Ok(None)
     }
 }
 

@@ -51,6 +51,7 @@ mod incluster_operator;
 mod join;
 mod join_scene;
 mod link;
+mod manifest_lost;
 mod mirror;
 mod mirror_charts;
 mod mirror_cluster;

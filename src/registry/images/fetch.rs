@@ -100,10 +100,9 @@ impl From<'_> {
     async fn manifest(&self, step: &mut Step) -> Result<Vec<u8>, ImageError> {
         let (store, digest) = (self.store.clone(), step.digest.clone());
         let here = tokio::task::spawn_blocking(move || {
-            store.blob(None, &digest)?.map(|blob| blob.read()).transpose()
+            store.blob(None, &digest)?.map_or(Ok(None), |blob| blob.intact())
         });
-        let here = here.await.map_err(|_| ImageError::Ended)??;
-        if let Some(bytes) = here.filter(|bytes| Digest::of(step.digest.algorithm(), bytes) == step.digest) {
+        if let Some(bytes) = here.await.map_err(|_| ImageError::Ended)?? {
             return Ok(bytes);
         }
         let fetched = self.client.manifest(&self.upstream, self.path, step.digest.as_str()).await?;
