@@ -259,7 +259,8 @@ impl Incoming<'_> {
         self.landing = true;
         // Advice that has the kernel begin to write now, and not only when the batch is synced.
         let _ = fadvise(self.file.file(), 0, None, Advice::DontNeed);
-        let ready = Ready { path: self.path.clone(), digest: actual, size: self.size, stays: false };
+        let ready =
+            Ready { path: self.path.clone(), digest: actual, size: self.size, stays: false, claim: None };
         Ok(Landing { ready, facts })
     }
 }

@@ -80,7 +80,7 @@ impl Store {
         };
         let store = self.clone();
         // Where it is here again meanwhile, or nobody needs it any more, a collection removes what lies here.
-        let ready = Ready { path, digest: digest.clone(), size, stays: true };
+        let ready = Ready { path, digest: digest.clone(), size, stays: true, claim: None };
         let placed = self.settle(ready, move |batch, ready| {
             let waits = batch
                 .tx

@@ -30,10 +30,12 @@ impl Store {
     /// and they are removed, unless it is to stay.
     pub(super) fn settle<T: Send + 'static>(
         &self,
-        ready: Ready,
+        mut ready: Ready,
         change: impl FnOnce(&mut Batch<'_>, &Ready) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let left = (!ready.stays).then(|| ready.path.clone());
+        // Held until its file has gone from where it was, one way or the other.
+        let _claim = ready.claim.take();
         let settled = self.inner.writer.write(move |batch| change(batch, &ready));
         if let (Err(_), Some(path)) = (&settled, left) {
             // Renamed already, or stale one day; the first error is the one to tell.
@@ -105,5 +107,29 @@ mod tests {
         assert_eq!(fetched.offset(), 5);
         fetched.commit(&digest, None).unwrap();
         assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn nobody_has_an_upload_again_that_is_becoming_a_blob_nor_one_that_is_fetched() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { folder: folder.path().join("store"), reserve: 0 };
+        let store = Store::open(settings).unwrap();
+        let digest = Digest::sha256(b"bytes");
+        let mut upload = store.begin_upload(Algorithm::Sha256, 5).unwrap();
+        let id = upload.id();
+        upload.write(b"bytes").unwrap();
+        let ready = upload.finish(&digest).unwrap();
+        assert!(matches!(store.resume_upload(id), Err(Error::UploadBusy(_))));
+        assert_eq!(store.place_in(None, ready).unwrap().read().unwrap(), b"bytes");
+        assert!(matches!(store.resume_upload(id), Err(Error::UploadUnknown(_))));
+        for bytes in (0..200_u8).map(|n| [n]) {
+            let digest = Digest::sha256(&bytes);
+            let mut half = store.fetch_upload(&digest, 2).unwrap();
+            half.write(&bytes).unwrap();
+            let id = half.id();
+            drop(half);
+            assert!(matches!(store.resume_upload(id), Err(Error::UploadUnknown(_))), "anybody can tell {id}");
+            assert_eq!(store.left_upload(&digest).unwrap().unwrap().offset(), 1);
+        }
     }
 }

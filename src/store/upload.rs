@@ -14,7 +14,7 @@ use super::{Blob, Error, Store, failpoint, intake};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 
-/// Names an upload; cannot be guessed.
+/// Names an upload: a client's at random, so that it cannot be guessed; one that is fetched by its blob.
 pub type UploadId = uuid::Uuid;
 
 /// Bytes after which the free space is looked at again.
@@ -44,6 +44,25 @@ pub struct Upload {
     looked: u64,
 }
 
+/// Keeps everybody from an upload that is whole: until it was renamed its file can be found, and whoever opened that
+/// could write to the blob. Dropped, the upload is over.
+pub(super) struct Claim {
+    store: Store,
+    id: UploadId,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.store.sessions().remove(&self.id);
+    }
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.id)
+    }
+}
+
 /// An upload that is whole, hashed and synced, and has only to be renamed.
 #[derive(Debug)]
 pub struct Ready {
@@ -53,6 +72,8 @@ pub struct Ready {
     /// Where it cannot be placed it stays: it is that of [`Store::fetch_upload`], and whoever fetches the blob next finds
     /// it; or it was set aside.
     pub(super) stays: bool,
+    /// What is no upload that could be taken up again needs none.
+    pub(super) claim: Option<Claim>,
 }
 
 impl Store {
@@ -88,7 +109,7 @@ impl Store {
     /// [`Error::UploadBusy`] while somebody else fetches it.
     pub fn left_upload(&self, digest: &Digest) -> Result<Option<Upload>, Error> {
         let id = fetch_id(digest);
-        match self.resume_upload(id) {
+        match self.reopen_upload(id) {
             Ok(upload) => Ok(Some(upload)),
             Err(Error::UploadUnknown(_)) => Ok(None),
             Err(Error::Io(error)) => {
@@ -119,11 +140,19 @@ impl Store {
         Ok(Upload { store: self.clone(), id, path, file, hasher, algorithm, offset: 0, looked: 0 })
     }
 
-    /// Takes up an upload again, also one that an earlier process began.
+    /// Takes up an upload of [`Store::begin_upload`] again, also one that an earlier process began.
     ///
     /// # Errors
-    /// [`Error::UploadUnknown`], or [`Error::UploadBusy`] while another request has it.
+    /// [`Error::UploadUnknown`], also for one of [`Store::fetch_upload`], whose name anybody can tell; or
+    /// [`Error::UploadBusy`] while another request has it, or it is becoming a blob.
     pub fn resume_upload(&self, id: UploadId) -> Result<Upload, Error> {
+        if id.get_version() != Some(uuid::Version::Random) {
+            return Err(Error::UploadUnknown(id.to_string()));
+        }
+        self.reopen_upload(id)
+    }
+
+    fn reopen_upload(&self, id: UploadId) -> Result<Upload, Error> {
         let path = self.upload_path(id);
         let known = match self.sessions().insert(id, Session::Busy) {
             Some(Session::Busy) => return Err(Error::UploadBusy(id.to_string())),
@@ -264,12 +293,12 @@ impl Upload {
             self.remove();
             return Err(durable::named(e, "sync", &self.path).into());
         }
-        self.store.sessions().remove(&self.id);
         Ok(Ready {
             path: self.path.clone(),
             digest: actual,
             size: self.offset,
             stays: self.id == fetch_id(digest),
+            claim: Some(Claim { store: self.store.clone(), id: self.id }),
         })
     }
 
@@ -290,9 +319,10 @@ impl Upload {
     }
 
     fn remove(&mut self) {
-        self.store.sessions().remove(&self.id);
         // One that stays is removed as stale later.
         let _ = std::fs::remove_file(&self.path);
+        // Last: who found the file before would write to one that has no name.
+        self.store.sessions().remove(&self.id);
     }
 }
 
@@ -304,14 +334,14 @@ impl Drop for Upload {
     }
 }
 
-/// The name of the one upload of a blob that is fetched.
+/// The name of the one upload of a blob that is fetched, never that of a client's.
 fn fetch_id(digest: &Digest) -> UploadId {
     let mut name = [0; 16];
     for (byte, pair) in name.iter_mut().zip(digest.hex().as_bytes().chunks(2)) {
         let pair = std::str::from_utf8(pair).ok();
         *byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
     }
-    UploadId::from_bytes(name)
+    uuid::Builder::from_custom_bytes(name).into_uuid()
 }
 
 /// The hash of a whole file from its start, and its length.
