@@ -98,9 +98,14 @@ pub(super) async fn gather(
         let images = kubernetes::images(version, &settings.kubernetes_images).unwrap_or_default();
         for (repository, name) in images {
             let image = ImageName { repository, name };
-            let (platforms, insecure) = (platforms(settings, &[]), settings.is_plain(image.parts().0));
+            let terms = Terms {
+                platforms: platforms(settings, &[]),
+                insecure: settings.is_plain(image.parts().0),
+                keys: settings.keys_for(&image.repository),
+                guessed: false,
+            };
             let reason = Reason { rule: KUBERNETES.into(), by: format!("version {version}") };
-            gathered.plan.want(image, reason, Terms { platforms, insecure, ..Terms::default() });
+            gathered.plan.want(image, reason, terms);
         }
         gathered.plan.read.push(KUBERNETES.to_owned());
     }
@@ -142,7 +147,7 @@ impl Gathered {
 
 impl Settings {
     /// The keys that images of a repository must be signed with, whoever wants them.
-    fn keys_for(&self, repository: &str) -> Vec<PathBuf> {
+    pub(super) fn keys_for(&self, repository: &str) -> Vec<PathBuf> {
         let same = |rule: &&ImageRule| {
             super::settings::repository_of(&rule.repository).is_ok_and(|name| name.repository() == repository)
         };
@@ -363,3 +368,7 @@ pub(super) async fn chart_images(
     }
     results
 }
+
+#[cfg(test)]
+#[path = "gather_tests.rs"]
+mod tests;

@@ -44,7 +44,12 @@ pub(super) async fn want(
     let listed = tags(wire, &repository, rule.insecure, gathered).await?;
     let fit = choose(listed, wish.range.as_ref(), rule.latest);
     let by = wish.by.clone().unwrap_or_else(|| charts::why(rule));
-    let terms = Terms { insecure: rule.insecure, platforms: platforms(settings, &[]), ..Terms::default() };
+    let terms = Terms {
+        platforms: platforms(settings, &[]),
+        insecure: rule.insecure,
+        keys: settings.keys_for(&repository),
+        guessed: false,
+    };
     for tag in &fit {
         let image = ImageName { repository: repository.clone(), name: tag.clone() };
         gathered.plan.want(image, Reason { rule: label.to_owned(), by: by.clone() }, terms.clone());
