@@ -4,7 +4,7 @@
 //! `helm.sh/images`, the values, and lines of templates that name an image literally. What comes from values and
 //! templates is a guess until it was asked for upstream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 
 use regex_lite::Regex;
@@ -12,23 +12,37 @@ use serde_json::Value;
 
 use super::charts::Dependency;
 use super::found::Found;
-use crate::oci::{Reference, is_host};
+use crate::oci::{Reference, chart, is_host};
 use crate::sys::yaml;
 
 /// Bytes of a package that are looked through, unpacked, and of one file in it.
 const LOOKED_THROUGH: u64 = 64 << 20;
 const LARGEST_FILE: u64 = 1 << 20;
+/// Bytes of the names that are taken of one package, with where they stand; of real charts it is some thousands.
+const MOST_NAMED: usize = 1 << 20;
 /// Annotations that list images: Helm's, and Artifact Hub's.
 const ANNOTATIONS: [&str; 2] = ["helm.sh/images", "artifacthub.io/images"];
 
-/// The files of one chart in a package: itself, or one in its `charts` folder.
+/// What the files of one chart in a package say: of itself, or of one in its `charts` folder. The files are not kept,
+/// as there may be much in them.
 #[derive(Default)]
 struct Parts {
-    chart: Value,
-    values: Value,
-    templates: Vec<(String, String)>,
+    version: String,
+    dependencies: Value,
+    annotated: Vec<Found>,
+    values: Vec<(Found, Tag)>,
+    templates: Vec<Found>,
     /// Which of them are not what they should be, and why not.
     unread: Vec<String>,
+}
+
+/// What an image in the values has for a tag.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    /// What it says, if anything.
+    Own,
+    /// The version of what the chart installs.
+    OfChart,
 }
 
 /// What a package refers to.
@@ -44,14 +58,10 @@ pub(super) struct Referred {
 /// That it is no package.
 pub(super) fn images(package: &[u8]) -> Result<Referred, String> {
     let (mut found, mut unread): (Vec<Found>, Vec<String>) = Default::default();
-    for (folder, mut parts) in read(package)? {
-        let told = of_parts(&folder, &mut parts)?;
+    let mut met = BTreeSet::new();
+    for (folder, parts) in read(package)? {
         unread.extend(parts.unread.iter().map(|why| format!("{folder}{why}")));
-        for one in told {
-            if !found.iter().any(|known| known.image == one.image) {
-                found.push(one);
-            }
-        }
+        found.extend(parts.found().filter(|one| met.insert(one.image.clone())));
     }
     Ok(Referred { found, unread })
 }
@@ -61,16 +71,18 @@ pub(super) fn images(package: &[u8]) -> Result<Referred, String> {
 /// # Errors
 /// That it is no package.
 pub(super) fn dependencies(package: &[u8]) -> Result<Vec<Dependency>, String> {
-    let listed = read(package)?.remove("").map(|parts| parts.chart["dependencies"].clone());
+    let listed = read(package)?.remove("").map(|parts| parts.dependencies);
     let listed = listed.filter(|listed| !listed.is_null());
     listed.map_or_else(|| Ok(Vec::new()), |listed| serde_json::from_value(listed).map_err(|e| e.to_string()))
 }
 
 /// The charts of a package by their folder within it; the chart itself has the empty one.
 fn read(package: &[u8]) -> Result<BTreeMap<String, Parts>, String> {
-    let unpacked = flate2::read::MultiGzDecoder::new(package).take(LOOKED_THROUGH);
-    let mut archive = tar::Archive::new(unpacked);
+    let mut archive = chart::unpacked(package, LOOKED_THROUGH).map_err(|e| e.to_string())?;
     let mut charts: BTreeMap<String, Parts> = BTreeMap::new();
+    let line =
+        Regex::new(r#"(?m)^\s*(?:-\s+)?image:\s*["']?([^\s"'{}#]+)["']?\s*$"#).map_err(|e| e.to_string())?;
+    let mut room = Room(Some(MOST_NAMED));
     for entry in archive.entries().map_err(|e| e.to_string())? {
         let entry = entry.map_err(|e| e.to_string())?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
@@ -80,11 +92,14 @@ fn read(package: &[u8]) -> Result<BTreeMap<String, Parts>, String> {
         if entry.take(LARGEST_FILE).read_to_string(&mut text).is_err() {
             continue;
         }
-        let parts = charts.entry(folder).or_default();
+        let parts = charts.entry(folder.clone()).or_default();
         match file.as_str() {
-            "Chart.yaml" => parts.chart = parts.yaml(&file, &text),
-            "values.yaml" => parts.values = parts.yaml(&file, &text),
-            template => parts.templates.push((template.to_owned(), text)),
+            "Chart.yaml" => parts.chart(&folder, &text, &mut room),
+            "values.yaml" => parts.values(&folder, &text, &mut room),
+            template => parts.template(&format!("{folder}{template}"), &text, &line, &mut room),
+        }
+        if room.0.is_none() {
+            return Err(format!("the images that it names take more than {MOST_NAMED} bytes"));
         }
     }
     Ok(charts)
@@ -111,48 +126,74 @@ impl Parts {
             Value::Null
         })
     }
-}
 
-fn of_parts(folder: &str, parts: &mut Parts) -> Result<Vec<Found>, String> {
-    let mut found = Vec::new();
-    for name in ANNOTATIONS {
-        let listed = parts.chart["annotations"][name].as_str().unwrap_or_default().to_owned();
-        let listed = parts.yaml(&format!("Chart.yaml {name}"), &listed);
-        for entry in listed.as_array().into_iter().flatten() {
-            let image = entry["image"].as_str().or_else(|| entry.as_str()).unwrap_or_default();
-            push(&mut found, image, format!("{folder}Chart.yaml {name}"), false);
+    fn chart(&mut self, folder: &str, text: &str, room: &mut Room) {
+        let mut chart = self.yaml("Chart.yaml", text);
+        self.version = match &chart["appVersion"] {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => String::new(),
+        };
+        self.annotated.clear();
+        for name in ANNOTATIONS {
+            let listed = chart["annotations"][name].as_str().unwrap_or_default();
+            let listed = self.yaml(&format!("Chart.yaml {name}"), listed);
+            for entry in listed.as_array().into_iter().flatten() {
+                let image = entry["image"].as_str().or_else(|| entry.as_str()).unwrap_or_default();
+                self.annotated.extend(room.take(image, || format!("{folder}Chart.yaml {name}"), false));
+            }
         }
+        self.dependencies = chart.get_mut("dependencies").map(Value::take).unwrap_or_default();
     }
-    let version = match &parts.chart["appVersion"] {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        _ => String::new(),
-    };
-    in_values(&parts.values, &version, &mut Vec::new(), &mut |path, image| {
-        push(&mut found, image, format!("{folder}values.yaml {path}"), true);
-    });
-    let line =
-        Regex::new(r#"(?m)^\s*(?:-\s+)?image:\s*["']?([^\s"'{}#]+)["']?\s*$"#).map_err(|e| e.to_string())?;
-    for (file, text) in &parts.templates {
+
+    fn values(&mut self, folder: &str, text: &str, room: &mut Room) {
+        let (values, mut found) = (self.yaml("values.yaml", text), Vec::new());
+        in_values(&values, &mut Vec::new(), &mut |path, image, tag| {
+            let one = room.take(image, || format!("{folder}values.yaml {}", path.join(".")), true);
+            found.extend(one.map(|one| (one, tag)));
+        });
+        self.values = found;
+    }
+
+    fn template(&mut self, file: &str, text: &str, line: &Regex, room: &mut Room) {
         for image in line.captures_iter(text).filter_map(|found| found.get(1)) {
-            push(&mut found, image.as_str(), format!("{folder}{file}"), true);
+            self.templates.extend(room.take(image.as_str(), || file.to_owned(), true));
         }
     }
-    Ok(found)
+
+    /// The images, now that all files were read.
+    fn found(self) -> impl Iterator<Item = Found> {
+        let Self { version, annotated, values, templates, .. } = self;
+        let tagged = values.into_iter().map(move |(found, tag)| match tag {
+            Tag::OfChart if !version.is_empty() => {
+                Found { image: format!("{}:{version}", found.image), ..found }
+            }
+            _ => found,
+        });
+        let sound = |found: &Found| found.image.parse::<Reference>().is_ok();
+        annotated.into_iter().chain(tagged.filter(sound)).chain(templates)
+    }
 }
 
-fn push(found: &mut Vec<Found>, image: &str, at: String, guessed: bool) {
-    if image.parse::<Reference>().is_ok() {
-        found.push(Found { image: image.to_owned(), at, guessed });
+/// Bytes that are left for what a package names; none once it named more.
+struct Room(Option<usize>);
+
+impl Room {
+    /// An image and where it was found, if its name can be one.
+    fn take(&mut self, image: &str, at: impl FnOnce() -> String, guessed: bool) -> Option<Found> {
+        let left = self.0.filter(|_| image.parse::<Reference>().is_ok())?;
+        let at = at();
+        self.0 = left.checked_sub(image.len() + at.len());
+        self.0.map(|_| Found { image: image.to_owned(), at, guessed })
     }
 }
 
 /// `{registry, repository, tag, digest}`, and texts named `image`.
-fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dyn FnMut(String, &str)) {
+fn in_values(value: &Value, path: &mut Vec<String>, tell: &mut dyn FnMut(&[String], &str, Tag)) {
     let Value::Object(fields) = value else {
         for (at, inner) in value.as_array().into_iter().flatten().enumerate() {
             path.push(at.to_string());
-            in_values(inner, version, path, tell);
+            in_values(inner, path, tell);
             path.pop();
         }
         return;
@@ -166,9 +207,10 @@ fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dy
     let named_so = path.last().is_some_and(|last| last.to_lowercase().ends_with("image"));
     let repository = text("repository");
     if !repository.is_empty() && (named_so || fields.contains_key("tag") || fields.contains_key("registry")) {
-        let tag = Some(text("tag")).filter(|tag| !tag.is_empty()).unwrap_or_else(|| version.to_owned());
+        let tag = text("tag");
         let digest = Some(text("digest")).filter(|digest| digest.contains(':')).unwrap_or_default();
-        tell(path.join("."), &full(&text("registry"), &repository, &tag, &digest));
+        let of = if tag.is_empty() && digest.is_empty() { Tag::OfChart } else { Tag::Own };
+        tell(path, &full(&text("registry"), &repository, &tag, &digest), of);
     }
     for (key, inner) in fields {
         path.push(key.clone());
@@ -182,12 +224,10 @@ fn in_values(value: &Value, version: &str, path: &mut Vec<String>, tell: &mut dy
             let has_host = image.split_once('/').is_some_and(|(first, _)| is_host(first));
             let registry = Some(text("registry")).filter(|_| !has_host);
             let digest = Some(beside("digest")).filter(|digest| digest.contains(':')).unwrap_or_default();
-            tell(
-                path.join("."),
-                &full(&registry.unwrap_or_default(), image, &tag.unwrap_or_default(), &digest),
-            );
+            let image = full(&registry.unwrap_or_default(), image, &tag.unwrap_or_default(), &digest);
+            tell(path, &image, Tag::Own);
         }
-        in_values(inner, version, path, tell);
+        in_values(inner, path, tell);
         path.pop();
     }
 }
@@ -262,6 +302,32 @@ mod tests {
             found.is_empty() && unread.len() == 1 && unread[0].starts_with("values.yaml: "),
             "{unread:?}"
         );
+    }
+
+    #[test]
+    fn what_would_fill_the_memory_is_refused_and_what_is_long_is_looked_through() {
+        let chart = ("app/Chart.yaml", "name: app\nversion: 1.0.0\n");
+        let refused = |package: &[u8]| images(package).err().unwrap();
+        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gzip);
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(60 << 20);
+        header.set_cksum();
+        tar.append(&header, std::io::repeat(b'a').take(60 << 20)).unwrap();
+        let why = refused(&tar.into_inner().unwrap().finish().unwrap());
+        assert!(why.contains("has 62914560 bytes"), "{why}");
+        let lines =
+            |count: usize| -> String { (0..count).map(|n| format!("image: q.io/a{n}:1\n")).collect() };
+        let template = |text: &str| pack(&[chart, ("app/templates/a.yaml", text)]);
+        assert_eq!(images(&template(&lines(5000))).unwrap().found.len(), 5000);
+        let why = refused(&template(&lines(40_000)));
+        assert!(why.contains("take more than 1048576 bytes"), "{why}");
+        // Where an image stands may be long, too.
+        let deep = format!("{{{}: ", "k".repeat(1000)).repeat(20);
+        let values = format!("a: {deep}[{}]{}\n", "{image: q.io/a}, ".repeat(100), "}".repeat(20));
+        let why = refused(&pack(&[chart, ("app/values.yaml", &values)]));
+        assert!(why.contains("take more than 1048576 bytes"), "{why}");
     }
 
     /// As ingress-nginx writes it.

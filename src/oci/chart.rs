@@ -5,7 +5,7 @@
 mod metadata;
 
 use std::cmp::Ordering;
-use std::io::Read;
+use std::io::{self, Read};
 
 use serde_json::{Map, Value};
 
@@ -63,10 +63,7 @@ impl ChartPackage {
             return Err(ChartError::TooLarge(bytes.len()));
         }
         let package = |e: &dyn std::fmt::Display| ChartError::Package(e.to_string());
-        let unpacked = || flate2::read::MultiGzDecoder::new(bytes).take(LOOKED_THROUGH);
-        let mut archive = tar::Archive::new(unpacked());
-        headers::check(archive.entries().map_err(|e| package(&e))?).map_err(|e| package(&e))?;
-        let mut archive = tar::Archive::new(unpacked());
+        let mut archive = unpacked(bytes, LOOKED_THROUGH).map_err(|e| package(&e))?;
         for entry in archive.entries().map_err(|e| package(&e))? {
             let entry = entry.map_err(|e| package(&e))?;
             let path = entry.path_bytes().into_owned();
@@ -109,6 +106,16 @@ impl ChartPackage {
         entry.insert("created".into(), created.to_string().into());
         Value::Object(entry).to_string()
     }
+}
+
+/// The files of a `.tgz`, of which `most` unpacked bytes are looked through.
+///
+/// # Errors
+/// Where it cannot be read, or a name or an attribute in it would fill the memory.
+pub fn unpacked(package: &[u8], most: u64) -> io::Result<tar::Archive<impl Read>> {
+    let unpacked = || flate2::read::MultiGzDecoder::new(package).take(most);
+    headers::check(tar::Archive::new(unpacked()).entries()?)?;
+    Ok(tar::Archive::new(unpacked()))
 }
 
 /// Whether a text can stand in a path and a file name.
