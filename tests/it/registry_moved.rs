@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::mirror::noise;
+use crate::mirror_faults::{Liar, answer};
 use crate::registry::{INDEX, MANIFEST, Running, header, serve};
 use crate::registry_pull::DockerRegistry;
 
@@ -152,5 +153,30 @@ async fn a_tag_that_was_only_looked_up_moves_at_once_and_nothing_else_travels() 
     until_head_is(&edge, &new).await;
     let asked = asked(folder.path());
     assert!(asked.iter().all(|line| line.contains("/manifests/latest ")), "{asked:#?}");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_of_a_registry_that_tells_no_digest_is_seen_to_move() {
+    let (liar, folder) = (Liar::start().await, tempfile::tempdir().unwrap());
+    let image = |seed: u32| {
+        let layer = noise(seed, 5000);
+        liar.image("latest", &layer, &[answer(200, &layer)]);
+        let manifest = liar.body("/v2/a/b/manifests/latest");
+        liar.say("/v2/a/b/manifests/latest", &[answer(200, &manifest).with("content-type", MANIFEST)]);
+        manifest
+    };
+    let row = UpstreamRow::new("registry.example", &format!("http://127.0.0.1:{}", liar.port));
+    let settings = Settings { upstreams: vec![row], ..Settings::default() };
+    let edge = serve(folder.path(), settings).await;
+    let path = "/v2/a/b/manifests/latest?ns=registry.example";
+    let old = image(1);
+    assert_eq!(edge.get(path).await.bytes().await.unwrap(), old);
+    let new = image(2);
+    let until = Instant::now() + Duration::from_secs(20);
+    while edge.get(path).await.bytes().await.unwrap() != new {
+        assert!(Instant::now() < until, "the new one never came");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     edge.stop().await;
 }

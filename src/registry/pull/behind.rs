@@ -151,9 +151,17 @@ impl Inner {
         let client = self.sources.client().ok()?;
         let place = self.small.acquire().await;
         let head = client.head_manifest(&upstream, path, tag).await;
-        drop(place);
         self.sources.note(&upstream, &head);
-        let there = head.ok()?.digest?;
+        let there = match head.ok()?.digest {
+            Some(digest) => digest,
+            // A registry that does not say it has to be asked for the whole.
+            None => {
+                let whole = client.manifest(&upstream, path, tag).await;
+                self.sources.note(&upstream, &whole);
+                whole.ok()?.digest
+            }
+        };
+        drop(place);
         let (repository, tag) = (repository.to_owned(), tag.to_owned());
         let here = self.blocking(move |store| store.manifest(&repository, &tag)).await.ok()?;
         (here.map(|manifest| manifest.blob.digest).as_ref() != Some(&there)).then_some(there)
