@@ -51,6 +51,9 @@ struct Configure {
     /// A registry to stand before, such as quay.io; `_default` is all without a hosts.toml; may be given several times
     #[arg(long, value_name = "HOST", conflicts_with = "undo")]
     host: Vec<String>,
+    /// The authority (PEM) that vouches for registry.tls-certificate, where it is none of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    ca: Option<PathBuf>,
     /// containerd's configuration [default: /etc/containerd/config.toml; in the snap's node flavour that of its own]
     #[arg(long, value_name = "FILE")]
     containerd_config: Option<PathBuf>,
@@ -99,12 +102,7 @@ impl Configure {
 
     fn settings(&self, config: &Config, file: PathBuf) -> Result<ContainerdSettings> {
         let registry = &config.registry;
-        let tls = registry.serves_tls();
-        let mut address = registry.listen;
-        if address.ip().is_unspecified() {
-            // Every address is this machine's; loopback is the one that is always there.
-            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-        }
+        let (edge, authority) = self.edge(config)?;
         let mut hosts: Vec<Upstream> = Vec::new();
         if self.host.is_empty() {
             hosts.extend(registry.upstreams.iter().map(|row| row.upstream()));
@@ -124,11 +122,39 @@ impl Configure {
         Ok(ContainerdSettings {
             config: file,
             backup: config.state_dir.join("containerd"),
-            edge: format!("{}://{address}", if tls { "https" } else { "http" }),
-            authority: registry.local_certificate.then(|| config.state_dir.join("pki/ca.crt")),
+            edge,
+            authority,
             hosts,
             last_resort: if self.air_gap { LastResort::Nobody } else { LastResort::Registry },
         })
+    }
+
+    /// Where containerd reaches edge, and the authority that vouches for edge there.
+    fn edge(&self, config: &Config) -> Result<(String, Option<PathBuf>)> {
+        let registry = &config.registry;
+        let mut address = registry.listen;
+        if address.ip().is_unspecified() {
+            // Every address is this machine's; loopback is the one that is always there.
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        let given = registry.tls_certificate.as_ref().filter(|_| !self.undo);
+        if self.ca.is_some() && given.is_none() {
+            let why = "--ca is for registry.tls-certificate, which is not set hint: leave it out";
+            return Err(Usage(why.into()).into());
+        }
+        let Some(certificate) = given else {
+            let scheme = if registry.serves_tls() { "https" } else { "http" };
+            let authority = registry.local_certificate.then(|| config.state_dir.join("pki/ca.crt"));
+            return Ok((format!("{scheme}://{address}"), authority));
+        };
+        let mut names = vec![address.to_string()];
+        if address.ip().is_loopback() {
+            names.push(format!("localhost:{}", address.port()));
+        }
+        names.extend(registry.own_hosts.iter().cloned());
+        let ca = self.ca.as_ref().map(std::path::absolute).transpose()?;
+        let name = containerd::reach(certificate, &names, ca.as_deref())?;
+        Ok((format!("https://{name}"), ca))
     }
 
     fn text(&self, report: &ContainerdReport) -> String {

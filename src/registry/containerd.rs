@@ -4,6 +4,7 @@
 //! Whatever is replaced is kept below the state folder first, and `undo` puts it back.
 
 mod documents;
+mod reach;
 mod record;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use crate::oci::Upstream;
 use crate::sys::durable;
 
 use documents::Certificates;
+pub use reach::reach;
 use record::Record;
 
 /// Where containerd is told to look for `hosts.toml` where nothing says so yet.
@@ -30,7 +32,7 @@ pub struct ContainerdSettings {
     pub backup: PathBuf,
     /// Where containerd reaches edge, `http://127.0.0.1:5000`.
     pub edge: String,
-    /// The certificate of edge's authority, where edge is reached by TLS with a local one.
+    /// The certificate of the authority that vouches for edge, where that is none of the system's.
     pub authority: Option<PathBuf>,
     /// The registries that edge goes before. A host of `_default` stands for all that have no file of their own.
     pub hosts: Vec<Upstream>,
@@ -77,6 +79,32 @@ pub enum ContainerdError {
         "`{0}` has a legacy `registry.mirrors` or `registry.configs.HOST.tls` section hint: move it to hosts.toml files, then try again"
     )]
     Legacy(PathBuf),
+    /// A file of certificates is none.
+    #[error("cannot read `{path}`: {why}")]
+    Certificate {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// edge's certificate is for none of the names that containerd could reach it by.
+    #[error(
+        "`{path}` is for none of {names} hint: write the name that it is for under registry.own-hosts, with the port"
+    )]
+    Name {
+        /// The certificate.
+        path: PathBuf,
+        /// The names.
+        names: String,
+    },
+    /// Nobody vouches for edge's certificate.
+    #[error("containerd would not believe `{path}`: {why} hint: name the file of its authority with --ca")]
+    Unbelieved {
+        /// The certificate.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The notes of what was replaced are damaged.
     #[error("cannot read `{path}`: {why} hint: what was replaced lies in the same folder")]
     Record {

@@ -165,3 +165,37 @@ fn a_way_back_says_that_containerd_must_be_restarted_wherever_its_configuration_
     assert!(undo(&elsewhere).unwrap().restart);
     assert_eq!(std::fs::read_to_string(folder.path().join("config.toml")).unwrap(), before);
 }
+
+#[test]
+fn a_certificate_of_the_site_s_is_for_a_name_and_of_an_authority_that_containerd_is_told() {
+    let place = crate::command::Place::new();
+    let path = |name: &str| place.path(name).display().to_string();
+    let key = || rcgen::KeyPair::generate().unwrap();
+    let (ca_key, mut ca) = (key(), rcgen::CertificateParams::new(Vec::new()).unwrap());
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    place.write("etc/site.crt", &ca.self_signed(&ca_key).unwrap().pem());
+    let leaf = rcgen::CertificateParams::new(vec!["depot.example".to_owned()]).unwrap();
+    place.write("etc/tls.crt", &leaf.signed_by(&key(), &rcgen::Issuer::new(ca, ca_key)).unwrap().pem());
+    let registry = format!(
+        "[registry]\nlisten = \"0.0.0.0:5000\"\ntls-certificate = \"{}\"\ntls-key = \"{}\"\n",
+        path("etc/tls.crt"),
+        path("etc/tls.key")
+    );
+    with_config_path(&place.path("etc"));
+    let (containerd, ca) = (path("etc/config.toml"), path("etc/site.crt"));
+    let configure =
+        ["registry", "configure-containerd", "--containerd-config", &containerd, "--host", "quay.io"];
+    let with_ca: Vec<&str> = configure.into_iter().chain(["--ca", &ca]).collect();
+    place.write("etc/edge.toml", &registry);
+    place.run(&with_ca).bad(1, "is for none of `127.0.0.1:5000`, `localhost:5000` hint: ");
+    place.write("etc/edge.toml", &format!("{registry}own-hosts = [\"depot.example:5000\"]\n"));
+    place.run(&configure).bad(1, "hint: name the file of its authority with --ca");
+    assert!(!place.path("etc/certs.d/quay.io").exists(), "nothing was written");
+    place.run(&with_ca).good();
+    let hosts = place.read("etc/certs.d/quay.io/hosts.toml");
+    assert!(hosts.contains("[host.\"https://depot.example:5000\"]\n"), "{hosts}");
+    assert!(hosts.contains(&format!("ca = \"{ca}\"")), "{hosts}");
+    // The way back needs neither.
+    std::fs::remove_file(place.path("etc/tls.crt")).unwrap();
+    place.run(&[&configure[..4], &["--undo"]].concat()).good();
+}
