@@ -19,10 +19,16 @@ const PLUGS: [(&str, &str); 8] = [
 /// right itself.
 pub fn of_this_process() -> Option<Denied> {
     let snap = super::own_snap().filter(|_| nix::unistd::geteuid().is_root())?;
-    let meta = std::fs::read_to_string(Path::new(&std::env::var_os("SNAP")?).join("meta/snap.yaml")).ok()?;
-    // As JSON where edge-pack has made it.
-    let strict = meta.replace('"', "").contains("confinement: strict");
+    let strict = of_snap(Path::new(&std::env::var_os("SNAP")?)).is_some_and(|it| it == "strict");
     strict.then(|| Denied { common: snap.common.display().to_string() })
+}
+
+/// What the snap that is mounted at `snap` says of its confinement. Its description is YAML, which is JSON where edge-pack
+/// has made it.
+pub fn of_snap(snap: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(snap.join("meta/snap.yaml")).ok()?;
+    let description: serde_json::Value = serde_saphyr::from_str(&text).ok()?;
+    description["confinement"].as_str().map(str::to_owned)
 }
 
 /// Tells what to do about what a strict snap was denied.
@@ -54,6 +60,26 @@ impl Denied {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_description_says_it_in_yaml_or_in_json() {
+        let snap = tempfile::tempdir().unwrap();
+        assert_eq!(of_snap(snap.path()), None);
+        let file = snap.path().join("meta/snap.yaml");
+        std::fs::create_dir(snap.path().join("meta")).unwrap();
+        let json =
+            |of: &str| serde_json::to_string_pretty(&serde_json::json!({"confinement": of, "name": "edge"}));
+        for (text, said) in [
+            ("name: edge\nconfinement: classic\n", Some("classic")),
+            ("name: edge\nconfinement: 'strict' # so\n", Some("strict")),
+            (&json("classic").unwrap(), Some("classic")),
+            (&json("strict").unwrap(), Some("strict")),
+            ("name: edge\n", None),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(of_snap(snap.path()).as_deref(), said, "{text}");
+        }
+    }
 
     #[test]
     fn what_was_denied_names_its_plug() {

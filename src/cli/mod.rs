@@ -142,10 +142,9 @@ fn own_snap() -> Option<Snap> {
     }
     let snapctl = variable("EDGE_SNAPCTL").map_or_else(|| snapctl::PROGRAM.into(), PathBuf::from);
     let common = PathBuf::from(variable("SNAP_COMMON")?);
-    let description = variable("SNAP").map(|snap| PathBuf::from(snap).join("meta/snap.yaml"));
-    let description = description.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-    let is_strict = !description.lines().any(|line| line.trim_end() == "confinement: classic");
-    let places = variable("SNAP").map(|snap| Places::of(&PathBuf::from(snap), common.clone()));
+    let snap = variable("SNAP").map(PathBuf::from);
+    let is_strict = snap.as_deref().and_then(confinement::of_snap).is_none_or(|it| it != "classic");
+    let places = snap.map(|snap| Places::of(&snap, common.clone()));
     let node = places.filter(Places::are_there);
     let node = node.map(|places| SnapNode { endpoint: places.endpoint(), content: places.snap });
     Some(Snap { common, snapctl, is_strict, node })

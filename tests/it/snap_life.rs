@@ -158,7 +158,14 @@ fn the_state_moves_only_where_a_daemon_finds_it() {
     asked(&below).good();
     // The classic snap reaches everything.
     std::fs::create_dir_all(snap.path("snap/meta")).unwrap();
-    std::fs::write(snap.path("snap/meta/snap.yaml"), "name: edge\nconfinement: classic\n").unwrap();
     snap.edge(&["leave"]).good();
-    asked(&moved).good();
+    // As snapcraft writes it, and as edge-pack does.
+    let packed =
+        serde_json::json!({"name": "edge", "version": "1", "confinement": "classic", "grade": "stable"});
+    for described in ["name: edge\nconfinement: classic\n", &serde_json::to_string_pretty(&packed).unwrap()] {
+        std::fs::write(snap.path("snap/meta/snap.yaml"), described.replace("classic", "strict")).unwrap();
+        asked(&moved).bad(1, strict);
+        std::fs::write(snap.path("snap/meta/snap.yaml"), described).unwrap();
+        asked(&moved).good();
+    }
 }
