@@ -60,7 +60,7 @@ pub static KEYS: &[Key] = &[
     Key {
         path: "proxy.listen",
         slot: Slot::Loopback(|c| &mut c.proxy.listen),
-        help: "Where kubelet finds the proxy. After a change, run `edge join` again: it is written in kubelet's kubeconfig.",
+        help: "Where kubelet finds the proxy. After a change, run `edge join` again, which writes it in kubelet's kubeconfig, and restart edge and kubelet.",
     },
     Key {
         path: "proxy.in-cluster",

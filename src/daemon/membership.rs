@@ -61,14 +61,18 @@ async fn do_join(asked: Join, place: &Place, progress: &Progress) -> Result<Valu
     let cloud = plan.cloud_kubeconfig.clone();
     let ready = join::prepare(plan, &mut |said| progress.note(told(said))).await.map_err(failed)?;
     let change = Change::Set("cloud.kubeconfig".into(), cloud.to_string_lossy().into_owned());
-    config::edit(&config.file, &[change]).map_err(TaskError::usage)?;
+    // What the file says: a change of `proxy.listen` is in force from the daemon's next start on, and kubelet's as well.
+    let listen = config::edit(&config.file, &[change]).map_err(TaskError::usage)?.proxy.listen;
     let until = ready.certificate.not_after;
-    let record = ready.hand_over().map_err(failed)?;
+    let record = ready.hand_over(listen).map_err(failed)?;
     // By hand, with others: those that were given must not join this machine again once it is left.
     drop_given(&config, |given| given != from)?;
     let restart = match place.hand() {
         None => Some("edge is not running".to_owned()),
-        Some(hand) => hand.order(Order::Join).await.err(),
+        Some(hand) => hand.order(Order::Join).await.err().or_else(|| {
+            let (now, then) = (config.proxy.listen, listen);
+            (now != then).then(|| format!("it listens on {now} until then, and kubelet is to ask {then}"))
+        }),
     };
     Ok(json!({
         "node": record.node_name,

@@ -335,6 +335,27 @@ fn leave_refuses_before_it_touches_anything_when_a_copy_is_missing() {
     assert_eq!(gateway.place.read("etc/kubelet.kubeconfig"), "what kubelet had");
 }
 
+/// The proxy moves with the daemon's next start, and so does kubelet: joined before that, it must not be told the old port.
+#[test]
+fn a_daemon_that_runs_writes_kubelet_the_port_of_its_next_start() {
+    let gateway = Gateway::new();
+    let config = "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n";
+    gateway.place.write("etc/edge.toml", config);
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    let _daemon = Daemon::start(&gateway.place);
+    gateway.join(&from, &[]).good();
+    gateway.place.run(&["config", "set", "proxy.listen=127.0.0.1:7445"]).good();
+    for from in [&from, "etc/kubelet.kubeconfig"] {
+        let done = gateway.join(from, &[]).good();
+        assert_eq!(gateway.credentials("etc/kubelet.kubeconfig").address(), ("127.0.0.1", 7445));
+        assert!(done.out.contains("systemctl restart edge && systemctl restart kubelet\n"), "{done:?}");
+        assert!(
+            done.out.contains("it listens on 127.0.0.1:0 until then, and kubelet is to ask 127.0.0.1:7445"),
+            "{done:?}"
+        );
+    }
+}
+
 #[test]
 fn killed_at_any_moment_both_can_be_run_again() {
     let gateway = Gateway::new();

@@ -105,14 +105,14 @@ impl Ready {
         &self.record.node_name
     }
 
-    /// Second half: kubelet gets its kubeconfig towards edge, and the cloud's certificate is taken out
-    /// of its way.
+    /// Second half: kubelet gets its kubeconfig towards edge, which it finds at `listen`, and the cloud's certificate is
+    /// taken out of its way.
     ///
     /// # Errors
     /// As for [`prepare`].
-    pub fn hand_over(mut self) -> Result<Record, Error> {
+    pub fn hand_over(mut self, listen: SocketAddr) -> Result<Record, Error> {
         let (plan, node) = (&self.plan, self.record.node_name.clone());
-        kubelet::write_kubeconfig(&plan.kubelet_kubeconfig, &node, plan.listen, &self.ca)?;
+        kubelet::write_kubeconfig(&plan.kubelet_kubeconfig, &node, listen, &self.ca)?;
         let rotated = Rotated::in_folder(&plan.kubelet_cert_dir);
         if rotated.is_armed(&self.ca) {
             self.record.disarmed = true;
