@@ -1,6 +1,6 @@
 //! `edge config`: show, change and check the configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
@@ -114,6 +114,18 @@ fn set(overrides: &Overrides, changes: &[String]) -> Result<()> {
         (None, late) => format!("; `{}`: `systemctl restart edge`", late.join("`, `")),
     };
     output::note(&format!("`{}` is written; {advice}{late}", file.display()));
+    let moved = changes.iter().find_map(|change| match change {
+        Change::Set(name, folder) if name == "state-dir" => Some(Path::new(folder)),
+        _ => None,
+    });
+    if let (None, Some(folder)) = (&overrides.snap, moved)
+        && !folder.starts_with(overrides.defaults().state_dir)
+    {
+        output::note(&format!(
+            "edge: under systemd it can write there only with `ReadWritePaths={}` below `[Service]` hint: `systemctl edit edge`",
+            folder.display()
+        ));
+    }
     Ok(())
 }
 

@@ -37,10 +37,14 @@ pub fn check(overrides: &Overrides, before: Option<&Config>, asked: &Path) -> Re
     if Record::read(&asked)?.is_some() {
         return Ok(());
     }
-    let (node, old) = (record.node_name, before.state_dir.display());
-    refused(format!(
-        "but node `{node}` is joined, and `{old}` says how hint: `edge leave` first, or stop edge and copy that folder"
-    ))
+    let (node, old) = (record.node_name, plain(&before.state_dir));
+    // No folder can be copied into itself.
+    let hint = if asked.starts_with(&old) {
+        "`edge leave` first, and join again from there"
+    } else {
+        "stop edge and copy that folder there first, or `edge leave` first"
+    };
+    refused(format!("but node `{node}` is joined, and `{}` says how hint: {hint}", old.display()))
 }
 
 /// The path without `..`, so that it is what its beginning says. No disk is asked: it need not be there.

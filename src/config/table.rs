@@ -41,7 +41,7 @@ pub static KEYS: &[Key] = &[
     Key {
         path: "state-dir",
         slot: Slot::Path(|c| &mut c.state_dir),
-        help: "The folder of everything that edge keeps: cache, images, certificates.",
+        help: "The folder of everything that edge keeps: cache, images, certificates. To move it, stop edge and copy the folder first; under systemd, another one needs `ReadWritePaths=` in the unit.",
     },
     Key {
         path: "cloud.kubeconfig",

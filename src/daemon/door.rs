@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::health::Board;
 use crate::link::{LinkState, Phase};
 use crate::proxy::incluster::{self, PodsDoor};
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Proxy, join};
 use crate::sys::clock;
 use crate::trust::ca::LocalCa;
 
@@ -88,6 +88,16 @@ impl Door {
 
     /// Opens what the proxy needs, binds its port, and begins its tasks.
     async fn start(&mut self, config: &Config, kubeconfig: &Path) -> Result<Proxy, DaemonError> {
+        match join::follow(&config.state_dir, kubeconfig) {
+            Ok(true) => {
+                let (kubeconfig, folder) = (kubeconfig.display(), config.state_dir.display());
+                tracing::info!(%kubeconfig, state_dir = %folder, "the state folder was moved, and the cloud's kubeconfig names its files there");
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "whether the cloud's kubeconfig names this state folder is not known");
+            }
+        }
         let (rotator, rotated) = proxy::rotate::Rotator::new(kubeconfig, &config.state_dir)?;
         let ca = Arc::new(LocalCa::open_or_create(&config.state_dir.join("pki"))?);
         let parts = proxy::Parts {

@@ -86,7 +86,11 @@ impl Rotator {
         let files = CloudFiles::of(state_dir);
         let credentials = Credentials::read(kubeconfig)?;
         let seen = look(&credentials.files);
-        let (life, life_watched) = watch::channel(life_of(&credentials, &files, None));
+        let life = life_of(&credentials, &files, None);
+        if let Some(error) = &life.last_error {
+            tracing::warn!(error, "the certificate for the cloud is not renewed");
+        }
+        let (life, life_watched) = watch::channel(life);
         let (credentials, watched) = watch::channel(Arc::new(credentials));
         let rotator = Self {
             kubeconfig: kubeconfig.to_path_buf(),
@@ -274,11 +278,19 @@ fn life_of(credentials: &Credentials, files: &CloudFiles, last_error: Option<Str
     let client = credentials.client.as_ref();
     // The kubeconfig names the file that a renewal would replace.
     let is_ours = credentials.files.contains(&files.current());
+    let elsewhere = || credentials.files.iter().find(|file| !is_ours && CloudFiles::is_current(file));
     Life {
         not_after: client.map(|client| client.not_after),
         renews_at: client.filter(|_| is_ours).map(renews_at),
-        last_error,
+        last_error: last_error.or_else(|| elsewhere().map(|file| not_renewed(file))),
     }
+}
+
+fn not_renewed(file: &Path) -> String {
+    format!(
+        "the node's certificate is `{}`, in another state folder, and nobody renews it hint: `edge join --from` the node's kubeconfig again",
+        file.display()
+    )
 }
 
 /// Between 70 and 90 % of its life; where in between is the certificate's own, so that a fleet does not

@@ -91,6 +91,18 @@ fn only_what_join_took_over_is_renewed() {
     let (rotator, watched) = Rotator::new(&place.kubeconfig(&foreign), place.folder.path()).unwrap();
     assert!(watched.life.borrow().renews_at.is_none() && watched.life.borrow().not_after.is_some());
     assert!(!rotator.is_due());
+    assert_eq!(watched.life.borrow().last_error, None, "it is somebody's own");
+
+    // What a copied state folder's kubeconfig names.
+    let elsewhere = CloudFiles::of(&place.folder.path().join("before")).current();
+    durable::folder(elsewhere.parent().unwrap(), 0o700).unwrap();
+    place.put(&elsewhere, &place.node());
+    let (_, watched) = Rotator::new(&place.kubeconfig(&elsewhere), place.folder.path()).unwrap();
+    let life = watched.life.borrow().clone();
+    assert!(life.renews_at.is_none(), "{life:?}");
+    assert!(
+        life.last_error.is_some_and(|error| error.contains("/before/cloud/client-current.pem`, in another"))
+    );
 }
 
 #[test]

@@ -64,7 +64,11 @@ fn set_edits_and_get_sees_it() {
     for (changes, advice) in [
         (&["offline-mode=true"][..], "; `systemctl reload edge` makes a running daemon read it\n"),
         (&["proxy.listen=127.0.0.1:7"], "; `systemctl restart edge` makes a running daemon use it\n"),
-        (&["offline-mode=false", "state-dir=/s"], "; `state-dir`: `systemctl restart edge`\n"),
+        (
+            &["offline-mode=false", "state-dir=/s"],
+            "; `state-dir`: `systemctl restart edge`\nedge: under systemd it can write there only with `ReadWritePaths=/s` below `[Service]` hint: `systemctl edit edge`\n",
+        ),
+        (&["state-dir=/var/lib/edge/s"], "; `systemctl restart edge` makes a running daemon use it\n"),
     ] {
         let done = place.run(&[&["config", "set"], changes].concat()).good();
         assert!(done.err.ends_with(advice), "{done:?}");

@@ -3,7 +3,7 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::command::{Daemon, Done};
@@ -317,6 +317,62 @@ fn a_daemon_that_runs_takes_part_at_once() {
     drop((taken, daemon));
     let _again = Daemon::start(&gateway.place);
     assert!(serves());
+}
+
+/// Only what the cloud's kubeconfig names is renewed, and it names files by their path.
+#[test]
+fn a_state_folder_that_was_copied_is_all_that_is_needed() {
+    let gateway = Gateway::new();
+    gateway
+        .place
+        .write("etc/edge.toml", "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n");
+    gateway.place.write("etc/kubelet.kubeconfig", "what kubelet had");
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    gateway.join(&from, &[]).good();
+    let moved = |arguments: &[&str]| {
+        let mut command = gateway.place.edge(arguments);
+        command.env("EDGE_STATE_DIR", gateway.place.path("moved"));
+        command
+    };
+    let copy = |to: &str| {
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(gateway.place.path("state")).arg(gateway.place.path(to));
+        assert!(copy.status().unwrap().success());
+    };
+    copy("moved");
+    // One that is older is no copy: what the kubeconfig names is newer.
+    copy("kept");
+    let newer = gateway.cloud.node(2095);
+    gateway.place.write("state/cloud/client-current.pem", &format!("{}{}", newer.chain, newer.key));
+    let cloud = || -> serde_json::Value {
+        serde_json::from_str(&gateway.place.run(&["status", "-o", "json"]).good().out).unwrap()
+    };
+    let named =
+        |below: &str| gateway.place.read("etc/cloud.kubeconfig").contains(&format!("/{below}/cloud/"));
+    let daemon = Daemon::start_by(&gateway.place, moved(&["daemon"]));
+    let status = cloud();
+    assert_eq!(status["cloud"]["certificateRenews"], serde_json::Value::Null, "{status}");
+    assert!(
+        status["errors"].to_string().contains("in another state folder, and nobody renews it"),
+        "{status}"
+    );
+    assert!(named("state"));
+    drop(daemon);
+    // The same, and then only the copy is left.
+    for gone in [false, true] {
+        std::fs::remove_dir_all(gateway.place.path("state")).unwrap();
+        if !gone {
+            std::fs::rename(gateway.place.path("kept"), gateway.place.path("state")).unwrap();
+        }
+        let text = gateway.place.read("etc/cloud.kubeconfig").replace("/moved/cloud/", "/state/cloud/");
+        gateway.place.write("etc/cloud.kubeconfig", &text);
+        let _daemon = Daemon::start_by(&gateway.place, moved(&["daemon"]));
+        let status = cloud();
+        assert!(status["cloud"]["certificateRenews"].is_string(), "{status}");
+        assert!(named("moved") && !named("state"));
+    }
+    Done::of(moved(&["leave"]).output().unwrap()).good();
+    assert_eq!(gateway.place.read("etc/kubelet.kubeconfig"), "what kubelet had");
 }
 
 #[test]

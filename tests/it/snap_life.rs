@@ -150,7 +150,7 @@ fn the_state_moves_only_where_a_daemon_finds_it() {
     asked(&moved).bad(1, strict);
     snap.edge(&["config", "set", &change]).bad(2, strict);
     let below = snap.path("common/state").display().to_string();
-    let forgotten = "but node `ship-7` is joined, and `";
+    let forgotten = "/common` says how hint: `edge leave` first, and join again from there";
     asked(&below).bad(1, forgotten);
     snap.edge(&["config", "set", &format!("state-dir={below}")]).bad(2, forgotten);
     std::fs::create_dir_all(&below).unwrap();

@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::kubeconfig::{Kubeconfig, Material};
 use super::{ClientCertificate, Error};
 use crate::sys::durable;
 
@@ -33,6 +34,15 @@ impl CloudFiles {
         Self { folder: state_dir.join("cloud") }
     }
 
+    /// Those of whichever state folder `config` names, if it is one that a join wrote.
+    pub fn named_by(config: &Kubeconfig) -> Option<Self> {
+        let file = |material: Option<&Material>| material.and_then(Material::file).map(Path::to_path_buf);
+        let certificate = file(config.certificate.as_ref())?;
+        let files = Self { folder: certificate.parent()?.to_path_buf() };
+        let named = [Some(certificate), file(config.key.as_ref()), file(config.authority.as_ref())];
+        (named == [Some(files.current()), Some(files.current()), Some(files.authority())]).then_some(files)
+    }
+
     /// Waits until nobody else changes the files. For those that belong together: a join writes all of another cloud's,
     /// and no renewal for the one before may come between or after.
     pub fn hold() -> Held {
@@ -47,6 +57,11 @@ impl CloudFiles {
     /// Certificate and key in use.
     pub fn current(&self) -> PathBuf {
         self.folder.join("client-current.pem")
+    }
+
+    /// Whether `path` is that of the pair in use of any state folder.
+    pub fn is_current(path: &Path) -> bool {
+        path.parent().and_then(Path::parent).is_some_and(|state| Self::of(state).current() == path)
     }
 
     /// Certificate and key that the cloud has not accepted yet.

@@ -7,6 +7,7 @@
 //! The caller holds the lock on the state folder.
 
 mod error;
+mod follow;
 mod kubelet;
 mod leave;
 mod record;
@@ -17,11 +18,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::proxy::cloud::kubeconfig::{Material, Written};
-use crate::proxy::cloud::{ClientCertificate, CloudFiles, Credentials};
+use crate::proxy::cloud::{ClientCertificate, CloudFiles};
 use crate::proxy::request::Progress;
 use crate::trust::ca::LocalCa;
 
 pub use error::Error;
+pub use follow::follow;
 use kubelet::Rotated;
 pub use leave::{Cached, Left, clear, give_back};
 pub use record::{Record, Replaced};
@@ -39,7 +41,7 @@ pub struct Plan {
     pub kubelet_cert_dir: PathBuf,
     /// The state folder.
     pub state_dir: PathBuf,
-    /// Where kubelet finds the proxy.
+    /// Where kubelet finds the proxy now.
     pub listen: SocketAddr,
     /// The node's name, if the caller gives one.
     pub node_name: Option<String>,
@@ -95,7 +97,8 @@ pub async fn prepare(plan: Plan, tell: &mut (dyn FnMut(&Progress) + Send)) -> Re
     files.write(&files.authority(), taken.credentials.authority_pem.as_bytes()).map_err(Error::File)?;
     // Only now: until the pair is there, a repeated join asks with the same key.
     crate::sys::durable::remove(&files.pending_key()).map_err(Error::File)?;
-    kubelet::write_in_folder(&plan.cloud_kubeconfig, &cloud_kubeconfig(&taken.credentials, node, &files))?;
+    let (server, name) = (taken.credentials.server.to_string(), taken.credentials.tls_server_name.as_deref());
+    kubelet::write_in_folder(&plan.cloud_kubeconfig, &cloud_kubeconfig(&server, name, node, &files))?;
     Ok(Ready { record, ca, certificate: taken.certificate, plan })
 }
 
@@ -138,12 +141,12 @@ fn check_same(record: &Record, plan: &Plan) -> Result<(), Error> {
     }
 }
 
-fn cloud_kubeconfig(credentials: &Credentials, node: &str, files: &CloudFiles) -> String {
+fn cloud_kubeconfig(server: &str, tls_server_name: Option<&str>, node: &str, files: &CloudFiles) -> String {
     Written {
         cluster: "cloud",
         user: &format!("system:node:{node}"),
-        server: credentials.server.to_string().trim_end_matches('/'),
-        tls_server_name: credentials.tls_server_name.as_deref(),
+        server: server.trim_end_matches('/'),
+        tls_server_name,
         authority: Material::File(files.authority()),
         certificate: Material::File(files.current()),
         key: Material::File(files.current()),

@@ -13,6 +13,8 @@ use super::Error;
 use crate::sys::durable;
 
 const SCHEMA: u32 = 1;
+/// The folder of the copies.
+const BACKUP: &str = "backup";
 
 /// What was done to this gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +60,7 @@ pub struct Backup {
 impl Replaced {
     /// Copies what is at `path` into `<state_dir>/backup`, durably, before anything is written over it.
     pub fn keep(state_dir: &Path, path: &Path, name: &str) -> Result<Self, Error> {
-        let folder = state_dir.join("backup");
+        let folder = state_dir.join(BACKUP);
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -127,9 +129,17 @@ impl Record {
             Err(e) => return Err(Error::File(durable::named(e, "read", &path))),
         };
         let damaged = |why: String| Error::Record { path: path.clone(), why };
-        let record: Self = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let mut record: Self = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
         if record.schema != SCHEMA {
             return Err(damaged(format!("its schema is {}, and this edge knows {SCHEMA}", record.schema)));
+        }
+        // Where the state folder was copied, the copies lie beside the record, and the old ones may be gone.
+        for replaced in [&mut record.cloud_kubeconfig, &mut record.kubelet_kubeconfig] {
+            if let Some(backup) = &mut replaced.backup
+                && let Some(name) = backup.path.file_name()
+            {
+                backup.path = state_dir.join(BACKUP).join(name);
+            }
         }
         Ok(Some(record))
     }
@@ -147,7 +157,7 @@ impl Record {
     /// and a record without its copies could not be put back.
     pub fn clear(state_dir: &Path) -> Result<(), Error> {
         durable::remove(&Self::path(state_dir)).map_err(Error::File)?;
-        let backup = state_dir.join("backup");
+        let backup = state_dir.join(BACKUP);
         match std::fs::remove_dir_all(&backup) {
             Ok(()) => durable::sync_folder_of(&backup).map_err(Error::File),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),

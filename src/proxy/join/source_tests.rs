@@ -33,7 +33,7 @@ impl Node {
         files.write_pair(&files.current(), &kept).unwrap();
         let credentials = cloud.credentials.credentials.borrow().clone();
         files.write(&files.authority(), credentials.authority_pem.as_bytes()).unwrap();
-        let text = super::super::cloud_kubeconfig(&credentials, "a", &files);
+        let text = super::super::cloud_kubeconfig(&credentials.server.to_string(), None, "a", &files);
         durable::write(&own, text.as_bytes(), 0o600).unwrap();
         let ca = LocalCa::open_or_create(&place("pki")).unwrap();
         Self { state, record, ca, kept }
