@@ -28,6 +28,10 @@ pub struct Fake {
     busy: u32,
     /// Containers that are started again as soon as they have stopped: by which id.
     again: HashMap<String, String>,
+    /// It never tells what it has.
+    mute: bool,
+    /// Calls that have come, answered or not.
+    heard: Vec<String>,
     done: Vec<String>,
 }
 
@@ -67,6 +71,17 @@ impl Stub {
     pub fn done(&self) -> Vec<String> {
         self.fake.lock().unwrap().done.clone()
     }
+
+    pub fn has_heard(&self, call: &str) -> bool {
+        self.fake.lock().unwrap().heard.iter().any(|heard| heard == call)
+    }
+
+    /// From now on it takes calls and answers none.
+    pub fn falls_silent(&self) {
+        let mut fake = self.fake.lock().unwrap();
+        fake.mute = true;
+        fake.heard.clear();
+    }
 }
 
 fn endpoint(folder: &tempfile::TempDir) -> String {
@@ -81,6 +96,14 @@ async fn answer(
 ) -> Result<http::Response<Body>, Infallible> {
     let call = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let message = request.into_body().collect().await.unwrap().to_bytes().slice(5..);
+    let mute = {
+        let mut fake = fake.lock().unwrap();
+        fake.heard.push(call.clone());
+        fake.mute
+    };
+    if mute {
+        std::future::pending::<()>().await;
+    }
     if call == "StopContainer" {
         stop(&fake, &message).await;
     }

@@ -1,9 +1,12 @@
 //! `edge pod` as it is called: what it takes for a selector and for a name, what it does when nobody listens, and what
 //! it tells when the runtime is away. The runtime is a stand-in; edge runs as in the snap's node flavour.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use edge::cri::v1;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -81,6 +84,15 @@ impl Gateway {
         self.place.write(&format!("common/log/pods/{path}/0.log"), &line);
     }
 
+    /// Waits until the runtime was called so.
+    async fn heard(&self, call: &str) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !self.stub.has_heard(call) {
+            assert!(std::time::Instant::now() < deadline, "nobody asks for {call}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// The runtime goes away.
     fn without_runtime(&self) {
         let text = self.place.read("etc/edge.toml");
@@ -121,6 +133,20 @@ async fn a_restart_goes_on_when_nobody_listens() {
     let ended = command.stdout(writer).spawn().unwrap().wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(gateway.stopped(), ["a-1", "b-1", "c-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_interrupts_before_anything_is_known_has_nothing_stopped() {
+    let gateway = Gateway::new(&["a"]).await;
+    gateway.stub.falls_silent();
+    let mut command = gateway.command(&["restart", "a", "--no-wait"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    gateway.heard("ListPodSandbox").await;
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let began = std::time::Instant::now();
+    Done::of(child.wait_with_output().unwrap()).bad(1, "interrupted before anything was stopped");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(gateway.stopped(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,7 +61,11 @@ impl Restart {
         // From the start: an interrupt in the middle of stopping must not leave a pod half stopped.
         let mut interrupts = Interrupts::new()?;
         let query = self.query()?;
-        let seen = self.seen(config).await?;
+        let seen = tokio::select! {
+            biased;
+            () = interrupts.next() => return Err(Interrupted::Looking.into()),
+            seen = self.seen(config) => seen?,
+        };
         let mut selected = select(&seen.observed.pods, &query).map_err(|error| super::said(&error))?;
         let mut uids = HashSet::new();
         // Whoever names a pod twice wants it restarted once.
@@ -123,7 +127,11 @@ impl Restart {
 
     /// One whose turn comes after others: it is looked at anew, and must still be the same.
     async fn later(&self, config: &Config, pod: &Value, interrupts: &mut Interrupts) -> Result<()> {
-        let seen = self.seen(config).await?;
+        let seen = tokio::select! {
+            biased;
+            () = interrupts.next() => return Err(Interrupted::Before { pod: name(pod) }.into()),
+            seen = self.seen(config) => seen?,
+        };
         let same = seen.observed.pods.iter().find(|now| runtime_uid(now) == runtime_uid(pod));
         let same = same.ok_or_else(|| anyhow::anyhow!("it was deleted meanwhile"))?;
         self.one(config, &seen, same, interrupts).await
@@ -200,8 +208,10 @@ async fn stop(config: &Config, seen: &Seen, plan: &Plan, interrupts: &mut Interr
     let folder = config.turns();
     let held = |holder: &str| output::note(&format!("edge: {}: {holder} restarts it: waiting", plan.pod));
     let turn = tokio::select! {
-        turn = Turn::take(&folder, &plan.uid, "`edge pod restart`", held) => turn?,
+        // First: a turn that is free is taken at once, and whoever has interrupted before that wants nothing stopped.
+        biased;
         () = interrupts.next() => return Err(Interrupted::Before { pod: plan.pod.clone() }.into()),
+        turn = Turn::take(&folder, &plan.uid, "`edge pod restart`", held) => turn?,
     };
     let stopping = carry_out(&seen.runtime, plan);
     tokio::pin!(stopping);
@@ -294,6 +304,8 @@ impl Interrupts {
 /// The operator does not want to wait any longer.
 #[derive(Debug, thiserror::Error)]
 enum Interrupted {
+    #[error("interrupted before anything was stopped")]
+    Looking,
     #[error("interrupted before anything of `{pod}` was stopped")]
     Before { pod: String },
     #[error("not waited for `{pod}`: its containers are stopped, and the kubelet starts them again")]
