@@ -135,6 +135,36 @@ async fn a_restart_goes_on_when_nobody_listens() {
     assert_eq!(gateway.stopped(), ["a-1", "b-1", "c-1"]);
 }
 
+/// As when the link of an SSH session drops; with `nohup` that is no reason to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_session_does_not_leave_a_pod_half_stopped() {
+    for (ignored, code, stopped) in [(false, 1, &["slow-1"][..]), (true, 0, &["other-1", "slow-1"])] {
+        let gateway = Gateway::new(&["slow", "other"]).await;
+        let program = gateway.command(&["restart", "slow", "other", "--no-wait"]);
+        let mut command = Command::new("env");
+        command.arg(if ignored { "--ignore-signal=HUP" } else { "--default-signal=HUP" });
+        command.arg(program.get_program()).args(program.get_args()).current_dir(gateway.place.folder.path());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        gateway.heard("StopContainer").await;
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGHUP).unwrap();
+        let done = Done::of(child.wait_with_output().unwrap());
+        assert_eq!(done.code, code, "{done:?}");
+        assert_eq!(gateway.stopped(), stopped, "{done:?}");
+        assert!(done.out.contains("default/slow: stopped main slow-1"), "{done:?}");
+        if !ignored {
+            assert!(
+                done.err.contains("which takes up to ") && done.err.contains("not restarted: default/other")
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_interrupts_before_anything_is_known_has_nothing_stopped() {
     let gateway = Gateway::new(&["a"]).await;

@@ -230,8 +230,9 @@ async fn stop(config: &Config, seen: &Seen, plan: &Plan, interrupts: &mut Interr
         }
     }
     drop(turn);
-    tell(&stopped(plan))?;
-    if interrupted { Err(Interrupted::Waiting { pod: plan.pod.clone() }.into()) } else { Ok(()) }
+    let told = tell(&stopped(plan));
+    // A terminal that was hung up takes no more words, and that is no failure of this pod's alone.
+    if interrupted { Err(Interrupted::Waiting { pod: plan.pod.clone() }.into()) } else { told }
 }
 
 /// Says how far it is. Where nobody listens any more, the work goes on all the same.
@@ -282,23 +283,45 @@ async fn deleted(config: &Config, pod: &Value) -> bool {
     }
 }
 
-/// SIGINT and SIGTERM, from the moment on that this was made.
+/// SIGINT, SIGTERM and the SIGHUP of a session that was lost, from the moment on that this was made.
 struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
+    /// None where whoever began this has it ignored, as `nohup` does.
+    hangup: Option<Signal>,
 }
 
 impl Interrupts {
     fn new() -> Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) },
+        })
     }
 
     async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
+}
+
+/// Whether this process was begun with SIGHUP ignored.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // The signals are counted from 1, the bits from 0.
+    (mask >> (SignalKind::hangup().as_raw_value() - 1)) & 1 == 1
 }
 
 /// The operator does not want to wait any longer.
