@@ -60,8 +60,7 @@ pub enum Decision {
 pub fn decide(memory: &mut Memory, symptoms: &Symptoms, settings: &Settings, now: Timestamp) -> Decision {
     set_back(memory, now);
     note(memory, symptoms, settings, now);
-    let left_alone = symptoms.ending || (symptoms.is_static && !settings.static_pods);
-    if !settings.enabled || left_alone {
+    if !heals(symptoms, settings) {
         return Decision::Leave;
     }
     let Some(why) = reason(memory, symptoms, settings, now) else {
@@ -88,6 +87,11 @@ pub fn decide(memory: &mut Memory, symptoms: &Symptoms, settings: &Settings, now
     // Where nothing runs, the kubelet is at it already, and only a new sandbox can make a difference.
     let part = if memory.last.is_some() || !symptoms.runs { Part::Whole } else { Part::Containers };
     Decision::Restart(part, why)
+}
+
+/// Whether a pod is healed at all, by its own `settings`; of any other there is nothing to tell.
+pub fn heals(symptoms: &Symptoms, settings: &Settings) -> bool {
+    settings.enabled && !symptoms.ending && (!symptoms.is_static || settings.static_pods)
 }
 
 /// Nothing more is tried until the pod has been well for a while; `why` is said of it meanwhile.

@@ -6,6 +6,6 @@ mod decide;
 mod settings;
 mod symptoms;
 
-pub use decide::{Decision, Memory, Part, acted, booted, decide, give_up, resumed};
+pub use decide::{Decision, Memory, Part, acted, booted, decide, give_up, heals, resumed};
 pub use settings::{ENABLED, MOST_FAILURES, Settings};
 pub use symptoms::{Broken, Symptoms, symptoms};

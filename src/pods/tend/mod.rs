@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::event::{Kind, event};
-use super::heal::{self, Decision, Memory, Symptoms, acted, decide};
+use super::heal::{self, Decision, Memory, Symptoms, acted, decide, heals};
 use super::observe::observe;
 use super::restart;
 use super::settings::Settings;
@@ -197,9 +197,10 @@ impl Tender {
             Err(why) => return self.part.trouble(why),
         };
         let watched = looked.len();
-        self.judge(looked, settings).await;
+        let judged = self.judge(looked, settings).await;
         let left_alone = self.book.pages().filter_map(|(uid, page)| {
-            let row = known.get(uid)?;
+            // What has ended since, or is to be healed no longer, is nobody's trouble.
+            let row = known.get(uid).filter(|_| judged.contains(uid))?;
             Some(format!("{} is left alone: {}", row.name(), page.heal.gave_up.as_ref()?))
         });
         let troubles: Vec<String> = left_alone.chain(dark).collect();
@@ -210,14 +211,18 @@ impl Tender {
         }
     }
 
-    /// Does for each pod what its symptoms ask for.
-    async fn judge(&mut self, looked: Vec<(Value, Symptoms)>, settings: &heal::Settings) {
+    /// Does for each pod what its symptoms ask for. The uids of those that are healed where they need it.
+    async fn judge(&mut self, looked: Vec<(Value, Symptoms)>, settings: &heal::Settings) -> BTreeSet<String> {
         let now = self.book.time(clock::since_boot());
+        let mut judged = BTreeSet::new();
         for (pod, symptoms) in looked {
             let uid = runtime_uid(&pod).unwrap_or_default().to_owned();
             let Some(page) = self.book.page(&uid) else { continue };
-            let before = page.heal.clone();
-            match decide(&mut page.heal, &symptoms, &settings.of(&pod), now) {
+            let (before, settings) = (page.heal.clone(), settings.of(&pod));
+            if heals(&symptoms, &settings) {
+                judged.insert(uid.clone());
+            }
+            match decide(&mut page.heal, &symptoms, &settings, now) {
                 Decision::Leave => {}
                 Decision::GiveUp(why) => self.give_up(&pod, &why).await,
                 Decision::Restart(part, why) => {
@@ -231,6 +236,7 @@ impl Tender {
                 }
             }
         }
+        judged
     }
 
     /// The pods that are to be healed if they need it, and how they are; then a line for each that the runtime does not

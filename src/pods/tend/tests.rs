@@ -113,3 +113,25 @@ async fn a_restart_that_cannot_be_remembered_is_not_done_and_does_not_count() {
     tender.judge(looked(), &settings).await;
     assert_eq!((tender.book.page("u").unwrap().heal.restarts, tender.at_work.len()), (1, 1));
 }
+
+#[tokio::test]
+async fn a_pod_that_has_ended_or_is_healed_no_longer_is_nobody_s_trouble() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = Cache::open(place.path(), place.path()).unwrap().cache;
+    let (mut tender, _) = tender(&cache, place.path());
+    let settings = heal::Settings { enabled: true, ..heal::Settings::default() };
+    let pod = |heals: &str| json!({"metadata": {"name": "once", "namespace": "ns", "uid": "u", "annotations": {heal::ENABLED: heals}}});
+    let fails = Symptoms { failing: vec!["main".into()], ..Symptoms::default() };
+    for (heals, symptoms, judged) in [
+        ("true", fails.clone(), true),
+        ("true", Symptoms { ending: true, ..fails.clone() }, false),
+        ("true", Symptoms { is_static: true, ..fails.clone() }, false),
+        ("false", fails, false),
+    ] {
+        tender.book.begin("u", orders::Orders::default());
+        heal::give_up(&mut tender.book.page("u").unwrap().heal, "5 failed starts".into());
+        let told = format!("{heals} {symptoms:?}");
+        let of = tender.judge(vec![(pod(heals), symptoms)], &settings).await;
+        assert_eq!(of.contains("u"), judged, "{told}");
+    }
+}
