@@ -37,6 +37,8 @@ pub struct Query {
     pub fields: Option<String>,
     /// `--ignore-not-found`.
     pub ignore_not_found: bool,
+    /// `--watch`: this is what it begins with.
+    pub watch: bool,
 }
 
 impl Query {
@@ -120,7 +122,11 @@ pub fn get(pods: &[Value], query: &Query, style: &Style, now: Timestamp) -> Answ
     let all = query.names.is_empty() && found.len() == pods.len();
     let shown: Cow<'_, [Value]> =
         if all { Cow::Borrowed(pods) } else { found.into_iter().cloned().collect::<Vec<_>>().into() };
-    let asked = if query.names.len() == 1 { Asked::One } else { Asked::Many };
+    let asked = match query.names.len() {
+        _ if query.watch => Asked::Each,
+        1 => Asked::One,
+        _ => Asked::Many,
+    };
     let text = match print(style, &shown, asked, now) {
         Ok(text) => text,
         Err(error) => return fail(format!("error: {error}")),
@@ -173,6 +179,39 @@ mod tests {
 
     use super::*;
 
+    /// kubectl has no `List` in a watch, and sets documents of YAML apart.
+    #[test]
+    fn a_watch_begins_with_each_pod_by_itself() {
+        let pod = |name: &str| json!({"metadata": {"name": name, "namespace": "ns"}});
+        let pods = [pod("db"), pod("web")];
+        let document = |name: &str| format!("metadata:\n  name: {name}\n  namespace: ns\n");
+        let (db, web) = (document("db"), document("web"));
+        let object = |name: &str| {
+            format!(
+                "{{\n    \"metadata\": {{\n        \"name\": \"{name}\",\n        \"namespace\": \"ns\"\n    }}\n}}\n"
+            )
+        };
+        for (format, begun, text) in [
+            ("yaml", false, format!("{db}---\n{web}")),
+            ("yaml", true, format!("---\n{db}---\n{web}")),
+            ("json", false, object("db") + &object("web")),
+            ("jsonpath={.metadata.name} ", false, "db web ".to_owned()),
+            ("go-template={{.metadata.name}};", true, "db;web;".to_owned()),
+            ("custom-columns=A:.metadata.name", false, "A\ndb\nweb\n".to_owned()),
+            ("custom-columns=A:.metadata.name", true, "db\nweb\n".to_owned()),
+            ("name", true, "pod/db\npod/web\n".to_owned()),
+        ] {
+            let output =
+                Output::parse(Some(format), None, true, &|path| std::fs::read_to_string(path)).unwrap();
+            let style = Style { output, begun, ..Style::default() };
+            let query = Query { watch: true, ..Query::default() };
+            assert_eq!(get(&pods, &query, &style, Timestamp::UNIX_EPOCH).text, text, "{format} {begun}");
+        }
+        let style = Style { begun: true, ..Style::default() };
+        let text = get(&pods, &Query::default(), &style, Timestamp::UNIX_EPOCH).text;
+        assert!(text.starts_with("db "), "the headers are there: {text}");
+    }
+
     #[test]
     fn an_empty_selector_is_none() {
         let pod = |name: &str| json!({"metadata": {"name": name, "namespace": "ns"}});
@@ -190,7 +229,7 @@ mod tests {
                 namespace: Some("ns".to_owned()),
                 labels: labels.map(str::to_owned),
                 fields: fields.map(str::to_owned),
-                ignore_not_found: false,
+                ..Query::default()
             };
             let selected = select(&pods, &query).ok().map(|selected| selected.pods.len());
             assert_eq!(selected, found, "{query:?}");

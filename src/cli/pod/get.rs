@@ -85,8 +85,8 @@ impl Get {
         if answer.failed {
             return Err(output::Exit(1).into());
         }
-        let begun = !answer.text.is_empty();
-        if self.watch { self.go_on(config, style, seen, begun).await } else { Ok(()) }
+        let style = Style { begun: !answer.text.is_empty(), ..style };
+        if self.watch { self.go_on(config, style, seen).await } else { Ok(()) }
     }
 
     fn query(&self) -> Query {
@@ -96,6 +96,7 @@ impl Get {
             labels: self.selector.clone(),
             fields: self.field_selector.clone(),
             ignore_not_found: self.ignore_not_found,
+            watch: self.watch,
         }
     }
 
@@ -106,6 +107,7 @@ impl Get {
         Ok(Style {
             output: Output::parse(format, template, self.allow_missing_template_keys, &read)?,
             no_headers: self.no_headers,
+            begun: false,
             show_labels: self.show_labels,
             label_columns: self.label_columns.clone(),
             with_namespace: self.all_namespaces,
@@ -114,10 +116,8 @@ impl Get {
     }
 
     /// Shows pods that changed, and once more those that are gone, until it is interrupted. Ages alone are no change.
-    /// `begun` is whether the line of headers was there already. What part of the picture goes missing meanwhile is
-    /// told once.
-    async fn go_on(&self, config: &Config, mut style: Style, seen: Seen, begun: bool) -> Result<()> {
-        style.no_headers |= begun;
+    /// What part of the picture goes missing meanwhile is told once.
+    async fn go_on(&self, config: &Config, mut style: Style, seen: Seen) -> Result<()> {
         let query = self.query();
         let mut watched = Watched::default();
         watched.next(&seen.observed, &query);
@@ -134,9 +134,9 @@ impl Get {
             told = gaps;
             let Ok(seen) = seen else { continue };
             for pod in watched.next(&seen.observed, &query) {
-                let text = print(&style, &[pod], Asked::One, clock::now());
+                let text = print(&style, &[pod], Asked::Each, clock::now());
                 output::result_raw(&text.map_err(|error| super::said(&format!("error: {error}")))?)?;
-                style.no_headers = true;
+                style.begun = true;
             }
         }
     }

@@ -50,6 +50,8 @@ pub struct Style {
     pub output: Output,
     /// `--no-headers`.
     pub no_headers: bool,
+    /// Others were shown before: the headers are there, and a document of YAML must be set apart.
+    pub begun: bool,
     /// `--show-labels`.
     pub show_labels: bool,
     /// `-L`: a column for each of these labels.
@@ -65,6 +67,7 @@ impl Default for Style {
         Self {
             output: Output::Table { wide: false },
             no_headers: false,
+            begun: false,
             show_labels: false,
             label_columns: Vec::new(),
             with_namespace: false,
@@ -73,13 +76,15 @@ impl Default for Style {
     }
 }
 
-/// Whether one pod was asked for by its name: then JSON is of that pod, and otherwise of a `List`.
+/// What JSON, YAML and templates are of: a pod that was asked for by its name, or a `List` of those that were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// By name, one.
     One,
     /// Several names, or whatever a selector finds.
     Many,
+    /// Whatever a watch shows: each pod by itself.
+    Each,
 }
 
 const FORMATS: &str = "custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,\
@@ -165,18 +170,30 @@ pub fn print(style: &Style, pods: &[Value], asked: Asked, now: Timestamp) -> Res
     let object = || object(style, pods, asked);
     match &style.output {
         Output::Table { wide } => Ok(table(style, *wide, pods, now)),
+        Output::Columns(columns) => columns.print(pods, !style.no_headers && !style.begun),
         Output::Name => {
             Ok(pods.iter().map(|pod| format!("pod/{}\n", text(&pod["metadata"]["name"]))).collect())
         }
+        _ if asked == Asked::Each => each(style, pods, now),
         Output::Json => Ok(json::indented(&object()) + "\n"),
         Output::Yaml => Ok(yaml::document(&object())),
-        Output::Columns(columns) => columns.print(pods, !style.no_headers),
         Output::JsonPath(source, path) => path.text(&object()).map_err(|e| in_jsonpath(source, &e)),
         Output::JsonPathAsJson(source, path) => path.json(&object()).map_err(|e| in_jsonpath(source, &e)),
         Output::Template(source, template) => {
             template.run(&object()).map_err(|e| format!("error executing template {}: {e}", quoted(source)))
         }
     }
+}
+
+fn each(style: &Style, pods: &[Value], now: Timestamp) -> Result<String, String> {
+    let mut text = String::new();
+    for pod in pods {
+        if matches!(style.output, Output::Yaml) && (style.begun || !text.is_empty()) {
+            text.push_str("---\n");
+        }
+        text += &print(style, std::slice::from_ref(pod), Asked::One, now)?;
+    }
+    Ok(text)
 }
 
 fn in_jsonpath(source: &str, error: &str) -> String {
@@ -212,7 +229,7 @@ fn table(style: &Style, wide: bool, pods: &[Value], now: Timestamp) -> String {
         cells.map(|(cell, _)| text(cell).to_owned()).collect()
     };
     let mut rows = Vec::with_capacity(pods.len() + 1);
-    if !style.no_headers && !pods.is_empty() {
+    if !style.no_headers && !style.begun && !pods.is_empty() {
         let names = own(&mut columns.iter().map(|column| &column["name"]));
         rows.push(header(style, names.iter().map(|name| name.to_uppercase()).collect()));
     }
