@@ -9,7 +9,7 @@ use crate::config::{Change, Config};
 use crate::cri::{ImageStore, Runtime};
 use crate::daemon::{self, PerformError, task::Task};
 use crate::pods::pins::{self, Places};
-use crate::registry::containerd::{self, ContainerdSettings, LastResort};
+use crate::registry::containerd::{self, ContainerdReport, ContainerdSettings, LastResort};
 use crate::sys::service::Service;
 
 /// `edge leave`
@@ -65,9 +65,7 @@ pub async fn let_go(config: &Config) -> LetGo {
     let mut let_go = LetGo::default();
     match containerd::undo(&containerd_settings(config)) {
         Ok(report) => {
-            let words = "was changed since edge wrote it, and stays";
-            let_go.stays =
-                report.left_alone.iter().map(|path| format!("`{}` {words}", path.display())).collect();
+            let_go.stays = stays(&report);
             let_go.restart = report.restart;
         }
         Err(error) => let_go.failed.push(format!("containerd's configuration is not what it was: {error}")),
@@ -76,6 +74,12 @@ pub async fn let_go(config: &Config) -> LetGo {
         let_go.failed.push(format!("images are still pinned: {error}"));
     }
     let_go
+}
+
+/// A line for each file of containerd's that is somebody else's by now.
+pub fn stays(report: &ContainerdReport) -> Vec<String> {
+    let words = "was changed since edge wrote it, and stays";
+    report.left_alone.iter().map(|path| format!("`{}` {words}", path.display())).collect()
 }
 
 /// Where what edge wrote for containerd is noted.

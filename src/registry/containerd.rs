@@ -243,12 +243,26 @@ pub fn pointed_here(backup: &Path) -> Result<PointedHere, ContainerdError> {
     Ok(here)
 }
 
-/// Whether anything that edge wrote is noted as not yet put back.
+/// What [`undo`] would do: the files that it would put back, and those that it would leave alone.
 ///
 /// # Errors
 /// [`ContainerdError`].
-pub fn is_changed(settings: &ContainerdSettings) -> Result<bool, ContainerdError> {
-    Ok(!Record::read(&settings.backup)?.paths().is_empty())
+pub fn check_undo(settings: &ContainerdSettings) -> Result<ContainerdReport, ContainerdError> {
+    let record = Record::read(&settings.backup)?;
+    let mut report = ContainerdReport::default();
+    for path in record.paths() {
+        let now = read(&path)?;
+        if now == record.before(&path)? {
+            continue;
+        }
+        if now.is_some_and(|now| record.is_ours(&path, &now)) {
+            report.restart |= is_config(&path);
+            report.changed.push(path);
+        } else {
+            report.left_alone.push(path);
+        }
+    }
+    Ok(report)
 }
 
 fn wanted(settings: &ContainerdSettings) -> Result<Vec<Wanted>, ContainerdError> {

@@ -56,7 +56,26 @@ fn containerd_s_configuration_is_not_disconnected_while_containerd_asks_edge() {
     let words = ["registry", "configure-containerd", "--containerd-config", &path];
     snap.edge(&words).good();
     let done = snap.hook("disconnect-plug-containerd-config");
-    done.bad(1, "containerd asks edge for images, and could not be put back any more");
+    done.bad(
+        1,
+        "is as edge wrote it for containerd, and could not be put back any more hint: `edge leave` undoes it",
+    );
     snap.edge(&[&words[..], &["--undo"]].concat()).good();
     snap.hook("disconnect-plug-containerd-config").good();
+
+    // What somebody has changed since is theirs: nothing would put it back, and nobody need wait for that.
+    snap.edge(&[&words[..], &["--host", "quay.io"]].concat()).good();
+    let hosts = snap.path("certs.d/quay.io/hosts.toml");
+    std::fs::write(&hosts, "server = \"https://quay.io\"\n").unwrap();
+    let other = snap.path("certs.d/gcr.io/hosts.toml");
+    snap.edge(&[&words[..], &["--host", "gcr.io"]].concat()).good();
+    snap.hook("disconnect-plug-containerd-config")
+        .bad(1, &format!("`{}` is as edge wrote it", shown(&other)));
+    let undone = snap.edge(&["leave"]);
+    assert!(
+        undone.err.contains(&format!("`{}` was changed since edge wrote it", shown(&hosts))),
+        "{undone:?}"
+    );
+    let done = snap.hook("disconnect-plug-containerd-config").good();
+    assert_eq!(done.err, format!("edge: `{}` was changed since edge wrote it, and stays\n", shown(&hosts)));
 }

@@ -1,9 +1,10 @@
 //! The interfaces of the snap: what follows when one is connected, and what must be undone before one goes.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::Scene;
-use crate::cli::leave::containerd_settings;
+use crate::cli::leave::{containerd_settings, stays};
+use crate::cli::output;
 use crate::config::Config;
 use crate::daemon::{ClientError, ask_reload};
 use crate::proxy::join::Record;
@@ -32,9 +33,13 @@ pub fn kubelet_goes(scene: &Scene) -> Result<()> {
 /// Without its files containerd would go on asking an edge that is gone.
 pub fn containerd_config_goes(scene: &Scene) -> Result<()> {
     let config = Config::load(&scene.overrides)?;
-    ensure!(
-        !containerd::is_changed(&containerd_settings(&config))?,
-        "containerd asks edge for images, and could not be put back any more hint: `edge leave` undoes it"
-    );
-    Ok(())
+    let undone = containerd::check_undo(&containerd_settings(&config))?;
+    let [first, ..] = &undone.changed[..] else {
+        stays(&undone).iter().for_each(|line| output::note(&format!("edge: {line}")));
+        return Ok(());
+    };
+    bail!(
+        "`{}` is as edge wrote it for containerd, and could not be put back any more hint: `edge leave` undoes it",
+        first.display()
+    )
 }
