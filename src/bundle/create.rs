@@ -12,7 +12,7 @@ use super::manifest::{self, Audience, Layout, Manifest, Totals};
 use super::put::Folder;
 use super::receipt::{self, Believed, Receipt};
 use super::write::Writer;
-use super::{Error, name, readback};
+use super::{Error, name, readback, turn};
 use crate::store::Store;
 use crate::sys::digest::Digest;
 use crate::sys::durable;
@@ -104,6 +104,8 @@ pub fn create(
         return Err(Error::Usage(why));
     }
     check_root(chain, plan.created, progress)?;
+    // From here on, so that of two bundles the one with the higher number holds what is newer.
+    let _number = turn::make(&plan.records, &plan.stream, progress)?;
     let _hold = store.hold();
     let mut gathered = gather(store, &plan.selection)?;
     gathered.lacking.drain(..).for_each(|line| progress.note(line));
@@ -116,6 +118,7 @@ pub fn create(
     let totals = totals_of(&gathered, &there);
     let record = read_record(plan)?;
     let seq = next_seq(plan, record.as_ref(), progress)?;
+    let _stick = turn::write(&plan.to, progress)?;
     let bundles = plan.to.join(name::BUNDLES);
     clear(&bundles, &plan.stream)?;
     check_room(&plan.to, &totals)?;

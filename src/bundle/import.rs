@@ -18,7 +18,7 @@ use super::open::{Opened, Passed, open};
 use super::receipt::{self, Receipt};
 use super::state::Lost;
 use super::system::{Appliance, Asked, Origin, Staging};
-use super::{Error, Fault, copy, name, state};
+use super::{Error, Fault, copy, name, state, turn};
 use crate::store::{Intake, Owner, StateOf, Store, TrustUpdate};
 use crate::sys::clock;
 use crate::sys::digest::Digest;
@@ -201,7 +201,7 @@ impl Gateway {
     /// [`Error`]; what was in force before is in force. On an appliance a system that could not be staged is an error
     /// too, with all else in force if that had come so far; the system that runs is untouched.
     pub fn import(&self, folder: &Path, asked: Asked, progress: &Progress) -> Result<Imported, Error> {
-        let _one = state::one_at_a_time(&self.scratch(), progress)?;
+        let _turn = turn::import(&self.scratch(), progress)?;
         let judged = self.judge(folder)?;
         let manifest = &judged.opened.manifest;
         let mut imported = Imported {

@@ -23,6 +23,7 @@
 //! - `auto`, `events`  sticks that are plugged in
 //! - `receipt`   what a gateway says that it has
 //! - `remote`    the same bundle in an OCI registry
+//! - `turn`      who waits for whom
 //!
 //! Refuses to read anything of a stick twice, to follow a name found there, and to unpack.
 
@@ -53,6 +54,7 @@ mod settings;
 mod state;
 mod stick;
 pub mod system;
+mod turn;
 mod whole;
 mod write;
 

@@ -2,11 +2,6 @@
 //! length and no other, that what is left out is here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
-use nix::fcntl::{Flock, FlockArg};
 
 use super::copy::part_of;
 use super::gather::Key;
@@ -18,8 +13,6 @@ use super::{Error, Fault, name};
 use crate::oci::{is_repository_path, is_tag};
 use crate::store::Store;
 use crate::sys::digest::Digest;
-use crate::sys::durable;
-use crate::sys::progress::Progress;
 
 /// What is here of a bundle's state.
 pub struct Found {
@@ -227,29 +220,4 @@ fn extras(opened: &Opened, checked: &mut Checked) -> Result<(), Error> {
     }
     // Every listed file is there, so more of them means a part or a name too many.
     if count > checked.files { extra(format!("a file below {}", name::BLOBS)) } else { Ok(()) }
-}
-
-/// Waits until no other import of this gateway is under way.
-///
-/// # Errors
-/// Where the lock file cannot be made.
-pub fn one_at_a_time(folder: &Path, progress: &Progress) -> Result<Flock<std::fs::File>, Error> {
-    durable::folder(folder, 0o700).map_err(Error::Files)?;
-    let path = folder.join("import.lock");
-    let failed = |e: std::io::Error| Error::Files(durable::named(e, "lock", &path));
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-            progress.note("another import is under way; waiting until it has ended");
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
-        }
-        Err((_, e)) => Err(failed(e.into())),
-    }
 }

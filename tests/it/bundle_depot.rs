@@ -1,6 +1,7 @@
 //! What a depot goes by when it makes a bundle: its own roots and keys, its own memory, and what gateways say of themselves.
 
 use std::path::Path;
+use std::sync::Barrier;
 
 use edge::bundle::{self, Identity, Plan, Selection, keys};
 use edge::oci::Platform;
@@ -347,4 +348,56 @@ fn two_files_of_one_name_cannot_ride_along() {
     let done = two.depot.run(&[&words[..], &["--file", &one, "--file", &other]].concat());
     done.bad(2, "b/x.conf` cannot ride along: another file has the same name hint: ");
     assert_eq!(two.create(&["--file", &one, "--file", &one])["refs"], 1);
+}
+
+#[test]
+fn bundles_of_one_stream_that_are_made_at_once_have_numbers_of_their_own() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), &vec![7; 4 << 20], "arm64");
+    std::fs::create_dir(scene.path("other")).unwrap();
+    let begin = Barrier::new(4);
+    let (mut made, mut notes) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        let makers = ["stick", "other", "stick", "other"].map(|to| {
+            let (scene, begin) = (&scene, &begin);
+            scope.spawn(move || {
+                begin.wait();
+                create(scene, &Plan { to: scene.path(to), ..scene.plan() })
+            })
+        });
+        for maker in makers {
+            let (one, told) = maker.join().unwrap();
+            made.push(one.unwrap());
+            notes.extend(told);
+        }
+    });
+    made.sort_by_key(|made| made.seq);
+    assert_eq!(made.iter().map(|made| made.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    let waits = "another bundle of stream `main` is being made; waiting until that has ended";
+    assert!(notes.iter().any(|line| line == waits), "{notes:?}");
+    for made in &made {
+        scene.gateway.verify(&made.folder, None, &Progress::silent()).unwrap();
+    }
+}
+
+/// Of two depots, each of which knows nothing of the other's numbers.
+#[test]
+fn a_bundle_that_is_being_written_is_not_taken_for_a_half_made_one() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), &vec![7; 64 << 20], "arm64");
+    let folder = scene.stick().join("edge-bundle/main-1");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| create(&scene, &scene.plan()).0);
+        while !folder.join("blobs").exists() {
+            assert!(!first.is_finished(), "it was over before the other began");
+            std::thread::yield_now();
+        }
+        let (second, notes) = create(&scene, &Plan { records: scene.path("theirs"), ..scene.plan() });
+        let waits = format!("another bundle is being written to `{}`", scene.stick().display());
+        assert!(notes.iter().any(|line| line.starts_with(&waits)), "{notes:?}");
+        let refused = second.unwrap_err().to_string();
+        assert!(refused.contains("main-1") && refused.contains("File exists"), "{refused}");
+        assert_eq!(first.join().unwrap().unwrap().seq, 1);
+    });
+    scene.gateway.verify(&folder, None, &Progress::silent()).unwrap();
 }
