@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::sys::digest::Digest;
 use crate::sys::durable;
 use crate::sys::progress::Progress;
-use crate::trust::{Chain, Envelope, SecretKey, is_name, sequence};
+use crate::trust::{Chain, Envelope, SecretKey, is_name, root_file_name, sequence};
 
 /// Files in one folder beyond which blobs are spread over many. FAT32 takes about 10,900 names of this length.
 const MOST_FLAT: u64 = 8_192;
@@ -163,8 +163,11 @@ fn fill(
     progress: &Progress,
 ) -> Result<(Manifest, Digest), Error> {
     let Writer { gathered, folder, layout, plan, .. } = *writer;
-    writer.put(name::FORMAT, format!("{}\n", manifest::FORMAT).as_bytes())?;
-    writer.roots(chain)?;
+    let format = format!("{}\n", manifest::FORMAT);
+    let mut small = vec![(vec![name::FORMAT.to_owned()], format.as_bytes())];
+    let by_steps = |(version, root)| (vec![name::TRUST.to_owned(), root_file_name(version)], root);
+    small.extend(chain.files().map(by_steps));
+    writer.small(&small)?;
     let blobs = writer.blobs(&totals, progress)?;
     let refs = writer.refs()?;
     if layout == Layout::Flat {
@@ -196,8 +199,9 @@ fn fill(
     // From here on the number is used, whether or not the stick survives.
     write_record(plan, &Record { seq, manifest: Some(digest.clone()) })?;
     writer.put(name::MANIFEST, &envelope)?;
+    small.push((vec![name::MANIFEST.to_owned()], &envelope));
     readback::sync(folder)?;
-    readback::check(folder, &manifest, &envelope, progress)?;
+    readback::check(folder, &manifest, &small, progress)?;
     writer.put(name::COMPLETE, b"made, synced and read back\n")?;
     readback::sync(folder)?;
     Ok((manifest, digest))

@@ -234,10 +234,10 @@ pub fn own_platform() -> Platform {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn manifest() -> Manifest {
+    pub(in crate::bundle) fn manifest() -> Manifest {
         let list = List { digest: Digest::sha256(b""), size: 0, lines: 0 };
         Manifest {
             format: FORMAT.into(),

@@ -26,23 +26,31 @@ pub fn sync(folder: &Path) -> Result<(), Error> {
     nix::unistd::syncfs(&handle).map_err(|e| failed(e.into()))
 }
 
-/// Reads back what was just written, from the medium.
+/// Reads back what was just written, from the medium; of `small` the bytes are here still, under the steps to each file.
 ///
 /// # Errors
 /// [`Error::ReadBack`] where it is not what was written.
-pub fn check(folder: &Path, manifest: &Manifest, envelope: &[u8], progress: &Progress) -> Result<(), Error> {
+pub fn check(
+    folder: &Path,
+    manifest: &Manifest,
+    small: &[(Vec<String>, &[u8])],
+    progress: &Progress,
+) -> Result<(), Error> {
     let stick = Stick::open(folder)?;
     let other = |shown: &str| Error::ReadBack(folder.join(shown).display().to_string());
     for (shown, list) in [(name::BLOBS_LIST, &manifest.blobs), (name::REFS_LIST, &manifest.refs)] {
         check_list(&stick, shown, list).map_err(|e| told(e, &other, shown))?;
     }
-    let kept = cold(&stick, &[name::MANIFEST], envelope.len() as u64).and_then(|mut file| {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|e| stick.broken(e, "read", name::MANIFEST))?;
-        Ok(bytes)
-    });
-    if kept.map_err(|e| told(e, &other, name::MANIFEST))? != envelope {
-        return Err(other(name::MANIFEST));
+    for (steps, written) in small {
+        let shown = steps.join("/");
+        let kept = cold(&stick, steps, written.len() as u64).and_then(|mut file| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(|e| stick.broken(e, "read", &shown))?;
+            Ok(bytes)
+        });
+        if kept.map_err(|e| told(e, &other, &shown))? != *written {
+            return Err(other(&shown));
+        }
     }
     let file = cold(&stick, &[name::BLOBS_LIST], manifest.blobs.size)?;
     let mut lines = ListReader::blobs(BufReader::with_capacity(64 << 10, file));
@@ -64,7 +72,7 @@ fn told(error: Error, other: &impl Fn(&str) -> Error, shown: &str) -> Error {
     }
 }
 
-fn cold(stick: &Stick, steps: &[&str], size: u64) -> Result<File, Error> {
+fn cold(stick: &Stick, steps: &[impl AsRef<str>], size: u64) -> Result<File, Error> {
     let file = stick.sized(steps, size)?;
     let_go(&file);
     Ok(file)
@@ -161,5 +169,43 @@ impl PartHash {
         let Some(wanted) = self.0 else { return Ok(()) };
         let made = hashers.pop().map(Hasher::finish);
         if made == Some(wanted) { Ok(()) } else { Err(Fault::Digest(steps.join("/"))) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a file of a test need not survive a power cut")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_gateway_looks_at_first_is_read_back_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |below: &str| folder.path().join(below);
+        let manifest = crate::bundle::manifest::tests::manifest();
+        let files = ["FORMAT", "trust/1.root.json", "manifest.dsse"];
+        std::fs::create_dir(at(name::TRUST)).unwrap();
+        for list in [name::BLOBS_LIST, name::REFS_LIST] {
+            std::fs::write(at(list), "").unwrap();
+        }
+        let steps = |file: &str| file.split('/').map(str::to_owned).collect::<Vec<_>>();
+        let small = files.map(|file| (steps(file), &b"as it was written"[..]));
+        let whole = || files.iter().for_each(|file| std::fs::write(at(file), "as it was written").unwrap());
+        let check = || check(folder.path(), &manifest, &small, &Progress::silent());
+        for spoiled in files {
+            whole();
+            check().unwrap();
+            type Spoil = fn(&Path) -> std::io::Result<()>;
+            let ways: [Spoil; 3] = [
+                |path| std::fs::write(path, "as it is not now."),
+                |path| std::fs::write(path, "as it was"),
+                |path| std::fs::remove_file(path),
+            ];
+            for spoil in ways {
+                spoil(&at(spoiled)).unwrap();
+                let told = check().unwrap_err().to_string();
+                let wanted = format!("`{}` reads back differently", at(spoiled).display());
+                assert!(told.starts_with(&wanted), "{told}");
+            }
+        }
     }
 }

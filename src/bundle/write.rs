@@ -16,7 +16,6 @@ use crate::sys::beside::Beside;
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 use crate::sys::progress::{Progress, Unit};
-use crate::trust::Chain;
 
 /// Writes one bundle.
 pub(super) struct Writer<'a> {
@@ -40,12 +39,10 @@ impl Writer<'_> {
         opened.map_err(|e| Error::Stick(durable::named(e, "create", path)))
     }
 
-    pub(super) fn roots(&self, chain: &Chain) -> Result<(), Error> {
+    /// Writes files that are there before anything else, by their steps.
+    pub(super) fn small(&self, files: &[(Vec<String>, &[u8])]) -> Result<(), Error> {
         make_folder(&self.folder.join(name::TRUST))?;
-        for (version, bytes) in chain.files() {
-            self.put(&format!("{}/{}", name::TRUST, crate::trust::root_file_name(version)), bytes)?;
-        }
-        Ok(())
+        files.iter().try_for_each(|(steps, bytes)| self.put(&steps.join("/"), bytes))
     }
 
     pub(super) fn refs(&self) -> Result<manifest::List, Error> {
