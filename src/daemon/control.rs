@@ -32,8 +32,8 @@ use crate::sys::progress::Event;
 /// An answer's body.
 type Body = BoxBody<Bytes, std::convert::Infallible>;
 
-/// The most bytes of a task.
-const TASK: usize = 1 << 20;
+/// The most bytes of a task: more than a command line can name files.
+const TASK: usize = 16 << 20;
 
 /// A task and what is known of the files that it names.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]

@@ -5,6 +5,7 @@
 //! A daemon that has the command's view of the file system goes by the paths; another goes by the handles, through
 //! `/proc/self/fd`. What it says then names the paths as they were given.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,6 +19,7 @@ use super::bundle::{Create, Order};
 use super::stores::StoreTask;
 use super::task::{Task, TaskError};
 use crate::bundle;
+use crate::sys::descriptors;
 use crate::sys::pass;
 use crate::sys::progress::Event;
 use crate::sys::service::Service;
@@ -122,25 +124,26 @@ fn top_of_stick(path: &Path) -> &Path {
 /// # Errors
 /// What cannot be opened, with its path.
 pub(super) fn offer(task: &Task) -> io::Result<(Offer, Vec<OwnedFd>)> {
-    let mut opened: Vec<PathBuf> = Vec::new();
+    let mut opened = BTreeSet::new();
     paths(&mut task.clone(), &mut |path, used| {
-        let handle = handle_of(path, used);
-        if !opened.contains(&handle) {
-            opened.push(handle);
-        }
+        opened.insert(handle_of(path, used));
     });
+    // Each takes a descriptor, of which a shell grants few. What is too much all the same is told where it is opened.
+    if let Err(error) = descriptors::raise() {
+        tracing::debug!(%error, "no more files can be opened than before");
+    }
     // Only a place: nothing is read, and a pipe does not wait.
     let place = |path: &PathBuf| {
         open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| crate::sys::durable::named(e.into(), "open", path))
     };
     let handles = opened.iter().map(place).collect::<io::Result<_>>()?;
-    Ok((Offer { view: pass::view(), opened }, handles))
+    Ok((Offer { view: pass::view(), opened: opened.into_iter().collect() }, handles))
 }
 
 /// The handles of a task that the daemon goes by, for as long as any of its work lasts.
 #[derive(Debug)]
-pub(super) struct Lent(Vec<(PathBuf, OwnedFd)>);
+pub(super) struct Lent(BTreeMap<PathBuf, OwnedFd>);
 
 impl Lent {
     /// Turns the paths of `task` into those by which this process finds what came with it. `None` where its own are the
@@ -165,9 +168,8 @@ impl Lent {
 
     /// Where this process finds what lies at `path`.
     fn place(&self, path: &Path) -> PathBuf {
-        let within = self.0.iter().filter_map(|(at, handle)| Some((at, handle, path.strip_prefix(at).ok()?)));
-        let nearest = within.max_by_key(|(at, ..)| at.components().count());
-        let Some((_, handle, rest)) = nearest else { return path.to_owned() };
+        let within = |at: &Path| Some((self.0.get(at)?, path.strip_prefix(at).ok()?));
+        let Some((handle, rest)) = path.ancestors().find_map(within) else { return path.to_owned() };
         let own = PathBuf::from(format!("{HANDLES}{}", handle.as_raw_fd()));
         let is_folder = fstat(handle).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
         match (rest.as_os_str().is_empty(), is_folder) {

@@ -12,30 +12,28 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// Files that one message carries at the most; the kernel's own limit.
-pub const MOST: usize = 253;
-/// What the message says beside them: an empty line, which HTTP passes over.
+/// Files that one message carries at the most; the kernel's own limit. A message with so many is followed by another, or by
+/// what else there is to say.
+const MOST: usize = 253;
+/// What each message says beside them: an empty line, which HTTP passes over.
 const LINE: &[u8] = b"\r\n";
 
 /// Sends `files` ahead of all else. Nothing is sent where there are none.
 ///
 /// # Errors
-/// More than [`MOST`]; the socket's.
+/// The socket's.
 pub async fn send(stream: &UnixStream, files: &[OwnedFd]) -> io::Result<()> {
-    if files.is_empty() {
-        return Ok(());
+    for files in files.chunks(MOST) {
+        let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        let sent = stream.async_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+            let mut beside = SendAncillaryBuffer::new(&mut space);
+            beside.push(SendAncillaryMessage::ScmRights(&files));
+            Ok(sendmsg(stream, &[IoSlice::new(LINE)], &mut beside, SendFlags::empty())?)
+        });
+        sent.await?;
     }
-    if files.len() > MOST {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("more than {MOST} files at once")));
-    }
-    let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-    let sent = stream.async_io(Interest::WRITABLE, || {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
-        let mut beside = SendAncillaryBuffer::new(&mut space);
-        beside.push(SendAncillaryMessage::ScmRights(&files));
-        Ok(sendmsg(stream, &[IoSlice::new(LINE)], &mut beside, SendFlags::empty())?)
-    });
-    sent.await.map(|_| ())
+    Ok(())
 }
 
 /// The first bytes of a connection, and the files that came with them.
@@ -43,6 +41,19 @@ pub async fn send(stream: &UnixStream, files: &[OwnedFd]) -> io::Result<()> {
 /// # Errors
 /// The socket's.
 pub async fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut first, mut files) = (Vec::new(), Vec::new());
+    loop {
+        let (bytes, came) = message(stream).await?;
+        let is_full = came.len() == MOST;
+        first.extend(bytes);
+        files.extend(came);
+        if !is_full {
+            return Ok((first, files));
+        }
+    }
+}
+
+async fn message(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let got = stream.async_io(Interest::READABLE, || {
         let mut first = [0; 256];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
@@ -95,6 +106,33 @@ mod tests {
         assert_eq!(text, "handed over");
         let (then, none) = receive(&other).await.unwrap();
         assert_eq!((then.as_slice(), none.len()), (&b"GET /"[..], 0));
+    }
+
+    #[tokio::test]
+    async fn more_files_than_one_message_takes_come_all_and_in_order() {
+        crate::sys::descriptors::raise().unwrap();
+        for count in [MOST, MOST + 1, 2 * MOST + 44] {
+            let file = |length: usize| {
+                let file = tempfile::tempfile().unwrap();
+                file.set_len(length as u64).unwrap();
+                OwnedFd::from(file)
+            };
+            let files: Vec<OwnedFd> = (0..count).map(file).collect();
+            let (one, other) = UnixStream::pair().unwrap();
+            let sent = async {
+                send(&one, &files).await.unwrap();
+                one.writable().await.unwrap();
+                one.try_write(b"GET /").unwrap();
+            };
+            let ((), got) = tokio::join!(sent, receive(&other));
+            let (mut first, came) = got.unwrap();
+            if !first.ends_with(b"GET /") {
+                first.extend(receive(&other).await.unwrap().0);
+            }
+            assert_eq!(first, [LINE.repeat(count.div_ceil(MOST)), b"GET /".to_vec()].concat());
+            let lengths = came.into_iter().map(|file| std::fs::File::from(file).metadata().unwrap().len());
+            assert!(lengths.eq(0..count as u64), "{count}");
+        }
     }
 
     #[test]

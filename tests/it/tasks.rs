@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
-use crate::command::{Daemon, Place};
+use crate::command::{Daemon, Done, Place};
 
 fn gc(place: &Place) -> Value {
     let done = place.run(&["gc", "--dry-run", "-o", "json"]).good();
@@ -81,6 +81,15 @@ fn a_command_is_at_work_until_its_work_has_ended() {
     drop(daemon);
 }
 
+fn same_variables(command: &mut Command, of: &Command) {
+    for (name, value) in of.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+}
+
 /// A daemon that sees none of the files in `hidden`, may write none in `fixed`, and has none of root's powers.
 fn confined(place: &Place) -> Daemon {
     let script = "mount -t tmpfs none \"$1\" && mount --bind \"$2\" \"$2\" && mount -o remount,ro,bind \"$2\" && \
@@ -89,12 +98,7 @@ fn confined(place: &Place) -> Daemon {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh"]);
     command.args([place.path("hidden"), place.path("fixed")]).arg(edge.get_program()).args(edge.get_args());
-    for (name, value) in edge.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    same_variables(&mut command, &edge);
     Daemon::start_by(place, command)
 }
 
@@ -180,4 +184,28 @@ fn a_daemon_that_sees_other_files_takes_and_makes_those_of_whoever_asks() {
         std::fs::read_dir(place.path("fixed")).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["images.tar", "layout", "notes.txt"]);
+}
+
+/// More than one message of the kernel's takes, and more than a shell lets a command open.
+#[test]
+fn a_bundle_of_many_files_is_made_by_a_daemon_that_sees_others() {
+    let place = Place::new();
+    place.write("etc/edge.toml", "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n");
+    for folder in ["hidden/stick", "fixed"] {
+        std::fs::create_dir_all(place.path(folder)).unwrap();
+    }
+    place.run(&["bundle", "keygen", "--out", &place.path("hidden/KEYS").display().to_string()]).good();
+    let file = |number: u32| place.write(&format!("hidden/{number}.conf"), &format!("site {number}"));
+    let files: Vec<_> = (0..1200).map(file).collect();
+    let _daemon = confined(&place);
+    let mut command = Command::new("prlimit");
+    let edge = place.edge(&["bundle", "create", "--stream", "main", "-o", "json"]);
+    command.arg("--nofile=1024:65536").arg(edge.get_program()).args(edge.get_args());
+    same_variables(&mut command, &edge);
+    command.arg("--keys").arg(place.path("hidden/KEYS")).arg("--to").arg(place.path("hidden/stick"));
+    for file in &files {
+        command.arg("--file").arg(file);
+    }
+    let made: Value = serde_json::from_str(&Done::of(command.output().unwrap()).good().out).unwrap();
+    assert_eq!((&made["refs"], &made["seq"]), (&1200.into(), &1.into()));
 }
