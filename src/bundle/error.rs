@@ -125,6 +125,16 @@ pub enum Error {
     /// A registry did not take or give the bundle.
     #[error("the registry: {0}")]
     Registry(#[from] oci::Error),
+    /// A registry has had enough of us, for longer than somebody waits.
+    #[error(
+        "`{url}` is rate limited for {seconds} s hint: run the same command again after that, it goes on where it was"
+    )]
+    Limited {
+        /// What was asked for.
+        url: String,
+        /// When to come again.
+        seconds: u64,
+    },
     /// What a registry holds under that name is no bundle.
     #[error("`{reference}` is no bundle: {why}")]
     Artifact {

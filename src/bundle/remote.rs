@@ -38,6 +38,8 @@ pub struct Registry {
     client: Client,
     upstream: Upstream,
     reference: Reference,
+    /// Where it is told how far the work is, and what it waits for.
+    progress: Progress,
 }
 
 impl Registry {
@@ -49,7 +51,13 @@ impl Registry {
         let bare = text.strip_prefix("oci://");
         let bare = bare.ok_or_else(|| Error::Usage(format!("`{text}` does not begin with `oci://`")))?;
         let reference: Reference = bare.parse().map_err(|e| Error::Usage(format!("{e}")))?;
-        Ok(Self { client, upstream: at(&reference.host), reference })
+        Ok(Self { client, upstream: at(&reference.host), reference, progress: Progress::silent() })
+    }
+
+    /// Tells `progress` of what is done there.
+    #[must_use]
+    pub fn telling(self, progress: Progress) -> Self {
+        Self { progress, ..self }
     }
 
     fn wrong(&self, why: impl Into<String>) -> Error {
@@ -61,10 +69,10 @@ impl Registry {
 ///
 /// # Errors
 /// [`Error`]; what was sent by then is found again by the next try.
-pub async fn push(registry: &Registry, folder: &Path, progress: &Progress) -> Result<Digest, Error> {
+pub async fn push(registry: &Registry, folder: &Path) -> Result<Digest, Error> {
     let stick = Stick::open(folder)?;
     let manifest = claimed(&stick)?;
-    let mut item = progress.item("push", Some(manifest.totals.carried_bytes), Unit::Bytes);
+    let mut item = registry.progress.item("push", Some(manifest.totals.carried_bytes), Unit::Bytes);
     let mut index = Vec::new();
     let mut layers = small_files(registry, &stick).await?;
     for (file, list) in [(name::BLOBS_LIST, &manifest.blobs), (name::REFS_LIST, &manifest.refs)] {
@@ -96,7 +104,7 @@ pub async fn push(registry: &Registry, folder: &Path, progress: &Progress) -> Re
     let bytes = Bytes::from(bytes);
     let send =
         async || registry.client.push_manifest(upstream, path, tag, media::OCI_INDEX, bytes.clone()).await;
-    ask(send).await?;
+    ask(registry, send).await?;
     item.done();
     Ok(digest)
 }
@@ -149,12 +157,12 @@ async fn send(registry: &Registry, bytes: Vec<u8>, title: &str) -> Result<Value,
     let (digest, size) = (Digest::sha256(&bytes), bytes.len() as u64);
     let (upstream, path) = (&registry.upstream, &registry.reference.path);
     let bytes = Bytes::from(bytes);
-    if !ask(async || registry.client.has_blob(upstream, path, &digest).await).await? {
+    if !ask(registry, async || registry.client.has_blob(upstream, path, &digest).await).await? {
         let send = async || {
             let body = stream::iter([Ok(bytes.clone())]);
             registry.client.push_blob(upstream, path, &digest, size, body).await
         };
-        ask(send).await?;
+        ask(registry, send).await?;
     }
     Ok(layer(&digest, size, title))
 }
@@ -169,7 +177,7 @@ async fn send_file(
     let (upstream, path) = (&registry.upstream, &registry.reference.path);
     // Looked for first, sent or not: it is to be what is signed.
     let whole = stick.sized(steps, size)?;
-    if !ask(async || registry.client.has_blob(upstream, path, digest).await).await? {
+    if !ask(registry, async || registry.client.has_blob(upstream, path, digest).await).await? {
         // Each try reads it from its start.
         let whole = &whole;
         let send = async || {
@@ -183,7 +191,7 @@ async fn send_file(
             let pieces = stream::try_unfold((whole.try_clone().map_err(failed)?, 0), at);
             registry.client.push_blob(upstream, path, digest, size, pieces).await
         };
-        ask(send).await?;
+        ask(registry, send).await?;
     }
     Ok(layer(digest, size, &steps.join("/")))
 }
@@ -208,7 +216,7 @@ async fn send_artifact(registry: &Registry, layers: Vec<Value>) -> Result<Value,
         let name = digest.as_str();
         registry.client.push_manifest(upstream, path, name, media::OCI_MANIFEST, bytes.clone()).await
     };
-    ask(send).await?;
+    ask(registry, send).await?;
     Ok(json!({"mediaType": media::OCI_MANIFEST, "artifactType": ARTIFACT, "digest": digest, "size": size}))
 }
 
@@ -217,7 +225,7 @@ async fn send_artifact(registry: &Registry, layers: Vec<Value>) -> Result<Value,
 ///
 /// # Errors
 /// [`Error`]; the next try goes on where this one ended.
-pub async fn pull(registry: &Registry, to: &Path, progress: &Progress) -> Result<PathBuf, Error> {
+pub async fn pull(registry: &Registry, to: &Path) -> Result<PathBuf, Error> {
     let first = first_layers(registry).await?;
     let envelope = fetch_small(registry, &first, name::MANIFEST, LARGEST).await?;
     let manifest: Manifest = gateway::peek(&envelope, name::MANIFEST, LARGEST)?;
@@ -228,7 +236,7 @@ pub async fn pull(registry: &Registry, to: &Path, progress: &Progress) -> Result
         let title = format!("{}/{}", name::TRUST, root_file_name(version));
         put(&folder, &title, &fetch_small(registry, &first, &title, LARGEST_ROOT).await?)?;
     }
-    let mut item = progress.item("pull", Some(manifest.totals.carried_bytes), Unit::Bytes);
+    let mut item = registry.progress.item("pull", Some(manifest.totals.carried_bytes), Unit::Bytes);
     for (file, list) in [(name::BLOBS_LIST, &manifest.blobs), (name::REFS_LIST, &manifest.refs)] {
         fetch(registry, &folder.join(file), &list.digest, list.size, &mut None).await?;
     }
@@ -261,14 +269,14 @@ pub async fn pull(registry: &Registry, to: &Path, progress: &Progress) -> Result
 /// The layers of the index's first artifact, in which all small files are.
 async fn first_layers(registry: &Registry) -> Result<Vec<(String, Digest, u64)>, Error> {
     let (client, upstream, path) = (&registry.client, &registry.upstream, &registry.reference.path);
-    let index = ask(async || client.manifest(upstream, path, registry.reference.name()).await).await?;
+    let index = ask(registry, async || client.manifest(upstream, path, registry.reference.name()).await).await?;
     let index: Value = serde_json::from_slice(&index.bytes).map_err(|e| registry.wrong(e.to_string()))?;
     if index["artifactType"] != ARTIFACT {
         return Err(registry.wrong("it is another kind of artifact"));
     }
     let first = index["manifests"][0]["digest"].as_str().and_then(|text| text.parse::<Digest>().ok());
     let first = first.ok_or_else(|| registry.wrong("its index is empty"))?;
-    let artifact = ask(async || client.manifest(upstream, path, first.as_str()).await).await?;
+    let artifact = ask(registry, async || client.manifest(upstream, path, first.as_str()).await).await?;
     let artifact: Value =
         serde_json::from_slice(&artifact.bytes).map_err(|e| registry.wrong(e.to_string()))?;
     let layers = artifact["layers"].as_array().cloned().unwrap_or_default();
@@ -303,7 +311,7 @@ async fn fetch_small(
         }
         Ok(bytes)
     };
-    let bytes = ask(whole).await?;
+    let bytes = ask(registry, whole).await?;
     if Digest::of(digest.algorithm(), &bytes) != *digest {
         return Err(registry.wrong(format!("`{title}` is not what its digest says")));
     }

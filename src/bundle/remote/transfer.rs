@@ -17,17 +17,22 @@ use crate::sys::progress::Item;
 const TRIES: u32 = 4;
 /// The first wait between tries; doubled with each.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The longest wait that a registry may ask for: somebody sits there, or a script does.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// Asks until there is an answer, or no use in asking.
 ///
 /// # Errors
 /// The last one.
-pub(super) async fn ask<T>(request: impl AsyncFn() -> Result<T, OciError>) -> Result<T, Error> {
+pub(super) async fn ask<T>(
+    registry: &Registry,
+    request: impl AsyncFn() -> Result<T, OciError>,
+) -> Result<T, Error> {
     let mut tries = 0;
     loop {
         match request().await {
             Ok(answer) => return Ok(answer),
-            Err(error) => again(&mut tries, error).await?,
+            Err(error) => again(registry, &mut tries, error).await?,
         }
     }
 }
@@ -36,10 +41,17 @@ pub(super) async fn ask<T>(request: impl AsyncFn() -> Result<T, OciError>) -> Re
 ///
 /// # Errors
 /// The one given, where there is none.
-async fn again(tries: &mut u32, error: OciError) -> Result<(), Error> {
+async fn again(registry: &Registry, tries: &mut u32, error: OciError) -> Result<(), Error> {
     *tries += 1;
     let wait = match &error {
-        OciError::RateLimited { wait, .. } if *tries < 2 * TRIES => *wait,
+        OciError::RateLimited { url, wait } if *wait > LONGEST || *tries >= 2 * TRIES => {
+            return Err(Error::Limited { url: url.clone(), seconds: wait.as_secs() });
+        }
+        OciError::RateLimited { url, wait } => {
+            let seconds = wait.as_secs();
+            registry.progress.note(format!("`{url}` is rate limited; going on in {seconds} s"));
+            *wait
+        }
         error if error.is_unreachable() && *tries < TRIES => PAUSE * 2_u32.pow(*tries - 1),
         _ => return Err(error.into()),
     };
@@ -154,7 +166,7 @@ async fn fill(
     size: u64,
     told: &mut Told<'_, '_>,
 ) -> Result<(), Error> {
-    let Registry { client, upstream, reference } = registry;
+    let Registry { client, upstream, reference, .. } = registry;
     // A registry that does not resume sends the same bytes again: only what no try has had before is worth another.
     let (mut tries, mut best, mut anew) = (0, coming.taken, false);
     while coming.taken < size {
@@ -181,7 +193,7 @@ async fn fill(
         if coming.taken < size {
             let url = format!("{}/v2/{}/blobs/{digest}", upstream.url, reference.path);
             let early = || OciError::Unreachable { url, why: "it ended early".into() };
-            again(&mut tries, broken.unwrap_or_else(early)).await?;
+            again(registry, &mut tries, broken.unwrap_or_else(early)).await?;
         }
     }
     Ok(())
@@ -230,6 +242,39 @@ mod tests {
 
     use super::*;
     use crate::oci::{Client, ClientSettings, Upstream};
+    use crate::sys::progress::{Event, Progress};
+
+    #[tokio::test]
+    async fn a_wait_that_a_registry_asks_for_is_told_and_a_long_one_is_an_end() {
+        let (progress, mut heard) = Progress::channel();
+        let (registry, server) = registry(|served, _| {
+            let wait = |seconds| {
+                format!(
+                    "HTTP/1.1 429 Enough\r\nretry-after: {seconds}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                )
+            };
+            match served {
+                0 => wait(1),
+                1 => "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nall".into(),
+                _ => wait(3600),
+            }
+        })
+        .await;
+        let registry = registry.telling(progress);
+        let folder = tempfile::tempdir().unwrap();
+        let digest = Digest::sha256(b"all");
+        let fetched = async |name: &str| {
+            let (path, mut item) = (folder.path().join(name), None);
+            let fetched = fetch(&registry, &path, &digest, 3, &mut item);
+            tokio::time::timeout(Duration::from_secs(60), fetched).await.expect("it waits for an hour")
+        };
+        fetched("one").await.unwrap();
+        let Ok(Event::Note { line }) = heard.try_recv() else { unreachable!("nothing was told") };
+        assert!(line.ends_with("is rate limited; going on in 1 s"), "{line}");
+        let refused = fetched("two").await.unwrap_err().to_string();
+        assert!(refused.contains("is rate limited for 3600 s hint: "), "{refused}");
+        server.abort();
+    }
 
     /// A registry at an address that answers connections one after the other with what `answer` makes of the request.
     async fn registry(

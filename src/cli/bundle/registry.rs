@@ -102,7 +102,7 @@ impl Push {
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let (found, registry) = (bundle::find_one(&self.folder)?, self.registry.open(&self.to, global)?);
         let pushed =
-            progress::run(async |progress| remote::push(&registry, found.newest(), &progress).await)?;
+            progress::run(async |progress| remote::push(&registry.telling(progress), found.newest()).await)?;
         output::result(&format!("{} is {pushed}", self.to))
     }
 }
@@ -110,7 +110,7 @@ impl Push {
 impl Pull {
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let registry = self.registry.open(&self.from, global)?;
-        let pulled = progress::run(async |progress| remote::pull(&registry, &self.to, &progress).await)?;
+        let pulled = progress::run(async |progress| remote::pull(&registry.telling(progress), &self.to).await)?;
         output::result(&format!("{}\nnow: edge bundle import {}", pulled.display(), self.to.display()))
     }
 }
