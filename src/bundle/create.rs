@@ -121,7 +121,8 @@ pub fn create(
     let _stick = turn::write(&plan.to, progress)?;
     let bundles = plan.to.join(name::BUNDLES);
     clear(&bundles, &plan.stream)?;
-    check_room(&plan.to, &totals)?;
+    let lists = totals.blobs.saturating_mul(256);
+    check_room(&plan.to, totals.carried_bytes.saturating_add(lists), totals.carried)?;
     let folder = bundles.join(name::folder(&plan.stream, seq));
     Folder::make(&bundles)?;
     std::fs::create_dir(&folder).map_err(|e| Error::Stick(durable::named(e, "make", &folder)))?;
@@ -297,13 +298,16 @@ fn clear(bundles: &Path, stream: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_room(to: &Path, totals: &Totals) -> Result<(), Error> {
+/// Refuses where `files` of so many bytes together do not fit.
+///
+/// # Errors
+/// [`Error::NoRoom`].
+pub(super) fn check_room(to: &Path, bytes: u64, files: u64) -> Result<(), Error> {
     let stat = rustix::fs::statvfs(to)
         .map_err(|e| Error::Stick(durable::named(e.into(), "read the free space of", to)))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let block = stat.f_frsize.min(OVERHEAD);
-    let lists = totals.blobs.saturating_mul(256);
-    let needed = totals.carried_bytes + totals.carried * block + lists + OVERHEAD;
+    let needed = bytes.saturating_add(files.saturating_mul(block)).saturating_add(OVERHEAD);
     if free < needed {
         return Err(Error::NoRoom { folder: to.to_owned(), free, needed });
     }

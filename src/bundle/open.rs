@@ -1,6 +1,7 @@
 //! The way in: roots, then the manifest, then the two lists. Nothing is believed before the step ahead of it held,
 //! and nothing is read twice: lists are copied as they are hashed, and the copy is what is used.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -114,16 +115,44 @@ pub fn signed(folder: &Path, mut chain: Chain, passed: Passed) -> Result<Signed,
     let stick = Stick::open(folder)?;
     check_format(&stick)?;
     let pinned = chain.current().version;
-    follow(&stick, &mut chain)?;
+    let read = |version: u64| stick.small(&[name::TRUST, &root_file_name(version)], LARGEST_ROOT);
+    follow(&mut chain, newest_root(&stick)?, read)?;
     let envelope = stick.small(&[name::MANIFEST], manifest::LARGEST)?;
     let envelope = envelope.ok_or_else(|| Fault::Missing(name::MANIFEST.into()))?;
+    let manifest = manifest_by(&chain, pinned, &envelope, passed)?;
+    Ok(Signed { stick, chain, manifest, envelope })
+}
+
+/// Verifies a manifest by the roots that came with it, before the bundle lies anywhere; see [`open`].
+///
+/// # Errors
+/// [`Error`].
+pub fn believe(
+    mut chain: Chain,
+    roots: &BTreeMap<u64, Vec<u8>>,
+    envelope: &[u8],
+    passed: Passed,
+) -> Result<Verified<Manifest>, Error> {
+    let pinned = chain.current().version;
+    let newest = roots.keys().next_back().copied().unwrap_or_default();
+    follow(&mut chain, newest, |version| Ok(roots.get(&version).cloned()))?;
+    manifest_by(&chain, pinned, envelope, passed)
+}
+
+/// Verifies a manifest by the newest root of `chain`, of which `pinned` was believed before.
+fn manifest_by(
+    chain: &Chain,
+    pinned: u64,
+    envelope: &[u8],
+    passed: Passed,
+) -> Result<Verified<Manifest>, Error> {
     let root = chain.current();
     // What a stolen key said of time goes with the key, as its sequence numbers do.
     let told = if chain.keys_are_new_since(pinned) { Timestamp::UNIX_EPOCH } else { passed.told };
     let passed = told.max(passed.sure);
     root.check_time(passed)?;
     let manifest: Verified<Manifest> =
-        root.open(&envelope, name::MANIFEST, manifest::PAYLOAD_TYPE, manifest::LARGEST)?;
+        root.open(envelope, name::MANIFEST, manifest::PAYLOAD_TYPE, manifest::LARGEST)?;
     manifest.check()?;
     if manifest.root > root.version {
         return Err(Refusal::RootOrder { pinned: root.version, found: manifest.root }.into());
@@ -131,7 +160,7 @@ pub fn signed(folder: &Path, mut chain: Chain, passed: Passed) -> Result<Signed,
     manifest.check_time(passed, root.expires)?;
     // The machine's clock may only let more in here: a gateway that lay on a shelf knows no other later time.
     manifest.check_step(passed.max(root.created).max(clock::machine()))?;
-    Ok(Signed { stick, chain, manifest, envelope })
+    Ok(manifest)
 }
 
 impl Opened {
@@ -164,15 +193,12 @@ fn check_format(stick: &Stick) -> Result<(), Error> {
     Ok(())
 }
 
-/// Follows the roots on the stick, after making sure that they are of the same line as those pinned.
-fn follow(stick: &Stick, chain: &mut Chain) -> Result<(), Error> {
-    let mut newest = 0;
-    stick.names(&[name::TRUST], |file| {
-        let version = version_of(file).ok_or_else(|| Fault::Extra(format!("{}/{file}", name::TRUST)))?;
-        newest = newest.max(version);
-        Ok(())
-    })?;
-    let read = |version: u64| stick.small(&[name::TRUST, &root_file_name(version)], LARGEST_ROOT);
+/// Follows the roots that came with a bundle, after making sure that they are of the same line as those pinned.
+fn follow(
+    chain: &mut Chain,
+    newest: u64,
+    read: impl Fn(u64) -> Result<Option<Vec<u8>>, Error>,
+) -> Result<(), Error> {
     let pinned = chain.current().version;
     if let Some(theirs) = read(pinned)?
         && chain.agrees(pinned, &theirs) == Some(false)
@@ -181,6 +207,17 @@ fn follow(stick: &Stick, chain: &mut Chain) -> Result<(), Error> {
         return Err(Refusal::Threshold { what, found: 0, needed: 1 }.into());
     }
     chain.follow(newest.max(pinned), read)
+}
+
+/// The version of the newest root on the stick.
+fn newest_root(stick: &Stick) -> Result<u64, Error> {
+    let mut newest = 0;
+    stick.names(&[name::TRUST], |file| {
+        let version = version_of(file).ok_or_else(|| Fault::Extra(format!("{}/{file}", name::TRUST)))?;
+        newest = newest.max(version);
+        Ok(())
+    })?;
+    Ok(newest)
 }
 
 /// Copies a list while hashing it, and only as many bytes as are signed.

@@ -3,28 +3,28 @@
 //! Nothing in the registry is trusted: what is pulled becomes a folder as a stick has it, and names come from the
 //! signed lists, never from the registry.
 
+mod pull;
 mod transfer;
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::list::{BlobLine, Carried, ListReader};
-use super::manifest::{self, LARGEST, Layout, Manifest};
+use super::manifest::{LARGEST, Manifest};
 use super::stick::Stick;
-use super::{Error, Fault, name, readback};
+use super::{Error, Fault, name};
 use crate::oci::{Client, Error as OciError, Reference, Upstream, media};
 use crate::sys::digest::Digest;
-use crate::sys::durable;
 use crate::sys::progress::{Progress, Unit};
-use crate::trust::{LARGEST_ROOT, gateway, root_file_name, version_of};
-use transfer::{ask, fetch};
+use crate::trust::{gateway, version_of};
+pub use pull::{Pinned, pull};
+use transfer::ask;
 
 /// What the artifacts are.
 const ARTIFACT: &str = "application/vnd.edge.bundle.v1";
@@ -218,110 +218,4 @@ async fn send_artifact(registry: &Registry, layers: Vec<Value>) -> Result<Value,
     };
     ask(registry, send).await?;
     Ok(json!({"mediaType": media::OCI_MANIFEST, "artifactType": ARTIFACT, "digest": digest, "size": size}))
-}
-
-/// Fetches a bundle into `to`, as if it were a stick; what is there already, and hashes to what it should, is not fetched
-/// again.
-///
-/// # Errors
-/// [`Error`]; the next try goes on where this one ended.
-pub async fn pull(registry: &Registry, to: &Path) -> Result<PathBuf, Error> {
-    let first = first_layers(registry).await?;
-    let envelope = fetch_small(registry, &first, name::MANIFEST, LARGEST).await?;
-    let manifest: Manifest = gateway::peek(&envelope, name::MANIFEST, LARGEST)?;
-    manifest.check()?;
-    let folder = to.join(name::BUNDLES).join(name::folder(&manifest.stream, manifest.seq));
-    make(&folder.join(name::TRUST))?;
-    for version in roots(&first) {
-        let title = format!("{}/{}", name::TRUST, root_file_name(version));
-        put(&folder, &title, &fetch_small(registry, &first, &title, LARGEST_ROOT).await?)?;
-    }
-    let mut item = registry.progress.item("pull", Some(manifest.totals.carried_bytes), Unit::Bytes);
-    for (file, list) in [(name::BLOBS_LIST, &manifest.blobs), (name::REFS_LIST, &manifest.refs)] {
-        fetch(registry, &folder.join(file), &list.digest, list.size, &mut None).await?;
-    }
-    let list = folder.join(name::BLOBS_LIST);
-    let file = File::open(&list).map_err(|e| Error::Stick(durable::named(e, "open", &list)))?;
-    let mut lines = ListReader::blobs(BufReader::new(file));
-    let mut made = BTreeSet::new();
-    while let Some(line) = lines.next_blob(manifest.part_size)? {
-        for part in parts(&manifest, &line) {
-            let path = folder.join(part.steps.join("/"));
-            if let Some(parent) = path.parent()
-                && made.insert(parent.to_owned())
-            {
-                make(parent)?;
-            }
-            fetch(registry, &path, &part.digest, part.size, &mut Some(&mut item)).await?;
-        }
-    }
-    if manifest.layout == Layout::Flat {
-        put(&folder, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    }
-    put(&folder, name::FORMAT, format!("{}\n", manifest::FORMAT).as_bytes())?;
-    put(&folder, name::MANIFEST, &envelope)?;
-    put(&folder, name::COMPLETE, b"pulled\n")?;
-    readback::sync(&folder)?;
-    item.done();
-    Ok(folder)
-}
-
-/// The layers of the index's first artifact, in which all small files are.
-async fn first_layers(registry: &Registry) -> Result<Vec<(String, Digest, u64)>, Error> {
-    let (client, upstream, path) = (&registry.client, &registry.upstream, &registry.reference.path);
-    let index = ask(registry, async || client.manifest(upstream, path, registry.reference.name()).await).await?;
-    let index: Value = serde_json::from_slice(&index.bytes).map_err(|e| registry.wrong(e.to_string()))?;
-    if index["artifactType"] != ARTIFACT {
-        return Err(registry.wrong("it is another kind of artifact"));
-    }
-    let first = index["manifests"][0]["digest"].as_str().and_then(|text| text.parse::<Digest>().ok());
-    let first = first.ok_or_else(|| registry.wrong("its index is empty"))?;
-    let artifact = ask(registry, async || client.manifest(upstream, path, first.as_str()).await).await?;
-    let artifact: Value =
-        serde_json::from_slice(&artifact.bytes).map_err(|e| registry.wrong(e.to_string()))?;
-    let layers = artifact["layers"].as_array().cloned().unwrap_or_default();
-    let read = |layer: &Value| {
-        let digest = layer["digest"].as_str()?.parse().ok()?;
-        Some((layer["annotations"][TITLE].as_str()?.to_owned(), digest, layer["size"].as_u64()?))
-    };
-    Ok(layers.iter().filter_map(read).collect())
-}
-
-fn roots(layers: &[(String, Digest, u64)]) -> Vec<u64> {
-    let name = |title: &str| title.strip_prefix(name::TRUST)?.strip_prefix('/').and_then(version_of);
-    layers.iter().filter_map(|(title, ..)| name(title)).collect()
-}
-
-async fn fetch_small(
-    registry: &Registry,
-    layers: &[(String, Digest, u64)],
-    title: &str,
-    most: u64,
-) -> Result<Vec<u8>, Error> {
-    let found = layers.iter().find(|(name, _, size)| name == title && *size <= most);
-    let (_, digest, _) = found.ok_or_else(|| registry.wrong(format!("it has no `{title}`")))?;
-    let whole = async || {
-        let mut blob = registry.client.blob(&registry.upstream, &registry.reference.path, digest, 0).await?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = blob.next().await? {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() as u64 > most {
-                return Err(OciError::TooLarge { url: title.to_owned(), most });
-            }
-        }
-        Ok(bytes)
-    };
-    let bytes = ask(registry, whole).await?;
-    if Digest::of(digest.algorithm(), &bytes) != *digest {
-        return Err(registry.wrong(format!("`{title}` is not what its digest says")));
-    }
-    Ok(bytes)
-}
-
-fn make(path: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(path).map_err(|e| Error::Stick(durable::named(e, "make", path)))
-}
-
-fn put(folder: &Path, file: &str, bytes: &[u8]) -> Result<(), Error> {
-    durable::write(&folder.join(file), bytes, 0o644).map_err(Error::Stick)
 }

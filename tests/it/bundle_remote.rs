@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::bundle::{Scene, import, put_image};
+use crate::bundle::{Scene, import, make_keys, put_image};
+use crate::bundle_disk::{Mounted, run};
 use crate::command::{Done, Place};
 use crate::mirror::noise;
 use crate::registry_pull::DockerRegistry;
@@ -139,4 +140,39 @@ async fn registries_are_reached_as_they_are_configured() {
     import(&scene.gateway, Path::new(&pulled)).unwrap();
     std::fs::set_permissions(&docker, PermissionsExt::from_mode(0o644)).unwrap();
     edge(&place, &["bundle", "pull", to, "--to", &pulled]).await.bad(2, "holds secrets");
+}
+
+/// Else whoever answers in the registry's place fills the disk of a machine that believes nobody like them.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_begun_that_would_be_refused_or_has_no_room() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "team/app", Some("1"), &noise(7, 3 << 20), "amd64");
+    scene.make();
+    let folder = tempfile::tempdir().unwrap();
+    let peer = DockerRegistry::start(folder.path()).await;
+    let (place, other) = (Arc::new(Place::new()), Arc::new(Place::new()));
+    let at = format!("oci://127.0.0.1:{}/bundles/main", peer.port);
+    edge(&place, &["bundle", "push", &shown(&scene.stick()), &at]).await.good();
+
+    make_keys(&other.path("keys"), 3, 2);
+    for (place, keys) in [(&place, scene.path("keys")), (&other, other.path("keys"))] {
+        edge(place, &["trust", "pin", &shown(&keys.join("1.root.json"))]).await.good();
+    }
+    let to = other.path("pulled");
+    edge(&other, &["bundle", "pull", &at, "--to", &shown(&to)]).await.bad(3, "`trust/1.root.json`");
+    assert!(!to.exists());
+
+    let small = place.path("small");
+    std::fs::create_dir(&small).unwrap();
+    let _mounted = Mounted(small.clone());
+    run("mount", &["-t", "tmpfs", "-o", "size=1m", "none", &shown(&small)]);
+    let pull = ["bundle", "pull", &at, "--to", &shown(&small)];
+    edge(&place, &pull).await.bad(1, &format!("`{}` has ", shown(&small)));
+    assert!(!small.join("edge-bundle/main-1/blobs").exists());
+    // What is there already takes no room a second time.
+    run("mount", &["-o", "remount,size=4m", &shown(&small)]);
+    for _ in 0..2 {
+        edge(&place, &pull).await.good();
+    }
+    import(&scene.gateway, &small).unwrap();
 }

@@ -133,9 +133,7 @@ pub(super) async fn fetch(
         told.up_to(size);
         return Ok(());
     }
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let (part, wanted) = (PathBuf::from(part), digest.clone());
+    let (part, wanted) = (part_of(path), digest.clone());
     let failed = |e| Error::Stick(durable::named(e, "write", path));
     let begun = tokio::task::spawn_blocking(move || Coming::open(part, &wanted, size)).await;
     let mut coming = begun.map_err(|e| failed(io::Error::other(e)))?.map_err(failed)?;
@@ -221,6 +219,22 @@ async fn take(
             Ok(None) => return Ok(None),
             Err(error) => return Ok(Some(error)),
         }
+    }
+}
+
+/// What a file is called on its way.
+fn part_of(path: &Path) -> PathBuf {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
+}
+
+/// Bytes that a file of `size` still takes, by what an earlier pull left of it.
+pub(super) fn lacking(path: &Path, size: u64) -> u64 {
+    let length = |path: &Path| path.symlink_metadata().map_or(0, |meta| meta.len());
+    match length(path) == size {
+        true => 0,
+        false => size.saturating_sub(length(&part_of(path))),
     }
 }
 

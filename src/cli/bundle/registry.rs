@@ -12,7 +12,9 @@ use crate::cli::failure::Usage;
 use crate::cli::{Global, output, progress};
 use crate::config::{Config, Error as ConfigError, Overrides};
 use crate::oci::{Credentials, Upstream};
-use crate::registry::{Settings, upstream_client};
+use crate::registry::upstream_client;
+use crate::store;
+use crate::trust::AnchorError;
 
 #[derive(Debug, Args)]
 struct Registry {
@@ -25,34 +27,36 @@ struct Registry {
 }
 
 impl Registry {
-    /// The place, by what is configured of registries and what is given here.
-    fn open(&self, text: &str, global: &Global) -> Result<remote::Registry> {
+    /// The place, by what is configured of registries and what is given here; and the configuration.
+    fn open(&self, text: &str, global: &Global) -> Result<(remote::Registry, Config)> {
         let overrides = global.overrides()?;
         let (may_read, named) = (|path: &Path| File::open(path).map(drop), self.docker_config.is_some());
-        let (settings, unread) = configured(Config::load(&overrides), &overrides, named, may_read)?;
+        let (config, unread) = configured(Config::load(&overrides), &overrides, named, may_read)?;
         for why in unread {
             output::note(&format!("{why}: going on without it"));
         }
         let given = self.docker_config.as_deref().map(Credentials::read).transpose().map_err(Usage)?;
-        let client = upstream_client(&settings, given).map_err(|e| Usage(e.to_string()))?;
+        let settings = &config.registry;
+        let client = upstream_client(settings, given).map_err(|e| Usage(e.to_string()))?;
         let at = |host: &str| match self.insecure {
             true => Upstream::at(host, true),
             false => settings.upstream(host),
         };
-        Ok(remote::Registry::new(text, client, at)?)
+        let registry = remote::Registry::new(text, client, at)?;
+        Ok((registry, config))
     }
 }
 
-/// What is configured of registries, and why some of that is left out: whoever carries bundles need not be root, whose
+/// What is configured, and why some of that of registries is left out: whoever carries bundles need not be root, whose
 /// alone the configuration is. What somebody names is not left out. `named` says that credentials are.
 fn configured(
     loaded: Result<Config, ConfigError>,
     overrides: &Overrides,
     named: bool,
     may_read: impl Fn(&Path) -> io::Result<()>,
-) -> Result<(Settings, Vec<String>)> {
+) -> Result<(Config, Vec<String>)> {
     let mut unread = Vec::new();
-    let config = match loaded {
+    let mut config = match loaded {
         Err(ConfigError::File(error))
             if overrides.config.is_none() && error.kind() == ErrorKind::PermissionDenied =>
         {
@@ -61,15 +65,29 @@ fn configured(
         }
         loaded => loaded?,
     };
-    let mut settings = config.registry;
-    if let Some(path) = settings.docker_config.as_ref().filter(|_| !named)
+    if let Some(path) = config.registry.docker_config.as_ref().filter(|_| !named)
         && let Err(error) = may_read(path)
         && error.kind() == ErrorKind::PermissionDenied
     {
         unread.push(format!("cannot read `{}`: {error}", path.display()));
-        settings.docker_config = None;
+        config.registry.docker_config = None;
     }
-    Ok((settings, unread))
+    Ok((config, unread))
+}
+
+/// What this machine believes. Whoever is not root cannot read that, and only carries the bundle.
+fn pinned(config: &Config) -> Result<Option<remote::Pinned>> {
+    match remote::Pinned::below(&config.state_dir) {
+        Err(
+            bundle::Error::Store(store::Error::Io(error)) | bundle::Error::Trust(AnchorError::Files(error)),
+        ) if error.kind() == ErrorKind::PermissionDenied => {
+            output::note(
+                "only root can read the pinned root: signatures are checked when the bundle is imported",
+            );
+            Ok(None)
+        }
+        pinned => Ok(pinned?),
+    }
 }
 
 /// `edge bundle push`
@@ -100,7 +118,7 @@ pub(super) struct Pull {
 
 impl Push {
     pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let (found, registry) = (bundle::find_one(&self.folder)?, self.registry.open(&self.to, global)?);
+        let (found, (registry, _)) = (bundle::find_one(&self.folder)?, self.registry.open(&self.to, global)?);
         let pushed =
             progress::run(async |progress| remote::push(&registry.telling(progress), found.newest()).await)?;
         output::result(&format!("{} is {pushed}", self.to))
@@ -109,8 +127,11 @@ impl Push {
 
 impl Pull {
     pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let registry = self.registry.open(&self.from, global)?;
-        let pulled = progress::run(async |progress| remote::pull(&registry.telling(progress), &self.to).await)?;
+        let (registry, config) = self.registry.open(&self.from, global)?;
+        let pinned = pinned(&config)?;
+        let pulled = progress::run(async |progress| {
+            remote::pull(&registry.telling(progress), &self.to, pinned).await
+        })?;
         output::result(&format!("{}\nnow: edge bundle import {}", pulled.display(), self.to.display()))
     }
 }
@@ -127,9 +148,9 @@ mod tests {
             |kind: ErrorKind| Err(ConfigError::File(io::Error::new(kind, "cannot read `edge.toml`")));
         let proxy = Some("http://proxy.example:3128".to_owned());
         let plain = Overrides { proxy: proxy.clone(), ..Overrides::default() };
-        let (settings, unread) =
+        let (read, unread) =
             configured(unreadable(ErrorKind::PermissionDenied), &plain, false, denied).unwrap();
-        assert_eq!((settings.proxy, unread), (proxy, vec!["cannot read `edge.toml`".to_owned()]));
+        assert_eq!((read.registry.proxy, unread), (proxy, vec!["cannot read `edge.toml`".to_owned()]));
         // Whoever names a file means it, and a disk that fails is no matter of rights.
         let by_name = Overrides { config: Some("/x/edge.toml".into()), ..Overrides::default() };
         configured(unreadable(ErrorKind::PermissionDenied), &by_name, false, denied).unwrap_err();
@@ -138,18 +159,22 @@ mod tests {
         let credentials = PathBuf::from("/etc/edge/docker.json");
         let mut config = Config::default();
         config.registry.docker_config = Some(credentials.clone());
-        let (settings, unread) = configured(Ok(config.clone()), &plain, false, denied).unwrap();
+        let (read, unread) = configured(Ok(config.clone()), &plain, false, denied).unwrap();
         assert!(
-            settings.docker_config.is_none() && unread[0].contains("/etc/edge/docker.json"),
+            read.registry.docker_config.is_none() && unread[0].contains("/etc/edge/docker.json"),
             "{unread:?}"
         );
         // What is not there is told by whoever reads it; and with credentials that are given nobody reads it.
-        for (named, settings) in [
+        for (named, read) in [
             (false, configured(Ok(config.clone()), &plain, false, absent)),
             (true, configured(Ok(config), &plain, true, denied)),
         ] {
-            let (settings, unread) = settings.unwrap();
-            assert_eq!((settings.docker_config, unread.len()), (Some(credentials.clone()), 0), "{named}");
+            let (read, unread) = read.unwrap();
+            assert_eq!(
+                (read.registry.docker_config, unread.len()),
+                (Some(credentials.clone()), 0),
+                "{named}"
+            );
         }
     }
 }
