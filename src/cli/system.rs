@@ -156,7 +156,7 @@ fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<
         Ok(0) => Ok(()),
         Ok(read) => {
             output::note(&format!(
-                "edge: the last boot was cut short: {read} bytes of this system were read, and are good"
+                "edge: boots of this system were cut short: {read} bytes of it were read, and are good"
             ));
             Ok(())
         }

@@ -21,7 +21,7 @@ use crate::sys::durable;
 /// What a boot was judged to be where somebody gave its system up.
 const ROLLED_BACK: &str = "rolled back";
 /// Why a slot is tried that had used its tries up.
-const ONCE_MORE: &str = "it was good and had no tries left, and gets them back once";
+pub(super) const ONCE_MORE: &str = "it was good and had no tries left, and gets them back once";
 
 /// What was done with the booted slot.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! - `esp`, `uki`, `partition`, `firmware`  reading and changing that: boot entries, partitions by label, EFI variables
 //! - `stage`     the other slot written, read back and made bootable, as an import goes on
 //! - `armed`     the booted slot is good; or it is not, and another one is
-//! - `rot`       the root is read before it is found good, where the last boot was cut short
+//! - `rot`       the root is read before it is found good, where the last boot was cut short or the tries are its second
 //! - `data`      the data partition: made, opened, and made anew after a reset
 //! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
 //! - `given`, `network`  its files: names, places, and when one is good

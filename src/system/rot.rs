@@ -3,13 +3,15 @@
 //! A root that does not agree with its hash tree restarts the machine when the rotten block is read. Where that is after the
 //! boot was found good, each boot would give the tries back that the last one used up, and the good slot be started never. So
 //! after a boot that did not end by itself all of the root is read first, where there is another slot to turn to: the
-//! restart then comes while the tries count.
+//! restart then comes while the tries count. So it is where the booted slot has its tries for the second time: what used
+//! them up may have been rot, and the boots of the other slot since then ended as they should.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 
 use rustix::fs::{Advice, fadvise};
 
+use super::armed::ONCE_MORE;
 use super::slot::Status;
 use super::{Error, Places};
 use crate::sys::durable;
@@ -21,7 +23,8 @@ const ROOT: &str = "/dev/mapper/root";
 /// Bytes read at once.
 const PIECE: usize = 1 << 20;
 
-/// Reads the root where the last boot did not end as it should. Bytes that were read; 0 where none had to be.
+/// Reads the root where the last boot did not end as it should, or where this slot had used its tries up and got them
+/// back. Bytes that were read; 0 where none had to be.
 ///
 /// # Errors
 /// It cannot be read, or what tells of the last boot cannot.
@@ -31,7 +34,9 @@ pub fn check_root(places: &Places) -> Result<u64, Error> {
     if !cut_short {
         durable::write(&note, b"", 0o600)?;
     }
-    if !cut_short || Status::read(places)?.fallback().is_none() {
+    let status = Status::read(places)?;
+    let once_more = status.of(status.booted).reason.as_deref() == Some(ONCE_MORE);
+    if !(cut_short || once_more) || status.fallback().is_none() {
         return Ok(0);
     }
     let path = places.at(ROOT);

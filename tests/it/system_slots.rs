@@ -150,3 +150,51 @@ fn after_a_boot_that_was_cut_short_the_root_is_read_before_it_is_found_good() {
     std::fs::remove_file(machine.root("efi/EFI/Linux/edge-1+3.efi")).unwrap();
     assert_eq!(edge::system::check_root(&places).unwrap(), 0);
 }
+
+/// The boots of the other slot end as they should, and would have it found good unread, at each clean restart anew.
+#[test]
+fn a_good_system_that_rots_gets_its_tries_back_once_and_is_read_before_it_is_found_good() {
+    let (machine, places) = with_another();
+    std::fs::create_dir_all(machine.root("var/lib")).unwrap();
+    let (note, root) = (machine.root("var/lib/edge-boot"), machine.root("dev/mapper/root"));
+    machine.arm();
+    for slot in ["b", "b", "b", "a"] {
+        assert_eq!(machine.boot(), slot);
+    }
+    machine.arm();
+    assert_eq!(machine.states(), "good good b");
+    assert!(machine.run(&["system", "status"]).good().out.contains("slot b: it was good and had no tries"));
+    // The next restart is a clean one: edge-healthy.service has removed its note. It is read all the same, and what cannot be
+    // read stands for what restarts the machine.
+    std::fs::create_dir(&root).unwrap();
+    for _ in 0..3 {
+        assert_eq!(machine.boot(), "b");
+        let _ = std::fs::remove_file(&note);
+        let error = edge::system::check_root(&places).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read `"), "{error}");
+    }
+    assert_eq!(machine.boot(), "a");
+    machine.arm();
+    assert_eq!(machine.entries(), ["edge-1+3.efi"]);
+    assert_eq!(machine.states(), "good failed a");
+}
+
+#[test]
+fn a_good_system_that_got_its_tries_back_and_is_sound_is_read_once() {
+    let (machine, places) = with_another();
+    std::fs::create_dir_all(machine.root("var/lib")).unwrap();
+    let (note, root) = (machine.root("var/lib/edge-boot"), machine.root("dev/mapper/root"));
+    std::fs::write(&root, vec![7; 3_000_000]).unwrap();
+    machine.arm();
+    for slot in ["b", "b", "b", "a"] {
+        assert_eq!(machine.boot(), slot);
+    }
+    machine.arm();
+    for bytes in [3_000_000, 0] {
+        assert_eq!(machine.boot(), "b");
+        let _ = std::fs::remove_file(&note);
+        assert_eq!(edge::system::check_root(&places).unwrap(), bytes);
+        machine.arm();
+    }
+    assert_eq!(machine.states(), "good good b");
+}
