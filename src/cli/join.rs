@@ -53,7 +53,7 @@ impl Join {
         let (overrides, cloud) =
             (global.overrides()?, joined["cloudKubeconfig"].as_str().unwrap_or_default());
         super::edit::edit(&overrides, &[Change::Set("cloud.kubeconfig".into(), cloud.into())])?;
-        if daemon::system::follow_membership(&global.load()?).map_err(PerformError::Task)? {
+        if daemon::kubelet::follow_membership(&global.load()?).map_err(PerformError::Task)? {
             return output::result(&on_appliance(&joined));
         }
         output::result(&done(&joined, overrides.snap.as_ref()))

@@ -33,7 +33,7 @@ impl Leave {
             super::edit::edit(&global.overrides()?, &[Change::Unset("cloud.kubeconfig".into())])?;
         }
         // An appliance's containerd and its images are edge's with and without a cloud.
-        if daemon::system::follow_membership(&global.load()?).map_err(PerformError::Task)? {
+        if daemon::kubelet::follow_membership(&global.load()?).map_err(PerformError::Task)? {
             return output::result(&match left["node"].as_str() {
                 Some(node) => format!("node `{node}` is given back, and kubelet was restarted without it"),
                 None => done(&left, false),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::kubelet::follow_membership;
 use super::membership;
-use super::system::{asked_join, follow_membership, given};
+use super::system::{asked_join, given};
 use super::task::{Place, TaskError, blocking};
 use crate::config::Config;
 use crate::proxy;

@@ -13,6 +13,7 @@ mod clock;
 mod control;
 mod door;
 mod identity;
+pub mod kubelet;
 mod lent;
 mod membership;
 mod mirror;

@@ -1,5 +1,5 @@
 //! The appliance, where its room alone cannot judge or do it: a first boot's configuration, whether all parts are up,
-//! and the trust state on identity.
+//! and the trust state on identity. What kubelet is told is `kubelet`'s.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::bundle::{gateway, pin};
 use super::task::{Place, Task, TaskError, blocking};
-use super::{JoinTask, ask_status, clock};
+use super::{JoinTask, ask_status, clock, kubelet};
 use crate::bundle::system::Asked;
 use crate::bundle::{self, Gateway};
 use crate::config::{self, Change, Config, Overrides};
@@ -110,9 +110,9 @@ async fn join(
     config: &Config,
     places: &Places,
     progress: &Progress,
-) -> Result<Option<String>, TaskError> {
+) -> Result<Vec<String>, TaskError> {
     let given = given(places);
-    let mut line = None;
+    let mut lines = Vec::new();
     let known = |config: &Config| Record::read(&config.state_dir).map_err(TaskError::failed);
     if known(config)?.is_none() {
         // Without its file the daemon would not start; joining sets it again.
@@ -123,55 +123,20 @@ async fn join(
         if given.exists() {
             match join_with(overrides, places, &given, progress).await {
                 Ok(said) => {
-                    line = said;
+                    lines.extend(said);
                     // They have been taken: who leaves the cloud has left it at the next boot too.
                     durable::remove(&given).map_err(TaskError::failed)?;
                 }
-                Err(why) => line = Some(why),
+                Err(why) => lines.push(why),
             }
         }
     }
-    tell_kubelet(config, places)?;
+    lines.extend(kubelet::tell(config, places)?);
     // It is started with that: nothing is left for the daemon to do with them.
     if known(config)?.is_some() {
         durable::remove(&given).map_err(TaskError::failed)?;
     }
-    Ok(line)
-}
-
-/// Writes down what kubelet is started with: nothing, or how it finds the cloud through edge.
-fn tell_kubelet(config: &Config, places: &Places) -> Result<(), TaskError> {
-    let arguments = match Record::read(&config.state_dir).map_err(TaskError::failed)? {
-        // Alone, kubelet answers nobody but this machine; joined, the cloud says who may ask it. The node has the name that
-        // the cloud signed for, whatever the machine calls itself.
-        Some(record) => format!(
-            "--kubeconfig={} --hostname-override={} --authentication-token-webhook=true --authorization-mode=Webhook",
-            record.kubelet_kubeconfig.path.display(),
-            record.node_name
-        ),
-        None => String::new(),
-    };
-    durable::folder(&places.at("/run/edge"), 0o700).map_err(TaskError::failed)?;
-    let text = format!("KUBELET_ARGS={arguments}\n");
-    durable::write(&places.at("/run/edge/kubelet.env"), text.as_bytes(), 0o600).map_err(TaskError::failed)
-}
-
-/// After joining or leaving by hand: on an appliance kubelet is told, and starts anew. Whether this is one.
-///
-/// # Errors
-/// Where it cannot be told; it would be at the next boot.
-pub fn follow_membership(config: &Config) -> Result<bool, TaskError> {
-    let places = Places::below(&config.system.root);
-    if places.booted().is_err() {
-        return Ok(false);
-    }
-    let done =
-        tell_kubelet(config, &places).and_then(|()| system::restart_kubelet().map_err(TaskError::failed));
-    done.map_err(|e| {
-        let message = format!("kubelet does not know of it yet: {} hint: restart the machine", e.message);
-        TaskError { message, ..e }
-    })?;
-    Ok(true)
+    Ok(lines)
 }
 
 async fn join_with(

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::data::RESET;
-use super::network;
+use super::{Places, network};
 use crate::trust::Chain;
+use crate::trust::certificate::authorities;
 
 /// The largest file that is taken, in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -35,9 +36,12 @@ pub struct One {
 pub const FIRST: One = One { name: "edge.toml", to: "/var/etc/edge/edge.toml", mode: 0o600 };
 /// The cloud's credentials.
 pub const KUBECONFIG: &str = "cloud.kubeconfig";
-const FILES: [One; 4] = [
+/// The authority of the cloud's clients, by which kubelet knows the API server when that asks it something.
+const CLIENT_CA: One = One { name: "client-ca.crt", to: "/var/etc/edge/client-ca.crt", mode: 0o644 };
+const FILES: [One; 5] = [
     FIRST,
     One { name: KUBECONFIG, to: "/var/etc/edge/given.kubeconfig", mode: 0o600 },
+    CLIENT_CA,
     One { name: "1.root.json", to: "/var/etc/edge/1.root.json", mode: 0o644 },
     One { name: "authorized_keys", to: "/var/etc/edge/authorized_keys", mode: 0o600 },
 ];
@@ -162,6 +166,7 @@ pub fn check(name: &str, bytes: &[u8], checks: &dyn Checks) -> Result<(), String
     match name {
         "edge.toml" => checks.configuration(text()?),
         KUBECONFIG => checks.kubeconfig(bytes),
+        "client-ca.crt" => authorities(bytes).map(drop),
         "1.root.json" => Chain::begin(bytes.to_vec(), name).map(drop).map_err(|e| e.to_string()),
         "authorized_keys" => check_keys(bytes),
         _ if name.ends_with(".network") => network::check(text()?),
@@ -233,6 +238,16 @@ fn check_pod(text: &str) -> Result<(), String> {
     } else {
         Err("it is no Pod of `v1` with a name and containers".into())
     }
+}
+
+/// Where the owner's word lies on whom kubelet knows as the cloud; `None` where there is none.
+///
+/// # Errors
+/// One line, where it holds no authority: kubelet would not start with it.
+pub fn client_ca(places: &Places) -> Result<Option<PathBuf>, String> {
+    let path = places.at(CLIENT_CA.to);
+    let held = small(&path).and_then(|bytes| bytes.map(|bytes| authorities(&bytes).map(drop)).transpose());
+    held.map(|held| held.map(|()| path)).map_err(|why| format!("`/etc/edge/{}`: {why}", CLIENT_CA.name))
 }
 
 /// A small plain file; never through a link, which on a stick could lead anywhere.

@@ -43,7 +43,7 @@ pub use armed::{Fallback, Outcome};
 pub use data::Opened;
 pub use entry::{Entry, VerityId};
 pub use error::Error;
-pub use given::{Checks, check_keys, check_pods};
+pub use given::{Checks, check_keys, check_pods, client_ca};
 pub use keep::{
     Kept, keep_kubeconfig, keep_own_key, keep_time, kept_kubeconfig, kept_time, kubeconfig_place,
 };

@@ -2,13 +2,14 @@
 //!
 //! Two things that share nothing: the local certificate authority (`ca`), and the signatures of bundles: Ed25519
 //! keys (`key`), envelopes (`envelope`, DSSE), the chain of roots (`root`, `anchor`), the rules against replay
-//! (`sequence`), gateways' keys (`gateway`).
+//! (`sequence`), gateways' keys (`gateway`). And of others' authorities, which of them signed what (`certificate`).
 //!
 //! Refuses to know what a certificate or a signed document is used for. Whoever holds a [`Verified`] value got it
 //! from here, and nobody else can make one.
 
 mod anchor;
 pub mod ca;
+pub mod certificate;
 mod envelope;
 mod error;
 pub mod gateway;

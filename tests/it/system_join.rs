@@ -81,6 +81,76 @@ fn a_certificate_joins_at_once_and_a_token_waits_for_the_cloud() {
     assert_eq!(std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap(), environment);
 }
 
+/// kube-apiserver comes to kubelet with a certificate, which kubelet asks for only where it knows an authority of clients.
+#[test]
+fn kubelet_knows_the_cloud_by_the_authority_that_signed_its_node() {
+    let machine = Machine::new();
+    let [certificate, _] = kubeconfigs(&machine);
+    machine.place.write("machine/efi/edge-config/cloud.kubeconfig", &certificate);
+    let environment = || std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    let taken = machine.root("run/edge/kubelet-client-ca.crt");
+    let flag = |path: &std::path::Path| format!(" --client-ca-file={}\n", path.display());
+    provision(&machine);
+    assert!(environment().ends_with(&flag(&taken)), "{}", environment());
+    // Another boot, with nobody to ask: what the boot before had in `/run` is gone.
+    std::fs::remove_dir_all(machine.root("run/edge")).unwrap();
+    assert_eq!(provision(&machine), "");
+    assert!(environment().ends_with(&flag(&taken)), "{}", environment());
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), machine.place.read("ca.crt"));
+
+    // The owner's word goes before it. kubelet would not start with a file that holds no authority, and the kubeconfig's is not
+    // what the owner meant.
+    let given = machine.place.write("machine/var/etc/edge/client-ca.crt", &machine.place.read("ca.crt"));
+    assert_eq!(provision(&machine), "");
+    assert!(environment().ends_with(&flag(&given)), "{}", environment());
+    std::fs::write(&given, "").unwrap();
+    let said = provision(&machine);
+    let refuses = "kubelet refuses `kubectl logs` and `exec` of the cloud: ";
+    let line = format!("edge: {refuses}`/etc/edge/client-ca.crt`: it holds no certificate\n");
+    assert_eq!(said, line);
+    assert!(environment().ends_with(" --authorization-mode=Webhook\n"), "{}", environment());
+    std::fs::remove_file(&given).unwrap();
+
+    // Where servers and clients have authorities of their own, that of the server vouches for no client.
+    let at = |name: &str| machine.place.path(name).display().to_string();
+    let (own, other) = (run("base64", &["-w0", &at("ca.crt")]), at("other.crt"));
+    let words = ["req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=cloud"];
+    run("openssl", &[&words[..], &["-keyout", &at("other.key"), "-out", &other]].concat());
+    let machine = Machine::new();
+    let split = certificate.replace(&own, &run("base64", &["-w0", &other]));
+    machine.place.write("machine/efi/edge-config/cloud.kubeconfig", &split);
+    let said = provision(&machine);
+    assert!(said.contains(refuses) && said.contains("lay that of its clients at"), "{said}");
+    let environment = std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    assert!(environment.ends_with(" --authorization-mode=Webhook\n"), "{environment}");
+}
+
+#[test]
+fn the_owner_gives_the_authority_of_the_clouds_clients_at_the_first_boot() {
+    let machine = Machine::new();
+    let [certificate, _] = kubeconfigs(&machine);
+    let put = |name: &str, text: &str| {
+        machine.place.write(&format!("machine/efi/edge-config/{name}"), text);
+    };
+    put("edge.toml", "offline-mode = true\n");
+    put("cloud.kubeconfig", &certificate);
+    put("client-ca.crt", "");
+    let said = provision(&machine);
+    let line = "`client-ca.crt` on the EFI system partition is not taken: it holds no certificate\n";
+    assert!(said.contains(line), "{said}");
+    put("client-ca.crt", &machine.place.read("ca.crt"));
+    let said = provision(&machine);
+    assert!(said.contains("taken from the EFI system partition: client-ca.crt\n"), "{said}");
+    let given = machine.root("var/etc/edge/client-ca.crt");
+    let environment = std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    assert!(environment.ends_with(&format!(" --client-ca-file={}\n", given.display())), "{environment}");
+    // A reset brings it back.
+    assert_eq!(
+        std::fs::read(machine.root("identity/config/client-ca.crt")).unwrap(),
+        std::fs::read(&given).unwrap()
+    );
+}
+
 /// A board without a clock boots at the date of its image; the certificate is younger.
 #[test]
 fn a_certificate_from_after_the_clock_joins_at_the_first_boot() {

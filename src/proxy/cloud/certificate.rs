@@ -3,14 +3,13 @@
 use std::fmt;
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Error;
+use crate::trust::certificate::pem;
 
 /// A client certificate with its key.
 #[derive(Clone, PartialEq, Eq)]
@@ -101,17 +100,6 @@ fn key_label(key: &PrivateKeyDer<'_>) -> &'static str {
         PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
         _ => "PRIVATE KEY",
     }
-}
-
-/// PEM with lines of 64 characters (RFC 7468).
-fn pem(label: &str, der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in body.as_bytes().chunks(64) {
-        text.extend(line.iter().map(|b| char::from(*b)));
-        text.push('\n');
-    }
-    text + "-----END " + label + "-----\n"
 }
 
 /// jiff ends an hour or so before X.509 does; nobody will notice in 9999.
