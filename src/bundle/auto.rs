@@ -334,7 +334,7 @@ fn take_mounted(gateway: &Gateway, top: &Path) -> Result<Outcome, Error> {
 }
 
 /// Whether the same bundle may be imported later: nothing is wrong with it. A system that could not be staged is not tried
-/// again by itself, which would write over a slot each time.
+/// again by itself, which would write over a slot each time; one that could not yet is, as nothing was written.
 fn may_pass(error: &Error) -> bool {
     !error.is_refusal() && !error.is_usage() && !matches!(error, Error::System(_))
 }

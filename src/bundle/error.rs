@@ -101,6 +101,9 @@ pub enum Error {
     /// The appliance's system cannot be staged.
     #[error("{0}")]
     System(String),
+    /// The appliance's system cannot be staged before the one that runs is found good; nothing was changed.
+    #[error("{0}")]
+    SystemEarly(String),
     /// There is nothing to go back to.
     #[error("stream `{0}` has no earlier generation to go back to")]
     NoEarlier(String),

@@ -189,13 +189,14 @@ pub trait Appliance: fmt::Debug + Send + Sync {
     /// Judges before anything is changed.
     ///
     /// # Errors
-    /// [`Error::Content`] for another machine's system, [`Error::System`] where it cannot be staged now.
+    /// [`Error::Content`] for another machine's system, [`Error::System`] where it cannot be staged, [`Error::SystemEarly`]
+    /// where it cannot yet.
     fn judge(&self, part: &SystemPart, origin: Origin<'_>) -> Result<Verdict, Error>;
 
     /// Begins: from here on the slot that it goes to is not bootable.
     ///
     /// # Errors
-    /// [`Error::System`].
+    /// As for [`Appliance::judge`].
     fn stage(&self, part: &SystemPart, origin: Origin<'_>) -> Result<Box<dyn Staging + '_>, Error>;
 
     /// Keeps the trust state where a reset does not reach it.

@@ -105,10 +105,11 @@ fn image(part: &SystemPart, origin: Origin<'_>) -> Result<Image, Error> {
     })
 }
 
-/// A system for another machine is a reason to refuse the bundle; everything else is this machine's.
+/// A system for another machine is a reason to refuse the bundle; everything else is this machine's, and one thing passes.
 fn told(error: system::Error) -> Error {
     match error {
         system::Error::OtherMachine(why) => Fault::System(why).into(),
+        error @ system::Error::OnlyGood { .. } => Error::SystemEarly(error.to_string()),
         error => Error::System(error.to_string()),
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::slot::Slot;
+
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,6 +49,16 @@ pub enum Error {
     /// There is no slot to go back to.
     #[error("there is no other good slot to go back to: {0}")]
     NoOther(String),
+    /// The slot that would be written over is the only good one, until the one that runs is found good too.
+    #[error(
+        "slot {other} is the only good one, and slot {booted} that runs was not found good yet hint: wait until `edge system status` says so, or `edge system rollback`, and import again"
+    )]
+    OnlyGood {
+        /// It.
+        other: Slot,
+        /// The one that runs.
+        booted: Slot,
+    },
     /// What was to be staged cannot be now.
     #[error("{0}")]
     Unfit(String),

@@ -80,8 +80,8 @@ pub enum Again {
 /// where the owner named one.
 ///
 /// # Errors
-/// [`Error::OtherMachine`] for another architecture, board or stream, [`Error::Unfit`] where there is no room, or where
-/// the only good slot would be written over.
+/// [`Error::OtherMachine`] for another architecture, board or stream, [`Error::Unfit`] where there is no room,
+/// [`Error::OnlyGood`] where the only good slot would be written over.
 pub fn judge_image(
     places: &Places,
     image: &Image,
@@ -132,10 +132,7 @@ fn check_stream(record: &Record, image: &Image, named: Option<&str>) -> Result<(
 /// The slot that is written over must not be the only good one.
 fn check_spare(booted: &SlotReport, other: &SlotReport) -> Result<(), Error> {
     if booted.state != State::Good && other.is_spare() {
-        return Err(Error::Unfit(format!(
-            "slot {} is the only good one, and slot {} that runs was not found good yet hint: wait until `edge system status` says so, or `edge system rollback`, and import again",
-            other.slot, booted.slot
-        )));
+        return Err(Error::OnlyGood { other: other.slot, booted: booted.slot });
     }
     Ok(())
 }
@@ -217,7 +214,7 @@ impl<'a> Stage<'a> {
     /// Makes the other slot one that is not booted, whatever it was.
     ///
     /// # Errors
-    /// Where that does not come to the medium.
+    /// Where that does not come to the medium; [`Error::OnlyGood`] and [`Error::Unfit`] before anything is changed.
     pub fn begin(places: &'a Places, image: Image) -> Result<Self, Error> {
         let status = Status::read(places)?;
         let slot = status.booted.other();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::bundle_disk::{Disk, Mounted, ONE, ext4};
-use crate::command::{Done, Place};
+use crate::command::{Daemon, Done, Place};
 use crate::system::{FACTORY, Machine, describe, kernel, system};
 
 const CONFIG: &str = "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n";
@@ -65,6 +65,15 @@ impl Two {
 
     pub fn import(&self) -> Done {
         self.machine.run(&["bundle", "import", &self.stick()])
+    }
+
+    /// The stick where the appliance takes sticks by itself, with `more` in its configuration.
+    fn plugged_in(&self, more: &str) -> Mounted {
+        let media = self.machine.place.path("media/stick");
+        let above = media.parent().unwrap().display().to_string();
+        let auto = format!("[bundle]\nauto-import = true\nmedia-dirs = [\"{above}\"]\n");
+        self.machine.place.write("etc/edge.toml", &format!("{CONFIG}{auto}{more}"));
+        Mounted::new(Path::new(&self.stick()), &media, "bind")
     }
 
     /// Whether slot b is what the depot's folder holds, byte by byte.
@@ -185,15 +194,7 @@ fn with_auto_import_it_starts_by_itself_and_once() {
     let script = format!("#!/bin/sh\necho \"$@\" >> {}\n", rebooted.display());
     two.machine.place.write("machine/bin/systemctl", &script);
     Command::new("chmod").arg("755").arg(two.machine.root("bin/systemctl")).status().unwrap();
-    let media = two.machine.place.path("media/stick");
-    std::fs::create_dir_all(&media).unwrap();
-    let config = format!(
-        "{CONFIG}[bundle]\nauto-import = true\nmedia-dirs = [\"{}\"]\n[system]\nreboot = \"after-import\"\n",
-        two.machine.place.path("media").display()
-    );
-    two.machine.place.write("etc/edge.toml", &config);
-    assert!(Command::new("mount").arg("--bind").arg(two.stick()).arg(&media).status().unwrap().success());
-    let _mounted = Mounted(media);
+    let _mounted = two.plugged_in("[system]\nreboot = \"after-import\"\n");
     let boot = |until: &dyn Fn() -> bool| {
         let mut daemon = two.machine.edge(&["daemon"]);
         let mut daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -233,6 +234,32 @@ fn with_auto_import_it_starts_by_itself_and_once() {
     let told = two.import().good().out;
     assert!(told.contains("staged in slot b; the next boot tries it; the machine starts anew"), "{told}");
     assert_eq!(reboots(), 2);
+}
+
+/// After an update's reboot it takes minutes until the new system is found good. Nobody stands by to plug the stick in again.
+#[test]
+fn a_stick_that_comes_before_the_boot_is_judged_is_taken_after_it() {
+    let two = Two::new();
+    two.make(2, 1);
+    two.import().good();
+    assert_eq!(two.machine.boot(), "b");
+    two.make(3, 1);
+    let _mounted = two.plugged_in("");
+    let daemon = Daemon::start_by(&two.machine.place, two.machine.edge(&["daemon"]));
+    let wait = |words: &str| {
+        let begun = std::time::Instant::now();
+        while !two.machine.run(&["status", "-o", "json"]).out.contains(words) {
+            let log = two.machine.place.read("daemon.log");
+            assert!(begun.elapsed() < Duration::from_secs(40), "not so in time: {words}\n{log}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    wait("slot b that runs was not found good yet");
+    assert_eq!(two.machine.states(), "good trying b");
+    two.machine.arm();
+    wait("system 2.3 is staged in slot a");
+    drop(daemon);
+    assert_eq!(two.machine.states(), "staged good a");
 }
 
 #[test]
