@@ -75,7 +75,7 @@ pub enum Refusal {
         expires: jiff::Timestamp,
     },
     /// Another root has the same version.
-    #[error("root version {version} is pinned already, and this is another one hint: `{}` holds what is pinned; only a reset forgets it", .folder.display())]
+    #[error("root version {version} is pinned already, and this is another one hint: `{}` holds what is pinned, for good: set this gateway up anew (an appliance: write its card anew; `edge system reset` keeps the root)", .folder.display())]
     RootOther {
         /// The version.
         version: u64,

@@ -88,6 +88,28 @@ fn a_reset_opens_no_replay() {
 }
 
 #[test]
+fn another_root_is_refused_and_a_reset_forgets_none() {
+    let two = Two::new();
+    two.pin();
+    two.depot.run(&["bundle", "keygen", "--out", "OTHER"]).good();
+    let other = two.depot.path("OTHER/1.root.json").display().to_string();
+    let refused = || {
+        two.machine
+            .run(&["trust", "pin", &other])
+            .bad(3, "root version 1 is pinned already, and this is another");
+        let said = two.machine.run(&["trust", "pin", &other]).err;
+        assert!(
+            said.contains("an appliance: write its card anew; `edge system reset` keeps the root"),
+            "{said}"
+        );
+    };
+    refused();
+    two.reset();
+    two.provision();
+    refused();
+}
+
+#[test]
 fn a_rotated_root_is_kept_with_its_chain() {
     let two = Two::new();
     two.pin();
