@@ -1,4 +1,5 @@
-//! Which of several bundles of one stream is for this gateway: a stick may carry one for each of a fleet.
+//! Which of several bundles of one stream is for this gateway: a stick may carry one for each of a fleet. And which need not
+//! be looked at again.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +7,7 @@ use super::import::Gateway;
 use super::manifest::own_platform;
 use super::open::signed;
 use super::stick::{Found, is_finished};
-use super::{Error, Fault};
+use super::{Error, Fault, name};
 
 /// The bundle of a stream that this gateway takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,28 @@ impl Gateway {
             left.push(format!("`{name}` is newer, and left: it is for {wanted}, and this is {me}"));
         }
         Chosen { folder: found.newest().to_owned(), left: Vec::new() }
+    }
+
+    /// Whether a bundle of that folder's name, or a later one of its stream, was imported before. Where something is damaged
+    /// here, the last one is not: it may bring that again.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn is_known(&self, folder: &str) -> Result<bool, Error> {
+        let Some((stream, seq)) = name::parse_folder(folder) else { return Ok(false) };
+        let highest = self.highest(stream)?;
+        Ok(highest > seq || (highest == seq && !self.is_lost(stream)? && self.store.damaged()?.is_empty()))
+    }
+
+    /// The folder's name of the newest bundle of that one's stream, where it is a later one and nothing of the stream is here
+    /// any more: the data was reset, and no older one takes its place.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn lost_after(&self, folder: &str) -> Result<Option<String>, Error> {
+        let Some((stream, seq)) = name::parse_folder(folder) else { return Ok(None) };
+        let highest = self.highest(stream)?;
+        Ok((highest > seq && self.is_lost(stream)?).then(|| name::folder(stream, highest)))
     }
 
     fn check_meant(&self, folder: &Path) -> Result<(), Error> {

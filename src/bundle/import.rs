@@ -18,7 +18,7 @@ use super::open::{Opened, Passed, open};
 use super::receipt::{self, Receipt};
 use super::state::Lost;
 use super::system::{Appliance, Asked, Origin, Staging};
-use super::{Error, Fault, copy, name, state, turn};
+use super::{Error, Fault, copy, state, turn};
 use crate::store::{Intake, Owner, StateOf, Store, TrustUpdate};
 use crate::sys::clock;
 use crate::sys::digest::Digest;
@@ -141,18 +141,6 @@ impl Gateway {
         Ok(Passed { told, sure: clock::floor().max(chain.current().created) })
     }
 
-    /// Whether a bundle of that folder's name, or a later one of its stream, was imported before. Where something is damaged
-    /// here, the last one is not: it may bring that again.
-    ///
-    /// # Errors
-    /// Where the store cannot be read.
-    pub fn is_known(&self, folder: &str) -> Result<bool, Error> {
-        let Some((stream, seq)) = name::parse_folder(folder) else { return Ok(false) };
-        let highest = self.store.trust_value(&format!("seq:{stream}"))?;
-        let highest = highest.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
-        Ok(highest > seq || (highest == seq && !self.is_lost(stream)? && self.store.damaged()?.is_empty()))
-    }
-
     /// Verifies the bundle in `folder` up to its lists, and judges whether it may be imported here.
     ///
     /// # Errors
@@ -165,9 +153,7 @@ impl Gateway {
         let manifest = &opened.manifest;
         manifest.check_audience(&self.me, &own_platform())?;
         let forget_seqs = opened.chain.keys_are_new_since(root_before);
-        let key = format!("seq:{}", manifest.stream);
-        let highest = if forget_seqs { None } else { self.store.trust_value(&key)? };
-        let highest = highest.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
+        let highest = if forget_seqs { 0 } else { self.highest(&manifest.stream)? };
         let again = self.again(manifest, highest)?;
         let comes_back = highest > 0 && manifest.seq == highest && self.is_lost(&manifest.stream)?;
         if again.is_none() && !comes_back {
@@ -178,9 +164,15 @@ impl Gateway {
         Ok(Judged { opened, again, root_before, forget_seqs, missing, missing_bytes, absent })
     }
 
+    /// The highest number of a stream that was ever accepted; 0 where none was.
+    pub(super) fn highest(&self, stream: &str) -> Result<u64, Error> {
+        let highest = self.store.trust_value(&format!("seq:{stream}"))?;
+        Ok(highest.and_then(|v| u64::try_from(v).ok()).unwrap_or(0))
+    }
+
     /// Whether nothing of a stream is here, though numbers of it are known: the data was reset. Its newest bundle may come
     /// once more then, which is no step back.
-    fn is_lost(&self, stream: &str) -> Result<bool, Error> {
+    pub(super) fn is_lost(&self, stream: &str) -> Result<bool, Error> {
         Ok(self.store.generations(&Owner::Bundle(stream.to_owned()))?.is_empty())
     }
 

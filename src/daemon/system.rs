@@ -240,7 +240,13 @@ fn preload(folder: &Path, gateway: &Gateway, progress: &Progress) -> Vec<String>
         let bundle::Chosen { folder, left } = gateway.choose(&found);
         let shown = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match gateway.is_known(&shown) {
-            Ok(true) => {}
+            Ok(true) => match gateway.lost_after(&shown) {
+                Ok(None) => {}
+                Ok(Some(newest)) => lines.push(format!(
+                    "{shown} came with the image and is older than {newest}, which this gateway had before its data was reset: it is not imported hint: bring {newest} or a newer one"
+                )),
+                Err(error) => lines.push(format!("{shown} is not imported: {error}")),
+            },
             Ok(false) => {
                 lines.extend(left);
                 lines.push(match gateway.import(&folder, Asked::ByStick, progress) {

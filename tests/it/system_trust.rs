@@ -87,6 +87,31 @@ fn a_reset_opens_no_replay() {
     assert_eq!(two.provision(), "", "nothing to raise");
 }
 
+/// They would be a step back, and pods whose images nobody brings must not go without a word.
+#[test]
+fn what_came_with_the_image_and_is_superseded_is_told_after_a_reset() {
+    let two = Two::new();
+    two.pin();
+    two.make("one");
+    let bundles = two.machine.root("run/edge/preload/edge-bundle");
+    std::fs::create_dir_all(bundles.parent().unwrap()).unwrap();
+    std::fs::rename(two.depot.path("stick/edge-bundle"), &bundles).unwrap();
+    let said = two.provision();
+    assert!(said.contains("edge: main-1 is imported: "), "{said}");
+    two.make("two");
+    two.import(2).good();
+    assert_eq!(two.provision(), "", "it is superseded, and what superseded it is here");
+    two.reset();
+    let line = "edge: main-1 came with the image and is older than main-2, which this gateway had before its data was reset: it is not imported hint: bring main-2 or a newer one\n";
+    // At each boot, until that was brought.
+    for _ in 0..2 {
+        let said = two.provision();
+        assert!(said.contains(line), "{said}");
+    }
+    two.import(2).good();
+    assert_eq!(two.provision(), "");
+}
+
 #[test]
 fn another_root_is_refused_and_a_reset_forgets_none() {
     let two = Two::new();
