@@ -76,7 +76,7 @@ mod tests {
             (&json("strict").unwrap(), Some("strict")),
             ("name: edge\n", None),
         ] {
-            std::fs::write(&file, text).unwrap();
+            crate::sys::durable::write(&file, text.as_bytes(), 0o600).unwrap();
             assert_eq!(of_snap(snap.path()).as_deref(), said, "{text}");
         }
     }

@@ -345,7 +345,7 @@ mod tests {
         .await;
         let folder = tempfile::tempdir().unwrap();
         let (path, digest) = (folder.path().join("blob"), Digest::sha256(b"all"));
-        std::fs::write(folder.path().join("blob.part"), b"a").unwrap();
+        durable::write(&folder.path().join("blob.part"), b"a", 0o600).unwrap();
         fetch(&registry, &path, &digest, 3, &mut None).await.unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"all");
         server.abort();
