@@ -70,7 +70,6 @@ pub async fn pull(registry: &Registry, to: &Path, pinned: Option<Pinned>) -> Res
     }
     let lists = [(name::BLOBS_LIST, &manifest.blobs), (name::REFS_LIST, &manifest.refs)];
     check_room(to, lists.iter().map(|(file, list)| lacking(&folder.join(file), list.size)).sum(), 2)?;
-    let mut item = registry.progress.item("pull", Some(manifest.totals.carried_bytes), Unit::Bytes);
     for (file, list) in lists {
         fetch(registry, &folder.join(file), &list.digest, list.size, &mut None).await?;
     }
@@ -80,6 +79,7 @@ pub async fn pull(registry: &Registry, to: &Path, pinned: Option<Pinned>) -> Res
         Ok::<_, Error>(ListReader::blobs(BufReader::new(file)))
     };
     check_blobs(lines()?, &manifest, to, &folder)?;
+    let mut item = registry.progress.item("pull", Some(manifest.totals.carried_bytes), Unit::Bytes);
     let mut lines = lines()?;
     let mut made = BTreeSet::new();
     while let Some(line) = lines.next_blob(manifest.part_size)? {
