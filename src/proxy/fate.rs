@@ -10,7 +10,7 @@ use crate::cache::{Change, ChangeKind};
 use crate::kube::{GroupVersionResource, codec, meta, schema};
 
 /// What became of one change.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Fate {
     /// The cloud has it; the object after it, where it says so.
     Done(Option<Value>),

@@ -30,6 +30,7 @@ mod input;
 mod intake;
 mod issuer;
 pub mod join;
+mod judged;
 mod keep;
 #[cfg(test)]
 mod keep_tests;

@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use super::clients::Clients;
 use super::fate::{Fate, fate, request};
+use super::judged::Unkept;
 use super::statuses::{self, PodIdentity, told};
 use super::upstream::{As, Upstream};
-use super::waiting::end_change;
-use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, Writer};
+use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;
@@ -30,18 +30,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest that the cloud may ask for in one round, in all: nobody uses the link meanwhile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Refusals-for-now of one change before the link is used without it.
-const ATTEMPTS: u32 = 5;
+pub(super) const ATTEMPTS: u32 = 5;
 /// How often one round tells the same change, which is written on while it is told.
 const PASSES: u32 = 3;
 
 /// Replays changes; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbox {
-    cache: Cache,
+    pub(super) cache: Cache,
     upstream: Arc<Upstream>,
-    clients: Arc<Clients>,
+    pub(super) clients: Arc<Clients>,
     /// One round at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) unkept: Arc<Unkept>,
     /// Time for one answer.
     patience: Duration,
 }
@@ -80,18 +81,30 @@ fn is_clients(change: &Change) -> bool {
     change.what.author != Author::Node
 }
 
-/// The cloud went away during a round.
+/// Why a change cannot be told now, or what became of it cannot be written down.
 #[derive(Debug)]
-struct Gone(String);
+enum Broken {
+    /// The cloud went away during a round.
+    Gone(String),
+    /// Here, and no fault of the link's.
+    Cache(CacheError),
+}
+
+impl From<CacheError> for Broken {
+    fn from(error: CacheError) -> Self {
+        Self::Cache(error)
+    }
+}
 
 impl Outbox {
     /// Replays from `cache` through `upstream`; `clients` are told what they may no more.
     pub fn new(cache: Cache, upstream: Arc<Upstream>, clients: Arc<Clients>) -> Self {
-        Self { cache, upstream, clients, turn: Arc::default(), patience: PATIENCE }
+        Self { cache, upstream, clients, turn: Arc::default(), unkept: Arc::default(), patience: PATIENCE }
     }
 
     /// Tells the cloud what waited when the round began, but for what it refuses for now. What is written meanwhile is for
-    /// the next round: on a slow link somebody always writes before the last answer is there, and no round would end.
+    /// the next round: on a slow link somebody always writes before the last answer is there, and no round would end. Nor
+    /// does a cache that cannot be read or written keep the link from use: what cannot be told for that waits.
     ///
     /// # Errors
     /// Why the cloud is away again; what was not told still waits.
@@ -99,26 +112,50 @@ impl Outbox {
         let _turn = self.turn.lock().await;
         let (mut last, mut passes, mut left) = (None, HashMap::<i64, u32>::new(), LONGEST_PAUSE);
         loop {
-            let changes = self.cache.read(|reader| reader.changes()).await.map_err(|e| e.to_string())?;
+            let changes = match self.cache.read(|reader| reader.changes()).await {
+                Ok(changes) => changes,
+                Err(error) => {
+                    self.say_unkept(round, &error);
+                    return Ok(());
+                }
+            };
+            self.unkept.retain(&changes);
             let last = *last.get_or_insert(changes.iter().map(|change| change.id).max().unwrap_or(0));
             let mut changes = round.choose(changes);
             changes.retain(|c| c.id <= last && passes.get(&c.id).is_none_or(|told| *told < PASSES));
             if changes.is_empty() {
                 return Ok(());
             }
-            let told = self.tell(changes, left).await.map_err(|Gone(why)| why)?;
+            let told = self.tell(changes, left).await?;
+            if let Some(error) = &told.trouble {
+                self.say_unkept(round, error);
+            }
+            passes.extend(told.unkept.iter().map(|id| (*id, PASSES)));
             if round == Round::All && told.ids.is_empty() {
                 return Ok(());
             }
             left = left.saturating_sub(told.pause);
-            let pause = told.pause.max(if told.ids.is_empty() { PAUSE } else { Duration::ZERO });
+            let idle = told.ids.is_empty() && told.unkept.is_empty();
+            let pause = told.pause.max(if idle { PAUSE } else { Duration::ZERO });
             tokio::time::sleep(pause).await;
             told.ids.into_iter().for_each(|id| *passes.entry(id).or_default() += 1);
         }
     }
 
+    fn say_unkept(&self, round: Round, error: &CacheError) {
+        // That the disk is full was said once, by the cache; and a round comes every half minute.
+        if round == Round::First && self.cache.trouble().is_none() {
+            tracing::error!(%error, "not all that changed here is told, or known to be");
+        } else {
+            tracing::debug!(%error, "not all that changed here is told, or known to be");
+        }
+    }
+
     /// Tells these changes; of those for which the cloud asks a longer pause than `left`, none is waited for.
-    async fn tell(&self, changes: Vec<Change>, left: Duration) -> Result<Told, Gone> {
+    ///
+    /// # Errors
+    /// Why the cloud is away again.
+    async fn tell(&self, changes: Vec<Change>, left: Duration) -> Result<Told, String> {
         let mut by_object: BTreeMap<ObjectKey, Vec<Change>> = BTreeMap::new();
         for change in changes {
             by_object.entry(change.what.key.clone()).or_default().push(change);
@@ -131,51 +168,78 @@ impl Outbox {
         while let Some(end) = ends.next().await {
             let end = end?;
             told.ids.extend(end.ids);
+            told.unkept.extend(end.unkept);
+            told.trouble = told.trouble.or(end.trouble);
             told.pause = told.pause.max(end.pause);
         }
         Ok(told)
     }
 
-    async fn tell_object(&self, changes: Vec<Change>, left: Duration) -> Result<Told, Gone> {
+    async fn tell_object(&self, changes: Vec<Change>, left: Duration) -> Result<Told, String> {
         let mut told = Told::default();
-        for change in changes {
-            let failed = |e: CacheError| Gone(e.to_string());
-            let sent = self.current(&change).await.map_err(failed)?;
-            let fate = match &sent {
-                Sent::Nothing => Fate::Done(None),
-                Sent::Body(_, request) => self.send(&change, request, left, &mut told.pause).await?,
-                Sent::Never(why) => Fate::Never(why.clone()),
-                Sent::Overtaken => {
-                    tracing::info!(object = %change.what.key, "a change that was put off was overtaken");
-                    Fate::Done(None)
+        let mut changes = changes.into_iter();
+        while let Some(change) = changes.next() {
+            let (sent, fate) = match self.tell_change(&change, left, &mut told.pause).await {
+                Ok(judged) => judged,
+                Err(Broken::Gone(why)) => return Err(why),
+                Err(Broken::Cache(error)) => {
+                    told.fail(error, std::iter::once(change).chain(changes));
+                    break;
                 }
             };
-            match fate {
-                Fate::Done(answer) => self.settle(&change, sent, answer).await.map_err(failed)?,
-                Fate::Gone(why) => {
-                    let object = change.what.key.to_string();
-                    tracing::info!(object, why, "a change made here is about what the cloud has no more");
-                    let change = change.clone();
-                    self.cache.commit(move |w| w.drop_untaken(&change)).await.map_err(failed)?;
+            // What follows builds on one that the cloud does not take yet.
+            let holds_up = matches!(fate, Fate::Later(..)) && !is_clients(&change);
+            let is_judged = !matches!(fate, Fate::Later(..));
+            match self.keep(&change, sent, fate).await {
+                Ok(()) if is_judged => told.ids.push(change.id),
+                Ok(()) => {}
+                Err(error) if holds_up => {
+                    told.fail(error, std::iter::once(change).chain(changes));
+                    break;
                 }
-                Fate::Never(why) => self.refuse(&change, why).await.map_err(failed)?,
-                Fate::Forbidden(why) => {
-                    self.forget_right(&change).await.map_err(failed)?;
-                    self.refuse(&change, why).await.map_err(failed)?;
-                }
-                Fate::Later(why, times) => {
-                    let is_clients = is_clients(&change);
-                    self.cache.commit(move |w| put_off(w, &change, times, &why)).await.map_err(failed)?;
-                    if is_clients {
-                        continue;
-                    }
-                    // What follows builds on this one.
-                    return Ok(told);
-                }
+                Err(error) => told.fail(error, [change]),
             }
-            told.ids.push(change.id);
+            if holds_up {
+                break;
+            }
         }
         Ok(told)
+    }
+
+    /// Puts a change to the cloud, unless there is nothing to tell it, or it was told when that could not be written down.
+    async fn tell_change(
+        &self,
+        change: &Change,
+        left: Duration,
+        pause: &mut Duration,
+    ) -> Result<(Sent, Fate), Broken> {
+        let sent = self.current(change).await?;
+        let fate = match &sent {
+            Sent::Nothing => Fate::Done(None),
+            Sent::Body(now, request) => match self.unkept.fate(change, request, now.as_ref()) {
+                // Said before, and too often if each round said it.
+                Some(fate) => return Ok((sent, fate)),
+                None => {
+                    let fate = self.send(change, request, left, pause).await?;
+                    self.unkept.note(change, request, &fate);
+                    fate
+                }
+            },
+            Sent::Never(why) => Fate::Never(why.clone()),
+            Sent::Overtaken => Fate::Done(None),
+        };
+        let object = &change.what.key;
+        match (&sent, &fate) {
+            (Sent::Overtaken, _) => tracing::info!(%object, "a change that was put off was overtaken"),
+            (_, Fate::Gone(why)) => {
+                tracing::info!(%object, why, "a change made here is about what the cloud has no more");
+            }
+            (_, Fate::Never(why) | Fate::Forbidden(why)) => {
+                tracing::warn!(%object, why, "the cloud does not take a change made here");
+            }
+            (_, Fate::Done(_) | Fate::Later(..)) => {}
+        }
+        Ok((sent, fate))
     }
 
     /// What to send for a change as things are now.
@@ -212,7 +276,7 @@ impl Outbox {
         body: &Value,
         left: Duration,
         pause: &mut Duration,
-    ) -> Result<Fate, Gone> {
+    ) -> Result<Fate, Broken> {
         let mut request = match request(change, body) {
             Ok(request) => request,
             Err(why) => return Ok(Fate::Never(why)),
@@ -220,7 +284,7 @@ impl Outbox {
         let mut who = As::Node;
         if let Author::Client(identity) = &change.what.author {
             who = As::Bearer;
-            match self.token_of(identity).await.map_err(|e| Gone(e.to_string()))? {
+            match self.token_of(identity).await? {
                 Some(bearer) => drop(request.headers_mut().insert(header::AUTHORIZATION, bearer)),
                 // Its pod is gone, and its tokens with it.
                 None => return Ok(Fate::Gone("who told it is not on this node any more".to_owned())),
@@ -238,10 +302,10 @@ impl Outbox {
             // without it.
             return match self.upstream.probe(As::Node).await {
                 Ok(()) => Ok(Fate::Later(late, ATTEMPTS)),
-                Err(why) => Err(Gone(format!("{late}, and then {why}"))),
+                Err(why) => Err(Broken::Gone(format!("{late}, and then {why}"))),
             };
         };
-        let (head, bytes) = answered.map_err(Gone)?;
+        let (head, bytes) = answered.map_err(Broken::Gone)?;
         let mut fate = fate(change, head.status, &bytes);
         let after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         if let (Fate::Later(_, times), Some(asked)) = (&mut fate, after.map(Duration::from_secs)) {
@@ -266,61 +330,6 @@ impl Outbox {
             Some(bearer)
         }))
     }
-
-    /// The cloud has it. If the object was edited again meanwhile, the rest still waits, against what
-    /// the cloud has now.
-    async fn settle(&self, change: &Change, sent: Sent, answer: Option<Value>) -> Result<(), CacheError> {
-        let change = change.clone();
-        let (id, key, uid) = (change.id, change.what.key.clone(), change.what.uid.clone());
-        let kind = change.what.kind;
-        self.cache
-            .commit(move |writer| {
-                if kind == ChangeKind::Delete && key.resource == "v1/pods" {
-                    writer.drop_tokens_of(&format!("Pod/{uid}"))?;
-                }
-                let answer = answer.and_then(|value| Object::new(&key.resource, value));
-                // What is here has a version of its own, even if it is the same: what the cloud has takes its place.
-                let Some(answer) = answer else { return writer.drop_untaken(&change) };
-                let now = writer.object(&key)?.map(|(_, object)| object);
-                let edited = match (&sent, &now) {
-                    (Sent::Body(Some(then), _), Some(now)) => then.body != now.body,
-                    _ => false,
-                };
-                if edited {
-                    return writer.rebase_change(id, answer.body.to_string().as_bytes());
-                }
-                writer.drop_untaken(&change)?;
-                if kind == ChangeKind::Create {
-                    // Edits of what had only a local uid are no edits of what has a real one.
-                    if let Some(local) = &now {
-                        writer.drop_changes_of(&key, &local.uid)?;
-                    }
-                } else if writer.is_edited(&key, &answer.uid)? {
-                    // The object here is what the other changes are told from.
-                    return Ok(());
-                }
-                writer.refresh(&answer)
-            })
-            .await
-    }
-
-    /// What the cloud does not let a client tell any more is not taken from it in the next outage.
-    async fn forget_right(&self, change: &Change) -> Result<(), CacheError> {
-        let (Author::Client(identity), right) =
-            (change.what.author.clone(), statuses::right(&change.what.key))
-        else {
-            return Ok(());
-        };
-        self.clients.forget_status(&identity, &right, self.cache.era());
-        self.cache.commit(move |writer| writer.forget_written(&identity, &right)).await
-    }
-
-    async fn refuse(&self, change: &Change, why: String) -> Result<(), CacheError> {
-        let object = change.what.key.to_string();
-        tracing::warn!(object, why, "the cloud does not take a change made here");
-        let change = change.clone();
-        self.cache.commit(move |writer| writer.refuse_change(&change, &why)).await
-    }
 }
 
 /// What became of several changes.
@@ -328,24 +337,23 @@ impl Outbox {
 struct Told {
     /// Those that the cloud has judged.
     ids: Vec<i64>,
+    /// Those that the cache could not give, or of which it did not take down what became: for the next round.
+    unkept: Vec<i64>,
+    /// Why.
+    trouble: Option<CacheError>,
     /// How long it wants to be left alone.
     pause: Duration,
 }
 
-/// The cloud does not take a change for now. The link may be used without it from some time on, and what it is about
-/// read anew by others: then it is no difference from what is kept any more, and is fixed before.
-fn put_off(writer: &Writer, change: &Change, times: u32, why: &str) -> Result<(), CacheError> {
-    writer.fail_change(change.id, times, why)?;
-    if change.attempts + times >= ATTEMPTS
-        && let Some((_, now)) = writer.object(&change.what.key)?
-    {
-        end_change(writer, change, &now)?;
+impl Told {
+    fn fail(&mut self, error: CacheError, changes: impl IntoIterator<Item = Change>) {
+        self.trouble = Some(error);
+        self.unkept.extend(changes.into_iter().map(|change| change.id));
     }
-    Ok(())
 }
 
 /// What is sent for a change, with the object it was computed from.
-enum Sent {
+pub(super) enum Sent {
     Nothing,
     Body(Option<Object>, Value),
     /// It cannot be told, and why.

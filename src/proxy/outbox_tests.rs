@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::*;
-use crate::cache::NewChange;
+use crate::cache::{NewChange, Writer};
 use crate::kube::patch::PatchType;
 use crate::proxy::input::Input;
 use crate::proxy::resolve::Resolver;
@@ -284,4 +284,53 @@ async fn what_the_cloud_refuses_is_not_kept_as_if_it_were_the_clouds() {
         assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
         assert_eq!(read_anew(&cache, 1).await["status"].get("message"), None, "{code}");
     }
+}
+
+/// The database of a cache, beside the cache.
+fn beside(cache: &Cache) -> rusqlite::Connection {
+    rusqlite::Connection::open(cache.path()).unwrap()
+}
+
+/// As on a card that is full or read-only, or damaged where the changes are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_takes_nothing_keeps_no_link_down_and_nothing_is_told_twice() {
+    let (cloud, asked) = answering(Arc::new(200.into()), None).await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    let count = || asked.load(std::sync::atomic::Ordering::Relaxed);
+    say(&cache, "first".to_owned()).await;
+    let stuck = "CREATE TRIGGER stuck BEFORE DELETE ON change BEGIN SELECT RAISE(ABORT, 'stuck'); END";
+    beside(&cache).execute_batch(stuck).unwrap();
+    assert_eq!(outbox.replay(Round::First).await, Ok(()), "the cloud answers");
+    for round in [Round::All, Round::First] {
+        assert_eq!(outbox.replay(round).await, Ok(()));
+        assert_eq!(count(), 1, "kubelet may have told the cloud something newer");
+    }
+    say(&cache, "second".to_owned()).await;
+    outbox.replay(Round::First).await.unwrap();
+    assert_eq!(count(), 2, "that is news");
+    beside(&cache).execute_batch("DROP TRIGGER stuck").unwrap();
+    outbox.replay(Round::All).await.unwrap();
+    assert_eq!((count(), cache.read(|reader| reader.changes()).await.unwrap().len()), (2, 0));
+    assert_eq!(read_anew(&cache, 1).await["status"].get("message"), None, "the cloud's takes its place");
+
+    beside(&cache).execute_batch("ALTER TABLE change RENAME TO elsewhere").unwrap();
+    assert_eq!(outbox.replay(Round::First).await, Ok(()), "what waits cannot be read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_told_and_is_read_anew_is_not_told_once_more() {
+    let (cloud, asked) = answering(Arc::new(200.into()), None).await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    say(&cache, "first".to_owned()).await;
+    let stuck = "CREATE TRIGGER stuck BEFORE DELETE ON change BEGIN SELECT RAISE(ABORT, 'stuck'); END";
+    beside(&cache).execute_batch(stuck).unwrap();
+    outbox.replay(Round::First).await.unwrap();
+    let mut newer = pod(12);
+    newer["status"]["message"] = "newer".into();
+    read(&cache, newer.clone()).await;
+    beside(&cache).execute_batch("DROP TRIGGER stuck").unwrap();
+    outbox.replay(Round::All).await.unwrap();
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
+    assert_eq!(read(&cache, newer).await["status"]["message"], "newer");
 }
