@@ -3,7 +3,7 @@
 use rusqlite::params;
 
 use super::bound::TOLD_FROM;
-use super::{CacheError, ObjectKey, Writer, today};
+use super::{CacheError, ObjectKey, ScopeKey, Writer, today};
 
 impl Writer {
     /// Keeps at most `most` waiting creations of `resource` by the node, the newest.
@@ -67,6 +67,37 @@ impl Writer {
         Ok(())
     }
 
+    /// Counts all that the clients in the pod of this uid have read as used today: what a program reads once, at its start,
+    /// it reads again when its pod is started anew.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn keep_used_by(&self, uid: &str) -> Result<(), CacheError> {
+        self.db()
+            .prepare_cached(
+                "UPDATE scope SET used = ?1 WHERE used < ?1 AND identity IN
+                 (SELECT id FROM identity WHERE substr(name, -length(?2)) = ?2)",
+            )?
+            .execute(params![today(), format!("/{uid}")])?;
+        Ok(())
+    }
+
+    /// An object that was read by its name was read so again: the list of one that it is was used today. (One that it is in
+    /// beside is not.)
+    pub(super) fn note_read(&mut self, identity: &str, key: &ObjectKey) -> Result<(), CacheError> {
+        let scope = ScopeKey::of_one(identity, key);
+        if self.interned.known(&scope).is_some() {
+            return Ok(());
+        }
+        self.db()
+            .prepare_cached(
+                "UPDATE scope SET used = ?1 WHERE used < ?1 AND resource = ?2 AND namespace = ?3 AND labels = ''
+                 AND fields = ?4 AND identity = (SELECT id FROM identity WHERE name = ?5)",
+            )?
+            .execute(params![today(), scope.resource, scope.namespace, scope.fields, identity])?;
+        Ok(())
+    }
+
     /// Forgets scopes that nobody asked for since `day` (days since 1970), with what only they held.
     ///
     /// # Errors
@@ -81,5 +112,37 @@ impl Writer {
             self.interned.forget();
         }
         Ok(scopes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cache::{Cache, Object};
+
+    #[tokio::test]
+    async fn what_a_pod_read_at_its_start_is_kept_as_long_as_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let object = |name: &str| {
+            let meta = json!({"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1"});
+            Object::new("v1/pods", json!({ "metadata": meta })).unwrap()
+        };
+        let clients = ["here", "gone", "busy"].map(|uid| format!("system:serviceaccount:ns:flannel/{uid}"));
+        let job = move |w: &mut Writer| {
+            for client in &clients {
+                w.put_single(client, &object("own"))?;
+            }
+            w.db().execute("UPDATE scope SET used = used - 20", [])?;
+            w.interned.forget();
+            w.put_single(&clients[2], &object("own"))?;
+            w.keep_used_by("here")?;
+            assert_eq!(w.forget_unused(today() - 14)?, 1);
+            clients.iter().map(|client| w.has_read(client, &object("own").key)).collect()
+        };
+        let left: Vec<bool> = cache.commit(job).await.unwrap();
+        assert_eq!(left, [true, false, true], "of a pod that is there, of none, and read again");
     }
 }

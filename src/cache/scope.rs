@@ -195,6 +195,7 @@ impl Writer {
     pub fn put_single(&mut self, identity: &str, object: &Object) -> Result<(), CacheError> {
         if self.has_read(identity, &object.key)? {
             let id = self.store(object)?;
+            self.note_read(identity, &object.key)?;
             return self.tell(identity, id, object);
         }
         let scope = self.scope(&ScopeKey::of_one(identity, &object.key))?;

@@ -86,12 +86,59 @@ async fn read_list(shared: &Shared, path: &str, field: &str, node: &str) -> Resu
     ask(shared, call, Bytes::new()).await.map(|()| true)
 }
 
-/// The objects that the pods of this node need, whether they are kept or not.
+/// What must not be forgotten though nobody asks for it.
+#[derive(Debug)]
+pub struct Needed {
+    /// What the kubelet reads when the pods of this node start, whether it is kept or not.
+    pub objects: Vec<ObjectKey>,
+    /// The uids of these pods, whose programs read what they need when they start.
+    pub pods: Vec<String>,
+}
+
+/// The versions of DRA's claims that a kubelet asks for.
+const CLAIMS: [&str; 3] = ["v1", "v1beta2", "v1beta1"];
+
+/// What the pods of this node need. Beside what is read ahead, this is what the kubelet reads where the cluster has it:
+/// service accounts for the credentials of images, claims for devices, and how volumes are attached.
 ///
 /// # Errors
 /// When the cache cannot be read.
-pub fn needed(reader: &Reader, node: &str) -> Result<Vec<ObjectKey>, CacheError> {
-    Ok(wanted(reader, node)?.objects)
+pub fn needed(reader: &Reader, node: &str) -> Result<Needed, CacheError> {
+    let (mut objects, mut uids) = (wanted(reader, node)?.objects, Vec::new());
+    let pods = reader.all("v1/pods")?;
+    for pod in pods.iter().filter(|pod| runs_on(pod, node)) {
+        let namespace = meta::namespace(pod).unwrap_or_default();
+        uids.extend(meta::uid(pod).filter(|uid| !uid.is_empty()).map(str::to_owned));
+        objects.push(key("v1/serviceaccounts", namespace, account(pod)));
+        for at in ["/spec/resourceClaims", "/status/resourceClaimStatuses"] {
+            let claims = pod.pointer(at).and_then(Value::as_array).into_iter().flatten();
+            for name in claims.filter_map(|claim| claim.get("resourceClaimName")?.as_str()) {
+                let of = |version| key(&format!("resource.k8s.io/{version}/resourceclaims"), namespace, name);
+                objects.extend(CLAIMS.map(of));
+            }
+        }
+    }
+    let attachments = "storage.k8s.io/v1/volumeattachments";
+    for attachment in reader.all(attachments)? {
+        let text = |at: &str| attachment.pointer(at).and_then(Value::as_str);
+        // One that says no volume is of a volume that a pod names itself.
+        let volume = text("/spec/source/persistentVolumeName");
+        let is_needed =
+            volume.is_none_or(|volume| objects.contains(&key("v1/persistentvolumes", "", volume)));
+        if text("/spec/nodeName") == Some(node) && is_needed {
+            objects.extend(meta::name(&attachment).map(|name| key(attachments, "", name)));
+        }
+    }
+    Ok(Needed { objects, pods: uids })
+}
+
+fn key(resource: &str, namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey { resource: resource.into(), namespace: namespace.into(), name: name.into() }
+}
+
+/// The service account of a pod.
+fn account(pod: &Value) -> &str {
+    pod.pointer("/spec/serviceAccountName").and_then(Value::as_str).unwrap_or("default")
 }
 
 /// The node's name, as its credentials have it.
@@ -102,11 +149,6 @@ pub fn node_name(shared: &Shared) -> String {
 
 fn wanted(reader: &Reader, node: &str) -> Result<Wanted, CacheError> {
     let mut wanted = Wanted::default();
-    let key = |resource: &str, namespace: &str, name: &str| ObjectKey {
-        resource: resource.into(),
-        namespace: namespace.into(),
-        name: name.into(),
-    };
     wanted.objects.push(key("storage.k8s.io/v1/csinodes", "", node));
     let pods = reader.all("v1/pods")?;
     for pod in pods.iter().filter(|pod| runs_on(pod, node)) {
@@ -141,7 +183,7 @@ fn runs_on(pod: &Value, node: &str) -> bool {
 }
 
 fn token_of(pod: &Value, namespace: &str, body: Value) -> Option<Token> {
-    let account = pod.pointer("/spec/serviceAccountName").and_then(Value::as_str).unwrap_or("default");
+    let account = account(pod);
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
     let request = KubeRequest::parse("POST", &path, "");
     let key = token::key(request.resource()?, &body);
@@ -212,5 +254,49 @@ async fn ask(shared: &Shared, call: Call, body: Bytes) -> Result<(), String> {
                 code => Err(format!("`{path}` answers {code}")),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cache::{Cache, Object};
+
+    #[tokio::test]
+    async fn what_kubelet_reads_once_for_a_pod_is_needed_as_long_as_the_pod_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let meta = |name: &str| json!({"name": name, "namespace": "ns", "uid": format!("uid-{name}")});
+        let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+        let pod = |name: &str, node: &str| {
+            let spec = json!({"nodeName": node, "serviceAccountName": "a", "volumes": volumes,
+                "resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]});
+            Object::new("v1/pods", json!({"metadata": meta(name), "spec": spec})).unwrap()
+        };
+        let attachment = |name: &str, volume: &str| {
+            let spec = json!({"nodeName": "n", "source": {"persistentVolumeName": volume}});
+            let body = json!({"metadata": {"name": name}, "spec": spec});
+            Object::new("storage.k8s.io/v1/volumeattachments", body).unwrap()
+        };
+        let claim = json!({"metadata": meta("c"), "spec": {"volumeName": "pv"}});
+        let kept = [
+            pod("here", "n"),
+            pod("elsewhere", "m"),
+            attachment("attached", "pv"),
+            attachment("of-before", "old"),
+            Object::new("v1/persistentvolumeclaims", claim).unwrap(),
+        ];
+        cache.commit(move |w| kept.iter().try_for_each(|object| w.put_single(NODE, object))).await.unwrap();
+        let needed = cache.read(|reader| needed(reader, "n")).await.unwrap();
+        assert_eq!(needed.pods, ["uid-here"]);
+        let has = |resource: &str, name: &str| {
+            needed.objects.iter().any(|key| key.resource == resource && key.name == name)
+        };
+        assert!(has("v1/persistentvolumes", "pv") && has("v1/serviceaccounts", "a"));
+        assert!(has("resource.k8s.io/v1/resourceclaims", "gpu"));
+        let attachments = "storage.k8s.io/v1/volumeattachments";
+        assert!(has(attachments, "attached") && !has(attachments, "of-before"));
     }
 }

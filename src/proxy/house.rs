@@ -301,9 +301,10 @@ async fn forget_unused(shared: &Shared) {
         Ok(needed) => needed,
         Err(error) => return tracing::warn!(%error, "nothing was forgotten"),
     };
-    // An immutable ConfigMap is read once and needed as long as its pod is there.
+    // An immutable ConfigMap is read once and needed as long as its pod is there, and so is what a pod reads itself.
     let forget = move |writer: &mut crate::cache::Writer| {
-        needed.iter().try_for_each(|key| writer.keep_used(key))?;
+        needed.objects.iter().try_for_each(|key| writer.keep_used(key))?;
+        needed.pods.iter().try_for_each(|uid| writer.keep_used_by(uid))?;
         writer.forget_unused(today() - UNUSED)
     };
     match shared.cache.commit(forget).await {
