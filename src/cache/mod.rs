@@ -14,6 +14,7 @@
 mod bound;
 mod change;
 mod forget;
+mod gone;
 mod object;
 mod open;
 mod reader;

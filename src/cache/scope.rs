@@ -172,6 +172,9 @@ impl Writer {
         object: &Object,
     ) -> Result<(), CacheError> {
         list.begun.get_or_insert((self.rollbacks(), scope));
+        if self.gone.is_after(scope, object, list.since) {
+            return Ok(());
+        }
         let id = self.store_listed(object, list.since)?;
         list.seen.insert(id);
         self.join(scope, id)?;
@@ -239,59 +242,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes an object out of the scope; out of the file once no scope holds it. Another one that was made under its
-    /// name since stays.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn take(&mut self, scope: ScopeId, object: &Object) -> Result<(), CacheError> {
-        let Some((id, known)) = self.object(&object.key)? else { return Ok(()) };
-        if known.uid != object.uid {
-            return Ok(());
-        }
-        self.db()
-            .prepare_cached("DELETE FROM member WHERE scope = ? AND object = ?")?
-            .execute([scope.0, id])?;
-        self.drop_if_unread(id)
-    }
-
-    /// Takes an object out of every scope of `identity`, because the cloud says it is not there: the one of that uid,
-    /// or whichever.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn take_everywhere(
-        &mut self,
-        identity: &str,
-        key: &ObjectKey,
-        uid: Option<&str>,
-    ) -> Result<(), CacheError> {
-        let Some((id, known)) = self.object(key)? else { return Ok(()) };
-        if uid.is_some_and(|uid| known.uid != uid) {
-            return Ok(());
-        }
-        self.db()
-            .prepare_cached(
-                "DELETE FROM member WHERE object = ?1 AND scope IN
-                 (SELECT scope.id FROM scope JOIN identity ON identity.id = scope.identity
-                  WHERE identity.name = ?2)",
-            )?
-            .execute(params![id, identity])?;
-        self.drop_if_unread(id)
-    }
-
-    /// Removes an object for everybody, as after a deletion on this node.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn remove(&mut self, key: &ObjectKey) -> Result<(), CacheError> {
-        let Some((id, _)) = self.object(key)? else { return Ok(()) };
-        self.db().prepare_cached("DELETE FROM member WHERE object = ?")?.execute([id])?;
-        self.drop_if_unread(id)
-    }
-
     /// The list is complete: what it did not hold is no longer in the scope, and the scope counts as
-    /// synced. Only a list that arrived whole may end here. One of which a part was rolled back since it began says
+    /// synced; what a watch has told since the cloud read it stays. Only a list that arrived whole may end here. One of which a part was rolled back since it began says
     /// nothing, and is to be read anew; nor does one that has made room for others of its identity.
     ///
     /// # Errors
@@ -317,6 +269,9 @@ impl Writer {
             .query_map([scope.0], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         for gone in members.into_iter().filter(|id| !list.seen.contains(id)) {
+            if self.has_come_since(gone, list.since, version)? {
+                continue;
+            }
             self.db()
                 .prepare_cached("DELETE FROM member WHERE scope = ? AND object = ?")?
                 .execute([scope.0, gone])?;
@@ -346,15 +301,6 @@ impl Writer {
         self.db()
             .prepare_cached("INSERT OR IGNORE INTO member (scope, object) VALUES (?, ?)")?
             .execute([scope.0, object])?;
-        Ok(())
-    }
-
-    pub(super) fn drop_if_unread(&self, object: i64) -> Result<(), CacheError> {
-        self.db()
-            .prepare_cached(
-                "DELETE FROM object WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM member WHERE object = ?1)",
-            )?
-            .execute([object])?;
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use super::bound::Interned;
+use super::gone::Gone;
 use super::{CacheError, open, renew};
 
 /// How long a record may wait for others, so that one sync serves them all.
@@ -28,6 +29,7 @@ const ROOM: usize = 128 << 10;
 pub struct Writer {
     connection: Connection,
     pub(super) interned: Interned,
+    pub(super) gone: Gone,
     epoch: Arc<AtomicU64>,
     rollbacks: Arc<AtomicU64>,
     torn: Arc<AtomicBool>,
@@ -320,7 +322,7 @@ impl Writer {
         torn: Arc<AtomicBool>,
     ) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        Self { connection, interned: Interned::default(), epoch, rollbacks, torn }
+        Self { connection, interned: Interned::default(), gone: Gone::default(), epoch, rollbacks, torn }
     }
 
     /// Closes the connection, and writes with this one from now on.

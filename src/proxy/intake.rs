@@ -276,7 +276,7 @@ impl WatchIntake {
             if self.scope.resource == "v1/pods" && self.scope.identity == NODE {
                 writer.drop_tokens_of(&format!("Pod/{}", object.uid))?;
             }
-            return writer.take_everywhere(&self.scope.identity, &object.key, Some(&object.uid));
+            return writer.take_gone(&self.scope.identity, object);
         }
         writer.take(scope, object)
     }
