@@ -223,16 +223,32 @@ impl Cache {
         &self,
         job: impl FnOnce(&mut Writer) -> Result<T, CacheError> + Send + 'static,
     ) -> Result<T, CacheError> {
+        self.commit_then(job, |_| ()).await
+    }
+
+    /// As [`Cache::commit`]; `then` is called once it is on disk, whether somebody still waits for this or not, and in the
+    /// order in which things were written. It must not block.
+    ///
+    /// # Errors
+    /// As there; `then` is not called in that case.
+    pub async fn commit_then<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Writer) -> Result<T, CacheError> + Send + 'static,
+        then: impl FnOnce(&mut T) + Send + 'static,
+    ) -> Result<T, CacheError> {
         let (reply, answer) = oneshot::channel();
         let run = Box::new(move |writer: Option<&mut Writer>| {
             // Without a writer the batch has failed already, and how is told at its end.
             let done = writer.map_or(Err(CacheError::Closed), job);
             let keep = done.is_ok();
             let finish = Box::new(move |committed: Outcome| {
-                let result = match committed {
+                let mut result = match committed {
                     Outcome::Committed => done,
                     Outcome::Failed(why) => Err(CacheError::Refused(why)),
                 };
+                if let Ok(done) = &mut result {
+                    then(done);
+                }
                 // Whoever asked may have gone; what was done stays done.
                 let _ = reply.send(result);
             });

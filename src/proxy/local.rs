@@ -100,27 +100,28 @@ impl LocalWrites {
         }
     }
 
+    /// Whoever watches is told as soon as it is on disk, also where the client that wrote it has gone meanwhile.
     async fn commit(
         &self,
         job: impl FnOnce(&mut Writer, &mut Vec<Edit>) -> Result<Found, CacheError> + Send + 'static,
     ) -> Result<(StatusCode, Value), Refused> {
-        let (found, edits) = self
-            .cache
-            .commit(move |writer| {
-                let mut edits = Vec::new();
-                let found = job(writer, &mut edits)?;
-                Ok((found, edits))
-            })
-            .await?;
-        for edit in edits {
-            // Nobody watches: nobody needs to know.
-            let _ = self.edits.send(edit);
-        }
-        match found {
-            Found::Done(code, value) => {
-                self.waiting.notify_one();
-                Ok((code, *value))
+        let job = move |writer: &mut Writer| {
+            let mut edits = Vec::new();
+            let found = job(writer, &mut edits)?;
+            Ok((found, edits))
+        };
+        let (watchers, waiting) = (self.edits.clone(), self.waiting.clone());
+        let tell = move |(found, edits): &mut (Found, Vec<Edit>)| {
+            for edit in edits.drain(..) {
+                // Nobody watches: nobody needs to know.
+                let _ = watchers.send(edit);
             }
+            if matches!(found, Found::Done(..)) {
+                waiting.notify_one();
+            }
+        };
+        match self.cache.commit_then(job, tell).await?.0 {
+            Found::Done(code, value) => Ok((code, *value)),
             Found::Failed(status) => Err(Refused::Status(status)),
         }
     }
@@ -242,4 +243,50 @@ fn event_name(event: &mut Value) -> String {
     }
     let prefix = event.pointer("/metadata/generateName").and_then(Value::as_str).unwrap_or("event.");
     format!("{prefix}{}", &uuid::Uuid::new_v4().simple().to_string()[..10])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::Object;
+    use crate::proxy::watch::BACKLOG;
+
+    /// A kubelet that is restarted, or one whose deadline passes on a slow card.
+    #[tokio::test]
+    async fn who_watches_is_told_of_a_change_whose_writer_has_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "status": {"phase": "Running"},
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "1"}});
+        let known = Object::new("v1/pods", pod).unwrap();
+        let key = known.key.clone();
+        cache.commit(move |writer| writer.put_single("node", &known)).await.unwrap();
+        let (edits, mut watcher) = broadcast::channel(BACKLOG);
+        let waiting = Arc::new(Notify::new());
+        let writes = LocalWrites::new(cache.clone(), edits, waiting.clone());
+        let (held, hold) = std::sync::mpsc::channel::<()>();
+        let slow = cache.clone();
+        let slow = tokio::spawn(async move {
+            let job = move |_: &mut Writer| {
+                hold.recv().unwrap();
+                Ok(())
+            };
+            slow.commit(job).await
+        });
+        tokio::task::yield_now().await;
+        let said = json!({"status": {"phase": "Failed"}});
+        let input = Input::Patch(crate::kube::patch::PatchType::Merge, said);
+        let write = writes.edit(key, Some("status".to_owned()), input);
+        tokio::time::timeout(Duration::from_millis(50), write).await.expect_err("the card is slow");
+        held.send(()).unwrap();
+        slow.await.unwrap().unwrap();
+        let told = tokio::time::timeout(Duration::from_secs(10), watcher.recv());
+        let told = told.await.expect("it is on disk, and nobody was told").unwrap();
+        assert_eq!(told.object.body["status"]["phase"], "Failed");
+        tokio::time::timeout(Duration::from_secs(1), waiting.notified())
+            .await
+            .expect("it waits for the cloud");
+    }
 }
