@@ -1,7 +1,10 @@
-//! What the kernel is told of connections to the cloud: how soon one that is silently gone is noticed.
+//! How connections to the cloud are made, and what the kernel is told of them: how soon one that is silently gone is noticed.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 
@@ -13,6 +16,34 @@ const IDLE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Questions without an answer at the most; where [`UNACKNOWLEDGED`] holds, the first already counts.
 const PROBES: u32 = 3;
+
+/// How long an address is waited for before the next one is tried too (RFC 8305 has a quarter of a second).
+const NEXT: Duration = Duration::from_millis(300);
+
+/// Connects to the first of `addresses` that takes a connection. They are tried one after the other and not one instead of
+/// the other: a machine that is off answers nothing, and would use up the time of all behind it.
+///
+/// # Errors
+/// Why the last of them to fail has failed.
+pub async fn connect(addresses: Vec<IpAddr>, port: u16) -> std::io::Result<TcpStream> {
+    let mut waiting = addresses.into_iter();
+    let mut tries = FuturesUnordered::new();
+    let mut last = std::io::Error::other("the name has no address");
+    loop {
+        tries.extend(waiting.next().map(|ip| TcpStream::connect((ip, port))));
+        tokio::select! {
+            tried = tries.next() => match tried {
+                Some(Ok(stream)) => {
+                    prepare(&stream);
+                    return Ok(stream);
+                }
+                Some(Err(error)) => last = error,
+                None => return Err(last),
+            },
+            () = tokio::time::sleep(NEXT), if waiting.len() > 0 => {}
+        }
+    }
+}
 
 /// Small writes go at once; a peer that acknowledges nothing is noticed.
 pub fn prepare(stream: &TcpStream) {
@@ -43,6 +74,32 @@ mod tests {
     use nix::sys::socket::getsockopt;
 
     use super::*;
+
+    /// A machine that is powered off, behind a name with several addresses.
+    #[tokio::test]
+    async fn an_address_that_answers_nothing_does_not_keep_the_next_one_from_being_tried() {
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = silent.listen(1).unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let [first, second] = ["127.0.0.1", "127.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        // Once nobody takes what waits in its queue, the kernel drops what comes.
+        let mut queue = Vec::new();
+        let full = async {
+            loop {
+                queue.push(TcpStream::connect((first, port)).await.unwrap());
+            }
+        };
+        tokio::time::timeout(Duration::from_millis(500), full).await.unwrap_err();
+        let answers = tokio::net::TcpListener::bind((second, port)).await.unwrap();
+        let made = tokio::time::timeout(Duration::from_secs(2), connect(vec![first, second], port)).await;
+        let stream = made.expect("the second one was never tried").unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), answers.local_addr().unwrap());
+        drop(answers);
+        let refused = connect(vec![second, second], port).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        connect(Vec::new(), port).await.unwrap_err();
+    }
 
     #[tokio::test]
     async fn a_silent_peer_is_asked_whether_it_is_there() {

@@ -304,17 +304,9 @@ impl Upstream {
             .resolve(host)
             .await
             .map_err(|source| UpstreamError::Resolve { host: host.to_owned(), source })?;
-        let mut last = std::io::Error::other("the name has no address");
-        for ip in addresses {
-            match TcpStream::connect((ip, port)).await {
-                Ok(stream) => {
-                    socket::prepare(&stream);
-                    return Ok(stream);
-                }
-                Err(e) => last = e,
-            }
-        }
-        Err(UpstreamError::Connect { address: target.address(), source: last })
+        socket::connect(addresses, port)
+            .await
+            .map_err(|source| UpstreamError::Connect { address: target.address(), source })
     }
 }
 
