@@ -323,6 +323,16 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Whether a deletion of the object waits to be told to the cloud.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn is_deleted(&self, key: &ObjectKey) -> Result<bool, CacheError> {
+        let sql =
+            "SELECT 1 FROM change WHERE resource = ? AND namespace = ? AND name = ? AND kind = 'delete'";
+        Ok(self.db().prepare_cached(sql)?.exists([&key.resource, &key.namespace, &key.name])?)
+    }
+
     /// A small fact.
     ///
     /// # Errors

@@ -149,10 +149,7 @@ fn is_known_absent(reader: &Reader, identity: &str, key: &ObjectKey) -> Result<b
         return Ok(true);
     }
     // A deletion that waits to be told to the cloud is one already, here.
-    Ok(reader
-        .changes()?
-        .iter()
-        .any(|change| change.what.kind == crate::cache::ChangeKind::Delete && change.what.key == *key))
+    reader.is_deleted(key)
 }
 
 /// GET of one object.

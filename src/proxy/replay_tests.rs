@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::cache::ChangeKind;
 
 #[tokio::test]
 async fn the_kind_of_a_custom_resource_is_what_its_objects_say() {
@@ -68,6 +69,35 @@ async fn a_pod_that_is_not_in_the_list_of_the_node_is_none_for_kubelet() {
         panic!("there is no such pod");
     };
     assert_eq!(failure.code, 404);
+}
+
+/// All that waits may be many megabytes, and any client may ask for what is not there.
+#[tokio::test]
+async fn what_was_deleted_here_is_not_there_and_nothing_else_that_waits_is_read_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let change = |kind, name: &str| crate::cache::NewChange {
+        kind,
+        key: pod(name).key,
+        uid: name.into(),
+        subresource: String::new(),
+        author: crate::cache::Author::Node,
+        manager: None,
+        base: None,
+        body: Some(b"{}".to_vec()),
+    };
+    let (deletion, creation) = (ChangeKind::Delete, ChangeKind::Create);
+    let job = move |writer: &mut crate::cache::Writer| {
+        writer.push_change(&change(deletion, "gone"))?;
+        writer.push_change(&change(creation, "made")).map(drop)
+    };
+    cache.commit(job).await.unwrap();
+    let beside = rusqlite::Connection::open(cache.path()).unwrap();
+    beside.execute("UPDATE change SET attempts = 'unreadable' WHERE name = 'made'", []).unwrap();
+    for (name, code) in [("gone", 404), ("made", 503), ("other", 503)] {
+        assert_eq!(get_pod(&cache, &Caller::Kubelet, name).await, code, "{name}");
+    }
+    cache.read(|reader| reader.changes()).await.unwrap_err();
 }
 
 /// Others have read the whole Secret since; its metadata is kept apart, and its reader was told that.
