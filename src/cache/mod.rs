@@ -176,6 +176,7 @@ impl Cache {
             path: path.clone(),
             frozen,
             spoilt: spoilt.clone(),
+            detached: false,
         };
         std::thread::Builder::new()
             .name("cache".into())

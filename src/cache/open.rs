@@ -208,9 +208,14 @@ fn make(path: &Path) -> Result<(), CacheError> {
 /// Opens the database that is there, as it is.
 pub(super) fn attach(path: &Path) -> Result<Connection, CacheError> {
     let failed = |source| CacheError::Database { operation: "open", path: path.to_owned(), source };
+    reattach(path).map_err(failed)
+}
+
+/// The same, for whoever says himself which file it is.
+pub(super) fn reattach(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    set_up(&connection).map_err(failed)?;
+    let connection = Connection::open_with_flags(path, flags)?;
+    set_up(&connection)?;
     Ok(connection)
 }
 

@@ -235,6 +235,27 @@ async fn one_that_was_left_between_the_two_renames_is_taken_up() {
     assert_eq!(cache.read(|r| Ok(r.changes()?.len())).await.unwrap(), 2, "it was written to");
 }
 
+/// As on a disk that has no room for its journal at that moment.
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_after_it_was_looked_at_is_opened_once_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    cache.commit(|w| w.push_change(&creation(1, "")).map(drop)).await.unwrap();
+    // Its tables are there already: those of a new one cannot be made.
+    Connection::open(cache.path()).unwrap().pragma_update(None, "user_version", 0).unwrap();
+    let lost = *cache.lost().borrow();
+    cache.record(0, |w| w.set_meta("kept", "1"));
+    assert!(cache.renew().await.unwrap().is_none(), "it is sound");
+    assert!(cache.trouble().is_some());
+    cache.record(0, |w| w.set_meta("kept", "2"));
+    let mut trouble = cache.follow_trouble();
+    let ended = tokio::time::timeout(PATIENCE, trouble.wait_for(Option::is_none)).await;
+    ended.expect("nothing is written any more").unwrap();
+    cache.commit(|w| w.push_change(&creation(2, "")).map(drop)).await.unwrap();
+    let read = cache.read(|r| Ok((r.changes()?.len(), r.meta("kept")?))).await.unwrap();
+    assert_eq!((read, *cache.lost().borrow()), ((2, Some("2".to_owned())), lost));
+}
+
 #[tokio::test]
 async fn a_reader_whose_asker_has_gone_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();

@@ -72,6 +72,8 @@ pub(super) struct Thread {
     /// In what way the file is damaged, until it is replaced. What still can be written is; nothing is tried again by
     /// itself, and nobody is made to read anew what could not be kept.
     pub spoilt: watch::Sender<Option<String>>,
+    /// The file could not be opened when it was to be written to again: the connection is to nothing.
+    pub detached: bool,
 }
 
 impl Thread {
@@ -191,16 +193,14 @@ impl Thread {
         none.pragma_update(None, "query_only", true)?;
         self.writer.take_over(none);
         let replaced = why.map(|why| renew::replace(&self.path).map(|aside| (aside, why))).transpose();
-        match &replaced {
-            Ok(_) => self.writer.take_over(open::connect(&self.path)?),
+        let opened = match &replaced {
+            Ok(_) => open::connect(&self.path),
             // Where it is aside already nothing is written until the new one is in its place: an empty one would pass
             // for that.
-            Err(_) => {
-                if let Ok(as_it_is) = open::attach(&self.path) {
-                    self.writer.take_over(as_it_is);
-                }
-            }
-        }
+            Err(_) => open::attach(&self.path),
+        };
+        let unopened = opened.map(|connection| self.writer.take_over(connection)).err();
+        self.detached = unopened.is_some();
         let replaced = replaced?;
         if finished || replaced.is_some() {
             // What was begun before belongs to what is gone.
@@ -209,7 +209,8 @@ impl Thread {
             self.torn.store(true, Ordering::Release);
         }
         self.spoilt.send_replace(None);
-        self.report(None);
+        // As on a disk that is full: it is tried again soon.
+        self.report(unopened.map(|error| error.to_string()).as_deref());
         Ok(replaced)
     }
 
@@ -219,10 +220,14 @@ impl Thread {
 
     /// After a failure, writes and removes something of some size: a transaction that changes nothing succeeds on
     /// a full disk too, and would call everybody back too early.
-    fn find_room(&self) -> Result<(), rusqlite::Error> {
+    fn find_room(&mut self) -> Result<(), rusqlite::Error> {
         if self.frozen.is_some() {
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
             return Err(rusqlite::Error::SqliteFailure(code, None));
+        }
+        if self.detached {
+            self.writer.take_over(open::reattach(&self.path)?);
+            self.detached = false;
         }
         if self.trouble.borrow().is_none() || self.is_spoilt() {
             return Ok(());
