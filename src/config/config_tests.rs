@@ -94,10 +94,6 @@ fn what_is_wrong_is_one_line_with_file_key_value_and_expectation() {
             "key `registry.upstreams[0]`: `a.io` is no address",
         ),
         (
-            "[[registry.upstreams]]\nhost = \"a.io\"\nurl = \"https://me:secret@a.io\"",
-            "key `registry.upstreams[0]`: `url` holds a credential, which is not sent",
-        ),
-        (
             "[registry]\nlisten = \"127.0.0.1:6445\"",
             "key `registry.listen` is `127.0.0.1:6445`, which `proxy.listen` is already",
         ),

@@ -101,16 +101,10 @@ impl UpstreamRow {
         if !super::names::is_host_name(&self.host) {
             return Some(format!("`{}` is no host hint: write what images call it, `docker.io`", self.host));
         }
-        if address.as_ref().is_none_or(|address| !address.has_host()) {
+        if address.is_none_or(|address| !address.has_host()) {
             return Some(format!(
                 "`{url}` is no address hint: write one such as `https://registry.example.com`"
             ));
-        }
-        // It is shown wherever the settings are.
-        if address.is_some_and(|address| !address.username().is_empty() || address.password().is_some()) {
-            let why = "`url` holds a credential, which is not sent hint: put it in the file that \
-                       `registry.docker-config` names";
-            return Some(why.into());
         }
         match &self.ca {
             Some(path) if !path.is_absolute() => Some(format!("`{}` is no absolute path", path.display())),
