@@ -132,6 +132,9 @@ async fn stop(fake: &Mutex<Fake>, message: &[u8]) {
     }
     let mut fake = fake.lock().unwrap();
     fake.done.push(format!("stop {} {}", asked.container_id, asked.timeout));
+    if asked.container_id.contains("stuck") {
+        return;
+    }
     let exited = v1::ContainerState::ContainerExited.into();
     let at = fake.containers.iter().position(|c| c.id == asked.container_id).unwrap();
     fake.containers[at].state = exited;
@@ -175,7 +178,13 @@ impl Fake {
                 let status = v1::PodSandboxStatus { id, network: Some(network), ..Default::default() };
                 v1::PodSandboxStatusResponse { status: Some(status), ..Default::default() }.encode_to_vec()
             }
-            "StopContainer" => Vec::new(),
+            "StopContainer" => {
+                let id = v1::StopContainerRequest::decode(message).unwrap().container_id;
+                if id.contains("stuck") {
+                    return Err((2, "its process cannot be killed"));
+                }
+                Vec::new()
+            }
             "StopPodSandbox" | "RemovePodSandbox" => {
                 self.done.push(call.to_owned());
                 if call == "RemovePodSandbox" && self.busy > 0 {

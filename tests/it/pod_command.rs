@@ -165,6 +165,23 @@ async fn a_lost_session_does_not_leave_a_pod_half_stopped() {
     }
 }
 
+/// What is stopped fails after the interrupt: that is said, and nothing else is begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_is_not_forgotten_where_the_stop_fails() {
+    let gateway = Gateway::new(&["slow-stuck", "zz"]).await;
+    let mut command = gateway.command(&["restart", "slow-stuck", "zz", "--no-wait"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    gateway.heard("StopContainer").await;
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let done = Done::of(child.wait_with_output().unwrap());
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(gateway.stopped().iter().all(|id| id == "slow-stuck-1"), "{done:?}");
+    assert!(
+        done.err.contains("cannot be killed") && done.err.contains("not restarted: default/zz"),
+        "{done:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_interrupts_before_anything_is_known_has_nothing_stopped() {
     let gateway = Gateway::new(&["a"]).await;

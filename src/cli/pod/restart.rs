@@ -216,9 +216,9 @@ async fn stop(config: &Config, seen: &Seen, plan: &Plan, interrupts: &mut Interr
     let stopping = carry_out(&seen.runtime, plan);
     tokio::pin!(stopping);
     let mut interrupted = false;
-    loop {
+    let outcome = loop {
         tokio::select! {
-            outcome = &mut stopping => break outcome?,
+            outcome = &mut stopping => break outcome.map_err(anyhow::Error::from),
             () = interrupts.next() => {
                 interrupted = true;
                 let most = plan.patience().as_secs();
@@ -228,16 +228,28 @@ async fn stop(config: &Config, seen: &Seen, plan: &Plan, interrupts: &mut Interr
                 ));
             }
         }
-    }
+    };
     drop(turn);
-    let told = tell(&stopped(plan));
-    // A terminal that was hung up takes no more words, and that is no failure of this pod's alone.
-    if interrupted { Err(Interrupted::Waiting { pod: plan.pod.clone() }.into()) } else { told }
+    let told = outcome.and_then(|()| tell(&stopped(plan)));
+    if !interrupted {
+        return told;
+    }
+    // Whoever has interrupted wants no other pod stopped, also where this one could not be. A terminal that was hung up
+    // takes no more words, and that is no failure of this pod's alone.
+    if let Err(error) = told.or_else(closed) {
+        failure::report(&error.context(format!("cannot restart `{}`", plan.pod)));
+    }
+    Err(Interrupted::Waiting { pod: plan.pod.clone() }.into())
 }
 
 /// Says how far it is. Where nobody listens any more, the work goes on all the same.
 fn tell(text: &str) -> Result<()> {
-    output::result(text).or_else(|error| if error.is::<output::Closed>() { Ok(()) } else { Err(error) })
+    output::result(text).or_else(closed)
+}
+
+/// No failure, where it is only that nobody listens.
+fn closed(error: anyhow::Error) -> Result<()> {
+    if error.is::<output::Closed>() { Ok(()) } else { Err(error) }
 }
 
 /// Who has a copy of what is not in the cache.
