@@ -184,9 +184,11 @@ async fn send(
     let is_list = about::is_list(&image.name, last);
     for child in coming {
         put(wire, to, &path, child.digest.as_str(), &child.parsed.media_type, &child.bytes).await?;
-        if !is_list {
-            about::list(wire, to, &path, child).await?;
-        }
+    }
+    // Also of what was there already: the last time it may have come to the one and not to the other.
+    let mut unlisted = None;
+    for child in children.iter().filter(|_| !is_list) {
+        unlisted = unlisted.or(listed(about::list(wire, to, &path, child).await)?);
     }
     let done = match there {
         true => Ok(()),
@@ -194,7 +196,7 @@ async fn send(
         false => put(wire, to, &path, &image.name, &last.parsed.media_type, &last.bytes).await,
     };
     let refusal = match done {
-        Ok(()) => return about::list(wire, to, &path, last).await.map(|()| None),
+        Ok(()) => return Ok(unlisted.or(listed(about::list(wire, to, &path, last).await)?)),
         Err(failure) if failure.may_pass() => return Err(failure),
         Err(refusal) => refusal,
     };
@@ -204,6 +206,16 @@ async fn send(
     }
     let Instead { media_type, bytes, note } = sparse::instead(last, children, &image.name, &refusal)?;
     put(wire, to, &path, &image.name, &media_type, &bytes).await.map(|()| Some(note))
+}
+
+/// What is said of a manifest that is there, and that clients do not find by what it is about. What may pass is a failure:
+/// the next run tries again.
+fn listed(done: Result<(), Failure>) -> Result<Option<String>, Failure> {
+    match done {
+        Ok(()) => Ok(None),
+        Err(failure) if failure.may_pass() => Err(failure),
+        Err(failure) => Ok(Some(format!("nobody finds it there by what it is about: {failure}"))),
+    }
 }
 
 /// Whether the registry has this manifest under a name.

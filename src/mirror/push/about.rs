@@ -55,6 +55,8 @@ async fn has_api(wire: &Wire, to: &Target, path: &str, subject: &Digest) -> Resu
     let ask = async || match wire.client.referrers(&to.upstream, path, subject).await {
         // Who lets nobody in there but took the manifest does not know the path.
         Err(OciError::Unauthorized(_)) => Ok(false),
+        // Nor does who fails at it.
+        Err(OciError::Status { status, .. }) if status.is_server_error() => Ok(false),
         answer => answer.map(|found| found.is_some()),
     };
     wire.ask(&to.upstream.host, ask).await
