@@ -358,6 +358,17 @@ fn a_state_folder_that_was_copied_is_all_that_is_needed() {
     );
     assert!(named("state"));
     drop(daemon);
+    // Nor is one for another cloud than that which the kubeconfig trusts by now.
+    copy("other");
+    std::fs::remove_dir_all(gateway.place.path("state")).unwrap();
+    std::fs::rename(gateway.place.path("other"), gateway.place.path("state")).unwrap();
+    let same = gateway.place.read("kept/cloud/client-current.pem");
+    gateway.place.write("state/cloud/client-current.pem", &same);
+    let authority = gateway.place.read("kept/cloud/ca.crt");
+    gateway.place.write("state/cloud/ca.crt", &format!("{authority}{authority}"));
+    let daemon = Daemon::start_by(&gateway.place, moved(&["daemon"]));
+    assert!(named("state"));
+    drop(daemon);
     // The same, and then only the copy is left.
     for gone in [false, true] {
         std::fs::remove_dir_all(gateway.place.path("state")).unwrap();

@@ -9,7 +9,7 @@ use crate::proxy::join::Record;
 
 /// Has the cloud's kubeconfig that join wrote name the files in `state_dir`, where they are a copy of those that it names;
 /// only these are renewed. `true` if it was written anew. What is somebody's own stays as it is, and so does what names
-/// a certificate that is newer than the one in `state_dir`: that is no copy.
+/// another cloud's files than those in `state_dir`, or a certificate that is newer: that is no copy, or an old one.
 ///
 /// # Errors
 /// Something cannot be read or written; the kubeconfig is as it was.
@@ -24,8 +24,12 @@ pub fn follow(state_dir: &Path, kubeconfig: &Path) -> Result<bool, Error> {
     let Some(copy) = ours.read_pair(&ours.current())?.filter(|_| ours.authority().exists()) else {
         return Ok(false);
     };
-    if named.read_pair(&named.current())?.is_some_and(|original| original.not_after > copy.not_after) {
-        return Ok(false);
+    if let Some(original) = named.read_pair(&named.current())? {
+        let authority = |of: &CloudFiles| std::fs::read(of.authority()).ok();
+        let is_newer = original.not_before > copy.not_before || original.not_after > copy.not_after;
+        if is_newer || authority(&named) != authority(&ours) {
+            return Ok(false);
+        }
     }
     let name = config.tls_server_name.as_deref();
     let text = cloud_kubeconfig(&config.server, name, &record.node_name, &ours);
