@@ -151,7 +151,11 @@ impl Configure {
         if address.ip().is_loopback() {
             names.push(format!("localhost:{}", address.port()));
         }
-        names.extend(registry.own_hosts.iter().cloned());
+        // Without a port containerd would ask at 443.
+        names.extend(registry.own_hosts.iter().map(|host| match host.rsplit_once(':') {
+            Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host.clone(),
+            _ => format!("{host}:{}", address.port()),
+        }));
         let ca = self.ca.as_ref().map(std::path::absolute).transpose()?;
         let name = containerd::reach(certificate, &names, ca.as_deref())?;
         Ok((format!("https://{name}"), ca))

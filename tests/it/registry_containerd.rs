@@ -195,6 +195,9 @@ fn a_certificate_of_the_site_s_is_for_a_name_and_of_an_authority_that_containerd
     let hosts = place.read("etc/certs.d/quay.io/hosts.toml");
     assert!(hosts.contains("[host.\"https://depot.example:5000\"]\n"), "{hosts}");
     assert!(hosts.contains(&format!("ca = \"{ca}\"")), "{hosts}");
+    // A name alone is where edge listens.
+    place.write("etc/edge.toml", &format!("{registry}own-hosts = [\"depot.example\"]\n"));
+    assert!(place.run(&with_ca).good().out.contains("nothing to do"));
     // The way back needs neither.
     std::fs::remove_file(place.path("etc/tls.crt")).unwrap();
     place.run(&[&configure[..4], &["--undo"]].concat()).good();
