@@ -159,9 +159,18 @@ impl Error {
         }
     }
 
-    /// Whether an upstream that does not want to go on from some byte may want to from the first.
+    /// Whether an upstream that does not want to go on from some byte may want to from the first: what it said is about
+    /// the range, or may be.
     pub fn begins_anew(&self) -> bool {
-        matches!(self, Self::Status { status, .. } if !status.is_server_error())
+        use http::StatusCode as S;
+        let about = [
+            S::BAD_REQUEST,
+            S::METHOD_NOT_ALLOWED,
+            S::PRECONDITION_FAILED,
+            S::RANGE_NOT_SATISFIABLE,
+            S::PARTIAL_CONTENT,
+        ];
+        matches!(self, Self::Status { status, .. } if about.contains(status))
     }
 }
 

@@ -189,8 +189,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_blob_takes_as_long_as_bytes_move() {
-        // A second and a half at least.
-        send(Takes::Slowly, 30 * PIECE, 700, 1000).await.unwrap();
+        // Four seconds at least.
+        send(Takes::Slowly, 80 * PIECE, 3000, 5000).await.unwrap();
     }
 
     #[tokio::test]
