@@ -132,6 +132,7 @@ impl Writer {
     /// Forgets lists, with what only they held.
     pub(super) fn drop_scopes(&mut self, scopes: &HashSet<ScopeId>) -> Result<(), CacheError> {
         self.interned.scopes.retain(|_, used| !scopes.contains(&used.id));
+        self.gone.drop_scopes(scopes);
         for scope in scopes {
             let held: Vec<i64> = self
                 .db()

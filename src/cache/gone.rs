@@ -3,7 +3,7 @@
 //! The cloud read a list when it began, and on a slow link it is minutes until all of it is here. A watch of the same scope
 //! tells meanwhile what has come and gone since; and what it has told once it does not tell again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::params;
 
@@ -16,35 +16,50 @@ const KEPT: i64 = 3600;
 
 /// Objects that watches have told to be gone lately: by uid, from one scope or from all.
 #[derive(Debug, Default)]
-pub(super) struct Gone(HashMap<(Option<ScopeId>, String), At>);
+pub(super) struct Gone {
+    all: HashMap<(Option<ScopeId>, String), At>,
+    /// How many were told.
+    turn: u64,
+}
 
 /// Of which version that was, and when it was told, in seconds since 1970.
 #[derive(Clone, Copy, Debug)]
 struct At {
     version: u64,
     told: i64,
+    turn: u64,
 }
 
 impl Gone {
     fn note(&mut self, scope: Option<ScopeId>, object: &Object) {
+        // Events go by the thousand, and nothing depends on one.
+        if object.key.resource.ends_with("/events") {
+            return;
+        }
         let Ok(version) = object.version.parse() else { return };
         let told = seconds();
-        if self.0.len() >= REMEMBERED {
-            let mut times: Vec<i64> = self.0.values().map(|at| at.told).collect();
-            let middle = *times.select_nth_unstable(REMEMBERED / 2).1;
-            self.0.retain(|_, at| at.told > middle && told - at.told < KEPT);
+        if self.all.len() >= REMEMBERED {
+            let mut turns: Vec<u64> = self.all.values().map(|at| at.turn).collect();
+            let middle = *turns.select_nth_unstable(REMEMBERED / 2).1;
+            self.all.retain(|_, at| at.turn > middle && told - at.told < KEPT);
         }
-        self.0.insert((scope, object.uid.clone()), At { version, told });
+        self.turn += 1;
+        self.all.insert((scope, object.uid.clone()), At { version, told, turn: self.turn });
+    }
+
+    /// Forgets what was told of these scopes: others may come to have their numbers.
+    pub(super) fn drop_scopes(&mut self, scopes: &HashSet<ScopeId>) {
+        self.all.retain(|(scope, _), _| scope.is_none_or(|scope| !scopes.contains(&scope)));
     }
 
     /// Whether `object`, of a list that the cloud read at `since` or later, is what it was before it went from the scope.
     pub(super) fn is_after(&self, scope: ScopeId, object: &Object, since: i64) -> bool {
-        if self.0.is_empty() || object.uid.is_empty() {
+        if self.all.is_empty() || object.uid.is_empty() {
             return false;
         }
         let Ok(listed) = object.version.parse::<u64>() else { return false };
         [None, Some(scope)].into_iter().any(|from| {
-            let gone = self.0.get(&(from, object.uid.clone()));
+            let gone = self.all.get(&(from, object.uid.clone()));
             gone.is_some_and(|at| at.told >= since && at.version >= listed)
         })
     }
@@ -205,7 +220,7 @@ mod tests {
             w.put(id, &pod("new", 20))?;
             w.take_gone(NODE, &pod("restored", 20))?;
             w.db().execute("UPDATE object SET at = at - 60", [])?;
-            w.gone.0.values_mut().for_each(|at| at.told -= 60);
+            w.gone.all.values_mut().for_each(|at| at.told -= 60);
             let mut list = ListRecord::default();
             w.put_listed(id, &mut list, &pod("restored", 3))?;
             w.finish(id, &list, "PodList", "4")
@@ -218,6 +233,20 @@ mod tests {
     fn so_many_deletions_are_remembered_and_no_more() {
         let mut gone = Gone::default();
         (0..10 * REMEMBERED).for_each(|n| gone.note(None, &pod(&n.to_string(), 1)));
-        assert!(gone.0.len() <= REMEMBERED);
+        assert!(gone.all.len() <= REMEMBERED);
+        let last = 10 * REMEMBERED - 1;
+        let is_known = |n: usize| gone.is_after(ScopeId(1), &pod(&n.to_string(), 1), 0);
+        assert!((last - REMEMBERED / 4..=last).all(is_known), "the last ones, all of one second");
+        assert!(!is_known(0));
+    }
+
+    #[test]
+    fn what_was_told_of_a_scope_goes_with_it() {
+        let (mut gone, dropped, stays) = (Gone::default(), ScopeId(7), ScopeId(8));
+        gone.note(Some(dropped), &pod("a", 5));
+        gone.note(Some(stays), &pod("a", 5));
+        gone.drop_scopes(&HashSet::from([dropped]));
+        assert!(!gone.is_after(dropped, &pod("a", 5), 0));
+        assert!(gone.is_after(stays, &pod("a", 5), 0));
     }
 }

@@ -335,6 +335,7 @@ impl Writer {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         self.connection = connection;
         self.interned.forget();
+        self.gone = Gone::default();
     }
 
     /// See [`super::Cache::rollbacks`].
@@ -376,6 +377,7 @@ impl Writer {
     /// The statement's.
     pub fn clear(&mut self) -> Result<(), CacheError> {
         self.interned.forget();
+        self.gone = Gone::default();
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.db().execute_batch(
             "DELETE FROM member; DELETE FROM scope; DELETE FROM document; DELETE FROM token;
