@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Refusals-for-now of one change before the link is used without it.
 pub(super) const ATTEMPTS: u32 = 5;
+/// How often a cache is read in vain before the link is used without what waits in it.
+const READS: u32 = 3;
 /// How often one round tells the same change, which is written on while it is told.
 const PASSES: u32 = 3;
 
@@ -112,7 +114,7 @@ impl Outbox {
         let _turn = self.turn.lock().await;
         let (mut last, mut passes, mut left) = (None, HashMap::<i64, u32>::new(), LONGEST_PAUSE);
         loop {
-            let changes = match self.cache.read(|reader| reader.changes()).await {
+            let changes = match self.changes(round).await {
                 Ok(changes) => changes,
                 Err(error) => {
                     self.say_unkept(round, &error);
@@ -139,6 +141,20 @@ impl Outbox {
             let pause = told.pause.max(if idle { PAUSE } else { Duration::ZERO });
             tokio::time::sleep(pause).await;
             told.ids.into_iter().for_each(|id| *passes.entry(id).or_default() += 1);
+        }
+    }
+
+    /// What waits. Once the link is used what is read anew takes the place of what was changed here: before that, a cache
+    /// that cannot be read for a moment is read again.
+    async fn changes(&self, round: Round) -> Result<Vec<Change>, CacheError> {
+        let mut tries = if round == Round::First { READS } else { 1 };
+        loop {
+            tries -= 1;
+            match self.cache.read(|reader| reader.changes()).await {
+                Err(error) if tries > 0 => tracing::debug!(%error, "cannot read what waits to be told"),
+                read => return read,
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
