@@ -118,13 +118,18 @@ pub fn create(
     let totals = totals_of(&gathered, &there);
     let record = read_record(plan)?;
     let seq = next_seq(plan, record.as_ref(), progress)?;
-    let _stick = turn::write(&plan.to, progress)?;
     let bundles = plan.to.join(name::BUNDLES);
+    let bytes = totals.carried_bytes.saturating_add(totals.blobs.saturating_mul(256));
+    let room = || check_room(&plan.to, bytes, totals.carried);
+    std::fs::read_dir(&plan.to).map_err(|e| Error::Stick(durable::named(e, "open", &plan.to)))?;
+    // On a new stick there is nothing to clear, and where it is too small not even a folder is left behind.
+    if !bundles.exists() {
+        room()?;
+    }
+    let _stick = turn::write(Folder::make(&bundles)?, &plan.to, progress)?;
     clear(&bundles, &plan.stream)?;
-    let lists = totals.blobs.saturating_mul(256);
-    check_room(&plan.to, totals.carried_bytes.saturating_add(lists), totals.carried)?;
+    room()?;
     let folder = bundles.join(name::folder(&plan.stream, seq));
-    Folder::make(&bundles)?;
     std::fs::create_dir(&folder).map_err(|e| Error::Stick(durable::named(e, "make", &folder)))?;
     let files = totals.carried + totals.carried_bytes / plan.part_size.max(1);
     let layout = if files > MOST_FLAT { Layout::Sharded } else { Layout::Flat };

@@ -40,6 +40,11 @@ impl Folder {
         }
     }
 
+    /// The folder itself, to be locked.
+    pub(super) fn into_file(self) -> File {
+        self.handle.into()
+    }
+
     /// Replaces the file `name`: written beside it, synced, renamed. Never through a link that lies there.
     ///
     /// # Errors

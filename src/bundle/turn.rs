@@ -7,9 +7,9 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use rustix::fs::{Mode, OFlags, open};
 
 use super::Error;
+use super::put::Folder;
 use crate::sys::durable;
 use crate::sys::progress::Progress;
 
@@ -34,16 +34,14 @@ pub(super) fn make(records: &Path, stream: &str, progress: &Progress) -> Result<
 }
 
 /// Waits until nobody else writes a bundle on the stick `to`: what is not finished there would look like left over, and the
-/// room that is free would count for both.
+/// room that is free would count for both. What is locked is the stick's folder of `bundles`: a snap may not lock the top.
 ///
 /// # Errors
-/// [`Error::Stick`] where it is no folder.
-pub(super) fn write(to: &Path, progress: &Progress) -> Result<Turn, Error> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let failed = |operation: &'static str, e: std::io::Error| Error::Stick(durable::named(e, operation, to));
-    let folder = open(to, flags, Mode::empty()).map_err(|e| failed("open", e.into()))?;
+/// [`Error::Stick`] where it cannot be locked.
+pub(super) fn write(bundles: Folder, to: &Path, progress: &Progress) -> Result<Turn, Error> {
     let told = format!("another bundle is being written to `{}`; waiting until that has ended", to.display());
-    wait(folder.into(), &told, progress).map_err(|e| failed("lock", e.into()))
+    wait(bundles.into_file(), &told, progress)
+        .map_err(|e| Error::Stick(durable::named(e.into(), "lock", to)))
 }
 
 fn by_file(folder: &Path, name: &str, told: &str, progress: &Progress) -> Result<Turn, Error> {

@@ -1,7 +1,6 @@
 //! What a depot goes by when it makes a bundle: its own roots and keys, its own memory, and what gateways say of themselves.
 
 use std::path::Path;
-use std::sync::Barrier;
 
 use edge::bundle::{self, Identity, Plan, Selection, keys};
 use edge::oci::Platform;
@@ -128,9 +127,15 @@ fn what_found_no_room_hides_no_bundle_beside_it() {
     put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
     let small = scene.path("small");
     std::fs::create_dir(&small).unwrap();
-    let options = ["-t", "tmpfs", "-o", "size=1m", "none"];
-    crate::bundle_disk::run("mount", &[&options[..], &[&small.display().to_string()]].concat());
+    let mount = |options: &[&str]| {
+        crate::bundle_disk::run("mount", &[options, &["none", &small.display().to_string()]].concat())
+    };
+    mount(&["-t", "tmpfs", "-o", "size=16k"]);
     let _mounted = crate::bundle_disk::Mounted(small.clone());
+    let error = scene.create(&Plan { to: small.clone(), ..scene.plan() }).unwrap_err();
+    assert!(matches!(error, bundle::Error::NoRoom { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(&small).unwrap().count(), 0);
+    mount(&["-o", "remount,size=1m"]);
     scene.create(&Plan { to: small.clone(), ..scene.plan() }).unwrap();
     put_image(&scene.depot, "q.io/large", Some("1"), &vec![7; 2 << 20], "arm64");
     let error = scene.create(&Plan { to: small.clone(), ..scene.plan() }).unwrap_err();
@@ -350,31 +355,55 @@ fn two_files_of_one_name_cannot_ride_along() {
     assert_eq!(two.create(&["--file", &one, "--file", &one])["refs"], 1);
 }
 
+/// Makes bundles at once while somebody else has the turn that `lock` is: each waits, and says `told`. What they came to after
+/// `meanwhile`, when the turn was given on.
+fn wait_and_create<const N: usize>(
+    scene: &Scene,
+    plans: [Plan; N],
+    lock: &Path,
+    told: &str,
+    meanwhile: impl FnOnce(),
+) -> [Result<bundle::Made, bundle::Error>; N] {
+    let held = std::fs::File::open(lock).unwrap();
+    held.lock().unwrap();
+    std::thread::scope(|scope| {
+        let makers = plans.map(|plan| {
+            let (progress, heard) = Progress::channel();
+            let make = move || {
+                let chain = keys::read_chain(&scene.path("keys")).unwrap();
+                let signers = keys::bundle_keys(&scene.path("keys"), &chain, None).unwrap();
+                bundle::create(&scene.depot, &chain, &signers, &plan, &progress)
+            };
+            (scope.spawn(make), heard)
+        });
+        let waiting = makers.map(|(maker, mut heard)| {
+            loop {
+                match heard.blocking_recv() {
+                    Some(Event::Note { line }) if line == told => break (maker, heard),
+                    Some(_) => {}
+                    None => unreachable!("it did not wait: {:?}", maker.join()),
+                }
+            }
+        });
+        meanwhile();
+        drop(held);
+        waiting.map(|(maker, _heard)| maker.join().unwrap())
+    })
+}
+
 #[test]
 fn bundles_of_one_stream_that_are_made_at_once_have_numbers_of_their_own() {
     let scene = Scene::new();
-    put_image(&scene.depot, "q.io/app", Some("1"), &vec![7; 4 << 20], "arm64");
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
     std::fs::create_dir(scene.path("other")).unwrap();
-    let begin = Barrier::new(4);
-    let (mut made, mut notes) = (Vec::new(), Vec::new());
-    std::thread::scope(|scope| {
-        let makers = ["stick", "other", "stick", "other"].map(|to| {
-            let (scene, begin) = (&scene, &begin);
-            scope.spawn(move || {
-                begin.wait();
-                create(scene, &Plan { to: scene.path(to), ..scene.plan() })
-            })
-        });
-        for maker in makers {
-            let (one, told) = maker.join().unwrap();
-            made.push(one.unwrap());
-            notes.extend(told);
-        }
-    });
-    made.sort_by_key(|made| made.seq);
-    assert_eq!(made.iter().map(|made| made.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    std::fs::create_dir(scene.path("depot/records")).unwrap();
+    let lock = scene.path("depot/records/main.lock");
+    std::fs::write(&lock, "").unwrap();
+    let plans = ["stick", "other", "stick", "other"].map(|to| Plan { to: scene.path(to), ..scene.plan() });
     let waits = "another bundle of stream `main` is being made; waiting until that has ended";
-    assert!(notes.iter().any(|line| line == waits), "{notes:?}");
+    let mut made = wait_and_create(&scene, plans, &lock, waits, || {}).map(Result::unwrap);
+    made.sort_by_key(|made| made.seq);
+    assert_eq!(made.each_ref().map(|made| made.seq), [1, 2, 3, 4]);
     for made in &made {
         scene.gateway.verify(&made.folder, None, &Progress::silent()).unwrap();
     }
@@ -384,20 +413,17 @@ fn bundles_of_one_stream_that_are_made_at_once_have_numbers_of_their_own() {
 #[test]
 fn a_bundle_that_is_being_written_is_not_taken_for_a_half_made_one() {
     let scene = Scene::new();
-    put_image(&scene.depot, "q.io/app", Some("1"), &vec![7; 64 << 20], "arm64");
-    let folder = scene.stick().join("edge-bundle/main-1");
-    std::thread::scope(|scope| {
-        let first = scope.spawn(|| create(&scene, &scene.plan()).0);
-        while !folder.join("blobs").exists() {
-            assert!(!first.is_finished(), "it was over before the other began");
-            std::thread::yield_now();
-        }
-        let (second, notes) = create(&scene, &Plan { records: scene.path("theirs"), ..scene.plan() });
-        let waits = format!("another bundle is being written to `{}`", scene.stick().display());
-        assert!(notes.iter().any(|line| line.starts_with(&waits)), "{notes:?}");
-        let refused = second.unwrap_err().to_string();
-        assert!(refused.contains("main-1") && refused.contains("File exists"), "{refused}");
-        assert_eq!(first.join().unwrap().unwrap().seq, 1);
-    });
-    scene.gateway.verify(&folder, None, &Progress::silent()).unwrap();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    let bundles = scene.stick().join("edge-bundle");
+    let theirs = bundles.join("main-1");
+    std::fs::create_dir_all(theirs.join("blobs")).unwrap();
+    let waits = format!(
+        "another bundle is being written to `{}`; waiting until that has ended",
+        scene.stick().display()
+    );
+    let finish = || std::fs::write(theirs.join("COMPLETE"), "").unwrap();
+    let [second] = wait_and_create(&scene, [scene.plan()], &bundles, &waits, finish);
+    let refused = second.unwrap_err().to_string();
+    assert!(refused.contains("main-1") && refused.contains("File exists"), "{refused}");
+    assert!(theirs.join("blobs").exists());
 }

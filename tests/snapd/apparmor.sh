@@ -149,6 +149,14 @@ denied >/dev/null # A file of root's own folder may not be read, which is as it 
 try edge bundle import /media/stick
 is "a stick's bundle is imported" "$code" 0
 [ "$code" = 0 ] || echo "$out"
+echo "for the crew" >$common/depot.txt
+try edge bundle keygen --out $common/KEYS
+is "keys are made" "$code" 0
+try edge bundle create --stream depot --keys $common/KEYS --to /media/stick --file $common/depot.txt
+is "a bundle is made on the stick" "$code" 0
+[ "$code" = 0 ] || echo "$out"
+quiet "a bundle is made"
+rm -rf /media/stick/edge-bundle/depot-1
 try snap set edge bundle.auto-import=true
 soon 60 "and is seen by itself" told "/media/stick: nothing new"
 quiet "the stick"
