@@ -122,6 +122,9 @@ pub enum Error {
     /// A stream that is not there was asked for.
     #[error("there is no stream `{0}` hint: `edge bundle history` says which there are")]
     NoStream(String),
+    /// Whoever asked for it went away before its turn came.
+    #[error("it was called off while it waited for its turn; nothing was changed")]
+    CalledOff,
     /// Threads cannot be had.
     #[error("cannot start threads: {0}")]
     Threads(#[from] io::Error),

@@ -79,6 +79,11 @@ impl Progress {
         (Self { sender: Some(sender), next: Arc::default() }, receiver)
     }
 
+    /// Whether anybody still waits for the work. What is said to nobody was never meant to be heard, and is wanted.
+    pub fn is_heard(&self) -> bool {
+        self.sender.as_ref().is_none_or(|sender| !sender.is_closed())
+    }
+
     /// A line for people.
     pub fn note(&self, line: impl Into<String>) {
         self.say(Event::Note { line: line.into() });
