@@ -3,6 +3,7 @@
 //!
 //! That authority is the owner's word, or else the kubeconfig's own where it signed this node's certificate: then it is the
 //! one by which the cloud knows its clients. Any other may be a company's or the public's, whose clients are strangers here.
+//! Where it is being renewed there are two, and the API server may come with a certificate of either.
 
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ use crate::proxy::cloud::{ClientCertificate, Credentials};
 use crate::proxy::join::Record;
 use crate::sys::durable;
 use crate::system::{self, Places};
-use crate::trust::certificate::{pem, signers};
+use crate::trust::certificate::{authorities_of, pem};
 
 /// Where the kubeconfig's authority lies; of the boot alone, as the arguments.
 const TAKEN: &str = "/run/edge/kubelet-client-ca.crt";
@@ -52,14 +53,14 @@ fn client_ca(record: &Record, places: &Places) -> Result<PathBuf, String> {
     }
     let cloud = Credentials::read(&record.cloud_kubeconfig.path).map_err(|e| e.to_string())?;
     let node = cloud.client.as_ref().and_then(ClientCertificate::leaf);
-    let signers = node.map(|node| signers(cloud.authority_pem.as_bytes(), &node)).unwrap_or_default();
-    if signers.is_empty() {
+    let taken = node.map(|node| authorities_of(cloud.authority_pem.as_bytes(), &node)).unwrap_or_default();
+    if taken.is_empty() {
         return Err(
             "the authority in its kubeconfig is not the one that signed this node's certificate hint: lay that of its clients at `/etc/edge/client-ca.crt`, and restart the machine"
                 .into(),
         );
     }
-    let text: String = signers.iter().map(|der| pem("CERTIFICATE", der)).collect();
+    let text: String = taken.iter().map(|der| pem("CERTIFICATE", der)).collect();
     let path = places.at(TAKEN);
     durable::write(&path, text.as_bytes(), 0o644).map_err(|e| e.to_string())?;
     Ok(path)

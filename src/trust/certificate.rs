@@ -29,17 +29,20 @@ pub fn authorities(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
     Ok(all)
 }
 
-/// Those in a PEM text whose key signed `certificate` (DER) in their name, and may. Dates are not judged.
-pub fn signers(text: &[u8], certificate: &[u8]) -> Vec<CertificateDer<'static>> {
+/// All authorities in a PEM text, where the key of one of them signed `certificate` (DER) in its name, and may; else none.
+/// While an authority is renewed the old one and the new one lie there, and either signs. Dates are not judged.
+pub fn authorities_of(text: &[u8], certificate: &[u8]) -> Vec<CertificateDer<'static>> {
     let Ok((_, signed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
-    let has_signed = |der: &CertificateDer<'_>| {
-        X509Certificate::from_der(der).is_ok_and(|(_, one)| {
-            one.is_ca()
-                && one.subject() == signed.issuer()
-                && signed.verify_signature(Some(one.public_key())).is_ok()
-        })
-    };
-    CertificateDer::pem_slice_iter(text).filter_map(Result::ok).filter(has_signed).collect()
+    let (mut all, mut has_signed) = (Vec::new(), false);
+    for der in CertificateDer::pem_slice_iter(text).filter_map(Result::ok) {
+        let Ok((_, one)) = X509Certificate::from_der(&der) else { continue };
+        if one.is_ca() {
+            has_signed |=
+                one.subject() == signed.issuer() && signed.verify_signature(Some(one.public_key())).is_ok();
+            all.push(der);
+        }
+    }
+    if has_signed { all } else { Vec::new() }
 }
 
 /// PEM with lines of 64 characters (RFC 7468).

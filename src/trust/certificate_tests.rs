@@ -28,7 +28,7 @@ fn only_certificates_of_authorities_are_taken() {
 
 /// Two authorities of one name: the name alone says nothing.
 #[test]
-fn a_signer_is_the_one_whose_key_signed() {
+fn authorities_are_taken_together_where_the_key_of_one_signed() {
     let ((_one, one), (_two, two)) = (authority(), authority());
     let both = format!("{}{}", one.ca_pem(), two.ca_pem());
     let leaf = |ca: &LocalCa| {
@@ -36,11 +36,11 @@ fn a_signer_is_the_one_whose_key_signed() {
         (CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap(), pair.chain)
     };
     let (by_two, chain) = leaf(&two);
-    let found = signers(both.as_bytes(), &by_two);
-    assert_eq!(found, [two.ca_der().clone()]);
-    assert_eq!(pem("CERTIFICATE", &found[0]), two.ca_pem().replace("\r\n", "\n"));
-    assert!(signers(one.ca_pem().as_bytes(), &by_two).is_empty());
+    let found = authorities_of(both.as_bytes(), &by_two);
+    assert_eq!(found, [one.ca_der().clone(), two.ca_der().clone()]);
+    assert_eq!(pem("CERTIFICATE", &found[1]), two.ca_pem().replace("\r\n", "\n"));
+    assert!(authorities_of(one.ca_pem().as_bytes(), &by_two).is_empty());
     // A leaf that lies among them is no authority.
-    assert_eq!(signers(chain.as_bytes(), &by_two).len(), 1);
-    assert!(signers(both.as_bytes(), b"no DER").is_empty());
+    assert_eq!(authorities_of(chain.as_bytes(), &by_two).len(), 1);
+    assert!(authorities_of(both.as_bytes(), b"no DER").is_empty());
 }

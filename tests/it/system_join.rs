@@ -123,6 +123,19 @@ fn kubelet_knows_the_cloud_by_the_authority_that_signed_its_node() {
     assert!(said.contains(refuses) && said.contains("lay that of its clients at"), "{said}");
     let environment = std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
     assert!(environment.ends_with(" --authorization-mode=Webhook\n"), "{environment}");
+
+    // While the authority is renewed, the API server may come with a certificate of the old one or of the new one.
+    let both = format!(
+        "{}{}",
+        std::fs::read_to_string(at("ca.crt")).unwrap(),
+        std::fs::read_to_string(&other).unwrap()
+    );
+    let renewed = machine.place.write("both.crt", &both).display().to_string();
+    let machine = Machine::new();
+    let renewed = certificate.replace(&own, &run("base64", &["-w0", &renewed]));
+    machine.place.write("machine/efi/edge-config/cloud.kubeconfig", &renewed);
+    provision(&machine);
+    assert_eq!(std::fs::read_to_string(machine.root("run/edge/kubelet-client-ca.crt")).unwrap(), both);
 }
 
 #[test]
