@@ -133,6 +133,13 @@ pub(super) async fn fetch(
         told.up_to(size);
         return Ok(());
     }
+    // Not beside it: there is room for it once.
+    match tokio::fs::remove_file(path).await {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::Stick(durable::named(e, "remove", path)));
+        }
+        _ => {}
+    }
     let (part, wanted) = (part_of(path), digest.clone());
     let failed = |e| Error::Stick(durable::named(e, "write", path));
     let begun = tokio::task::spawn_blocking(move || Coming::open(part, &wanted, size)).await;
@@ -331,6 +338,22 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(60), fetched).await.expect("it never ends");
         let error = ended.unwrap_err().to_string();
         assert!(error.contains("127.0.0.1"), "{error}");
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_of_the_right_length_and_wrong_makes_room_before_it_is_fetched() {
+        let (registry, server) = registry(|_, _| {
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into()
+        })
+        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, digest) = (folder.path().join("blob"), Digest::sha256(b"all"));
+        durable::write(&path, b"alt", 0o600).unwrap();
+        fetch(&registry, &path, &digest, 3, &mut None).await.unwrap_err();
+        assert!(!path.exists());
+        durable::write(&path, b"all", 0o600).unwrap();
+        fetch(&registry, &path, &digest, 3, &mut None).await.unwrap();
         server.abort();
     }
 
