@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::system::Asked;
 use crate::oci;
 use crate::store;
 use crate::sys::digest::Digest;
@@ -102,8 +103,13 @@ pub enum Error {
     #[error("{0}")]
     System(String),
     /// The appliance's system cannot be staged before the one that runs is found good; nothing was changed.
-    #[error("{0}")]
-    SystemEarly(String),
+    #[error("{why} hint: {}", early(.asked))]
+    SystemEarly {
+        /// Why not yet.
+        why: String,
+        /// Who asked.
+        asked: Asked,
+    },
     /// There is nothing to go back to.
     #[error("stream `{0}` has no earlier generation to go back to")]
     NoEarlier(String),
@@ -262,6 +268,16 @@ pub enum Fault {
         /// What is wrong.
         why: String,
     },
+}
+
+/// What to do about a system that came too early.
+fn early(asked: &Asked) -> &'static str {
+    match asked {
+        Asked::ByHand => {
+            "wait until `edge system status` says so, or `edge system rollback`, and import again"
+        }
+        Asked::ByStick => "it is tried again by itself, or `edge system rollback`",
+    }
 }
 
 /// The files of a bundle, for a hint.

@@ -37,12 +37,13 @@ impl Appliance for Slots {
             Asked::ByStick => system::Again::Never,
         };
         let judged = system::judge_image(&self.places, &image(part, origin)?, again, self.stream.as_deref());
-        let judged = judged.map_err(told)?;
+        let judged = judged.map_err(|e| not_now(e, origin.asked))?;
         Ok(judged.map_or(Verdict::Stage, Verdict::Leave))
     }
 
     fn stage(&self, part: &SystemPart, origin: Origin<'_>) -> Result<Box<dyn Staging + '_>, Error> {
-        Ok(Box::new(Staged(Stage::begin(&self.places, image(part, origin)?).map_err(told)?)))
+        let begun = Stage::begin(&self.places, image(part, origin)?);
+        Ok(Box::new(Staged(begun.map_err(|e| not_now(e, origin.asked))?)))
     }
 
     fn keep_trust(&self, store: &Store) -> Result<(), Error> {
@@ -105,11 +106,18 @@ fn image(part: &SystemPart, origin: Origin<'_>) -> Result<Image, Error> {
     })
 }
 
-/// A system for another machine is a reason to refuse the bundle; everything else is this machine's, and one thing passes.
+/// Beside what else can be wrong, one thing passes by itself.
+fn not_now(error: system::Error, asked: Asked) -> Error {
+    match error {
+        error @ system::Error::OnlyGood { .. } => Error::SystemEarly { why: error.to_string(), asked },
+        error => told(error),
+    }
+}
+
+/// A system for another machine is a reason to refuse the bundle; everything else is this machine's.
 fn told(error: system::Error) -> Error {
     match error {
         system::Error::OtherMachine(why) => Fault::System(why).into(),
-        error @ system::Error::OnlyGood { .. } => Error::SystemEarly(error.to_string()),
         error => Error::System(error.to_string()),
     }
 }

@@ -50,9 +50,7 @@ pub enum Error {
     #[error("there is no other good slot to go back to: {0}")]
     NoOther(String),
     /// The slot that would be written over is the only good one, until the one that runs is found good too.
-    #[error(
-        "slot {other} is the only good one, and slot {booted} that runs was not found good yet hint: wait until `edge system status` says so, or `edge system rollback`, and import again"
-    )]
+    #[error("slot {other} is the only good one, and slot {booted} that runs was not found good yet")]
     OnlyGood {
         /// It.
         other: Slot,

@@ -143,7 +143,8 @@ fn an_update_goes_to_the_other_slot_and_is_tried() {
     assert!(told.contains("system 2.2 runs already, in slot b"), "{told}");
     // What is not found good yet is not traded for what is good.
     two.make(3, 2);
-    two.refused(1, "slot a is the only good one, and slot b that runs was not found good yet");
+    let early = "slot a is the only good one, and slot b that runs was not found good yet hint: wait until ";
+    two.refused(1, early);
     two.machine.arm();
     assert_eq!(two.machine.states(), "good good b");
 
@@ -254,7 +255,7 @@ fn a_stick_that_comes_before_the_boot_is_judged_is_taken_after_it() {
             std::thread::sleep(Duration::from_millis(100));
         }
     };
-    wait("slot b that runs was not found good yet");
+    wait("slot b that runs was not found good yet hint: it is tried again by itself");
     assert_eq!(two.machine.states(), "good trying b");
     two.machine.arm();
     wait("system 2.3 is staged in slot a");
