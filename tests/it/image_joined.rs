@@ -35,7 +35,7 @@ spec:
       - name: teller
         image: docker.io/ship/greeter:1
         imagePullPolicy: IfNotPresent
-        command: [sh, -c, 'test -s /run/secrets/kubernetes.io/serviceaccount/token && echo TOLD $(cat /words/word) $SECRET on $NODE > /dev/ttyS0; sleep 2147483647']
+        command: [sh, -c, 'test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo TOLD $(cat /words/word) $SECRET on $NODE > /dev/ttyS0; sleep 2147483647']
         env:
         - {name: SECRET, valueFrom: {secretKeyRef: {name: hidden, key: word}}}
         - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
