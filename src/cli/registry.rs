@@ -13,7 +13,7 @@ use super::output::{self, Format};
 use crate::config::{Config, Snap};
 use crate::oci::Upstream;
 use crate::registry::containerd::{self, ContainerdReport, ContainerdSettings, LastResort};
-use crate::registry::is_host_name;
+use crate::registry::{is_host_name, name_and_port};
 use crate::sys::service::Service;
 
 /// `edge registry`
@@ -152,9 +152,9 @@ impl Configure {
             names.push(format!("localhost:{}", address.port()));
         }
         // Without a port containerd would ask at 443.
-        names.extend(registry.own_hosts.iter().map(|host| match host.rsplit_once(':') {
-            Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host.clone(),
-            _ => format!("{host}:{}", address.port()),
+        names.extend(registry.own_hosts.iter().map(|host| match name_and_port(host) {
+            (_, Some(_)) => host.clone(),
+            (name, None) => format!("{name}:{}", address.port()),
         }));
         let ca = self.ca.as_ref().map(std::path::absolute).transpose()?;
         let name = containerd::reach(certificate, &names, ca.as_deref())?;

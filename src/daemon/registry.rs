@@ -16,7 +16,7 @@ use super::task::{Place, blocking};
 use crate::config::Config;
 use crate::health::{Board, Part};
 use crate::link::LinkState;
-use crate::registry::{Identity, Registry, Settings, Sources};
+use crate::registry::{Identity, Registry, Settings, Sources, name_and_port};
 use crate::store::Door;
 use crate::trust::ca::LocalCa;
 
@@ -182,10 +182,8 @@ impl Shop {
         if !settings.listen.ip().is_unspecified() {
             names.push(settings.listen.ip().to_string());
         }
-        let own = settings.own_hosts.iter().map(|host| {
-            let bare = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-            bare.map_or(host.as_str(), |(name, _)| name).trim_matches(['[', ']']).to_owned()
-        });
+        let own =
+            settings.own_hosts.iter().map(|host| name_and_port(host).0.trim_matches(['[', ']']).to_owned());
         names.extend(own);
         names.dedup();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -52,7 +52,7 @@ pub use error::Error;
 pub use names::is_host_name;
 pub use places::Limits;
 pub use pull::is_whole;
-pub use settings::{Identity, Settings, UpstreamRow};
+pub use settings::{Identity, Settings, UpstreamRow, name_and_port};
 pub use sources::{Sources, client as upstream_client};
 
 use reply::{Body, Refusal};

@@ -113,6 +113,14 @@ impl UpstreamRow {
     }
 }
 
+/// Name and port of one of `own-hosts`, of which a port may be missing.
+pub fn name_and_port(host: &str) -> (&str, Option<&str>) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (name, Some(port)),
+        _ => (host, None),
+    }
+}
+
 /// A certificate chain and its key, PEM.
 #[derive(Clone)]
 pub struct Identity {
