@@ -197,6 +197,7 @@ impl Daemon {
         tokio::spawn(tell_cache(board.part("cache"), opened.cache.follow_trouble()));
         let pins = pins::Pins::start(&config, &opened.cache, &board)?;
         let pods = pods::Pods::start(&config, &opened.cache, door.follow(), &board)?;
+        pods::clear_networks();
         let hand = task::Hand { orders: orders.clone() };
         let place = Arc::new(task::Place::within(config.clone(), opened.cache.clone(), hand));
         let facts = report::Facts {

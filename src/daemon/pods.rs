@@ -1,7 +1,7 @@
 //! The task that tends pods: ties the pods' room, which restarts, to the proxy, which tells the cloud. It is not core:
 //! without it everything else goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::cri::{self, Runtime};
 use crate::health::{Board, Part};
-use crate::pods::{self, tend};
+use crate::pods::{self, networks, tend};
 use crate::proxy::Proxy;
 
 /// The running task's end that the daemon holds.
@@ -97,4 +97,20 @@ impl Pods {
         self.settings
             .send_if_modified(|settings| std::mem::replace(settings, config.pods.clone()) != *settings);
     }
+}
+
+/// Removes what keeps kubelet from stopping the sandboxes of the boot before. Beside all else: kubelet tries again and again.
+pub fn clear_networks() {
+    tokio::task::spawn_blocking(|| {
+        for folder in networks::FOLDERS {
+            let (gone, failed) = networks::clear(Path::new(folder));
+            for note in gone {
+                let note = note.display();
+                tracing::warn!(%note, "what a CNI plugin noted of a pod's network was unreadable after a power cut: removed");
+            }
+            for error in failed {
+                tracing::warn!(%error, "what a CNI plugin noted of a pod's network is unreadable, and keeps kubelet from stopping that pod");
+            }
+        }
+    });
 }

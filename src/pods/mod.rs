@@ -7,6 +7,7 @@ pub mod exec;
 pub mod get;
 pub mod heal;
 pub mod logs;
+pub mod networks;
 pub mod observe;
 pub mod pins;
 pub mod policy;
