@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::outbox::{Outbox, Round};
+use super::settled::{self, Settled};
 use super::upstream::{As, Upstream};
 use super::{LINK_META, SINCE_META, Shared, TIME_META, ahead, discovery};
 use crate::cache::{CacheError, Reader, today};
@@ -15,9 +16,6 @@ use crate::link::{LinkState, Phase};
 
 /// Time without a round before what waits is told again.
 const SWEEP: Duration = Duration::from_secs(30);
-/// How long the cloud must have been there before what nobody asked for counts as unused: every
-/// client has come by then.
-const SETTLED: Duration = Duration::from_secs(24 * 3600);
 /// Days without being asked for, after which a list is forgotten.
 const UNUSED: i64 = 14;
 
@@ -65,7 +63,7 @@ pub async fn keep(shared: &Shared) {
     let mut lost = shared.cache.lost();
     let mut look = Look::after(FIRST_LOOK);
     let mut credentials = shared.rotated.credentials.clone();
-    let mut settles = Instant::now() + SETTLED;
+    let mut settled = restored(shared).await;
     let mut entered = None;
     let (mut spoilt, mut renews) = (shared.cache.follow_spoilt(), Instant::now());
     // Beside all else: where some changes get no answer a round takes minutes.
@@ -73,8 +71,8 @@ pub async fn keep(shared: &Shared) {
     loop {
         let LinkState { phase, since } = link.borrow_and_update().clone();
         if entered.as_ref() != Some(&phase) {
-            enter(shared, &phase, since).await;
-            settles = Instant::now() + SETTLED;
+            settled.count(phase == Phase::Online, Instant::now(), cloud_time(shared));
+            enter(shared, &phase, since, settled.text()).await;
             if phase == Phase::Online {
                 look = Look::after(FIRST_LOOK);
             }
@@ -107,10 +105,13 @@ pub async fn keep(shared: &Shared) {
                     entered = None;
                 }
             }
-            () = tokio::time::sleep_until(settles), if online => {
-                keep_time(shared).await;
-                forget_unused(shared).await;
-                settles = Instant::now() + SETTLED;
+            () = until(settled.next()), if online => {
+                settled.count(online, Instant::now(), cloud_time(shared));
+                if settled.is_due() {
+                    keep_time(shared).await;
+                    forget_unused(shared).await;
+                }
+                note(shared, &settled).await;
             }
         }
     }
@@ -200,7 +201,7 @@ async fn renew(shared: &Shared) -> bool {
 }
 
 /// Writes down what the link is, for the next start, and lets go of dead connections.
-async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp) {
+async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp, settled: Option<String>) {
     let why = match phase {
         Phase::Offline(why) => {
             shared.upstream.reset();
@@ -225,6 +226,9 @@ async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp) {
             }
             writer.set_meta(LINK_META, &why)?;
             writer.set_meta(SINCE_META, &since.as_second().to_string())?;
+            if let Some(settled) = settled {
+                writer.set_meta(settled::META, &settled)?;
+            }
             passed.map_or(Ok(()), |seconds| writer.set_meta(TIME_META, &seconds.to_string()))
         })
         .await;
@@ -239,6 +243,25 @@ async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp) {
     } else if let Err(error) = discovery::refresh(shared).await {
         tracing::debug!(error, "discovery was not read");
     }
+}
+
+/// The count of an earlier run.
+async fn restored(shared: &Shared) -> Settled {
+    let kept = shared.cache.read(|reader| reader.meta(settled::META)).await;
+    // Counted from the start where it cannot be read: what is unused stays a day longer.
+    Settled::restored(kept.ok().flatten().as_deref())
+}
+
+async fn note(shared: &Shared, settled: &Settled) {
+    let Some(text) = settled.text() else { return };
+    if let Err(error) = shared.cache.commit(move |writer| writer.set_meta(settled::META, &text)).await {
+        tracing::debug!(%error, "how long the cloud has been there was not kept");
+    }
+}
+
+/// The cloud's own clock, in seconds since 1970, if it has told.
+fn cloud_time(shared: &Shared) -> Option<i64> {
+    shared.upstream.cloud_time().map(jiff::Timestamp::as_second)
 }
 
 /// Asks the cloud for the time and keeps it: a link that never goes down tells it to nobody otherwise.

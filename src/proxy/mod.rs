@@ -51,6 +51,7 @@ mod serve;
 #[cfg(test)]
 mod serve_tests;
 mod settings;
+mod settled;
 mod shape;
 mod sign;
 mod signature;
