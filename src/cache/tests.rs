@@ -288,18 +288,61 @@ async fn clearing_keeps_what_waits_for_the_cloud() {
 }
 
 #[tokio::test]
-async fn tokens_of_pods_that_are_not_listed_any_more_go() {
+async fn clearing_keeps_the_tokens_in_whose_names_the_cloud_is_yet_to_be_told() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-    let key = |bound: &str| TokenKey {
+    let kept = async || {
+        let read = cache.read(|r| Ok([r.token(&token("Pod/uid-a"))?, r.token(&token("Pod/uid-b"))?]));
+        read.await.unwrap().map(|body| body.is_some())
+    };
+    let event = NewChange {
+        kind: ChangeKind::Create,
+        key: ObjectKey { resource: "v1/events".into(), namespace: "ns".into(), name: "a.1".into() },
+        uid: String::new(),
+        subresource: String::new(),
+        author: Author::Client("system:serviceaccount:ns:default/uid-a".into()),
+        manager: None,
+        base: None,
+        body: Some(b"{}".to_vec()),
+    };
+    let id = cache
+        .commit(move |w| {
+            w.put_token(&token("Pod/uid-a"), b"{}")?;
+            w.put_token(&token("Pod/uid-b"), b"{}")?;
+            let id = w.push_change(&event)?;
+            w.clear()?;
+            Ok(id)
+        })
+        .await
+        .unwrap();
+    assert_eq!(kept().await, [true, false]);
+    cache
+        .commit(move |w| {
+            w.drop_change(id)?;
+            w.clear()
+        })
+        .await
+        .unwrap();
+    assert_eq!(kept().await, [false, false]);
+}
+
+/// Bound to `bound`, for the API server.
+fn token(bound: &str) -> TokenKey {
+    TokenKey {
         namespace: "ns".into(),
         account: "default".into(),
         audiences: String::new(),
         expiration: 3600,
         bound: bound.into(),
-    };
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_pods_that_are_not_listed_any_more_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     list(&cache, scope("node", ""), vec![pod("a", "1"), pod("b", "1")]).await;
-    let keys = ["Pod/uid-a", "Pod/uid-b", "Secret/uid-b", ""].map(key);
+    let keys = ["Pod/uid-a", "Pod/uid-b", "Secret/uid-b", ""].map(token);
     let kept = keys.clone();
     cache
         .commit(move |w| {

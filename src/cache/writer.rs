@@ -371,7 +371,8 @@ impl Writer {
     }
 
     /// Removes everything that was read from the cloud, Secrets and tokens with it, and keeps only the
-    /// changes that wait to be replayed, and the small facts of [`Writer::set_meta`].
+    /// changes that wait to be replayed, with the tokens of the pods that made them, in whose names they are told, and the
+    /// small facts of [`Writer::set_meta`].
     ///
     /// # Errors
     /// The statement's.
@@ -380,7 +381,9 @@ impl Writer {
         self.gone = Gone::default();
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.db().execute_batch(
-            "DELETE FROM member; DELETE FROM scope; DELETE FROM document; DELETE FROM token;
+            "DELETE FROM member; DELETE FROM scope; DELETE FROM document;
+             DELETE FROM token WHERE bound NOT IN
+                 (SELECT 'Pod/' || substr(identity, instr(identity, '/') + 1) FROM author);
              DELETE FROM caller; DELETE FROM verifier; DELETE FROM refused; DELETE FROM written;
              DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM change
                  WHERE change.resource = object.resource AND change.namespace = object.namespace
