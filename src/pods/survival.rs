@@ -148,8 +148,17 @@ fn untolerated(pod: &Value) -> Option<(String, Option<Value>)> {
     }
     // The list is replaced as a whole, so what it had stays in it; behind, since the first one counts.
     let forever = missing.iter().map(|key| json!({"key": key, "operator": "Exists", "effect": "NoExecute"}));
-    let kept = tolerations.iter().filter(|t| !missing.contains(&text(t, "key"))).cloned();
-    let all: Vec<Value> = forever.chain(kept).collect();
+    // A pod's own may only be added to, and given other seconds: what a new one is but for those goes.
+    let endless = |toleration: &Value| {
+        let mut toleration = toleration.clone();
+        if let Some(fields) = toleration.as_object_mut() {
+            fields.remove("tolerationSeconds");
+        }
+        toleration
+    };
+    let mut all: Vec<Value> = forever.collect();
+    let kept: Vec<Value> = tolerations.iter().filter(|t| !all.contains(&endless(t))).cloned().collect();
+    all.extend(kept);
     let short: Vec<&str> = missing.iter().map(|key| key.rsplit('/').next().unwrap_or(key)).collect();
     let reason =
         format!("does not tolerate {} for ever: evicted when the cloud is back", short.join(" and "));
@@ -171,9 +180,15 @@ fn tolerates(toleration: &Value, taint: &str) -> bool {
     matches_key && matches_value && matches!(text(toleration, "effect"), "" | "NoExecute")
 }
 
-/// The command that applies `patch` of a pod's spec where the pod comes from.
+/// The command that applies `patch` of a pod's spec where the pod comes from, or to the pod itself where that has no other
+/// and can be changed: its tolerations can.
 fn mend(pod: &Value, patch: Option<Value>) -> Vec<String> {
-    let (Some(patch), Some((kind, name))) = (patch, origin(pod)) else { return Vec::new() };
+    let Some(patch) = patch else { return Vec::new() };
+    let own = || {
+        let can_be_changed = patch.as_object()?.keys().all(|field| field == "tolerations");
+        can_be_changed.then(|| Some(("pod", meta::name(pod)?.to_owned())))?
+    };
+    let Some((kind, name)) = origin(pod).or_else(own) else { return Vec::new() };
     let patch = match kind {
         "pod" => json!({"spec": patch}),
         _ => json!({"spec": {"template": {"spec": patch}}}),
@@ -182,8 +197,8 @@ fn mend(pod: &Value, patch: Option<Value>) -> Vec<String> {
     words.into_iter().map(str::to_owned).chain([patch.to_string()]).collect()
 }
 
-/// What makes this pod and can be patched: its Deployment, StatefulSet or DaemonSet. A Job's template
-/// and a bare pod's containers cannot be changed.
+/// What makes this pod and can be patched: its Deployment, StatefulSet or DaemonSet. A Job's template cannot be changed, and
+/// what a bare ReplicaSet's would be changed to has no pod that is there.
 fn origin(pod: &Value) -> Option<(&'static str, String)> {
     let owner = meta::controller(pod)?;
     let name = text(owner, "name");
@@ -286,6 +301,24 @@ mod tests {
         let patch: Value = serde_json::from_str(&found[0].mend[5]).unwrap();
         let mended = patch.pointer("/spec/template/spec").unwrap();
         assert_eq!(reasons(mended.clone(), &Images::default()), Vec::<String>::new(), "{mended}");
+    }
+
+    #[test]
+    fn a_pod_that_nothing_makes_is_given_its_tolerations_itself() {
+        let own = json!([{"key": TAINTS[0], "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
+            {"key": TAINTS[1], "operator": "Equal", "effect": "NoExecute", "tolerationSeconds": 20}]);
+        let mut bare = pod(json!({"tolerations": own,
+            "containers": [{"name": "c", "image": "b:1", "imagePullPolicy": "Always"}]}));
+        bare["metadata"].as_object_mut().unwrap().remove("ownerReferences");
+        let found = risks(&bare, &Images::default());
+        let [always, evicted] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(always.mend, Vec::<String>::new(), "the pull policy of a pod cannot be changed");
+        assert_eq!(evicted.mend[..5], ["-n", "ns", "patch", "pod/web-1-a", "-p"]);
+        let patch: Value = serde_json::from_str(&evicted.mend[5]).unwrap();
+        let all = patch.pointer("/spec/tolerations").and_then(Value::as_array).unwrap();
+        let forever = |taint| json!({"key": taint, "operator": "Exists", "effect": "NoExecute"});
+        // The API server refuses a list that lacks one of its own.
+        assert_eq!(all, &[forever(TAINTS[0]), forever(TAINTS[1]), own[1].clone()]);
     }
 
     #[test]
