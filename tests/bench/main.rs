@@ -1,7 +1,7 @@
 //! Figures of edge on a real cluster, each beside the same thing without edge in the same run. Prints them beside what
-//! they should be; a figure never fails the run, only a part that does not work does.
+//! they should be, and says which miss it; with `--check` that fails the run, else only a part that does not work does.
 //!
-//! `bench [--long] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `clients`, `idle`, `reboot`, `pods`, `image` as names; see `scripts/bench`.
+//! `bench [--long] [--check] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `clients`, `idle`, `reboot`, `pods`, `image` as names; see `scripts/bench`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a run that cannot go on ends")]
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "this is a command")]
 #![allow(
@@ -44,7 +44,8 @@ fn main() {
 }
 
 fn run(long: bool, flags: &[String], names: &[String]) -> Result<()> {
-    ensure!(flags.iter().all(|flag| flag == "--long"), "unknown flag hint: the one flag is --long");
+    let known = |flag: &String| ["--long", "--check"].contains(&flag.as_str());
+    ensure!(flags.iter().all(known), "unknown flag hint: --long, --check");
     for name in names {
         let known = NAMES.iter().chain(&PREPARED).any(|known| known == name);
         ensure!(known, "no figure `{name}` hint: one of {}", NAMES.join(", "));
@@ -69,5 +70,10 @@ fn run(long: bool, flags: &[String], names: &[String]) -> Result<()> {
         }
     }
     table.print();
+    let missed = table.missed();
+    ensure!(
+        missed == 0 || !flags.iter().any(|flag| flag == "--check"),
+        "{missed} of the figures miss their targets"
+    );
     Ok(())
 }

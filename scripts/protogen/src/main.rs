@@ -9,7 +9,7 @@ use std::process::Command;
 use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const WANTED: [&str; 17] = [
+const WANTED: [&str; 18] = [
     ".runtime.v1.RuntimeService/Version",
     ".runtime.v1.RuntimeService/Status",
     ".runtime.v1.RuntimeService/ListPodSandbox",
@@ -19,6 +19,7 @@ const WANTED: [&str; 17] = [
     ".runtime.v1.RuntimeService/ListContainers",
     ".runtime.v1.RuntimeService/ContainerStatus",
     ".runtime.v1.RuntimeService/StopContainer",
+    ".runtime.v1.RuntimeService/RemoveContainer",
     ".runtime.v1.RuntimeService/Exec",
     ".runtime.v1.ImageService/ListImages",
     ".runtime.v1.ImageService/ImageStatus",
