@@ -1,7 +1,8 @@
 //! Checks the signature of a JSON web token against one key of the cloud's token issuer.
 //!
-//! Of RFC 7515 only what Kubernetes signs with: RS256 and ES256. ring does the mathematics. Expiry
-//! and claims are not looked at; what they mean offline is for `caller` to say.
+//! Of RFC 7515 what Kubernetes signs with: RS256, ES256 and ES384. ring does the mathematics, and has none for the ES512 of
+//! a key on P-521: its tokens hold offline as far as the cloud took them before. Expiry and claims are not looked at; what
+//! they mean offline is for `caller` to say.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -43,9 +44,14 @@ fn verify(token: &str, jwk: &str) -> Option<()> {
             let algorithm = &signature::RSA_PKCS1_2048_8192_SHA256;
             key.verify(algorithm, signed.as_bytes(), &signature).ok()
         }
-        ("ES256", Key::Ec { crv, x, y }) if crv == "P-256" => {
+        (algorithm, Key::Ec { crv, x, y }) => {
+            let algorithm = match (algorithm, crv.as_str()) {
+                ("ES256", "P-256") => &signature::ECDSA_P256_SHA256_FIXED,
+                ("ES384", "P-384") => &signature::ECDSA_P384_SHA384_FIXED,
+                _ => return None,
+            };
             let point = [vec![4], bytes(&x)?, bytes(&y)?].concat();
-            let key = signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point);
+            let key = signature::UnparsedPublicKey::new(algorithm, point);
             key.verify(signed.as_bytes(), &signature).ok()
         }
         _ => None,
@@ -63,7 +69,9 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 pub mod tests {
     use ring::rand::SystemRandom;
-    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+    use ring::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
+    };
 
     use super::*;
 
@@ -93,6 +101,28 @@ pub mod tests {
             let signature = self.0.sign(&SystemRandom::new(), head.as_bytes()).unwrap();
             format!("{head}.{}", text(signature.as_ref()))
         }
+    }
+
+    #[test]
+    fn a_key_on_the_larger_curve_signs_with_the_longer_hash() {
+        let (random, algorithm) = (SystemRandom::new(), &ECDSA_P384_SHA384_FIXED_SIGNING);
+        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap();
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let point = pair.public_key().as_ref();
+        let jwk = |curve: &str| {
+            serde_json::json!({"kty": "EC", "crv": curve, "x": text(&point[1..49]), "y": text(&point[49..])})
+                .to_string()
+        };
+        let token = |algorithm: &str| {
+            let head = format!(r#"{{"alg":"{algorithm}","kid":"k"}}"#);
+            let signed = format!("{}.{}", text(head.as_bytes()), text(b"{}"));
+            let signature = pair.sign(&random, signed.as_bytes()).unwrap();
+            format!("{signed}.{}", text(signature.as_ref()))
+        };
+        assert!(holds(&token("ES384"), &jwk("P-384")));
+        assert!(!holds(&token("ES256"), &jwk("P-384")), "a key signs with the hash of its curve");
+        assert!(!holds(&token("ES384"), &jwk("P-256")));
     }
 
     #[test]
