@@ -154,6 +154,16 @@ impl Runtime {
         Ok(())
     }
 
+    /// Removes a container that has exited.
+    ///
+    /// # Errors
+    /// The call's.
+    pub async fn remove_container(&self, id: &str) -> Result<(), Error> {
+        let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
+        self.connection.call("RemoveContainer", WORK, self.runtime().remove_container(request)).await?;
+        Ok(())
+    }
+
     /// Stops what still runs in a sandbox, at once, and takes its network down.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::cri::{self, Runtime};
 use crate::health::{Board, Part};
-use crate::pods::{self, networks, tend};
+use crate::pods::{self, ahead, networks, tend};
 use crate::proxy::Proxy;
 
 /// The running task's end that the daemon holds.
@@ -36,7 +36,10 @@ impl Cloud {
             let proxy = proxies.borrow_and_update().clone();
             let tending = async {
                 match proxy {
-                    Some(proxy) => tend::tend(self.parts(proxy)).await,
+                    Some(proxy) => tokio::select! {
+                        () = tend::tend(self.parts(proxy)) => {}
+                        () = ahead::tidy(self.cache.clone(), self.runtime.clone()) => {}
+                    },
                     None => {
                         self.part.off();
                         std::future::pending().await

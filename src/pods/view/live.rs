@@ -61,11 +61,16 @@ pub fn container_name(container: &v1::Container) -> &str {
     container.labels.get(CONTAINER).map_or("", String::as_str)
 }
 
+/// The uid of the pod that a sandbox is of, if the kubelet made it.
+pub fn of_pod(sandbox: &v1::PodSandbox) -> Option<&str> {
+    sandbox.labels.get(UID).map(String::as_str)
+}
+
 /// Everything in the runtime, by the uid under which the kubelet runs a pod.
 pub fn live(state: &State) -> HashMap<&str, Live<'_>> {
     let mut all: HashMap<&str, Live<'_>> = HashMap::new();
     for sandbox in &state.sandboxes {
-        let Some(uid) = sandbox.labels.get(UID) else { continue };
+        let Some(uid) = of_pod(sandbox) else { continue };
         let live = all.entry(uid).or_default();
         let attempt = |s: &v1::PodSandbox| (s.metadata.as_ref().map_or(0, |m| m.attempt), s.created_at);
         if live.sandbox.is_none_or(|other| attempt(other) < attempt(sandbox)) {

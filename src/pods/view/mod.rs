@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::cri::{State, v1};
 use crate::kube::meta;
 
-pub use live::{Live, container_name, live, runtime_uid};
+pub use live::{Live, container_name, live, of_pod, runtime_uid};
 
 /// What more the runtime was asked, by id.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,210 @@
+//! What the runtime made while the clock was ahead of today's: before a boot with a clock that has stopped, or before one
+//! that ran ahead was put right. kubelet takes the newest sandbox, and the newest container of a name, for the one that
+//! counts. As long as what has ended is of a time to come, that never is the one which kubelet has just made: it makes the
+//! next, and the pod never runs, until the clock is there. So what has ended, is ahead, and would be made anew goes; what
+//! runs stays.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::view::{container_name, of_pod, runtime_uid};
+use crate::cache::Cache;
+use crate::cri::v1::{Container, ContainerState, PodSandboxState};
+use crate::cri::{self, Runtime, State};
+use crate::sys::clock;
+
+/// How often it is looked whether the clock was set back, which asks nobody.
+const CLOCK: Duration = Duration::from_secs(10);
+/// How often the runtime is asked as long as something is ahead.
+const AHEAD: Duration = Duration::from_secs(15);
+/// And after it could not be asked, as at a boot.
+const AGAIN: Duration = Duration::from_secs(3);
+/// Less than this is no step of the clock, and no time to come.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// Runs for ever: looks at its start, when the clock was set back, and as long as there is something ahead.
+pub async fn tidy(cache: Cache, runtime: Runtime) {
+    loop {
+        match look(&cache, &runtime).await {
+            Ok(0) => set_back().await,
+            Ok(_) => tokio::time::sleep(AHEAD).await,
+            Err(why) => {
+                tracing::debug!(why, "whether there are sandboxes of a time to come is not known");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Waits until this machine's clock goes back.
+async fn set_back() {
+    let (mut at, mut wall) = (Instant::now(), clock::machine());
+    loop {
+        tokio::time::sleep(CLOCK).await;
+        let (now, says) = (Instant::now(), clock::machine());
+        if says + SLACK < wall + (now - at) {
+            return;
+        }
+        (at, wall) = (now, says);
+    }
+}
+
+/// Removes what is to go; gives how much is ahead, whether it goes or not.
+async fn look(cache: &Cache, runtime: &Runtime) -> Result<usize, String> {
+    let state = runtime.state().await.map_err(|error| error.to_string())?;
+    let by = (clock::machine() + SLACK).as_nanosecond();
+    let ahead = Ahead::of(&state, i64::try_from(by).unwrap_or(i64::MAX));
+    if ahead.count() == 0 {
+        return Ok(0);
+    }
+    let pods = cache.read(|reader| reader.all("v1/pods")).await.map_err(|error| error.to_string())?;
+    let pods: HashMap<&str, &Value> = pods.iter().filter_map(|pod| Some((runtime_uid(pod)?, pod))).collect();
+    let mut codes = HashMap::new();
+    for container in ahead.exited() {
+        match runtime.container(&container.id).await {
+            Ok(status) => drop(codes.insert(container.id.as_str(), status.exit_code)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    for id in ahead.containers_to_go(&pods, &codes) {
+        told(runtime.remove_container(id).await, "container", id);
+    }
+    for id in ahead.sandboxes_to_go(&pods, &codes) {
+        told(runtime.remove_sandbox(id).await, "sandbox", id);
+    }
+    Ok(ahead.count())
+}
+
+fn told(removed: Result<(), cri::Error>, what: &str, id: &str) {
+    match removed {
+        Ok(()) => tracing::warn!(
+            what,
+            id,
+            "removed what ended at a time to come by this machine's clock: its pod would not start"
+        ),
+        Err(error) => tracing::debug!(%error, what, id, "not removed yet"),
+    }
+}
+
+/// A sandbox that has ended.
+struct Ended<'a> {
+    uid: &'a str,
+    id: &'a str,
+    containers: Vec<&'a Container>,
+}
+
+/// What is of a time to come.
+struct Ahead<'a> {
+    /// The sandboxes that have ended.
+    sandboxes: Vec<Ended<'a>>,
+    /// The containers that have exited in a sandbox that has not, each with the uid of its pod.
+    containers: Vec<(&'a str, &'a Container)>,
+    /// How many containers there run.
+    running: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// `by` is now, in nanoseconds since 1970.
+    fn of(state: &'a State, by: i64) -> Self {
+        let mut ahead = Self { sandboxes: Vec::new(), containers: Vec::new(), running: 0 };
+        for sandbox in &state.sandboxes {
+            let Some(uid) = of_pod(sandbox) else { continue };
+            let own = state.containers.iter().filter(|container| container.pod_sandbox_id == sandbox.id);
+            if sandbox.state() != PodSandboxState::SandboxReady {
+                if sandbox.created_at > by {
+                    ahead.sandboxes.push(Ended { uid, id: &sandbox.id, containers: own.collect() });
+                }
+                continue;
+            }
+            for container in own.filter(|container| container.created_at > by) {
+                match container.state() {
+                    ContainerState::ContainerExited => ahead.containers.push((uid, container)),
+                    _ => ahead.running += 1,
+                }
+            }
+        }
+        ahead
+    }
+
+    fn count(&self) -> usize {
+        self.sandboxes.len() + self.containers.len() + self.running
+    }
+
+    /// The containers whose exit codes decide.
+    fn exited(&self) -> impl Iterator<Item = &'a Container> {
+        let of_sandboxes = self.sandboxes.iter().flat_map(|sandbox| sandbox.containers.iter().copied());
+        let exited = of_sandboxes.filter(|c| c.state() == ContainerState::ContainerExited);
+        exited.chain(self.containers.iter().map(|(_, container)| *container))
+    }
+
+    /// The ids of sandboxes that kubelet would replace, by `codes`, the exit codes by container. None of a pod that is not
+    /// known, and none of one that is not to run again: by what is there kubelet knows that it has run.
+    fn sandboxes_to_go(&self, pods: &HashMap<&str, &Value>, codes: &HashMap<&str, i32>) -> Vec<&'a str> {
+        let to_go = |sandbox: &&Ended<'_>| match pods.get(sandbox.uid).map(|pod| policy(pod)) {
+            None | Some("Never") => false,
+            Some("OnFailure") => {
+                let done = |container: &&Container| codes.get(container.id.as_str()) == Some(&0);
+                sandbox.containers.is_empty() || !sandbox.containers.iter().all(done)
+            }
+            Some(_) => true,
+        };
+        self.sandboxes.iter().filter(to_go).map(|sandbox| sandbox.id).collect()
+    }
+
+    /// The same of containers.
+    fn containers_to_go(&self, pods: &HashMap<&str, &Value>, codes: &HashMap<&str, i32>) -> Vec<&'a str> {
+        let to_go = |(uid, container): &&(&str, &Container)| {
+            let part = pods.get(uid).and_then(|pod| Part::of(pod, container_name(container)));
+            let code = codes.get(container.id.as_str());
+            part.zip(code).is_some_and(|(part, code)| part.runs_again(*code))
+        };
+        self.containers.iter().filter(to_go).map(|(_, container)| container.id.as_str()).collect()
+    }
+}
+
+/// What a container is to its pod, as far as it matters when it has ended.
+enum Part<'a> {
+    /// One of those that make the pod up, with the pod's policy.
+    Own(&'a str),
+    /// One that runs beside those.
+    Sidecar,
+    /// One that runs before those, and only once if all goes well; with the pod's policy.
+    Init(&'a str),
+}
+
+impl<'a> Part<'a> {
+    /// `None` for one that the pod's spec does not name so, as one for debugging.
+    fn of(pod: &'a Value, name: &str) -> Option<Self> {
+        let find = |list: &str| {
+            let all = pod.pointer(list).and_then(Value::as_array)?;
+            all.iter().find(|container| container["name"] == name)
+        };
+        if find("/spec/containers").is_some() {
+            return Some(Self::Own(policy(pod)));
+        }
+        let init = find("/spec/initContainers")?;
+        Some(if init["restartPolicy"] == "Always" { Self::Sidecar } else { Self::Init(policy(pod)) })
+    }
+
+    /// Whether kubelet starts it anew after it exited with `code`.
+    fn runs_again(&self, code: i32) -> bool {
+        match self {
+            Self::Sidecar | Self::Own("Always") => true,
+            Self::Own("OnFailure") => code != 0,
+            Self::Own(_) => false,
+            Self::Init(policy) => code != 0 && *policy != "Never",
+        }
+    }
+}
+
+fn policy(pod: &Value) -> &str {
+    pod.pointer("/spec/restartPolicy").and_then(Value::as_str).unwrap_or("Always")
+}
+
+#[cfg(test)]
+#[path = "ahead_tests.rs"]
+mod tests;
