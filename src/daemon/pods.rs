@@ -36,10 +36,7 @@ impl Cloud {
             let proxy = proxies.borrow_and_update().clone();
             let tending = async {
                 match proxy {
-                    Some(proxy) => tokio::select! {
-                        () = tend::tend(self.parts(proxy)) => {}
-                        () = ahead::tidy(self.cache.clone(), self.runtime.clone()) => {}
-                    },
+                    Some(proxy) => tend::tend(self.parts(proxy)).await,
                     None => {
                         self.part.off();
                         std::future::pending().await
@@ -91,6 +88,8 @@ impl Pods {
             settings: watched,
             part: board.part("self-heal"),
         };
+        // Without a cloud no pod is known, and none is touched.
+        tokio::spawn(ahead::tidy(cloud.cache.clone(), cloud.runtime.clone()));
         tokio::spawn(cloud.follow(proxy));
         Ok(Self { settings })
     }

@@ -20,22 +20,27 @@ use crate::sys::clock;
 const CLOCK: Duration = Duration::from_secs(10);
 /// How often the runtime is asked as long as something is ahead.
 const AHEAD: Duration = Duration::from_secs(15);
-/// And after it could not be asked, as at a boot.
-const AGAIN: Duration = Duration::from_secs(3);
+/// And after it could not be asked, as at a boot: at first, and at the longest.
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// Less than this is no step of the clock, and no time to come.
 const SLACK: Duration = Duration::from_secs(2);
 
 /// Runs for ever: looks at its start, when the clock was set back, and as long as there is something ahead.
 pub async fn tidy(cache: Cache, runtime: Runtime) {
+    let mut again = AGAIN[0];
     loop {
-        match look(&cache, &runtime).await {
+        let looked = look(&cache, &runtime).await;
+        match looked {
             Ok(0) => set_back().await,
             Ok(_) => tokio::time::sleep(AHEAD).await,
             Err(why) => {
                 tracing::debug!(why, "whether there are sandboxes of a time to come is not known");
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(again).await;
+                again = (again * 2).min(AGAIN[1]);
+                continue;
             }
         }
+        again = AGAIN[0];
     }
 }
 
@@ -63,9 +68,9 @@ async fn look(cache: &Cache, runtime: &Runtime) -> Result<usize, String> {
     let pods = cache.read(|reader| reader.all("v1/pods")).await.map_err(|error| error.to_string())?;
     let pods: HashMap<&str, &Value> = pods.iter().filter_map(|pod| Some((runtime_uid(pod)?, pod))).collect();
     let mut codes = HashMap::new();
-    for container in ahead.exited() {
-        match runtime.container(&container.id).await {
-            Ok(status) => drop(codes.insert(container.id.as_str(), status.exit_code)),
+    for id in ahead.exited() {
+        match runtime.container(id).await {
+            Ok(status) => drop(codes.insert(id, status.exit_code)),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.to_string()),
         }
@@ -134,11 +139,12 @@ impl<'a> Ahead<'a> {
         self.sandboxes.len() + self.containers.len() + self.running
     }
 
-    /// The containers whose exit codes decide.
-    fn exited(&self) -> impl Iterator<Item = &'a Container> {
+    /// The ids of the containers whose exit codes decide.
+    fn exited(&self) -> Vec<&'a str> {
         let of_sandboxes = self.sandboxes.iter().flat_map(|sandbox| sandbox.containers.iter().copied());
         let exited = of_sandboxes.filter(|c| c.state() == ContainerState::ContainerExited);
-        exited.chain(self.containers.iter().map(|(_, container)| *container))
+        let others = self.containers.iter().map(|(_, container)| *container);
+        exited.chain(others).map(|container| container.id.as_str()).collect()
     }
 
     /// The ids of sandboxes that kubelet would replace, by `codes`, the exit codes by container. None of a pod that is not
