@@ -27,6 +27,7 @@ mod schema;
 mod schema_tests;
 mod scope;
 mod secret;
+mod share;
 mod told;
 #[cfg(test)]
 mod told_tests;
@@ -54,7 +55,7 @@ pub use writer::Writer;
 
 use writer::{Job, Outcome};
 
-/// Bytes of records that may wait for the writer before further ones are turned away. More than a
+/// Bytes of the node's records that may wait for the writer before further ones are turned away. More than a
 /// slow card ever falls behind by, and little enough for a gateway of 512 MB.
 const QUEUE_LIMIT: usize = 16 << 20;
 
@@ -115,8 +116,10 @@ pub struct Cache {
 struct Shared {
     path: PathBuf,
     jobs: std::sync::mpsc::Sender<Job>,
-    /// Bytes waiting in `jobs`.
+    /// Bytes of the node's waiting in `jobs`.
     waiting: Arc<AtomicUsize>,
+    /// Those of clients.
+    shares: Arc<share::Shares>,
     /// Raised when writing works again after records were lost: what is being watched must be read
     /// anew. (Not before: a full disk would have clients read everything over and over.)
     lost: watch::Sender<u64>,
@@ -161,7 +164,7 @@ impl Cache {
         let (lost, _) = watch::channel(0);
         let (trouble_sender, trouble) = watch::channel(frozen.clone());
         let (spoilt, is_frozen) = (watch::Sender::new(None), frozen.is_some());
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let (waiting, shares) = (Arc::new(AtomicUsize::new(0)), Arc::<share::Shares>::default());
         let torn = Arc::new(AtomicBool::new(false));
         let (batches, _) = watch::channel(0);
         let (epoch, rollbacks) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -169,6 +172,9 @@ impl Cache {
             writer: Writer::new(connection, epoch.clone(), rollbacks.clone(), torn.clone()),
             inbox,
             waiting: waiting.clone(),
+            shares: shares.clone(),
+            put_off: share::PutOff::default(),
+            flushes: Vec::new(),
             lost: lost.clone(),
             torn: torn.clone(),
             trouble: trouble_sender,
@@ -186,6 +192,7 @@ impl Cache {
             path,
             jobs,
             waiting,
+            shares,
             lost,
             torn,
             trouble,
@@ -399,14 +406,6 @@ impl Cache {
     /// Changes whenever a batch was written, for whoever looks at what is kept.
     pub fn written(&self) -> watch::Receiver<u64> {
         self.shared.batches.subscribe()
-    }
-
-    /// Waits until all that was recorded so far is on disk.
-    ///
-    /// # Errors
-    /// Why the last batch could not be written.
-    pub async fn flush(&self) -> Result<(), CacheError> {
-        self.commit(|_| Ok(())).await
     }
 }
 

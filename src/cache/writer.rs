@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::bound::Interned;
 use super::gone::Gone;
+use super::share::{self, Own, PutOff, Shares};
 use super::{CacheError, open, renew};
 
 /// How long a record may wait for others, so that one sync serves them all.
@@ -50,6 +51,8 @@ pub(super) type Commit = Box<dyn FnOnce(Option<&mut Writer>) -> (bool, Finish) +
 
 pub(super) enum Job {
     Record { size: usize, run: Record },
+    Client(Own),
+    Flush { reply: oneshot::Sender<Outcome> },
     Commit { run: Commit },
     Compact { reply: oneshot::Sender<Result<(), rusqlite::Error>> },
     Renew { reply: oneshot::Sender<Result<Option<Damaged>, CacheError>> },
@@ -62,6 +65,11 @@ pub(super) struct Thread {
     pub writer: Writer,
     pub inbox: Receiver<Job>,
     pub waiting: Arc<AtomicUsize>,
+    pub shares: Arc<Shares>,
+    /// What of clients did not fit into the batches before.
+    pub put_off: PutOff,
+    /// Who waits for so many of what clients recorded.
+    pub flushes: Vec<(u64, oneshot::Sender<Outcome>)>,
     pub lost: watch::Sender<u64>,
     pub torn: Arc<AtomicBool>,
     pub trouble: watch::Sender<Option<String>>,
@@ -81,15 +89,17 @@ impl Thread {
     pub fn run(mut self) {
         loop {
             let failing = self.trouble.borrow().is_some() && self.frozen.is_none() && !self.is_spoilt();
-            let first = match failing {
-                true => self.inbox.recv_timeout(RETRY),
-                false => self.inbox.recv().map_err(RecvTimeoutError::from),
+            let first = match (self.put_off.is_empty(), failing) {
+                (false, _) => self.inbox.recv_timeout(Duration::ZERO),
+                (true, true) => self.inbox.recv_timeout(RETRY),
+                (true, false) => self.inbox.recv().map_err(RecvTimeoutError::from),
             };
             let jobs = match first {
                 Ok(first) => self.gather(first),
                 // Nobody writes, but somebody may wait to hear that it is possible again.
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Disconnected) if self.put_off.is_empty() => break,
+                Err(RecvTimeoutError::Disconnected) => Vec::new(),
             };
             self.write(jobs);
         }
@@ -101,14 +111,18 @@ impl Thread {
     /// Collects what one sync may serve. A commit has somebody waiting and is not kept.
     fn gather(&self, first: Job) -> Vec<Job> {
         let until = Instant::now() + GATHER;
-        let mut urgent = !matches!(first, Job::Record { .. });
+        let is_urgent = |job: &Job| !matches!(job, Job::Record { .. } | Job::Client(_));
+        let mut urgent = is_urgent(&first) || !self.put_off.is_empty();
         let mut jobs = vec![first];
-        while jobs.len() < BATCH {
+        // What clients may leave here has a bound of its own, and most of it is put off.
+        let mut own = 1;
+        while own < BATCH {
             let patience =
                 if urgent { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
             match self.inbox.recv_timeout(patience) {
                 Ok(job) => {
-                    urgent |= !matches!(job, Job::Record { .. });
+                    urgent |= is_urgent(&job);
+                    own += usize::from(!matches!(job, Job::Client(_)));
                     jobs.push(job);
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
@@ -122,8 +136,15 @@ impl Thread {
         let (mut compacts, mut renewals) = (Vec::new(), Vec::new());
         let mut records = 0;
         let mut failed = self.find_room().and_then(|()| self.begin()).err();
+        let mut left = share::TURN;
+        records += self.take_turns(&mut left, &mut failed);
         for job in jobs {
             match job {
+                Job::Client(record) => {
+                    self.put_off.push(record);
+                    records += self.take_turns(&mut left, &mut failed);
+                }
+                Job::Flush { reply } => self.flushes.push((self.put_off.came(), reply)),
                 Job::Record { size, run } => {
                     self.waiting.fetch_sub(size, Ordering::Relaxed);
                     records += 1;
@@ -157,6 +178,7 @@ impl Thread {
             })
         });
         self.report(why.as_deref());
+        self.answer_flushes(why.as_deref());
         for finish in finishes {
             finish(why.clone().map_or(Outcome::Committed, Outcome::Failed));
         }
@@ -250,7 +272,7 @@ impl Thread {
     }
 
     /// A record that fails by itself is left out; gives the error that ends the whole batch, if any.
-    fn run_record(&mut self, run: Record) -> Option<rusqlite::Error> {
+    pub(super) fn run_record(&mut self, run: Record) -> Option<rusqlite::Error> {
         if let Err(e) = self.writer.connection.execute_batch("SAVEPOINT job") {
             return Some(e);
         }

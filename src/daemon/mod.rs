@@ -264,8 +264,12 @@ impl Daemon {
         let drained = async { while core.join_next().await.is_some() {} };
         let lived = tokio::time::timeout(DRAIN, upkeep::note_lived(&daemon.place));
         let _ = tokio::join!(tokio::time::timeout(DRAIN, drained), daemon.registry.stop(), lived);
-        if let Err(error) = opened.cache.flush().await {
+        if let Err(error) = opened.cache.flush_own().await {
             tracing::warn!(%error, "the cache was not written at the end");
+        }
+        // Of clients as much as there is time for: nobody else waits for what one of them has piled up.
+        if tokio::time::timeout(DRAIN, opened.cache.flush()).await.is_err() {
+            tracing::info!("not all that clients have read was kept at the end");
         }
         let _ = std::fs::remove_file(&daemon.config.socket);
         ended

@@ -56,7 +56,7 @@ pub async fn read(shared: &Shared) -> Result<usize, String> {
     }
     // Twice: the volume behind a claim is known once the claim is.
     for _ in 0..2 {
-        shared.cache.flush().await.map_err(|e| e.to_string())?;
+        shared.cache.flush_own().await.map_err(|e| e.to_string())?;
         let node = node.clone();
         let missing = shared.cache.read(move |reader| missing(reader, &node)).await;
         let missing = missing.map_err(|e| e.to_string())?;
@@ -68,7 +68,7 @@ pub async fn read(shared: &Shared) -> Result<usize, String> {
             ask_token(shared, token).await?;
         }
     }
-    shared.cache.flush().await.map_err(|e| e.to_string())?;
+    shared.cache.flush_own().await.map_err(|e| e.to_string())?;
     Ok(count)
 }
 

@@ -18,7 +18,9 @@ use super::headers::{
     IMPERSONATE, KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, upward_headers,
 };
 use super::pool::Place;
-use super::record::{Forwarded, Until, until_late, until_outage, until_recorded, until_watch_ends};
+use super::record::{
+    Forwarded, Recording, Until, until_late, until_outage, until_recorded, until_watch_ends,
+};
 use super::takers::Parts;
 use super::upstream::{As, UpBody, UpstreamError};
 use super::{Shared, issuer};
@@ -252,7 +254,14 @@ impl Shared {
             None
         } else if is_watch {
             let expired = self.expired(&head.headers);
-            Some(Box::pin(until_watch_ends(self.link.follow(), self.cache.lost(), expired)))
+            let tears = recording.as_ref().map(Recording::tears);
+            let tears = async move {
+                match tears {
+                    Some(tears) => tears.await,
+                    None => std::future::pending().await,
+                }
+            };
+            Some(Box::pin(until_watch_ends(self.link.follow(), self.cache.lost(), tears, expired)))
         } else {
             Some(Box::pin(until_outage(self.link.follow())))
         };

@@ -11,11 +11,11 @@ use super::headers::{accept_of, encoding_of};
 use super::intake::{
     DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake, WatchIntake,
 };
-use super::record::{Intake, Recording};
+use super::record::{Client, Intake, Recording};
 use super::refusals::{Asked, RefusalIntake};
 use super::replay::{Wanted, bare, key_of};
 use super::{ClientSettings, Shared, discovery, statuses, token};
-use crate::cache::{Document, ObjectKey};
+use crate::cache::{Document, ObjectKey, ScopeKey};
 use crate::kube::negotiate::Shape;
 use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
 
@@ -34,7 +34,13 @@ impl Shared {
             KubeRequest::Resource(request) => self.intake(call, request, code, headers)?,
             KubeRequest::NonResource { path, .. } => document(call, path, code, headers)?,
         };
-        Some(Recording::new(self.cache.clone(), intake, gzip))
+        let client = || Client {
+            identity: call.caller.identity().into(),
+            list: call.request.resource().and_then(|request| list_of(call, request)),
+            torn: self.torn.clone(),
+        };
+        let client = (call.caller != Caller::Kubelet).then(client);
+        Some(Recording::new(self.cache.clone(), intake, client, gzip))
     }
 
     /// What a client has told once, a status or an event, the cloud lets it tell: in an outage it is taken here, unless
@@ -78,17 +84,10 @@ impl Shared {
             self.refusals.allowed(&asked);
         }
         // An answer does not say what was made of its objects: kube-apiserver names the plain type.
-        let extent = match call.accept.shape {
-            Shape::PartialMetadata | Shape::PartialMetadataList => Extent::Metadata,
-            Shape::Object | Shape::Table => Extent::Whole,
-        };
+        let extent = extent_of(call);
         let resource = match extent {
             Extent::Whole => request.gvr.to_string(),
             Extent::Metadata => bare(&request.gvr.to_string()),
-        };
-        let wanted = || {
-            let wanted = Wanted::of(&identity, request).ok()?;
-            if extent == Extent::Metadata { wanted.bare() } else { Some(wanted) }
         };
         let decoder =
             Decoder { resource, extent, encoding: encoding_of(headers), unknown: self.unknown.clone() };
@@ -137,18 +136,36 @@ impl Shared {
             (Verb::List, None, StatusCode::OK)
                 if request.query.resource_version_match.as_deref() != Some("Exact") =>
             {
-                let scope = wanted()?.scope();
+                let scope = list_of(call, request)?;
                 let asked = request.query.continue_token.clone();
                 Some(Box::new(ListIntake::new(decoder, scope, self.pages.clone(), asked)))
             }
             (Verb::Watch, None, StatusCode::OK) => {
-                let scope = wanted()?.scope();
+                let scope = list_of(call, request)?;
                 let initial = request.query.wants_initial_events();
                 Some(Box::new(WatchIntake::new(decoder, scope, initial)))
             }
             _ => None,
         }
     }
+}
+
+/// What of its objects an answer holds.
+fn extent_of(call: &Call) -> Extent {
+    match call.accept.shape {
+        Shape::PartialMetadata | Shape::PartialMetadataList => Extent::Metadata,
+        Shape::Object | Shape::Table => Extent::Whole,
+    }
+}
+
+/// The list that is read or watched.
+fn list_of(call: &Call, request: &ResourceRequest) -> Option<ScopeKey> {
+    if !matches!(request.verb, Verb::List | Verb::Watch) {
+        return None;
+    }
+    let wanted = Wanted::of(&call.caller.identity(), request).ok()?;
+    let wanted = if extent_of(call) == Extent::Metadata { wanted.bare()? } else { wanted };
+    Some(wanted.scope())
 }
 
 /// Whether an answer tells what its caller may see, and the caller is one for whom something is kept. What somebody may

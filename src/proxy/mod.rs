@@ -64,6 +64,7 @@ mod statuses_tests;
 mod takers;
 mod tls;
 mod token;
+mod torn;
 mod unanswered;
 mod upgrade;
 mod upstream;
@@ -104,6 +105,7 @@ struct Shared {
     edits: broadcast::Sender<watch::Edit>,
     unknown: decoder::Unknown,
     pages: intake::Pages,
+    torn: torn::Torn,
     refusals: refusals::Refusals,
     signed: sign::Signed,
     offline_mode: tokio::sync::watch::Sender<bool>,
@@ -219,6 +221,7 @@ impl Proxy {
             takers: Arc::default(),
             unknown: decoder::Unknown::new(cache.clone()),
             pages: intake::Pages::default(),
+            torn: torn::Torn::default(),
             refusals: refusals::Refusals::default(),
             signed: sign::Signed::default(),
             offline_mode: tokio::sync::watch::Sender::new(offline_mode),

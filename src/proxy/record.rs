@@ -15,8 +15,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 
 use super::takers::{Cargo, Parts, Takers};
+use super::torn::Torn;
 use super::upstream::BodyError;
-use crate::cache::{Cache, CacheError, Writer};
+use crate::cache::{Cache, CacheError, ScopeKey, Writer};
 use crate::link::{LinkState, outage};
 
 /// Takes apart what one answer carries. Runs on the cache's thread.
@@ -34,9 +35,22 @@ pub trait Intake: Send {
     fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError>;
 }
 
+/// A client other than the node, whose answers are recorded.
+#[derive(Clone)]
+pub struct Client {
+    /// Its identity.
+    pub identity: Arc<str>,
+    /// The list that it reads or watches.
+    pub list: Option<ScopeKey>,
+    /// Where it is noted if a part of that cannot be kept.
+    pub torn: Torn,
+}
+
 /// One answer on its way into the cache.
 pub struct Recording {
     cache: Cache,
+    /// Whose it is; `None` for the node's.
+    client: Option<Client>,
     session: Arc<Mutex<Session>>,
     /// Something could not be queued: what arrived is not whole.
     torn: bool,
@@ -53,12 +67,13 @@ struct Session {
 }
 
 impl Recording {
-    /// Records into `cache` through `intake`; `gzip` if the answer's bytes are compressed so.
-    pub fn new(cache: Cache, intake: Box<dyn Intake>, gzip: bool) -> Self {
+    /// Records into `cache` through `intake`, of the node unless of a `client`; `gzip` if the answer's bytes are
+    /// compressed so.
+    pub fn new(cache: Cache, intake: Box<dyn Intake>, client: Option<Client>, gzip: bool) -> Self {
         let unpack = gzip.then(|| GzDecoder::new(Vec::new()));
         let (epoch, rollbacks) = (cache.epoch(), cache.rollbacks());
         let session = Session { intake, unpack, failed: false, epoch, rollbacks };
-        Self { cache, session: Arc::new(Mutex::new(session)), torn: false }
+        Self { cache, client, session: Arc::new(Mutex::new(session)), torn: false }
     }
 
     fn feed(&mut self, bytes: Bytes) {
@@ -66,21 +81,46 @@ impl Recording {
             return;
         }
         let session = self.session.clone();
-        let kept = self.cache.record(bytes.len(), move |writer| match session.lock() {
+        let size = bytes.len();
+        self.torn = !self.record(size, move |writer| match session.lock() {
             Ok(mut session) => session.feed(writer, &bytes),
             Err(_) => Err(CacheError::Closed),
         });
-        self.torn = !kept;
+        if let Some(Client { list: Some(list), torn, .. }) = self.client.as_ref().filter(|_| self.torn) {
+            torn.note(list);
+        }
     }
 
     /// The answer has ended; `whole` unless it broke off.
     pub fn end(self, whole: bool) {
         let whole = whole && !self.torn;
-        let session = self.session;
-        self.cache.record(0, move |writer| match session.lock() {
+        let session = self.session.clone();
+        self.record(0, move |writer| match session.lock() {
             Ok(mut session) => session.end(writer, whole),
             Err(_) => Err(CacheError::Closed),
         });
+    }
+
+    fn record(
+        &self,
+        size: usize,
+        job: impl FnOnce(&mut Writer) -> Result<(), CacheError> + Send + 'static,
+    ) -> bool {
+        match &self.client {
+            Some(client) => self.cache.record_of(&client.identity, size, job),
+            None => self.cache.record(size, job),
+        }
+    }
+
+    /// Waits until its list is one of which a part could not be kept; for ever for the node's, which is told otherwise.
+    pub fn tears(&self) -> impl Future<Output = ()> + Send + use<> {
+        let list = self.client.clone().and_then(|client| Some((client.list?, client.torn)));
+        async move {
+            match list {
+                Some((list, torn)) => torn.tell(&list).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 
@@ -239,10 +279,11 @@ impl Body for Forwarded {
 }
 
 /// Ends a watch cleanly when the link is in an outage, or with `expired` (a watch's ERROR event of
-/// code 410) when records were lost, so that its client reads everything anew.
+/// code 410) when records were lost, or when `tears` of its own ends, so that its client reads everything anew.
 pub async fn until_watch_ends(
     mut link: watch::Receiver<LinkState>,
     mut lost: watch::Receiver<u64>,
+    tears: impl Future<Output = ()> + Send,
     expired: Bytes,
 ) -> End {
     lost.mark_unchanged();
@@ -255,6 +296,7 @@ pub async fn until_watch_ends(
             Ok(()) => End::Clean(expired),
             Err(_) => std::future::pending().await,
         },
+        () = tears => End::Clean(expired),
     }
 }
 
@@ -286,8 +328,11 @@ pub async fn until_outage(mut link: watch::Receiver<LinkState>) -> End {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::cache::Document;
+    use crate::link::Phase;
     use crate::proxy::intake::{DocumentIntake, Gathered};
 
     #[tokio::test]
@@ -298,16 +343,47 @@ mod tests {
         assert!(matches!(until_late(first, Duration::from_secs(300)).await, End::Broken));
     }
 
+    fn document() -> Box<dyn Intake> {
+        let document = Document { kind: "application/json".into(), etag: String::new(), body: Vec::new() };
+        let (identity, path, variant) = ("one".to_owned(), "/apis".to_owned(), "json".to_owned());
+        Box::new(Gathered::new(DocumentIntake { identity, path, variant, document }))
+    }
+
+    #[tokio::test]
+    async fn what_comes_of_a_client_too_fast_is_read_anew_by_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let list = ScopeKey {
+            identity: "one".into(),
+            resource: "v1/configmaps".into(),
+            namespace: String::new(),
+            labels: String::new(),
+            fields: String::new(),
+        };
+        let client = Client { identity: "one".into(), list: Some(list), torn: Torn::default() };
+        let record = || Recording::new(cache.clone(), document(), Some(client.clone()), false);
+        let (mut recording, lost) = (record(), *cache.lost().borrow());
+        recording.feed(Bytes::from_static(b"[1]"));
+        assert!(recording.tears().now_or_never().is_none());
+        recording.feed(Bytes::from(vec![b' '; 17 << 20]));
+        recording.end(true);
+        cache.flush().await.unwrap();
+        let (_link, state) =
+            watch::channel(LinkState { phase: Phase::Online, since: crate::sys::clock::now() });
+        let ends = until_watch_ends(state, cache.lost(), record().tears(), Bytes::from_static(b"410"));
+        assert!(matches!(ends.await, End::Clean(last) if last == "410"), "its next watch");
+        assert!(record().tears().now_or_never().is_none(), "and no other after it");
+        assert_eq!(*cache.lost().borrow(), lost, "nobody else reads anew");
+        let kept = cache.read(|reader| reader.document("one", "/apis", "json")).await.unwrap();
+        assert!(kept.is_none(), "half an answer");
+    }
+
     #[tokio::test]
     async fn an_answer_of_which_a_part_was_lost_is_not_taken_for_whole() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
         for is_lost in [true, false] {
-            let document =
-                Document { kind: "application/json".into(), etag: String::new(), body: Vec::new() };
-            let (identity, path, variant) = ("one".to_owned(), "/apis".to_owned(), "json".to_owned());
-            let intake = Gathered::new(DocumentIntake { identity, path, variant, document });
-            let mut recording = Recording::new(cache.clone(), Box::new(intake), false);
+            let mut recording = Recording::new(cache.clone(), document(), None, false);
             cache.flush().await.unwrap();
             let mut trouble = cache.follow_trouble();
             if is_lost {
