@@ -3,7 +3,7 @@
 //! Whoever reaches a door may connect to it and send, with a token or without. Pods share theirs, so each address has a
 //! share of its own, and none of it is kubelet's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,23 +17,16 @@ const BODY: Duration = Duration::from_secs(15);
 /// How often at the most it is logged that a door is full.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Who goes when a door is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Whoever comes.
-    TurnAway,
-    /// Whoever is there for longest without a certificate: so whoever has one always comes in to show it.
-    PushOut,
-}
-
 /// What a door allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections; those that have shown a certificate do not count.
+    /// Connections of those that have shown nothing yet. Of more, whoever is there for longest goes: so whoever has
+    /// something to show always comes in to show it.
     pub connections: usize,
-    /// Who goes then.
-    pub when_full: WhenFull,
-    /// Of them, those from one address.
+    /// Connections that have shown a token which the cloud accepts, beside those; more count as if they had not.
+    /// Certificates of edge's own authority have no bound.
+    pub known: usize,
+    /// Connections from one address; of more, whoever comes is turned away.
     pub of_one: usize,
     /// Requests at once on one connection.
     pub streams: u32,
@@ -54,7 +47,7 @@ impl Limits {
     /// address.
     pub const KUBELET: Self = Self {
         connections: 512,
-        when_full: WhenFull::PushOut,
+        known: 0,
         of_one: usize::MAX,
         streams: 4096,
         window: 1 << 20,
@@ -66,7 +59,7 @@ impl Limits {
     /// A program opens another connection when one has no stream left. Pods whose address is hidden share the node's.
     pub const PODS: Self = Self {
         connections: 1024,
-        when_full: WhenFull::TurnAway,
+        known: 1024,
         of_one: 128,
         streams: 100,
         window: 256 << 10,
@@ -87,8 +80,10 @@ pub struct Guests {
 
 #[derive(Debug, Default)]
 struct Inside {
-    /// Those without a certificate, the oldest first, with what ends each.
+    /// Those that have shown nothing, the oldest first, with what ends each.
     strangers: BTreeMap<u64, Arc<Notify>>,
+    /// Those that have shown an accepted token.
+    known: HashSet<u64>,
     next: u64,
     by_address: HashMap<IpAddr, (usize, Arc<Semaphore>)>,
     logged: Option<Instant>,
@@ -128,7 +123,7 @@ impl Guests {
         Arc::new(Self { limits, bodies, inside: Mutex::default() })
     }
 
-    /// Lets one in, unless there are too many; or another goes for it.
+    /// Lets one in, unless there are too many from its address; or another goes for it.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Guest> {
         let mut inside = self.inside();
         let all = inside.strangers.len();
@@ -136,10 +131,9 @@ impl Guests {
         if all >= self.limits.connections || of_one >= self.limits.of_one {
             if inside.logged.is_none_or(|at| at.elapsed() >= AGAIN) {
                 inside.logged = Some(Instant::now());
-                let when_full = self.limits.when_full;
-                tracing::warn!(%address, of_one, all, ?when_full, "too many connections without a certificate");
+                tracing::warn!(%address, of_one, all, "too many connections of whom nobody knows");
             }
-            if self.limits.when_full == WhenFull::TurnAway {
+            if of_one >= self.limits.of_one {
                 return None;
             }
             if let Some((_, ends)) = inside.strangers.pop_first() {
@@ -164,6 +158,7 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let mut inside = self.guests.inside();
         inside.strangers.remove(&self.number);
+        inside.known.remove(&self.number);
         let Some((count, _)) = inside.by_address.get_mut(&self.address) else { return };
         *count -= 1;
         if *count == 0 {
@@ -176,6 +171,14 @@ impl Guest {
     /// It has shown a certificate of edge's own authority: it counts no more, and nobody pushes it out.
     pub fn prove(&self) {
         self.guests.inside().strangers.remove(&self.number);
+    }
+
+    /// It has shown a token that the cloud accepts: as far as there is place for such, nobody pushes it out.
+    pub fn accept(&self) {
+        let mut inside = self.guests.inside();
+        if inside.known.len() < self.guests.limits.known && inside.strangers.remove(&self.number).is_some() {
+            inside.known.insert(self.number);
+        }
     }
 
     /// Ends its connection.
@@ -243,18 +246,38 @@ mod tests {
         IpAddr::from([10, 244, 0, last])
     }
 
+    fn goes(guest: &Guest) -> bool {
+        futures_util::FutureExt::now_or_never(guest.pushed_out()).is_some()
+    }
+
     #[test]
-    fn neither_one_pod_nor_all_of_them_take_every_connection() {
+    fn one_pod_has_its_share_of_the_connections() {
         let guests = Guests::new(Limits { connections: 5, of_one: 3, ..Limits::PODS });
         let mut inside: Vec<_> = (0..3).map(|_| guests.enter(pod(1)).unwrap()).collect();
-        assert!(guests.enter(pod(1)).is_none(), "one pod has its share");
+        assert!(guests.enter(pod(1)).is_none());
         let others: Vec<_> = (0..2).map(|_| guests.enter(pod(2)).unwrap()).collect();
-        assert!(guests.enter(pod(3)).is_none(), "all have theirs");
         inside.pop();
         assert!(guests.enter(pod(3)).is_some());
         drop((inside, others));
         let empty = guests.inside();
-        assert_eq!((empty.strangers.len(), empty.by_address.len()), (0, 0), "nobody is remembered");
+        assert_eq!((empty.strangers.len(), empty.known.len(), empty.by_address.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn many_pods_together_keep_nobody_out_who_has_a_good_token() {
+        let guests = Guests::new(Limits { connections: 6, known: 2, of_one: 3, ..Limits::PODS });
+        let proxy = guests.enter(pod(9)).unwrap();
+        proxy.accept();
+        let flood: Vec<_> = (1..=2).flat_map(|n| [n; 3]).map(|n| guests.enter(pod(n)).unwrap()).collect();
+        let dns = guests.enter(pod(8)).expect("the door is full of strangers");
+        dns.accept();
+        assert_eq!(flood.iter().filter(|guest| goes(guest)).count(), 1, "the oldest of them");
+        let more: Vec<_> = (3..=4).flat_map(|n| [n; 3]).map(|n| guests.enter(pod(n)).unwrap()).collect();
+        assert!(!goes(&proxy) && !goes(&dns));
+        more.iter().for_each(Guest::accept);
+        let inside = guests.inside();
+        assert_eq!((inside.known.len(), inside.strangers.len()), (2, 6), "these have a bound too");
+        drop(inside);
     }
 
     #[tokio::test]
@@ -264,7 +287,6 @@ mod tests {
         let kubelet = enter();
         kubelet.prove();
         let strangers: Vec<_> = (0..3).map(|_| enter()).collect();
-        let goes = |guest: &Guest| futures_util::FutureExt::now_or_never(guest.pushed_out()).is_some();
         assert!(!strangers.iter().any(goes), "there is place for all");
         let again = enter();
         assert_eq!(strangers.iter().map(goes).collect::<Vec<_>>(), [true, false, false], "the oldest goes");

@@ -255,17 +255,18 @@ impl Proxy {
         listener: TcpListener,
         stop: tokio::sync::watch::Receiver<bool>,
     ) -> Result<(), ProxyError> {
-        self.serve_at(listener, guests::Limits::KUBELET, stop).await
+        self.serve_at(listener, guests::Limits::KUBELET, None, stop).await
     }
 
     async fn serve_at(
         &self,
         listener: TcpListener,
         limits: guests::Limits,
+        outside: Option<Arc<incluster::Outside>>,
         stop: tokio::sync::watch::Receiver<bool>,
     ) -> Result<(), ProxyError> {
         let tls = tls::server(&self.shared.ca, self.shared.certificate.clone())?;
-        serve::serve(listener, tls, self.shared.clone(), limits, stop).await;
+        serve::serve(listener, tls, self.shared.clone(), (limits, outside), stop).await;
         Ok(())
     }
 

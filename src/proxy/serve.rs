@@ -21,6 +21,7 @@ use super::forward::{Call, Payload};
 use super::frames::Solid;
 use super::guests::{Guest, Guests, Held, Limits, Unread};
 use super::headers::{accept_of, hidden_identity};
+use super::incluster::Outside;
 use super::route::{refuse_stranger, route};
 use super::{Shared, issuer, keep, upgrade};
 use crate::kube::status::Failure;
@@ -33,12 +34,13 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long open requests may take to end when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Serves until `stop` changes; then no new connections, and a bounded time for the open ones.
+/// Serves until `stop` changes; then no new connections, and a bounded time for the open ones. Whoever is `outside` is
+/// turned away.
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     shared: Arc<Shared>,
-    limits: Limits,
+    (limits, outside): (Limits, Option<Arc<Outside>>),
     mut stop: watch::Receiver<bool>,
 ) {
     let acceptor = TlsAcceptor::from(tls);
@@ -55,8 +57,13 @@ pub async fn serve(
                 let Some(guest) = guests.enter(peer.ip()) else { continue };
                 let Ok(place) = open.clone().acquire_owned().await else { break };
                 let (acceptor, shared, stop) = (acceptor.clone(), shared.clone(), stop.clone());
-                let guest = Arc::new(guest);
+                let (guest, outside) = (Arc::new(guest), outside.clone());
                 tokio::spawn(async move {
+                    if let Some(outside) = outside
+                        && outside.has(peer.ip()).await
+                    {
+                        return;
+                    }
                     tokio::select! {
                         () = connection(stream, peer, (guest.clone(), limits), acceptor, shared, stop) => {}
                         () = guest.pushed_out() => tracing::debug!(%peer, "a connection was let go"),
@@ -208,6 +215,9 @@ async fn handle(
     let refusals = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE];
     let here = shared.link.state().phase.is_outage() && refusals.contains(&answered.status());
     let known = is_known(shared, &call, answered.status()).await;
+    if known {
+        guest.accept();
+    }
     shared.clients.note(&call, known, here.then_some(answered.status()));
     match showing {
         Some(showing) => showing.answer(answered).await,

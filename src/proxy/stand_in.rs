@@ -135,7 +135,7 @@ impl Door {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let serving = proxy.clone();
-        tokio::spawn(async move { serving.serve_at(listener, limits, stopped).await });
+        tokio::spawn(async move { serving.serve_at(listener, limits, None, stopped).await });
         let mut roots = rustls::RootCertStore::empty();
         roots.add(cloud.ca.ca_der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -48,6 +48,7 @@ mod incluster_kube_rs;
 mod incluster_leave;
 mod incluster_network;
 mod incluster_operator;
+mod incluster_outside;
 mod join;
 mod join_scene;
 mod link;

@@ -6,6 +6,7 @@
 //! link-local (`interface`), so that it is there before any network.
 
 mod interface;
+mod outside;
 mod show;
 mod view;
 
@@ -29,6 +30,7 @@ use crate::health::Part;
 use crate::kube::status::Failure;
 use crate::kube::{ResourceRequest, Verb};
 use interface::Interface;
+pub use outside::Outside;
 use show::Showing;
 use view::{Target, View};
 
@@ -150,6 +152,8 @@ pub struct PodsDoor {
     address: SocketAddr,
     part: Part,
     interface: Option<Interface>,
+    /// Who is not let in.
+    outside: Option<Arc<Outside>>,
     /// Listens, and is not served yet.
     listener: Option<TcpListener>,
     serving: JoinSet<()>,
@@ -184,8 +188,9 @@ impl PodsDoor {
     /// Makes the interface and listens, within a few seconds. What cannot be is told by `part` and tried again by
     /// [`PodsDoor::run`]; kubelet must be served whatever becomes of it.
     pub async fn open(proxy: &Proxy, address: SocketAddr, part: Part) -> Self {
-        let (interface, listener) = (None, None);
-        let mut door = Self { address, part, interface, listener, serving: JoinSet::new(), again: 0 };
+        let serving = JoinSet::new();
+        let mut door =
+            Self { address, part, interface: None, outside: None, listener: None, serving, again: 0 };
         door.attempt(proxy).await;
         door
     }
@@ -196,9 +201,9 @@ impl PodsDoor {
         loop {
             let good = self.attempt(&proxy).await;
             if let Some(listener) = self.listener.take() {
-                let (proxy, stop) = (proxy.clone(), stop.clone());
+                let (proxy, outside, stop) = (proxy.clone(), self.outside.clone(), stop.clone());
                 self.serving.spawn(async move {
-                    if let Err(error) = proxy.serve_at(listener, Limits::PODS, stop).await {
+                    if let Err(error) = proxy.serve_at(listener, Limits::PODS, outside, stop).await {
                         tracing::error!(%error, "pods cannot be served");
                     }
                 });
@@ -255,6 +260,9 @@ impl PodsDoor {
             None => self.interface.insert(Interface::open(self.address.ip())?),
         };
         let made = interface.ensure().await?;
+        if self.outside.is_none() {
+            self.outside = Some(Arc::new(Outside::open(self.address.ip()).map_err(interface::Error::Open)?));
+        }
         if self.serving.is_empty() && self.listener.is_none() {
             let address = self.address;
             let listening = TcpListener::bind(address).await;
