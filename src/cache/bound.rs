@@ -161,12 +161,38 @@ impl Writer {
         Ok(())
     }
 
+    /// Forgets what the clients in a pod that is gone have read. What they told in an outage and the cloud has not heard
+    /// yet stays, and with it what its author has read.
+    pub(super) fn forget_pod(&mut self, uid: &str) -> Result<(), CacheError> {
+        let gone: Vec<(i64, String)> = self
+            .db()
+            .prepare_cached(
+                "SELECT id, name FROM identity WHERE name LIKE 'system:serviceaccount:%'
+                 AND substr(name, instr(name, '/') + 1) = ?
+                 AND NOT EXISTS (SELECT 1 FROM author WHERE author.identity = identity.name)",
+            )?
+            .query_map([uid], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        for (identity, name) in gone {
+            self.forget_identity(identity, &name)?;
+            self.db().prepare_cached("DELETE FROM written WHERE identity = ?")?.execute([name])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_identity(&mut self, identity: i64, name: &str) -> Result<(), CacheError> {
+        self.forget_read(name)?;
+        self.db().prepare_cached("DELETE FROM identity WHERE id = ?")?.execute([identity])?;
+        Ok(())
+    }
+
     fn is_to_be_told(&self, object: i64) -> Result<bool, CacheError> {
         let sql = format!("SELECT 1 FROM object WHERE id = ? AND {TOLD_FROM}");
         Ok(self.db().prepare_cached(&sql)?.exists([object])?)
     }
 
-    /// `new` was made: the identities that have read nothing for longest make room, with all that is kept for them.
+    /// `new` was made: the identities that have read nothing for longest make room, with all that is kept for them; those
+    /// of pods that are on this node last, for many read once, at their start.
     pub(super) fn bound_identities(&mut self, new: &str) -> Result<(), CacheError> {
         let sql = "SELECT count(*) FROM identity WHERE name <> ?";
         let count: usize = self.db().prepare_cached(sql)?.query_row([NODE], |row| row.get(0))?;
@@ -178,19 +204,24 @@ impl Writer {
             let turn = turns.entry(&key.identity).or_default();
             *turn = used.turn.max(*turn);
         }
-        let mut all: Vec<(i64, String, i64)> = self
+        let mut all: Vec<(i64, String, i64, bool)> = self
             .db()
             .prepare_cached(
-                "SELECT identity.id, identity.name, coalesce(max(scope.used), 0)
+                "SELECT identity.id, identity.name, coalesce(max(scope.used), 0),
+                     substr(identity.name, instr(identity.name, '/') + 1) IN
+                         (SELECT uid FROM object JOIN member ON member.object = object.id
+                          JOIN scope AS list ON list.id = member.scope JOIN identity AS node ON node.id = list.identity
+                          WHERE object.resource = 'v1/pods' AND node.name = ?1)
                  FROM identity LEFT JOIN scope ON scope.identity = identity.id
-                 WHERE identity.name NOT IN (?, ?) AND identity.name NOT LIKE 'edge:%' GROUP BY identity.id ORDER BY identity.id",
+                 WHERE identity.name NOT IN (?1, ?2) AND identity.name NOT LIKE 'edge:%' GROUP BY identity.id ORDER BY identity.id",
             )?
-            .query_map([NODE, new], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .query_map([NODE, new], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
             .collect::<Result<_, _>>()?;
-        all.sort_by_key(|(_, name, day)| (*day, turns.get(&**name).copied().unwrap_or_default()));
-        for (identity, name, _) in all.into_iter().take(count - IDENTITIES + IDENTITIES / LUMP) {
-            self.forget_read(&name)?;
-            self.db().prepare_cached("DELETE FROM identity WHERE id = ?")?.execute([identity])?;
+        all.sort_by_key(|(_, name, day, is_here)| {
+            (*is_here, *day, turns.get(&**name).copied().unwrap_or_default())
+        });
+        for (identity, name, ..) in all.into_iter().take(count - IDENTITIES + IDENTITIES / LUMP) {
+            self.forget_identity(identity, &name)?;
         }
         Ok(())
     }
@@ -327,5 +358,60 @@ mod tests {
         let read = cache.read(|r| Ok((r.scopes(NODE, "v1/pods", "")?, r.scopes("steady", "v1/pods", "")?)));
         let (node, steady) = read.await.unwrap();
         assert_eq!((node.len(), steady.len()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn what_a_pod_read_once_outlives_many_pods_that_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let client = |uid: &str| format!("system:serviceaccount:ns:job/{uid}");
+        let job = move |w: &mut Writer| {
+            list(w, &scope(NODE, ""), &["here"])?;
+            list(w, &scope(&client("here"), ""), &["a"])?;
+            (0..3 * IDENTITIES).try_for_each(|n| list(w, &scope(&client(&n.to_string()), ""), &["a"]))
+        };
+        cache.commit(job).await.unwrap();
+        assert!(count(&cache, CLIENTS).await <= IDENTITIES);
+        let kept = cache.read(move |r| r.scopes(&client("here"), "v1/pods", "")).await.unwrap();
+        assert_eq!(kept.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn with_a_pod_goes_what_it_has_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let client = |uid: &str| format!("system:serviceaccount:ns:job/{uid}");
+        let job = move |w: &mut Writer| {
+            list(w, &scope(NODE, ""), &["here"])?;
+            for uid in ["here", "done", "unseen", "tells"] {
+                list(w, &scope(&client(uid), ""), &["a", &format!("only-{uid}")])?;
+            }
+            list(w, &scope("token:00ff", ""), &["a"])?;
+            list(w, &scope("system:serviceaccount:ns:job/", ""), &["a"])?;
+            w.push_change(&NewChange {
+                kind: ChangeKind::Create,
+                key: ObjectKey { resource: "v1/events".into(), ..pod("told").key },
+                uid: String::new(),
+                subresource: String::new(),
+                author: Author::Client(client("tells")),
+                manager: None,
+                base: None,
+                body: Some(b"{}".to_vec()),
+            })?;
+            w.drop_tokens_of("Pod/done")?;
+            let pods = w.scope(&scope(NODE, ""))?;
+            w.drop_tokens_beside(pods)
+        };
+        cache.commit(job).await.unwrap();
+        let names = cache.commit(|w| {
+            let mut statement = w.db().prepare("SELECT name FROM identity ORDER BY name")?;
+            let names: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            Ok(names)
+        });
+        let pods = ["", "here", "tells"].map(client);
+        let expected = [NODE, &pods[0], &pods[1], &pods[2], "token:00ff"];
+        assert_eq!(names.await.unwrap(), expected);
+        let objects = "SELECT count(*) FROM object WHERE resource = 'v1/pods'";
+        assert_eq!(count(&cache, objects).await, 4, "`here`, `a`, and what is only known to those that stay");
     }
 }

@@ -78,30 +78,36 @@ impl Writer {
         Ok(())
     }
 
-    /// Forgets the tokens that were bound to something, as when a pod is gone, and whom they stood for.
+    /// Forgets the tokens that were bound to something, as when a pod is gone, and whom they stood for, with what those
+    /// have read.
     ///
     /// # Errors
     /// The statement's.
-    pub fn drop_tokens_of(&self, bound: &str) -> Result<(), CacheError> {
+    pub fn drop_tokens_of(&mut self, bound: &str) -> Result<(), CacheError> {
         self.db().prepare_cached("DELETE FROM token WHERE bound = ?")?.execute([bound])?;
         if let Some(uid) = bound.strip_prefix("Pod/").filter(|uid| !uid.is_empty()) {
             self.db()
                 .prepare_cached("DELETE FROM caller WHERE substr(identity, instr(identity, '/') + 1) = ?")?
                 .execute([uid])?;
+            self.forget_pod(uid)?;
         }
         Ok(())
     }
 
-    /// Forgets the tokens that were bound to pods which are not in this scope, the whole list of them; gives how many
-    /// pods that were.
+    /// Forgets the tokens that were bound to pods which are not in this scope, the whole list of them, and what these
+    /// have read; gives how many pods that were.
     ///
     /// # Errors
     /// The statement's.
-    pub fn drop_tokens_beside(&self, pods: ScopeId) -> Result<usize, CacheError> {
+    pub fn drop_tokens_beside(&mut self, pods: ScopeId) -> Result<usize, CacheError> {
         let gone: Vec<String> = self
             .db()
             .prepare_cached(
-                "SELECT DISTINCT bound FROM token WHERE bound LIKE 'Pod/%' AND substr(bound, 5) NOT IN
+                "SELECT bound FROM
+                 (SELECT bound FROM token WHERE bound LIKE 'Pod/_%'
+                  UNION SELECT 'Pod/' || substr(name, instr(name, '/') + 1) FROM identity
+                  WHERE name LIKE 'system:serviceaccount:%/_%')
+                 WHERE substr(bound, 5) NOT IN
                  (SELECT uid FROM object JOIN member ON member.object = object.id WHERE scope = ?)",
             )?
             .query_map([pods.0], |row| row.get(0))?

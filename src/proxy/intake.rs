@@ -307,10 +307,10 @@ impl Intake for WatchIntake {
     }
 }
 
-/// Once kubelet's list of this node's pods is whole, nobody needs the tokens of pods that are not in it: of a pod that went
+/// Once kubelet's list of this node's pods is whole, nobody needs the tokens of pods that are not in it, nor what they have read: of a pod that went
 /// while nobody watched, no deletion is told. Whoever has the kubelet's kubeconfig reads other nodes' lists in its
 /// name.
-fn forget_gone(writer: &Writer, id: ScopeId, scope: &ScopeKey) -> Result<(), CacheError> {
+fn forget_gone(writer: &mut Writer, id: ScopeId, scope: &ScopeKey) -> Result<(), CacheError> {
     let whole = scope.labels.is_empty() && scope.namespace.is_empty();
     if scope.resource != "v1/pods" || scope.identity != NODE || !whole {
         return Ok(());
