@@ -1,9 +1,12 @@
 //! What is forgotten with time, and what is not though nobody asks for it.
 
+use std::collections::HashSet;
+
 use rusqlite::params;
 
 use super::bound::TOLD_FROM;
-use super::{CacheError, ObjectKey, ScopeKey, Writer, today};
+use super::scope::SCOPE_SELECT;
+use super::{CacheError, NODE, ObjectKey, Scope, ScopeKey, Writer, today};
 
 impl Writer {
     /// Keeps at most `most` waiting creations of `resource` by the node, the newest.
@@ -96,6 +99,36 @@ impl Writer {
             )?
             .execute(params![today(), scope.resource, scope.namespace, scope.fields, identity])?;
         Ok(())
+    }
+
+    /// Forgets what clients have read, but for those that `is_chosen` takes by their identity, and of these what is of a
+    /// resource that `is_left_out`. What waits to be told to the cloud stays. Gives the lists that are forgotten.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn keep_clients(
+        &mut self,
+        is_chosen: impl Fn(&str) -> bool,
+        is_left_out: impl Fn(&str) -> bool,
+    ) -> Result<Vec<ScopeKey>, CacheError> {
+        let clients = "identity.name <> ? AND identity.name NOT LIKE 'edge:%'";
+        let mut lists: Vec<Scope> = self
+            .db()
+            .prepare(&format!("{SCOPE_SELECT} WHERE {clients}"))?
+            .query_map([NODE], Scope::from_row)?
+            .collect::<Result<_, _>>()?;
+        lists.retain(|list| !is_chosen(&list.key.identity) || is_left_out(&list.key.resource));
+        let scopes: HashSet<_> = lists.iter().map(|list| list.id).collect();
+        self.drop_scopes(&scopes)?;
+        let mut identities: Vec<(i64, String)> = self
+            .db()
+            .prepare(&format!("SELECT id, name FROM identity WHERE {clients}"))?
+            .query_map([NODE], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        identities.retain(|(_, name)| !is_chosen(name));
+        identities.iter().try_for_each(|(identity, name)| self.forget_identity(*identity, name))?;
+        self.interned.forget();
+        Ok(lists.into_iter().map(|list| list.key).collect())
     }
 
     /// Forgets scopes that nobody asked for since `day` (days since 1970), with what only they held.

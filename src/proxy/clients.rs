@@ -9,12 +9,17 @@ use http::{StatusCode, header};
 
 use super::caller::Caller;
 use super::forward::Call;
+use super::replay::plain;
 use super::settings::ClientSettings;
-use crate::cache::{Era, Right};
+use super::torn::Torn;
+use crate::cache::{Cache, CacheError, Era, Right};
 use crate::kube::{Request as KubeRequest, ResourceRequest};
 
 /// Clients that are remembered at the most; of more, the one that was not seen for longest goes.
 const REMEMBERED: usize = 256;
+
+/// Under which name it is kept which settings were in force last.
+const META: &str = "clients";
 
 /// What was seen of one client since the daemon began.
 #[derive(Clone, Debug)]
@@ -138,11 +143,43 @@ impl ClientSettings {
     }
 
     fn is_left_out(&self, request: &ResourceRequest) -> bool {
-        let gvr = &request.gvr;
+        self.leaves_out(&request.gvr.group, &request.gvr.resource)
+    }
+
+    fn leaves_out(&self, group: &str, resource: &str) -> bool {
         self.leave_out.iter().any(|written| match written.split_once('.') {
-            Some((resource, group)) => group == gvr.group && (resource == "*" || resource == gvr.resource),
-            None => gvr.group.is_empty() && *written == gvr.resource,
+            Some((name, of)) => of == group && (name == "*" || name == resource),
+            None => group.is_empty() && written == resource,
         })
+    }
+
+    /// Removes from the disk what was kept before these settings were in force and is not any more. What a client calls
+    /// itself is not kept: whoever is chosen by that alone reads anew.
+    ///
+    /// # Errors
+    /// When it cannot be removed; it is tried again at the next start.
+    pub async fn leave_behind(&self, cache: &Cache, torn: &Torn) -> Result<(), CacheError> {
+        let now = serde_json::json!([self.cached, self.leave_out]).to_string();
+        if cache.read(|reader| reader.meta(META)).await?.as_deref() == Some(&*now) {
+            return Ok(());
+        }
+        let settings = self.clone();
+        let forget = move |writer: &mut crate::cache::Writer| {
+            let is_left_out = |kept: &str| {
+                let (of, resource) = plain(kept).rsplit_once('/').unwrap_or_default();
+                settings.leaves_out(of.split_once('/').map_or("", |(group, _)| group), resource)
+            };
+            let lists = writer.keep_clients(|identity| settings.is_chosen(identity, ""), is_left_out)?;
+            writer.set_meta(META, &now)?;
+            Ok(lists)
+        };
+        let lists = cache.commit(forget).await?;
+        if lists.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(lists = lists.len(), "forgot what `proxy.clients` leaves out");
+        lists.iter().for_each(|list| torn.note(list));
+        cache.compact().await
     }
 
     /// What is wrong with the entries: the key, the entry, and what it should be.
@@ -173,6 +210,7 @@ mod tests {
     use base64::Engine as _;
 
     use super::*;
+    use crate::cache::{NODE, Object};
     use crate::kube::Request;
 
     fn call(subject: &str, signature: &str) -> Call {
@@ -245,6 +283,43 @@ mod tests {
             default.is_left_out(Request::parse("GET", blocks, "").resource().unwrap()),
             "Calico's change all the time"
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_left_out_later_goes_from_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let [kept, unchosen] = ["a:client/u1", "b:other/u2"].map(|of| format!("system:serviceaccount:{of}"));
+        let read = |identity: &str, resource: &str| {
+            let meta =
+                serde_json::json!({"name": "s", "namespace": "ns", "uid": resource, "resourceVersion": "1"});
+            let object = Object::new(resource, serde_json::json!({ "metadata": meta })).unwrap();
+            let identity = identity.to_owned();
+            cache.commit(move |writer| writer.put_single(&identity, &object))
+        };
+        for identity in [NODE, &kept, &unchosen] {
+            for resource in ["v1/secrets", "metadata/apps/v1/deployments", "apps/v1/deployments"] {
+                read(identity, resource).await.unwrap();
+            }
+        }
+        let left = async || {
+            let (cache, identities) = (cache.clone(), [NODE.to_owned(), kept.clone(), unchosen.clone()]);
+            let lists = cache.read(move |reader| {
+                let of = |identity: &String, resource| {
+                    reader.scopes(identity, resource, "ns").map(|all| all.len())
+                };
+                let both = |identity| Ok((of(identity, "v1/secrets")?, of(identity, "apps/v1/deployments")?));
+                identities.iter().map(both).collect::<Result<Vec<_>, CacheError>>()
+            });
+            lists.await.unwrap()
+        };
+        let torn = Torn::default();
+        settings(&["*"], &["configmaps"]).leave_behind(&cache, &torn).await.unwrap();
+        assert_eq!(left().await, [(1, 1), (1, 1), (1, 1)]);
+        settings(&["a/*"], &["secrets"]).leave_behind(&cache, &torn).await.unwrap();
+        assert_eq!(left().await, [(1, 1), (0, 1), (0, 0)], "kubelet's stays");
+        settings(&["agent:x"], &["*.apps"]).leave_behind(&cache, &torn).await.unwrap();
+        assert_eq!(left().await, [(1, 1), (0, 0), (0, 0)]);
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub async fn keep(shared: &Shared) {
     let (mut spoilt, mut renews) = (shared.cache.follow_spoilt(), Instant::now());
     // Beside all else: where some changes get no answer a round takes minutes.
     let mut sweeping: Option<BoxFuture<'_, ()>> = None;
+    if let Err(error) = shared.client_settings.leave_behind(&shared.cache, &shared.torn).await {
+        tracing::error!(%error, "what `proxy.clients` leaves out is still on the disk");
+    }
     loop {
         let LinkState { phase, since } = link.borrow_and_update().clone();
         if entered.as_ref() != Some(&phase) {
