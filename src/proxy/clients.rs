@@ -279,10 +279,12 @@ mod tests {
         assert!(!left_out(&["ipamblocks"], blocks));
         assert!(left_out(&["secrets"], "/api/v1/namespaces/a/secrets"));
         let default = ClientSettings::default();
-        assert!(
-            default.is_left_out(Request::parse("GET", blocks, "").resource().unwrap()),
-            "Calico's change all the time"
-        );
+        for blocks in
+            [blocks, "/apis/projectcalico.org/v3/ipamblocks", "/apis/projectcalico.org/v3/ipamhandles"]
+        {
+            let request = Request::parse("GET", blocks, "");
+            assert!(default.is_left_out(request.resource().unwrap()), "{blocks} changes all the time");
+        }
     }
 
     #[tokio::test]

@@ -29,8 +29,10 @@ pub struct ClientSettings {
 impl Default for ClientSettings {
     fn default() -> Self {
         // Calico's book-keeping of addresses changes with every pod of the cluster, and is of no use when it is old.
-        let leave_out = ["ipamblocks", "ipamhandles"].map(|name| format!("{name}.crd.projectcalico.org"));
-        Self { cached: vec!["*".to_owned()], leave_out: leave_out.into() }
+        // It is in the second group where Calico's own API server is done without.
+        let groups = ["crd.projectcalico.org", "projectcalico.org"];
+        let of = |group| ["ipamblocks", "ipamhandles"].map(|name| format!("{name}.{group}"));
+        Self { cached: vec!["*".to_owned()], leave_out: groups.map(of).concat() }
     }
 }
 
