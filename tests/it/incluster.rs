@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::incluster_flannel as flannel;
 use crate::support::{Cut, Edge, NodeOptions, Scene, seconds, workload};
 
 /// Where pods find edge.
@@ -27,7 +28,10 @@ const LIST: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A gateway whose pods `client` and `stranger` run.
 fn scene() -> Result<Scene> {
-    let scene = Scene::ready(&NodeOptions::default())?;
+    with_clients(Scene::ready(&NodeOptions::default())?)
+}
+
+fn with_clients(scene: Scene) -> Result<Scene> {
     workload::prepare_clients(&scene.node)?;
     scene.cluster.apply(&manifest())?;
     workload::wait_clients(&scene.node, 2);
@@ -73,7 +77,16 @@ pub fn part(scene: &Scene) -> Result<(String, String)> {
 
 #[test]
 fn a_pod_reads_the_cluster_after_a_reboot_in_an_outage() -> Result<()> {
-    let mut scene = scene()?;
+    reads_after_a_reboot(scene()?)
+}
+
+#[test]
+#[ignore = "takes two minutes; `scripts/test --long` runs it"]
+fn in_flannels_network_a_pod_reads_the_cluster_after_a_reboot_in_an_outage() -> Result<()> {
+    reads_after_a_reboot(with_clients(flannel::scene()?)?)
+}
+
+fn reads_after_a_reboot(mut scene: Scene) -> Result<()> {
     let environment = exec(&scene, "client", &["env"])?;
     for (name, value) in [("HOST", ADDRESS), ("PORT", PORT), ("PORT_HTTPS", PORT)] {
         let line = format!("KUBERNETES_SERVICE_{name}={value}");
@@ -155,24 +168,33 @@ fn nothing_changed_in_the_cloud(scene: &Scene) -> Result<()> {
 
 #[test]
 fn the_address_for_pods_comes_back_whoever_takes_it() -> Result<()> {
-    let scene = scene()?;
+    address_comes_back(&scene()?)
+}
+
+#[test]
+#[ignore = "takes two minutes; `scripts/test --long` runs it"]
+fn in_flannels_network_the_address_for_pods_comes_back_whoever_takes_it() -> Result<()> {
+    address_comes_back(&with_clients(flannel::scene()?)?)
+}
+
+fn address_comes_back(scene: &Scene) -> Result<()> {
     let machine = scene.node.machine()?;
-    reads(&scene)?;
+    reads(scene)?;
     machine.shell("ip link del edge-api")?;
     scene.cluster.wait_for("the interface again", seconds(10), || {
-        let (state, message) = part(&scene)?;
+        let (state, message) = part(scene)?;
         ensure!(state == "good" && message.contains("made again 1 times"), "{state}: {message}");
-        reads(&scene)
+        reads(scene)
     });
     machine.shell(&format!("ip addr del {ADDRESS}/32 dev edge-api"))?;
-    scene.cluster.wait_for("the address again", seconds(10), || reads(&scene));
+    scene.cluster.wait_for("the address again", seconds(10), || reads(scene));
 
     machine.shell(&format!(
         "ip link del edge-api; ip link add mine type bridge; ip addr add {ADDRESS}/32 dev mine"
     ))?;
     scene.cluster.wait_for("word of who has the address", seconds(15), || {
         machine.shell("ip link del edge-api 2>/dev/null || true")?;
-        let (state, message) = part(&scene)?;
+        let (state, message) = part(scene)?;
         ensure!(
             state == "trouble" && message.contains("`mine`") && message.contains("hint:"),
             "{state}: {message}"
@@ -181,7 +203,7 @@ fn the_address_for_pods_comes_back_whoever_takes_it() -> Result<()> {
     });
     scene.kubectl(&["get", "--raw", "/api/v1/nodes/node-1"]).context("kubelet is served all the same")?;
     machine.shell("ip link del mine")?;
-    scene.cluster.wait_for("the address back", seconds(15), || reads(&scene));
+    scene.cluster.wait_for("the address back", seconds(15), || reads(scene));
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::support::{ClusterOptions, Scene, network_part};
+use crate::support::{ClusterOptions, KUBE_ADDRESS, NodeOptions, Scene, network_part, seconds};
 
 /// What flannel runs as, from its own project.
 pub const MANIFEST: &str = include_str!("../support/manifests/flannel.yaml");
@@ -33,6 +33,16 @@ pub fn prepare(scene: &mut Scene) -> Result<()> {
     )?;
     scene.node.stop_containerd();
     scene.node.start_containerd()
+}
+
+/// A gateway whose network for pods is flannel's, which runs as a pod.
+pub fn scene() -> Result<Scene> {
+    let mut scene = Scene::ready_in(&cloud(), &NodeOptions::default(), KUBE_ADDRESS)?;
+    prepare(&mut scene)?;
+    scene.cluster.apply(MANIFEST)?;
+    let machine = scene.node.machine()?;
+    scene.cluster.wait_for("flannel's network", seconds(150), || machine.read(SUBNET));
+    Ok(scene)
 }
 
 /// flannel's word on how its node is reached, as the cloud has it.

@@ -18,6 +18,7 @@ use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, Resource as _};
 use serde_json::{Value, json};
 
+use crate::incluster_flannel as flannel;
 use crate::incluster_operator::{DEFINITION, PATH, WIDGET};
 use crate::support::{Cut, Edge, NodeOptions, Scene, seconds, workload};
 
@@ -146,9 +147,8 @@ spec:
     ))
 }
 
-/// A gateway whose operator has told of the widget and holds its lease.
-fn scene() -> Result<Scene> {
-    let scene = Scene::ready(&NodeOptions::default())?;
+/// A gateway whose operator runs.
+fn with_operator(scene: Scene) -> Result<Scene> {
     workload::prepare_clients(&scene.node)?;
     let rights = workload::rights("widgets", "example.test", &["widgets", "widgets/status"], &[NAME]);
     let leases = workload::rights("leases", "coordination.k8s.io", &["leases"], &[NAME]);
@@ -188,7 +188,16 @@ fn settled(scene: &Scene, own: &str, size: i64) -> Result<()> {
 
 #[test]
 fn an_operator_of_kube_rs_goes_on_in_an_outage() -> Result<()> {
-    let mut scene = scene()?;
+    goes_on_in_an_outage(with_operator(Scene::ready(&NodeOptions::default())?)?)
+}
+
+#[test]
+#[ignore = "takes two minutes; `scripts/test --long` runs it"]
+fn in_flannels_network_an_operator_of_kube_rs_goes_on_in_an_outage() -> Result<()> {
+    goes_on_in_an_outage(with_operator(flannel::scene()?)?)
+}
+
+fn goes_on_in_an_outage(mut scene: Scene) -> Result<()> {
     scene.cluster.wait_for("the operator's word", seconds(60), || settled(&scene, &instance(&scene)?, 3));
     let before = instance(&scene)?;
 
