@@ -47,6 +47,16 @@ pub fn check(path: &Path, machine: Machine) -> Result<()> {
         .with_context(|| format!("`{}` is no static program for {}", path.display(), machine.name()))
 }
 
+/// The loader that the program at `path` needs, if it needs one.
+///
+/// # Errors
+/// It cannot be read, or is no program for `machine`.
+pub fn loader_of(path: &Path, machine: Machine) -> Result<Option<String>> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    loader(&bytes, machine)
+        .with_context(|| format!("`{}` is no program for {}", path.display(), machine.name()))
+}
+
 /// The machine that the program at `path` is for.
 ///
 /// # Errors

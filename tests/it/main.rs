@@ -37,6 +37,7 @@ mod image_arm64;
 mod image_cut;
 mod image_devices;
 mod image_joined;
+mod image_kubelet;
 mod image_reset;
 mod image_twice;
 mod image_update;

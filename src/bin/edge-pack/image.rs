@@ -28,7 +28,7 @@ pub struct Arguments {
     /// The static edge [default: target/snap/edge-ARCH]
     #[arg(long, value_name = "PATH")]
     edge: Option<PathBuf>,
-    /// The static kubelet; an address needs --kubelet-sha256
+    /// The kubelet, static or for Debian; an address needs --kubelet-sha256
     #[arg(long, value_name = "PATH|URL")]
     kubelet: String,
     /// What the kubelet's sha256 must be

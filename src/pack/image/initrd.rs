@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::board::{Board, Kernel};
 use super::files::INIT;
+use super::libraries;
 use super::root::ROOT;
 use super::tools::Tools;
 
@@ -42,7 +43,7 @@ pub fn make(tools: &Tools, board: &Board, kernel: &Kernel, release: &str) -> Res
     file("init", INIT.as_bytes().to_vec(), 0o755);
     file("bin/busybox", read(&root.join("usr/bin/busybox"))?, 0o755);
     file("bin/veritysetup", read(&root.join("usr/sbin/veritysetup"))?, 0o755);
-    let (loader, libraries) = libraries(tools, "usr/sbin/veritysetup")?;
+    let (loader, libraries) = libraries::of(tools, "usr/sbin/veritysetup")?;
     for (name, path) in libraries {
         file(&format!("lib/{name}"), read(&path)?, 0o755);
     }
@@ -50,7 +51,7 @@ pub fn make(tools: &Tools, board: &Board, kernel: &Kernel, release: &str) -> Res
     let folder = loader.trim_start_matches('/').rsplit_once('/').map_or("lib", |(folder, _)| folder);
     file(
         &format!("{folder}/{}", loader_name.to_string_lossy()),
-        read(&find(tools, &loader_name.to_string_lossy())?)?,
+        read(&libraries::find(tools, &loader_name.to_string_lossy())?)?,
         0o755,
     );
     let mut order = String::new();
@@ -63,40 +64,6 @@ pub fn make(tools: &Tools, board: &Board, kernel: &Kernel, release: &str) -> Res
     let archive = cpio(&entries, u32::try_from(tools.epoch()).unwrap_or_default())?;
     super::put(&tools.work().join("initrd.cpio"), &archive, 0o644)?;
     tools.run("zstd", ["-q", "-f", "-15", "-T1", "/work/initrd.cpio", "-o", "/work/initrd"]).map(drop)
-}
-
-/// The loader that a program of the root names, and the libraries that it needs, by name.
-fn libraries(tools: &Tools, program: &str) -> Result<(String, BTreeMap<String, std::path::PathBuf>)> {
-    // readelf reads the programs of any machine.
-    let told = tools.run("readelf", ["-l", &format!("{ROOT}/{program}")])?;
-    let loader = told.split("interpreter: ").nth(1).and_then(|rest| rest.split(']').next());
-    let loader = loader.with_context(|| format!("`{program}` names no loader"))?.to_owned();
-    let mut found = BTreeMap::new();
-    let mut to_read = vec![format!("{ROOT}/{program}")];
-    while let Some(path) = to_read.pop() {
-        for line in tools.run("readelf", ["-d", &path])?.lines().filter(|line| line.contains("(NEEDED)")) {
-            let name = line.split('[').nth(1).and_then(|rest| rest.split(']').next()).unwrap_or_default();
-            if loader.ends_with(name) || found.contains_key(name) {
-                continue;
-            }
-            let here = find(tools, name)?;
-            to_read.push(format!("/work/{}", here.strip_prefix(tools.work())?.display()));
-            found.insert(name.to_owned(), here);
-        }
-    }
-    Ok((loader, found))
-}
-
-/// A library of the root by its name, as the loader of Debian finds it.
-fn find(tools: &Tools, name: &str) -> Result<std::path::PathBuf> {
-    let lib = tools.work().join("root/usr/lib");
-    let triplets = fs::read_dir(&lib)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut folders: Vec<_> =
-        triplets.filter(|path| path.to_string_lossy().ends_with("-linux-gnu")).collect();
-    folders.sort();
-    folders.push(lib);
-    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
-    found.with_context(|| format!("no package has the library `{name}`"))
 }
 
 /// Unpacks the board's modules, and what they need, into the folder `modules`; their files in the order to load them.

@@ -14,6 +14,7 @@ mod disk;
 mod fetch;
 mod files;
 mod initrd;
+mod libraries;
 mod lock;
 mod modules;
 mod packages;
@@ -46,7 +47,7 @@ pub struct ImagePlan {
     pub board: String,
     /// The static edge.
     pub edge: PathBuf,
-    /// The static kubelet.
+    /// The kubelet: static, or linked with libraries that the image has.
     pub kubelet: PathBuf,
     /// The version that people see.
     pub version: String,
@@ -149,6 +150,7 @@ fn make(
     packages::unpack(tools, &lock, root::ROOT)?;
     step("configuring the root");
     let release = root::configure(plan, board, kernel, &content, tools)?;
+    check_kubelet(plan, tools)?;
     step("making the initrd");
     initrd::make(tools, board, kernel, &release)?;
     step("making the root and its hashes");
@@ -187,7 +189,7 @@ fn make(
 /// What can be known to be wrong before the work begins.
 fn check(plan: &ImagePlan) -> Result<()> {
     elf::check(&plan.edge, plan.machine).context("--edge")?;
-    elf::check(&plan.kubelet, plan.machine).context("--kubelet")?;
+    elf::loader_of(&plan.kubelet, plan.machine).context("--kubelet")?;
     slot::efi(plan.machine)?;
     let is_good = |c: char| c.is_ascii_alphanumeric() || ".+~_-".contains(c);
     let version_is_good =
@@ -205,6 +207,17 @@ fn check(plan: &ImagePlan) -> Result<()> {
         ensure!(file.is_file(), "`{}` is no file", file.display());
     }
     Ok(())
+}
+
+/// Whether the kubelet, if it is linked with libraries, will find them: upstream's was until Kubernetes 1.36.
+fn check_kubelet(plan: &ImagePlan, tools: &tools::Tools) -> Result<()> {
+    if elf::loader_of(&plan.kubelet, plan.machine)?.is_none() {
+        return Ok(());
+    }
+    libraries::check(tools, "usr/bin/kubelet").map_err(|why| {
+        let hint = "hint: another kubelet, static or for Debian, or `--overlay` with what it needs";
+        anyhow::anyhow!("--kubelet: `{}` would not run: {why} {hint}", plan.kubelet.display())
+    })
 }
 
 /// The packages to take.
