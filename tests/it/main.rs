@@ -38,6 +38,7 @@ mod image_cut;
 mod image_devices;
 mod image_joined;
 mod image_kubelet;
+mod image_mended;
 mod image_reset;
 mod image_twice;
 mod image_update;

@@ -68,6 +68,26 @@ fn a_boot_that_hangs_is_ended_by_a_timer() {
     assert!(preset.lines().any(|line| line == "enable edge-fallback.timer"));
 }
 
+/// Units of mounts have no check of their own, as lines of fstab do; ext4 goes on with what is damaged.
+#[test]
+fn file_systems_are_checked_before_they_are_mounted() {
+    let folder = "appliance/usr/lib/systemd/system/";
+    for (mount, device) in [("var", "dev-mapper-data"), ("efi", "dev-disk-edge-ESP")] {
+        let (text, check) =
+            (unit(&format!("{folder}{mount}.mount")), format!("systemd-fsck@{device}.service"));
+        for key in ["Wants", "After"] {
+            assert!(words(&text, key).contains(&check), "{mount}.mount: {key}");
+        }
+        let what = words(&text, "What").pop().unwrap();
+        let output = Command::new("systemd-escape").args(["--path", &what]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), device);
+    }
+    // Not before it is made, and not for longer than what ends a boot that hangs can wait.
+    let added = |device: &str| unit(&format!("{folder}systemd-fsck@{device}.service.d/10-appliance.conf"));
+    assert_eq!(words(&added("dev-mapper-data"), "After"), ["edge-data.service"]);
+    assert_eq!(words(&added("dev-disk-edge-ESP"), "TimeoutSec"), ["60"]);
+}
+
 /// networkd is told of time servers by DHCP, and chrony keeps the time.
 #[test]
 fn chrony_hears_of_the_time_servers_that_the_network_names() {

@@ -12,7 +12,7 @@ macro_rules! files {
 }
 
 /// Each by its path in the root.
-pub const FILES: [(&str, &str); 40] = files![
+pub const FILES: [(&str, &str); 42] = files![
     "etc/chrony/conf.d/edge.conf",
     "etc/containerd/config.toml",
     "etc/fstab",
@@ -44,6 +44,8 @@ pub const FILES: [(&str, &str); 40] = files![
     "usr/lib/systemd/system/identity.mount",
     "usr/lib/systemd/system/kubelet.service",
     "usr/lib/systemd/system/nftables.service.d/10-appliance.conf",
+    "usr/lib/systemd/system/systemd-fsck@dev-disk-edge-ESP.service.d/10-appliance.conf",
+    "usr/lib/systemd/system/systemd-fsck@dev-mapper-data.service.d/10-appliance.conf",
     "usr/lib/systemd/system/systemd-resolved.service.d/10-appliance.conf",
     "usr/lib/systemd/system/var.mount",
     "usr/lib/sysusers.d/edge.conf",

@@ -1,4 +1,4 @@
-//! The initrd: busybox, veritysetup with its libraries, the modules of the board, and config/appliance.init.
+//! The initrd: busybox, veritysetup and e2fsck with their libraries, the modules of the board, and config/appliance.init.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,10 +42,15 @@ pub fn make(tools: &Tools, board: &Board, kernel: &Kernel, release: &str) -> Res
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
     file("init", INIT.as_bytes().to_vec(), 0o755);
     file("bin/busybox", read(&root.join("usr/bin/busybox"))?, 0o755);
-    file("bin/veritysetup", read(&root.join("usr/sbin/veritysetup"))?, 0o755);
-    let (loader, libraries) = libraries::of(tools, "usr/sbin/veritysetup")?;
-    for (name, path) in libraries {
-        file(&format!("lib/{name}"), read(&path)?, 0o755);
+    let mut loader = String::new();
+    for name in ["veritysetup", "e2fsck"] {
+        let program = format!("usr/sbin/{name}");
+        file(&format!("bin/{name}"), read(&root.join(&program))?, 0o755);
+        let (its_loader, libraries) = libraries::of(tools, &program)?;
+        for (name, path) in libraries {
+            file(&format!("lib/{name}"), read(&path)?, 0o755);
+        }
+        loader = its_loader;
     }
     let loader_name = Path::new(&loader).file_name().unwrap_or_default();
     let folder = loader.trim_start_matches('/').rsplit_once('/').map_or("lib", |(folder, _)| folder);

@@ -82,7 +82,9 @@ pub fn make(
 fn command_line(kernel: &Kernel, verity: &str, root_hash: &str) -> String {
     let mut words: Vec<String> = kernel.console.iter().map(|console| format!("console={console}")).collect();
     words.extend(kernel.command_line.iter().cloned());
-    let fixed = "panic=5 ro quiet systemd.show_status=1 systemd.firstboot=off systemd.gpt_auto=no";
+    // Nobody is there to be asked how a damaged file system shall be mended, and `preen` leaves most damage as it is.
+    let fixed =
+        "panic=5 ro quiet fsck.repair=yes systemd.show_status=1 systemd.firstboot=off systemd.gpt_auto=no";
     words.extend([fixed.to_owned(), format!("edge.verity={verity}"), format!("roothash={root_hash}")]);
     words.join(" ")
 }
