@@ -7,8 +7,12 @@ use std::path::Path;
 use super::{Error, Places, Program};
 use crate::sys::durable;
 
-/// What a running containerd keeps, and a boot ends. Elsewhere it lies in `/run`, where a snap may not mount.
-const STATE: [&str; 2] = ["run/containerd", "run/runc"];
+/// What a running containerd keeps, and a boot ends. Elsewhere it lies in `/run`, where a snap may not mount. What CNI plugins
+/// noted of pods' networks is gone with these, and they do not sync it: an empty note keeps its pod from ever being stopped.
+const STATE: [&str; 4] = ["run/containerd", "run/runc", "cni/state/results", "cni/state/networks"];
+/// The network of a gateway alone, the same as the appliance's; a network plugin's own file sorts before it.
+const NETWORK: &str = "cni/net.d/99-edge.conflist";
+const NETWORK_TEXT: &str = include_str!("../../config/appliance/usr/share/edge/cni/99-edge.conflist");
 /// Its configuration.
 pub(super) const CONFIG: &str = "containerd/config.toml";
 /// Which boot that is of.
@@ -25,6 +29,7 @@ pub fn prepare(places: &Places, boot: &str) -> Result<Program, Error> {
         places.make(folder, 0o755)?;
     }
     link_plugins(places)?;
+    lay_out_network(places)?;
     let file = places.write(CONFIG, &config(places))?;
     places.program("usr/bin/containerd", vec!["--config".to_owned(), file.display().to_string()])
 }
@@ -45,6 +50,14 @@ fn forget_other_boot(places: &Places, boot: &str) -> io::Result<()> {
         }
     }
     durable::write(&stamp, boot.as_bytes(), 0o600)
+}
+
+/// Pods of a gateway without a network never start. What the owner made of the file stays; an empty one is none.
+fn lay_out_network(places: &Places) -> io::Result<()> {
+    match places.read(NETWORK) {
+        Some(_) => Ok(()),
+        None => places.write(NETWORK, NETWORK_TEXT).map(drop),
+    }
 }
 
 /// Network plugins that run as pods put theirs beside these, so they cannot be read from the snap itself.
@@ -138,14 +151,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let places = places(folder.path());
         prepare(&places, "one").unwrap();
-        for path in ["run/containerd/tasks", "containerd/root/blobs"] {
+        let ended = ["run/containerd/tasks", "cni/state/results/pod", "cni/state/networks/edge"];
+        for path in ended.iter().chain(&["containerd/root/blobs"]) {
             std::fs::create_dir_all(places.own(path)).unwrap();
         }
         prepare(&places, "one").unwrap();
-        assert!(places.own("run/containerd/tasks").exists(), "a restart finds what runs");
+        assert!(ended.iter().all(|path| places.own(path).exists()), "a restart finds what runs");
         prepare(&places, "two").unwrap();
-        assert!(!places.own("run/containerd").exists());
-        assert!(places.own("containerd/root/blobs").exists());
+        assert!(!ended.iter().any(|path| places.own(path).exists()));
+        assert!(places.own("containerd/root/blobs").exists() && places.own("cni/state").exists());
     }
 
     #[test]
@@ -159,6 +173,24 @@ mod tests {
         assert_eq!(std::fs::read_to_string(places.own("cni/bin/bridge")).unwrap(), "another");
         let link = std::fs::read_link(places.own("cni/bin/loopback")).unwrap();
         assert_eq!(link, places.snap.join("usr/lib/cni/loopback"));
+    }
+
+    #[test]
+    fn pods_have_a_network_unless_the_owner_gave_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        let read = || std::fs::read_to_string(places.own(NETWORK)).unwrap();
+        prepare(&places, "one").unwrap();
+        let network: serde_json::Value = serde_json::from_str(&read()).unwrap();
+        // Only what is in the snap: see scripts/parts.d/node.
+        let plugins = network["plugins"].as_array().unwrap().iter().map(|plugin| plugin["type"].clone());
+        assert_eq!(plugins.collect::<Vec<_>>(), ["bridge", "portmap"]);
+        std::fs::write(places.own(NETWORK), "").unwrap();
+        prepare(&places, "one").unwrap();
+        assert_eq!(read(), NETWORK_TEXT, "a power cut left it empty");
+        std::fs::write(places.own(NETWORK), "{}").unwrap();
+        prepare(&places, "one").unwrap();
+        assert_eq!(read(), "{}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Each is a service of the snap, `edge node PART`, which lays out its folders and configuration below the snap's own
 //! folder and becomes the program itself. A strict snap's kubelet may mount nowhere else. Owns what is written there, but
-//! for the folders `*.d`, `manifests`, `net.d` and `certs.d`, which are the owner's.
+//! for the folders `*.d`, `manifests`, `net.d` and `certs.d`, which are the owner's: only in `net.d` it puts a network where
+//! there is none.
 
 mod clear;
 mod containerd;

@@ -8,6 +8,7 @@ rests() { ! runs "$1" && [ "$(systemctl is-enabled "snap.edge.$1.service")" = di
 ctr() { ./ctr -a $common/run/containerd/containerd.sock -n k8s.io "$@"; }
 containers() { ctr tasks ls | grep -c RUNNING; }
 pod_runs() { [ "$(containers)" -ge 2 ]; }
+pods_run() { [ "$(containers)" -ge 4 ]; }
 shims() { cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -c 'containerd-shim-runc-v2$'; }
 
 # A disk that can hold layers, which an overlay cannot, and an address.
@@ -74,13 +75,33 @@ try /snap/bin/edge pod exec hello-snapd-test -- sh -c 'echo within'
 has "enters it" "$out" within
 has "its volume is mounted below the snap's folder" "$(cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -o " $common/kubelet/root/pods/[^ ]*scratch " | sort -u)" scratch
 
+echo "# a pod with a network of its own"
+cat >$common/kubelet/manifests/own.yaml <<'X'
+apiVersion: v1
+kind: Pod
+metadata: {name: own, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: registry.test/edge/app:1
+    imagePullPolicy: Never
+    command: [sh, -c, "echo own >/tmp/index.html; exec busybox httpd -f -p 8080 -h /tmp"]
+    ports: [{containerPort: 8080, hostPort: 8081}]
+X
+answers() { [ "$(/snap/edge/current/usr/bin/busybox wget -T 2 -qO- "http://$1/")" = own ]; }
+# host-local has a file for each address that it gave away.
+own_answers() { for file in $common/cni/state/networks/edge/10.*; do answers "${file##*/}:8080" && return; done; return 1; }
+soon 90 "it answers" own_answers
+soon 10 "and at its port of the node" answers 192.0.2.10:8081
+
 echo "# keys"
 try snap set edge node.kubelet=false
 is "kubelet off" "$code" 0
 soon 30 "kubelet rests" rests kubelet
 echo "figure kubelet-off-ms $took"
 is "containerd runs on" "$(runs containerd && echo yes)" yes
-pod_runs && ok "and so does the pod" || bad "and so does the pod" "$(ctr tasks ls)"
+pods_run && ok "and so do the pods" || bad "and so do the pods" "$(ctr tasks ls)"
 try snap set edge node.containerd=false
 soon 60 "containerd rests" rests containerd
 [ "$(shims)" -ge 1 ] && ok "the pod's shim runs on" || bad "the pod's shim runs on"
@@ -88,7 +109,7 @@ try snap set edge node.containerd=true node.kubelet=true
 is "both on" "$code" 0
 soon 60 "containerd is back" ctr version
 soon 60 "kubelet is back" runs kubelet
-soon 60 "the pod is known again" pod_runs
+soon 60 "the pods are known again" pods_run
 try snap set edge node.kubelet=perhaps
 is "a bad value: exit code" "$code" 1
 has "a bad value: one line" "$out" 'key `node.kubelet` is `perhaps`, expected `true` or `false`'

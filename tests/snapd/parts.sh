@@ -7,6 +7,11 @@ export SNAP_NAME=edge SNAP=/snap/edge/x1 SNAP_COMMON=/var/snap/edge/common
 common=$SNAP_COMMON
 ctr() { "$CTR" -a $common/run/containerd/containerd.sock -n k8s.io "$@"; }
 pod_runs() { [ "$(ctr tasks ls | grep -c RUNNING)" -ge 2 ]; }
+pods_run() { [ "$(ctr tasks ls | grep -c RUNNING)" -ge 4 ]; }
+answers() { [ "$(/snap/edge/current/usr/bin/busybox wget -T 2 -qO- "http://$1/")" = own ]; }
+# host-local has a file for each address that it gave away.
+own_answers() { for file in $common/cni/state/networks/edge/10.*; do answers "${file##*/}:8080" && return; done; return 1; }
+shim_pids() { grep -la 'containerd-shim-runc-v2' /proc/[0-9]*/cmdline 2>/dev/null | cut -d / -f 3; }
 shims() { cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -c 'containerd-shim-runc-v2$'; }
 
 mount -t proc proc /proc
@@ -88,16 +93,52 @@ export EDGE_STATE_DIR=$common
 has "edge shows the pod" "$("$EDGE" pod get -A)" hello-node-1
 has "enters it, its volume is there" "$("$EDGE" pod exec hello-node-1 -- sh -c 'while read -r line; do echo "$line"; done </proc/mounts')" /scratch
 soon "and has its log" sh -c "'$EDGE' pod logs hello-node-1 | grep -q hello"
+cat >$common/kubelet/manifests/own.yaml <<'X'
+apiVersion: v1
+kind: Pod
+metadata: {name: own, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: registry.test/edge/app:1
+    imagePullPolicy: Never
+    command: [sh, -c, "echo own >/tmp/index.html; exec busybox httpd -f -p 8080 -h /tmp"]
+    ports: [{containerPort: 8080, hostPort: 8081}]
+X
+soon "a pod with a network of its own answers" own_answers
+echo "figure own-network-ms $took"
+soon "and at its port of the node" answers 192.0.2.10:8081
 has "all is mounted below the snap's folder" "$(grep -c " $common/kubelet/root/pods/.*scratch " /proc/self/mountinfo)" 1
 
 kill $kubelet $containerd
 wait $kubelet $containerd 2>/dev/null
 [ "$(shims)" -ge 1 ] && ok "the pod outlives both" || bad "the pod outlives both"
+own_answers && ok "and its network" || bad "and its network"
 "$EDGE" node containerd >>/run/containerd.log 2>&1 &
 containerd=$!
-soon "containerd finds it again" pod_runs
-kill $containerd
+soon "containerd finds it again" pods_run
+
+# A power cut, as far as one can be made here: nothing runs, nothing is mounted, no network is there, and what CNI plugins
+# wrote last has no bytes.
+ctr tasks ls -q | while read -r id; do ctr tasks kill --signal 9 "$id"; done
+kill -9 $containerd $(shim_pids)
 wait $containerd 2>/dev/null
+awk -v below="$common/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo | tac | xargs -r umount -l
+ip link del cni0
+for file in $common/cni/state/results/* $common/cni/state/networks/edge/10.*; do : >"$file"; done
+is "the notes of plugins are lost" "$(find $common/cni/state/results $common/cni/state/networks/edge -name '10.*' -size 0 -o -name '*eth0' -size 0 | wc -l)" 2
+echo another >$common/run/boot-id
+"$EDGE" node containerd >>/run/containerd.log 2>&1 &
+containerd=$!
+soon "containerd starts anew" ctr version
+"$EDGE" node kubelet >>/run/kubelet.log 2>&1 &
+kubelet=$!
+soon "both pods are back" pods_run
+soon "and their network" answers 192.0.2.10:8081
+echo "figure back-ms $took"
+kill $kubelet $containerd
+wait $kubelet $containerd 2>/dev/null
 SNAP_COOKIE=hook EDGE_SNAPCTL=/bin/true "$EDGE" hook remove
 is "the remove hook" $? 0
 is "no shim is left" "$(shims)" 0
