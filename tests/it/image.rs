@@ -157,7 +157,8 @@ fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result
     let (_, states) = told.split_once("+3.efi\n").context("no boot entry")?;
     assert_eq!(states.lines().collect::<Vec<_>>(), ["active"; 6], "{told}");
     // Their file systems were looked at before they were mounted.
-    let told = machine.run("systemctl is-active systemd-fsck@dev-mapper-data systemd-fsck@dev-disk-edge-ESP")?;
+    let told =
+        machine.run("systemctl is-active systemd-fsck@dev-mapper-data systemd-fsck@dev-disk-edge-ESP")?;
     assert_eq!(told, "active\n".repeat(2));
     // All is of the disk that was started from, and what runs as edge's unit may open it: it writes the other slot.
     let told = machine.run("cat /run/edge-disk; ls /dev/disk/edge; findmnt -no SOURCE /efi; sh -ec 'echo $$ >/sys/fs/cgroup/system.slice/edge.service/cgroup.procs; dd if=/dev/disk/edge/root_b of=/dev/null bs=4096 count=1 status=none; echo opened; dd if=/dev/kmsg of=/dev/null count=0 2>/dev/null || echo closed'")?;

@@ -51,7 +51,9 @@ fn data_that_does_not_open_is_given_up_by_a_stick() -> Result<()> {
     machine.wait(HEALTHY, BOOT)?;
     let identity = machine.run("cat /etc/machine-id; touch /var/lib/edge/kept; sync")?;
     // What the kernel notes of a damaged file system is looked at in the next boot, whose check goes over all of it.
-    machine.run("echo test >\"/sys/fs/ext4/$(basename \"$(readlink -f /dev/mapper/data)\")/trigger_fs_error\"; sync")?;
+    machine.run(
+        "echo test >\"/sys/fs/ext4/$(basename \"$(readlink -f /dev/mapper/data)\")/trigger_fs_error\"; sync",
+    )?;
     machine.kill()?;
     machine.start()?;
     machine.wait(HEALTHY, BOOT)?;

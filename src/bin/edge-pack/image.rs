@@ -96,6 +96,10 @@ impl Arguments {
         let made = image::pack(&plan, &mut |step| steps.begin(step));
         steps.end();
         let made = made?;
+        if !made.other_tools.is_empty() {
+            let others = made.other_tools.join(", ");
+            say(&format!("the tools are not those of the lock, so the bytes may be others: {others}"));
+        }
         Ok(format!(
             "{}: root {}, hash {}\n{}: {}, in {} s",
             made.disk.display(),

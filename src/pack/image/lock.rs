@@ -33,6 +33,16 @@ impl Package {
     }
 }
 
+/// A package of the tools tree: it is not in the image, and decides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Its version, as Debian writes it.
+    pub version: String,
+}
+
 /// All packages of an image, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -43,6 +53,9 @@ pub struct Lock {
     pub architecture: String,
     /// The packages.
     pub package: Vec<Package>,
+    /// What it was made with; nothing is said of it in the lock of an older edge-pack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool: Vec<Tool>,
 }
 
 impl Lock {
@@ -71,6 +84,16 @@ impl Lock {
     /// None that is known.
     pub fn text(&self) -> Result<String> {
         Ok(HEAD.to_owned() + &toml::to_string(self)?)
+    }
+
+    /// Which of the tools that the lock names are of other versions in `now`, a line for each.
+    pub fn other_tools(&self, now: &[Tool]) -> Vec<String> {
+        let line = |tool: &Tool| match now.iter().find(|now| now.name == tool.name) {
+            Some(now) if now.version == tool.version => None,
+            Some(now) => Some(format!("{} {} is now {}", tool.name, tool.version, now.version)),
+            None => Some(format!("{} {} is gone", tool.name, tool.version)),
+        };
+        self.tool.iter().filter_map(line).collect()
     }
 
     /// What differs in `other`, a line for each package: empty if nothing does.
@@ -118,7 +141,9 @@ mod tests {
     }
 
     fn lock(package: Vec<Package>) -> Lock {
-        Lock { suite: "trixie".into(), architecture: "arm64".into(), package }
+        let tool = |name: &str| Tool { name: name.into(), version: "1".into() };
+        let tool = vec![tool("erofs-utils"), tool("mtools"), tool("zstd")];
+        Lock { suite: "trixie".into(), architecture: "arm64".into(), package, tool }
     }
 
     #[test]
@@ -135,6 +160,16 @@ mod tests {
             before.differences(&after),
             ["a 1:2 is now 1:3", "b 1 has another sha256", "c 1 is gone", "d 4 is new"]
         );
+        let mut tools = before.tool.clone();
+        assert_eq!(before.other_tools(&tools), [""; 0]);
+        tools[0].version = "2".into();
+        tools.pop();
+        assert_eq!(before.other_tools(&tools), ["erofs-utils 1 is now 2", "zstd 1 is gone"]);
+        // Of an older edge-pack.
+        let older = before.text().unwrap();
+        let (older, _) = older.split_once("[[tool]]").unwrap();
+        super::super::put(&path, older.as_bytes(), 0o644).unwrap();
+        assert_eq!(Lock::read(&path).unwrap(), Lock { tool: Vec::new(), ..before.clone() });
         let spoilt = before.text().unwrap().replace(&"0".repeat(64), "0");
         super::super::put(&path, spoilt.as_bytes(), 0o644).unwrap();
         assert!(Lock::read(&path).unwrap_err().to_string().contains("the sha256 of `a` is none"));

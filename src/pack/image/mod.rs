@@ -35,7 +35,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::elf::{self, Machine};
 pub use fetch::kubelet;
-pub use lock::{Lock, Package};
+pub use lock::{Lock, Package, Tool};
 pub use packages::Mirror;
 
 /// What to make.
@@ -107,6 +107,8 @@ pub struct Image {
     pub root_size: u64,
     /// The hash that all of the system hangs on.
     pub root_hash: String,
+    /// Which tools are others than those of the lock that was given: the bytes may be, too.
+    pub other_tools: Vec<String>,
 }
 
 /// Makes it. `step` hears of each step as it begins.
@@ -143,7 +145,10 @@ fn make(
 ) -> Result<Image> {
     let content = root::Content::read()?;
     step("choosing packages");
-    let lock = choose(plan, board, kernel, &content, tools)?;
+    let mut lock = choose(plan, board, kernel, &content, tools)?;
+    let now = tools.versions()?;
+    let other_tools = lock.other_tools(&now);
+    lock.tool = now;
     step("fetching packages");
     fetch(plan, board, &lock, tools)?;
     step(&format!("unpacking {} packages", lock.package.len()));
@@ -183,6 +188,7 @@ fn make(
         compressed,
         root_size: system.root_size,
         root_hash: system.root_hash,
+        other_tools,
     })
 }
 

@@ -123,7 +123,7 @@ pub fn resolve(tools: &Tools, architecture: &str, names: &[String], without: &[S
     package.retain(|package| !without.contains(&package.name));
     ensure!(!package.is_empty(), "apt told of no package to take");
     package.sort();
-    Ok(Lock { suite: SUITE.into(), architecture: architecture.into(), package })
+    Ok(Lock { suite: SUITE.into(), architecture: architecture.into(), package, tool: Vec::new() })
 }
 
 /// A line of `--print-uris`: `'URI' FILE SIZE SHA256:HEX`.

@@ -221,7 +221,12 @@ mod tests {
             architecture: "arm64".into(),
             sha256: "0".repeat(64),
         };
-        let lock = Lock { suite: "trixie".into(), architecture: "arm64".into(), package: vec![package] };
+        let lock = Lock {
+            suite: "trixie".into(),
+            architecture: "arm64".into(),
+            package: vec![package],
+            tool: Vec::new(),
+        };
         let module = |name: &str| Module { name: name.into(), version: "v1".into(), sha256: None };
         let edge = Part {
             linked: vec![Part::library("golang", &module("example.test/a_b/v2"))],

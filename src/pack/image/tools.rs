@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use super::lock::Tool;
+
 /// Mounts that end with the program: nothing of them is seen outside. The resolver's and apt's view of the network is
 /// this machine's.
 const ENTER: &str = r#"root=$1 work=$2 cache=$3; shift 3
@@ -19,6 +21,24 @@ mount --bind "$work" "$root/work"
 mount --bind "$cache" "$root/cache"
 [ ! -e /etc/resolv.conf ] || mount --bind "$(readlink -f /etc/resolv.conf)" "$root/etc/resolv.conf"
 exec chroot "$root" "$@""#;
+
+/// The packages of the tree whose programs and libraries write what is in an image.
+const WRITERS: [&str; 14] = [
+    "binutils",
+    "cryptsetup-bin",
+    "dosfstools",
+    "e2fsprogs",
+    "erofs-utils",
+    "fdisk",
+    "kmod",
+    "libc-bin",
+    "libext2fs2t64",
+    "liblz4-1",
+    "mtools",
+    "systemd",
+    "systemd-ukify",
+    "zstd",
+];
 
 /// The tools tree and the two folders that its programs see.
 #[derive(Debug)]
@@ -68,6 +88,21 @@ impl Tools {
     /// The time of every file, in seconds since 1970.
     pub fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// The packages that write what is in an image, and their versions.
+    ///
+    /// # Errors
+    /// The tree lacks one.
+    pub fn versions(&self) -> Result<Vec<Tool>> {
+        let told = self.run("dpkg-query", ["-W", "-f", "${Package} ${Version}\\n"].iter().chain(&WRITERS))?;
+        let pair = |line: &str| {
+            let (name, version) = line.split_once(' ')?;
+            Some(Tool { name: name.to_owned(), version: version.to_owned() })
+        };
+        let mut tools: Vec<Tool> = told.lines().filter_map(pair).collect();
+        tools.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(tools)
     }
 
     /// Runs a program to its end; what it wrote to standard output.
