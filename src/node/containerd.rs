@@ -15,6 +15,8 @@ const NETWORK: &str = "cni/net.d/99-edge.conflist";
 const NETWORK_TEXT: &str = include_str!("../../config/appliance/usr/share/edge/cni/99-edge.conflist");
 /// Its configuration.
 pub(super) const CONFIG: &str = "containerd/config.toml";
+/// The owner's settings.
+const DROP_INS: &str = "containerd/config.d";
 /// Which boot that is of.
 const BOOT: &str = "run/boot-id";
 
@@ -25,12 +27,12 @@ pub fn prepare(places: &Places, boot: &str) -> Result<Program, Error> {
     for folder in ["containerd", "containerd/root"] {
         places.make(folder, 0o711)?;
     }
-    for folder in ["containerd/config.d", "containerd/certs.d", "cni", "cni/bin", "cni/net.d", "cni/state"] {
+    for folder in [DROP_INS, "containerd/certs.d", "cni", "cni/bin", "cni/net.d", "cni/state"] {
         places.make(folder, 0o755)?;
     }
     link_plugins(places)?;
     lay_out_network(places)?;
-    let file = places.write(CONFIG, &config(places))?;
+    let file = places.write(CONFIG, &settings(places)?)?;
     places.program("usr/bin/containerd", vec!["--config".to_owned(), file.display().to_string()])
 }
 
@@ -82,17 +84,56 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// The configuration, with the owner's files laid over it key by key, in the order of their names. Of files that it imports
+/// itself, containerd 1.7 takes the whole section of a plugin in the place of edge's: one setting of the owner's, and pods
+/// would have no network, and images would not come from edge.
+fn settings(places: &Places) -> Result<String, Error> {
+    let read = |path: &Path, text: &str| -> Result<toml::Table, Error> {
+        text.parse().map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            Error::Settings { path: path.to_owned(), line, why: error.message().to_owned() }
+        })
+    };
+    let mut all = read(&places.own(CONFIG), &config(places))?;
+    let folder = places.own(DROP_INS);
+    let entries = std::fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let mut paths: Vec<_> = entries
+        .map_err(|e| durable::named(e, "read", &folder))?
+        .iter()
+        .map(std::fs::DirEntry::path)
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    paths.sort();
+    for path in paths {
+        let text = std::fs::read_to_string(&path).map_err(|e| durable::named(e, "read", &path))?;
+        lay_over(&mut all, read(&path, &text)?);
+    }
+    let drop_ins = folder.display();
+    Ok(format!(
+        "# Written by `edge node containerd` at each start, with your settings of {drop_ins}/*.toml in it.\n{all}"
+    ))
+}
+
+/// Tables add up; of all else, `more` counts.
+fn lay_over(all: &mut toml::Table, more: toml::Table) {
+    for (key, value) in more {
+        match (all.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => lay_over(old, new),
+            (_, value) => drop(all.insert(key, value)),
+        }
+    }
+}
+
 /// Version 2 is what containerd 1.7 and 2 both read.
 fn config(places: &Places) -> String {
     let own = |path: &str| places.own(path).display().to_string();
     let runc = places.snap.join("usr/sbin/runc");
     let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
     format!(
-        "# Written by `edge node containerd` at each start. Settings of yours: {drop_ins}/*.toml
-version = 2
+        "version = 2
 root = \"{root}\"
 state = \"{state}\"
-imports = [\"{drop_ins}/*.toml\"]
 
 [grpc]
 address = \"{state}/containerd.sock\"
@@ -119,7 +160,6 @@ Root = \"{runc_state}\"
 # The snap does not speak to the host's systemd.
 SystemdCgroup = false
 ",
-        drop_ins = own("containerd/config.d"),
         root = own("containerd/root"),
         state = own("run/containerd"),
         bin = own("cni/bin"),
@@ -199,7 +239,7 @@ mod tests {
         let config: toml::Table = config(&places).parse().unwrap();
         let mut paths = Vec::new();
         gather(&toml::Value::Table(config), &mut paths);
-        assert!(paths.len() > 8, "{paths:?}");
+        assert!(paths.len() >= 8, "{paths:?}");
         let own = |path: &&String| {
             path.starts_with("/var/snap/edge/common/") || path.starts_with("/snap/edge/current/")
         };
@@ -211,6 +251,29 @@ mod tests {
         let places = Places { snap: "/snap/edge/current".into(), common: "/var/snap/edge/common".into() };
         let config: toml::Table = config(&places).parse().unwrap();
         assert_eq!(config["plugins"]["io.containerd.grpc.v1.cri"]["image_pull_with_sync_fs"], true.into());
+    }
+
+    #[test]
+    fn a_setting_of_the_owner_s_leaves_the_others_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        prepare(&places, "one").unwrap();
+        let own = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"]\nrestrict_oom_score_adj = true\n";
+        std::fs::write(places.own("containerd/config.d/10-own.toml"), own).unwrap();
+        let later = "[plugins.\"io.containerd.grpc.v1.cri\"]\nimage_pull_with_sync_fs = false\n";
+        std::fs::write(places.own("containerd/config.d/20-own.toml"), later).unwrap();
+        std::fs::write(places.own("containerd/config.d/30-own.toml.bak"), "root = 1\n").unwrap();
+        prepare(&places, "one").unwrap();
+        let text = std::fs::read_to_string(places.own(CONFIG)).unwrap();
+        let all: toml::Table = text.parse().unwrap();
+        let mut expected: toml::Table = config(&places).parse().unwrap();
+        let cri = &mut expected["plugins"]["io.containerd.grpc.v1.cri"].as_table_mut().unwrap();
+        cri.insert("restrict_oom_score_adj".into(), true.into());
+        cri.insert("image_pull_with_sync_fs".into(), false.into());
+        assert_eq!(all, expected);
+        std::fs::write(places.own("containerd/config.d/20-own.toml"), "version = 2\nroot =\n").unwrap();
+        let said = prepare(&places, "one").unwrap_err().to_string();
+        assert!(said.contains("20-own.toml`, line 2: ") && !said.contains('\n'), "{said}");
     }
 
     fn gather(value: &toml::Value, paths: &mut Vec<String>) {

@@ -87,9 +87,23 @@ pub enum Error {
         .0.display()
     )]
     Absent(PathBuf),
+    /// A file of settings is no TOML.
+    #[error("`{}`, line {line}: {} hint: containerd does not start before it is mended", path.display(), one_line(why))]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, from 1.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
     /// A file or folder cannot be made; the text names it.
     #[error(transparent)]
     File(#[from] std::io::Error),
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Lays out what a part needs below the snap's folder; gives the program to become. `boot` tells this boot from others:

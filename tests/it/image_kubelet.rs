@@ -14,7 +14,11 @@ fn a_kubelet_that_needs_what_the_image_lacks_is_refused() -> Result<()> {
     let linked = std::fs::read("/bin/true")?;
     for (from, to, why) in [
         (&b"\0libc.so.6\0"[..], &b"\0libq.so.6\0"[..], "no package has the library `libq.so.6` hint: "),
-        (b"\0GLIBC_2.34\0", b"\0GLIBC_9.34\0", "the image's library `libc.so.6` has no `GLIBC_9.34` hint: "),
+        (
+            &b"\0GLIBC_2.34\0"[..],
+            &b"\0GLIBC_9.34\0"[..],
+            "the image's library `libc.so.6` has no `GLIBC_9.34` hint: ",
+        ),
     ] {
         let at = linked.windows(from.len()).position(|bytes| bytes == from).context("another program")?;
         std::fs::write(&kubelet, [&linked[..at], to, &linked[at + from.len()..]].concat())?;

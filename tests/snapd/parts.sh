@@ -122,7 +122,7 @@ soon "containerd finds it again" pods_run
 # A power cut, as far as one can be made here: nothing runs, nothing is mounted, no network is there, and what CNI plugins
 # wrote last has no bytes.
 ctr tasks ls -q | while read -r id; do ctr tasks kill --signal 9 "$id"; done
-kill -9 $containerd $(shim_pids)
+kill -9 $containerd $(shim_pids) 2>/dev/null
 wait $containerd 2>/dev/null
 awk -v below="$common/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo | tac | xargs -r umount -l
 ip link del cni0
