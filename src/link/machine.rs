@@ -37,6 +37,8 @@ pub(super) enum Evidence {
     Answered,
     /// A probe failed.
     Failed(String),
+    /// A probe was not answered in time, and other answers came meanwhile: it is slow, or full.
+    Heard(String),
 }
 
 /// State of the link and when to probe next.
@@ -68,7 +70,11 @@ impl Machine {
             Evidence::Suspicion(_) => {}
             Evidence::Sign => self.next = self.next.map(|next| next.min(now)),
             Evidence::Answered => self.answered(now),
-            Evidence::Failed(why) => self.failed(why, now),
+            Evidence::Heard(_) if self.belief == Belief::Online => {
+                self.failures = 0;
+                self.next = Some(now + self.interval);
+            }
+            Evidence::Failed(why) | Evidence::Heard(why) => self.failed(why, now),
         }
         let changed = std::mem::discriminant(&before) != std::mem::discriminant(&self.belief);
         if changed {
@@ -155,6 +161,23 @@ mod tests {
         assert!(!m.take(Evidence::Answered, now));
         assert!(!m.take(fail(), now));
         assert!(m.take(fail(), now));
+    }
+
+    #[test]
+    fn while_answers_come_a_late_probe_is_no_outage_and_is_repeated_until_one_is_answered() {
+        let (mut m, now) = machine(None);
+        m.take(Evidence::Answered, now);
+        m.take(Evidence::Suspicion("slow".into()), now);
+        for _ in 0..5 {
+            assert!(!m.take(fail(), now));
+            assert!(!m.take(Evidence::Heard("late".into()), now));
+            assert_eq!(m.next, Some(now + INTERVAL));
+        }
+        assert!(!m.take(fail(), now));
+        assert!(m.take(fail(), now), "silence is one");
+        assert!(!m.take(Evidence::Heard("late".into()), now), "and ends with an answered probe alone");
+        m.take(Evidence::Answered, now);
+        assert!(m.take(Evidence::Answered, now));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod machine;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -62,7 +63,43 @@ pub async fn online(follow: &mut watch::Receiver<LinkState>) -> bool {
 }
 
 /// Asks the cloud for a sign of life; the error says why there was none.
-pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub type Probe = Arc<dyn Fn(Patience) -> BoxFuture<'static, Result<(), Silence>> + Send + Sync>;
+
+/// How long a sign of life may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Requests wait for what comes of it.
+    Short,
+    /// Nobody does: what a slow link needs.
+    Long,
+}
+
+/// Why there was no sign of life.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Silence {
+    /// The cloud is not to be had: something said so.
+    #[error("{0}")]
+    Told(String),
+    /// Nothing came in time.
+    #[error("{0}")]
+    Late(String),
+}
+
+/// Where it is noted that answers come from the cloud; cheap to clone and to call.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Arc<AtomicU64>);
+
+impl Heard {
+    /// Something of an answer has just come.
+    pub fn note(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// What has to be done between the cloud's return and everybody's use of it.
 pub type Replay = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -76,6 +113,7 @@ pub struct Link {
     evidence: mpsc::Sender<Evidence>,
     /// When somebody doubted last.
     doubted: Arc<Mutex<Option<Instant>>>,
+    heard: Heard,
 }
 
 impl Link {
@@ -95,8 +133,9 @@ impl Link {
         let (state, watched) = watch::channel(LinkState { phase: phase_of(&machine.belief), since });
         let (answered, answers) = watch::channel(None);
         let (evidence, inbox) = mpsc::channel(16);
-        let link = Self { state: watched, answers, evidence, doubted: Arc::default() };
-        (link, Owner { machine, state, answered, inbox, probe, replay })
+        let heard = Heard::default();
+        let link = Self { state: watched, answers, evidence, doubted: Arc::default(), heard: heard.clone() };
+        (link, Owner { machine, state, answered, inbox, probe, replay, heard })
     }
 
     /// The state now.
@@ -127,6 +166,11 @@ impl Link {
     /// A request was answered although the link counts as away: it is worth a look. Never waits.
     pub fn saw_life(&self) {
         let _ = self.evidence.try_send(Evidence::Sign);
+    }
+
+    /// Where to note what comes from the cloud: a probe that is late meanwhile is no sign of an outage.
+    pub fn heard(&self) -> &Heard {
+        &self.heard
     }
 
     /// Whether a probe was answered so lately.
@@ -167,6 +211,7 @@ pub struct Owner {
     inbox: mpsc::Receiver<Evidence>,
     probe: Probe,
     replay: Replay,
+    heard: Heard,
 }
 
 impl std::fmt::Debug for Owner {
@@ -195,7 +240,7 @@ impl Owner {
             if let Evidence::Suspicion(why) = &evidence {
                 tracing::debug!(why, "is the cloud still there?");
             }
-            let answered = matches!(evidence, Evidence::Answered);
+            let answered = matches!(evidence, Evidence::Answered | Evidence::Heard(_));
             if self.machine.take(evidence, Instant::now()) {
                 self.enter().await;
             }
@@ -207,9 +252,15 @@ impl Owner {
     }
 
     async fn ask(&self) -> Evidence {
-        match (self.probe)().await {
+        let before = self.heard.count();
+        let patience = match self.machine.belief {
+            Belief::Offline(_) => Patience::Long,
+            Belief::Starting | Belief::Online => Patience::Short,
+        };
+        match (self.probe)(patience).await {
             Ok(()) => Evidence::Answered,
-            Err(why) => Evidence::Failed(why),
+            Err(Silence::Late(why)) if self.heard.count() != before => Evidence::Heard(why),
+            Err(silence) => Evidence::Failed(silence.to_string()),
         }
     }
 
@@ -254,5 +305,42 @@ fn phase_of(belief: &Belief) -> Phase {
         Belief::Starting => Phase::Starting,
         Belief::Online => Phase::Online,
         Belief::Offline(why) => Phase::Offline(why.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full link: a new connection takes longer than a probe waits, and what is under way goes on.
+    #[tokio::test]
+    async fn a_probe_that_is_late_while_answers_come_is_no_outage() {
+        let asked = Arc::<AtomicU64>::default();
+        let count = asked.clone();
+        let probe: Probe = Arc::new(move |patience| {
+            let first = count.fetch_add(1, Ordering::Relaxed) == 0;
+            Box::pin(async move {
+                if first {
+                    return Ok(());
+                }
+                assert_eq!(patience, Patience::Short);
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Err(Silence::Late("no answer".into()))
+            })
+        });
+        let replay: Replay = Arc::new(|| Box::pin(std::future::ready(Ok(()))));
+        let (link, owner) = Link::new(Duration::from_millis(20), None, probe, replay);
+        let running = tokio::spawn(owner.run());
+        assert!(online(&mut link.follow()).await);
+        link.suspect("no answer".into());
+        while asked.load(Ordering::Relaxed) < 8 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            link.heard().note();
+            assert!(link.state().is_online());
+        }
+        // Nothing comes any more.
+        let gone = tokio::time::timeout(Duration::from_secs(30), async { outage(&mut link.follow()).await });
+        assert!(gone.await.unwrap());
+        running.abort();
     }
 }

@@ -120,6 +120,9 @@ impl Shared {
             if why.is_none() && before.phase.is_outage() {
                 self.link.saw_life();
             }
+            if matches!(&result, Ok((answer, _)) if suspicious(call, answer.status()).is_none()) {
+                self.link.heard().note();
+            }
             let perhaps = !call.is_repeatable()
                 && match &result {
                     Ok((answer, _)) => answer.status().is_server_error(),
@@ -194,14 +197,14 @@ impl Shared {
         let mut link = self.link.follow();
         // Passing through, the link's word is only news: what it was before need not hold for this request.
         let heed = record || !link.borrow().phase.is_outage();
-        let mut asked = false;
+        let (patience, mut asked) = (self.upstream.slow(PATIENCE), false);
         loop {
             tokio::select! {
                 answer = &mut sending => return answer,
                 _ = outage(&mut link), if heed => return Err(UpstreamError::LinkLost),
-                () = tokio::time::sleep(PATIENCE), if !asked => {
+                () = tokio::time::sleep(patience), if !asked => {
                     asked = true;
-                    self.link.suspect(format!("no answer within {} s", PATIENCE.as_secs()));
+                    self.link.suspect(format!("no answer within {} s", patience.as_secs()));
                 }
             }
         }
@@ -270,8 +273,11 @@ impl Shared {
             None => until,
             Some(patience) => until.map(|until| Box::pin(until_late(until, patience)) as _),
         };
+        // A load balancer's own answer is no word of the cloud's.
+        let heard = suspicious(call, head.status).is_none().then(|| self.link.heard().clone());
         let parts = Parts { body, recording, place, guest: call.head.extensions.get().cloned() };
-        Response::from_parts(head, Forwarded::new(parts, until, self.takers.clone()).boxed_unsync())
+        let body = Forwarded::new(parts, until, self.takers.clone()).noting(heard);
+        Response::from_parts(head, body.boxed_unsync())
     }
 
     /// A watch's last word when its client must read everything anew.

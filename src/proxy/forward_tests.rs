@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 
 use crate::proxy::guests::Limits;
-use crate::proxy::serve_tests::{CONFIGMAPS, in_time};
+use crate::proxy::serve_tests::{CONFIGMAPS, channel, in_time};
 use crate::proxy::stand_in::{Break, Cloud, Door, empty, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,4 +106,43 @@ async fn who_goes_on_from_a_version_of_an_outage_reads_anew() {
         assert_eq!(ask("resourceVersion=1790000000000").await.0, 200);
         assert_eq!(seen.load(Ordering::Relaxed), 1);
     }
+}
+
+/// What has waited for a client that does not read may have come long ago, and what a load balancer says is not the cloud's.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_come_are_noted_as_they_come() {
+    let (tell, mut says) = tokio::sync::watch::channel(None);
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let mut answered = json(200, &json!({}));
+        if head.uri.path().ends_with("/away") {
+            answered = json(503, &json!({}));
+        } else if head.uri.path().starts_with(CONFIGMAPS) {
+            let (sender, body) = channel();
+            tell.send_replace(Some(sender));
+            *answered.body_mut() = body;
+        }
+        Box::pin(std::future::ready(answered)) as _
+    }))
+    .await;
+    let door = Door::new(&cloud, Limits::PODS, true).await;
+    let mut client = door.two().await;
+    let heard = door.proxy.shared.link.heard().clone();
+    let wanted = door.request("GET", CONFIGMAPS, "one").body(empty()).unwrap();
+    let answered = in_time("an answer", client.send_request(wanted)).await.unwrap();
+    let mut before = heard.count();
+    assert!(before > 0, "its head is noted");
+    let pieces = in_time("the cloud", says.wait_for(Option::is_some)).await.unwrap().clone().unwrap();
+    let mut body = answered.into_body();
+    for _ in 0..3 {
+        // Asked for before it comes.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        pieces.send("[1, ".into()).await.unwrap();
+        in_time("a piece", body.frame()).await.unwrap().unwrap();
+        assert!(heard.count() > before, "a piece of it is");
+        before = heard.count();
+    }
+    let wanted = door.request("GET", &format!("{CONFIGMAPS}/away"), "one").body(empty()).unwrap();
+    let answered = in_time("an answer", client.send_request(wanted)).await.unwrap();
+    assert_eq!(answered.status(), 503);
+    assert_eq!(heard.count(), before);
 }

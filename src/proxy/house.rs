@@ -12,7 +12,7 @@ use super::settled::{self, Settled};
 use super::upstream::{As, Upstream};
 use super::{LINK_META, SINCE_META, Shared, TIME_META, ahead, discovery};
 use crate::cache::{CacheError, Reader, today};
-use crate::link::{LinkState, Phase};
+use crate::link::{LinkState, Patience, Phase};
 
 /// Time without a round before what waits is told again.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -269,8 +269,8 @@ fn cloud_time(shared: &Shared) -> Option<i64> {
 
 /// Asks the cloud for the time and keeps it: a link that never goes down tells it to nobody otherwise.
 async fn keep_time(shared: &Shared) {
-    if let Err(why) = shared.upstream.probe(As::Node).await {
-        return shared.link.suspect(why);
+    if let Err(silence) = shared.upstream.probe(As::Node, Patience::Short).await {
+        return shared.link.suspect(silence.to_string());
     }
     let Some(seconds) = passed(shared) else { return };
     let kept = shared.cache.commit(move |writer| writer.set_meta(TIME_META, &seconds.to_string())).await;
@@ -343,9 +343,9 @@ async fn forget_unused(shared: &Shared) {
 /// A sign of life: an answer to `/readyz` on a connection made for it, which is then used by all.
 pub fn probe(upstream: &Arc<Upstream>) -> crate::link::Probe {
     let upstream = upstream.clone();
-    Arc::new(move || {
+    Arc::new(move |patience| {
         let upstream = upstream.clone();
-        Box::pin(async move { upstream.probe(As::Node).await })
+        Box::pin(async move { upstream.probe(As::Node, patience).await })
     })
 }
 

@@ -18,6 +18,7 @@ use super::judged::Unkept;
 use super::statuses::{self, PodIdentity, told};
 use super::upstream::{As, Upstream};
 use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
+use crate::link::Patience;
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;
@@ -316,7 +317,7 @@ impl Outbox {
             let late = format!("no answer within {} s", self.patience.as_secs());
             // It may be this request alone that takes so long, as behind a webhook that does not answer: the link is used
             // without it.
-            return match self.upstream.probe(As::Node).await {
+            return match self.upstream.probe(As::Node, Patience::Short).await {
                 Ok(()) => Ok(Fate::Later(late, ATTEMPTS)),
                 Err(why) => Err(Broken::Gone(format!("{late}, and then {why}"))),
             };

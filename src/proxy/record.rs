@@ -18,7 +18,7 @@ use super::takers::{Cargo, Parts, Takers};
 use super::torn::Torn;
 use super::upstream::BodyError;
 use crate::cache::{Cache, CacheError, ScopeKey, Writer};
-use crate::link::{LinkState, outage};
+use crate::link::{Heard, LinkState, outage};
 
 /// Takes apart what one answer carries. Runs on the cache's thread.
 pub trait Intake: Send {
@@ -172,6 +172,10 @@ pub struct Forwarded {
     link: Option<Until>,
     /// Where it is to be noted that the client has not taken all of it, until it is.
     takers: Option<Arc<Takers>>,
+    /// Where it is to be noted that the cloud speaks.
+    heard: Option<Heard>,
+    /// There was nothing when it was last asked for: what comes next has come just now.
+    waited: bool,
     ended: bool,
 }
 
@@ -189,7 +193,15 @@ pub enum End {
 impl Forwarded {
     /// Streams a body; `until` says when and how to end it early.
     pub fn new(parts: Parts, until: Option<Until>, takers: Arc<Takers>) -> Self {
-        Self { cargo: Cargo::new(parts), link: until, takers: Some(takers), ended: false }
+        let cargo = Cargo::new(parts);
+        Self { cargo, link: until, takers: Some(takers), heard: None, waited: false, ended: false }
+    }
+
+    /// Notes there what comes.
+    #[must_use]
+    pub fn noting(mut self, heard: Option<Heard>) -> Self {
+        self.heard = heard;
+        self
     }
 
     fn finish(&mut self, whole: bool) {
@@ -236,8 +248,13 @@ impl Body for Forwarded {
             self.finish(false);
             return Poll::Ready(Some(Err("the client took nothing of this for too long".into())));
         };
+        // What a client has left unread may have come long ago.
+        let waited = std::mem::replace(&mut self.waited, polled.is_pending());
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
+                if waited {
+                    self.heard.iter().for_each(Heard::note);
+                }
                 if !self.is_end_stream()
                     && let Some(takers) = self.takers.take()
                 {

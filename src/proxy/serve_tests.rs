@@ -24,7 +24,7 @@ pub async fn in_time<T>(what: &str, doing: impl Future<Output = T>) -> T {
 }
 
 /// A body that brings what is sent, and says when nobody wants it any more.
-fn channel() -> (mpsc::Sender<Bytes>, Body) {
+pub fn channel() -> (mpsc::Sender<Bytes>, Body) {
     let (sender, receiver) = mpsc::channel(1);
     let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|bytes| (Ok(Frame::data(bytes)), receiver))

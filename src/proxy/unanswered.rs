@@ -1,8 +1,7 @@
 //! Why a request to the cloud has no answer, and whether it may be sent again.
 
 use std::sync::Arc;
-
-use super::upstream::CONNECT;
+use std::time::Duration;
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
@@ -32,10 +31,12 @@ pub enum UpstreamError {
         source: std::io::Error,
     },
     /// Too slow.
-    #[error("no connection to `{address}` within {} s", CONNECT.as_secs())]
+    #[error("no connection to `{address}` within {} s", limit.as_secs())]
     ConnectTimeout {
         /// Host and port.
         address: String,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// HTTP broke.
     #[error("connection to `{address}` failed: {source}")]

@@ -4,10 +4,12 @@
 //! an idle node cheap on a link that is paid by the byte; HTTP/1.1 serves clouds without it, and
 //! upgrades.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
@@ -22,16 +24,22 @@ use super::pool::{Connection, Place, Pool, STREAMS};
 use super::resolve::Resolver;
 use super::socket;
 pub use super::unanswered::UpstreamError;
+use crate::link::{Patience, Silence};
 
 /// A request body on its way up.
 pub type UpBody = UnsyncBoxBody<bytes::Bytes, BodyError>;
 /// Why a body broke off.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// TCP and TLS together.
-pub(super) const CONNECT: Duration = Duration::from_secs(4);
-/// A sign of life, connection included.
-const PROBE: Duration = Duration::from_secs(6);
+/// TCP and TLS together, where the link is not known to be slower.
+const CONNECT: Duration = Duration::from_secs(4);
+/// The same over a link that is, by satellite for instance, and where nobody waits for it.
+const SLOW_CONNECT: Duration = Duration::from_secs(20);
+/// A sign of life that nobody waits for, connection included.
+const SLOW_PROBE: Duration = Duration::from_secs(30);
+/// Time before a connection that nobody waits for is tried once more beside: the link may have come back since the last
+/// packet of the first, or with another address.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Connections that are tried with a request that none of them takes.
 const CONNECTIONS: u32 = 3;
 
@@ -53,6 +61,8 @@ pub enum As {
 pub struct Upstream {
     /// The cloud's clock when it answered a probe last, in seconds since 1970; 0 for never.
     cloud_time: AtomicI64,
+    /// Milliseconds that the last connection took to be made.
+    handshake: AtomicU64,
     resolver: Resolver,
     target: Mutex<Arc<Target>>,
 }
@@ -82,6 +92,7 @@ impl Upstream {
     pub fn new(credentials: Arc<Credentials>, resolver: Resolver) -> Result<Self, cloud::Error> {
         Ok(Self {
             cloud_time: AtomicI64::new(0),
+            handshake: AtomicU64::new(0),
             resolver,
             target: Mutex::new(Arc::new(Target::new(credentials)?)),
         })
@@ -143,7 +154,8 @@ impl Upstream {
         request = target.address_to(request);
         let (uri, host) = (request.uri().clone(), request.headers().get(http::header::HOST).cloned());
         for _ in 0..CONNECTIONS {
-            let (connection, mut place) = target.pool(who).connection(|| self.open(&target, who)).await?;
+            let (connection, mut place) =
+                target.pool(who).connection(|| self.open(&target, who, self.slow(CONNECT))).await?;
             *request.uri_mut() = uri.clone();
             sent.store(true, Ordering::Relaxed);
             let answered = match connection {
@@ -195,7 +207,7 @@ impl Upstream {
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
         let request = origin_form(target.address_to(request));
-        let stream = self.dial(&target, target.way(who).tls_http1.clone()).await?;
+        let stream = self.dial(&target, target.way(who).tls_http1.clone(), self.slow(CONNECT)).await?;
         socket::keep_alive(stream.get_ref().0);
         let failed = |source| UpstreamError::Http { address: target.address(), source };
         let (mut sender, connection) =
@@ -210,11 +222,33 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn renew(&self, who: As) -> Result<(), UpstreamError> {
+    pub async fn renew(&self, who: As, patience: Patience) -> Result<(), UpstreamError> {
         let target = self.target().ok_or(UpstreamError::LinkLost)?;
-        let connection = self.open(&target, who).await?;
+        let connection = match patience {
+            Patience::Short => self.open(&target, who, self.slow(CONNECT)).await?,
+            Patience::Long => self.open_again_and_again(&target, who).await?,
+        };
         target.pool(who).replace(connection);
         Ok(())
+    }
+
+    /// The first of several tries that ends.
+    async fn open_again_and_again(&self, target: &Target, who: As) -> Result<Connection, UpstreamError> {
+        let mut tries = FuturesUnordered::new();
+        loop {
+            tries.push(self.open(target, who, SLOW_CONNECT));
+            tokio::select! {
+                Some(tried) = tries.next() => return tried,
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
+    }
+
+    /// How long something may take over this link for which elsewhere `usual` is enough: four times what the last
+    /// connection took to be made, which is two round trips and more.
+    pub fn slow(&self, usual: Duration) -> Duration {
+        let last = Duration::from_millis(self.handshake.load(Ordering::Relaxed));
+        usual.max((last * 4).min(SLOW_CONNECT))
     }
 
     /// Asks for a sign of life over a connection made for it. Only an answer that the API server itself
@@ -222,23 +256,33 @@ impl Upstream {
     ///
     /// # Errors
     /// Why there was none.
-    pub async fn probe(&self, who: As) -> Result<(), String> {
+    pub async fn probe(&self, who: As, patience: Patience) -> Result<(), Silence> {
+        let limit = match patience {
+            Patience::Short => self.slow(CONNECT) * 3 / 2,
+            Patience::Long => SLOW_PROBE,
+        };
+        let silence = |error: UpstreamError| match error {
+            UpstreamError::ConnectTimeout { .. } => Silence::Late(error.to_string()),
+            _ => Silence::Told(error.to_string()),
+        };
         let exchange = async {
-            self.renew(who).await.map_err(|e| e.to_string())?;
+            self.renew(who, patience).await.map_err(silence)?;
             let mut request = Request::new(answer::full(bytes::Bytes::new()));
             *request.uri_mut() = http::Uri::from_static("/readyz");
-            let (answer, _place) = self.send(who, request).await.map_err(|e| e.to_string())?;
+            let (answer, _place) = self.send(who, request).await.map_err(silence)?;
             match answer.status() {
-                http::StatusCode::UNAUTHORIZED => Err("the cloud refuses the node's credentials".to_owned()),
-                code if code.is_server_error() => Err(format!("the cloud answers {code}")),
+                http::StatusCode::UNAUTHORIZED => {
+                    Err(Silence::Told("the cloud refuses the node's credentials".to_owned()))
+                }
+                code if code.is_server_error() => Err(Silence::Told(format!("the cloud answers {code}"))),
                 _ => {
                     self.note_time(answer.headers());
                     Ok(())
                 }
             }
         };
-        let late = || format!("no answer within {} s", PROBE.as_secs());
-        tokio::time::timeout(PROBE, exchange).await.map_err(|_| late())?
+        let late = |_| Silence::Late(format!("no answer within {} s", limit.as_secs()));
+        tokio::time::timeout(limit, exchange).await.map_err(late)?
     }
 
     /// The cloud's clock when it answered a probe last.
@@ -255,8 +299,8 @@ impl Upstream {
         }
     }
 
-    async fn open(&self, target: &Target, who: As) -> Result<Connection, UpstreamError> {
-        let stream = self.dial(target, target.way(who).tls.clone()).await?;
+    async fn open(&self, target: &Target, who: As, limit: Duration) -> Result<Connection, UpstreamError> {
+        let stream = self.dial(target, target.way(who).tls.clone(), limit).await?;
         let failed = |source| UpstreamError::Http { address: target.address(), source };
         let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if !two {
@@ -285,16 +329,20 @@ impl Upstream {
         &self,
         target: &Target,
         tls: Arc<rustls::ClientConfig>,
+        limit: Duration,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, UpstreamError> {
-        let address = target.address();
-        let late = UpstreamError::ConnectTimeout { address: address.clone() };
+        let (address, begun) = (target.address(), tokio::time::Instant::now());
+        let late = UpstreamError::ConnectTimeout { address: address.clone(), limit };
         let connect = async {
             let tcp = self.connect(target).await?;
             let name = target.credentials.server_name.clone();
             let failed = |source| UpstreamError::Tls { address: address.clone(), source };
             TlsConnector::from(tls).connect(name, tcp).await.map_err(failed)
         };
-        tokio::time::timeout(CONNECT, connect).await.unwrap_or(Err(late))
+        let stream = tokio::time::timeout(limit, connect).await.unwrap_or(Err(late))?;
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.handshake.store(took, Ordering::Relaxed);
+        Ok(stream)
     }
 
     async fn connect(&self, target: &Target) -> Result<TcpStream, UpstreamError> {
@@ -371,16 +419,5 @@ fn origin_form(mut request: Request<UpBody>) -> Request<UpBody> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_date_header_is_read_as_servers_write_it() {
-        let mut headers = http::HeaderMap::new();
-        assert_eq!(date(&headers), None);
-        headers.insert(http::header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
-        assert_eq!(date(&headers), Some(784_111_777));
-        headers.insert(http::header::DATE, "yesterday".parse().unwrap());
-        assert_eq!(date(&headers), None);
-    }
-}
+#[path = "upstream_tests.rs"]
+mod tests;
