@@ -316,10 +316,11 @@ fn has_table(gvr: &GroupVersionResource) -> bool {
     schema::kind_of(&gvr.api_version(), &gvr.resource).is_some()
 }
 
-/// The body of a TokenRequest, read for its key.
+/// The body of a request that is read for its key or what is to be signed, and not kept: what a newer kubelet says beside
+/// that is not needed.
 pub fn decode_body(headers: &HeaderMap, body: &[u8]) -> Option<serde_json::Value> {
     match encoding_of(headers) {
-        Encoding::Protobuf => codec::decode(body).and_then(codec::Decoded::whole).ok(),
+        Encoding::Protobuf => codec::decode(body).ok().map(|decoded| decoded.value),
         Encoding::Json => serde_json::from_slice(body).ok(),
     }
 }

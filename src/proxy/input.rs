@@ -24,19 +24,22 @@ pub enum Input {
 const APPLY: &str = "application/apply-patch+yaml";
 
 impl Input {
-    /// Reads the body of a write.
+    /// Reads the body of a write, and says what of it this edge has no table for: that is missing then.
     ///
     /// # Errors
     /// Why it cannot be understood here.
-    pub fn of(write: &Write<'_>) -> Result<Self, String> {
-        let kind = write.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim();
+    pub fn of(write: &Write<'_>) -> Result<(Self, Option<String>), String> {
+        if content_type(write) == Encoding::Protobuf.content_type() && !write.body.is_empty() {
+            let decoded = codec::decode(write.body).map_err(|e| e.to_string())?;
+            return Ok((Self::Object(decoded.value), decoded.unknown));
+        }
+        Ok((Self::of_json(write)?, None))
+    }
+
+    fn of_json(write: &Write<'_>) -> Result<Self, String> {
+        let kind = content_type(write);
         if write.body.is_empty() {
             return Ok(Self::Object(Value::Null));
-        }
-        if kind == Encoding::Protobuf.content_type() {
-            let decoded = codec::decode(write.body).and_then(codec::Decoded::whole);
-            return Ok(Self::Object(decoded.map_err(|e| e.to_string())?));
         }
         if write.request.verb == Verb::Patch && kind == APPLY {
             return Self::applied(write);
@@ -93,4 +96,9 @@ impl Input {
         .and_then(Value::as_str)
         .filter(|uid| !uid.is_empty())
     }
+}
+
+fn content_type<'a>(write: &Write<'a>) -> &'a str {
+    let kind = write.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim()
 }

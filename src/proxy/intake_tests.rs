@@ -138,3 +138,20 @@ async fn a_deletion_is_believed_of_what_waits_for_nothing() {
         assert_eq!(read.is_some(), is_there, "{answer}");
     }
 }
+
+/// The cloud is newer than this edge, and says more of a token than is known here.
+#[tokio::test]
+async fn the_token_of_a_newer_cloud_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    let answered = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["b"]},
+        "status": {"token": "real", "expirationTimestamp": "2026-01-01T00:00:00Z"}});
+    let decoder = Decoder { encoding: Encoding::Protobuf, ..decoder(&cache) };
+    let own = (OwnIssuers::of(&cache).await.unwrap(), cache.clone());
+    let key = TokenKey { audiences: "b".into(), ..token() };
+    let mut intake = TokenIntake { decoder, key: key.clone(), own };
+    let bytes = crate::proxy::stand_in::newer(&answered).to_vec();
+    cache.commit(move |writer| intake.take(writer, bytes)).await.unwrap();
+    let kept = cache.read(move |reader| reader.token(&key)).await.unwrap().expect("it was not kept");
+    assert_eq!(serde_json::from_slice::<Value>(&kept).unwrap()["status"]["token"], "real");
+}

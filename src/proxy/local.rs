@@ -1,7 +1,8 @@
 //! Writes taken on this node while the cloud is away: applied, on disk, served back, and kept to
 //! be told to the cloud. What is answered with success here is never dropped silently.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
@@ -44,21 +45,30 @@ pub struct LocalWrites {
     leases: Arc<Leases>,
     /// Told after each change that waits for the cloud.
     waiting: Arc<Notify>,
+    /// What was met that is newer than this edge.
+    newer: Arc<Mutex<HashSet<String>>>,
 }
 
 impl LocalWrites {
     /// Writes into `cache`, tells `edits` and wakes `waiting`.
     pub fn new(cache: Cache, edits: broadcast::Sender<Edit>, waiting: Arc<Notify>) -> Self {
-        Self { cache, edits, leases: Arc::default(), waiting }
+        Self { cache, edits, leases: Arc::default(), waiting, newer: Arc::default() }
     }
 
     /// Answers a write.
     pub async fn answer(&self, local: Local, caller: &Caller, write: Write<'_>) -> Response<Body> {
         let encoding = write.encoding;
-        let input = match Input::of(&write) {
-            Ok(input) => input,
+        let (input, newer) = match Input::of(&write) {
+            Ok(read) => read,
             Err(why) => return answer::failure(&Failure::bad_request(why), encoding),
         };
+        if let Some(what) = newer {
+            if !does_without(local) {
+                let why = format!("the cloud is away, and this edge does not know {what}");
+                return answer::unavailable(&why, encoding);
+            }
+            self.note_newer(&what);
+        }
         if is_dry_run(&write, &input) {
             return answer::unavailable("the cloud is away and only it can say how a dry run ends", encoding);
         }
@@ -85,6 +95,13 @@ impl LocalWrites {
                 }
                 answer::unavailable(&format!("the cloud is away and {error}"), encoding)
             }
+        }
+    }
+
+    /// Says once what a newer kubelet says that is not taken here.
+    fn note_newer(&self, what: &str) {
+        if self.newer.lock().is_ok_and(|mut set| set.insert(what.to_owned())) {
+            tracing::warn!(field = what, "kubelet is newer than this edge: offline it is taken without this");
         }
     }
 
@@ -182,6 +199,12 @@ impl LocalWrites {
     }
 }
 
+/// Whether what is known here of a write is enough: of a question and a heartbeat nothing is kept, and an event tells what it
+/// tells. Any other object would be kept, told and shown without a part of it; who writes it tries again.
+fn does_without(local: Local) -> bool {
+    matches!(local, Local::Token | Local::Review | Local::Lease | Local::Event)
+}
+
 /// Whose words a caller's are.
 fn author(caller: &Caller) -> Author {
     match caller {
@@ -246,47 +269,5 @@ fn event_name(event: &mut Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::cache::Object;
-    use crate::proxy::watch::BACKLOG;
-
-    /// A kubelet that is restarted, or one whose deadline passes on a slow card.
-    #[tokio::test]
-    async fn who_watches_is_told_of_a_change_whose_writer_has_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "status": {"phase": "Running"},
-            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "1"}});
-        let known = Object::new("v1/pods", pod).unwrap();
-        let key = known.key.clone();
-        cache.commit(move |writer| writer.put_single("node", &known)).await.unwrap();
-        let (edits, mut watcher) = broadcast::channel(BACKLOG);
-        let waiting = Arc::new(Notify::new());
-        let writes = LocalWrites::new(cache.clone(), edits, waiting.clone());
-        let (held, hold) = std::sync::mpsc::channel::<()>();
-        let slow = cache.clone();
-        let slow = tokio::spawn(async move {
-            let job = move |_: &mut Writer| {
-                hold.recv().unwrap();
-                Ok(())
-            };
-            slow.commit(job).await
-        });
-        tokio::task::yield_now().await;
-        let said = json!({"status": {"phase": "Failed"}});
-        let input = Input::Patch(crate::kube::patch::PatchType::Merge, said);
-        let write = writes.edit(key, Some("status".to_owned()), input);
-        tokio::time::timeout(Duration::from_millis(50), write).await.expect_err("the card is slow");
-        held.send(()).unwrap();
-        slow.await.unwrap().unwrap();
-        let told = tokio::time::timeout(Duration::from_secs(10), watcher.recv());
-        let told = told.await.expect("it is on disk, and nobody was told").unwrap();
-        assert_eq!(told.object.body["status"]["phase"], "Failed");
-        tokio::time::timeout(Duration::from_secs(1), waiting.notified())
-            .await
-            .expect("it waits for the cloud");
-    }
-}
+#[path = "local_tests.rs"]
+mod tests;

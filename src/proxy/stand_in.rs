@@ -199,3 +199,22 @@ pub fn json(code: u16, body: &serde_json::Value) -> Response<Body> {
     answered.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     answered
 }
+
+/// An object in protobuf as a newer Kubernetes writes it: with a field that is in no table.
+pub fn newer(object: &serde_json::Value) -> Bytes {
+    let plain = crate::kube::codec::encode(object).unwrap();
+    let (prefix, mut rest) = plain.split_at(4);
+    let mut newer = prefix.to_vec();
+    while let [tag, after @ ..] = rest {
+        let digits = after.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
+        let len = after[..digits].iter().rev().fold(0, |len, byte| len << 7 | usize::from(byte & 0x7f));
+        let (part, left) = after[digits..].split_at(len);
+        let is_object = *tag == 0x12;
+        let part = [part, if is_object { b"\x9a\x06\x01x".as_slice() } else { b"" }].concat();
+        newer.push(*tag);
+        newer.extend([(part.len() & 0x7f) as u8 | 0x80, (part.len() >> 7) as u8]);
+        newer.extend(part);
+        rest = left;
+    }
+    newer.into()
+}

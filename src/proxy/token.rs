@@ -142,6 +142,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_newer_kubelet_asks_for_has_the_same_key() {
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": ["a"]}});
+        let mut headers = http::HeaderMap::new();
+        let kind = http::HeaderValue::from_static("application/vnd.kubernetes.protobuf");
+        headers.insert(http::header::CONTENT_TYPE, kind);
+        let newer = decode_body(&headers, &crate::proxy::stand_in::newer(&body)).expect("it was not read");
+        assert_eq!(asked(newer["spec"].clone()), asked(body["spec"].clone()));
+    }
+
+    #[test]
     fn the_key_is_all_of_what_was_asked() {
         let pod = |uid| {
             json!({"audiences": ["a", "b"], "expirationSeconds": 3607,
