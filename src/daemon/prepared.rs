@@ -46,12 +46,7 @@ pub fn path(file: &Path) -> PathBuf {
 /// # Errors
 /// With the path.
 pub fn waiting(file: &Path) -> io::Result<Option<String>> {
-    let path = path(file);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(durable::named(e, "read", &path)),
-    }
+    written(&path(file))
 }
 
 /// Keeps `text` for `file`, over one that waits already.
@@ -98,7 +93,8 @@ pub async fn verdict(snap: &Snap, defaults: &Config, wanted: &Config) -> Verdict
 
 /// Before the daemon reads its configuration: a prepared one that snapd has committed while nobody ran is put into
 /// force. Where snapd has other values than both that and the file, these are: a command changed the file, and told snapd,
-/// after the hook. What cannot be judged now stays for later; a start waits for nobody.
+/// after the hook. So they are where the file has a key that this edge does not know: a newer one wrote it, and a refresh
+/// that is undone gives the values back and runs no hook. What cannot be judged now stays for later; a start waits for nobody.
 ///
 /// # Errors
 /// A file cannot be read or written.
@@ -106,23 +102,44 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
     let Some(snap) = &overrides.snap else { return Ok(()) };
     let defaults = overrides.defaults();
     close(&defaults.file);
-    let Some(text) = waiting(&defaults.file)? else { return Ok(()) };
-    let Ok(wanted) = Config::parse_over(defaults.clone(), &text) else {
-        tracing::error!(file = %path(&defaults.file).display(), "a prepared configuration is damaged, and dropped");
-        return drop_waiting(&defaults.file);
-    };
+    let mut waits = None;
+    if let Some(text) = waiting(&defaults.file)? {
+        if let Ok(wanted) = Config::parse_over(defaults.clone(), &text) {
+            waits = Some((text, wanted));
+        } else {
+            tracing::error!(file = %path(&defaults.file).display(), "a prepared configuration is damaged, and dropped");
+            drop_waiting(&defaults.file)?;
+        }
+    }
+    let unknown = unknown_key(&defaults)?;
+    if waits.is_none() && unknown.is_none() {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let look = async { tokio::time::timeout(START, committed(snap, &defaults)).await };
-    match runtime.block_on(look) {
-        Ok(Some(Ok(found))) if found == wanted => promote(&defaults.file, &text),
+    let Ok(Some(Ok(found))) = runtime.block_on(look) else { return Ok(()) };
+    if let Some((text, _)) = waits.filter(|(_, wanted)| *wanted == found) {
+        return promote(&defaults.file, &text);
+    }
+    if let Some(key) = unknown {
+        tracing::warn!(key, "the file is of a newer edge: what snapd has committed is put into force");
+    } else if in_force(&defaults)?.is_some_and(|in_force| in_force != found) {
+        tracing::warn!("the file is not what snapd has committed, which is put into force");
+    } else {
         // Without a file nothing was ever in force: snapd is about to commit for the first time. What waits goes on
         // waiting, since it may be committed yet.
-        Ok(Some(Ok(found))) if in_force(&defaults)?.is_some_and(|in_force| in_force != found) => {
-            tracing::warn!("the file is not what snapd has committed, which is put into force");
-            durable::write(&defaults.file, text_of(&found).as_bytes(), MODE)
-        }
-        _ => Ok(()),
+        return Ok(());
     }
+    durable::write(&defaults.file, text_of(&found).as_bytes(), MODE)
+}
+
+/// A key in the file that this edge does not know.
+fn unknown_key(defaults: &Config) -> io::Result<Option<String>> {
+    let Some(text) = written(&defaults.file)? else { return Ok(None) };
+    Ok(match Config::parse_over(defaults.clone(), &text) {
+        Err(config::Error::Content { problem: config::Problem::Unknown { key, .. }, .. }) => Some(key),
+        _ => None,
+    })
 }
 
 /// Takes from others what an older edge let them read. A disk that takes no change is no reason not to start.
@@ -148,10 +165,16 @@ pub fn text_of(config: &Config) -> String {
 /// # Errors
 /// With the path.
 pub fn in_force(defaults: &Config) -> io::Result<Option<Config>> {
-    match std::fs::read_to_string(&defaults.file) {
-        Ok(text) => Ok(Config::parse_over(defaults.clone(), &text).ok()),
+    let text = written(&defaults.file)?;
+    Ok(text.and_then(|text| Config::parse_over(defaults.clone(), &text).ok()))
+}
+
+/// The text of a file, if it is there.
+fn written(file: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(durable::named(e, "read", &defaults.file)),
+        Err(e) => Err(durable::named(e, "read", file)),
     }
 }
 

@@ -51,6 +51,32 @@ fn a_daemon_waits_for_what_is_put_right_by_hand() {
     assert!(daemon.0.try_wait().unwrap().is_none(), "the same process");
 }
 
+/// A refresh that is undone gives snapd's values back, and runs no hook of the older revision: it finds the file as the
+/// newer one wrote it.
+#[test]
+fn a_file_of_a_newer_edge_gives_way_to_what_snapd_has() {
+    let snap = Snap::new();
+    snap.install();
+    let file = snap.path("common/edge.toml");
+    let daemon = snap.daemon();
+    snap.until("the installed configuration is in force", || file.exists());
+    drop(daemon);
+    let good = std::fs::read_to_string(&file).unwrap();
+    let newer = good.replace("offline-mode = true\n", "offline-mode = false\ncolour = \"red\"\n");
+    assert_ne!(newer, good);
+    for waits in [false, true] {
+        std::fs::write(&file, &newer).unwrap();
+        if waits {
+            std::fs::write(snap.path("common/edge.toml.prepared"), &newer).unwrap();
+        }
+        let _daemon = snap.daemon();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), good);
+        assert!(!snap.path("common/edge.toml.prepared").exists());
+    }
+    let log = std::fs::read_to_string(snap.path("daemon.log")).unwrap();
+    assert!(log.contains("colour") && log.contains("the file is of a newer edge"), "{log}");
+}
+
 #[test]
 fn validate_looks_at_the_file_of_the_snap() {
     let snap = Snap::new();

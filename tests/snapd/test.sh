@@ -132,6 +132,13 @@ soon "the daemon runs after the rollback" is_active
 soon "with the old configuration" in_force cloud.probe-interval 14s
 cp /run/layout.json $common/layout.json
 snap stop edge.daemon
+# As a newer revision left it whose refresh was undone after its configure hook.
+sed -i 's/^offline-mode/colour = "red"\n&/' $common/edge.toml
+try config cloud.probe-interval
+is "a newer revision's key is not known" "$code" 2
+snap start edge.daemon
+soon "the daemon goes back to what snapd has" in_force cloud.probe-interval 14s
+snap stop edge.daemon
 (exec 9<>$common/lock && flock -n 9 && printf 'edge bundle import (pid 7)' >&9 && exec sleep 60) &
 holder=$!
 soon "another command holds the state" grep -q import $common/lock
