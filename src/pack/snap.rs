@@ -16,6 +16,8 @@ use super::{elf, parts, squashfs};
 const SOURCE: &str = include_str!("../../snap/snapcraft.yaml");
 /// What the node flavour has besides.
 const NODE: &str = include_str!("../../snap/node.yaml");
+/// What snapd leaves out of a snapshot.
+const SNAPSHOTS: &str = include_str!("../../snap/snapshots.yaml");
 /// Its words that are snapd's own too.
 const SHARED: [&str; 9] =
     ["name", "title", "license", "summary", "description", "grade", "base", "environment", "apps"];
@@ -107,10 +109,14 @@ fn lay_out(plan: &SnapPlan, tree: &Path) -> Result<()> {
         symlink("../../bin/edge", tree.join("meta/hooks").join(&hook))
             .with_context(|| format!("cannot link hook `{hook}`"))?;
     }
-    let yaml = tree.join("meta/snap.yaml");
-    let mut file = fs::File::create(&yaml).with_context(|| format!("cannot write `{}`", yaml.display()))?;
-    std::io::Write::write_all(&mut file, description(plan, &source)?.as_bytes())?;
-    fs::set_permissions(&yaml, Permissions::from_mode(0o444))?;
+    let described = description(plan, &source)?;
+    for (name, text) in [("meta/snap.yaml", described.as_str()), ("meta/snapshots.yaml", SNAPSHOTS)] {
+        let yaml = tree.join(name);
+        let mut file =
+            fs::File::create(&yaml).with_context(|| format!("cannot write `{}`", yaml.display()))?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        fs::set_permissions(&yaml, Permissions::from_mode(0o444))?;
+    }
     Ok(())
 }
 
@@ -259,5 +265,26 @@ mod tests {
         let mut listed: Vec<&str> = listed.split_whitespace().collect();
         listed.sort_unstable();
         assert_eq!(listed, hooks(&source));
+        assert!(script.contains("snap/snapshots.yaml\" meta/snapshots.yaml"), "{script}");
+    }
+
+    /// snapd's own rules, by which it would refuse the whole snap.
+    #[test]
+    fn what_a_snapshot_leaves_out_is_written_as_snapd_takes_it() {
+        let left_out: Map<String, Value> = serde_saphyr::from_str(SNAPSHOTS).unwrap();
+        let left_out: Vec<&str> =
+            left_out["exclude"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
+        for large in ["store/blobs", "store/uploads", "store/quarantine", "git", "cache.db*"] {
+            assert!(left_out.contains(&format!("$SNAP_COMMON/{large}").as_str()), "{large}: {left_out:?}");
+        }
+        for path in left_out {
+            let below = path.strip_prefix("$SNAP_COMMON/").unwrap();
+            assert!(!below.contains(['[', ']', '{', '}', '?']) && !below.contains("**"), "{path}");
+            assert!(below.split('/').all(|part| !["", ".", ".."].contains(&part)), "{path}");
+            assert!(
+                !["store", "containerd", "kubelet", "*"].contains(&below),
+                "{path} holds what cannot be had again"
+            );
+        }
     }
 }

@@ -37,6 +37,7 @@ fn the_snap_holds_the_binary_and_a_link_for_each_hook_that_edge_knows() {
     };
     assert!(line("/bin/edge").starts_with("-rwxr-xr-x 0/0"), "{list}");
     assert!(line("/meta/snap.yaml").starts_with("-r--r--r-- 0/0"), "{list}");
+    assert!(line("/meta/snapshots.yaml").starts_with("-r--r--r-- 0/0"), "{list}");
     assert!(
         list.lines().all(|line| !line.contains("squashfs-root") || line.contains("2023-11-14 22:13")),
         "{list}"

@@ -180,6 +180,26 @@ health=$(snap info edge --verbose 2>/dev/null | sed -n '/^health:/,/^[a-z]/p')
 echo "# $(echo "$health" | tr '\n' ' ')"
 has "snapd knows the health" "$health" "status:"
 
+echo "# a snapshot"
+mkdir -p $common/store/blobs/sha256/00 $common/store/uploads $common/git
+for file in store/blobs/sha256/00/0000 store/uploads/1 git/pack; do head -c 4000000 /dev/urandom >$common/$file; done
+try snap save edge
+is "save" "$code" 0
+[ "$code" = 0 ] || echo "$out"
+bytes=$(cat /var/lib/snapd/snapshots/*_edge_*.zip | wc -c)
+if [ "$bytes" -gt 100 ] && [ "$bytes" -lt 2000000 ]; then ok "images are not in it"; else bad "images are not in it" "$bytes bytes"; fi
+set=$(snap saved edge | awk 'END { print $1 }')
+before=$(cat $common/edge.toml $common/join.json $common/pki/ca.key | cksum)
+snap stop edge.daemon
+try snap restore "$set" edge
+is "restore" "$code" 0
+is "settings, keys and what was joined are in it" "$(cat $common/edge.toml $common/join.json $common/pki/ca.key | cksum)" "$before"
+is "and no more" "$(ls -d $common/cache.db* $common/store/blobs $common/git 2>/dev/null)" ""
+snap start edge.daemon
+soon "the proxy listens after it" bash -c 'exec 3<>/dev/tcp/127.0.0.1/6445'
+soon "and the daemon answers" /snap/bin/edge status
+snap forget "$set" >/dev/null
+
 echo "# figures"
 echo "figure snap-set-ms $set_took"
 # The hook as snapd runs it, without snapd's own work around it: nothing has changed, so nothing is written.
