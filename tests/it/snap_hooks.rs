@@ -465,10 +465,32 @@ fn health_is_what_status_knows() {
     health(&Snap::new());
 }
 
+impl Snap {
+    /// What the hook told snapd last.
+    fn told_health(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.path("health.json")).unwrap()).unwrap()
+    }
+}
+
+/// snapd ends the hook after 30 seconds, and undoes the refresh.
+#[test]
+fn the_health_of_a_daemon_that_hangs_is_told_in_time() {
+    let snap = Snap::new();
+    snap.install();
+    let daemon = snap.daemon();
+    let pid = nix::unistd::Pid::from_raw(daemon.0.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    snap.hook("check-health").good();
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    let told = snap.told_health();
+    assert_eq!(told[0], "error");
+    assert!(told[1].as_str().unwrap().contains("daemon does not answer"), "{told}");
+}
+
 fn health(snap: &Snap) {
     snap.install();
-    let health =
-        || -> Value { serde_json::from_slice(&std::fs::read(snap.path("health.json")).unwrap()).unwrap() };
+    let health = || snap.told_health();
     snap.hook("check-health").good();
     assert_eq!(health()[0], "error");
     assert!(health()[1].as_str().unwrap().contains("daemon does not answer"), "{}", health());

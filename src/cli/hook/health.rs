@@ -9,8 +9,10 @@ use crate::config::Config;
 use crate::daemon::{ClientError, Report, ask_status};
 use crate::health::State;
 
-/// A daemon that has just been started may take this long to answer; snapd waits 30 s for the hook.
+/// A daemon that has just been started may take this long to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// All of it may take this long: snapd ends the hook after 30 s, and takes that for a refresh that failed.
+const MOST_TIME: Duration = Duration::from_secs(20);
 /// The length of a message, in characters, that snapd takes.
 const LEAST: usize = 7;
 const MOST: usize = 70;
@@ -26,17 +28,22 @@ struct Verdict {
 pub async fn check(scene: &Scene) -> Result<()> {
     let config = Config::load(&scene.overrides)?;
     let began = tokio::time::Instant::now();
-    let answer = loop {
-        match ask_status(&config.socket).await {
-            Err(ClientError::Connect { .. }) if began.elapsed() < PATIENCE => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+    let asked = async {
+        loop {
+            match ask_status(&config.socket).await {
+                Err(ClientError::Connect { .. }) if began.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                answer => break answer,
             }
-            answer => break answer,
         }
     };
-    let verdict = match answer {
-        Ok(report) => judge(&report),
-        Err(_) => problem("error", "no-daemon", "the edge daemon does not answer: see `snap logs edge`"),
+    let verdict = match tokio::time::timeout(MOST_TIME, asked).await {
+        Ok(Ok(report)) => judge(&report),
+        // The kernel takes the connection for a daemon that hangs, too.
+        Ok(Err(_)) | Err(_) => {
+            problem("error", "no-daemon", "the edge daemon does not answer: see `snap logs edge`")
+        }
     };
     let said = verdict.said.as_ref().map(|(code, message)| (*code, message.as_str()));
     Ok(scene.snapctl.set_health(verdict.state, said).await?)
