@@ -1,5 +1,7 @@
 //! `edge leave`: kubelet gets its own credentials back, containerd its own configuration, and images are free again.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use clap::Args;
 use serde_json::Value;
@@ -82,11 +84,16 @@ pub fn stays(report: &ContainerdReport) -> Vec<String> {
     report.left_alone.iter().map(|path| format!("`{}` {words}", path.display())).collect()
 }
 
+/// Where what edge replaced for containerd is kept, below the state folder.
+pub fn backup(state_dir: &Path) -> PathBuf {
+    state_dir.join("containerd")
+}
+
 /// Where what edge wrote for containerd is noted.
 pub fn containerd_settings(config: &Config) -> ContainerdSettings {
     ContainerdSettings {
         config: "/etc/containerd/config.toml".into(),
-        backup: config.state_dir.join("containerd"),
+        backup: backup(&config.state_dir),
         edge: format!("http://{}", config.registry.listen),
         authority: None,
         hosts: Vec::new(),

@@ -1,12 +1,15 @@
 //! Whether `state-dir` can be what somebody asks for. A daemon that cannot write there does not start, and one that finds
-//! another folder there has forgotten what it joined.
+//! another folder there has forgotten what it joined, what it replaced for containerd and what it stores.
 
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::Result;
 
+use super::leave::backup;
 use crate::config::{Config, Error, Overrides, Problem, Snap};
 use crate::proxy::join::Record;
+use crate::registry::containerd;
+use crate::store::{Door, Settings as StoreSettings};
 
 const KEY: &str = "state-dir";
 
@@ -33,18 +36,34 @@ pub fn check(overrides: &Overrides, before: Option<&Config>, asked: &Path) -> Re
         ));
     }
     let Some(before) = before else { return Ok(()) };
-    let Some(record) = Record::read(&before.state_dir)? else { return Ok(()) };
-    if Record::read(&asked)?.is_some() {
-        return Ok(());
+    let old = plain(&before.state_dir);
+    if let Some(record) = Record::read(&old)?
+        && Record::read(&asked)?.is_none()
+    {
+        // No folder can be copied into itself.
+        let hint = if asked.starts_with(&old) {
+            "`edge leave` first, and join again from there"
+        } else {
+            "stop edge and copy that folder there first, or `edge leave` first"
+        };
+        let (node, old) = (record.node_name, old.display());
+        return refused(format!("but node `{node}` is joined, and `{old}` says how hint: {hint}"));
     }
-    let (node, old) = (record.node_name, plain(&before.state_dir));
-    // No folder can be copied into itself.
-    let hint = if asked.starts_with(&old) {
-        "`edge leave` first, and join again from there"
-    } else {
-        "stop edge and copy that folder there first, or `edge leave` first"
-    };
-    refused(format!("but node `{node}` is joined, and `{}` says how hint: {hint}", old.display()))
+    let noted = backup(&old);
+    if containerd::is_noted(&noted)? && !containerd::is_noted(&backup(&asked))? {
+        let noted = noted.display();
+        return refused(format!(
+            "but `{noted}` holds what containerd had before edge hint: copy that folder there first, or `edge registry configure-containerd --undo`"
+        ));
+    }
+    let (kept, new) = (StoreSettings::below(&old).folder, StoreSettings::below(&asked).folder);
+    if Door::new(StoreSettings::below(&old)).is_used() && !new.exists() {
+        let (kept, new) = (kept.display(), new.display());
+        return refused(format!(
+            "but `{kept}` holds images, charts and whom bundles are trusted by hint: stop edge and copy it to `{new}` first, or make an empty folder there to begin anew"
+        ));
+    }
+    Ok(())
 }
 
 /// The path without `..`, so that it is what its beginning says. No disk is asked: it need not be there.
@@ -62,6 +81,7 @@ fn plain(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::durable;
 
     #[test]
     fn a_strict_snap_keeps_what_is_in_force_and_moves_only_below_its_folder() {
@@ -84,5 +104,31 @@ mod tests {
             let done = check(&overrides, before, Path::new(asked));
             assert_eq!(done.is_ok(), is_taken, "{asked}: {done:?}");
         }
+    }
+    #[test]
+    fn what_containerd_had_and_the_store_are_not_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("old/disk"));
+        let before = Config { state_dir: old.clone(), ..Config::default() };
+        let checked = || check(&Overrides::default(), Some(&before), &new).map_err(|e| e.to_string());
+        let refused = |words: &str| {
+            let told = checked().unwrap_err();
+            assert!(told.contains(words) && told.contains(" hint: "), "{told}");
+        };
+        let put = |path: PathBuf, text: &str| {
+            durable::folder(path.parent().unwrap(), 0o700).unwrap();
+            durable::write(&path, text.as_bytes(), 0o600).unwrap();
+        };
+        put(backup(&old).join("replaced.json"), "{}");
+        checked().unwrap();
+        let noted = r#"{"/etc/containerd/config.toml": {"before": null, "wrote": []}}"#;
+        put(backup(&old).join("replaced.json"), noted);
+        refused("/old/containerd` holds what containerd had before edge");
+        put(backup(&new).join("replaced.json"), noted);
+        checked().unwrap();
+        put(old.join("store/store.db"), "");
+        refused("/old/store` holds images, charts and whom bundles are trusted by");
+        std::fs::create_dir(new.join("store")).unwrap();
+        checked().unwrap();
     }
 }

@@ -243,6 +243,14 @@ pub fn pointed_here(backup: &Path) -> Result<PointedHere, ContainerdError> {
     Ok(here)
 }
 
+/// Whether notes of what was replaced lie in `backup`.
+///
+/// # Errors
+/// [`ContainerdError`].
+pub fn is_noted(backup: &Path) -> Result<bool, ContainerdError> {
+    Ok(!Record::read(backup)?.paths().is_empty())
+}
+
 /// What [`undo`] would do: the files that it would put back, and those that it would leave alone.
 ///
 /// # Errors
