@@ -16,6 +16,8 @@ use crate::mirror::{self, Error, Parts, Record, Request};
 use crate::sys::clock;
 use crate::sys::progress::Progress;
 
+/// The scheduler's run among the commands at work.
+pub const SCHEDULED_RUN: &str = "mirror.schedule";
 /// How long the scheduler sleeps at the most: a clock that jumps is noticed after that.
 const NAP: Duration = Duration::from_secs(20);
 
@@ -218,7 +220,7 @@ pub async fn schedule(
             let task = Task::Mirror(MirrorTask::Sync { names: Vec::new(), dry_run: false, scheduled: true });
             let silent = Progress::silent();
             let done = tokio::select! {
-                done = place.doing("mirror.schedule", None, task::run(task, &place, &silent)) => done,
+                done = place.doing(SCHEDULED_RUN, None, task::run(task, &place, &silent)) => done,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             match done {

@@ -54,7 +54,7 @@ use signals::{Asked, Signals, bind_socket};
 pub use client::{ClientError, ask_busy, ask_checkpoint, ask_prepare, ask_reload, ask_status};
 pub use clients::{ClientReport, ReadingReport, RefusalReport};
 pub use membership::{Join as JoinTask, writes as join_writes};
-pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble};
+pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble, SCHEDULED_RUN};
 pub use perform::{PerformError, perform};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report, ResourceReport, RiskReport};
 

@@ -1,7 +1,8 @@
 //! The snap where something is in the way: a file that somebody spoiled, a command that holds the state.
 
 use std::path::Path;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use edge::sys::lock::StateLock;
 
@@ -75,6 +76,59 @@ fn a_file_of_a_newer_edge_gives_way_to_what_snapd_has() {
     }
     let log = std::fs::read_to_string(snap.path("daemon.log")).unwrap();
     assert!(log.contains("colour") && log.contains("the file is of a newer edge"), "{log}");
+}
+
+/// The refresh may be what mends it.
+#[test]
+fn a_refresh_waits_for_no_daemon_that_hangs_and_for_no_file_that_somebody_spoiled() {
+    let snap = Snap::new();
+    snap.install();
+    let daemon = snap.daemon();
+    let file = snap.path("common/edge.toml");
+    snap.until("the installed configuration is in force", || file.exists());
+    std::fs::write(&file, "offline-mode = maybe\n").unwrap();
+    assert!(snap.hook("pre-refresh").good().err.contains("edge: the defaults are taken: "));
+    let pid = nix::unistd::Pid::from_raw(daemon.0.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    let done = snap.hook("pre-refresh").good();
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    assert!(done.err.contains("the daemon does not answer"), "{done:?}");
+    drop(daemon);
+    snap.hook("post-refresh").good();
+    snap.hook("configure").good();
+    let _daemon = snap.daemon();
+    assert!(std::fs::read_to_string(&file).unwrap().contains("offline-mode = true"));
+}
+
+/// A mirror may run for days, and goes on the next time where it was.
+#[test]
+fn a_refresh_cuts_off_a_mirror_and_waits_for_a_pull() {
+    let snap = Snap::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let image = format!("{}/a", silent.local_addr().unwrap());
+    let mut committed = snap.committed();
+    committed["mirror"]["images"] = serde_json::json!([{"repository": image, "tags": {"exact": ["1"]}}]);
+    snap.write("committed.json", &committed);
+    snap.install();
+    let _daemon = snap.daemon();
+    let at_work = |arguments: &[&str]| {
+        let mut command = snap.command("bin/edge", "app", arguments);
+        let command = Daemon(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let mut asked = None;
+        snap.until("the upstream is asked", || {
+            asked = silent.accept().ok();
+            asked.is_some()
+        });
+        (command, asked)
+    };
+    let mirror = at_work(&["mirror", "sync"]);
+    snap.hook("pre-refresh").good();
+    let pull = at_work(&["image", "pull", &format!("{image}:1")]);
+    snap.hook("pre-refresh")
+        .bad(1, "edge: `edge image pull` is running hint: refresh again when it has ended");
+    drop((mirror, pull));
 }
 
 #[test]

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Scene, configure};
 use crate::cache::Cache;
+use crate::cli::output;
 use crate::config::Config;
-use crate::daemon::{ClientError, ask_busy, ask_checkpoint};
+use crate::daemon::{ClientError, SCHEDULED_RUN, ask_busy, ask_checkpoint};
 use crate::pods::restart::at_work;
 use crate::store::{Settings as StoreSettings, Store};
 use crate::sys::durable;
@@ -22,6 +23,20 @@ use crate::sys::lock::{LockError, StateLock};
 const LAYOUT: u32 = 1;
 /// How long the daemon may take to put on disk what is queued.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the daemon may take to say what it is doing.
+const ANSWER: Duration = Duration::from_secs(10);
+/// What a daemon that stops may cut off: it only reads, or goes on the next time where it was.
+const MAY_BE_CUT_OFF: [&str; 9] = [
+    SCHEDULED_RUN,
+    "edge mirror sync",
+    "edge mirror list",
+    "edge mirror explain",
+    "edge bundle inspect",
+    "edge bundle verify",
+    "edge bundle history",
+    "edge trust show",
+    "edge store verify",
+];
 
 /// Who wrote the state last.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,21 +52,34 @@ pub fn install(scene: &Scene) -> Result<()> {
     write_stamp(scene)
 }
 
-/// Before the old revision stops: refuses while something runs that must not be cut off, and has everything on disk.
+/// Before the old revision stops: refuses while something runs that must not be cut off, and has everything on disk. A
+/// configuration that cannot be read and a daemon that hangs are no reason: the new revision may be what mends them.
 pub async fn before(scene: &Scene) -> Result<()> {
-    let config = Config::load(&scene.overrides)?;
+    let config = Config::load(&scene.overrides).unwrap_or_else(|error| {
+        output::note(&format!("edge: the defaults are taken: {error}"));
+        scene.overrides.defaults()
+    });
     let restarting = at_work(&config.turns())?;
     ensure!(
         restarting.is_empty(),
         "{} is restarting a pod hint: refresh again when it has ended",
         restarting.join(", ")
     );
-    match ask_busy(&config.socket).await {
-        Ok(busy) if busy.is_empty() => {
+    let Ok(busy) = tokio::time::timeout(ANSWER, ask_busy(&config.socket)).await else {
+        output::note("edge: the daemon does not answer, and is not waited for");
+        return Ok(());
+    };
+    match busy {
+        Ok(mut busy) => {
+            busy.retain(|command| !MAY_BE_CUT_OFF.contains(&command.as_str()));
+            ensure!(
+                busy.is_empty(),
+                "`{}` is running hint: refresh again when it has ended",
+                busy.join("`, `")
+            );
             let done = tokio::time::timeout(PATIENCE, ask_checkpoint(&config.socket)).await;
             Ok(done.context("the daemon did not put its queue on disk in time")??)
         }
-        Ok(busy) => bail!("`{}` is running hint: refresh again when it has ended", busy.join("`, `")),
         Err(ClientError::Connect { .. }) => alone(&config),
         Err(error) => Err(error.into()),
     }
@@ -72,10 +100,11 @@ fn alone(config: &Config) -> Result<()> {
 /// are held against this revision's keys. Whatever fails here makes snapd go back to the old revision.
 pub async fn after(scene: &Scene) -> Result<()> {
     check_stamp(scene)?;
-    let config = Config::load(&scene.overrides)?;
-    configure::values(scene, &scene.overrides.defaults(), None)
+    let committed = configure::values(scene, &scene.overrides.defaults(), None)
         .await
         .context("the configuration does not fit")?;
+    // A file that somebody spoiled gives way to snapd's values with the next hook.
+    let config = Config::load(&scene.overrides).unwrap_or(committed.config);
     let _lock = StateLock::take(&config.state_dir, "edge hook post-refresh")?;
     if config.state_dir.join("cache.db").exists() {
         let opened = Cache::open(&config.state_dir, &config.state_dir)?;
