@@ -78,6 +78,25 @@ fn a_file_of_a_newer_edge_gives_way_to_what_snapd_has() {
     assert!(log.contains("colour") && log.contains("the file is of a newer edge"), "{log}");
 }
 
+/// A gadget's values are those of the first start, which comes before the configure hook: some keys wait for the next start.
+#[test]
+fn the_first_start_is_with_what_a_gadget_sets() {
+    let snap = Snap::new();
+    let mut committed = snap.committed();
+    committed["cloud"]["probe-interval"] = "17s".into();
+    snap.write("committed.json", &committed);
+    for hook in ["install", "default-configure"] {
+        snap.hook(hook).good();
+    }
+    let _daemon = snap.daemon();
+    let file = snap.path("common/edge.toml");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("probe-interval = \"17s\""));
+    let before = file.metadata().unwrap().modified().unwrap();
+    snap.hook("configure").good();
+    assert_eq!(file.metadata().unwrap().modified().unwrap(), before, "nothing is left to change");
+    assert!(!snap.path("common/edge.toml.prepared").exists());
+}
+
 /// The refresh may be what mends it.
 #[test]
 fn a_refresh_waits_for_no_daemon_that_hangs_and_for_no_file_that_somebody_spoiled() {

@@ -70,10 +70,14 @@ fn follow_membership(taken: &mut Taken, in_force: Option<&Config>) -> Result<()>
     Ok(())
 }
 
-/// Sets what nobody set, so that services start with it and `snap get` shows it.
+/// Sets what nobody set, and leaves all on disk for the first start: what a gadget sets is in force from then on. snapd has
+/// committed it before it starts the services, and runs the other hook after.
 pub async fn defaults(scene: &Scene) -> Result<()> {
     let taken = values(scene, &scene.overrides.defaults(), None).await?;
-    tell_snapd(scene, &taken).await
+    let config = &taken.config;
+    moved::check(&scene.overrides, None, &config.state_dir)?;
+    tell_snapd(scene, &taken).await?;
+    Ok(prepared::stage(&config.file, &prepared::text_of(config))?)
 }
 
 /// snapd's values, checked.
