@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 
+use super::hook::check_stamp;
 use super::{Global, failure};
 use crate::config::{Config, Overrides};
 use crate::daemon::prepared;
@@ -50,6 +51,9 @@ fn wait(overrides: &Overrides) -> Result<()> {
 
 /// Whether the daemon could start now. What changes until it does ends it, as ever.
 fn is_ready(overrides: &Overrides) -> Result<()> {
+    if let Some(snap) = &overrides.snap {
+        check_stamp(&snap.common)?;
+    }
     prepared::settle_before_start(overrides)?;
     let config = Config::load(overrides)?;
     match StateLock::take(&config.state_dir, "edge, about to start") {

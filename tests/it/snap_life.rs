@@ -150,6 +150,23 @@ fn a_refresh_cuts_off_a_mirror_and_waits_for_a_pull() {
     drop((mirror, pull));
 }
 
+/// snapd runs no post-refresh when it reverts.
+#[test]
+fn a_state_of_a_newer_layout_is_refused_after_a_revert_too() {
+    let snap = Snap::new();
+    snap.install();
+    snap.write("common/layout.json", &serde_json::json!({"layout": 99, "version": "9.1.0"}));
+    snap.hook("configure").bad(1, "the state has layout 99 of edge 9.1.0");
+    let log = std::fs::File::create(snap.path("daemon.log")).unwrap();
+    let mut command = snap.command("bin/edge", "service", &["daemon"]);
+    let _daemon = Daemon(command.stderr(log).spawn().unwrap());
+    let said = || std::fs::read_to_string(snap.path("daemon.log")).unwrap();
+    snap.until("the layout is told of", || said().contains("the state has layout 99 of edge 9.1.0"));
+    assert!(!snap.path("common/run/edge.sock").exists());
+    snap.write("common/layout.json", &serde_json::json!({"layout": 1, "version": "0.1.0"}));
+    snap.until("the daemon answers", || snap.edge(&["status"]).code == 0);
+}
+
 #[test]
 fn validate_looks_at_the_file_of_the_snap() {
     let snap = Snap::new();

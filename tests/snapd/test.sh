@@ -116,12 +116,20 @@ soon "and in force" in_force cloud.probe-interval 14s
 has "connections are kept" "$(snap connections edge)" "edge:kubelet"
 is "the daemon runs" "$(systemctl is-active snap.edge.daemon.service)" active
 cp $common/layout.json /run/layout.json
-echo '{"layout":99,"version":"9.0.0"}' >$common/layout.json
+layout_99() { echo '{"layout":99,"version":"9.0.0"}' >$common/layout.json; }
+layout_99
+try snap revert edge
+is "no revert to a revision that does not know the layout" "$code" 1
+has "with its reason" "$out" 'the state has layout 99 of edge 9.0.0'
+has "the next revision stays" "$(snap list edge)" " x2 "
+cp /run/layout.json $common/layout.json
+soon "its daemon runs on" /snap/bin/edge status
 try snap revert edge
 is "revert" "$code" 0
 has "the first revision again" "$(snap list edge)" " x1 "
 is "configuration is kept over revert" "$(snap get edge cloud.probe-interval)" 14s
 soon "the daemon runs after revert" is_active
+layout_99
 before=$(pid)
 try snap install --dangerous ./edge-2.snap
 is "a post-refresh that fails fails the refresh" "$code" 1

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Scene;
+use super::{Scene, check_stamp};
 use crate::cli::{moved, output};
 use crate::config::snap::{self, Taken};
 use crate::config::{self, Config};
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Checks all values, tells snapd what nobody set, and leaves them with the daemon if anything changed.
 pub async fn configure(scene: &Scene) -> Result<()> {
+    // snapd runs no other hook when it reverts, and goes back where this one fails.
+    check_stamp(&scene.snap.common)?;
     let defaults = scene.overrides.defaults();
     let in_force = prepared::in_force(&defaults)?;
     let waiting = prepared::waiting(&defaults.file)?;

@@ -15,6 +15,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Args;
 
+pub use refresh::check_stamp;
+
 use super::{Global, output};
 use crate::config::{Overrides, Snap};
 use crate::sys::snapctl::Snapctl;

@@ -1,7 +1,8 @@
 //! From one revision to the next: what must be at rest before, and what is brought up to date after.
 //!
 //! The stamp says which layout the state has. Databases only ever gain tables and columns, so a revision opens what the
-//! next one left; a layout that breaks this gets another number here, and older revisions refuse it.
+//! next one left; a layout that breaks this gets another number here. An older revision refuses it: its post-refresh, its
+//! configure, which fails a revert too, and its daemon.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,7 +100,7 @@ fn alone(config: &Config) -> Result<()> {
 /// In the new revision, before its services start: the state is opened, which brings it up to date, and snapd's values
 /// are held against this revision's keys. Whatever fails here makes snapd go back to the old revision.
 pub async fn after(scene: &Scene) -> Result<()> {
-    check_stamp(scene)?;
+    check_stamp(&scene.snap.common)?;
     let committed = configure::values(scene, &scene.overrides.defaults(), None)
         .await
         .context("the configuration does not fit")?;
@@ -117,18 +118,21 @@ pub async fn after(scene: &Scene) -> Result<()> {
     write_stamp(scene)
 }
 
-fn stamp_path(scene: &Scene) -> PathBuf {
-    scene.snap.common.join("layout.json")
+fn stamp_path(common: &Path) -> PathBuf {
+    common.join("layout.json")
 }
 
 fn write_stamp(scene: &Scene) -> Result<()> {
     let stamp = Stamp { layout: LAYOUT, version: env!("CARGO_PKG_VERSION").into() };
-    Ok(durable::write(&stamp_path(scene), &serde_json::to_vec(&stamp)?, 0o600)?)
+    Ok(durable::write(&stamp_path(&scene.snap.common), &serde_json::to_vec(&stamp)?, 0o600)?)
 }
 
-fn check_stamp(scene: &Scene) -> Result<()> {
-    let path = stamp_path(scene);
-    let Some(stamp) = read_stamp(&path)? else { return Ok(()) };
+/// Whether the state below `common`, the folder that all revisions share, is of a layout that this edge knows.
+///
+/// # Errors
+/// One line with the version that wrote it.
+pub fn check_stamp(common: &Path) -> Result<()> {
+    let Some(stamp) = read_stamp(&stamp_path(common))? else { return Ok(()) };
     ensure!(
         stamp.layout <= LAYOUT,
         "the state has layout {} of edge {}, and edge {} knows layout {LAYOUT} at most hint: install edge {} or newer",
