@@ -21,7 +21,7 @@ const SNAPSHOTS: &str = include_str!("../../snap/snapshots.yaml");
 /// Its words that are snapd's own too.
 const SHARED: [&str; 9] =
     ["name", "title", "license", "summary", "description", "grade", "base", "environment", "apps"];
-/// The longest version that snapd takes.
+/// The most characters of a version that snapd takes.
 const VERSION: usize = 32;
 
 /// How far the snap is kept from the host.
@@ -67,8 +67,11 @@ pub struct SnapPlan {
 /// The binary is not for that machine; a file cannot be written; mksquashfs fails.
 pub fn pack(plan: &SnapPlan) -> Result<PathBuf> {
     elf::check(&plan.binary, plan.machine)?;
-    let version_is_good = !plan.version.is_empty() && plan.version.len() <= VERSION;
-    ensure!(version_is_good, "version `{}` is not of 1 to {VERSION} characters", plan.version);
+    ensure!(
+        is_version(&plan.version),
+        "version `{}` is none that snapd takes: 1 to {VERSION} characters of letters, digits and `:.+~-`, a letter or digit first, none of `:.-` last",
+        plan.version
+    );
     if let Flavour::Node(folder) = &plan.flavour {
         // Its programs find their libraries in the snap; a classic one would mix them with the host's.
         ensure!(
@@ -88,6 +91,15 @@ pub fn pack(plan: &SnapPlan) -> Result<PathBuf> {
     made?;
     fs::rename(&beside, &image).with_context(|| format!("cannot make `{}`", image.display()))?;
     Ok(image)
+}
+
+/// Whether snapd takes it as a version: by its own rule, `snap/naming` of its sources.
+fn is_version(text: &str) -> bool {
+    let is_within = |c: char| c.is_ascii_alphanumeric() || ":.+~-".contains(c);
+    text.len() <= VERSION
+        && text.chars().all(is_within)
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !text.ends_with([':', '.', '-'])
 }
 
 /// The content of the snap, with the permissions that snapd expects.
@@ -232,6 +244,18 @@ mod tests {
         for service in ["containerd", "kubelet"] {
             assert_eq!(node["apps"][service]["command"], format!("bin/edge node {service}"));
             assert!(node["apps"][service]["plugs"].as_array().unwrap().iter().all(known));
+        }
+    }
+
+    #[test]
+    fn a_version_is_one_that_snapd_takes() {
+        let longest = "1".repeat(VERSION);
+        for good in ["1", "0.1.0", "1.2.3-rc1+git~7", "1:2", "v1+", "1~", &longest] {
+            assert!(is_version(good), "{good}");
+        }
+        let long = "1".repeat(VERSION + 1);
+        for bad in ["", "1 2", "1_2", "ä", "1/2", "../1", "1.", "1-", "1:", "-1", "+1", ".1", "1\n", &long] {
+            assert!(!is_version(bad), "{bad:?}");
         }
     }
 

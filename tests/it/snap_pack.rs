@@ -120,9 +120,11 @@ fn what_cannot_run_in_the_snap_is_refused() {
         refused(&["--arch", "arm64", "--binary", "/no/such"]).contains("scripts/snap --arch arm64 builds it")
     );
     let long = "1".repeat(33);
-    assert!(
-        refused(&["--arch", "amd64", "--binary", BINARY, "--snap-version", &long])
-            .contains("1 to 32 characters")
-    );
+    for version in [long.as_str(), "1 2", "1/2"] {
+        assert!(
+            refused(&["--arch", "amd64", "--binary", BINARY, "--snap-version", version])
+                .contains("1 to 32 characters")
+        );
+    }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
