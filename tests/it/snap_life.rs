@@ -27,6 +27,17 @@ pub fn joined() -> Snap {
     snap
 }
 
+/// Of the node flavour, `snap stop edge` would stop kubelet and containerd; and a daemon that runs is no hindrance.
+#[test]
+fn kubelets_files_are_not_disconnected_while_joined_and_the_remedy_stops_nothing() {
+    let snap = joined();
+    let told = snap.hook("disconnect-plug-kubelet");
+    assert!(told.err.ends_with(" hint: `edge leave` first\n"), "{told:?}");
+    told.bad(1, "kubelet's credentials are edge's");
+    snap.edge(&["leave"]).good();
+    snap.hook("disconnect-plug-kubelet").good();
+}
+
 /// systemd gives up on a snap's service that ends a few times in a row; so it does not end.
 #[test]
 fn a_daemon_waits_for_what_is_put_right_by_hand() {

@@ -25,7 +25,7 @@ pub fn kubelet_goes(scene: &Scene) -> Result<()> {
     let joined = Record::read(&config.state_dir)?;
     ensure!(
         joined.is_none(),
-        "kubelet's credentials are edge's, and could not be given back any more hint: `snap stop edge` and `edge leave` first"
+        "kubelet's credentials are edge's, and could not be given back any more hint: `edge leave` first"
     );
     Ok(())
 }
