@@ -429,7 +429,27 @@ fn migrates(snap: &Snap) {
     stamp(99);
     refused(snap.hook("post-refresh"), "the state has layout 99 of edge 9.1.0");
     stamp(1);
-    // An older database is brought up to date, one that is no file refuses the refresh.
+    // Databases of the first release are brought up to date, before a daemon starts.
+    let older = |below: &str, dumps: &[&str]| {
+        std::fs::create_dir_all(snap.path(below).parent().unwrap()).unwrap();
+        let file = rusqlite::Connection::open(snap.path(below)).unwrap();
+        dumps.iter().for_each(|dump| file.execute_batch(dump).unwrap());
+        file.pragma_update(None, "user_version", 1).unwrap();
+    };
+    let version = |below: &str| -> usize {
+        let file = rusqlite::Connection::open(snap.path(below)).unwrap();
+        file.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+    };
+    older("common/cache.db", &[include_str!("../../src/cache/fixtures/v1.sql")]);
+    let store =
+        [include_str!("../../src/store/schema/1.sql"), include_str!("../../src/store/fixtures/v1.sql")];
+    older("common/store/store.db", &store);
+    snap.hook("post-refresh").good();
+    assert!(version("common/cache.db") > 1 && version("common/store/store.db") > 1);
+    for file in ["cache.db", "cache.db-wal", "cache.db-shm"] {
+        let _ = std::fs::remove_file(snap.path("common").join(file));
+    }
+    // One that is no file refuses the refresh.
     std::fs::create_dir(snap.path("common/cache.db")).unwrap();
     refused(snap.hook("post-refresh"), "cache.db");
     std::fs::remove_dir(snap.path("common/cache.db")).unwrap();
