@@ -10,7 +10,7 @@ use super::{Global, output, progress};
 use crate::config::{Change, Config};
 use crate::cri::{ImageStore, Runtime};
 use crate::daemon::{self, PerformError, task::Task};
-use crate::pods::pins::{self, Places};
+use crate::pods::pins::{self, Mark, Places};
 use crate::registry::containerd::{self, ContainerdReport, ContainerdSettings, LastResort};
 use crate::sys::service::Service;
 
@@ -73,7 +73,7 @@ pub async fn let_go(config: &Config) -> LetGo {
         Err(error) => let_go.failed.push(format!("containerd's configuration is not what it was: {error}")),
     }
     if let Err(error) = free_images(config).await {
-        let_go.failed.push(format!("images are still pinned: {error}"));
+        let_go.failed.push(format!("images may still be pinned: {error}"));
     }
     let_go
 }
@@ -101,13 +101,14 @@ pub fn containerd_settings(config: &Config) -> ContainerdSettings {
     }
 }
 
-async fn free_images(config: &Config) -> Result<()> {
+async fn free_images(config: &Config) -> Result<(), String> {
     let places = Places {
-        store: ImageStore::new(&config.runtime)?,
-        runtime: Runtime::new(&config.runtime)?,
+        store: ImageStore::new(&config.runtime).map_err(|e| e.to_string())?,
+        runtime: Runtime::new(&config.runtime).map_err(|e| e.to_string())?,
         crio: "/etc/crio".into(),
+        mark: Mark::below(&config.state_dir),
     };
-    Ok(pins::free(&places).await?)
+    pins::free(&places).await
 }
 
 /// What was given back, and what is left to do; `containerd` is whether it must be started anew.

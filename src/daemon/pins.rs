@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::cri::{self, ImageStore, Runtime};
 use crate::health::Board;
-use crate::pods::pins::{Places, keep};
+use crate::pods::pins::{Mark, Places, keep};
 
 /// CRI-O's folder of configuration.
 const CRIO: &str = "/etc/crio";
@@ -28,6 +28,7 @@ impl Pins {
             store: ImageStore::new(&config.runtime)?,
             runtime: Runtime::new(&config.runtime)?,
             crio: CRIO.into(),
+            mark: Mark::below(&config.state_dir),
         };
         let (wanted, asked) = watch::channel(Self::are_wanted(config));
         let cache = cache.clone();

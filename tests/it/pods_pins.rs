@@ -48,6 +48,8 @@ fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
         Ok(())
     });
     assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "good: ");
+    let marked = gateway.node.machine()?.shell("ls /var/lib/edge | grep -cx pinned || true")?;
+    assert_eq!(marked.trim(), "1", "who cannot ask containerd must know that there are pins");
     // CRI knows images, containerd each of their names.
     let is_pinned = |name: &str| -> Result<bool> {
         let listed = gateway.node.ctr(&["images", "ls", &format!("name=={name}")])?;
@@ -71,6 +73,8 @@ fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
         Ok(())
     });
     assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "off: ");
+    let left = gateway.node.machine()?.shell("ls /var/lib/edge | grep -cx pinned || true")?;
+    assert_eq!(left.trim(), "0", "none is left");
     restarts_what_is_not_kept(&gateway)
 }
 

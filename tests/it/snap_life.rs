@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use edge::pods::pins::Mark;
 use edge::sys::lock::StateLock;
 
 use crate::command::Done;
@@ -219,6 +220,28 @@ fn a_removal_gives_everything_back_whatever_is_in_the_way() {
     assert!(done.code == 1 && done.err.lines().count() == 1, "{done:?}");
     assert!(done.err.contains("in use by edge bundle import (pid "), "{done:?}");
     assert!(done.err.contains("and everything was given back beside it"), "{done:?}");
+}
+
+/// A containerd that has stopped still has its pins, and nobody but edge knows which are edge's.
+#[test]
+fn images_that_may_still_be_pinned_are_told() {
+    let snap = joined();
+    let endpoint = format!("runtime.endpoint=unix://{}", snap.path("none.sock").display());
+    snap.edge(&["config", "set", &endpoint]).good();
+    snap.hook("disconnect-plug-containerd").good();
+    let mark = Mark::below(&snap.path("common"));
+    mark.set().unwrap();
+    let hint = "hint: `snap set edge runtime.pin-images=false` or `edge leave` first";
+    snap.hook("disconnect-plug-containerd").bad(1, hint);
+    let why = "images may still be pinned: no container runtime at `unix://";
+    let left = snap.edge(&["leave"]);
+    assert!(left.code == 1 && left.err.contains(why), "{left:?}");
+    assert!(left.out.contains("is given back"), "{left:?}");
+    snap.hook("remove").bad(1, why);
+    mark.clear().unwrap();
+    snap.edge(&["leave"]).good();
+    snap.hook("remove").good();
+    snap.hook("disconnect-plug-containerd").good();
 }
 
 /// A join changes the file, and tells snapd last: by then the terminal may be closed, or snapd away.

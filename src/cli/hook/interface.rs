@@ -7,6 +7,7 @@ use crate::cli::leave::{containerd_settings, stays};
 use crate::cli::output;
 use crate::config::Config;
 use crate::daemon::{ClientError, ask_reload};
+use crate::pods::pins::Mark;
 use crate::proxy::join::Record;
 use crate::registry::containerd;
 
@@ -17,6 +18,18 @@ pub async fn connected(scene: &Scene) -> Result<()> {
         Err(ClientError::Connect { .. }) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Without its socket the images that edge has pinned there would stay pinned for ever.
+pub fn containerd_goes(scene: &Scene) -> Result<()> {
+    let config = Config::load(&scene.overrides)?;
+    // The containerd of the snap's own is reached without the plug.
+    let is_own = scene.snap.node.as_ref().is_some_and(|node| node.endpoint == config.runtime.endpoint);
+    ensure!(
+        is_own || !Mark::below(&config.state_dir).is_set(),
+        "images are pinned in containerd, and could not be given free any more hint: `snap set edge runtime.pin-images=false` or `edge leave` first"
+    );
+    Ok(())
 }
 
 /// Without its files kubelet could never get its own credentials back.

@@ -107,7 +107,7 @@ impl Hook {
                 Name::ConnectPlugContainerd
                 | Name::ConnectPlugContainerdConfig
                 | Name::ConnectPlugKubelet => interface::connected(&scene).await,
-                Name::DisconnectPlugContainerd => Ok(()),
+                Name::DisconnectPlugContainerd => interface::containerd_goes(&scene),
                 Name::DisconnectPlugContainerdConfig => interface::containerd_config_goes(&scene),
                 Name::DisconnectPlugKubelet => interface::kubelet_goes(&scene),
             }

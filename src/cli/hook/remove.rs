@@ -12,6 +12,7 @@ use crate::cache::Cache;
 use crate::cli::leave::let_go;
 use crate::config::Config;
 use crate::node::{self, Places};
+use crate::pods::pins::Mark;
 use crate::proxy::{incluster, join};
 use crate::sys::lock::{LockError, StateLock};
 
@@ -36,6 +37,12 @@ pub async fn remove(scene: &Scene) -> Result<()> {
     };
     if let Some(node) = &scene.snap.node {
         left.extend(node::clear(&Places { snap: node.content.clone(), common: scene.snap.common.clone() }));
+        // Its containerd goes with the snap, and is stopped by now.
+        if node.endpoint == config.runtime.endpoint
+            && let Err(error) = Mark::below(&config.state_dir).clear()
+        {
+            left.push(error.to_string());
+        }
     }
     let untold = untold(&config).await;
     if let Err(error) = give_back(&config) {

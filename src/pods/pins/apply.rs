@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::needed::{OWN, needed, plan};
+use super::Mark;
+use super::needed::{OWN, is_own, needed, plan};
 use crate::cri::{Error, ImageStore, Named, PINNED};
 
 /// What was done, and whether it has an effect.
@@ -12,14 +13,22 @@ pub struct Report {
     pub pinned: Vec<String>,
     /// Names that were given free.
     pub unpinned: Vec<String>,
+    /// Why the mark is not as it should be, if it is not.
+    pub unmarked: Option<String>,
 }
 
-/// Pins what `pods` need and gives free what edge had pinned and nobody needs any more.
+/// Pins what `pods` need and gives free what edge had pinned and nobody needs any more. While anything is pinned, `mark` is
+/// set; a disk that cannot be written keeps no image from being pinned.
 ///
 /// # Errors
 /// The runtime's; [`Error::Unimplemented`] where it is not containerd. What was done by then stays done.
-pub async fn apply(store: &ImageStore, pods: &[Value]) -> Result<Report, Error> {
-    let changes = plan(&needed(pods), &store.list().await?);
+pub async fn apply(store: &ImageStore, pods: &[Value], mark: &Mark) -> Result<Report, Error> {
+    let images = store.list().await?;
+    let changes = plan(&needed(pods), &images);
+    let kept = images.iter().filter(|image| is_own(image)).count() > changes.unpin.len();
+    let pins = kept || !changes.pin.is_empty();
+    // Of an older edge's pins, too, which knew no mark.
+    let marked = if pins { mark.set() } else { Ok(()) };
     let mut report = Report::default();
     for image in changes.pin {
         // Edge's own mark first: a pin without it would be taken for somebody else's, and stay for ever.
@@ -34,15 +43,9 @@ pub async fn apply(store: &ImageStore, pods: &[Value]) -> Result<Report, Error> 
             report.unpinned.push(image.name);
         }
     }
+    let marked = if pins { marked } else { mark.clear() };
+    report.unmarked = marked.err().map(|error| error.to_string());
     Ok(report)
-}
-
-/// Gives free everything that edge had pinned.
-///
-/// # Errors
-/// The runtime's.
-pub async fn clear(store: &ImageStore) -> Result<Report, Error> {
-    apply(store, &[]).await
 }
 
 /// Whether a containerd of this version, such as `1.7.24`, honours pins.

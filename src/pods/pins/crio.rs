@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::Mark;
 use super::needed::{Needed, needed, normalised};
 use crate::cri::{Error, Runtime, v1};
 use crate::sys::durable;
@@ -24,17 +25,24 @@ const TRY: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The runtime's.
-pub async fn look(runtime: &Runtime, folder: &Path, pods: &[Value]) -> Result<Option<String>, Error> {
+pub async fn look(
+    runtime: &Runtime,
+    folder: &Path,
+    pods: &[Value],
+    mark: &Mark,
+) -> Result<Option<String>, Error> {
     let name = runtime.version().await?.runtime_name;
     if name != "cri-o" {
         let why = format!("images are not pinned: `{name}` is neither containerd nor CRI-O");
         return Ok((!pods.is_empty()).then_some(why));
     }
     let needed = needed(pods);
+    let marked = if needed.is_empty() { Ok(()) } else { mark.set() };
     let changed = match write(&folder.join(DROP_IN), &needed) {
         Ok(changed) => changed,
         Err(error) => return Ok(Some(format!("images are not pinned: {error}"))),
     };
+    let marked = if needed.is_empty() { mark.clear() } else { marked };
     if changed && let Err(error) = reload(runtime).await {
         tracing::warn!(%error, "CRI-O was not told to read its configuration again");
     }
@@ -46,11 +54,12 @@ pub async fn look(runtime: &Runtime, folder: &Path, pods: &[Value]) -> Result<Op
         tokio::time::sleep(TRY).await;
         left = free(runtime, &needed).await?;
     }
-    Ok(left.map(|image| {
+    let late = left.map(|image| {
         format!(
             "CRI-O does not keep `{image}` yet hint: `systemctl reload crio`, and it reads its pins again"
         )
-    }))
+    });
+    Ok(late.or(marked.err().map(|error| error.to_string())))
 }
 
 /// An image that is needed and not pinned, if there is one.
@@ -83,7 +92,7 @@ fn write(path: &Path, needed: &Needed) -> std::io::Result<bool> {
         Err(e) if e.kind() == ErrorKind::NotFound => None,
         Err(e) => return Err(durable::named(e, "read", path)),
     };
-    if needed.names.is_empty() && needed.digests.is_empty() {
+    if needed.is_empty() {
         durable::remove(path)?;
         return Ok(there.is_some());
     }

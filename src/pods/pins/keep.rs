@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{apply, crio, is_honoured};
+use super::{Mark, apply, crio, is_honoured};
 use crate::cri::{Error, ImageStore, Runtime};
 use crate::health::Part;
 
@@ -22,6 +22,8 @@ pub struct Places {
     pub runtime: Runtime,
     /// CRI-O's folder of configuration, which is there where CRI-O is: `/etc/crio`.
     pub crio: PathBuf,
+    /// Whether there are any.
+    pub mark: Mark,
 }
 
 /// Pins what the pods that `cached` gives need, while `wanted`, and gives all free while it is not. `None` from
@@ -41,8 +43,8 @@ where
                 Ok(Some(trouble)) => part.trouble(trouble),
                 Ok(None) if on => part.good(),
                 Ok(None) => part.off(),
-                // Nothing is to be kept, so nobody misses the runtime.
-                Err(error) if pods.is_empty() && error.is_down() => part.off(),
+                // Nothing is kept nor to be kept, so nobody misses the runtime.
+                Err(error) if pods.is_empty() && error.is_down() && !places.mark.is_set() => part.off(),
                 Err(error) => part.trouble(error.to_string()),
             },
         }
@@ -55,14 +57,18 @@ where
     }
 }
 
-/// Gives free everything that edge had pinned, once. Without a runtime there is nothing to see.
+/// Gives free everything that edge had pinned, once. Where it never pinned anything, a runtime that is down is none that
+/// holds pins.
 ///
 /// # Errors
-/// The runtime's.
-pub async fn free(places: &Places) -> Result<(), Error> {
+/// Why images may still be pinned.
+pub async fn free(places: &Places) -> Result<(), String> {
     match look(places, &[]).await {
-        Err(error) if !error.is_down() => Err(error),
-        _ => Ok(()),
+        Ok(None) => Ok(()),
+        Ok(Some(_)) if !places.mark.is_set() => Ok(()),
+        Ok(Some(why)) => Err(why),
+        Err(error) if error.is_down() && !places.mark.is_set() => Ok(()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -70,11 +76,43 @@ pub async fn free(places: &Places) -> Result<(), Error> {
 async fn look(places: &Places, pods: &[Value]) -> Result<Option<String>, Error> {
     let version = match places.store.version().await {
         Ok(version) => version,
-        Err(Error::Unimplemented { .. }) => return crio::look(&places.runtime, &places.crio, pods).await,
+        Err(Error::Unimplemented { .. }) => {
+            return crio::look(&places.runtime, &places.crio, pods, &places.mark).await;
+        }
         Err(error) => return Err(error),
     };
-    apply(&places.store, pods).await?;
-    Ok((!is_honoured(&version) && !pods.is_empty()).then(|| {
+    let report = apply(&places.store, pods, &places.mark).await?;
+    let unheeded = (!is_honoured(&version) && !pods.is_empty()).then(|| {
         format!("image pins are not honoured by containerd {version} hint: 1.7 or later keeps the images of offline pods")
-    }))
+    });
+    Ok(unheeded.or(report.unmarked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cri::Settings;
+
+    /// A containerd that has stopped still has its pins.
+    #[tokio::test]
+    async fn a_runtime_that_is_down_holds_no_pins_only_where_none_were_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let endpoint = format!("unix://{}", folder.path().join("none.sock").display());
+        let settings = Settings { endpoint, ..Settings::default() };
+        let places = Places {
+            store: ImageStore::new(&settings).unwrap(),
+            runtime: Runtime::new(&settings).unwrap(),
+            crio: folder.path().join("crio"),
+            mark: Mark::below(folder.path()),
+        };
+        free(&places).await.unwrap();
+        places.mark.set().unwrap();
+        let why = free(&places).await.unwrap_err();
+        assert!(why.starts_with("no container runtime at `unix://"), "{why}");
+        let board = crate::health::Board::default();
+        let (wanted, asked) = watch::channel(false);
+        drop(wanted);
+        keep(places, asked, board.part("pins"), async || None).await;
+        assert_eq!(board.all()[0].state, crate::health::State::Trouble);
+    }
 }

@@ -4,8 +4,10 @@
 mod apply;
 mod crio;
 mod keep;
+mod mark;
 mod needed;
 
-pub use apply::{Report, apply, clear, is_honoured};
+pub use apply::{Report, apply, is_honoured};
 pub use keep::{Places, free, keep};
+pub use mark::Mark;
 pub use needed::{Changes, Needed, OWN, needed, plan};

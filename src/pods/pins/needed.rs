@@ -70,6 +70,11 @@ impl Needed {
         };
     }
 
+    /// Whether nothing is needed.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.digests.is_empty()
+    }
+
     /// Whether a name in the store is one of them.
     pub fn has(&self, named: &Named) -> bool {
         self.names.contains(&named.name) || self.digests.contains(&named.digest)
@@ -80,8 +85,7 @@ impl Needed {
 pub fn plan(needed: &Needed, store: &[Named]) -> Changes {
     let mut changes = Changes::default();
     for named in store {
-        let own = named.labels.get(OWN.0).is_some_and(|value| value == OWN.1);
-        match (needed.has(named), named.is_pinned(), own) {
+        match (needed.has(named), named.is_pinned(), is_own(named)) {
             // Somebody else's pin serves as well, and goes on being theirs.
             (true, false, _) => changes.pin.push(named.clone()),
             (false, _, true) => changes.unpin.push(named.clone()),
@@ -89,6 +93,11 @@ pub fn plan(needed: &Needed, store: &[Named]) -> Changes {
         }
     }
     changes
+}
+
+/// Whether edge has pinned it, or was about to.
+pub fn is_own(named: &Named) -> bool {
+    named.labels.get(OWN.0).is_some_and(|value| value == OWN.1)
 }
 
 /// An image's name in full, as containerd and the kubelet read it: `nginx` is `docker.io/library/nginx:latest`.
