@@ -4,6 +4,7 @@
 //! The real snapd is in `snap_real.rs`; here are the moments that it cannot be brought to.
 
 use std::fs::Permissions;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -149,8 +150,14 @@ impl Snap {
         daemon
     }
 
+    /// What the file says.
     fn in_force(&self, key: &str) -> String {
         self.edge(&["config", "get", key]).good().out.trim_end().to_owned()
+    }
+
+    /// What the running daemon says of itself.
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.edge(&["status", "-o", "json"]).good().out).unwrap()
     }
 
     pub fn until(&self, what: &str, mut is: impl FnMut() -> bool) -> Duration {
@@ -218,10 +225,17 @@ fn live_change(snap: &Snap) {
     // The first configuration is put into force by the daemon, so that what follows is a change of it.
     snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
     assert_eq!(snap.in_force("cloud.probe-interval"), "5s");
-    snap.set(&[("cloud.probe-interval", json!("7s")), ("offline-mode", json!("false"))]).good();
-    let waited = snap.until("the change is in force", || snap.in_force("offline-mode") == "false");
+    assert_eq!(snap.status()["offlineMode"], true);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let registry = json!(free.to_string());
+    snap.set(&[("registry.listen", registry.clone()), ("offline-mode", json!("false"))]).good();
+    // The daemon's own word, and what it does: the file is written before it is read.
+    let waited = snap.until("the daemon has taken the change", || {
+        snap.status()["offlineMode"] == false && TcpStream::connect(free).is_ok()
+    });
     assert!(waited < Duration::from_secs(if snap.emulator.is_some() { 10 } else { 1 }), "{waited:?}");
-    assert_eq!(snap.in_force("cloud.probe-interval"), "7s");
+    assert_eq!(snap.in_force("offline-mode"), "false");
+    assert_eq!(snap.in_force("registry.listen"), registry.as_str().unwrap());
     assert!(daemon.0.try_wait().unwrap().is_none(), "the same process goes on");
     assert!(!snap.path("common/edge.toml.prepared").exists());
 }
@@ -516,7 +530,7 @@ fn health(snap: &Snap) {
     assert!(health()[1].as_str().unwrap().contains("daemon does not answer"), "{}", health());
     let _daemon = snap.daemon();
     snap.hook("check-health").good();
-    let report: Value = serde_json::from_str(&snap.edge(&["status", "-o", "json"]).good().out).unwrap();
+    let report = snap.status();
     let expected = if report["errors"].as_array().unwrap().is_empty() { "okay" } else { "error" };
     assert_eq!(health()[0], expected, "{report}");
 }

@@ -5,8 +5,11 @@
 slow=1
 [ ! -e slow ] || slow=12
 patience=$((5 * slow))
+# What the file says, what the running daemon says of itself, and whether it listens there.
 config() { /snap/bin/edge config get "$1"; }
-in_force() { [ "$(config "$1")" = "$2" ]; }
+written() { [ "$(config "$1")" = "$2" ]; }
+offline_mode() { /snap/bin/edge status -o json | grep -qx "  \"offlineMode\": $1,"; }
+answers() { bash -c "exec 3<>/dev/tcp/127.0.0.1/$1"; }
 pid() { systemctl show -p MainPID --value snap.edge.daemon.service; }
 is_active() { systemctl is-active -q snap.edge.daemon.service; }
 common=/var/snap/edge/common
@@ -48,6 +51,7 @@ soon "the installed configuration is in force" test -e $common/edge.toml
 is "the control socket is root's alone" "$(stat -c %a $common/run/edge.sock)" 600
 try /snap/bin/edge status -o json
 is "edge status" "$code" 0
+soon "offline mode is on" offline_mode true
 try snap run edge.edge --version
 has "the command" "$out" "edge "
 
@@ -57,24 +61,25 @@ began=$(now)
 try snap set edge offline-mode=false
 is "set" "$code" 0
 set_took=$(since "$began")
-soon "it is in force within a second" in_force offline-mode false
-[ "${took:-9999}" -lt $((1000 * slow)) ] || bad "it is in force within a second" "$took ms"
+soon "the daemon has it within a second" offline_mode false
+[ "${took:-9999}" -lt $((1000 * slow)) ] || bad "the daemon has it within a second" "$took ms"
 is "the same process" "$(pid)" "$before"
 is "snapd shows it" "$(snap get edge offline-mode)" false
-try snap set edge offline-mode=true cloud.probe-interval=11s
-soon "two at once" in_force cloud.probe-interval 11s
-soon "two at once, the other" in_force offline-mode true
+try snap set edge offline-mode=true registry.listen=127.0.0.1:5077 cloud.probe-interval=11s
+soon "several at once" answers 5077
+soon "several at once, another" offline_mode true
+soon "several at once, the file" written cloud.probe-interval 11s
 refused "a bad value" 'key `offline-mode` is `maybe`, expected `true` or `false`' cloud.probe-interval=12s offline-mode=maybe
 refused "an unknown key" 'unknown key `colour` hint: `edge config sample` lists all keys' colour=red
 refused "an unknown key in a section" 'unknown key `cloud.probe-intervall` hint: did you mean `cloud.probe-interval`?' cloud.probe-intervall=5s
 refused "a bad address" 'key `proxy.listen` is `0.0.0.0:6445`, expected a loopback address and port such as `127.0.0.1:6445`' proxy.listen=0.0.0.0:6445
 refused "a wrong type" 'key `state-dir` is `7`, expected an absolute path' state-dir=7
 is "after a refusal snapd has the old value" "$(snap get edge cloud.probe-interval)" 11s
-is "after a refusal the daemon has the old value" "$(config cloud.probe-interval)" 11s
+is "after a refusal the file has the old value" "$(config cloud.probe-interval)" 11s
 is "after a refusal nothing waits" "$(ls -A $common | grep -c prepared)" 0
 try snap set edge kubelet.offline-mode=false
 is "the older name" "$code" 0
-soon "the older name is the key" in_force offline-mode false
+soon "the older name is the key" offline_mode false
 is "snapd shows the key" "$(snap get edge offline-mode)" false
 try snap get edge kubelet
 is "and not the older name" "$code" 1
@@ -84,18 +89,20 @@ try snap set edge offline-mode=false
 is "nothing changed" "$code" 0
 is "nothing changed, nothing written" "$(stat -c %y $common/edge.toml)" "$stamp"
 try snap unset edge cloud.probe-interval
-soon "unset is the default" in_force cloud.probe-interval 5s
+soon "unset is the default" written cloud.probe-interval 5s
+try snap unset edge registry.listen
+soon "for the daemon too" answers 5000
 is "snapd shows the default" "$(snap get edge cloud.probe-interval)" 5s
 is "still the same process" "$(pid)" "$before"
 snap set edge cloud.probe-interval=13s
-soon "in force" in_force cloud.probe-interval 13s
+soon "written" written cloud.probe-interval 13s
 try snap stop edge.daemon
 try snap set edge cloud.probe-interval=14s
 is "set without a daemon" "$code" 0
 refused "a bad value without a daemon" 'key `offline-mode` is `2`, expected `true` or `false`' offline-mode=2
 is "not in force yet" "$(config cloud.probe-interval)" 13s
 snap start edge.daemon
-soon "in force from the start" in_force cloud.probe-interval 14s
+soon "in force from the start" written cloud.probe-interval 14s
 
 echo "# interfaces"
 for plug in containerd containerd-config kubelet; do
@@ -112,7 +119,7 @@ is "refresh" "$code" 0
 [ "$code" = 0 ] || { echo "$out"; snap tasks --last=refresh; }
 has "the next revision" "$(snap list edge)" " x2 "
 is "configuration is kept" "$(snap get edge cloud.probe-interval)" 14s
-soon "and in force" in_force cloud.probe-interval 14s
+soon "and in force" written cloud.probe-interval 14s
 has "connections are kept" "$(snap connections edge)" "edge:kubelet"
 is "the daemon runs" "$(systemctl is-active snap.edge.daemon.service)" active
 cp $common/layout.json /run/layout.json
@@ -137,7 +144,7 @@ has "with its reason" "$out" 'the state has layout 99 of edge 9.0.0'
 has "it is rolled back" "$(snap list edge)" " x1 "
 is "configuration is kept over the rollback" "$(snap get edge cloud.probe-interval)" 14s
 soon "the daemon runs after the rollback" is_active
-soon "with the old configuration" in_force cloud.probe-interval 14s
+soon "with the old configuration" written cloud.probe-interval 14s
 cp /run/layout.json $common/layout.json
 snap stop edge.daemon
 # As a newer revision left it whose refresh was undone after its configure hook.
@@ -156,7 +163,7 @@ has "with the command's name" "$out" 'edge bundle import (pid 7) is running'
 kill $holder
 wait $holder 2>/dev/null
 snap start edge.daemon
-soon "the daemon runs again" in_force cloud.probe-interval 14s
+soon "the daemon runs again" offline_mode false
 
 echo "# a node that has joined"
 snap connect edge:containerd-config
@@ -174,10 +181,15 @@ is "the folder is as snapd made it" "$(stat -c '%U %a' $common)" "root 755"
 is "what is secret is root's alone" "$(find $common -type f -perm /077 \( -name 'cache.db*' -o -name '*.key' -o -name 'pods.json' \
     -o -path '*/cloud/*' -o -path '*/backup/*' -o -name 'cloud.kubeconfig' \) )" ""
 snap start edge.daemon
-soon "the proxy listens" bash -c 'exec 3<>/dev/tcp/127.0.0.1/6445'
+soon "the proxy listens" answers 6445
 try snap set edge cloud.probe-interval=15s
 is "set on a node that has joined" "$code" 0
-soon "it is in force" in_force cloud.probe-interval 15s
+soon "it is written" written cloud.probe-interval 15s
+for mode in true false; do
+    try snap set edge offline-mode=$mode
+    soon "the proxy has it within a second" offline_mode $mode
+    [ "${took:-9999}" -lt $((1000 * slow)) ] || bad "the proxy has it within a second" "$took ms"
+done
 is "and the node is still joined" "$(config cloud.kubeconfig)" $common/cloud.kubeconfig
 try snap disconnect edge:kubelet
 is "kubelet's files are not disconnected while its credentials are here" "$code" 1
@@ -241,7 +253,7 @@ is "install" "$code" 0
 soon "its configuration is in force" test -e $common/edge.toml
 try snap set edge offline-mode=false
 is "set" "$code" 0
-soon "in force" in_force offline-mode false
+soon "the daemon has it" offline_mode false
 try snap remove --purge edge
 is "remove" "$code" 0
 host >/run/host-after
