@@ -21,7 +21,7 @@ pub struct Config {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the configuration in force, or one key of it
+    /// Show the configuration as it is written, or one key of it
     #[command(after_help = "Examples:
   edge config get
   edge config get cloud.probe-interval")]

@@ -11,6 +11,7 @@ use crate::daemon::{
     ChangeReport, ClientReport, MirrorReport, Report, ResourceReport, RiskReport, ask_status,
 };
 use crate::health::{Health, State};
+use crate::sys::service::Service;
 
 /// `edge status`
 #[derive(Debug, Args)]
@@ -61,6 +62,10 @@ fn text(report: &Report, now: jiff::Timestamp) -> String {
             (Some(_), false) => "off",
         },
     );
+    if !report.waits_for_start.is_empty() {
+        let keys = report.waits_for_start.join("`, `");
+        line("Waits", &format!("`{keys}`: from the next start, `{}`", Service::Edge.restart()));
+    }
     let (path, bytes) = (&report.cache.path, size(report.cache.bytes));
     line("Cache", &format!("{path}, {bytes}"));
     resources(&mut out, &report.cache.resources, now);

@@ -3,21 +3,27 @@
 
 use super::prepared::{self, Verdict};
 use super::{Daemon, DaemonError, Order};
-use crate::config::Config;
+use crate::config::{Config, KEYS, Key, is_at_start};
 
 impl Daemon {
     /// The configuration names a cloud now: the proxy begins, or goes on with the credentials that it finds.
     pub(super) async fn join(&mut self) -> Result<(), DaemonError> {
-        self.config.cloud = Config::load(&self.overrides)?.cloud;
-        self.place.set_config(self.config.clone());
+        self.take_cloud()?;
         self.door.open(&self.config).await
     }
 
     /// The configuration names no cloud any more.
     pub(super) async fn leave(&mut self) -> Result<(), DaemonError> {
-        self.config.cloud = Config::load(&self.overrides)?.cloud;
-        self.place.set_config(self.config.clone());
+        self.take_cloud()?;
         self.door.leave(&self.config).await
+    }
+
+    fn take_cloud(&mut self) -> Result<(), DaemonError> {
+        let mut new = Config::load(&self.overrides)?;
+        self.config.cloud.clone_from(&new.cloud);
+        self.place.set_config(self.config.clone());
+        self.waits.send_replace(hold(&self.config, &mut new));
+        Ok(())
     }
 
     /// Keeps a configuration that snapd may yet refuse; the one that waited before is forgotten.
@@ -98,9 +104,11 @@ impl Daemon {
         if let Some(proxy) = self.door.proxy() {
             proxy.set_offline_mode(new.offline_mode).await?;
         }
-        for name in hold(&self.config, &mut new) {
+        let held = hold(&self.config, &mut new);
+        for name in &held {
             tracing::warn!(setting = name, "changed: takes effect when edge is started the next time");
         }
+        self.waits.send_replace(held);
         self.config = new;
         self.pins.set(&self.config);
         self.pods.set(&self.config);
@@ -121,29 +129,24 @@ pub(super) fn tell_ignored(config: &Config) {
     }
 }
 
-/// Leaves what cannot change while edge runs as it was: [`crate::config::AT_START`]. The names of those that were to
-/// change.
+/// Leaves what cannot change while edge runs as it was: [`crate::config::AT_START`]. The keys that were to change.
 fn hold(old: &Config, new: &mut Config) -> Vec<&'static str> {
-    let mut held = Vec::new();
-    keep(&mut held, "state-dir", &old.state_dir, &mut new.state_dir);
-    keep(&mut held, "socket", &old.socket, &mut new.socket);
-    keep(&mut held, "cloud", &old.cloud, &mut new.cloud);
-    keep(&mut held, "proxy", &old.proxy, &mut new.proxy);
-    keep(&mut held, "runtime.endpoint", &old.runtime.endpoint, &mut new.runtime.endpoint);
+    let is_to_change = |key: &&Key| {
+        let value = |config: &Config| config.get(key.path).ok().flatten().map(|value| value.to_string());
+        is_at_start(key.path) && value(old) != value(new)
+    };
+    let held = KEYS.iter().filter(is_to_change).map(|key| key.path).collect();
+    new.state_dir.clone_from(&old.state_dir);
+    new.socket.clone_from(&old.socket);
+    new.cloud.clone_from(&old.cloud);
+    new.proxy.clone_from(&old.proxy);
+    new.runtime.endpoint.clone_from(&old.runtime.endpoint);
     held
-}
-
-fn keep<T: PartialEq + Clone>(held: &mut Vec<&'static str>, name: &'static str, old: &T, new: &mut T) {
-    if old != new {
-        new.clone_from(old);
-        held.push(name);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AT_START, KEYS, is_at_start};
 
     #[test]
     fn what_is_held_is_what_people_are_told_waits_for_a_start() {
@@ -183,8 +186,8 @@ mod tests {
             };
             let wanted = new.clone();
             let held = hold(&old, &mut new);
-            assert_eq!(!held.is_empty(), is_at_start(key.path), "{}", key.path);
-            assert!(held.iter().all(|name| AT_START.contains(name)), "{held:?}");
+            let expected = Vec::from_iter(is_at_start(key.path).then_some(key.path));
+            assert_eq!(held, expected);
             assert_eq!(new == wanted, held.is_empty(), "{}", key.path);
         }
     }

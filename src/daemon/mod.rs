@@ -171,6 +171,8 @@ struct Daemon {
     /// The way back to itself, for what is decided beside.
     orders: mpsc::Sender<Order>,
     settling: Option<tokio::task::AbortHandle>,
+    /// Keys that were changed, and wait for a start.
+    waits: watch::Sender<Vec<&'static str>>,
     node: Option<node::Services>,
 }
 
@@ -198,6 +200,7 @@ impl Daemon {
         let pins = pins::Pins::start(&config, &opened.cache, &board)?;
         let pods = pods::Pods::start(&config, &opened.cache, door.follow(), &board)?;
         pods::clear_networks();
+        let waits = watch::Sender::new(Vec::new());
         let hand = task::Hand { orders: orders.clone() };
         let place = Arc::new(task::Place::within(config.clone(), opened.cache.clone(), hand));
         let facts = report::Facts {
@@ -207,6 +210,7 @@ impl Daemon {
             cache: opened.cache.clone(),
             proxy: door.follow(),
             runtime: config.runtime.clone(),
+            waits: waits.subscribe(),
         };
         let link = Some(door.link());
         tokio::spawn(mirror::schedule(place.clone(), board.part("mirror"), link.clone(), stopped.clone()));
@@ -232,6 +236,7 @@ impl Daemon {
             cache,
             orders,
             settling: None,
+            waits,
             node,
         };
         // Only now: a hook that found no socket has left its word on disk, and looked for the socket again after that.

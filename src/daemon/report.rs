@@ -30,6 +30,9 @@ pub struct Report {
     pub started: String,
     /// Whether anything is kept and served from the cache, once a cloud is joined.
     pub offline_mode: bool,
+    /// Keys that were changed, and are in force from the next start on.
+    #[serde(default)]
+    pub waits_for_start: Vec<String>,
     /// The link to the cloud.
     pub link: LinkReport,
     /// The cloud, if this gateway has joined one.
@@ -145,6 +148,7 @@ pub struct Facts {
     pub proxy: watch::Receiver<Option<Proxy>>,
     pub runtime: cri::Settings,
     pub board: Board,
+    pub waits: watch::Receiver<Vec<&'static str>>,
     pub place: std::sync::Arc<super::task::Place>,
 }
 
@@ -174,6 +178,7 @@ impl Facts {
                 synced: count.synced.map(time_of),
             })
             .collect();
+        let waits_for_start = self.waits.borrow().iter().map(|&key| key.to_owned()).collect();
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: time(self.started),
@@ -181,6 +186,7 @@ impl Facts {
                 Some(proxy) => proxy.offline_mode(),
                 None => self.place.config().offline_mode,
             },
+            waits_for_start,
             link: self.link(),
             cloud: self.cloud(&mut errors),
             cache: CacheReport {

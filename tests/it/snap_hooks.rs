@@ -236,6 +236,14 @@ fn live_change(snap: &Snap) {
     assert!(waited < Duration::from_secs(if snap.emulator.is_some() { 10 } else { 1 }), "{waited:?}");
     assert_eq!(snap.in_force("offline-mode"), "false");
     assert_eq!(snap.in_force("registry.listen"), registry.as_str().unwrap());
+    // snapd shows the new value already.
+    assert_eq!(snap.status()["waitsForStart"], json!([]));
+    snap.set(&[("cloud.probe-interval", json!("7s"))]).good();
+    snap.until("it is told what waits", || snap.status()["waitsForStart"] == json!(["cloud.probe-interval"]));
+    let told = snap.edge(&["status"]).good().out;
+    assert!(told.contains("Waits         `cloud.probe-interval`: from the next start, `"), "{told}");
+    snap.set(&[("cloud.probe-interval", json!("5s"))]).good();
+    snap.until("nothing waits", || snap.status()["waitsForStart"] == json!([]));
     assert!(daemon.0.try_wait().unwrap().is_none(), "the same process goes on");
     assert!(!snap.path("common/edge.toml.prepared").exists());
 }

@@ -71,6 +71,10 @@ fn judge(report: &Report) -> Verdict {
         let text = format!("{} pods would not survive an outage: edge status", pods.len());
         return problem("blocked", "pods-at-risk", &text);
     }
+    if let [first, ..] = &report.waits_for_start[..] {
+        let text = format!("{first} waits for `snap restart edge.daemon`");
+        return problem("blocked", "waits-for-start", &text);
+    }
     Verdict { state: "okay", said: None }
 }
 
@@ -97,7 +101,7 @@ mod tests {
         let change = serde_json::json!({"change": "patch", "object": "v1/pods a/b", "at": "", "attempts": 1, "error": ""});
         let risk = |pod: &str| serde_json::json!({"pod": pod, "reason": "its image", "mend": []});
         let mut report = serde_json::json!({
-            "version": "1", "started": "", "offlineMode": true, "cloud": null, "changes": [], "errors": [],
+            "version": "1", "started": "", "waitsForStart": ["proxy.listen"], "offlineMode": true, "cloud": null, "changes": [], "errors": [],
             "link": {"state": "offline", "since": "", "reason": "no route"},
             "cache": {"path": "", "bytes": 0, "resources": []},
             "refused": [change.clone(), change], "atRisk": [risk("a/b"), risk("a/b"), risk("a/c")],
@@ -112,7 +116,9 @@ mod tests {
         assert_eq!(judged("parts"), "error part-in-trouble: registry: port 5000 is taken");
         assert_eq!(judged("refused"), "blocked refused-by-cloud: the cloud refused 2 changes: edge status");
         assert_eq!(judged("atRisk"), "blocked pods-at-risk: 2 pods would not survive an outage: edge status");
-        assert_eq!(judged("atRisk"), "okay : ");
+        let waits = "blocked waits-for-start: proxy.listen waits for `snap restart edge.daemon`";
+        assert_eq!(judged("waitsForStart"), waits);
+        assert_eq!(judged("waitsForStart"), "okay : ");
     }
 
     #[test]
