@@ -93,7 +93,7 @@ impl Daemon {
         };
         match applied {
             Ok(()) => tracing::info!("the configuration that snapd committed is in force"),
-            Err(error) => tracing::error!(%error, "the committed configuration was not applied"),
+            Err(error) => tracing::error!(%error, "not all of what snapd committed is in force"),
         }
     }
 
@@ -101,9 +101,6 @@ impl Daemon {
     pub(super) async fn reload(&mut self) -> Result<(), DaemonError> {
         let mut new = Config::load(&self.overrides)?;
         tell_ignored(&new);
-        if let Some(proxy) = self.door.proxy() {
-            proxy.set_offline_mode(new.offline_mode).await?;
-        }
         let held = hold(&self.config, &mut new);
         for name in &held {
             tracing::warn!(setting = name, "changed: takes effect when edge is started the next time");
@@ -118,7 +115,13 @@ impl Daemon {
         if let Some(node) = &self.node {
             node.set(&self.config.node);
         }
-        Ok(())
+        // Last: on a full disk it fails, and for a slow reader it waits, which is nothing to all else.
+        match self.door.proxy() {
+            Some(proxy) => {
+                proxy.set_offline_mode(self.config.offline_mode).await.map_err(DaemonError::Forget)
+            }
+            None => Ok(()),
+        }
     }
 }
 

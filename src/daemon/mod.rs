@@ -67,6 +67,9 @@ pub enum DaemonError {
     /// The cache cannot be opened.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// Offline mode was turned off, and what was kept could not be removed.
+    #[error("offline mode is off, and what was kept is still on the disk; it is tried again: {0}")]
+    Forget(#[source] CacheError),
     /// The local authority cannot be opened.
     #[error(transparent)]
     Trust(#[from] trust::Error),
@@ -257,7 +260,7 @@ impl Daemon {
                 signal = signals.next() => match signal {
                     Asked::Stop => break Ok(()),
                     Asked::Reload => if let Err(error) = daemon.reload().await {
-                        tracing::error!(error = %error, "the configuration was not changed");
+                        tracing::error!(error = %error, "not all of the configuration is in force");
                     },
                 },
             }

@@ -242,6 +242,10 @@ impl Facts {
         if expires.is_some_and(|at| at < crate::sys::clock::now()) {
             errors.push("the node's certificate has expired hint: `edge join --from` a new one".to_owned());
         }
+        let left = proxy.unforgotten();
+        errors.extend(
+            left.map(|why| format!("offline mode is off, and what was kept is still on the disk: {why}")),
+        );
         Some(CloudReport {
             server: credentials.server.to_string(),
             node: credentials.node_name().unwrap_or_default().to_owned(),

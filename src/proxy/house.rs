@@ -26,6 +26,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(15);
 /// The longest time between looks that fail.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
+/// The time between two attempts to remove what was kept.
+const FORGET: Duration = Duration::from_secs(10);
+
 /// The time between two databases that are built anew: one that is damaged again and again is on a disk that dies.
 const RENEWAL: Duration = Duration::from_secs(3600);
 
@@ -124,8 +127,14 @@ impl Shared {
     /// Removes what was kept, and what was set aside.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// When it cannot be removed; it is noted then, and tried again.
     pub async fn forget(&self) -> Result<(), CacheError> {
+        let done = self.forget_once().await;
+        self.unforgotten.send_replace(done.as_ref().err().map(ToString::to_string));
+        done
+    }
+
+    async fn forget_once(&self) -> Result<(), CacheError> {
         if let Ok(mut accepted) = self.accepted.lock() {
             accepted.clear();
         }
@@ -157,6 +166,25 @@ impl Shared {
             return change().await;
         }
         done
+    }
+}
+
+/// Removes what was kept where that has failed, until it is done or offline mode is on again. Runs for ever.
+pub async fn forget_again(shared: &Shared) {
+    let mut left = shared.unforgotten.subscribe();
+    while left.wait_for(Option::is_some).await.is_ok() {
+        tokio::time::sleep(FORGET).await;
+        if shared.is_offline_mode() || shared.unforgotten.borrow().is_none() {
+            continue;
+        }
+        if shared.forget().await.is_ok() {
+            tracing::info!("what was kept is removed from the disk");
+        }
+        if shared.is_offline_mode() {
+            // Turned on meanwhile: what came since is gone with the rest.
+            shared.unforgotten.send_replace(None);
+            shared.cache.resync();
+        }
     }
 }
 

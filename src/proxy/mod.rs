@@ -111,6 +111,8 @@ struct Shared {
     offline_mode: tokio::sync::watch::Sender<bool>,
     /// Counts the changes of offline mode, for watches that are served from here.
     mode_changes: tokio::sync::watch::Sender<u64>,
+    /// Why what was kept is still on the disk, though it should not be.
+    unforgotten: tokio::sync::watch::Sender<Option<String>>,
     /// Hashes of tokens that the cloud is known to accept, so that each is written once an era, and of whom they are.
     accepted: Mutex<HashMap<String, (String, Era)>>,
     /// Key ids that the issuer's keys were asked for.
@@ -226,6 +228,7 @@ impl Proxy {
             signed: sign::Signed::default(),
             offline_mode: tokio::sync::watch::Sender::new(offline_mode),
             mode_changes: tokio::sync::watch::Sender::new(0),
+            unforgotten: tokio::sync::watch::Sender::new(None),
             accepted: Mutex::default(),
             asked_keys: issuer::AskedKeys::default(),
             own_issuers: own_issuers::OwnIssuers::of(&cache).await?,
@@ -276,6 +279,7 @@ impl Proxy {
     pub async fn keep_house(&self) {
         tokio::select! {
             () = house::keep(&self.shared) => {}
+            () = house::forget_again(&self.shared) => {}
             () = self.shared.takers.look(takers::MOST) => {}
         }
     }
@@ -327,10 +331,16 @@ impl Proxy {
         tracing::info!(on, "offline mode");
         shared.mode_changes.send_modify(|n| *n += 1);
         if on {
+            shared.unforgotten.send_replace(None);
             shared.cache.resync();
             return Ok(());
         }
         shared.forget().await
+    }
+
+    /// Why what was kept is still on the disk, though offline mode is off; it is tried again.
+    pub fn unforgotten(&self) -> Option<String> {
+        self.shared.unforgotten.borrow().clone()
     }
 
     /// Parts with the cloud for good: nothing is kept any more, and all that was is removed, what waits to be told

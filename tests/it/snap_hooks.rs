@@ -116,7 +116,7 @@ impl Snap {
     }
 
     /// `snap set edge KEY=VALUE...`
-    fn set(&self, values: &[(&str, Value)]) -> Done {
+    pub fn set(&self, values: &[(&str, Value)]) -> Done {
         let done = self.hook_over("configure", &self.staged(values));
         if done.code == 0 {
             self.commit();

@@ -1,11 +1,13 @@
 //! The snap where something is in the way: a file that somebody spoiled, a command that holds the state.
 
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use edge::pods::pins::Mark;
 use edge::sys::lock::StateLock;
+use serde_json::json;
 
 use crate::command::Done;
 use crate::join_scene::Cloud;
@@ -242,6 +244,29 @@ fn images_that_may_still_be_pinned_are_told() {
     snap.edge(&["leave"]).good();
     snap.hook("remove").good();
     snap.hook("disconnect-plug-containerd").good();
+}
+
+/// What was kept cannot be removed while somebody reads it, as on a full disk; nothing else waits for that.
+#[test]
+fn offline_mode_that_cannot_forget_holds_no_other_setting_up_and_tries_again() {
+    let snap = joined();
+    // The ports of the host are not this test's.
+    snap.edge(&["config", "set", "proxy.in-cluster=false"]).good();
+    let _daemon = snap.daemon();
+    let errors = || snap.status()["errors"].to_string();
+    let left = "offline mode is off, and what was kept is still on the disk: ";
+    let reader = rusqlite::Connection::open(snap.path("common/cache.db")).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    reader.query_row("SELECT count(*) FROM meta", [], |_| Ok(())).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let registry = json!(free.to_string());
+    snap.set(&[("offline-mode", json!(false)), ("registry.listen", registry)]).good();
+    let waited = snap.until("the registry listens there", || TcpStream::connect(free).is_ok());
+    assert!(waited < Duration::from_secs(4), "it waited for the reader: {waited:?}");
+    snap.until("it is told", || errors().contains(left));
+    assert_eq!(snap.status()["offlineMode"], false);
+    reader.execute_batch("ROLLBACK").unwrap();
+    snap.until("it is tried again", || !errors().contains(left));
 }
 
 /// A join changes the file, and tells snapd last: by then the terminal may be closed, or snapd away.
