@@ -80,6 +80,14 @@ pub async fn ask_prepare(socket: &Path, text: String) -> Result<(), ClientError>
     ask(socket, Method::POST, "/v1/config/prepare", text).await.map(|_| ())
 }
 
+/// Has the daemon look at once at what it looks at now and then: more may be reached than before.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn ask_look(socket: &Path) -> Result<(), ClientError> {
+    ask(socket, Method::POST, "/v1/look", String::new()).await.map(|_| ())
+}
+
 /// Has the daemon put on disk what is only queued.
 ///
 /// # Errors

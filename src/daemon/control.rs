@@ -2,7 +2,7 @@
 //!
 //! GET /v1/status gives a [`Report`](super::Report); POST /v1/reload reads the configuration anew and
 //! answers 200, or 422 with one line; POST /v1/config/prepare keeps one until snapd has committed it, likewise. POST
-//! /v1/checkpoint puts on disk what is queued; GET /v1/busy names the commands that the daemon is doing. POST /v1/task
+//! /v1/look has it look at once at what it looks at now and then; POST /v1/checkpoint puts on disk what is queued; GET /v1/busy names the commands that the daemon is doing. POST /v1/task
 //! does a [`Task`] given as JSON, to whose files the connection may have brought handles, and answers with one [`Line`]
 //! of JSON after the other: what is said of its progress, then how it ended. Whoever hangs up before the end calls the
 //! task off.
@@ -134,6 +134,7 @@ async fn answer(doors: &Doors, handles: &Mutex<Vec<OwnedFd>>, request: Request<I
                 Err(why) => respond(StatusCode::BAD_REQUEST, why.into_bytes()),
             }
         }
+        (&Method::POST, "/v1/look") => order(doors, Order::Look).await,
         (&Method::POST, "/v1/checkpoint") => order(doors, Order::Checkpoint).await,
         (&Method::GET, "/v1/busy") => {
             let busy = doors.place.at_work();

@@ -51,7 +51,7 @@ use door::Door;
 use prepared::Verdict;
 use signals::{Asked, Signals, bind_socket};
 
-pub use client::{ClientError, ask_busy, ask_checkpoint, ask_prepare, ask_reload, ask_status};
+pub use client::{ClientError, ask_busy, ask_checkpoint, ask_look, ask_prepare, ask_reload, ask_status};
 pub use clients::{ClientReport, ReadingReport, RefusalReport};
 pub use membership::{Join as JoinTask, writes as join_writes};
 pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble, SCHEDULED_RUN};
@@ -134,6 +134,8 @@ enum Order {
     Prepare(String, oneshot::Sender<Result<(), String>>),
     /// What came of a prepared one.
     Settled(String, Verdict),
+    /// Look now at what is looked at now and then: more may be reached than before.
+    Look(oneshot::Sender<Result<(), String>>),
     /// Put on disk what is only queued.
     Checkpoint(oneshot::Sender<Result<(), String>>),
 }
@@ -301,6 +303,12 @@ impl Daemon {
                 let _ = reply.send(self.prepare(&text));
             }
             Order::Settled(text, verdict) => self.settled(&text, verdict).await,
+            Order::Look(reply) => {
+                self.pins.look();
+                self.pods.look();
+                pods::clear_networks();
+                let _ = reply.send(Ok(()));
+            }
             Order::Checkpoint(reply) => {
                 let done = self.cache.flush().await;
                 let _ = reply.send(done.map_err(|e| e.to_string()));

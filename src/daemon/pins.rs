@@ -41,6 +41,11 @@ impl Pins {
         self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, Self::are_wanted(config)) != *wanted);
     }
 
+    /// Has it look at once.
+    pub fn look(&self) {
+        self.wanted.send_modify(|_| {});
+    }
+
     fn are_wanted(config: &Config) -> bool {
         config.offline_mode && config.runtime.pin_images
     }

@@ -99,6 +99,11 @@ impl Pods {
         self.settings
             .send_if_modified(|settings| std::mem::replace(settings, config.pods.clone()) != *settings);
     }
+
+    /// Has it look at once.
+    pub fn look(&self) {
+        self.settings.send_modify(|_| {});
+    }
 }
 
 /// Removes what keeps kubelet from stopping the sandboxes of the boot before. Beside all else: kubelet tries again and again.

@@ -1,7 +1,13 @@
 //! What the hooks see of a daemon at work, and of what it has written elsewhere: before a refresh, and a disconnection.
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::bundle::{Scene, put_image};
 use crate::snap_hooks::Snap;
@@ -35,6 +41,44 @@ fn a_refresh_waits_for_an_import_of_the_daemon() {
     assert!(import.wait().unwrap().success());
     // The daemon lets go of it a moment after it has answered.
     snap.until("a refresh may come", || snap.hook("pre-refresh").code == 0);
+}
+
+/// The daemon looks every half a minute by itself.
+#[test]
+fn what_was_connected_is_looked_at_at_once_and_nothing_refuses_a_connection() {
+    let snap = Snap::new();
+    snap.install();
+    let socket = snap.path("c.sock");
+    let endpoint = format!("runtime.endpoint=unix://{}", shown(&socket));
+    // Without offline mode pins are given free, for which the runtime is asked.
+    snap.edge(&["config", "set", &endpoint, "offline-mode=false"]).good();
+    let daemon = snap.daemon();
+    let pins = || -> Value {
+        let parts = snap.status()["parts"].take();
+        parts.as_array().unwrap().iter().find(|part| part["part"] == "pins").unwrap()["state"].clone()
+    };
+    snap.until("nobody was there to be asked", || pins() == "off");
+    let runtime = UnixListener::bind(&socket).unwrap();
+    runtime.set_nonblocking(true).unwrap();
+    let began = Instant::now();
+    snap.hook("connect-plug-containerd").good();
+    snap.until("the runtime is asked", || runtime.accept().is_ok());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+
+    let file = snap.path("common/edge.toml");
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "offline-mode = maybe\n").unwrap();
+    for hook in ["connect-plug-containerd", "connect-plug-containerd-config", "connect-plug-kubelet"] {
+        assert_eq!(snap.hook(hook).good().err, "", "{hook}");
+    }
+    std::fs::write(&file, good).unwrap();
+    let pid = Pid::from_raw(daemon.0.id().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let said = snap.hook("connect-plug-kubelet").good().err;
+    kill(pid, Signal::SIGCONT).unwrap();
+    assert!(said.contains("was not told to look at once: it does not answer within 5 s"), "{said}");
+    drop(daemon);
+    assert_eq!(snap.hook("connect-plug-kubelet").good().err, "");
 }
 
 #[test]

@@ -1,23 +1,32 @@
 //! The interfaces of the snap: what follows when one is connected, and what must be undone before one goes.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
 
 use super::Scene;
 use crate::cli::leave::{containerd_settings, stays};
 use crate::cli::output;
 use crate::config::Config;
-use crate::daemon::{ClientError, ask_reload};
+use crate::daemon::{ClientError, ask_look};
 use crate::pods::pins::Mark;
 use crate::proxy::join::Record;
 use crate::registry::containerd;
 
-/// The daemon looks anew at once at what it may reach now. Without one there is nobody to tell.
-pub async fn connected(scene: &Scene) -> Result<()> {
-    let config = Config::load(&scene.overrides)?;
-    match ask_reload(&config.socket).await {
-        Err(ClientError::Connect { .. }) | Ok(()) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+/// How long the daemon is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The daemon looks anew at once at what it may reach now. It does so by and by without being told, so nothing that is wrong
+/// here is a reason to refuse the connection.
+pub async fn connected(scene: &Scene) {
+    let told = tokio::time::timeout(PATIENCE, ask_look(&scene.overrides.control_socket())).await;
+    let why = match told {
+        // Without a daemon there is nobody to tell.
+        Ok(Ok(()) | Err(ClientError::Connect { .. })) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("it does not answer within {} s", PATIENCE.as_secs()),
+    };
+    output::note(&format!("edge: the daemon was not told to look at once: {why}"));
 }
 
 /// Without its socket the images that edge has pinned there would stay pinned for ever.

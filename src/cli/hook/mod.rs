@@ -106,7 +106,10 @@ impl Hook {
                 Name::CheckHealth => health::check(&scene).await,
                 Name::ConnectPlugContainerd
                 | Name::ConnectPlugContainerdConfig
-                | Name::ConnectPlugKubelet => interface::connected(&scene).await,
+                | Name::ConnectPlugKubelet => {
+                    interface::connected(&scene).await;
+                    Ok(())
+                }
                 Name::DisconnectPlugContainerd => interface::containerd_goes(&scene),
                 Name::DisconnectPlugContainerdConfig => interface::containerd_config_goes(&scene),
                 Name::DisconnectPlugKubelet => interface::kubelet_goes(&scene),
