@@ -20,6 +20,8 @@ host() {
         -printf '%p %s %m %l\n' | sort
     find /etc/kubernetes /var/lib/kubelet -type f -exec cksum {} +
 }
+# What snapd knows of the snap's health, in one line; it has `status: unknown` where no hook ever told it.
+health() { snap info edge --verbose 2>/dev/null | sed -n '/^health:/,/^[a-z]/p' | tr -s ' \t\n' ' '; }
 refused() { # refused WHAT LINE KEY=VALUE...
     what=$1 line=$2
     shift 2
@@ -44,6 +46,7 @@ try snap install --dangerous ./edge.snap
 is "install" "$code" 0
 [ "$code" = 0 ] || { echo "$out"; snap tasks --last=install; }
 is "the daemon runs" "$(systemctl is-active snap.edge.daemon.service)" active
+has "it is well" "$(health)" "health: status: okay "
 is "defaults are there" "$(snap get edge offline-mode)" true
 is "defaults are those in force" "$(snap get edge cloud.probe-interval)" "$(config cloud.probe-interval)"
 is "the state is the snap's" "$(snap get edge state-dir)" $common
@@ -120,6 +123,7 @@ is "refresh" "$code" 0
 has "the next revision" "$(snap list edge)" " x2 "
 is "configuration is kept" "$(snap get edge cloud.probe-interval)" 14s
 soon "and in force" written cloud.probe-interval 14s
+has "it is well" "$(health)" "health: status: okay "
 has "connections are kept" "$(snap connections edge)" "edge:kubelet"
 is "the daemon runs" "$(systemctl is-active snap.edge.daemon.service)" active
 cp $common/layout.json /run/layout.json
@@ -196,9 +200,13 @@ is "kubelet's files are not disconnected while its credentials are here" "$code"
 has "with the reason" "$out" "could not be given back any more"
 
 echo "# health"
-health=$(snap info edge --verbose 2>/dev/null | sed -n '/^health:/,/^[a-z]/p')
-echo "# $(echo "$health" | tr '\n' ' ')"
-has "snapd knows the health" "$health" "status:"
+snap stop --disable edge.daemon
+try snap install --dangerous ./edge-2.snap
+is "refresh of what does not run" "$code" 0
+has "it is not well" "$(health)" 'health: status: error message: "the edge daemon does not answer'
+has "which the list shows" "$(snap list edge)" error
+snap start --enable edge.daemon
+soon "the daemon runs again" offline_mode false
 
 echo "# a snapshot"
 mkdir -p $common/store/blobs/sha256/00 $common/store/uploads $common/git
