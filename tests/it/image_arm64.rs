@@ -26,7 +26,7 @@ fn make(workshop: &Workshop, board: &str) -> Result<PathBuf> {
     let image = workshop.place.path(&format!("{board}.img"));
     let made = Command::new(env!("CARGO_BIN_EXE_edge-pack"))
         .args(["image", "--arch", "arm64", "--board", board, "--kubelet", kubelet.trim(), "--edge"])
-        .arg(root.join("target/snap-test/edge-arm64"))
+        .arg(root.join("target/snap/edge-arm64"))
         .arg("--authorized-key")
         .arg(workshop.place.path("owner/key.pub"))
         .arg("--out")

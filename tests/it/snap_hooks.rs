@@ -196,8 +196,8 @@ fn a_change_takes_effect_within_a_second_in_the_same_process() {
 #[test]
 #[ignore = "needs an arm64 build, which scripts/test --long makes"]
 fn the_arm64_binary_does_the_same() {
-    let binary = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/snap-test/edge-arm64");
-    let build = "scripts/snap --quick --arch arm64 --out target/snap-test";
+    let binary = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/snap/edge-arm64");
+    let build = "scripts/snap --arch arm64";
     assert!(binary.exists(), "no `{}` hint: {build}", binary.display());
     let all: [fn(&Snap); 13] = [
         live_change,
