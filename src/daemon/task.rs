@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::mirror::Desk;
 use crate::store::{Door, Settings as StoreSettings, Store};
 use crate::sys::progress::{Event, Progress};
+use crate::system::Places;
 
 /// What is to be done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -144,10 +145,25 @@ impl Drop for AtWork {
     }
 }
 
+/// Percent of an appliance's data that stays free. Below 4 its kubelet removes images, below 2 it ends pods.
+const FREE: u64 = 5;
+
+/// Bytes that the store leaves free. An appliance keeps all on one file system, of which kubelet watches a share; edge is
+/// done before it.
+fn reserve(config: &Config) -> u64 {
+    let asked = config.registry.reserve;
+    if Places::below(&config.system.root).booted().is_err() {
+        return asked;
+    }
+    // At a first boot the folder is yet to be made.
+    let stat = config.state_dir.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
+    asked.max(stat.map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize) / 100 * FREE))
+}
+
 impl Place {
     /// The place that `config` describes.
     pub fn new(config: Config) -> Self {
-        let reserve = config.registry.reserve;
+        let reserve = reserve(&config);
         let door = Door::new(StoreSettings { reserve, ..StoreSettings::below(&config.state_dir) });
         Self {
             config: Mutex::new(Arc::new(config)),
@@ -214,7 +230,7 @@ impl Place {
 
     /// Takes a new configuration.
     pub fn set_config(&self, config: Config) {
-        self.door.set_reserve(config.registry.reserve);
+        self.door.set_reserve(reserve(&config));
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
@@ -309,5 +325,31 @@ mod tests {
         config.registry.reserve = 1 << 60;
         place.set_config(config);
         assert!(store.room_for(1).unwrap_err().is_full());
+    }
+
+    /// edge stops first, then images go that nobody uses, then pods. Each signal is named, for those that are not count as 0.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
+    fn on_an_appliance_edge_stops_before_kubelet_makes_room() {
+        let kubelet = include_str!("../../config/appliance/usr/share/edge/kubelet.yaml");
+        let kubelet: Value = serde_saphyr::from_str(kubelet).unwrap();
+        let removes = 100 - kubelet["imageGCHighThresholdPercent"].as_u64().unwrap();
+        for signal in ["nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree"] {
+            let evicts = kubelet["evictionHard"][signal].as_str().and_then(|text| text.strip_suffix('%'));
+            assert!(evicts.unwrap().parse::<u64>().unwrap() < removes && removes < FREE, "{signal}");
+        }
+        assert!(kubelet["evictionHard"]["memory.available"].is_string());
+
+        let root = tempfile::tempdir().unwrap();
+        let mut config = Config { state_dir: root.path().join("state"), ..Config::default() };
+        config.system.root = root.path().to_owned();
+        assert_eq!(reserve(&config), config.registry.reserve);
+        std::fs::create_dir(root.path().join("run")).unwrap();
+        std::fs::write(root.path().join("run/edge-slot"), "a\n").unwrap();
+        let stat = rustix::fs::statvfs(root.path()).unwrap();
+        let share = stat.f_blocks * stat.f_frsize / 100 * FREE;
+        assert_eq!(reserve(&config), share.max(config.registry.reserve));
+        config.registry.reserve = 1 << 60;
+        assert_eq!(reserve(&config), 1 << 60);
     }
 }
