@@ -46,7 +46,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused, Right};
 pub use object::{Object, ObjectKey};
-pub use open::{Opened, forget_damaged, is_writable, readable};
+pub use open::{Opened, forget_damaged, is_full, is_writable, readable};
 pub use reader::{Count, Reader, Reading};
 pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, Purpose, TokenKey};

@@ -133,9 +133,19 @@ pub fn readable(folder: &Path, refuge: &Path) -> PathBuf {
 
 /// Whether the database in `folder` could be opened for writing now.
 pub fn is_writable(folder: &Path) -> bool {
+    try_write(folder).is_ok()
+}
+
+/// Whether it could not, for want of room alone.
+pub fn is_full(folder: &Path) -> bool {
+    try_write(folder).is_err_and(|error| durable::is_full(&error))
+}
+
+fn try_write(folder: &Path) -> std::io::Result<()> {
     let probe = folder.join(".room");
-    let written = durable::write(&probe, &[0; 256 << 10], 0o600).is_ok();
-    durable::remove(&probe).is_ok() && written
+    let written = durable::write(&probe, &[0; 256 << 10], 0o600);
+    let removed = durable::remove(&probe);
+    written.and(removed)
 }
 
 /// Errors of a disk that is full or lets nobody write.

@@ -307,13 +307,19 @@ fn has_other_network(folder: &Path) -> bool {
         .any(|name| name != OWN_NETWORK && (name.ends_with(".conf") || name.ends_with(".conflist")))
 }
 
-/// The daemon answers, its cache is not in trouble, and a cloud that is configured has its proxy.
+/// The daemon answers, its cache is not in trouble, and a cloud that is configured has its proxy. A disk that is full is told
+/// and not judged: edge serves its copy, pods run, and the other system would have the same disk.
 async fn edge_is_up(config: &Config) -> Result<(), String> {
     let asked = tokio::time::timeout(ANSWER, ask_status(&config.socket)).await;
     let report = asked.map_err(|_| "edge does not answer".to_owned())?.map_err(|e| e.to_string())?;
     let troubled = report.parts.iter().find(|part| part.part == "cache" && part.state == State::Trouble);
     if let Some(part) = troubled {
-        return Err(format!("edge's cache: {}", part.message));
+        let folder = config.state_dir.clone();
+        let full = tokio::task::spawn_blocking(move || crate::cache::is_full(&folder)).await;
+        if !full.unwrap_or(false) {
+            return Err(format!("edge's cache: {}", part.message));
+        }
+        tracing::warn!(why = part.message, "the disk is full: no fault of this system");
     }
     match (&config.cloud.kubeconfig, &report.cloud) {
         (Some(path), None) => Err(format!("edge does not serve the cloud of `{}`", path.display())),

@@ -130,6 +130,11 @@ pub fn is_unreadable(error: &io::Error) -> bool {
         .is_some_and(|code| [EIO, EBADMSG, EUCLEAN].contains(&nix::errno::Errno::from_raw(code)))
 }
 
+/// Whether there was no room for it, or not for this user.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Whether something is at `path`.
 ///
 /// # Errors

@@ -32,7 +32,13 @@ pub fn check_root(places: &Places) -> Result<u64, Error> {
     let note = places.at(UNDER_WAY);
     let cut_short = note.exists();
     if !cut_short {
-        durable::write(&note, b"", 0o600)?;
+        match durable::write(&note, b"", 0o600) {
+            // Full data is no fault of the root.
+            Err(error) if durable::is_full(&error) => {
+                tracing::warn!(%error, "whether this boot ends as it should will not be known");
+            }
+            written => written?,
+        }
     }
     let status = Status::read(places)?;
     let once_more = status.of(status.booted).reason.as_deref() == Some(ONCE_MORE);

@@ -152,6 +152,16 @@ impl Fake {
 
     fn say(&mut self, call: &str, message: &[u8]) -> Result<Vec<u8>, Failed> {
         Ok(match call {
+            "Status" => {
+                let condition = |name: &str| v1::RuntimeCondition {
+                    r#type: name.to_owned(),
+                    status: true,
+                    ..Default::default()
+                };
+                let conditions = vec![condition("RuntimeReady"), condition("NetworkReady")];
+                let status = Some(v1::RuntimeStatus { conditions });
+                v1::StatusResponse { status, ..Default::default() }.encode_to_vec()
+            }
             "ListPodSandbox" => v1::ListPodSandboxResponse { items: self.sandboxes.clone() }.encode_to_vec(),
             "ListContainers" => {
                 v1::ListContainersResponse { containers: self.containers.clone() }.encode_to_vec()

@@ -6,7 +6,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::command::{Done, Place};
+use crate::bundle_disk::run;
+use crate::command::{Daemon, Done, Place};
+use crate::cri_stub::{Fake, Stub};
 
 /// The id of what the card was written with.
 pub const FACTORY: &str = "11111111-0000-4000-8000-000000000001";
@@ -305,6 +307,76 @@ fn a_configuration_that_this_system_refuses_is_no_healthy_system() {
     done.bad(1, "this system is not healthy, and there is none to fall back to");
     // What was judged is not judged again by edge-fallback.service.
     assert!(machine.root("run/edge-judged").exists());
+}
+
+/// A kubelet that says that it is well; where.
+pub fn kubelet() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+            let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.0 200 OK\r\n\r\nok");
+        }
+    });
+    address
+}
+
+/// What pods wrote can fill it, and the other system would find it as full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_no_fault_of_the_system() {
+    let machine = Machine::new();
+    let stub = Stub::new(Fake::default());
+    let config = format!(
+        "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n[runtime]\nendpoint = \"{}\"\n[pods]\nkubelet-healthz = \"{}\"\n",
+        stub.endpoint(),
+        kubelet()
+    );
+    machine.place.write("etc/edge.toml", &config);
+    std::fs::create_dir_all(machine.root("var/lib")).unwrap();
+    let state = Mounted::new(machine.place.path("state"));
+    let start = || Daemon::start_by(&machine.place, machine.edge(&["daemon"]));
+    let mut first = start();
+    run("kill", &[&first.0.id().to_string()]);
+    first.0.wait().unwrap();
+    // What SQLite makes beside the database finds no room.
+    for name in ["cache.db-wal", "cache.db-shm"] {
+        let _ = std::fs::remove_file(state.0.join(name));
+    }
+    let filled = state.0.join("pods-data");
+    let fill = format!("head -c 1G /dev/zero >{} || true", filled.display());
+    run("sh", &["-c", &fill]);
+    let daemon = start();
+    let status = machine.run(&["status", "-o", "json"]).good().out;
+    assert!(status.contains("cannot be written, a copy in memory is served"), "{status}");
+    let healthy = ["system", "healthy", "--timeout", "5s"];
+    let said = machine.run(&healthy).good().out;
+    assert!(said.contains("slot a is good"), "{said}");
+    drop(daemon);
+
+    // Where there is room, it may be this system that cannot write.
+    std::fs::remove_file(&filled).unwrap();
+    run("mount", &["-o", "remount,ro", &state.0.display().to_string()]);
+    let _daemon = start();
+    machine.run(&healthy).bad(1, "edge's cache: ");
+}
+
+/// A small disk of its own.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: PathBuf) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", &at.display().to_string()]);
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 /// A Raspberry Pi's boot loader counts nothing, and has no entries.
