@@ -26,7 +26,7 @@ impl Daemon {
         if overrides.snap.is_some() {
             wait(&overrides)?;
         }
-        Ok(crate::daemon::run(global.load()?, overrides)?)
+        Ok(crate::daemon::run(crate::daemon::load(&overrides)?, overrides)?)
     }
 }
 

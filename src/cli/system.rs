@@ -13,8 +13,8 @@ use serde_json::json;
 use super::failure::Usage;
 use super::output::{self, Format};
 use super::{Global, progress};
-use crate::config::{Config, Overrides, quantity};
-use crate::daemon::{self, PerformError};
+use crate::config::{Overrides, quantity};
+use crate::daemon::{self, Loaded, PerformError};
 use crate::system::{self, Fallback, Opened, Places, SlotReport, Status};
 
 /// `edge system`
@@ -135,9 +135,10 @@ fn reset(places: &Places, yes: bool) -> Result<()> {
 
 fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<()> {
     places.booted()?;
-    // A configuration that this system refuses keeps its daemon down, and the other system may take it.
-    let waited = match Config::load(overrides) {
-        Ok(config) => progress::run(|_| async {
+    // A configuration that this system refuses, and never took one before, keeps its daemon down, and the other system may
+    // take it.
+    let waited = match daemon::load(overrides) {
+        Ok(Loaded { config, .. }) => progress::run(|_| async {
             let waited = daemon::system::healthy(&config, timeout).await;
             Ok::<_, anyhow::Error>(waited.unwrap_or_else(|e| Err(e.to_string())))
         })?,

@@ -173,6 +173,16 @@ impl Config {
         Ok(config)
     }
 
+    /// The same with `text` in place of what the file holds today.
+    ///
+    /// # Errors
+    /// As for [`Config::parse`].
+    pub fn load_text(overrides: &Overrides, text: &str) -> Result<Self, Error> {
+        let mut config = Self::over(overrides, text)?;
+        config.share(overrides);
+        Ok(config)
+    }
+
     /// The same for people: no key has a value that nobody gave it.
     ///
     /// # Errors
@@ -192,9 +202,7 @@ impl Config {
     /// # Errors
     /// As for [`Config::parse`].
     pub fn unread(overrides: &Overrides) -> Result<Self, Error> {
-        let mut config = Self::over(overrides, "")?;
-        config.share(overrides);
-        Ok(config)
+        Self::load_text(overrides, "")
     }
 
     fn over(overrides: &Overrides, text: &str) -> Result<Self, Error> {

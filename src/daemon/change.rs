@@ -2,7 +2,7 @@
 //! prepared and snapd has committed.
 
 use super::prepared::{self, Verdict};
-use super::{Daemon, DaemonError, Order};
+use super::{Daemon, DaemonError, Order, accepted};
 use crate::config::{Config, KEYS, Key, is_at_start};
 
 impl Daemon {
@@ -21,9 +21,16 @@ impl Daemon {
     fn take_cloud(&mut self) -> Result<(), DaemonError> {
         let mut new = Config::load(&self.overrides)?;
         self.config.cloud.clone_from(&new.cloud);
+        self.taken();
         self.place.set_config(self.config.clone());
         self.waits.send_replace(hold(&self.config, &mut new));
         Ok(())
+    }
+
+    /// The configuration of today is good.
+    fn taken(&self) {
+        self.refused.send_replace(None);
+        accepted::keep(&self.overrides, &self.config);
     }
 
     /// Keeps a configuration that snapd may yet refuse; the one that waited before is forgotten.
@@ -107,6 +114,7 @@ impl Daemon {
         }
         self.waits.send_replace(held);
         self.config = new;
+        self.taken();
         self.pins.set(&self.config);
         self.pods.set(&self.config);
         self.registry.set(&self.config);

@@ -4,6 +4,7 @@
 //! bound before anybody is told that edge is ready. The proxy and the cache are core: if one of
 //! their tasks ends, the daemon ends, and the supervisor starts it anew.
 
+mod accepted;
 mod appliance;
 pub mod bundle;
 mod change;
@@ -51,6 +52,7 @@ use door::Door;
 use prepared::Verdict;
 use signals::{Asked, Signals, bind_socket};
 
+pub use accepted::{Loaded, load};
 pub use client::{ClientError, ask_busy, ask_checkpoint, ask_look, ask_prepare, ask_reload, ask_status};
 pub use clients::{ClientReport, ReadingReport, RefusalReport};
 pub use membership::{Join as JoinTask, writes as join_writes};
@@ -141,11 +143,12 @@ enum Order {
 }
 
 /// Runs until told to stop by SIGTERM or SIGINT. `overrides` are what flags and environment said: a
-/// reload reads the same file again.
+/// reload reads the same file again. What was refused of it is told for as long as it is.
 ///
 /// # Errors
 /// [`DaemonError`]: nothing runs then.
-pub fn run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
+pub fn run(loaded: Loaded, overrides: Overrides) -> Result<(), DaemonError> {
+    let Loaded { config, refused } = loaded;
     let _lock = StateLock::take(&config.state_dir, perform::DAEMON)?;
     if let Err(error) = crate::sys::descriptors::raise() {
         tracing::warn!(%error, "the limit on open files stays as it is");
@@ -158,7 +161,7 @@ pub fn run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(|source| DaemonError::System { operation: "start threads", source })?;
-    let ended = runtime.block_on(Daemon::start_and_run(config, overrides));
+    let ended = runtime.block_on(Daemon::start_and_run(config, refused, overrides));
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
@@ -179,10 +182,16 @@ struct Daemon {
     /// Keys that were changed, and wait for a start.
     waits: watch::Sender<Vec<&'static str>>,
     node: Option<node::Services>,
+    /// Why the configuration in force is not today's.
+    refused: watch::Sender<Option<String>>,
 }
 
 impl Daemon {
-    async fn start_and_run(config: Config, overrides: Overrides) -> Result<(), DaemonError> {
+    async fn start_and_run(
+        config: Config,
+        refused: Option<String>,
+        overrides: Overrides,
+    ) -> Result<(), DaemonError> {
         let started = crate::sys::clock::now();
         let mut signals = Signals::new()?;
         let refuge = config.socket.parent().unwrap_or(Path::new("/run"));
@@ -208,7 +217,9 @@ impl Daemon {
         let waits = watch::Sender::new(Vec::new());
         let hand = task::Hand { orders: orders.clone() };
         let place = Arc::new(task::Place::within(config.clone(), opened.cache.clone(), hand));
+        let refused = watch::Sender::new(refused);
         let facts = report::Facts {
+            refused: refused.subscribe(),
             board: board.clone(),
             place: place.clone(),
             started,
@@ -243,7 +254,12 @@ impl Daemon {
             settling: None,
             waits,
             node,
+            refused,
         };
+        match daemon.refused.borrow().as_deref() {
+            Some(why) => tracing::error!("{why}"),
+            None => accepted::keep(&daemon.overrides, &daemon.config),
+        }
         // Only now: a hook that found no socket has left its word on disk, and looked for the socket again after that.
         daemon.settle_what_waits();
         notify::ready();

@@ -150,6 +150,7 @@ pub struct Facts {
     pub board: Board,
     pub waits: watch::Receiver<Vec<&'static str>>,
     pub place: std::sync::Arc<super::task::Place>,
+    pub refused: watch::Receiver<Option<String>>,
 }
 
 /// How long the runtime may take to list its images.
@@ -159,6 +160,7 @@ impl Facts {
     /// The report of this moment. What cannot be read is said under `errors`, never left out silently.
     pub async fn report(&self) -> Report {
         let mut errors: Vec<String> = self.cache.trouble().into_iter().collect();
+        errors.extend(self.refused.borrow().clone());
         let damaged = self.cache.damaged();
         errors.extend(
             damaged.map(|(aside, why)| format!("a damaged cache was set aside: {}: {why}", aside.display())),

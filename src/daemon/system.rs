@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::bundle::{gateway, pin};
 use super::task::{Place, Task, TaskError, blocking};
-use super::{JoinTask, ask_status, clock, kubelet};
+use super::{JoinTask, accepted, ask_status, clock, kubelet};
 use crate::bundle::system::Asked;
 use crate::bundle::{self, Gateway};
 use crate::config::{self, Change, Config, Overrides};
@@ -78,7 +78,20 @@ pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec
     let mut overrides = overrides.clone();
     let file = places.at(config::DEFAULT_FILE);
     overrides.config = overrides.config.or(Some(file).filter(|file| file.exists()));
-    let config = Config::load(&overrides).map_err(TaskError::usage)?;
+    let config = match accepted::load(&overrides) {
+        Ok(loaded) => {
+            lines.extend(loaded.refused);
+            loaded.config
+        }
+        // edge will not start, and kubelet must wait for it all the same: as one that knows no cloud it would clear away what
+        // runs here.
+        Err(error) => {
+            let config = Config::unread(&overrides).map_err(TaskError::usage)?;
+            lines.push(error.to_string());
+            lines.extend(kubelet::tell(&config, &places)?);
+            return Ok(lines);
+        }
+    };
     let root = Some(places.at("/var/etc/edge/1.root.json")).filter(|path| path.exists());
     let preload = Some(places.at("/run/edge/preload")).filter(|path| path.join(bundle::BUNDLES).exists());
     let settled = perform(&config, Task::System(Settle { root, preload }), progress).await;

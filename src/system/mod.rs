@@ -92,6 +92,14 @@ pub fn status(places: &Places) -> Result<Status, Error> {
 pub use armed::{arm, roll_back, unhealthy};
 pub use data::{ask_reset, open as open_data};
 
+/// The id of the system that runs; `None` where its slot holds none that is known.
+///
+/// # Errors
+/// [`Error::NotAppliance`] for another machine; its partition cannot be read.
+pub fn running(places: &Places) -> Result<Option<VerityId>, Error> {
+    partition::verity_id(places, places.booted()?)
+}
+
 /// Whether the boot loader counts tries: systemd-boot does, which UEFI starts; that of the Raspberry Pi does not.
 pub fn is_counted(places: &Places) -> bool {
     places.at("/sys/firmware/efi").exists() || places.entries().exists()

@@ -177,6 +177,60 @@ fn a_certificate_from_after_the_clock_joins_at_the_first_boot() {
     assert!(environment.contains(" --hostname-override=ship-7 "), "{environment}");
 }
 
+/// A key of a newer system's, or a slip of the pen: no reason for kubelet to forget its cloud, and the pods that it has of it.
+#[test]
+fn a_configuration_that_is_refused_leaves_kubelet_with_its_cloud() {
+    let machine = Machine::new();
+    let [certificate, _] = kubeconfigs(&machine);
+    machine.place.write("machine/efi/edge-config/cloud.kubeconfig", &certificate);
+    provision(&machine);
+    let environment = || std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    let before = environment();
+    assert!(before.contains("--kubeconfig="), "{before}");
+    let file = machine.root("var/etc/edge/edge.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    machine.place.write("machine/var/etc/edge/edge.toml", &format!("of-a-newer-edge = true\n{good}"));
+    std::fs::remove_dir_all(machine.root("run/edge")).unwrap();
+    let said = provision(&machine);
+    assert!(said.contains("unknown key `of-a-newer-edge`"), "{said}");
+    assert_eq!(environment(), before);
+}
+
+/// The daemon goes on with what its own system took last, and with the cloud that was joined since.
+#[test]
+fn where_todays_configuration_is_refused_the_last_one_holds() {
+    let machine = Machine::new();
+    let ports = "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n";
+    let good = format!("{ports}[bundle]\ngateway = \"ship-7\"\n");
+    machine.place.write("etc/edge.toml", &good);
+    let start = || Daemon::start_by(&machine.place, machine.edge(&["daemon"]));
+    drop(start());
+    machine.place.write("etc/edge.toml", &good.replace("gateway", "gatewai"));
+    let daemon = start();
+    let errors = || {
+        let status = machine.run(&["status", "-o", "json"]).good().out;
+        serde_json::from_str::<serde_json::Value>(&status).unwrap()["errors"].clone()
+    };
+    let refused = errors();
+    let line = refused[0].as_str().unwrap_or_default();
+    assert!(
+        line.starts_with("the configuration is refused, and the last one that this system took holds: ")
+            && line.contains("unknown key `bundle.gatewai`"),
+        "{refused}"
+    );
+    machine.place.write("etc/edge.toml", &good);
+    run("kill", &["-HUP", &daemon.0.id().to_string()]);
+    until("it is taken", &machine, || errors().as_array().is_some_and(Vec::is_empty));
+    drop(daemon);
+
+    // Another system in the same slot never took any: it may be new, and the one before it is better.
+    machine.place.write("etc/edge.toml", "of-a-newer-edge = true\n");
+    let mut tree = std::fs::OpenOptions::new().write(true).open(machine.partition("verity_a")).unwrap();
+    std::io::Seek::seek(&mut tree, std::io::SeekFrom::Start(31)).unwrap();
+    std::io::Write::write_all(&mut tree, &[9]).unwrap();
+    machine.run(&["daemon"]).bad(2, "of-a-newer-edge");
+}
+
 fn until(what: &str, machine: &Machine, is: impl Fn() -> bool) {
     let began = Instant::now();
     while !is() {
