@@ -72,8 +72,8 @@ pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec
     let (checks, found) = (Checks(overrides.defaults()), places.clone());
     let done = blocking(move || system::provision(&found, &checks).map_err(TaskError::failed)).await?;
     let mut lines = done.lines;
-    if let Some(source) = &done.source {
-        lines.push(format!("configuration taken from {source}: {}", done.taken.join(", ")));
+    for (source, names) in &done.taken {
+        lines.push(format!("configuration taken from {source}: {}", names.join(", ")));
     }
     let mut overrides = overrides.clone();
     let file = places.at(config::DEFAULT_FILE);

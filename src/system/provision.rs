@@ -1,5 +1,6 @@
 //! A first boot's configuration: found on a stick, on the EFI system partition, on identity or in the image, checked,
-//! and put where everything looks for it.
+//! and put where everything looks for it. The image is the ground: what a stick or the EFI system partition does not have is
+//! taken from it.
 //!
 //! What was taken is kept on identity, so that a reset comes back with it; what lay on the EFI system partition is
 //! removed then: credentials do not stay on FAT. `edge.toml` is put in place last, and says that this was done; what
@@ -23,6 +24,7 @@ use crate::sys::mounts::{Mounted, Writable, is_stick, own_disk};
 const FOLDER: &str = "edge-config";
 const ESP: &str = "the EFI system partition";
 const IDENTITY: &str = "identity";
+const IMAGE: &str = "the image";
 const IGNORED: &str = "is ignored, this machine has its configuration hint: `edge system reset` begins anew";
 /// How long a stick may take to appear on a machine that has no configuration yet.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -30,12 +32,18 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// What came of looking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provisioned {
-    /// Where it was found; `None` where nothing new was taken.
-    pub source: Option<String>,
-    /// The files that were taken.
-    pub taken: Vec<String>,
+    /// The files that were taken, by where they were found.
+    pub taken: Vec<(String, Vec<String>)>,
     /// Lines for the console: what is wrong, or ignored.
     pub lines: Vec<String>,
+}
+
+impl Provisioned {
+    fn took(&mut self, source: &str, files: &[Taken]) {
+        if !files.is_empty() {
+            self.taken.push((source.to_owned(), files.iter().map(|file| file.name.clone()).collect()));
+        }
+    }
 }
 
 /// A file that was read and found good.
@@ -89,11 +97,12 @@ fn configure(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error>
     let given = given.chain([(ESP, places.esp().join(FOLDER))]);
     done.lines.extend(given.filter_map(|(shown, folder)| strangers(&folder, shown)));
     drop(wrong);
+    let image = places.at("/usr/share/edge/config");
     let sources = [
         stick.as_ref().map(|stick| (stick.shown.clone(), stick.folder.clone())),
         Some((ESP.into(), places.esp().join(FOLDER))),
         Some((IDENTITY.into(), places.identity().join(KEPT))),
-        Some(("the image".into(), places.at("/usr/share/edge/config"))),
+        Some((IMAGE.into(), image.clone())),
     ];
     let Some((shown, folder)) = sources.into_iter().flatten().find(|(_, folder)| has_something(folder))
     else {
@@ -105,12 +114,21 @@ fn configure(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error>
     if shown == IDENTITY && intake.refused.contains(FIRST.name) && !folder.join(FIRST.name).exists() {
         done.lines.push(format!("`{}` was refused, and is still asked for in `{FOLDER}`", FIRST.name));
     }
+    done.took(&shown, &taken);
+    // A reset comes back with what was taken of it.
+    if shown != IDENTITY && shown != IMAGE {
+        // What was given and is wrong is asked for: what the image has of that name would take its place.
+        let is_open =
+            |one: &Given| ![&intake.taken, &intake.refused].iter().any(|names| names.contains(&one.name));
+        let open = all(&image).into_iter().filter(is_open).collect();
+        let ground = read(places, open, &image, IMAGE, checks, &mut intake, &mut done.lines);
+        done.took(IMAGE, &ground);
+        taken.extend(ground);
+    }
     if taken.is_empty() && intake == before {
         return Ok(done);
     }
     if !taken.is_empty() {
-        done.taken = taken.iter().map(|file| file.name.clone()).collect();
-        done.source = Some(shown);
         if ![&intake.taken, &intake.refused].iter().any(|names| names.contains(FIRST.name)) {
             // Nobody gave one: the defaults hold, and this is not looked for again.
             let bytes = b"# Nothing was given at the first boot; `edge config` shows what holds.\n".to_vec();
@@ -155,10 +173,7 @@ fn mend(
         }
         done.lines.push(line);
     }
-    if !taken.is_empty() {
-        done.taken = taken.iter().map(|file| file.name.clone()).collect();
-        done.source = Some(ESP.into());
-    }
+    done.took(ESP, &taken);
     if intake != before || !intake.withdrawn(places).is_empty() {
         put(places, taken, intake)?;
     }

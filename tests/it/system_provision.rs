@@ -266,6 +266,41 @@ fn what_was_refused_is_taken_once_it_is_good_and_nothing_else_is() {
     assert_eq!(read("var/etc/edge/authorized_keys"), KEY);
 }
 
+/// One file on a card of a fleet's image does not cost it the fleet's key, root and settings.
+#[test]
+fn what_the_card_does_not_have_is_taken_from_the_image() {
+    let machine = Machine::new();
+    let put = |below: &str, text: &str| machine.place.write(&format!("machine/{below}"), text);
+    let read = |below: &str| std::fs::read_to_string(machine.root(below)).unwrap_or_default();
+    machine.place.run(&["bundle", "keygen", "--out", "KEYS"]).good();
+    let (image, fleet) = ("usr/share/edge/config", "[bundle]\nfleet = \"north\"\n");
+    put(&format!("{image}/edge.toml"), fleet);
+    put(&format!("{image}/1.root.json"), &machine.place.read("KEYS/1.root.json"));
+    put(&format!("{image}/authorized_keys"), KEY);
+    put(&format!("{image}/static-pods/web.yaml"), POD);
+    put("efi/edge-config/network/10-lan.network", NETWORK);
+    put("efi/edge-config/authorized_keys", &KEY.replace("owner", "technician"));
+    put("efi/edge-config/static-pods/web.yaml", "kind: Deployment\n");
+    let said = provision(&machine);
+    let lines = "edge: configuration taken from the EFI system partition: authorized_keys, network/10-lan.network\n\
+                 edge: configuration taken from the image: edge.toml, 1.root.json\n";
+    assert!(said.contains(lines), "{said}");
+    assert_eq!(read("var/etc/edge/edge.toml"), fleet);
+    assert!(read("var/etc/edge/authorized_keys").ends_with(" technician\n"));
+    let pinned = machine.run(&["trust", "show", "-o", "json"]).good().out;
+    assert!(pinned.contains("\"version\": 1"), "{pinned}");
+    // The card's own pod is wrong, and still asked for.
+    assert_eq!(read("var/lib/kubelet/static-pods/web.yaml"), "");
+    put("efi/edge-config/static-pods/web.yaml", &POD.replace("b}", "c}"));
+    assert!(provision(&machine).contains("taken from the EFI system partition: static-pods/web.yaml\n"));
+    assert!(read("var/lib/kubelet/static-pods/web.yaml").contains("c}"));
+    reset(&machine);
+    let said = provision(&machine);
+    let all = "edge.toml, 1.root.json, authorized_keys, static-pods/web.yaml, network/10-lan.network\n";
+    assert!(said.contains(&format!("configuration taken from identity: {all}")), "{said}");
+    assert!(!said.contains("the image"), "{said}");
+}
+
 #[test]
 fn pods_have_a_network_whatever_a_power_cut_left() {
     let machine = Machine::new();
