@@ -37,7 +37,11 @@ impl Leave {
         // An appliance's containerd and its images are edge's with and without a cloud.
         if daemon::kubelet::follow_membership(&global.load()?).map_err(PerformError::Task)? {
             return output::result(&match left["node"].as_str() {
-                Some(node) => format!("node `{node}` is given back, and kubelet was restarted without it"),
+                Some(node) => {
+                    let reset =
+                        if left["forgotten"] == true { "; a reset does not join it again" } else { "" };
+                    format!("node `{node}` is given back, and kubelet was restarted without it{reset}")
+                }
                 None => done(&left, false),
             });
         }

@@ -90,6 +90,8 @@ async fn join(place: &Place, places: &Places) -> Result<(), TaskError> {
 
 async fn copy(place: &Place, places: &Places) -> Result<(), TaskError> {
     let passed = place.cache().await?.read(proxy::time_passed).await.map_err(TaskError::failed)?;
+    // Who leaves meanwhile has left: what was joined with is not written back.
+    let _alone = place.membership.lock().await;
     let (config, places) = (place.config(), places.clone());
     let copied = move || {
         if let Some(passed) = passed {

@@ -102,6 +102,7 @@ async fn do_leave(discard_changes: bool, place: &Place) -> Result<Value, TaskErr
     // First: who leaves has left, whatever the daemon was about to try next.
     drop_given(&config, |_| true)?;
     let left = join::give_back(&config.state_dir).map_err(failed)?;
+    let forgotten = forget_kept(&config)?;
     let cloud = left.as_ref().map(|left| &left.cloud_kubeconfig);
     let unset = cloud.is_some() && config.cloud.kubeconfig.as_ref() == cloud;
     if unset {
@@ -130,6 +131,7 @@ async fn do_leave(discard_changes: bool, place: &Place) -> Result<Value, TaskErr
             "restored": restored,
             "unset": unset,
             "certificate": left.certificate,
+            "forgotten": forgotten,
         })
     }))
 }
@@ -142,6 +144,15 @@ fn drop_given(config: &Config, is_stale: impl FnOnce(&Path) -> bool) -> Result<(
         return Ok(());
     }
     durable::remove(&given).map_err(TaskError::failed)
+}
+
+/// On an appliance, removes the credentials that a reset would join with again. Whether there were any.
+fn forget_kept(config: &Config) -> Result<bool, TaskError> {
+    let places = Places::below(&config.system.root);
+    if places.booted().is_err() {
+        return Ok(false);
+    }
+    crate::system::forget_kubeconfig(&places).map_err(TaskError::failed)
 }
 
 impl Hand {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::given::KUBECONFIG;
 use super::identity::Identity;
-use super::intake::KEPT;
+use super::intake::{Intake, KEPT};
 use super::{Error, Places};
 use crate::store::{Store, TrustUpdate};
 use crate::sys::durable;
@@ -243,6 +243,22 @@ pub fn kept_kubeconfig(places: &Places) -> Result<Option<Vec<u8>>, Error> {
 /// Where identity cannot be written.
 pub fn keep_kubeconfig(places: &Places, bytes: &[u8]) -> Result<(), Error> {
     Identity::open(places)?.write(&format!("{KEPT}/{KUBECONFIG}"), bytes, 0o600)
+}
+
+/// Forgets them: who leaves the cloud has left it after a reset too. Whether there were any.
+///
+/// # Errors
+/// Where identity cannot be written.
+pub fn forget_kubeconfig(places: &Places) -> Result<bool, Error> {
+    if !kubeconfig_place(places).exists() {
+        return Ok(false);
+    }
+    let mut intake = Intake::read(places);
+    let identity = Identity::open(places)?;
+    identity.remove(&format!("{KEPT}/{KUBECONFIG}"))?;
+    intake.taken.remove(KUBECONFIG);
+    intake.write(&identity)?;
+    Ok(true)
 }
 
 impl From<crate::trust::Refusal> for Error {

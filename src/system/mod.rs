@@ -45,7 +45,8 @@ pub use entry::{Entry, VerityId};
 pub use error::Error;
 pub use given::{Checks, check_keys, check_pods, client_ca};
 pub use keep::{
-    Kept, keep_kubeconfig, keep_own_key, keep_time, kept_kubeconfig, kept_time, kubeconfig_place,
+    Kept, forget_kubeconfig, keep_kubeconfig, keep_own_key, keep_time, kept_kubeconfig, kept_time,
+    kubeconfig_place,
 };
 pub use places::Places;
 pub use provision::{Provisioned, provision};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::bundle_disk::run;
-use crate::command::Daemon;
+use crate::command::{Daemon, Done};
 use crate::system::Machine;
 use crate::system_provision::{provision, provision_at};
 
@@ -283,6 +283,29 @@ fn the_daemon_joins_with_what_was_given_and_a_reset_keeps_the_renewed_certificat
     assert!(!said.contains("not joined"), "{said}");
     let taken = machine.place.read("state/cloud/client-current.pem");
     assert!(taken.starts_with(&machine.place.read("new.crt")), "{taken}");
+}
+
+/// For its next place, or for sale: a reset brings back the rest of what was given, and not the cloud.
+#[test]
+fn who_leaves_has_left_after_a_reset_too() {
+    let machine = Machine::new();
+    let [certificate, _] = kubeconfigs(&machine);
+    machine.place.write("machine/efi/edge-config/cloud.kubeconfig", &certificate);
+    machine.place.write("machine/efi/edge-config/edge.toml", "offline-mode = true\n");
+    machine.place.write("machine/bin/systemctl", "#!/bin/sh\n");
+    run("chmod", &["755", &machine.root("bin/systemctl").display().to_string()]);
+    provision(&machine);
+    let environment = || std::fs::read_to_string(machine.root("run/edge/kubelet.env")).unwrap();
+    assert!(environment().contains(" --hostname-override=ship-7 "), "{}", environment());
+    let mut leave = machine.edge(&["leave"]);
+    leave.env("EDGE_CONFIG", machine.root("var/etc/edge/edge.toml"));
+    let said = Done::of(leave.output().unwrap()).good().out;
+    assert!(said.ends_with("restarted without it; a reset does not join it again\n"), "{said}");
+    std::fs::remove_dir_all(machine.root("var")).unwrap();
+    std::fs::remove_dir_all(machine.place.path("state")).unwrap();
+    let said = provision(&machine);
+    assert!(said.contains("configuration taken from identity: edge.toml\n"), "{said}");
+    assert_eq!(environment(), "KUBELET_ARGS=\n");
 }
 
 /// By hand, long after the first boot: kubelet has it at once, and so it has when the cloud is left.
