@@ -88,6 +88,15 @@ fn file_systems_are_checked_before_they_are_mounted() {
     assert_eq!(words(&added("dev-disk-edge-ESP"), "TimeoutSec"), ["60"]);
 }
 
+/// Mounts discard nothing by themselves, and `disable *` would leave out what Debian enables.
+#[test]
+fn a_card_is_told_what_is_free() {
+    let preset = unit("appliance/usr/lib/systemd/system-preset/00-appliance.preset");
+    let [timer, rest] =
+        ["enable fstrim.timer", "disable *"].map(|wanted| preset.lines().position(|line| line == wanted));
+    assert!(timer.is_some() && timer < rest, "{preset}");
+}
+
 /// networkd is told of time servers by DHCP, and chrony keeps the time.
 #[test]
 fn chrony_hears_of_the_time_servers_that_the_network_names() {
