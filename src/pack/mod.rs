@@ -8,6 +8,7 @@ pub mod image;
 mod parts;
 mod snap;
 mod squashfs;
+mod work;
 
 /// It was asked for wrongly: exit code 2.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
+use super::work::Work;
 use super::{elf, parts, squashfs};
 
 /// What `snap/snapcraft.yaml` says.
@@ -81,14 +82,14 @@ pub fn pack(plan: &SnapPlan) -> Result<PathBuf> {
         parts::check(folder, plan.machine)?;
     }
     fs::create_dir_all(&plan.out).with_context(|| format!("cannot make `{}`", plan.out.display()))?;
-    let tree = plan.out.join(format!(".tree-{}-{}", plan.machine.name(), std::process::id()));
+    let work = Work::new(&plan.out, &format!("tree-{}", plan.machine.name()))?;
+    let tree = work.path();
     let classic = if plan.confinement == Confinement::Classic { "-classic" } else { "" };
     let node = if plan.flavour == Flavour::Edge { "" } else { "-node" };
     let name = format!("edge_{}_{}{classic}{node}.snap", plan.version, plan.machine.name());
     let (image, beside) = (plan.out.join(&name), plan.out.join(format!(".{name}.new")));
-    let made = lay_out(plan, &tree).and_then(|()| squashfs::pack(&tree, &beside, plan.epoch));
-    let _ = fs::remove_dir_all(&tree);
-    made?;
+    lay_out(plan, tree)?;
+    squashfs::pack(tree, &beside, plan.epoch)?;
     fs::rename(&beside, &image).with_context(|| format!("cannot make `{}`", image.display()))?;
     Ok(image)
 }

@@ -34,6 +34,7 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
 use super::elf::{self, Machine};
+use super::work::Work;
 pub use fetch::kubelet;
 pub use lock::{Lock, Package, Tool};
 pub use packages::Mirror;
@@ -127,13 +128,9 @@ pub fn pack(plan: &ImagePlan, step: &mut dyn FnMut(&str)) -> Result<Image> {
     let folder = plan.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     fs::create_dir_all(&plan.cache).with_context(|| format!("cannot make `{}`", plan.cache.display()))?;
-    let work = folder.join(format!(".{name}-{}", std::process::id()));
-    fs::create_dir(&work).with_context(|| format!("cannot make `{}`", work.display()))?;
-    let made = tools::Tools::new(&plan.tools, &work, &plan.cache, plan.epoch)
-        .and_then(|tools| make(plan, &board, &kernel, &tools, step));
-    // Files of root, some of them read-only folders: nothing of them is needed any more, whatever came of it.
-    let _ = fs::remove_dir_all(&work);
-    made
+    let work = Work::new(folder, &name)?;
+    let tools = tools::Tools::new(&plan.tools, work.path(), &plan.cache, plan.epoch)?;
+    make(plan, &board, &kernel, &tools, step)
 }
 
 fn make(
