@@ -64,6 +64,46 @@ fn verify(path: &Path, wanted: &str) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// Gives the same bytes to whoever asks, so many times; its address.
+    fn serve(bytes: &'static [u8], times: usize) -> String {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().take(times) {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    bytes.len()
+                );
+                stream.write_all(&[head.as_bytes(), bytes].concat()).unwrap();
+            }
+        });
+        format!("http://{address}/kubelet")
+    }
+
+    #[test]
+    fn a_kubelet_is_fetched_once_and_another_one_than_asked_for_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let good = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let kept =
+            || fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+        let error = kubelet(&serve(b"abd", 1), Some(good), &cache).unwrap_err().to_string();
+        assert!(error.contains("has sha256 ") && error.contains(good), "{error}");
+        assert!(kept().is_empty(), "{:?}", kept());
+        // The second time nobody is asked: there is nobody any more.
+        let place = serve(b"abc", 1);
+        for _ in 0..2 {
+            let path = kubelet(&place, Some(good), &cache).unwrap();
+            assert_eq!((fs::read(&path).unwrap().as_slice(), kept().len()), (b"abc".as_slice(), 1));
+        }
+        // What rotted in the cache is told, not used.
+        super::super::put(&cache.join(format!("kubelet-{good}")), b"abd", 0o644).unwrap();
+        assert!(kubelet(&place, Some(good), &cache).unwrap_err().to_string().contains("has sha256"));
+    }
+
     #[test]
     fn only_the_file_that_was_asked_for_is_taken() {
         let folder = tempfile::tempdir().unwrap();
