@@ -34,7 +34,7 @@ spec:
       appArmorProfile: {type: RuntimeDefault}
 ";
 /// The address that QEMU's own network lets the tests in at.
-const NETWORK: &str =
+pub const NETWORK: &str =
     "[Match]\nType=ether\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nDNS=10.0.2.3\n";
 /// How long a machine without KVM may take to a healthy system.
 pub const BOOT: Duration = Duration::from_secs(400);
@@ -183,6 +183,32 @@ fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result
     // A container that is not privileged is confined, as on any Debian.
     let told = machine.run("for i in $(seq 90); do edge pod logs greeter-$(hostname) -c confined | grep . && exit; sleep 1; done; edge pod describe greeter-$(hostname)")?;
     assert_eq!(told, "cri-containerd.apparmor.d (enforce)\n");
+    // Alone, the machine's own clock is the time.
+    let told = machine.run("chronyc -n tracking")?;
+    let says = |key: &str, value: &str| {
+        told.lines().any(|line| {
+            line.split_once(':').is_some_and(|(k, v)| k.trim() == key && v.trim().starts_with(value))
+        })
+    };
+    assert!(says("Reference ID", "7F7F0101") && says("Stratum", "10"), "{told}");
+    // Flash: the journal is kept and bounded, writes wait for each other, and the card is told what is free.
+    let told = machine.run("findmnt -no OPTIONS /var; ls /var/log/journal; cat /etc/machine-id; journalctl -b -u systemd-journald -o cat; systemctl is-enabled fstrim.timer; systemctl is-active fstrim.timer; fstrim -v /var")?;
+    let options: Vec<&str> = told.lines().next().unwrap_or_default().split(',').collect();
+    assert!(options.contains(&"noatime") && options.contains(&"commit=30"), "{told}");
+    let mut lines = told.lines().skip(1);
+    assert_eq!(lines.next(), lines.next(), "the journal is not this machine's: {told}");
+    assert!(
+        told.contains("System Journal (/var/log/journal/")
+            && (told.contains(" max 64M, ") || told.contains(" max 64.0M, ")),
+        "{told}"
+    );
+    assert!(told.contains("\nenabled\nactive\n/var: ") && told.contains(" trimmed"), "{told}");
+    // With 7 % free, below kubelet's own default, it removes nothing and ends no pod: three of its looks.
+    machine.run("set -- $(df -B1M --output=size,avail /var | tail -1); fallocate -l $(($2 - $1 * 7 / 100))M /var/filled")?;
+    machine.run("sleep 35")?;
+    let told = machine.run("df --output=pcent /var | tail -1; journalctl -b -u kubelet -o cat | grep -c 'attempting to reclaim' || true; pgrep -fc 'sleep [2]147483647'; rm /var/filled")?;
+    let words: Vec<&str> = told.split_whitespace().collect();
+    assert!(matches!(words[..], ["92%" | "93%" | "94%", "0", n] if n != "0"), "{told}");
     // Nobody has a password, nor none: all are locked.
     let told = machine.run("cut -d: -f2 /etc/passwd /etc/shadow | sort -u")?;
     assert!(told.lines().all(|word| word == "x" || word.starts_with(['!', '*'])), "{told}");

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::image::{BOOT, HEALTHY, made};
+use crate::image::{BOOT, HEALTHY, NETWORK, made};
 use crate::image_update::reboot;
 use crate::support::vm::{self, Cable};
 
@@ -36,6 +36,10 @@ fn data_that_does_not_open_is_given_up_by_a_stick() -> Result<()> {
     let place = machine.disk().parent().context("no folder")?.to_owned();
     std::fs::create_dir_all(place.join("edge-config"))?;
     std::fs::write(place.join("edge-config/factory-reset"), "")?;
+    // The same stick has a configuration: a first boot takes it, before that of the image, and no later one does.
+    std::fs::create_dir_all(place.join("edge-config/network"))?;
+    std::fs::write(place.join("edge-config/network/10-lan.network"), NETWORK)?;
+    std::fs::write(place.join("edge-config/edge.toml"), "[bundle]\ngateway = \"ship-8\"\n")?;
     let make = "truncate -s 64M /work/reset.img && mkfs.vfat -F 32 /work/reset.img >/dev/null && mcopy -s -i /work/reset.img /work/edge-config ::";
     let output = vm::tool(&place, &["sh", "-ec", make])?.output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -48,7 +52,11 @@ fn data_that_does_not_open_is_given_up_by_a_stick() -> Result<()> {
     // A stick that is forgotten in a healthy machine resets nothing.
     machine.more = stick.map(String::from).to_vec();
     machine.start()?;
+    machine.wait("configuration taken from stick `/dev/sda`: edge.toml, network/10-lan.network", BOOT)?;
+    machine.wait("configuration taken from the image: 1.root.json, authorized_keys, ", BOOT)?;
     machine.wait(HEALTHY, BOOT)?;
+    let told = machine.run("cat /etc/edge/edge.toml; ls /etc/systemd/network")?;
+    assert_eq!(told, "[bundle]\ngateway = \"ship-8\"\n10-lan.network\n");
     let identity = machine.run("cat /etc/machine-id; touch /var/lib/edge/kept; sync")?;
     // What the kernel notes of a damaged file system is looked at in the next boot, whose check goes over all of it.
     machine.run(
@@ -56,6 +64,7 @@ fn data_that_does_not_open_is_given_up_by_a_stick() -> Result<()> {
     )?;
     machine.kill()?;
     machine.start()?;
+    machine.wait("stick `/dev/sda`: `edge-config` is ignored, this machine has its configuration", BOOT)?;
     machine.wait(HEALTHY, BOOT)?;
     let told = machine.run(
         "test -e /var/lib/edge/kept; journalctl -b -o cat --no-pager -u systemd-fsck@dev-mapper-data.service",

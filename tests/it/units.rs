@@ -97,6 +97,37 @@ fn a_card_is_told_what_is_free() {
     assert!(timer.is_some() && timer < rest, "{preset}");
 }
 
+/// Only the owner's key opens a door: without one nothing listens on port 22, and with one no password is asked for.
+#[test]
+fn the_secure_shell_waits_for_the_owners_key() {
+    let place = Place::new();
+    let ssh = unit("appliance/usr/lib/systemd/system/edge-ssh.service");
+    let conditions: Vec<&str> = ssh.lines().filter(|line| line.starts_with("Condition")).collect();
+    assert_eq!(conditions, ["ConditionPathExists=/etc/edge/authorized_keys"]);
+    let key = place.path("etc/edge/authorized_keys");
+    let condition = conditions[0].replace("/etc/edge/authorized_keys", &key.display().to_string());
+    let holds =
+        || Command::new("systemd-analyze").args(["condition", &condition]).status().unwrap().success();
+    assert!(!holds());
+    place.write("etc/edge/authorized_keys", "ssh-ed25519 AAAA owner\n");
+    assert!(holds());
+    // `-s`: by key alone.
+    let words = words(&ssh, "ExecStart");
+    assert!(words[0] == "/usr/sbin/dropbear" && words.contains(&"-s".to_owned()), "{words:?}");
+    // No other unit starts it, and no other server is there.
+    let preset = unit("appliance/usr/lib/systemd/system-preset/00-appliance.preset");
+    let doors: Vec<&str> =
+        preset.lines().filter(|line| line.contains("ssh") || line.contains("dropbear")).collect();
+    assert_eq!(doors, ["enable edge-ssh.service"]);
+    let content: toml_edit::DocumentMut = unit("appliance.toml").parse().unwrap();
+    let packages: Vec<&str> =
+        content["packages"].as_array().unwrap().iter().filter_map(|p| p.as_str()).collect();
+    assert!(
+        packages.contains(&"dropbear-bin") && !packages.iter().any(|p| p.contains("openssh")),
+        "{packages:?}"
+    );
+}
+
 /// networkd is told of time servers by DHCP, and chrony keeps the time.
 #[test]
 fn chrony_hears_of_the_time_servers_that_the_network_names() {
