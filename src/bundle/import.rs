@@ -252,6 +252,9 @@ impl Gateway {
             tracing::info!(stream = manifest.stream, seq = manifest.seq, "imported a bundle");
             staging
         };
+        if let Err(error) = self.note_seen() {
+            imported.remarks.push(format!("the numbers of bundles are kept in the store alone: {error}"));
+        }
         if let Some(appliance) = &self.appliance {
             appliance.keep_trust(&self.store)?;
         }

@@ -18,6 +18,7 @@
 //! - `gather`, `whole`, `ride`, `create`, `write`, `readback`  the depot's way
 //! - `stick`, `choose`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
+//! - `recall`    what was seen, for a store that was lost
 //! - `system`    the system of an appliance that rides along
 //! - `extract`   one file out of it
 //! - `auto`, `events`  sticks that are plugged in
@@ -47,6 +48,7 @@ mod open;
 mod pipeline;
 mod put;
 mod readback;
+mod recall;
 mod receipt;
 pub mod remote;
 mod ride;

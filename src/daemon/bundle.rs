@@ -145,7 +145,13 @@ pub async fn gateway(place: &Place) -> Result<Gateway, TaskError> {
     let config = place.config();
     let store = place.store().await?;
     let appliance = super::appliance::here(&config);
-    Ok(Gateway { state_dir: config.state_dir.clone(), me: config.bundle.identity(), store, appliance })
+    let gateway =
+        Gateway { state_dir: config.state_dir.clone(), me: config.bundle.identity(), store, appliance };
+    blocking(move || {
+        gateway.recall()?;
+        Ok(gateway)
+    })
+    .await
 }
 
 /// Does an order.
@@ -230,6 +236,7 @@ pub(super) fn pin(file: &Path, gateway: &Gateway) -> Result<Value, TaskError> {
     let version = Anchor::below(&gateway.state_dir).pin(&bytes, &file.display().to_string(), pinned)?;
     let update = TrustUpdate { root_version: Some(version), ..TrustUpdate::default() };
     gateway.store.update_trust(update).map_err(TaskError::failed)?;
+    gateway.note_seen()?;
     if let Some(appliance) = &gateway.appliance {
         appliance.keep_trust(&gateway.store)?;
     }

@@ -87,6 +87,25 @@ impl Anchor {
         Ok(chain)
     }
 
+    /// The newest version of which there is a file; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`AnchorError::Files`].
+    pub fn newest(&self) -> Result<Option<u64>, AnchorError> {
+        let failed = |e| AnchorError::Files(durable::named(e, "list", &self.folder));
+        let mut newest = None;
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            newest = newest.max(name.to_str().and_then(version_of));
+        }
+        Ok(newest)
+    }
+
     /// Pins a first root, called `what` in errors. The caller notes the version in the trust state when this has returned.
     ///
     /// # Errors

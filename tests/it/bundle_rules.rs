@@ -161,6 +161,61 @@ fn another_root_cannot_be_pinned_over_the_first() {
     assert_eq!(shown["root"]["bundle"]["keys"][0], key.as_str());
 }
 
+/// `store.db` breaks and is removed, or somebody clears `store/` for room.
+#[test]
+fn a_store_that_is_lost_lets_in_nothing_that_was_superseded() {
+    let attack = Attack::new();
+    let scene = &attack.scene;
+    let stolen = scene.path("stolen");
+    copy(&attack.folder, &stolen);
+    let new = SecretKey::generate().unwrap();
+    attack.root(2, &[new.public()], &["root-1", "root-2"]);
+    let by_new = |seq: u64| {
+        let mut manifest = attack.manifest();
+        manifest.seq = seq;
+        attack.sign_with(&serde_json::to_vec(&manifest).unwrap(), PAYLOAD_TYPE, &[&new]);
+    };
+    let place = Place { folder: tempfile::tempdir().unwrap() };
+    place.write("etc/edge.toml", "");
+    let text = |path: &Path| path.display().to_string();
+    let (ours, bundle) = (text(&scene.path("keys/1.root.json")), text(&attack.folder));
+    place.run(&["trust", "pin", &ours]).good();
+    place.run(&["bundle", "import", &text(&stolen)]).good();
+    by_new(3);
+    place.run(&["bundle", "import", &bundle]).good();
+    let seen = place.path("state/trust/seen.json");
+    let version = || -> Value {
+        serde_json::from_str(&place.run(&["trust", "show", "-o", "json"]).good().out).unwrap()
+    };
+    crate::bundle::make_keys(&scene.path("theirs"), 1, 1);
+    for older in [false, true] {
+        fs::remove_dir_all(place.path("state/store")).unwrap();
+        if older {
+            // An older release kept the roots alone.
+            fs::remove_file(&seen).unwrap();
+        }
+        assert_eq!(version()["root"]["version"], 2, "{older}");
+        place.run(&["trust", "pin", &text(&scene.path("theirs/1.root.json"))]).bad(3, "is pinned already");
+        place.run(&["trust", "pin", &ours]).good();
+        assert_eq!(version()["root"]["version"], 2, "{older}");
+        place.run(&["bundle", "import", &text(&stolen)]).bad(3, "signed by 0 of the 1");
+        if !older {
+            by_new(2);
+            place.run(&["bundle", "import", &bundle]).bad(3, "is not above 3");
+        }
+        // The newest comes once more.
+        by_new(3);
+        place.run(&["bundle", "import", &bundle]).good();
+    }
+    // Damaged, it says nothing of what was superseded; a store that knows writes it anew.
+    fs::write(&seen, "{").unwrap();
+    place.run(&["trust", "show"]).good();
+    assert!(fs::read_to_string(&seen).unwrap().contains("\"main\":3"));
+    fs::write(&seen, "{").unwrap();
+    fs::remove_dir_all(place.path("state/store")).unwrap();
+    place.run(&["trust", "show"]).bad(1, "seen.json`, the highest numbers of bundles, is damaged");
+}
+
 /// The exit code, the one line and the unchanged store, as a user sees them.
 #[test]
 fn the_command_ends_with_3_and_one_line() {
