@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::history::Newest;
-use super::import::{Again, Gateway};
+use super::import::{Again, Gateway, Judged};
 use super::list::RefLine;
 use super::manifest::{self, Manifest};
 use super::open::{Opened, Passed, open};
@@ -39,6 +39,8 @@ pub struct Inspected {
     pub in_force: bool,
     /// That it is old, where it is.
     pub warning: Option<String>,
+    /// Whether it was judged by the pinned root, and for this gateway.
+    pub for_here: bool,
     /// What it holds; empty where it is not verified.
     pub refs: Vec<String>,
     /// Names that would be new.
@@ -50,20 +52,33 @@ pub struct Inspected {
 }
 
 impl Gateway {
-    /// Says what the bundle in `folder` holds and would change.
+    /// Says what the bundle in `folder` holds and would change. `chain` is what to believe, if not the pinned roots; then it is
+    /// not asked whom it is for, and nothing is said of changes.
     ///
     /// # Errors
     /// Only where not even its manifest can be read.
-    pub fn inspect(&self, folder: &Path) -> Result<Inspected, Error> {
-        match self.judge(folder) {
-            Ok(judged) => {
-                let mut said = empty(folder, (*judged.opened.manifest).clone());
-                said.verified = true;
-                (said.missing, said.missing_bytes) = (judged.missing, judged.missing_bytes);
-                said.in_force = judged.again == Some(Again::InForce);
-                let absent = judged.absent.map(|(missing, first)| Fault::Base { missing, first }.to_string());
-                said.refused = absent;
-                self.changes(&judged.opened, &mut said)?;
+    pub fn inspect(&self, folder: &Path, chain: Option<Chain>) -> Result<Inspected, Error> {
+        let for_here = chain.is_none();
+        let looked = match chain {
+            Some(_) => self.believed(folder, chain).map(|opened| (opened, None)),
+            None => {
+                self.judge(folder).map(|Judged { opened, again, missing, missing_bytes, absent, .. }| {
+                    (opened, Some((again, missing, missing_bytes, absent)))
+                })
+            }
+        };
+        match looked {
+            Ok((opened, judged)) => {
+                let mut said = empty(folder, (*opened.manifest).clone());
+                (said.verified, said.for_here) = (true, for_here);
+                let Some((again, missing, bytes, absent)) = judged else {
+                    said.refs = shown(&opened)?;
+                    return Ok(said);
+                };
+                (said.missing, said.missing_bytes) = (missing, bytes);
+                said.in_force = again == Some(Again::InForce);
+                said.refused = absent.map(|(missing, first)| Fault::Base { missing, first }.to_string());
+                self.changes(&opened, &mut said)?;
                 Ok(said)
             }
             Err(error) => {
@@ -72,7 +87,10 @@ impl Gateway {
                 let bytes = bytes.ok_or_else(|| Fault::Missing(name::MANIFEST.into()))?;
                 let claimed: Manifest = gateway::peek(&bytes, name::MANIFEST, manifest::LARGEST)?;
                 let mut said = empty(folder, claimed);
-                said.verified = self.signed(folder, &error);
+                said.for_here = for_here;
+                if let Some(opened) = self.signed(folder, &error) {
+                    (said.verified, said.refs) = (true, shown(&opened)?);
+                }
                 said.spoiled = error.is_refusal() && !said.verified;
                 said.refused = Some(error.to_string());
                 Ok(said)
@@ -80,8 +98,8 @@ impl Gateway {
         }
     }
 
-    /// Whether what was refused for being somebody else's, or old, is signed as it should be.
-    fn signed(&self, folder: &Path, refused: &Error) -> bool {
+    /// What was refused for being somebody else's, or old, where it is signed as it should be.
+    fn signed(&self, folder: &Path, refused: &Error) -> Option<Opened> {
         let is_about_me = matches!(
             refused,
             Error::Content(Fault::Audience { .. } | Fault::Base { .. })
@@ -90,9 +108,11 @@ impl Gateway {
         let opened = || -> Result<Opened, Error> {
             let chain = self.chain()?;
             let passed = self.passed(&chain)?;
-            open(folder, chain, passed, &self.scratch())
+            let opened = open(folder, chain, passed, &self.scratch())?;
+            state::check_alone(&opened)?;
+            Ok(opened)
         };
-        is_about_me && opened().is_ok()
+        is_about_me.then(|| opened().ok()).flatten()
     }
 
     fn changes(&self, opened: &Opened, said: &mut Inspected) -> Result<(), Error> {
@@ -145,6 +165,15 @@ impl Gateway {
     }
 }
 
+/// What a bundle holds, by name.
+fn shown(opened: &Opened) -> Result<Vec<String>, Error> {
+    let (mut refs, mut lines) = (Vec::new(), opened.ref_lines()?);
+    while let Some(line) = lines.next_ref()? {
+        refs.push(line.shown());
+    }
+    Ok(refs)
+}
+
 /// How the store calls a line's name, and what it stands for.
 fn keyed(line: &RefLine, stream: &str) -> (String, String) {
     let shown = match line {
@@ -167,6 +196,7 @@ fn empty(folder: &Path, manifest: Manifest) -> Inspected {
         missing_bytes: 0,
         in_force: false,
         warning: age.warning(),
+        for_here: true,
         refs: Vec::new(),
         added: Vec::new(),
         changed: Vec::new(),

@@ -37,10 +37,8 @@ enum Command {
     Keygen(Keygen),
     /// Make a bundle on a stick
     Create(Box<Make>),
-    #[command(after_help = "Example:
-  edge bundle inspect /media/stick")]
     /// Tell what a bundle holds, who signed it, and what importing it would change
-    Inspect(At),
+    Inspect(Inspect),
     /// Check signatures and every byte of a bundle
     Verify(Verify),
     /// Take one file that rides along out of a bundle, verified
@@ -150,6 +148,20 @@ struct At {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
+  edge bundle inspect /media/stick
+  edge bundle inspect /media/stick --root KEYS/1.root.json
+
+What is new on this gateway has a `+`, what would stand for something else a `~`, and what would go a `-`.")]
+struct Inspect {
+    #[command(flatten)]
+    at: At,
+    /// Believe this root instead of the pinned one, whoever the bundle is for; nothing is said of what it would change
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
   edge bundle verify /media/stick
   edge bundle verify /media/stick --root KEYS/1.root.json")]
 struct Verify {
@@ -211,9 +223,10 @@ impl Bundle {
         match &self.command {
             Command::Keygen(command) => command.run(),
             Command::Create(command) => command.run(global),
-            Command::Inspect(at) => {
-                let done = perform(global, Order::Inspect { folder: absolute(&at.folder)? })?;
-                show(at.output, &done, said::inspected)?;
+            Command::Inspect(command) => {
+                let root = command.root.as_ref().map(std::path::absolute).transpose()?;
+                let done = perform(global, Order::Inspect { folder: absolute(&command.at.folder)?, root })?;
+                show(command.at.output, &done, said::inspected)?;
                 if done["spoiled"] == true { Err(output::Exit(3).into()) } else { Ok(()) }
             }
             Command::Verify(command) => {

@@ -29,6 +29,9 @@ pub enum Order {
     Inspect {
         /// The stick, or a bundle's folder.
         folder: PathBuf,
+        /// A root to believe instead of the pinned one.
+        #[serde(default)]
+        root: Option<PathBuf>,
     },
     /// Check every byte of a bundle.
     Verify {
@@ -167,7 +170,11 @@ pub async fn run(order: Order, place: &Place, progress: &Progress) -> Result<Val
 fn perform(order: Order, gateway: &Gateway, progress: &Progress) -> Result<Value, TaskError> {
     match order {
         Order::Create(create) => make(&create, gateway, progress),
-        Order::Inspect { folder } => value(gateway.inspect(&chosen(&folder, None, gateway, progress)?)?),
+        Order::Inspect { folder, root } => {
+            let chain = root.map(|root| believed(&root)).transpose()?;
+            let folder = chosen(&folder, chain.as_ref(), gateway, progress)?;
+            value(gateway.inspect(&folder, chain)?)
+        }
         Order::Verify { folder, root } => {
             let chain = root.map(|root| believed(&root)).transpose()?;
             let folder = chosen(&folder, chain.as_ref(), gateway, progress)?;

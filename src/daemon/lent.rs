@@ -67,8 +67,8 @@ fn paths(task: &mut Task, each: &mut dyn FnMut(&mut PathBuf, Use)) {
                 files.iter_mut().for_each(|file| each(&mut file.path, Use::Source));
                 system.iter_mut().for_each(|path| each(path, Use::Source));
             }
-            Order::Inspect { folder } | Order::Import { folder } => each(folder, Use::Stick),
-            Order::Verify { folder, root } => {
+            Order::Import { folder } => each(folder, Use::Stick),
+            Order::Inspect { folder, root } | Order::Verify { folder, root } => {
                 each(folder, Use::Stick);
                 root.iter_mut().for_each(|path| each(path, Use::Source));
             }

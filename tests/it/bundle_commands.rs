@@ -107,6 +107,36 @@ fn what_names_nobody_or_is_not_there_makes_no_bundle() {
 }
 
 #[test]
+fn a_depot_looks_at_what_it_made_by_its_own_root() {
+    let two = Two::new();
+    let file = |name: &str| two.depot.write(name, name).display().to_string();
+    let (one, other) = (file("one"), file("other"));
+    two.create(&["--file", &one, "--for", "ship-8"]);
+    let inspect = |place: &Place, more: &[&str]| {
+        place.run(&[&["bundle", "inspect", &two.stick], more].concat()).good().out
+    };
+    let shown = inspect(&two.depot, &["--root", "KEYS/1.root.json"]);
+    assert!(shown.contains("Signatures  hold, by root version 1\n"), "{shown}");
+    assert!(shown.contains("ship-8") && shown.ends_with("    file one\n"), "{shown}");
+    assert!(!shown.contains("claimed") && !shown.contains("Import"), "{shown}");
+    assert!(inspect(&two.depot, &[]).contains("NOT VERIFIED: no root is pinned"));
+    // Another depot's root: nothing of it is believed.
+    two.depot.run(&["bundle", "keygen", "--out", "THEIRS"]).good();
+    let theirs = two.depot.run(&["bundle", "inspect", &two.stick, "--root", "THEIRS/1.root.json"]);
+    assert!(theirs.code == 3 && theirs.out.contains("NOT VERIFIED"), "{theirs:?}");
+    // A gateway that it is not for is told what it holds all the same.
+    let shown = inspect(&two.gateway, &[]);
+    assert!(shown.contains("refused: the bundle is for gateway `ship-8`"), "{shown}");
+    assert!(shown.ends_with("    file one\n"), "{shown}");
+    // And what stays is among what is listed.
+    two.create(&["--file", &one]);
+    two.import();
+    two.create(&["--file", &one, "--file", &other]);
+    let shown = inspect(&two.gateway, &[]);
+    assert!(shown.ends_with("    file one\n  + file other\n"), "{shown}");
+}
+
+#[test]
 fn from_depot_to_gateway_with_the_daemon_and_without() {
     let two = Two::new();
     let snap = two.depot.write("edge_2.snap", "not really one");

@@ -35,7 +35,7 @@ fn the_same_bundle_again_brings_what_was_damaged_since() {
     let list = pins(store)[0].clone();
     lose(&scene.gateway, &[&image, &layer, &chart, &list]);
     assert!(store.manifest("q.io/app", "1").unwrap().is_none());
-    let shown = scene.gateway.inspect(&scene.stick().join("edge-bundle/main-1")).unwrap();
+    let shown = scene.gateway.inspect(&scene.stick().join("edge-bundle/main-1"), None).unwrap();
     assert_eq!((shown.in_force, shown.missing, shown.refused), (true, 3, None));
 
     let again = scene.import().unwrap();
@@ -103,7 +103,7 @@ fn a_receipt_names_only_what_is_here_so_that_the_next_bundle_brings_the_rest() {
     // Of two damaged layers the bundle in force carries one.
     let (base, second) = (Digest::sha256(b"base layer"), Digest::sha256(b"second layer"));
     lose(&scene.gateway, &[&base, &second]);
-    let shown = scene.gateway.inspect(&scene.stick().join("edge-bundle/main-2")).unwrap();
+    let shown = scene.gateway.inspect(&scene.stick().join("edge-bundle/main-2"), None).unwrap();
     assert!(shown.verified && shown.refused.unwrap().contains("1 blobs are missing"));
     let refused = scene.import().unwrap_err();
     assert!(refused.is_refusal() && refused.to_string().contains("1 blobs are missing"), "{refused}");

@@ -1,6 +1,7 @@
 //! What `edge bundle` did, in words.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -112,7 +113,7 @@ pub(super) fn inspected(done: &Value) -> String {
     if let Some(why) = refused.as_ref().filter(|_| verified) {
         line("Import", format!("refused: {why}"));
     }
-    if refused.is_none() {
+    if refused.is_none() && done["forHere"] == true {
         let (missing, bytes) = (number(done, "missing"), output::size(number(done, "missingBytes")));
         let here = match (done["inForce"] == true, missing) {
             (true, 0) => "is in force already".into(),
@@ -121,10 +122,18 @@ pub(super) fn inspected(done: &Value) -> String {
         };
         line("Import", here);
     }
-    for (sign, key) in [("+", "added"), ("~", "changed"), ("-", "removed")] {
-        for name in remarks(done, key) {
-            let _ = writeln!(out, "  {sign} {name}");
-        }
+    let [added, changed] =
+        ["added", "changed"].map(|key| remarks(done, key).into_iter().collect::<BTreeSet<_>>());
+    for name in remarks(done, "refs") {
+        let sign = match (added.contains(&name), changed.contains(&name)) {
+            (true, _) => '+',
+            (_, true) => '~',
+            _ => ' ',
+        };
+        let _ = writeln!(out, "  {sign} {name}");
+    }
+    for name in remarks(done, "removed") {
+        let _ = writeln!(out, "  - {name}");
     }
     out
 }
