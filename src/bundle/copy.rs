@@ -8,12 +8,11 @@ use std::thread::Builder;
 
 use super::facts::LARGEST_IMAGE_MANIFEST;
 use super::gather::Key;
-use super::import::is_carried;
 use super::list::{BlobLine, Content};
-use super::manifest::{List, Manifest};
+use super::manifest::List;
 use super::open::{Opened, Spool};
 use super::pipeline::{Pipeline, Step};
-use super::stick::Stick;
+use super::siblings::Lying;
 use super::{Error, Fault, name};
 use crate::oci::{self, LARGEST, ManifestError};
 use crate::store::{self, Facts, Intake, Landing, Store};
@@ -58,8 +57,8 @@ pub fn blobs(
         let lander =
             Builder::new().name("landing".into()).spawn_scoped(scope, landing).map_err(Error::Files)?;
         let wanted = |line: &BlobLine| {
-            let here = is_carried(&line.carried) && line.kind != Content::System;
-            Ok(here && !intake.has(&line.digest)?)
+            let wanted = line.kind != Content::System && !intake.has(&line.digest)?;
+            Ok(wanted && opened.lying(line)?.is_some())
         };
         let pipeline = Pipeline::start(scope, opened, wanted)?;
         let (batch, manifests) = (Vec::new(), Vec::new());
@@ -104,7 +103,7 @@ pub fn forget(opened: &Opened, store: &Store, intake: &Intake) -> Result<(), Err
             while some.len() < AT_ONCE
                 && let Some(line) = lines.next_blob(opened.manifest.part_size)?
             {
-                if is_carried(&line.carried) && line.kind != Content::System {
+                if line.kind != Content::System && opened.lying(&line).is_ok_and(|lying| lying.is_some()) {
                     some.push(line.digest);
                 }
             }
@@ -240,8 +239,8 @@ impl Writer<'_> {
 
 /// A part of a blob, opened, with its steps.
 pub fn part_of(
-    stick: &Stick,
-    manifest: &Manifest,
+    lying: &Lying<'_>,
+    part_size: u64,
     line: &BlobLine,
     index: u64,
 ) -> Result<(Vec<String>, std::fs::File), Error> {
@@ -249,8 +248,8 @@ pub fn part_of(
         let why = format!("it has {} bytes", line.size);
         return Err(Fault::Image { digest: line.digest.clone(), why }.into());
     }
-    let steps = name::part(manifest.layout, &line.digest, line.files(), index);
-    let file = stick.sized(&steps, name::part_length(line.size, manifest.part_size, index))?;
+    let steps = lying.steps(line, index);
+    let file = lying.stick.sized(&steps, name::part_length(line.size, part_size, index))?;
     Ok((steps, file))
 }
 

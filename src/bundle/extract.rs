@@ -142,14 +142,15 @@ pub(super) fn pour(
     hashers: &mut Vec<Hasher>,
     take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let manifest = &*opened.manifest;
-    for index in 0..line.files() {
-        let (steps, file) = part_of(&opened.stick, manifest, line, index)?;
+    let part_size = opened.manifest.part_size;
+    let lying = opened.lying(line)?.ok_or_else(|| Fault::Missing(line.digest.to_string()))?;
+    for index in 0..lying.files {
+        let (steps, file) = part_of(&lying, part_size, line, index)?;
         in_order(&file);
         let part = PartHash::of(&line.carried, index);
         part.begin(hashers);
-        let length = name::part_length(line.size, manifest.part_size, index);
-        let broken = |e| opened.stick.broken(e, "read", &steps.join("/"));
+        let length = name::part_length(line.size, part_size, index);
+        let broken = |e| lying.stick.broken(e, "read", &steps.join("/"));
         beside.read(&file, length, hashers, broken, &mut *take)?;
         part.check(hashers, &steps)?;
         let_go(&file);

@@ -16,7 +16,7 @@
 //! - `manifest`, `list`, `name`  the format: pure
 //! - `keys`      the depot's folder of keys
 //! - `gather`, `whole`, `ride`, `create`, `write`, `readback`  the depot's way
-//! - `stick`, `choose`, `open`, `state`, `copy`, `import`  the gateway's way, in this order
+//! - `stick`, `choose`, `open`, `siblings`, `state`, `copy`, `import`  the gateway's way, in this order
 //! - `inspect`, `history`  looking, and going back
 //! - `recall`    what was seen, for a store that was lost
 //! - `system`    the system of an appliance that rides along
@@ -53,6 +53,7 @@ mod receipt;
 pub mod remote;
 mod ride;
 mod settings;
+mod siblings;
 mod state;
 mod stick;
 pub mod system;

@@ -9,8 +9,9 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::list::ListReader;
+use super::list::{BlobLine, ListReader};
 use super::manifest::{self, List, Manifest};
+use super::siblings::{Lying, Siblings};
 use super::stick::Stick;
 use super::{Error, Fault, name};
 use crate::sys::clock;
@@ -48,6 +49,8 @@ pub struct Opened {
     pub blobs: Spool,
     /// `refs.list`.
     pub refs: Spool,
+    /// Where what it leaves out may lie.
+    siblings: Siblings,
 }
 
 /// A bundle whose manifest is verified, and nothing else yet.
@@ -104,7 +107,8 @@ pub fn open(folder: &Path, chain: Chain, passed: Passed, scratch: &Path) -> Resu
     let Signed { stick, chain, manifest, envelope } = signed(folder, chain, passed)?;
     let blobs = spool(&stick, name::BLOBS_LIST, &manifest.blobs, scratch)?;
     let refs = spool(&stick, name::REFS_LIST, &manifest.refs, scratch)?;
-    Ok(Opened { stick, chain, manifest, envelope, blobs, refs })
+    let siblings = Siblings::of(folder, &manifest);
+    Ok(Opened { stick, chain, manifest, envelope, blobs, refs, siblings })
 }
 
 /// Verifies the manifest of the bundle in `folder` alone; see [`open`].
@@ -164,6 +168,17 @@ fn manifest_by(
 }
 
 impl Opened {
+    /// Where the files of a blob are: in this bundle, or, of one that it leaves out, in another of the stream beside it.
+    ///
+    /// # Errors
+    /// Where the stick cannot be read.
+    pub fn lying(&self, line: &BlobLine) -> Result<Option<Lying<'_>>, Error> {
+        if line.files() == 0 {
+            return self.siblings.find(line, self.manifest.part_size);
+        }
+        Ok(Some(Lying { stick: &self.stick, layout: self.manifest.layout, files: line.files() }))
+    }
+
     /// Reads `blobs.list`.
     ///
     /// # Errors

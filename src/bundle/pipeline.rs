@@ -139,18 +139,20 @@ impl Reader<'_> {
     }
 
     fn one(&mut self, line: BlobLine) -> Result<(), Error> {
+        let part_size = self.opened.manifest.part_size;
+        let lying = self.opened.lying(&line)?.ok_or_else(|| Fault::Missing(line.digest.to_string()))?;
         self.give(Read::Begin(line.clone()))?;
-        for index in 0..line.files() {
-            let (steps, file) = part_of(&self.opened.stick, &self.opened.manifest, &line, index)?;
+        for index in 0..lying.files {
+            let (steps, file) = part_of(&lying, part_size, &line, index)?;
             self.give(Read::Part(PartHash::of(&line.carried, index), steps.clone()))?;
-            let length = name::part_length(line.size, self.opened.manifest.part_size, index);
+            let length = name::part_length(line.size, part_size, index);
             in_order(&file);
             let mut file = Direct::new(file, length);
             let mut left = length;
             while left > 0 {
                 let pool = if length <= SMALL as u64 { &mut self.small } else { &mut self.large };
                 let mut buffer = pool.take()?;
-                let broken = |e| self.opened.stick.broken(e, "read", &steps.join("/"));
+                let broken = |e| lying.stick.broken(e, "read", &steps.join("/"));
                 let read = file.read(&mut buffer, left).map_err(broken)?;
                 if read == 0 {
                     return Err(Fault::Digest(steps.join("/")).into());

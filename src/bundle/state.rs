@@ -16,11 +16,11 @@ use crate::sys::digest::Digest;
 
 /// What is here of a bundle's state.
 pub struct Found {
-    /// Blobs that it carries and that are not here.
+    /// Blobs that lie on the stick and that are not here.
     pub missing: u64,
     /// Their bytes.
     pub missing_bytes: u64,
-    /// How many it leaves out and are not here either, and the first of them.
+    /// How many it leaves out and are nowhere else either, and the first of them.
     pub absent: Option<(u64, Digest)>,
 }
 
@@ -46,7 +46,7 @@ pub fn check(opened: &Opened, store: &Store, lost: Lost) -> Result<Found, Error>
         if line.kind == Content::System || store.glance(&line.digest)?.is_some() {
             continue;
         }
-        if is_carried(&line.carried) {
+        if opened.lying(&line)?.is_some() {
             found.missing += 1;
             found.missing_bytes += line.size;
         } else {
@@ -149,8 +149,10 @@ fn blobs(opened: &Opened, mut wanted: BTreeSet<Key>) -> Result<Checked, Error> {
             totals.carried_bytes = totals.carried_bytes.saturating_add(line.size);
             checked.files += line.files();
             checked.known.push(beginning(line.digest.hex()));
-            for index in 0..line.files() {
-                part_of(&opened.stick, manifest, &line, index)?;
+            if let Some(lying) = opened.lying(&line)? {
+                for index in 0..lying.files {
+                    part_of(&lying, manifest.part_size, &line, index)?;
+                }
             }
         }
         last = Some(line.digest);

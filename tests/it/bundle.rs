@@ -302,6 +302,8 @@ fn a_delta_carries_what_no_receipt_has_and_needs_its_base() {
     assert_eq!((made.seq, made.carried, made.blobs), (2, 2, 3));
     assert_eq!(made.bases.len(), 1);
     // A gateway without the base is told what is missing, and is left as it is.
+    let (full, away) = (scene.path("stick/edge-bundle/main-1"), scene.path("away"));
+    std::fs::rename(&full, &away).unwrap();
     let fresh = gateway(&scene.path("fresh"), Identity::default());
     pin(&fresh, &scene.path("keys/1.root.json"));
     let before = everything(&fresh);
@@ -311,6 +313,48 @@ fn a_delta_carries_what_no_receipt_has_and_needs_its_base() {
     assert_eq!(scene.import().unwrap().blobs, 2);
     let found = scene.gateway.store.manifest("q.io/app", "1").unwrap().unwrap();
     assert_eq!(found.blob.digest, new);
+    // Where the base lies beside it, both together are as good as a full one.
+    std::fs::rename(&away, &full).unwrap();
+    let shown = fresh.inspect(&made.folder, None).unwrap();
+    assert_eq!((shown.missing, shown.refused), (3, None));
+    assert_eq!(import(&fresh, &scene.stick()).unwrap().blobs, 3);
+    assert_eq!(fresh.store.manifest("q.io/app", "1").unwrap().unwrap().blob.digest, new);
+}
+
+#[test]
+fn what_lies_in_an_older_bundle_beside_it_is_what_was_signed_or_none() {
+    let scene = Scene::new();
+    let base: Vec<u8> = (0..3000_u32).flat_map(u32::to_le_bytes).collect();
+    put_image(&scene.depot, "q.io/app", Some("1"), &base, "arm64");
+    // In parts, for whose hashes the newer one has no line.
+    let first = scene.create(&Plan { part_size: 4096, ..scene.plan() }).unwrap().folder;
+    scene.import().unwrap();
+    put_image(&scene.depot, "q.io/app", Some("2"), b"another layer", "arm64");
+    scene.create(&Plan { part_size: 4096, receipts: scene.receipts(), ..scene.plan() }).unwrap();
+    let fresh = gateway(&scene.path("fresh"), Identity::default());
+    pin(&fresh, &scene.path("keys/1.root.json"));
+    let before = everything(&fresh);
+    let part = first.join(format!("blobs/sha256/{}.p0001", Digest::sha256(&base).hex()));
+    let good = std::fs::read(&part).unwrap();
+    // Of another length, not there, a link: it is not there. Of another content: all of it is refused, and nothing stays.
+    let refused = |said: &str| {
+        let error = import(&fresh, &scene.stick()).unwrap_err();
+        assert!(error.is_refusal() && error.to_string().contains(said), "{error}");
+        assert_eq!(everything(&fresh), before);
+    };
+    std::fs::write(&part, &good[1..]).unwrap();
+    refused("1 blobs are missing");
+    std::fs::remove_file(&part).unwrap();
+    refused("1 blobs are missing");
+    std::fs::write(scene.path("elsewhere"), &good).unwrap();
+    std::os::unix::fs::symlink(scene.path("elsewhere"), &part).unwrap();
+    refused("1 blobs are missing");
+    std::fs::remove_file(&part).unwrap();
+    std::fs::write(&part, [&good[1..], b"x"].concat()).unwrap();
+    refused("is not what was signed");
+    std::fs::write(&part, &good).unwrap();
+    import(&fresh, &scene.stick()).unwrap();
+    assert_eq!(fresh.store.blob(None, &Digest::sha256(&base)).unwrap().unwrap().read().unwrap(), base);
 }
 
 #[test]

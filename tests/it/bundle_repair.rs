@@ -100,6 +100,8 @@ fn a_receipt_names_only_what_is_here_so_that_the_next_bundle_brings_the_rest() {
     put_image(&scene.depot, "q.io/app", Some("2"), b"second layer", "arm64");
     scene.create(&Plan { receipts: scene.receipts(), ..scene.plan() }).unwrap();
     scene.import().unwrap();
+    // Else it would be taken from there.
+    std::fs::remove_dir_all(scene.stick().join("edge-bundle/main-1")).unwrap();
     // Of two damaged layers the bundle in force carries one.
     let (base, second) = (Digest::sha256(b"base layer"), Digest::sha256(b"second layer"));
     lose(&scene.gateway, &[&base, &second]);
