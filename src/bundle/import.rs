@@ -92,8 +92,10 @@ pub struct Note {
 pub struct Judged {
     /// The bundle.
     pub opened: Opened,
-    /// Whether it is the last one again.
+    /// Whether it was imported before.
     pub again: Option<Again>,
+    /// The highest number of its stream that was accepted before; 0 where none was, or its numbers begin anew.
+    pub highest: u64,
     /// The root version in force before.
     pub root_before: u64,
     /// Whether its keys are so new that sequence numbers begin anew.
@@ -111,8 +113,8 @@ pub struct Judged {
 pub enum Again {
     /// It is in force.
     InForce,
-    /// It was rolled back.
-    RolledBack,
+    /// It was rolled back; this is its generation.
+    RolledBack(u64),
 }
 
 impl Gateway {
@@ -154,14 +156,14 @@ impl Gateway {
         manifest.check_audience(&self.me, &own_platform())?;
         let forget_seqs = opened.chain.keys_are_new_since(root_before);
         let highest = if forget_seqs { 0 } else { self.highest(&manifest.stream)? };
-        let again = self.again(manifest, highest)?;
+        let again = if forget_seqs { None } else { self.again(manifest, highest)? };
         let comes_back = highest > 0 && manifest.seq == highest && self.is_lost(&manifest.stream)?;
         if again.is_none() && !comes_back {
             sequence::judge(&manifest.stream, manifest.seq, highest)?;
         }
         let lost = if again == Some(Again::InForce) { Lost::Told } else { Lost::Refused };
         let state::Found { missing, missing_bytes, absent } = state::check(&opened, &self.store, lost)?;
-        Ok(Judged { opened, again, root_before, forget_seqs, missing, missing_bytes, absent })
+        Ok(Judged { opened, again, highest, root_before, forget_seqs, missing, missing_bytes, absent })
     }
 
     /// The highest number of a stream that was ever accepted; 0 where none was.
@@ -176,15 +178,17 @@ impl Gateway {
         Ok(self.store.generations(&Owner::Bundle(stream.to_owned()))?.is_empty())
     }
 
+    /// Whether it is the last one that was accepted, or, after a rollback, an earlier one that is in force: that flips nothing.
     fn again(&self, manifest: &Verified<Manifest>, highest: u64) -> Result<Option<Again>, Error> {
-        if manifest.seq != highest {
-            return Ok(None);
-        }
         let generations = self.store.generations(&Owner::Bundle(manifest.stream.clone()))?;
         let same = generations.iter().find(|generation| {
             Note::read(&generation.note).is_some_and(|note| note.manifest == *manifest.digest())
         });
-        Ok(same.map(|generation| if generation.current { Again::InForce } else { Again::RolledBack }))
+        Ok(match same {
+            Some(generation) if generation.current => Some(Again::InForce),
+            Some(generation) if manifest.seq == highest => Some(Again::RolledBack(generation.number)),
+            _ => None,
+        })
     }
 
     /// Imports the bundle in `folder`.
@@ -208,17 +212,23 @@ impl Gateway {
             receipt: None,
             remarks: Vec::new(),
         };
-        if judged.again == Some(Again::RolledBack) {
+        if let Some(Again::RolledBack(generation)) = judged.again {
             (imported.blobs, imported.bytes) = (0, 0);
-            imported.remarks.push("it was imported before and rolled back; nothing changed".into());
+            imported.remarks.push(format!(
+                "it was imported before and rolled back; nothing changed hint: `edge bundle rollback {} --to {generation}` \
+                 puts it in force again",
+                manifest.stream
+            ));
             return Ok(imported);
         }
         let origin =
             Origin { stream: &manifest.stream, seq: manifest.seq, manifest: manifest.digest(), asked };
-        // A state that is not whole, and is refused at the end, brings no system.
+        // A state that is not whole, and is refused at the end, brings no system; nor does one that a newer bundle has superseded.
         let wanted = match judged.absent {
-            None => self.judge_system(manifest, origin, &mut imported.remarks)?,
-            Some(_) => None,
+            None if manifest.seq >= judged.highest => {
+                self.judge_system(manifest, origin, &mut imported.remarks)?
+            }
+            _ => None,
         };
         let stage =
             || wanted.map(|part| self.stage_system(&judged.opened, part, origin, progress)).transpose();
@@ -346,7 +356,8 @@ impl Gateway {
             gateway: self.name(),
             key: key.public().text(),
             stream: manifest.stream.clone(),
-            seq: manifest.seq,
+            // Of one that a rollback has put in force the next number does not follow.
+            seq: manifest.seq.max(judged.highest),
             manifest: manifest.digest().clone(),
             snapshot: manifest.snapshot.clone(),
             imported: clock::now(),

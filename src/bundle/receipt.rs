@@ -39,7 +39,7 @@ pub struct Receipt {
     pub key: String,
     /// Of which stream.
     pub stream: String,
-    /// The number that was imported.
+    /// The highest number that was imported.
     pub seq: u64,
     /// The manifest that was imported.
     pub manifest: Digest,

@@ -57,6 +57,23 @@ fn the_same_bundle_again_brings_what_was_damaged_since() {
     lose(&scene.gateway, &[&layer]);
     let rolled = scene.import().unwrap();
     assert_eq!((rolled.blobs, rolled.bytes, rolled.repaired), (0, 0, 0), "{rolled:?}");
+    assert!(rolled.remarks[0].contains("hint: `edge bundle rollback main --to 2`"), "{rolled:?}");
+    // The one that is in force again is repaired as before, and the number stays.
+    let first = scene.path("first");
+    std::fs::create_dir_all(first.join("edge-bundle")).unwrap();
+    std::fs::rename(scene.stick().join("edge-bundle/main-1"), first.join("edge-bundle/main-1")).unwrap();
+    let repaired = crate::bundle::import(&scene.gateway, &first).unwrap();
+    assert_eq!((repaired.generation, repaired.repaired), (None, 1), "{repaired:?}");
+    assert_eq!(store.blob(Some("q.io/app"), &layer).unwrap().unwrap().read().unwrap(), b"a layer");
+    assert_eq!(store.trust_value("seq:main").unwrap(), Some(2));
+    let current = bundle::history(store, None).unwrap().into_iter().find(|entry| entry.current).unwrap();
+    assert_eq!(current.generation, 1);
+    let taken = crate::bundle_auto::take(&scene.gateway, &first);
+    assert_eq!(taken, bundle::auto::Outcome::Known);
+    // Not so where another is in force.
+    scene.gateway.roll_back(None, Some(2)).unwrap();
+    let old = crate::bundle::import(&scene.gateway, &first).unwrap_err();
+    assert!(old.to_string().contains("sequence 1 of stream `main` is not above 2"), "{old}");
 }
 
 #[test]
