@@ -23,7 +23,9 @@ use crate::sys::progress::{Item, Progress, Unit};
 pub fn sync(folder: &Path) -> Result<(), Error> {
     let failed = |e: std::io::Error| Error::Stick(durable::named(e, "sync", folder));
     let handle = File::open(folder).map_err(failed)?;
-    nix::unistd::syncfs(&handle).map_err(|e| failed(e.into()))
+    nix::unistd::syncfs(&handle).map_err(|e| failed(e.into()))?;
+    // That alone leaves what FAT has written in the cache of the drive.
+    handle.sync_all().map_err(failed)
 }
 
 /// Reads back what was just written, from the medium; of `small` the bytes are here still, under the steps to each file.
@@ -207,5 +209,59 @@ mod tests {
                 assert!(told.starts_with(&wanted), "{told}");
             }
         }
+    }
+
+    /// A folder on a drive that notes whether it was told to flush: of FAT, `syncfs` does not, and what syncs a folder does.
+    #[derive(Clone, Default)]
+    struct Drive(std::sync::Arc<std::sync::atomic::AtomicU32>);
+
+    impl fuser::Filesystem for Drive {
+        fn getattr(
+            &self,
+            _: &fuser::Request,
+            ino: fuser::INodeNo,
+            _: Option<fuser::FileHandle>,
+            reply: fuser::ReplyAttr,
+        ) {
+            let then = std::time::UNIX_EPOCH;
+            let attributes = fuser::FileAttr {
+                ino,
+                size: 0,
+                blocks: 0,
+                atime: then,
+                mtime: then,
+                ctime: then,
+                crtime: then,
+                kind: fuser::FileType::Directory,
+                perm: 0o755,
+                nlink: 2,
+                uid: 0,
+                gid: 0,
+                rdev: 0,
+                blksize: 4096,
+                flags: 0,
+            };
+            reply.attr(&std::time::Duration::from_secs(3600), &attributes);
+        }
+
+        fn fsyncdir(
+            &self,
+            _: &fuser::Request,
+            _: fuser::INodeNo,
+            _: fuser::FileHandle,
+            _: bool,
+            reply: fuser::ReplyEmpty,
+        ) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            reply.ok();
+        }
+    }
+
+    #[test]
+    fn the_drive_itself_is_told_to_flush() {
+        let (folder, drive) = (tempfile::tempdir().unwrap(), Drive::default());
+        let _server = fuser::spawn_mount(drive.clone(), folder.path(), &fuser::Config::default()).unwrap();
+        sync(folder.path()).unwrap();
+        assert_eq!(drive.0.load(std::sync::atomic::Ordering::SeqCst), 1);
     }
 }
