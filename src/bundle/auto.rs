@@ -15,7 +15,7 @@ use super::events::Events;
 use super::import::{Gateway, Imported};
 use super::stick::{Stick, find};
 use super::system::Asked;
-use super::{Error, Settings, name, receipt};
+use super::{Error, Identity, Settings, name, receipt};
 use crate::health::Part;
 use crate::sys::clock;
 use crate::sys::mounts::{Mount, Mounted, Writable, is_stick, mounts, own_disk, read};
@@ -40,7 +40,7 @@ pub enum Outcome {
     Known,
     /// A line for each bundle that was imported.
     Imported(String),
-    /// Why not; it will be the same the next time.
+    /// Why not; it will be the same the next time, unless this gateway becomes somebody else.
     Refused(String),
     /// Why not this time: the store has no room, the stick cannot be read. It is tried again.
     Failed(String),
@@ -62,6 +62,7 @@ where
     let (mut seen, mut watching, mut pinned) = (Seen::default(), false, false);
     loop {
         let (now, mut listed) = (settings(), true);
+        let me = now.identity();
         if now.auto_import && !pinned {
             pinned = match is_pinned(&gateway).await {
                 Ok(()) => true,
@@ -80,16 +81,16 @@ where
                         part.good();
                         watching = true;
                     }
-                    seen.keep(&found);
+                    seen.keep(&found, &me, &part);
                     for place in found.into_iter().filter(|place| seen.is_due(place)).collect::<Vec<_>>() {
-                        let settled = match gateway().await {
+                        let told = match gateway().await {
                             Ok(gateway) => tell(&part, &place, blocking(gateway, place.clone()).await),
                             Err(why) => {
-                                part.trouble(why);
-                                false
+                                part.trouble(&why);
+                                Told { settled: false, trouble: Some(why) }
                             }
                         };
-                        seen.note(place, settled);
+                        seen.note(place, told);
                     }
                 }
                 Err(error) => {
@@ -130,13 +131,29 @@ struct Seen {
     settled: BTreeSet<Place>,
     /// What failed, when it is tried again, and after which pause.
     failed: BTreeMap<Place, (Instant, Duration)>,
+    /// What was told as trouble of those that are in.
+    trouble: BTreeMap<Place, String>,
+    /// Who this was then: a bundle that was for others may be for this gateway now.
+    me: Identity,
 }
 
 impl Seen {
-    /// What was pulled is forgotten, so that it is looked at when it comes back.
-    fn keep(&mut self, found: &BTreeSet<Place>) {
+    /// What was pulled is forgotten, so that it is looked at when it comes back; so is what was settled as somebody else.
+    fn keep(&mut self, found: &BTreeSet<Place>, me: &Identity, part: &Part) {
+        if self.me != *me {
+            self.settled.clear();
+            self.me = me.clone();
+        }
         self.settled.retain(|place| found.contains(place));
         self.failed.retain(|place, _| found.contains(place));
+        let (here, pulled): (_, BTreeMap<_, _>) =
+            std::mem::take(&mut self.trouble).into_iter().partition(|(place, _)| found.contains(place));
+        self.trouble = here;
+        match (pulled.first_key_value(), self.trouble.first_key_value()) {
+            (None, _) => {}
+            (Some(_), Some((_, left))) => part.trouble(left),
+            (Some((_, why)), None) => part.good_with(format!("{why}; it was pulled")),
+        }
     }
 
     fn is_due(&self, place: &Place) -> bool {
@@ -144,9 +161,11 @@ impl Seen {
         !waits && !self.settled.contains(place)
     }
 
-    fn note(&mut self, place: Place, settled: bool) {
+    fn note(&mut self, place: Place, told: Told) {
         let before = self.failed.remove(&place);
-        if settled {
+        self.trouble.remove(&place);
+        self.trouble.extend(told.trouble.map(|why| (place.clone(), why)));
+        if told.settled {
             self.settled.insert(place);
             return;
         }
@@ -181,29 +200,44 @@ async fn blocking<H: Send + 'static>((gateway, held): (Gateway, H), place: Place
     done.unwrap_or_else(|e| Err(Error::Files(io::Error::other(e.to_string()))))
 }
 
-/// Tells what became of a stick; says whether that is settled.
-fn tell(part: &Part, place: &Place, outcome: Result<Outcome, Error>) -> bool {
+/// What was told of a stick.
+struct Told {
+    /// Whether it stays so for as long as it is in.
+    settled: bool,
+    trouble: Option<String>,
+}
+
+/// Tells what became of a stick.
+fn tell(part: &Part, place: &Place, outcome: Result<Outcome, Error>) -> Told {
     let stick = place.shown();
-    match outcome {
-        Ok(Outcome::NotOurs) => tracing::debug!(stick, "a stick without a bundle of ours is left alone"),
-        Ok(Outcome::Known) => part.good_with(format!("{stick}: nothing new")),
+    let (settled, trouble) = match outcome {
+        Ok(Outcome::NotOurs) => {
+            tracing::debug!(stick, "a stick without a bundle of ours is left alone");
+            (true, None)
+        }
+        Ok(Outcome::Known) => {
+            part.good_with(format!("{stick}: nothing new"));
+            (true, None)
+        }
         Ok(Outcome::Imported(line)) => {
             tracing::info!(stick, line, "imported from a stick");
             part.good_with(format!("{stick}: {line}"));
+            (true, None)
         }
-        Ok(Outcome::Refused(why)) => part.trouble(format!("{stick}: {why}")),
         // Every stick of somebody else's would be trouble where edge is confined; those that are mounted are seen.
-        Ok(Outcome::Closed(why)) => tracing::info!(stick, why, "a stick that nobody mounted is left alone"),
-        Ok(Outcome::Failed(why)) => {
-            part.trouble(format!("{stick}: {why}"));
-            return false;
+        Ok(Outcome::Closed(why)) => {
+            tracing::info!(stick, why, "a stick that nobody mounted is left alone");
+            (true, None)
         }
-        Err(error) => {
-            part.trouble(format!("{stick}: {error}"));
-            return !may_pass(&error);
-        }
+        Ok(Outcome::Refused(why)) => (true, Some(why)),
+        Ok(Outcome::Failed(why)) => (false, Some(why)),
+        Err(error) => (!may_pass(&error), Some(error.to_string())),
+    };
+    let trouble = trouble.map(|why| format!("{stick}: {why}"));
+    if let Some(why) = &trouble {
+        part.trouble(why);
     }
-    true
+    Told { settled, trouble }
 }
 
 /// Where a stick may be.

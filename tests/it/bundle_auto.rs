@@ -151,3 +151,54 @@ fn a_folder_that_cannot_be_opened_costs_no_other_stream() {
     assert!(said.contains("main-1 is in force") && said.contains("broken-1: "), "{said}");
     assert!(scene.gateway.store.manifest("q.io/app", "1").unwrap().is_some());
 }
+
+/// A stick for somebody else, until this gateway is told that it is that one; and one that is pulled.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_goes_with_its_reason_and_with_its_stick() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    let mut plan = scene.plan();
+    plan.audience.gateways = vec!["ship-7".into()];
+    scene.create(&plan).unwrap();
+    let media = scene.path("media");
+    let mut mounted = Some(Mounted::new(&scene.stick(), &media.join("stick"), "bind"));
+    let name = std::sync::Mutex::new(None::<String>);
+    let settings = || Settings {
+        auto_import: true,
+        media_dirs: vec![media.clone()],
+        gateway: name.lock().unwrap().clone(),
+        ..Settings::default()
+    };
+    let (state_dir, store) = (scene.gateway.state_dir.clone(), scene.gateway.store.clone());
+    let gateway = || {
+        let (state_dir, store, me) = (state_dir.clone(), store.clone(), settings().identity());
+        async move { Ok((Gateway { state_dir, me, store, appliance: None }, ())) }
+    };
+    let (board, (_stop, stopped)) = (Board::default(), tokio::sync::watch::channel(false));
+    let is = |state: State, said: &str| {
+        let found = board.all().pop();
+        found.is_some_and(|health| health.state == state && health.message.contains(said))
+    };
+    let until = async |state: State, said: &str| {
+        while !is(state, said) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let taken = async {
+        until(State::Trouble, "and this is a gateway without a name").await;
+        drop(mounted.take());
+        until(State::Good, "and this is a gateway without a name hint").await;
+        assert!(board.all().pop().unwrap().message.ends_with("; it was pulled"), "{:?}", board.all());
+        mounted = Some(Mounted::new(&scene.stick(), &media.join("stick"), "bind"));
+        until(State::Trouble, "and this is a gateway without a name").await;
+        *name.lock().unwrap() = Some("ship-7".into());
+        // Somebody mounts something else: all that is in is looked at.
+        drop(Mounted::new(&scene.path("depot"), &scene.path("other"), "bind"));
+        until(State::Good, "main-1 is in force").await;
+    };
+    tokio::select! {
+        () = auto::run(settings, gateway, board.part("bundle"), stopped) => unreachable!("nobody stopped it"),
+        () = taken => {}
+        () = tokio::time::sleep(Duration::from_secs(60)) => panic!("not looked at again: {:?}", board.all()),
+    }
+}
