@@ -22,6 +22,7 @@ use super::{Error, Fault, copy, state, turn};
 use crate::store::{Intake, Owner, StateOf, Store, TrustUpdate};
 use crate::sys::clock;
 use crate::sys::digest::Digest;
+use crate::sys::failpoint;
 use crate::sys::mounts::Writable;
 use crate::sys::progress::Progress;
 use crate::trust::{Anchor, Chain, Verified, gateway, sequence};
@@ -269,6 +270,7 @@ impl Gateway {
             appliance.keep_trust(&self.store)?;
         }
         imported.staged = staging.map(Staging::commit).transpose()?;
+        failpoint::pass("receipt");
         match self.write_receipt(&judged, folder) {
             Ok(path) => imported.receipt = path,
             Err(error) => imported.remarks.push(format!("no receipt was written: {error}")),

@@ -7,14 +7,17 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use edge::bundle::system::Asked;
-use edge::bundle::{self, Gateway, Identity};
+use edge::bundle::{self, Gateway, Identity, Plan, keys};
 use edge::store::{VerifySettings, failpoint};
 use edge::sys::progress::Progress;
+use edge::trust::SecretKey;
 
-use crate::bundle::{Scene, gateway, import, put_chart, put_image};
+use crate::bundle::{Scene, THEN, at, gateway, import, put_chart, put_image};
 use crate::bundle_disk::{Disk, ONE, Step, ext4};
 
-const PLACES: [&str; 8] = [
+const PLACES: [&str; 10] = [
+    "beside-written",
+    "receipt",
     "intake-create",
     "intake-sync",
     "intake-synced",
@@ -25,18 +28,39 @@ const PLACES: [&str; 8] = [
     "committed",
 ];
 
-/// A gateway with one bundle in force, and a stick with the next one.
+/// A gateway with one bundle of each of two streams in force, and a stick with the next one of the first: under another root,
+/// whose bundle key is so new that all numbers and the time begin anew.
 fn scene() -> Scene {
     let scene = Scene::new();
     put_image(&scene.depot, "q.io/app", Some("1"), b"the first layer", "arm64");
+    let other = scene.path("other");
+    std::fs::create_dir(&other).unwrap();
+    let plan = Plan { stream: "other".into(), to: other.clone(), ..scene.plan() };
+    scene.create(&Plan { created: at(THEN + 500), ..plan }).unwrap();
+    import(&scene.gateway, &other).unwrap();
     scene.make();
     scene.import().unwrap();
+    rotate(&scene);
     for n in 0..6_u8 {
         put_image(&scene.depot, "q.io/app", Some(&n.to_string()), &vec![n; 100_000], "arm64");
     }
     put_chart(&scene.depot, "web", "2.0.0", b"the chart");
-    scene.make();
+    scene.create(&Plan { created: at(THEN + 100), ..scene.plan() }).unwrap();
     scene
+}
+
+fn rotate(scene: &Scene) {
+    let folder = scene.path("keys");
+    std::fs::remove_file(folder.join("bundle.key")).unwrap();
+    let new = SecretKey::generate().unwrap();
+    new.write(&folder.join("bundle-2.key"), None).unwrap();
+    let rotation = keys::Rotation { bundle: vec![new.public()], ..keys::Rotation::default() };
+    let mut draft = keys::next_root(&keys::read_chain(&folder).unwrap(), &rotation, at(THEN)).unwrap();
+    for name in ["root-1", "root-3"] {
+        let key = SecretKey::read(&folder.join(format!("{name}.key")), None).unwrap();
+        draft.envelope_mut().sign(&key).unwrap();
+    }
+    std::fs::write(folder.join("2.root.json"), draft.to_bytes()).unwrap();
 }
 
 /// What is in force, apart from blobs that nothing names and files on their way.
@@ -49,9 +73,10 @@ fn in_force(gateway: &Gateway) -> String {
         .map(|r| format!("{}:{} {} {}", r.repository, r.name, r.digest, r.owner))
         .collect();
     let charts = gateway.store.charts("", None).unwrap().len();
-    let seq = gateway.store.trust_value("seq:main").unwrap();
+    let trust = ["root-version", "time-floor"].map(|key| gateway.store.trust_value(key).unwrap());
+    let seqs = gateway.store.trust_seqs().unwrap();
     let generations = bundle::history(&gateway.store, None).unwrap().len();
-    format!("{refs:?} {charts} {seq:?} {generations}")
+    format!("{refs:?} {charts} {trust:?} {seqs:?} {generations}")
 }
 
 /// Whatever was cut off: nothing wrong is kept, the state is one of the two, and importing again makes the new one.
@@ -119,7 +144,11 @@ fn both(scene: &Scene) -> (String, String) {
     let folder = copied(scene);
     let gateway = gateway(&folder.path().join("gateway"), Identity::default());
     import(&gateway, &scene.stick()).unwrap();
-    (old, in_force(&gateway))
+    let new = in_force(&gateway);
+    let told = |root: u64, floor: i64, seqs: &str| format!("[Some({root}), Some({floor})] [{seqs}]");
+    assert!(old.contains(&told(1, THEN + 500, "(\"main\", 1), (\"other\", 1)")), "{old}");
+    assert!(new.contains(&told(2, THEN + 100, "(\"main\", 2)")), "{new}");
+    (old, new)
 }
 
 /// A copy of the scene's gateway, whose database nobody writes to meanwhile.
