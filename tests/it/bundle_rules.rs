@@ -216,6 +216,49 @@ fn a_store_that_is_lost_lets_in_nothing_that_was_superseded() {
     place.run(&["trust", "show"]).bad(1, "seen.json`, the highest numbers of bundles, is damaged");
 }
 
+/// The clock of the machine stands ten years off, either way.
+#[test]
+fn ten_years_off_an_import_does_what_it_does_with_a_right_clock() {
+    let now = clock::machine().as_second();
+    for off in ["-10y", "+10y"] {
+        let import = |attack: &Attack, floor: Option<i64>| {
+            let place = Place { folder: tempfile::tempdir().unwrap() };
+            place.write("etc/edge.toml", "");
+            let root = attack.scene.path("keys/1.root.json").display().to_string();
+            place.run(&["trust", "pin", &root]).good();
+            let update = edge::store::TrustUpdate { time_floor: floor, ..Default::default() };
+            crate::store::open(&place.path("state")).update_trust(update).unwrap();
+            let trust = || {
+                let store = crate::store::open(&place.path("state"));
+                ["root-version", "time-floor", "seq:main"].map(|key| store.trust_value(key).unwrap())
+            };
+            let before = trust();
+            let mut command = place.edge(&["bundle", "import", &attack.scene.stick().display().to_string()]);
+            command.env("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
+            command.env("FAKETIME", off).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            (Done::of(command.output().unwrap()), before, trust())
+        };
+        let refused = |attack: &Attack, floor: Option<i64>, why: &str| {
+            let (done, before, after) = import(attack, floor);
+            assert!(done.code == 3 && done.err.contains(why), "{off}: {done:?}");
+            assert_eq!(before, after, "{off}: {why}");
+        };
+        let good = Attack::new();
+        good.forge(|m| m.not_after = Some(at(now + 86_400)));
+        let (done, _, after) = import(&good, None);
+        assert_eq!((done.code, after), (0, [Some(1), Some(THEN), Some(1)]), "{off}: {done:?}");
+        let late = Attack::new();
+        late.forge(|m| m.not_after = Some(at(THEN + 500)));
+        refused(&late, Some(THEN + 501), "was to be used until");
+        refused(&Attack::new(), Some(THEN + 1_000_000_001), "the root of version 1 expired");
+        // Without an end of the root's, and dated beyond what either clock lets in.
+        let ahead = Attack::new();
+        ahead.root(2, &[ahead.key("bundle").public()], &["root-1", "root-2"]);
+        ahead.forge(|m| m.created = at(now + 12 * 366 * 86_400));
+        refused(&ahead, None, "more than a year after");
+    }
+}
+
 /// The exit code, the one line and the unchanged store, as a user sees them.
 #[test]
 fn the_command_ends_with_3_and_one_line() {
