@@ -11,6 +11,7 @@ use super::list::Content;
 use super::manifest::{self, Audience, Layout, Manifest, Totals};
 use super::put::Folder;
 use super::receipt::{self, Believed, Receipt};
+use super::stick::{Stick, is_finished};
 use super::write::Writer;
 use super::{Error, name, readback, turn};
 use crate::store::Store;
@@ -130,7 +131,12 @@ pub fn create(
     clear(&bundles, &plan.stream)?;
     room()?;
     let folder = bundles.join(name::folder(&plan.stream, seq));
-    std::fs::create_dir(&folder).map_err(|e| Error::Stick(durable::named(e, "make", &folder)))?;
+    std::fs::create_dir(&folder).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Error::NumberTaken { folder: folder.clone(), record: record_path(plan) }
+        }
+        _ => Error::Stick(durable::named(e, "make", &folder)),
+    })?;
     let files = totals.carried + totals.carried_bytes / plan.part_size.max(1);
     let layout = if files > MOST_FLAT { Layout::Sharded } else { Layout::Flat };
     let writer = Writer { store, gathered: &gathered, there: &there, folder: &folder, layout, plan };
@@ -229,9 +235,10 @@ fn check_root(chain: &Chain, created: Timestamp, progress: &Progress) -> Result<
     Ok(())
 }
 
-/// The number after the last that this depot made. Where it does not remember any, receipts tell: a new depot goes on with
-/// an old stream. A receipt is one gateway's word for all others, so it moves the number no further than a gateway that
-/// has nothing yet follows, and not at all where the depot itself knows.
+/// The number after the last that this depot made. Where it does not remember any, receipts tell, and the bundles that lie on
+/// the stick: a new depot goes on with an old stream. A receipt is one gateway's word for all others, and nobody's word is what
+/// a stick holds, so they move the number no further than a gateway that has nothing yet follows, and not at all where the
+/// depot itself knows.
 fn next_seq(plan: &Plan, record: Option<&Record>, progress: &Progress) -> Result<u64, Error> {
     let most = record.map_or(sequence::MOST_AHEAD - 1, |record| record.seq);
     let mut last = record.map_or(0, |record| record.seq);
@@ -253,6 +260,16 @@ fn next_seq(plan: &Plan, record: Option<&Record>, progress: &Progress) -> Result
                  {stream}-{seq} hint: look at what that gateway has imported"
             ),
         });
+    }
+    if record.is_none() {
+        let there = finished(&plan.to.join(name::BUNDLES), &plan.stream);
+        if let Some((seq, _)) = there.into_iter().filter(|(seq, _)| *seq <= most && *seq > last).max() {
+            last = seq;
+            progress.note(format!(
+                "this depot remembers nothing of stream `{0}`, and goes on after {0}-{seq}, which lies on the stick",
+                plan.stream
+            ));
+        }
     }
     let used_up =
         || Error::Usage(format!("stream `{}` has no numbers left hint: begin another", plan.stream));
@@ -303,7 +320,18 @@ fn clear(bundles: &Path, stream: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses where `files` of so many bytes together do not fit.
+/// The finished bundles of a stream in `bundles`, by number, in no order. Where it cannot be seen there are none.
+fn finished(bundles: &Path, stream: &str) -> Vec<(u64, PathBuf)> {
+    let entries = std::fs::read_dir(bundles).into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| {
+        let text = entry.file_name();
+        let (_, seq) = text.to_str().and_then(name::parse_folder).filter(|(theirs, _)| *theirs == stream)?;
+        Some((seq, entry.path()))
+    });
+    found.filter(|(_, folder)| is_finished(folder)).collect()
+}
+
+/// Refuses where `files` of so many bytes together do not fit, and names what lies there of `stream`.
 ///
 /// # Errors
 /// [`Error::NoRoom`].

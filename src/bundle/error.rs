@@ -95,6 +95,19 @@ pub enum Error {
         free: u64,
         /// Bytes needed.
         needed: u64,
+        /// What lies there of the stream, the oldest first, and the bytes of each.
+        older: Vec<(String, u64)>,
+    },
+    /// A bundle lies where the next one would be made.
+    #[error(
+        "`{}` is there already, and this depot does not remember it hint: another depot made it, or this one was put back to an older state: use another stick, or remove `{}` if it is there and run the same command again: numbers go on after what lies on the stick",
+        .folder.display(), .record.display()
+    )]
+    NumberTaken {
+        /// Its folder.
+        folder: PathBuf,
+        /// What the depot remembers of the stream.
+        record: PathBuf,
     },
     /// What was written reads back differently.
     #[error("`{0}` reads back differently than it was written hint: the stick is damaged; use another one")]

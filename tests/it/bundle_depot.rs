@@ -424,6 +424,33 @@ fn a_bundle_that_is_being_written_is_not_taken_for_a_half_made_one() {
     let finish = || std::fs::write(theirs.join("COMPLETE"), "").unwrap();
     let [second] = wait_and_create(&scene, [scene.plan()], &bundles, &waits, finish);
     let refused = second.unwrap_err().to_string();
-    assert!(refused.contains("main-1") && refused.contains("File exists"), "{refused}");
+    assert!(refused.contains("main-1` is there already, and this depot"), "{refused}");
     assert!(theirs.join("blobs").exists());
+}
+
+/// The depot's state is lost, and its keys were kept: it meets the stick that is in use.
+#[test]
+fn a_depot_set_up_anew_goes_on_after_what_lies_on_the_stick() {
+    let scene = Scene::new();
+    put_image(&scene.depot, "q.io/app", Some("1"), b"a layer", "arm64");
+    scene.make();
+    scene.make();
+    scene.import().unwrap();
+    // What was never finished counts for nothing, and no more does what a gateway without any would not follow.
+    for name in ["main-7", "main-20000", "other-9"] {
+        std::fs::create_dir(scene.stick().join("edge-bundle").join(name)).unwrap();
+    }
+    std::fs::write(scene.stick().join("edge-bundle/main-20000/COMPLETE"), "").unwrap();
+    std::fs::write(scene.stick().join("edge-bundle/other-9/COMPLETE"), "").unwrap();
+    let anew = || Plan { records: scene.path("depot/anew"), ..scene.plan() };
+    let (made, notes) = create(&scene, &anew());
+    assert_eq!(made.unwrap().seq, 3, "{notes:?}");
+    let told =
+        "this depot remembers nothing of stream `main`, and goes on after main-2, which lies on the stick";
+    assert_eq!(notes, [told]);
+    let (made, notes) = create(&scene, &anew());
+    assert_eq!((made.unwrap().seq, &notes[..]), (4, &[][..]), "now it remembers");
+    // One that remembers less than lies there does not write over it, and says what to do.
+    let error = create(&scene, &scene.plan()).0.unwrap_err().to_string();
+    assert!(error.contains("main-3` is there already") && error.contains("records/main.json` if"), "{error}");
 }
