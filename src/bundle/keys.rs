@@ -2,6 +2,7 @@
 //!
 //! Root keys are needed for ceremonies only, and belong elsewhere afterwards; `create` needs the bundle key alone.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -37,11 +38,13 @@ pub fn generate(folder: &Path, plan: &Plan, passphrase: Option<&[u8]>) -> Result
         let why = format!("{} of {} root keys cannot sign", plan.threshold, plan.root_keys);
         return Err(Error::Usage(why));
     }
-    durable::folder(folder, 0o700).map_err(Error::Files)?;
     let root_path = folder.join(root_file_name(1));
     if root_path.exists() {
         return Err(crate::trust::KeyError::Exists(root_path).into());
     }
+    // A folder that is there may be others' as well: it stays as it is, and each key is closed by itself.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|e| Error::Files(durable::named(e, "make folder", folder)))?;
     let mut made = Vec::new();
     let mut keep = |name: String| -> Result<SecretKey, Error> {
         let key = SecretKey::generate()?;

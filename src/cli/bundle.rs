@@ -4,6 +4,7 @@ mod registry;
 mod said;
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -281,6 +282,12 @@ impl Keygen {
             created: Timestamp::from_second(clock::now().as_second())?,
         };
         let made = keys::generate(&self.out, &plan, passphrase.as_deref())?;
+        if std::fs::metadata(&self.out)?.permissions().mode() & 0o022 != 0 {
+            output::note(&format!(
+                "others may write to `{}`, and could take the keys away hint: keep them in a folder of your own",
+                self.out.display()
+            ));
+        }
         let mut said: String = made.iter().map(|path| format!("{}\n", path.display())).collect();
         let _ = write!(
             said,

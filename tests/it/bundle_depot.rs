@@ -454,3 +454,21 @@ fn a_depot_set_up_anew_goes_on_after_what_lies_on_the_stick() {
     let error = create(&scene, &scene.plan()).0.unwrap_err().to_string();
     assert!(error.contains("main-3` is there already") && error.contains("records/main.json` if"), "{error}");
 }
+
+#[test]
+fn a_folder_that_is_there_stays_as_open_as_it_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let two = Two::new();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let shared = two.depot.path("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let done = two.depot.run(&["bundle", "keygen", "--out", "shared"]).good();
+    assert_eq!(mode(&shared), 0o1777);
+    assert_eq!(mode(&shared.join("bundle.key")), 0o600);
+    assert!(done.err.contains("others may write to `shared`"), "{done:?}");
+    two.depot.run(&["bundle", "keygen", "--out", "shared"]).bad(1, "is there already");
+    assert_eq!(mode(&shared), 0o1777);
+    let done = two.depot.run(&["bundle", "keygen", "--out", "above/own"]).good();
+    assert_eq!((mode(&two.depot.path("above/own")), &done.err[..]), (0o700, ""));
+}
