@@ -18,12 +18,15 @@ use crate::store::Store;
 use crate::sys::digest::Digest;
 use crate::sys::durable;
 use crate::sys::progress::Progress;
-use crate::trust::{Chain, Envelope, SecretKey, is_name, root_file_name, sequence};
+use crate::trust::{Chain, Envelope, SecretKey, gateway, is_name, root_file_name, sequence};
 
 /// Files in one folder beyond which blobs are spread over many. FAT32 takes about 10,900 names of this length.
 const MOST_FLAT: u64 = 8_192;
 /// What a file or folder takes beside its bytes, at the most.
 const OVERHEAD: u64 = 64 << 10;
+
+/// Bytes of a line in a receipt's list of blobs.
+const HAVE_LINE: u64 = 72;
 
 /// Days before its end from which a root is told to be renewed: a stick may be under way for weeks.
 const NEAR_END: i64 = 60;
@@ -120,8 +123,11 @@ pub fn create(
     let record = read_record(plan)?;
     let seq = next_seq(plan, record.as_ref(), progress)?;
     let bundles = plan.to.join(name::BUNDLES);
-    let bytes = totals.carried_bytes.saturating_add(totals.blobs.saturating_mul(256));
-    let room = || check_room(&plan.to, bytes, totals.carried);
+    // The lists of what each gateway has come back on the same stick.
+    let receipts = plan.audience.gateways.len().max(1) as u64;
+    let lines = receipts.saturating_mul(HAVE_LINE).saturating_add(256);
+    let bytes = totals.carried_bytes.saturating_add(totals.blobs.saturating_mul(lines));
+    let room = || check_room(&plan.to, &plan.stream, bytes, totals.carried);
     std::fs::read_dir(&plan.to).map_err(|e| Error::Stick(durable::named(e, "open", &plan.to)))?;
     // On a new stick there is nothing to clear, and where it is too small not even a folder is left behind.
     if !bundles.exists() {
@@ -335,16 +341,29 @@ fn finished(bundles: &Path, stream: &str) -> Vec<(u64, PathBuf)> {
 ///
 /// # Errors
 /// [`Error::NoRoom`].
-pub(super) fn check_room(to: &Path, bytes: u64, files: u64) -> Result<(), Error> {
+pub(super) fn check_room(to: &Path, stream: &str, bytes: u64, files: u64) -> Result<(), Error> {
     let stat = rustix::fs::statvfs(to)
         .map_err(|e| Error::Stick(durable::named(e.into(), "read the free space of", to)))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let block = stat.f_frsize.min(OVERHEAD);
     let needed = bytes.saturating_add(files.saturating_mul(block)).saturating_add(OVERHEAD);
     if free < needed {
-        return Err(Error::NoRoom { folder: to.to_owned(), free, needed });
+        let mut older = finished(&to.join(name::BUNDLES), stream);
+        older.sort_unstable();
+        let older = older.iter().map(|(seq, folder)| (name::folder(stream, *seq), claimed_bytes(folder)));
+        return Err(Error::NoRoom { folder: to.to_owned(), free, needed, older: older.collect() });
     }
     Ok(())
+}
+
+/// The bytes that the bundle in `folder` says it carries, for people; nothing is believed of it.
+fn claimed_bytes(folder: &Path) -> u64 {
+    let read = Stick::open(folder).and_then(|stick| stick.small(&[name::MANIFEST], manifest::LARGEST));
+    let claimed = read
+        .ok()
+        .flatten()
+        .and_then(|bytes| gateway::peek::<Manifest>(&bytes, name::MANIFEST, manifest::LARGEST).ok());
+    claimed.map_or(0, |manifest| manifest.totals.carried_bytes)
 }
 
 fn record_path(plan: &Plan) -> PathBuf {

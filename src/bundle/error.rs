@@ -87,7 +87,7 @@ pub enum Error {
     #[error("`{}` is there already hint: remove it, or choose another name", .0.display())]
     Taken(PathBuf),
     /// No room on the stick.
-    #[error("`{}` has {free} bytes free, and {needed} are needed hint: use a larger stick, or leave images out", .folder.display())]
+    #[error("`{}` has {free} bytes free, and {needed} are needed hint: {}use a larger stick, or leave images out", .folder.display(), removable(.older))]
     NoRoom {
         /// Where.
         folder: PathBuf,
@@ -290,6 +290,18 @@ fn early(asked: &Asked) -> &'static str {
             "wait until `edge system status` says so, or `edge system rollback`, and import again"
         }
         Asked::ByStick => "it is tried again by itself, or `edge system rollback`",
+    }
+}
+
+/// What may go from a full stick, for a hint.
+fn removable(older: &[(String, u64)]) -> String {
+    let named: Vec<String> =
+        older.iter().take(10).map(|(name, bytes)| format!("`{name}` ({bytes} bytes)")).collect();
+    let more = older.len().saturating_sub(named.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    match named.is_empty() {
+        true => String::new(),
+        false => format!("remove what no gateway needs any more of {}{more}, ", named.join(", ")),
     }
 }
 

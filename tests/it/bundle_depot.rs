@@ -140,6 +140,8 @@ fn what_found_no_room_hides_no_bundle_beside_it() {
     put_image(&scene.depot, "q.io/large", Some("1"), &vec![7; 2 << 20], "arm64");
     let error = scene.create(&Plan { to: small.clone(), ..scene.plan() }).unwrap_err();
     assert!(matches!(error, bundle::Error::NoRoom { .. }), "{error}");
+    let hint = "hint: remove what no gateway needs any more of `main-1` (";
+    assert!(error.to_string().contains(hint), "{error}");
     let there = || -> Vec<String> {
         let entries = std::fs::read_dir(small.join("edge-bundle")).unwrap().flatten();
         entries.map(|entry| entry.file_name().into_string().unwrap()).collect()

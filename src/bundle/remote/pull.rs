@@ -71,7 +71,7 @@ pub async fn pull(registry: &Registry, to: &Path, pinned: Option<Pinned>) -> Res
     let lists = [(name::BLOBS_LIST, &manifest.blobs), (name::REFS_LIST, &manifest.refs)];
     let missing = lists.iter().map(|(file, list)| lacking(&folder.join(file), list.size)).sum();
     if missing > 0 {
-        check_room(to, missing, 2)?;
+        check_room(to, &manifest.stream, missing, 2)?;
     }
     for (file, list) in lists {
         fetch(registry, &folder.join(file), &list.digest, list.size, &mut None).await?;
@@ -129,7 +129,7 @@ fn check_blobs(
     if files == 0 {
         return Ok(());
     }
-    check_room(to, missing, files)
+    check_room(to, &manifest.stream, missing, files)
 }
 
 /// The layers of the index's first artifact, in which all small files are.
