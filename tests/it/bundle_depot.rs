@@ -474,3 +474,34 @@ fn a_folder_that_is_there_stays_as_open_as_it_is() {
     let done = two.depot.run(&["bundle", "keygen", "--out", "above/own"]).good();
     assert_eq!((mode(&two.depot.path("above/own")), &done.err[..]), (0o700, ""));
 }
+
+/// What is in memory is what was written: only the medium itself can tell.
+#[test]
+fn a_stick_that_keeps_something_else_is_found_out_and_nothing_of_it_stays() {
+    let _one = crate::bundle_disk::ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scene = Scene::new();
+    let layer: Vec<u8> = (0..64_u32 << 10).flat_map(u32::to_le_bytes).collect();
+    put_image(&scene.depot, "q.io/app", Some("1"), &layer, "arm64");
+    let image = std::fs::read(crate::bundle_disk::ext4(scene.folder.path(), 32, None)).unwrap();
+    let disk = crate::bundle_disk::Disk::new(&scene.path("worn"), image, "rw");
+    let to = || Plan { to: disk.path(), ..scene.plan() };
+    let lists = scene.make().folder;
+    let padded = |file: &str| {
+        let mut sector = std::fs::read(lists.join(file)).unwrap();
+        sector.resize(512, 0);
+        sector
+    };
+    let digest = Digest::sha256(&layer);
+    for (shown, sector) in [
+        (digest.as_str(), layer[160 * 512..161 * 512].to_vec()),
+        ("blobs.list", padded("blobs.list")),
+        ("refs.list", padded("refs.list")),
+    ] {
+        *disk.medium.forged.lock().unwrap() = Some(sector);
+        let error = create(&scene, &to()).0.unwrap_err().to_string();
+        assert!(error.contains(shown) && error.contains("reads back differently"), "{shown}: {error}");
+        assert_eq!(std::fs::read_dir(disk.path().join("edge-bundle")).unwrap().count(), 0, "{shown}");
+    }
+    *disk.medium.forged.lock().unwrap() = None;
+    create(&scene, &to()).0.unwrap();
+}

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -34,6 +34,10 @@ pub struct Medium {
     left: AtomicI64,
     /// Places that cannot be read.
     bad: Mutex<Vec<Range<u64>>>,
+    /// Milliseconds that each reading takes.
+    pub slow: AtomicU64,
+    /// A sector of which the disk keeps another first byte than was written; it says nothing of that.
+    pub forged: Mutex<Option<Vec<u8>>>,
 }
 
 impl Medium {
@@ -128,6 +132,7 @@ impl Filesystem for Server {
         if self.0.is_gone() || self.0.is_bad(offset, size) {
             return reply.error(Errno::EIO);
         }
+        std::thread::sleep(Duration::from_millis(self.0.slow.load(Ordering::SeqCst)));
         let bytes = self.0.bytes.lock().unwrap();
         let from = usize::try_from(offset).unwrap().min(bytes.len());
         let to = (from + size as usize).min(bytes.len());
@@ -152,6 +157,10 @@ impl Filesystem for Server {
         let mut bytes = self.0.bytes.lock().unwrap();
         let from = usize::try_from(offset).unwrap();
         bytes[from..from + data.len()].copy_from_slice(data);
+        if let Some(block) = &*self.0.forged.lock().unwrap() {
+            let kept = bytes[from..from + data.len()].chunks_mut(512);
+            kept.filter(|kept| kept == block).for_each(|kept| kept[0] ^= 1);
+        }
         self.0.steps.lock().unwrap().push(Step::Write(offset, data.to_vec()));
         reply.written(u32::try_from(data.len()).unwrap());
     }
@@ -232,6 +241,8 @@ impl Disk {
             steps: Mutex::new(Vec::new()),
             left: AtomicI64::new(-1),
             bad: Mutex::default(),
+            forged: Mutex::default(),
+            slow: AtomicU64::new(0),
         });
         let at = folder.join("fuse");
         std::fs::create_dir_all(&at).unwrap();
