@@ -446,3 +446,44 @@ fn a_stick_that_is_plugged_in_is_imported_by_the_daemon_and_shown() {
     drop((plugged, daemon));
     assert!(bundle::find(&media.join("stick")).is_err());
 }
+
+/// On a terminal an import tells while it lasts how far it is and how long it will take.
+#[test]
+fn an_import_shows_on_a_terminal_how_far_it_is_and_the_time_left() {
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scene = Scene::new();
+    let layer: Vec<u8> = (0..6_u32 << 20).flat_map(u32::to_le_bytes).collect();
+    put_image(&scene.depot, "q.io/app", Some("1"), &layer, "arm64");
+    scene.make();
+    let image = std::fs::read(ext4(scene.folder.path(), 64, Some(&scene.stick()))).unwrap();
+    let disk = crate::bundle_disk::Disk::new(&scene.path("slow"), image, "ro");
+    let place = Place::new();
+    place.run(&["trust", "pin", &scene.path("keys/1.root.json").display().to_string()]).good();
+    disk.medium.slow.store(25, std::sync::atomic::Ordering::SeqCst);
+    let edge = place.edge(&[]);
+    // As wide as a terminal usually is.
+    let words = format!(
+        "stty cols 80 rows 24 <&1; '{}' bundle import '{}'",
+        edge.get_program().display(),
+        disk.path().display()
+    );
+    let mut command = std::process::Command::new("script");
+    command.args(["-qec", &words, "/dev/null"]).stdin(std::process::Stdio::null());
+    for (name, value) in edge.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let done = crate::command::Done::of(command.env("TERM", "xterm").output().unwrap()).good();
+    // `12.00 MiB/24.00 MiB 6.0 MiB/s 2s`: what came, of how much, how fast, and how long yet.
+    let shows = |line: &str| {
+        let Some((_, amounts)) = line.split_once("MiB/24.00 MiB ") else { return false };
+        let left = amounts.split_whitespace().nth(2).and_then(|left| left.strip_suffix('s'));
+        line.contains("import main")
+            && left.is_some_and(|left| left.parse::<u32>().is_ok_and(|left| left > 0))
+    };
+    let plain = done.out.replace('\u{1b}', "\n\u{1b}");
+    assert!(plain.split(['\r', '\n']).any(shows), "{done:?}");
+    assert!(done.out.contains("import main: 24 MiB") && done.out.contains("main-1 is in force"), "{done:?}");
+}
