@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
+
 use super::*;
 
 fn put(folder: &Path, path: &str, text: &[u8]) {
