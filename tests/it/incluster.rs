@@ -2,6 +2,7 @@
 //! in an outage, each with its own token and what it has read itself.
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
 use serde_json::Value;
 
 use crate::incluster_flannel as flannel;
@@ -204,6 +205,44 @@ fn address_comes_back(scene: &Scene) -> Result<()> {
     scene.kubectl(&["get", "--raw", "/api/v1/nodes/node-1"]).context("kubelet is served all the same")?;
     machine.shell("ip link del mine")?;
     scene.cluster.wait_for("the address back", seconds(15), || reads(scene));
+    Ok(())
+}
+
+/// A pod of a cluster of old, whose token and authority are in a Secret.
+const OLD: &str = "
+apiVersion: v1
+kind: Secret
+metadata: {name: client-token, namespace: default, annotations: {kubernetes.io/service-account.name: client}}
+type: kubernetes.io/service-account-token
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: old, namespace: default}
+spec:
+  serviceAccountName: client
+  terminationGracePeriodSeconds: 1
+  volumes: [{name: token, secret: {secretName: client-token}}]
+  containers:
+  - name: main
+    image: registry.test/client:1
+    imagePullPolicy: Never
+    env: [{name: HOME, value: /tmp}]
+    volumeMounts: [{name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}]
+";
+
+#[test]
+fn a_pod_whose_authority_is_in_a_secret_trusts_edge_too() -> Result<()> {
+    let scene = scene()?;
+    scene.cluster.apply(OLD)?;
+    workload::wait_clients(&scene.node, 3);
+    let environment = exec(&scene, "old", &["env"])?;
+    ensure!(environment.contains(&format!("KUBERNETES_SERVICE_HOST={ADDRESS}\n")), "{environment}");
+    ensure!(kubectl(&scene, "old", &["get", "--raw", LIST])?.contains("settings"), "it is answered");
+    let secret = scene.cluster.get("/api/v1/namespaces/default/secrets/client-token")?;
+    let authority = secret["data"]["ca.crt"].as_str().context("no authority")?;
+    let authority = base64::engine::general_purpose::STANDARD.decode(authority)?;
+    let count = String::from_utf8(authority)?.matches("BEGIN CERTIFICATE").count();
+    ensure!(count == 1, "the cloud's own Secret is not changed");
     Ok(())
 }
 

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use crate::kube::{ResourceRequest, Verb, meta};
@@ -18,7 +20,9 @@ const NAMESPACE: &str = "default";
 const ROOT_CA: &str = "kube-root-ca.crt";
 /// Where kubeadm keeps the kubeconfig of kube-proxy.
 const PROXY_CONFIG: &str = "kube-proxy";
-/// The authority that pods have from [`ROOT_CA`].
+/// The type of Secrets with a token of a service account.
+const TOKEN_TYPE: &str = "kubernetes.io/service-account-token";
+/// The authority that pods have from [`ROOT_CA`], or from such a Secret.
 const POD_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 /// What the pods of this node are to see.
@@ -43,6 +47,9 @@ pub enum Target {
     Slice,
     /// ConfigMaps with the authority of the API server or a kubeconfig, to kubelet, which mounts them.
     ConfigMap,
+    /// Secrets with a token of a service account and the authority beside it, to kubelet, which mounts them: of old each
+    /// pod has its authority from there.
+    Secret,
 }
 
 impl Target {
@@ -56,6 +63,7 @@ impl Target {
         let target = match (gvr.group.as_str(), gvr.version.as_str(), gvr.resource.as_str()) {
             ("", "v1", "services") if kubelet => Self::Service,
             ("", "v1", "configmaps") if kubelet => Self::ConfigMap,
+            ("", "v1", "secrets") if kubelet => Self::Secret,
             ("", "v1", "endpoints") if is_service_proxy(caller, agent) => Self::Endpoints,
             ("discovery.k8s.io", _, "endpointslices") if is_service_proxy(caller, agent) => Self::Slice,
             _ => return None,
@@ -65,14 +73,15 @@ impl Target {
 
     /// Whether what is asked for can hold such an object: a kubelet watches each ConfigMap by itself.
     fn may_be_in(self, request: &ResourceRequest) -> bool {
-        if self != Self::ConfigMap && !matches!(request.namespace.as_deref(), None | Some(NAMESPACE)) {
+        let is_mounted = matches!(self, Self::ConfigMap | Self::Secret);
+        if !is_mounted && !matches!(request.namespace.as_deref(), None | Some(NAMESPACE)) {
             return false;
         }
         let fields = request.query.field_selector.as_deref().unwrap_or_default();
         let selected = fields.split(',').find_map(|term| term.strip_prefix("metadata.name="));
         match request.name.as_deref().or(selected) {
             None => true,
-            Some(name) => self.names().contains(&name) || self == Self::Slice,
+            Some(name) => self.names().contains(&name) || matches!(self, Self::Slice | Self::Secret),
         }
     }
 
@@ -80,12 +89,15 @@ impl Target {
         match self {
             Self::Service | Self::Endpoints | Self::Slice => &[SERVICE],
             Self::ConfigMap => &[ROOT_CA, PROXY_CONFIG],
+            // They have any name.
+            Self::Secret => &[],
         }
     }
 
     /// Whether the bytes of an object can be such an object, without reading it.
     pub fn may_be(self, object: &[u8]) -> bool {
-        self.names().iter().any(|name| object.windows(name.len()).any(|part| part == name.as_bytes()))
+        let marks = if self == Self::Secret { &[TOKEN_TYPE] } else { self.names() };
+        marks.iter().any(|mark| object.windows(mark.len()).any(|part| part == mark.as_bytes()))
     }
 
     /// Shows `object` as `view` has it; false if it is none of those.
@@ -101,6 +113,9 @@ impl Target {
             Self::ConfigMap if name == ROOT_CA => view.authority(object),
             Self::ConfigMap if name == PROXY_CONFIG && meta::namespace(object) == Some("kube-system") => {
                 return view.kubeconfigs(object);
+            }
+            Self::Secret if object.get("type").and_then(Value::as_str) == Some(TOKEN_TYPE) => {
+                return view.packed_authority(object);
             }
             _ => return false,
         }
@@ -200,6 +215,18 @@ impl View {
         text.push_str(&self.authority);
     }
 
+    /// The same where it is in base64, as all data of Secrets.
+    fn packed_authority(&self, object: &mut Value) -> bool {
+        let Some(Value::String(packed)) = object.pointer_mut("/data/ca.crt") else { return false };
+        let Ok(mut text) = BASE64.decode(packed.as_bytes()) else { return false };
+        if !text.ends_with(b"\n") {
+            text.push(b'\n');
+        }
+        text.extend_from_slice(self.authority.as_bytes());
+        *packed = BASE64.encode(text);
+        true
+    }
+
     /// Kubeconfigs that lead to the cloud and trust what pods trust lead to edge.
     fn kubeconfigs(&self, object: &mut Value) -> bool {
         let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) else { return false };
@@ -240,116 +267,5 @@ fn set_ports(ports: Option<&mut Value>, port: u16) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kube::Request;
-
-    fn view() -> View {
-        View {
-            address: "169.254.64.45:6445".parse().unwrap(),
-            authority: "EDGE\n".into(),
-            cloud: "https://cloud:6443".into(),
-        }
-    }
-
-    fn target(caller: &Caller, agent: &str, path: &str, query: &str) -> Option<Target> {
-        Target::of(caller, agent, Request::parse("GET", path, query).resource().unwrap())
-    }
-
-    fn bearer() -> Caller {
-        let mut headers = http::HeaderMap::new();
-        headers.insert(http::header::AUTHORIZATION, "Bearer x".parse().unwrap());
-        Caller::of(false, &headers).unwrap()
-    }
-
-    #[test]
-    fn each_is_shown_only_what_it_needs() {
-        let (kubelet, other) = (Caller::Kubelet, bearer());
-        let slices = "/apis/discovery.k8s.io/v1/endpointslices";
-        assert_eq!(target(&kubelet, "kubelet/v1", "/api/v1/services", ""), Some(Target::Service));
-        assert_eq!(target(&kubelet, "kubelet/v1", "/api/v1/namespaces/a/services", ""), None);
-        assert_eq!(target(&other, "kube-proxy/v1", "/api/v1/services", ""), None);
-        assert_eq!(target(&other, "kube-proxy/v1", slices, ""), Some(Target::Slice));
-        assert_eq!(target(&other, "operator/v1", slices, ""), None, "an operator sees the cloud's truth");
-        let maps = "/api/v1/namespaces/a/configmaps";
-        let named = |name: &str| target(&kubelet, "", maps, &format!("fieldSelector=metadata.name%3D{name}"));
-        assert_eq!(named(ROOT_CA), Some(Target::ConfigMap));
-        assert_eq!(named("settings"), None);
-    }
-
-    #[test]
-    fn the_service_leads_to_edge_and_keeps_its_version() {
-        let mut service = json!({"metadata": {"name": "kubernetes", "namespace": "default", "resourceVersion": "7"},
-            "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
-                "ports": [{"name": "https", "port": 443, "targetPort": 6443}]}});
-        assert!(Target::Service.show(&view(), &mut service));
-        assert_eq!(service["spec"]["clusterIP"], "169.254.64.45");
-        assert_eq!(service["spec"]["ports"][0]["port"], 6445);
-        assert_eq!(service["metadata"]["resourceVersion"], "7");
-        service["metadata"]["namespace"] = json!("other");
-        assert!(!Target::Service.show(&view(), &mut service));
-    }
-
-    #[test]
-    fn a_service_of_another_family_stays_and_is_known_as_such() {
-        let service = |ip: &str| {
-            json!({"metadata": {"name": SERVICE, "namespace": NAMESPACE}, "spec": {"clusterIP": ip,
-                "clusterIPs": [ip], "ipFamilies": ["x"], "ports": [{"name": "https", "port": 443}]}})
-        };
-        let endpoints = |ip: &str| json!({"metadata": {"name": SERVICE, "namespace": NAMESPACE}, "subsets": [{"addresses": [{"ip": ip}]}]});
-        let six = View { address: "[fd69::45]:6445".parse().unwrap(), ..view() };
-        for (view, own, other) in [(view(), "10.96.0.1", "fd00::1"), (six, "fd00::1", "10.96.0.1")] {
-            let mut foreign = service(other);
-            assert_eq!(view.is_foreign(&foreign), Some(true));
-            assert!(!Target::Service.show(&view, &mut foreign) && foreign == service(other));
-            assert!(!Target::Endpoints.show(&view, &mut endpoints(other)));
-            let mut shown = service(own);
-            assert_eq!(view.is_foreign(&shown), Some(false));
-            assert!(Target::Service.show(&view, &mut shown));
-            assert_eq!(shown["spec"]["clusterIP"], view.address.ip().to_string());
-            assert_eq!(shown["spec"]["ipFamilies"], json!([view.family()]));
-            assert!(Target::Endpoints.show(&view, &mut endpoints(own)));
-        }
-        assert_eq!(view().is_foreign(&json!({"metadata": {"name": "web", "namespace": NAMESPACE}})), None);
-    }
-
-    #[test]
-    fn endpoints_of_another_family_stay() {
-        let slice = |kind: &str| {
-            json!({"metadata": {"name": "kubernetes-x", "namespace": "default",
-                    "labels": {"kubernetes.io/service-name": "kubernetes"}}, "addressType": kind,
-                "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}],
-                "ports": [{"name": "https", "port": 6443}]})
-        };
-        let (mut four, mut six) = (slice("IPv4"), slice("IPv6"));
-        assert!(Target::Slice.show(&view(), &mut four));
-        assert_eq!(four["endpoints"][0]["addresses"], json!(["169.254.64.45"]));
-        assert_eq!(
-            (four["endpoints"].as_array().unwrap().len(), &four["ports"][0]["port"]),
-            (1, &json!(6445))
-        );
-        assert!(!Target::Slice.show(&view(), &mut six));
-    }
-
-    #[test]
-    fn pods_trust_both_and_kubeadms_kube_proxy_comes_here() {
-        let mut root = json!({"metadata": {"name": ROOT_CA, "namespace": "a"}, "data": {"ca.crt": "CLOUD"}});
-        assert!(Target::ConfigMap.show(&view(), &mut root));
-        assert_eq!(root["data"]["ca.crt"], "CLOUD\nEDGE\n");
-        let text = format!(
-            "clusters:\n- cluster:\n    certificate-authority: {POD_AUTHORITY}\n    server: https://cloud:6443\n"
-        );
-        let mut map = json!({"metadata": {"name": "kube-proxy", "namespace": "kube-system"},
-            "data": {"kubeconfig.conf": text, "config.conf": "mode: iptables\n"}});
-        assert!(Target::ConfigMap.show(&view(), &mut map));
-        assert!(
-            map["data"]["kubeconfig.conf"]
-                .as_str()
-                .unwrap()
-                .contains("    server: https://169.254.64.45:6445\n")
-        );
-        assert_eq!(map["data"]["config.conf"], "mode: iptables\n");
-        map["data"]["kubeconfig.conf"] = json!(text.replace("cloud:6443", "other:6443"));
-        assert!(!Target::ConfigMap.show(&view(), &mut map), "another API server is none of edge's");
-    }
-}
+#[path = "view_tests.rs"]
+mod tests;
