@@ -109,7 +109,7 @@ struct Shared {
     refusals: refusals::Refusals,
     signed: sign::Signed,
     offline_mode: tokio::sync::watch::Sender<bool>,
-    /// Counts the changes of offline mode, for watches that are served from here.
+    /// Counts the changes of offline mode, and of what pods are shown, for watches that are served from here.
     mode_changes: tokio::sync::watch::Sender<u64>,
     /// Why what was kept is still on the disk, though it should not be.
     unforgotten: tokio::sync::watch::Sender<Option<String>>,
@@ -176,8 +176,6 @@ pub enum ProxyError {
 const LINK_META: &str = "link";
 /// Under which name it is kept since when, in seconds since 1970.
 const SINCE_META: &str = "link-since";
-/// Under which name the address is kept that pods are shown; empty for none.
-const SHOWN_META: &str = "in-cluster";
 /// Under which name a time is kept that has certainly passed: a clock that boots in 1970 is not believed below it.
 const TIME_META: &str = "time";
 
@@ -197,11 +195,10 @@ impl Proxy {
                 Ok((meta(LINK_META)?, meta(SINCE_META)?, meta(TIME_META)?, reader.object(&service())?))
             })
             .await?;
-        let shown = in_cluster.map_or_else(String::new, |address| address.to_string());
-        let showed = cache.read(|reader| reader.meta(SHOWN_META)).await?;
-        let anew = showed.unwrap_or_default() != shown;
-        if anew {
-            cache.record(shown.len(), move |writer| writer.set_meta(SHOWN_META, &shown));
+        let showed = cache.read(|reader| reader.meta(incluster::SHOWN_META)).await?.unwrap_or_default();
+        let showed_other = in_cluster.is_none_or(|address| address.to_string() != showed);
+        if !showed.is_empty() && showed_other {
+            incluster::note_shown(&cache, "");
         }
         if let Some(node) = credentials.credentials.borrow().node_name().map(str::to_owned) {
             cache.record(node.len(), move |writer| writer.set_node_name(&node));
@@ -237,7 +234,7 @@ impl Proxy {
             upstream,
             ca,
             certificate,
-            in_cluster: incluster::InCluster::new(anew),
+            in_cluster: incluster::InCluster::new(showed, in_cluster),
             clients: seen,
             client_settings: clients,
             outbox,

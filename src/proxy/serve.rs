@@ -211,7 +211,10 @@ async fn handle(
     }
     let showing = shared.in_cluster.showing(shared, &call);
     let answered = route(shared, &call, &mut payload).await;
-    shared.in_cluster.note(&call, answered.status());
+    if !shared.in_cluster.note(&call, answered.status(), showing.as_ref()) {
+        let why = "what pods are to see has changed in the meantime: ask again";
+        return answer::unavailable(why, call.accept.encoding);
+    }
     let refusals = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE];
     let here = shared.link.state().phase.is_outage() && refusals.contains(&answered.status());
     let known = is_known(shared, &call, answered.status()).await;

@@ -246,6 +246,41 @@ fn a_pod_whose_authority_is_in_a_secret_trusts_edge_too() -> Result<()> {
     Ok(())
 }
 
+/// While somebody else has the address, kubelet is served from what is kept, and told the cloud's.
+#[test]
+fn an_address_that_is_had_late_in_an_outage_is_shown_to_who_runs() -> Result<()> {
+    let mut scene = scene()?;
+    let online = reads(&scene)?;
+    let address = |scene: &Scene| -> Result<String> {
+        let environment = exec(scene, "client", &["env"])?;
+        let line = environment.lines().find_map(|line| line.strip_prefix("KUBERNETES_SERVICE_HOST="));
+        Ok(line.context(environment.clone())?.to_owned())
+    };
+    scene.cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    scene.node.reboot()?;
+    let take = format!("ip link add mine type bridge; ip addr add {ADDRESS}/32 dev mine");
+    scene.node.machine()?.shell(&take)?;
+    scene.edge.start(&scene.node)?;
+    scene.node.start_kubelet(Edge::KUBECONFIG)?;
+    workload::wait_clients(&scene.node, 2);
+    ensure!(part(&scene)?.0 == "trouble" && address(&scene)? == CLUSTER_IP, "{:?}", part(&scene)?);
+    scene.node.machine()?.shell("ip link del mine")?;
+    scene.cluster.wait_for("the address", seconds(15), || {
+        ensure!(part(&scene)?.0 == "good", "{:?}", part(&scene)?);
+        Ok(())
+    });
+    scene.cluster.wait_for("a new container with it", seconds(90), || {
+        scene.edge.run(&scene.node, &["pod", "restart", "client"])?;
+        workload::wait_clients(&scene.node, 2);
+        let address = address(&scene)?;
+        ensure!(address == ADDRESS, "{address}");
+        Ok(())
+    });
+    ensure!(reads(&scene)? == online, "and it is answered there");
+    Ok(())
+}
+
 #[test]
 fn what_is_left_out_is_not_kept_and_what_is_turned_off_is_shown_as_it_is() -> Result<()> {
     let mut scene = scene()?;

@@ -12,7 +12,7 @@ mod view;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Response, StatusCode, header};
@@ -26,6 +26,7 @@ use super::forward::Call;
 use super::guests::Limits;
 use super::serve::told;
 use super::{Proxy, Shared};
+use crate::cache::Cache;
 use crate::health::Part;
 use crate::kube::status::Failure;
 use crate::kube::{ResourceRequest, Verb};
@@ -40,6 +41,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_secs(3);
 /// Lists that are remembered at the most.
 const LISTS: usize = 4096;
+/// Under which name the address is kept that clients were shown last; empty for the cloud's own.
+pub const SHOWN_META: &str = "in-cluster";
 /// Changes of interfaces come in bursts: a network plugin makes several at once.
 const BURST: Duration = Duration::from_millis(50);
 
@@ -49,46 +52,69 @@ pub struct InCluster {
     view: watch::Sender<Option<Arc<View>>>,
     /// Whether the Service is of another family than the address here, as far as it was seen.
     foreign: watch::Sender<bool>,
-    /// Where what is shown is not what the daemon before this one showed: the lists that their clients have read since.
-    /// They would go on with what they know for as long as they run.
-    anew: Option<Mutex<HashSet<String>>>,
+    known: Mutex<Known>,
+}
+
+/// What clients know, and go on with for as long as they run.
+#[derive(Debug, Default)]
+struct Known {
+    /// The address that they were shown last, also by the daemon before this one; empty for the cloud's own.
+    shown: String,
+    /// Once something else is shown: the lists that their clients have read since.
+    anew: Option<HashSet<String>>,
 }
 
 impl InCluster {
-    /// Shows nothing yet. `changed` if the daemon before this one showed something else.
-    pub fn new(changed: bool) -> Self {
-        Self { anew: changed.then(Mutex::default), ..Self::default() }
+    /// Shows nothing yet. The daemon before this one `showed` an address, or nothing; this one is to show `address`.
+    pub fn new(showed: String, address: Option<SocketAddr>) -> Self {
+        let stays = showed.is_empty() || address.is_some_and(|address| address.to_string() == showed);
+        let known = match stays {
+            true => Known { shown: showed, anew: None },
+            false => Known { shown: String::new(), anew: Some(HashSet::new()) },
+        };
+        Self { known: Mutex::new(known), ..Self::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a watch goes on from a list that was shown otherwise: its client must read anew.
     pub fn is_stale(&self, call: &Call) -> bool {
-        let (Some(anew), Some(request)) = (&self.anew, call.request.resource()) else { return false };
-        let anew = anew.lock().unwrap_or_else(PoisonError::into_inner);
-        goes_on(request) && list_of(call, request).is_some_and(|list| !anew.contains(&list))
+        let Some(request) = call.request.resource().filter(|request| goes_on(request)) else { return false };
+        let known = self.known();
+        let Some(anew) = &known.anew else { return false };
+        list_of(call, request).is_some_and(|list| !anew.contains(&list))
     }
 
     /// Notes that a list was read anew, once `call` was answered with `code`: until then nobody has judged the caller.
-    pub fn note(&self, call: &Call, code: StatusCode) {
-        let (Some(anew), Some(request)) = (&self.anew, call.request.resource()) else { return };
-        let reads = matches!(request.verb, Verb::Watch | Verb::List) && !goes_on(request);
-        if code != StatusCode::OK || !reads {
-            return;
+    /// False if something else is shown by now than `showing` says: it must be read once more.
+    pub(in crate::proxy) fn note(&self, call: &Call, code: StatusCode, showing: Option<&Showing>) -> bool {
+        let Some(request) = call.request.resource() else { return true };
+        let reads = matches!(request.verb, Verb::Watch | Verb::List);
+        let Some(list) = list_of(call, request).filter(|_| reads && code == StatusCode::OK) else {
+            return true;
+        };
+        let mut known = self.known();
+        if self.view.borrow().as_ref() != showing.map(|showing| &showing.view) {
+            return false;
         }
-        let Some(list) = list_of(call, request) else { return };
-        let mut anew = anew.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(anew) = known.anew.as_mut().filter(|_| !goes_on(request)) else { return true };
         if anew.len() >= LISTS && !anew.contains(&list) {
             // Who is forgotten reads once more than needed.
             anew.clear();
         }
         anew.insert(list);
+        true
     }
 
     /// From now on objects are shown as they lead to `address`; whether that is new. Clients that have read them
-    /// otherwise are made to read anew.
+    /// otherwise are made to read anew, whoever answers them.
     fn begin(&self, shared: &Shared, address: SocketAddr) -> bool {
         let cloud = shared.upstream.credentials().map(|c| c.server.to_string()).unwrap_or_default();
         let (authority, cloud) = (shared.ca.ca_pem().to_owned(), cloud.trim_end_matches('/').to_owned());
         let view = View { address, authority, cloud };
+        let mut known = self.known();
         let new = self.view.send_if_modified(|now| {
             let new = now.as_deref() != Some(&view);
             if new {
@@ -96,10 +122,18 @@ impl InCluster {
             }
             new
         });
-        if new {
-            shared.cache.resync();
+        if !new {
+            return false;
         }
-        new
+        let address = address.to_string();
+        if known.shown != address {
+            known.anew = Some(HashSet::new());
+            note_shown(&shared.cache, &address);
+            known.shown = address;
+            shared.mode_changes.send_modify(|n| *n += 1);
+        }
+        shared.cache.resync();
+        true
     }
 
     /// How an answer to `call` is to be shown, if otherwise than it comes.
@@ -109,7 +143,15 @@ impl InCluster {
             return None;
         }
         let target = target(call, request)?;
-        let view = self.view.borrow().clone()?;
+        let mut known = self.known();
+        let Some(view) = self.view.borrow().clone() else {
+            if !known.shown.is_empty() {
+                note_shown(&shared.cache, "");
+                known.shown.clear();
+            }
+            return None;
+        };
+        drop(known);
         let (certificate, foreign) = (shared.certificate.clone(), self.foreign.clone());
         Some(Showing { target, view, verb: request.verb, certificate, foreign })
     }
@@ -126,6 +168,12 @@ impl InCluster {
         let name = request.name.as_deref().unwrap_or_default();
         Some(answer::failure(&Failure::forbidden(group, resource, name, why), call.accept.encoding))
     }
+}
+
+/// Keeps for the next daemon what clients were shown.
+pub fn note_shown(cache: &Cache, address: &str) {
+    let address = address.to_owned();
+    cache.record(address.len(), move |writer| writer.set_meta(SHOWN_META, &address));
 }
 
 /// Whether a watch goes on from what its client has read before.
@@ -299,64 +347,5 @@ pub async fn remove(address: SocketAddr) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderMap;
-
-    use super::*;
-    use crate::kube::Request;
-
-    fn call(caller: &Caller, path: &str, query: &str) -> Call {
-        let mut head = http::Request::new(()).into_parts().0;
-        head.headers.insert(header::USER_AGENT, "kube-proxy/v1".parse().unwrap());
-        let accept = answer::Accept::parse("application/json");
-        Call { head, caller: caller.clone(), request: Request::parse("GET", path, query), accept }
-    }
-
-    fn bearer(token: &str) -> Caller {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
-        Caller::of(false, &headers).unwrap()
-    }
-
-    fn remembered(door: &InCluster) -> usize {
-        door.anew.as_ref().unwrap().lock().unwrap().len()
-    }
-
-    const ENDPOINTS: &str = "/api/v1/endpoints";
-    const GOES_ON: &str = "watch=1&resourceVersion=7";
-
-    #[test]
-    fn only_who_was_answered_is_remembered_and_once() {
-        let (door, proxy) = (InCluster::new(true), bearer("good"));
-        let watch = call(&proxy, ENDPOINTS, GOES_ON);
-        assert!(door.is_stale(&watch));
-        for n in 0..20 {
-            let list = call(&proxy, ENDPOINTS, &format!("fieldSelector=metadata.namespace%3Da{n}"));
-            assert!(!door.is_stale(&list));
-            door.note(&list, StatusCode::UNAUTHORIZED);
-        }
-        assert_eq!(remembered(&door), 0, "nobody knows who that was");
-        for n in 0..20 {
-            door.note(
-                &call(&proxy, ENDPOINTS, &format!("fieldSelector=metadata.namespace%3Da{n}")),
-                StatusCode::OK,
-            );
-        }
-        assert_eq!(remembered(&door), 1);
-        assert!(!door.is_stale(&watch));
-        assert!(door.is_stale(&call(&bearer("other"), ENDPOINTS, GOES_ON)), "another has read nothing yet");
-    }
-
-    #[test]
-    fn kubelet_reads_each_config_map_anew_and_the_set_is_bounded() {
-        let door = InCluster::new(true);
-        let path = |n: usize| format!("/api/v1/namespaces/n{n}/configmaps");
-        door.note(&call(&Caller::Kubelet, &path(0), ""), StatusCode::OK);
-        assert!(!door.is_stale(&call(&Caller::Kubelet, &path(0), GOES_ON)));
-        assert!(door.is_stale(&call(&Caller::Kubelet, &path(1), GOES_ON)));
-        for n in 0..LISTS + 3 {
-            door.note(&call(&Caller::Kubelet, &path(n), ""), StatusCode::OK);
-        }
-        assert!(remembered(&door) <= LISTS);
-    }
-}
+#[path = "tests.rs"]
+mod tests;
