@@ -32,7 +32,7 @@ use crate::kube::status::Failure;
 use crate::kube::{ResourceRequest, Verb};
 use interface::Interface;
 pub use outside::Outside;
-use show::Showing;
+use show::{Hindered, Showing};
 use view::{Target, View};
 
 /// How long after a failure, at the latest, the address is tried again.
@@ -50,8 +50,7 @@ const BURST: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct InCluster {
     view: watch::Sender<Option<Arc<View>>>,
-    /// Whether the Service is of another family than the address here, as far as it was seen.
-    foreign: watch::Sender<bool>,
+    hindered: watch::Sender<Hindered>,
     known: Mutex<Known>,
 }
 
@@ -111,9 +110,7 @@ impl InCluster {
     /// From now on objects are shown as they lead to `address`; whether that is new. Clients that have read them
     /// otherwise are made to read anew, whoever answers them.
     fn begin(&self, shared: &Shared, address: SocketAddr) -> bool {
-        let cloud = shared.upstream.credentials().map(|c| c.server.to_string()).unwrap_or_default();
-        let (authority, cloud) = (shared.ca.ca_pem().to_owned(), cloud.trim_end_matches('/').to_owned());
-        let view = View { address, authority, cloud };
+        let view = View { address, authority: shared.ca.ca_pem().to_owned() };
         let mut known = self.known();
         let new = self.view.send_if_modified(|now| {
             let new = now.as_deref() != Some(&view);
@@ -152,8 +149,8 @@ impl InCluster {
             return None;
         };
         drop(known);
-        let (certificate, foreign) = (shared.certificate.clone(), self.foreign.clone());
-        Some(Showing { target, view, verb: request.verb, certificate, foreign })
+        let (certificate, hindered) = (shared.certificate.clone(), self.hindered.clone());
+        Some(Showing { target, view, verb: request.verb, certificate, hindered })
     }
 
     /// Refuses to have written what was shown otherwise: the cloud's object would become what this node sees.
@@ -230,6 +227,11 @@ enum Error {
         "the Service `kubernetes` is of {other} and {address} is not, so pods ask the cloud itself hint: set `proxy.in-cluster-listen` to `{better}`, and restart edge"
     )]
     Foreign { address: SocketAddr, other: &'static str, better: &'static str },
+    #[error(
+        "the kubeconfig in ConfigMap `kube-system/kube-proxy` does not trust what pods trust, so kube-proxy asks the cloud itself, and has no rules after a reboot in an outage hint: give its cluster `certificate-authority: {}`",
+        view::POD_AUTHORITY
+    )]
+    Astray,
 }
 
 impl PodsDoor {
@@ -245,7 +247,7 @@ impl PodsDoor {
 
     /// Serves pods until `stop` holds true, and keeps the address there.
     pub async fn run(mut self, proxy: Proxy, mut stop: watch::Receiver<bool>) {
-        let mut foreign = proxy.shared.in_cluster.foreign.subscribe();
+        let mut hindered = proxy.shared.in_cluster.hindered.subscribe();
         loop {
             let good = self.attempt(&proxy).await;
             if let Some(listener) = self.listener.take() {
@@ -260,7 +262,7 @@ impl PodsDoor {
                 () = told(&mut stop) => break,
                 Some(_) = self.serving.join_next() => {}
                 () = changed(&mut self.interface) => tokio::time::sleep(BURST).await,
-                Ok(()) = foreign.changed() => {}
+                Ok(()) = hindered.changed() => {}
                 () = tokio::time::sleep(RETRY), if !good => {}
             }
         }
@@ -283,12 +285,17 @@ impl PodsDoor {
             self.again += 1;
             tracing::warn!(interface = interface::NAME, address = %self.address, "was gone, and is made again");
         }
-        if *shared.in_cluster.foreign.borrow() {
+        let hindered = *shared.in_cluster.hindered.borrow();
+        if hindered.foreign {
             let (other, better) = match self.address {
                 SocketAddr::V4(_) => ("IPv6", "[fd69:6467:6500::45]:6445"),
                 SocketAddr::V6(_) => ("IPv4", "169.254.64.45:6445"),
             };
             self.part.trouble(Error::Foreign { address: self.address, other, better }.to_string());
+            return true;
+        }
+        if hindered.astray {
+            self.part.trouble(Error::Astray.to_string());
             return true;
         }
         self.part.good_with(match self.again {

@@ -14,7 +14,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use tokio::sync::watch;
 
-use super::view::{Target, View};
+use super::view::{self, Target, View};
 use crate::kube::stream::{Finished, ListSplitter, ListWriter, WatchEvent, WatchKind, WatchSplitter, event};
 use crate::kube::{Encoding, Verb};
 use crate::proxy::answer::{self, Body};
@@ -22,6 +22,15 @@ use crate::proxy::tls::Certificate;
 
 /// Bytes of an answer that is gathered at the most.
 const LIMIT: usize = 32 << 20;
+
+/// What of the cloud's objects keeps pods from being led here, as far as they were seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hindered {
+    /// The Service is of another family than the address here.
+    pub foreign: bool,
+    /// kube-proxy has a kubeconfig that would not trust edge.
+    pub astray: bool,
+}
 
 /// What is to be shown otherwise, and how.
 #[derive(Clone, Debug)]
@@ -34,8 +43,8 @@ pub struct Showing {
     pub verb: Verb,
     /// Is to be good for the addresses that lead here as well.
     pub certificate: Arc<Certificate>,
-    /// Is told whether the Service is of another family than the address here.
-    pub foreign: watch::Sender<bool>,
+    /// Is told what of the objects keeps pods from coming here.
+    pub hindered: watch::Sender<Hindered>,
 }
 
 impl Showing {
@@ -101,9 +110,15 @@ impl Showing {
     /// A service proxy leads the Service's own address here, so the certificate must be good for that one too.
     fn show(&self, value: &mut serde_json::Value) -> bool {
         let own = self.target.addresses(value);
-        if let (Target::Service, Some(foreign)) = (self.target, self.view.is_foreign(value)) {
-            self.foreign.send_if_modified(|known| std::mem::replace(known, foreign) != foreign);
-        }
+        self.hindered.send_if_modified(|known| {
+            let before = *known;
+            match self.target {
+                Target::Service => known.foreign = self.view.is_foreign(value).unwrap_or(before.foreign),
+                Target::ConfigMap => known.astray = view::is_astray(value).unwrap_or(before.astray),
+                _ => {}
+            }
+            *known != before
+        });
         let shown = self.target.show(&self.view, value);
         if shown {
             self.certificate.cover(&own);
@@ -248,11 +263,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn showing(verb: Verb) -> Showing {
-        let view = View {
-            address: "169.254.64.45:6445".parse().unwrap(),
-            authority: "EDGE\n".into(),
-            cloud: "https://cloud:6443".into(),
-        };
+        let view = View { address: "169.254.64.45:6445".parse().unwrap(), authority: "EDGE\n".into() };
         let folder = tempfile::tempdir().unwrap();
         let ca = Arc::new(crate::trust::ca::LocalCa::open_or_create(folder.path()).unwrap());
         let certificate = Certificate::new(ca, &[]).unwrap();
@@ -261,7 +272,7 @@ mod tests {
             view: Arc::new(view),
             verb,
             certificate,
-            foreign: watch::Sender::default(),
+            hindered: watch::Sender::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::kube::{ResourceRequest, Verb, meta};
 use crate::proxy::caller::Caller;
+use crate::sys::yaml;
 
 /// The Service by which pods know the API server, its endpoints and their slice.
 const SERVICE: &str = "kubernetes";
@@ -20,10 +21,12 @@ const NAMESPACE: &str = "default";
 const ROOT_CA: &str = "kube-root-ca.crt";
 /// Where kubeadm keeps the kubeconfig of kube-proxy.
 const PROXY_CONFIG: &str = "kube-proxy";
+/// In which namespace.
+const PROXY_NAMESPACE: &str = "kube-system";
 /// The type of Secrets with a token of a service account.
 const TOKEN_TYPE: &str = "kubernetes.io/service-account-token";
 /// The authority that pods have from [`ROOT_CA`], or from such a Secret.
-const POD_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+pub const POD_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 /// What the pods of this node are to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +35,6 @@ pub struct View {
     pub address: SocketAddr,
     /// edge's authority, PEM.
     pub authority: String,
-    /// The cloud's address, as kubeconfigs have it; without a slash at its end.
-    pub cloud: String,
 }
 
 /// One of the objects that are shown otherwise.
@@ -111,7 +112,7 @@ impl Target {
                 return view.slice(object);
             }
             Self::ConfigMap if name == ROOT_CA => view.authority(object),
-            Self::ConfigMap if name == PROXY_CONFIG && meta::namespace(object) == Some("kube-system") => {
+            Self::ConfigMap if name == PROXY_CONFIG && meta::namespace(object) == Some(PROXY_NAMESPACE) => {
                 return view.kubeconfigs(object);
             }
             Self::Secret if object.get("type").and_then(Value::as_str) == Some(TOKEN_TYPE) => {
@@ -227,31 +228,53 @@ impl View {
         true
     }
 
-    /// Kubeconfigs that lead to the cloud and trust what pods trust lead to edge.
+    /// Kubeconfigs that trust what pods trust lead to edge, under whatever name they had the cloud: a cluster's API server
+    /// has many, and nobody else has a certificate of that authority.
     fn kubeconfigs(&self, object: &mut Value) -> bool {
         let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) else { return false };
         let mut shown = false;
         for value in data.values_mut() {
-            let Value::String(text) = value else { continue };
-            if !text.contains(POD_AUTHORITY) {
-                continue;
+            let Some(mut kubeconfig) = value.as_str().and_then(kubeconfig) else { continue };
+            let all = kubeconfig.get_mut("clusters").and_then(Value::as_array_mut).into_iter().flatten();
+            let own = all.filter_map(|one| one.get_mut("cluster")).filter(|cluster| trusts_as_pods(cluster));
+            let mut led = false;
+            for cluster in own.filter_map(Value::as_object_mut) {
+                cluster.insert("server".into(), json!(format!("https://{}", self.address)));
+                // How the cloud was reached and what it was called there.
+                cluster.remove("tls-server-name");
+                cluster.remove("proxy-url");
+                led = true;
             }
-            let lines = text.lines().map(|line| match line.trim_start().strip_prefix("server:") {
-                Some(server) if same_server(server, &self.cloud) => {
-                    shown = true;
-                    let indent = line.len() - line.trim_start().len();
-                    format!("{}server: https://{}\n", &line[..indent], self.address)
-                }
-                _ => format!("{line}\n"),
-            });
-            *text = lines.collect();
+            if led {
+                // JSON is YAML too.
+                *value = json!(format!("{kubeconfig:#}\n"));
+                shown = true;
+            }
         }
         shown
     }
 }
 
-fn same_server(written: &str, cloud: &str) -> bool {
-    written.trim().trim_matches(['"', '\'']).trim_end_matches('/') == cloud
+/// Whether kube-proxy has a kubeconfig that does not trust what pods trust, and so is not led to edge. `None` of any other
+/// object.
+pub fn is_astray(object: &Value) -> Option<bool> {
+    let own = meta::namespace(object) == Some(PROXY_NAMESPACE) && meta::name(object) == Some(PROXY_CONFIG);
+    let data = object.get("data").and_then(Value::as_object).filter(|_| own)?;
+    let all: Vec<Value> = data.values().filter_map(Value::as_str).filter_map(kubeconfig).collect();
+    let clusters = all.iter().filter_map(|one| one["clusters"].as_array()).flatten();
+    Some(clusters.filter_map(|one| one.get("cluster")).any(|cluster| !trusts_as_pods(cluster)))
+}
+
+/// A text that is a kubeconfig.
+fn kubeconfig(text: &str) -> Option<Value> {
+    if !text.contains("clusters") {
+        return None;
+    }
+    yaml::read::<Value>(text).ok().filter(|read| read.get("clusters").is_some_and(Value::is_array))
+}
+
+fn trusts_as_pods(cluster: &Value) -> bool {
+    cluster.get("certificate-authority").and_then(Value::as_str) == Some(POD_AUTHORITY)
 }
 
 /// The port called `https`, or the only one.

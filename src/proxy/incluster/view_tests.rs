@@ -2,11 +2,7 @@ use super::*;
 use crate::kube::Request;
 
 fn view() -> View {
-    View {
-        address: "169.254.64.45:6445".parse().unwrap(),
-        authority: "EDGE\n".into(),
-        cloud: "https://cloud:6443".into(),
-    }
+    View { address: "169.254.64.45:6445".parse().unwrap(), authority: "EDGE\n".into() }
 }
 
 fn target(caller: &Caller, agent: &str, path: &str, query: &str) -> Option<Target> {
@@ -90,18 +86,38 @@ fn pods_trust_both_and_kubeadms_kube_proxy_comes_here() {
     let mut root = json!({"metadata": {"name": ROOT_CA, "namespace": "a"}, "data": {"ca.crt": "CLOUD"}});
     assert!(Target::ConfigMap.show(&view(), &mut root));
     assert_eq!(root["data"]["ca.crt"], "CLOUD\nEDGE\n");
-    let text = format!(
-        "clusters:\n- cluster:\n    certificate-authority: {POD_AUTHORITY}\n    server: https://cloud:6443\n"
+    let text = |trusts: &str, server: &str| {
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: default\n  cluster:\n    {trusts}\n    server: {server}\n    \
+             tls-server-name: cloud\nusers:\n- name: default\n  user: {{tokenFile: /token}}\n"
+        )
+    };
+    let map = |text: &str| {
+        json!({"metadata": {"name": "kube-proxy", "namespace": "kube-system"},
+            "data": {"kubeconfig.conf": text, "config.conf": "mode: iptables\n"}})
+    };
+    let trusts = format!("certificate-authority: {POD_AUTHORITY}");
+    for server in
+        ["https://cloud:6443", "https://CLOUD", "https://api.of.the.cluster:443/", "\"https://10.0.0.1\""]
+    {
+        let mut shown = map(&text(&trusts, server));
+        assert_eq!(is_astray(&shown), Some(false));
+        assert!(Target::ConfigMap.show(&view(), &mut shown), "{server}");
+        let read: Value = yaml::read(shown["data"]["kubeconfig.conf"].as_str().unwrap()).unwrap();
+        let cluster = json!({"certificate-authority": POD_AUTHORITY, "server": "https://169.254.64.45:6445"});
+        assert_eq!(read["clusters"][0], json!({"name": "default", "cluster": cluster}));
+        assert_eq!(read["users"][0]["user"]["tokenFile"], "/token");
+        assert_eq!(shown["data"]["config.conf"], "mode: iptables\n");
+    }
+    let mut other = map(&text("certificate-authority-data: eA==", "https://cloud:6443"));
+    assert_eq!(is_astray(&other), Some(true), "which is told of");
+    let as_it_is = other.clone();
+    assert!(!Target::ConfigMap.show(&view(), &mut other), "it would not trust edge");
+    assert_eq!(other, as_it_is);
+    assert_eq!(
+        is_astray(&json!({"metadata": {"name": ROOT_CA, "namespace": "kube-system"}, "data": {}})),
+        None
     );
-    let mut map = json!({"metadata": {"name": "kube-proxy", "namespace": "kube-system"},
-        "data": {"kubeconfig.conf": text, "config.conf": "mode: iptables\n"}});
-    assert!(Target::ConfigMap.show(&view(), &mut map));
-    assert!(
-        map["data"]["kubeconfig.conf"].as_str().unwrap().contains("    server: https://169.254.64.45:6445\n")
-    );
-    assert_eq!(map["data"]["config.conf"], "mode: iptables\n");
-    map["data"]["kubeconfig.conf"] = json!(text.replace("cloud:6443", "other:6443"));
-    assert!(!Target::ConfigMap.show(&view(), &mut map), "another API server is none of edge's");
 }
 
 #[test]
