@@ -49,7 +49,7 @@ pub use object::{Object, ObjectKey};
 pub use open::{Opened, forget_damaged, is_full, is_writable, readable};
 pub use reader::{Count, Reader, Reading};
 pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};
-pub use secret::{Document, Purpose, TokenKey};
+pub use secret::{Document, PodToken, Purpose, TokenKey};
 pub use told::{Denied, SECRETS, is_newer};
 pub use writer::Writer;
 

@@ -26,6 +26,15 @@ pub struct TokenKey {
     pub bound: String,
 }
 
+/// A token that kubelet got for a pod.
+#[derive(Clone, Debug)]
+pub struct PodToken {
+    /// It was asked for without an audience, and so is for the API server.
+    pub is_default: bool,
+    /// The answer to the TokenRequest.
+    pub body: Vec<u8>,
+}
+
 /// What a token says of itself beside its subject.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Purpose {
@@ -193,6 +202,14 @@ impl Writer {
         Ok(self.db().prepare_cached("SELECT 1 FROM caller WHERE digest = ?")?.exists([digest])?)
     }
 
+    /// As [`Reader::tokens_of`].
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn tokens_of(&self, namespace: &str, account: &str, uid: &str) -> Result<Vec<PodToken>, CacheError> {
+        tokens_of(self.db(), namespace, account, uid)
+    }
+
     /// As [`Reader::purposes`].
     ///
     /// # Errors
@@ -282,24 +299,12 @@ impl Reader {
         Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
-    /// The newest token of a pod for the API server, as the answer to a TokenRequest.
+    /// Kubelet's tokens of a pod: those for nobody in particular first, of each kind the newest.
     ///
     /// # Errors
     /// The statement's.
-    pub fn pod_token(
-        &self,
-        namespace: &str,
-        account: &str,
-        uid: &str,
-    ) -> Result<Option<Vec<u8>>, CacheError> {
-        Ok(self
-            .db()
-            .prepare_cached(
-                "SELECT body FROM token WHERE namespace = ? AND account = ? AND audiences = '' AND bound = ?
-                 ORDER BY at DESC LIMIT 1",
-            )?
-            .query_row(params![namespace, account, format!("Pod/{uid}")], |row| row.get(0))
-            .optional()?)
+    pub fn tokens_of(&self, namespace: &str, account: &str, uid: &str) -> Result<Vec<PodToken>, CacheError> {
+        tokens_of(self.db(), namespace, account, uid)
     }
 
     /// Whom the cloud took the bearer of this token (its SHA-256 in hex) for.
@@ -358,6 +363,22 @@ fn verifier(db: &Connection, kid: &str) -> Result<Option<String>, CacheError> {
         .prepare_cached("SELECT jwk FROM verifier WHERE kid = ?")?
         .query_row([kid], |row| row.get(0))
         .optional()?)
+}
+
+fn tokens_of(
+    db: &Connection,
+    namespace: &str,
+    account: &str,
+    uid: &str,
+) -> Result<Vec<PodToken>, CacheError> {
+    let sql = "SELECT audiences, body FROM token WHERE namespace = ? AND account = ? AND bound = ?
+               ORDER BY audiences <> '', at DESC";
+    let token = |row: &rusqlite::Row<'_>| {
+        let audiences: String = row.get(0)?;
+        Ok(PodToken { is_default: audiences.is_empty(), body: row.get(1)? })
+    };
+    let bound = format!("Pod/{uid}");
+    Ok(db.prepare_cached(sql)?.query_map([namespace, account, &bound], token)?.collect::<Result<_, _>>()?)
 }
 
 fn purposes(db: &Connection, identity: &str) -> Result<Vec<Purpose>, CacheError> {

@@ -95,13 +95,15 @@ pub fn too_large() -> Failure {
 /// Why a client's event is not taken.
 fn refuse(writer: &Writer, identity: &str, key: &ObjectKey) -> Result<Option<Found>, CacheError> {
     let why = if !writer.has_written(identity, &statuses::right(key))? {
-        "the cloud is away and never let this client make events in this namespace while it was there"
-    } else if PodIdentity::of(identity).is_none() {
-        "the cloud is away and only pods of this node may tell events here"
+        "never let this client make events in this namespace while it was there"
     } else {
-        return Ok(None);
+        match PodIdentity::of(identity) {
+            None => "only pods of this node may tell events here",
+            Some(pod) if !pod.may_tell(writer, identity)? => statuses::NO_TOKEN,
+            Some(_) => return Ok(None),
+        }
     };
-    Ok(Some(failed(Failure::unavailable(why))))
+    Ok(Some(failed(Failure::unavailable(format!("the cloud is away and {why}")))))
 }
 
 #[cfg(test)]

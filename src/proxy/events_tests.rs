@@ -3,11 +3,14 @@
 use serde_json::json;
 
 use super::*;
-use crate::cache::{Cache, Change};
+use crate::cache::{Cache, Change, Purpose};
 use crate::kube::patch::PatchType;
+use crate::proxy::stand_in::pod_token;
 
 const ONE: &str = "system:serviceaccount:ns:one/u1";
 const TWO: &str = "system:serviceaccount:ns:two/u2";
+/// Its pod has no token for the API server that kubelet has got.
+const THREE: &str = "system:serviceaccount:ns:three/u3";
 
 fn key(namespace: &str, name: &str) -> ObjectKey {
     ObjectKey { resource: "v1/events".into(), namespace: namespace.into(), name: name.into() }
@@ -44,6 +47,13 @@ async fn cache(folder: &tempfile::TempDir) -> Cache {
     let allow = |writer: &mut Writer| {
         writer.note_written(ONE, &statuses::right(&key("ns", "")))?;
         writer.note_written(TWO, &statuses::right(&key("ns", "")))?;
+        writer.note_written(THREE, &statuses::right(&key("ns", "")))?;
+        for (identity, audience) in [(ONE, ""), (TWO, "the-api"), (THREE, "somebody-else")] {
+            let (key, body) = pod_token(identity, audience);
+            writer.put_token(&key, &body)?;
+            let purpose = Purpose { issuer: "cluster".into(), audiences: vec!["the-api".into()] };
+            writer.accept_caller(identity, identity, &purpose)?;
+        }
         writer.note_written("system:serviceaccount:ns:one/", &statuses::right(&key("ns", "")))
     };
     cache.commit(allow).await.unwrap();
@@ -60,6 +70,7 @@ async fn a_client_makes_events_where_the_cloud_let_it_and_in_its_own_name() {
     let cache = cache(&folder).await;
     assert_eq!(make(&cache, ONE, key("ns", "a")).await, 201);
     assert_eq!(make(&cache, ONE, key("kube-system", "a")).await, 503);
+    assert_eq!(make(&cache, THREE, key("ns", "b")).await, 503, "nobody could tell it later");
     assert_eq!(make(&cache, "system:serviceaccount:ns:none/u3", key("ns", "b")).await, 503);
     assert_eq!(make(&cache, "system:serviceaccount:ns:one/", key("ns", "b")).await, 503, "no pod's token");
     assert_eq!(make(&cache, "", key("kube-system", "n")).await, 201);

@@ -16,8 +16,9 @@ use super::clients::Clients;
 use super::fate::{Fate, fate, request};
 use super::judged::Unkept;
 use super::statuses::{self, PodIdentity, told};
+use super::token;
 use super::upstream::{As, Upstream};
-use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
+use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, Reader};
 use crate::link::Patience;
 
 /// Objects told at once.
@@ -302,9 +303,8 @@ impl Outbox {
         if let Author::Client(identity) = &change.what.author {
             who = As::Bearer;
             match self.token_of(identity).await? {
-                Some(bearer) => drop(request.headers_mut().insert(header::AUTHORIZATION, bearer)),
-                // Its pod is gone, and its tokens with it.
-                None => return Ok(Fate::Gone("who told it is not on this node any more".to_owned())),
+                Ok(bearer) => drop(request.headers_mut().insert(header::AUTHORIZATION, bearer)),
+                Err(fate) => return Ok(fate),
             }
         }
         let exchange = async {
@@ -335,17 +335,23 @@ impl Outbox {
         Ok(fate)
     }
 
-    /// The newest token of a client on this node, as a header: what it told is told in its name.
-    async fn token_of(&self, identity: &str) -> Result<Option<HeaderValue>, CacheError> {
-        let Some(pod) = PodIdentity::of(identity) else { return Ok(None) };
-        let found = self.cache.read(move |r| r.pod_token(&pod.namespace, &pod.account, &pod.uid)).await?;
-        let answer: Option<Value> = found.and_then(|body| serde_json::from_slice(&body).ok());
-        let token = answer.as_ref().and_then(|a| a.pointer("/status/token")).and_then(Value::as_str);
-        Ok(token.and_then(|token| {
-            let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
-            bearer.set_sensitive(true);
-            Some(bearer)
-        }))
+    /// The newest token of a client on this node, as a header: what it told is told in its name. Where there is none, what
+    /// becomes of that.
+    async fn token_of(&self, identity: &str) -> Result<Result<HeaderValue, Fate>, CacheError> {
+        // Its tokens go with its pod.
+        let gone = || Fate::Gone("who told it is not on this node any more".to_owned());
+        let Some(pod) = PodIdentity::of(identity) else { return Ok(Err(gone())) };
+        let identity = identity.to_owned();
+        let read = move |reader: &Reader| {
+            let tokens = reader.tokens_of(&pod.namespace, &pod.account, &pod.uid)?;
+            Ok((tokens, reader.purposes(&identity)?))
+        };
+        let (tokens, accepted) = self.cache.read(read).await?;
+        if tokens.is_empty() {
+            return Ok(Err(gone()));
+        }
+        let bearer = token::to_tell_with(&tokens, &accepted).and_then(|bearer| bearer.authorization());
+        Ok(bearer.ok_or_else(|| Fate::Never("no token is known by which its pod may tell it".to_owned())))
     }
 }
 

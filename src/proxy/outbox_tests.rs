@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::*;
-use crate::cache::{NewChange, Writer};
+use crate::cache::{NewChange, Purpose, Writer};
 use crate::kube::patch::PatchType;
 use crate::proxy::input::Input;
 use crate::proxy::resolve::Resolver;
@@ -333,4 +333,51 @@ async fn what_was_told_and_is_read_anew_is_not_told_once_more() {
     assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
     assert_eq!(read(&cache, newer).await["status"]["message"], "newer");
+}
+
+/// Tokens of a pod that asks for one with an audience, which the cloud takes nevertheless.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_told_is_told_with_the_token_that_the_cloud_has_taken_from_it() {
+    const OWN: &str = "system:serviceaccount:ns:one/u1";
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = seen.clone();
+    let cloud = stand_in::Cloud::new(Arc::new(move |head: http::request::Parts| {
+        if head.method == Method::POST {
+            noted.lock().unwrap().push(head.headers[header::AUTHORIZATION].clone());
+        }
+        Box::pin(std::future::ready(stand_in::json(201, &json!({})))) as _
+    }))
+    .await;
+    for (audience, told) in [("", true), ("the-api", true), ("somebody-else", false)] {
+        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+        let (key, body) = stand_in::pod_token(OWN, audience);
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        let event = NewChange {
+            kind: ChangeKind::Create,
+            key: ObjectKey { resource: "v1/events".into(), namespace: "ns".into(), name: "e".into() },
+            subresource: String::new(),
+            uid: String::new(),
+            base: None,
+            body: Some(json!({"kind": "Event", "metadata": {"name": "e"}}).to_string().into_bytes()),
+            author: Author::Client(OWN.into()),
+            manager: None,
+        };
+        let job = move |writer: &mut Writer| {
+            let purpose = Purpose { issuer: "cluster".into(), audiences: vec!["the-api".into()] };
+            writer.accept_caller("digest", OWN, &purpose)?;
+            writer.put_token(&key, &body)?;
+            writer.push_change(&event).map(drop)
+        };
+        cache.commit(job).await.unwrap();
+        outbox.replay(Round::All).await.unwrap();
+        let bearer = format!("Bearer {}", answer["status"]["token"].as_str().unwrap());
+        let expected = told.then(|| bearer.parse::<HeaderValue>().unwrap());
+        assert_eq!(seen.lock().unwrap().drain(..).collect::<Vec<HeaderValue>>(), Vec::from_iter(expected));
+        let (left, refused) = cache.read(|r| Ok((r.changes()?.len(), r.refused()?.len()))).await.unwrap();
+        assert_eq!(
+            (left, refused),
+            (0, usize::from(!told)),
+            "for {audience}: it is told that it was not taken"
+        );
+    }
 }

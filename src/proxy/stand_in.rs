@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
@@ -24,8 +26,9 @@ use super::answer::{self, Body};
 use super::cloud::kubeconfig::{Material, Written};
 use super::guests::Limits;
 use super::rotate::{Rotator, Watched};
+use super::statuses::PodIdentity;
 use super::{Parts, Proxy, tls};
-use crate::cache::Cache;
+use crate::cache::{Cache, TokenKey};
 use crate::link;
 use crate::sys::durable;
 use crate::trust::ca::LocalCa;
@@ -217,4 +220,19 @@ pub fn newer(object: &serde_json::Value) -> Bytes {
         rest = left;
     }
     newer.into()
+}
+
+/// What kubelet was answered to a TokenRequest for the pod of `identity`, for an audience or, where that is empty, none.
+pub fn pod_token(identity: &str, audience: &str) -> (TokenKey, Vec<u8>) {
+    let pod = PodIdentity::of(identity).unwrap();
+    let claims = serde_json::json!({"iss": "cluster", "sub": identity, "aud": [audience]}).to_string();
+    let token = format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims));
+    let key = TokenKey {
+        namespace: pod.namespace,
+        account: pod.account,
+        audiences: audience.to_owned(),
+        expiration: 3600,
+        bound: format!("Pod/{}", pod.uid),
+    };
+    (key, serde_json::json!({"status": {"token": token}}).to_string().into_bytes())
 }

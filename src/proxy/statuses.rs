@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::apply::{Found, edit_by, failed};
 use super::input::Input;
+use super::token;
 use super::watch::Edit;
 use crate::cache::{Author, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Right, Writer};
 use crate::kube::patch::{self, PatchType};
@@ -16,6 +17,9 @@ use crate::kube::{meta, schema};
 /// Changes of one status that wait at the most before clients must wait too. Kubelet waits for nobody; where it and a
 /// client tell by turns, each turn is a change of its own.
 const TURNS: usize = 32;
+
+/// Why nobody could tell it later.
+pub const NO_TOKEN: &str = "no token of this pod is known by which the cloud could be told";
 
 /// The status of an object, told by a client other than kubelet: what it has read, and what the cloud has let it write.
 /// It is told to the cloud in the client's own name, so its token must be known.
@@ -33,8 +37,11 @@ pub fn tell(
     if !writer.has_written(identity, &right(key))? {
         return refuse("it never let this client write such a status while it was there");
     }
-    if PodIdentity::of(identity).is_none() {
+    let Some(pod) = PodIdentity::of(identity) else {
         return refuse("only pods of this node may tell a status here");
+    };
+    if !pod.may_tell(writer, identity)? {
+        return refuse(NO_TOKEN);
     }
     edit_by(writer, edits, &Author::Client(identity.to_owned()), key, "status", input)
 }
@@ -76,6 +83,15 @@ impl PodIdentity {
         let (namespace, account) = account.split_once(':')?;
         let own = str::to_owned;
         (!uid.is_empty()).then(|| Self { namespace: own(namespace), account: own(account), uid: own(uid) })
+    }
+
+    /// Whether a token is known by which the cloud can be told in the name of `identity`, which is this one's.
+    ///
+    /// # Errors
+    /// The cache's.
+    pub fn may_tell(&self, writer: &Writer, identity: &str) -> Result<bool, CacheError> {
+        let tokens = writer.tokens_of(&self.namespace, &self.account, &self.uid)?;
+        Ok(token::to_tell_with(&tokens, &writer.purposes(identity)?).is_some())
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::apply::{Found, edit};
 use super::input::Input;
+use super::stand_in::pod_token;
 use super::statuses::{self, right, tell as tell_status};
 use crate::cache::{Author, Cache, Change, ChangeKind, FieldManager, Object, ObjectKey, ScopeKey, Writer};
 use crate::kube::patch::PatchType;
@@ -38,6 +39,10 @@ async fn cache(folder: &tempfile::TempDir) -> Cache {
             let scope = writer.scope(&scope)?;
             writer.put(scope, &object)?;
             writer.note_written(identity, &right(&pod()))?;
+        }
+        for identity in [ONE, TWO] {
+            let (key, body) = pod_token(identity, "");
+            writer.put_token(&key, &body)?;
         }
         Ok(())
     };

@@ -9,10 +9,10 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::answer::{self, Body};
-use super::caller::Caller;
+use super::caller::{Bearer, Caller};
 use super::forward::{Call, decode_body};
 use super::input::Input;
-use crate::cache::{Cache, TokenKey};
+use crate::cache::{Cache, PodToken, Purpose, TokenKey};
 use crate::kube::{Encoding, ResourceRequest, Verb};
 
 /// Seconds a token is for when the request does not say, as the API server has it.
@@ -53,6 +53,18 @@ pub fn key(request: &ResourceRequest, body: &Value) -> TokenKey {
         expiration: expiration(body),
         bound,
     }
+}
+
+/// The token by which the cloud is told something in the name of a pod's account: the newest of `tokens` that is for the
+/// API server, as those are that were asked for without an audience, or with one that the cloud has `accepted` of that account.
+pub fn to_tell_with(tokens: &[PodToken], accepted: &[Purpose]) -> Option<Bearer> {
+    tokens.iter().find_map(|token| {
+        let answer: Value = serde_json::from_slice(&token.body).ok()?;
+        let bearer = Bearer::new(answer.pointer("/status/token")?.as_str()?);
+        let purpose = bearer.purpose();
+        let is_taken = token.is_default || accepted.iter().any(|one| one.meets(&purpose));
+        is_taken.then_some(bearer)
+    })
 }
 
 fn expiration(body: &Value) -> i64 {
