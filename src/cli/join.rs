@@ -56,7 +56,11 @@ impl Join {
         if daemon::kubelet::follow_membership(&global.load()?).map_err(PerformError::Task)? {
             return output::result(&on_appliance(&joined));
         }
-        output::result(&done(&joined, overrides.snap.as_ref()))
+        let pods = match global.load()?.proxy.in_cluster {
+            true => Pods::LedHere,
+            false => Pods::AskTheCloud,
+        };
+        output::result(&done(&joined, overrides.snap.as_ref(), pods))
     }
 }
 
@@ -74,15 +78,30 @@ fn on_appliance(joined: &Value) -> String {
     done
 }
 
-fn done(joined: &Value, snap: Option<&Snap>) -> String {
+/// Whom pods of this node find at the Service `kubernetes`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pods {
+    LedHere,
+    AskTheCloud,
+}
+
+/// Pods that run have the cloud's address and authority, until somebody starts them anew.
+const RUNNING: &str = "where pods run already, restart kube-proxy's and then those that ask the API server, or \
+                       reboot: until then they ask the cloud itself";
+
+fn done(joined: &Value, snap: Option<&Snap>, pods: Pods) -> String {
     let text = |key: &str| joined[key].as_str().unwrap_or_default();
     let (node, until, kubeconfig) = (text("node"), text("certificateExpires"), text("kubeletKubeconfig"));
     if snap.is_some_and(|snap| snap.node.is_some()) {
         let edge = joined["restart"].as_str().map_or("", |_| "edge.daemon ");
-        return format!(
+        let mut done = format!(
             "node `{node}` is joined; edge keeps its certificate for the cloud (until {until}) and renews it\n\
              one thing is left to do: snap restart {edge}edge.kubelet"
         );
+        if pods == Pods::LedHere {
+            done += &format!("\n{RUNNING}");
+        }
+        return done;
     }
     let restart = match (joined["restart"].as_str(), snap.is_some()) {
         (None, true) => "systemctl restart kubelet; edge serves already",
@@ -90,11 +109,15 @@ fn done(joined: &Value, snap: Option<&Snap>) -> String {
         (Some(_), true) => "snap restart edge.daemon && systemctl restart kubelet",
         (Some(_), false) => "systemctl enable edge && systemctl restart edge && systemctl restart kubelet",
     };
+    let (count, last) = match pods {
+        Pods::LedHere => ("three", format!("\n  3. {RUNNING}")),
+        Pods::AskTheCloud => ("two", String::new()),
+    };
     let mut done = format!(
         "node `{node}` is joined; edge keeps its certificate for the cloud (until {until}) and renews it\n\
-         two things are left to do:\n  \
+         {count} things are left to do:\n  \
          1. start kubelet with --kubeconfig={kubeconfig} and without --bootstrap-kubeconfig\n  \
-         2. {restart}"
+         2. {restart}{last}"
     );
     if let Some(why) = joined["restart"].as_str().filter(|why| *why != "edge is not running") {
         done += &format!("\nedge must be restarted before it serves this cloud: {why}");
@@ -104,4 +127,23 @@ fn done(joined: &Value, snap: Option<&Snap>) -> String {
 
 fn span(text: &str) -> Result<Duration, String> {
     quantity::span(text).ok_or_else(|| "expected a duration such as `90s` or `10m`".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pods_that_run_are_named_where_they_are_to_come_here() {
+        let joined = json!({"node": "n", "certificateExpires": "2030", "kubeletKubeconfig": "/k"});
+        let here = done(&joined, None, Pods::LedHere);
+        assert!(
+            here.contains("three things") && here.contains("\n  3. where pods run already, restart"),
+            "{here}"
+        );
+        let not = done(&joined, None, Pods::AskTheCloud);
+        assert!(not.contains("two things") && !not.contains(RUNNING), "{not}");
+    }
 }
