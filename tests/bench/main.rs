@@ -1,7 +1,7 @@
 //! Figures of edge on a real cluster, each beside the same thing without edge in the same run. Prints them beside what
 //! they should be, and says which miss it; with `--check` that fails the run, else only a part that does not work does.
 //!
-//! `bench [--long] [--check] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `clients`, `idle`, `reboot`, `pods`, `image` as names; see `scripts/bench`.
+//! `bench [--long] [--check] [NAME...]`, with `latency`, `list`, `memory`, `objects`, `clients`, `idle`, `reboot`, `network`, `pods`, `image` as names; see `scripts/bench`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a run that cannot go on ends")]
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "this is a command")]
 #![allow(
@@ -13,9 +13,16 @@ mod client;
 mod clients;
 mod idle;
 mod image;
+#[path = "../it/incluster_flannel.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod incluster_flannel;
 mod latency;
 mod list;
 mod memory;
+mod network;
+#[path = "../it/network_scene.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod network_scene;
 mod objects;
 mod pods;
 mod reading;
@@ -30,7 +37,8 @@ use anyhow::{Result, ensure};
 use table::Table;
 
 /// What can be measured, in the order in which it is.
-const NAMES: [&str; 8] = ["latency", "list", "memory", "objects", "clients", "reboot", "pods", "idle"];
+const NAMES: [&str; 9] =
+    ["latency", "list", "memory", "objects", "clients", "reboot", "network", "pods", "idle"];
 /// What is measured only where it is asked for by name: `scripts/bench.d` prepares it.
 const PREPARED: [&str; 1] = ["image"];
 
@@ -65,6 +73,7 @@ fn run(long: bool, flags: &[String], names: &[String]) -> Result<()> {
             "objects" => objects::measure(&mut table)?,
             "clients" => clients::measure(&mut table)?,
             "pods" => pods::measure(&mut table)?,
+            "network" => network::measure(&mut table)?,
             "idle" => idle::measure(&mut table, long)?,
             _ => reboot::measure(&mut table)?,
         }

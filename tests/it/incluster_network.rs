@@ -4,90 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::incluster_flannel::{self as flannel, announced};
-use crate::support::{
-    ClusterOptions, Cut, Edge, KUBE_ADDRESS, NodeOptions, Scene, kubectl_path, network_part, seconds,
-};
-
-const MANIFEST: &str = include_str!("../support/manifests/network.yaml");
-/// What the node is to run, and how many of each.
-const PODS: [(&str, &str); 5] = [
-    ("kube-flannel", "kube-flannel-ds"),
-    ("kube-system", "kube-proxy"),
-    ("kube-system", "coredns"),
-    ("default", "web"),
-    ("default", "client"),
-];
-
-fn scene() -> Result<Scene> {
-    let options = NodeOptions {
-        kubelet: json!({"clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local"}),
-        ..NodeOptions::default()
-    };
-    // As everywhere but in the other tests: the API server says where it is.
-    let cloud =
-        ClusterOptions { apiserver: vec!["--endpoint-reconciler-type=lease".into()], ..flannel::cloud() };
-    let mut scene = Scene::ready_in(&cloud, &options, KUBE_ADDRESS)?;
-    scene.node.import_programs("registry.test/client:1", &[&kubectl_path()?])?;
-    scene.node.import_programs("registry.test/kube-proxy:1", &[&network_part("kube-proxy")?])?;
-    scene.node.import_programs("registry.test/coredns:1", &[&network_part("coredns")?])?;
-    flannel::prepare(&mut scene)?;
-    let cluster = &scene.cluster;
-    cluster.wait_for("the default service account", seconds(60), || {
-        cluster.raw("/api/v1/namespaces/default/serviceaccounts/default")
-    });
-    cluster.apply(flannel::MANIFEST)?;
-    cluster.apply(MANIFEST)?;
-    cluster.wait_for("flannel, kube-proxy, CoreDNS and two pods", seconds(150), || running(&scene));
-    Ok(scene)
-}
-
-/// All run, those without the host's network in flannel's.
-fn running(scene: &Scene) -> Result<()> {
-    let pods = scene.node.pods()?;
-    for (namespace, name) in PODS {
-        let found = pods.iter().find(|pod| pod.namespace == namespace && pod.name.starts_with(name));
-        ensure!(found.is_some_and(|pod| pod.running()), "{namespace}/{name}: {found:?}");
-        let own = matches!(name, "coredns" | "web" | "client");
-        ensure!(
-            !own || found.is_some_and(|pod| pod.address.starts_with(flannel::NETWORK)),
-            "{namespace}/{name}: {found:?}"
-        );
-    }
-    Ok(())
-}
-
-fn exec(scene: &Scene, argv: &[&str]) -> Result<String> {
-    scene.edge.run(&scene.node, &[&["pod", "exec", "client", "--"], argv].concat())
-}
-
-/// kube-proxy's rule for the cluster's name server.
-fn has_rules(scene: &Scene) -> Result<()> {
-    let rules = scene.node.machine()?.run(&["iptables-save", "-t", "nat"])?;
-    ensure!(
-        rules.lines().any(|rule| rule.contains("10.96.0.10/32") && rule.contains("-j KUBE-S")),
-        "no rule"
-    );
-    Ok(())
-}
-
-fn has_network(scene: &Scene) -> Result<()> {
-    scene.node.machine()?.read(flannel::SUBNET).map(drop)
-}
-
-fn resolves(scene: &Scene) -> Result<()> {
-    let answer = exec(scene, &["busybox", "nslookup", "web.default.svc.cluster.local", "10.96.0.10"])?;
-    ensure!(answer.contains("Address"), "{answer}");
-    Ok(())
-}
-
-fn requests(scene: &Scene) -> Result<()> {
-    let answer = exec(scene, &["curl", "-sS", "--max-time", "3", "http://web.default.svc.cluster.local/"])?;
-    ensure!(answer.trim() == "hello from web", "{answer}");
-    Ok(())
-}
+use crate::incluster_flannel::announced;
+use crate::network_scene::{exec, has_network, has_rules, requests, resolves, running, scene};
+use crate::support::{Cut, Edge, Scene, seconds};
 
 /// As a power cut leaves files that nobody has synced: of libcni, flannel's plugin and host-local.
 fn lose_what_plugins_noted(scene: &Scene) -> Result<()> {

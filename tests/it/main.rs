@@ -71,6 +71,7 @@ mod mirror_schedule;
 mod mirror_signed;
 mod mirror_sources;
 mod mirror_ways;
+mod network_scene;
 mod newer_kinds;
 mod node_flavour;
 mod offline_mode;
