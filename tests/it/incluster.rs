@@ -281,6 +281,26 @@ fn an_address_that_is_had_late_in_an_outage_is_shown_to_who_runs() -> Result<()>
     Ok(())
 }
 
+/// As with a modem that is off when the power comes back: no carrier, and nobody who gives a route.
+#[test]
+fn pods_read_the_cluster_after_a_reboot_without_link_and_route() -> Result<()> {
+    let mut scene = scene()?;
+    let online = reads(&scene)?;
+    scene.node.reboot()?;
+    scene.node.machine()?.shell("ip route del default; ip link set eth0 down")?;
+    ensure!(scene.node.machine()?.run(&["ip", "route", "show", "default"])?.trim().is_empty(), "a route");
+    scene.edge.start(&scene.node)?;
+    scene.wait_link("offline");
+    scene.node.start_kubelet(Edge::KUBECONFIG)?;
+    workload::wait_clients(&scene.node, 2);
+    ensure!(part(&scene)?.0 == "good", "{:?}", part(&scene)?);
+    ensure!(reads(&scene)? == online, "after the reboot");
+    scene.node.machine()?.shell("ip link set eth0 up; ip route add default via 10.250.0.1")?;
+    scene.wait_link("online");
+    ensure!(reads(&scene)? == online, "with the link back");
+    Ok(())
+}
+
 #[test]
 fn what_is_left_out_is_not_kept_and_what_is_turned_off_is_shown_as_it_is() -> Result<()> {
     let mut scene = scene()?;
