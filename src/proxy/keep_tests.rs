@@ -1,15 +1,19 @@
 //! What a client is answered in an outage after what it asked, wrote and was refused before: over real connections.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use serde_json::{Value, json};
 
+use super::answer::{Accept, Body, full};
 use super::caller::Caller;
+use super::forward::Call;
 use super::guests::Limits;
 use super::refusals::Asked;
 use super::stand_in::{Break, Cloud, Door, json as answer};
@@ -30,6 +34,18 @@ fn status(reason: &str, details: Value) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "reason": reason, "details": details})
 }
 
+/// What the cloud tells of this namespace it compresses, as an API server does with what is large.
+const PACKED: &str = "/api/v1/namespaces/packed/";
+
+async fn pack(answered: Response<Body>) -> Response<Body> {
+    let (mut head, body) = answered.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let mut pack = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    pack.write_all(&bytes).unwrap();
+    head.headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
+    Response::from_parts(head, full(pack.finish().unwrap()))
+}
+
 struct Scene {
     says: Says,
     door: Door,
@@ -43,7 +59,7 @@ impl Scene {
         let told = says.clone();
         let answers = move |head: http::request::Parts| {
             let asked = format!("{} {}", head.method, head.uri.path());
-            let answered = match told.lock().unwrap().as_ref() {
+            let mut answered = match told.lock().unwrap().as_ref() {
                 Some(all) => all
                     .get(&asked)
                     .map_or_else(|| answer(200, &json!({})), |(code, body)| answer(*code, body)),
@@ -53,7 +69,13 @@ impl Scene {
                     broken
                 }
             };
-            Box::pin(std::future::ready(answered)) as _
+            let packs = head.uri.path().starts_with(PACKED);
+            Box::pin(async move {
+                if packs {
+                    answered = pack(answered).await;
+                }
+                answered
+            }) as _
         };
         let cloud = Cloud::new(Arc::new(answers)).await;
         let door = Door::new(&cloud, Limits::PODS, true).await;
@@ -210,4 +232,49 @@ async fn in_an_outage_what_answers_is_alive_and_not_ready() {
         assert_eq!(scene.ask("stranger", "GET", path, "").await.0, 401, "{path}");
     }
     assert_eq!(scene.code("/readyz").await, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_came_compressed_is_answered_in_an_outage() {
+    let mut scene = Scene::new().await;
+    let items: Vec<Value> = (0..20).map(|n| object("ConfigMap", &format!("c{n}"), "7")).collect();
+    let list = json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": items});
+    let path = format!("{PACKED}configmaps");
+    scene.says.lock().unwrap().as_mut().unwrap().insert(format!("GET {path}"), (200, list));
+    let wanted = scene.door.request("GET", &path, "one").body(Full::new(Bytes::new())).unwrap();
+    let answered = scene.client.send_request(wanted).await.unwrap();
+    assert_eq!(answered.headers()[header::CONTENT_ENCODING], "gzip", "the client has it as it came");
+    answered.into_body().collect().await.unwrap();
+    scene.cut().await;
+    let (code, text) = scene.ask("one", "GET", &path, "").await;
+    assert_eq!(code, 200, "{text}");
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(found["items"].as_array().map(Vec::len), Some(20), "{text}");
+}
+
+/// An API server that starts refuses what it would not otherwise, and a node's authorizer what belongs to no pod any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_takes_nothing_from_kubelet() {
+    let scene = Scene::new().await;
+    let kinds =
+        HeaderMap::from_iter([(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"))]);
+    let mut bearer = HeaderMap::new();
+    bearer.insert(header::AUTHORIZATION, header::HeaderValue::from_static("Bearer one"));
+    let list = format!("{NS}/secrets");
+    for (path, query) in [(&*format!("{NS}/secrets/s"), ""), (&list, ""), (&list, "watch=true")] {
+        for (is_kubelet, code, is_kept) in [
+            (true, StatusCode::OK, true),
+            (true, StatusCode::FORBIDDEN, false),
+            (false, StatusCode::FORBIDDEN, query.is_empty()),
+            (true, StatusCode::UNAUTHORIZED, false),
+            (true, StatusCode::INTERNAL_SERVER_ERROR, false),
+        ] {
+            let caller = Caller::of(is_kubelet, &bearer).unwrap();
+            let request = kube::Request::parse("GET", path, query);
+            let head = http::Request::new(()).into_parts().0;
+            let call = Call { head, caller, request, accept: Accept::parse("application/json") };
+            let recording = scene.door.proxy.shared.recording(&call, code, &kinds);
+            assert_eq!(recording.is_some(), is_kept, "{path}?{query} {code} kubelet: {is_kubelet}");
+        }
+    }
 }

@@ -395,6 +395,43 @@ mod tests {
         assert!(kept.is_none(), "half an answer");
     }
 
+    /// API servers compress what is large, and it comes in pieces.
+    #[tokio::test]
+    async fn what_comes_compressed_is_kept_unpacked_and_only_if_all_of_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let text = format!("[{}]", vec!["1234"; 1000].join(", "));
+        let mut pack = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        pack.write_all(text.as_bytes()).unwrap();
+        let packed = pack.finish().unwrap();
+        let document = || Document { kind: "application/json".into(), etag: String::new(), body: Vec::new() };
+        for (path, len) in
+            [("/apis", packed.len()), ("/api", packed.len() - 4), ("/version", packed.len() / 2)]
+        {
+            let (identity, variant) = ("one".to_owned(), "json".to_owned());
+            let (asked, document) = (path.to_owned(), document());
+            let intake = Gathered::new(DocumentIntake { identity, path: asked, variant, document });
+            let mut session = Session {
+                intake: Box::new(intake),
+                unpack: Some(GzDecoder::new(Vec::new())),
+                failed: false,
+                epoch: cache.epoch(),
+                rollbacks: cache.rollbacks(),
+            };
+            let (first, second) = packed[..len].split_at(len / 3);
+            let (first, second) = (first.to_vec(), second.to_vec());
+            let job = move |writer: &mut Writer| {
+                session.feed(writer, &first)?;
+                session.feed(writer, &second)?;
+                session.end(writer, true)
+            };
+            cache.commit(job).await.unwrap();
+            let kept = cache.read(move |reader| reader.document("one", path, "json")).await.unwrap();
+            let expected = (len == packed.len()).then(|| text.clone().into_bytes());
+            assert_eq!(kept.map(|document| document.body), expected, "{len} bytes");
+        }
+    }
+
     #[tokio::test]
     async fn an_answer_of_which_a_part_was_lost_is_not_taken_for_whole() {
         let folder = tempfile::tempdir().unwrap();
