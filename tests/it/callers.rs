@@ -74,6 +74,7 @@ spec:
 const CACHE: &str = "/var/lib/edge/cache.db";
 const WAL: &str = "/var/lib/edge/cache.db-wal";
 const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
+const MANY: &str = "/api/v1/namespaces/many/configmaps";
 const SECRET: &str = "/api/v1/namespaces/default/secrets/credentials";
 
 #[test]
@@ -100,6 +101,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     a_refusal_before_the_token_is_looked_at_makes_nobody_known(&scene, &client)?;
     what_anybody_is_told_makes_nobody_known(&scene, &client, &unused)?;
     every_verb_works(&scene, &client)?;
+    let compressed = compressed_list(&scene, &admin)?;
     upgrades_and_streams_work(&scene, &admin)?;
     assert_eq!(client.status(&scene, SECRET)?, "403");
     let online = client.list(&scene)?;
@@ -126,11 +128,87 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     assert_eq!(for_other.status(&scene, CONFIGMAPS)?, "401", "a token that is not for the API");
     no_events_of_who_may_make_none(&scene, &client)?;
     assert_eq!(admin.status(&scene, CONFIGMAPS)?, "503", "read in another's name only");
+    let found: Value = serde_json::from_str(&admin.answer(&scene, &[], MANY)?.1)?;
+    assert_eq!(data_of(&found)?, data_of(&compressed)?, "what came compressed");
+    kubelets_own_port_is_closed(&scene, &admin)?;
+    a_placeholder_only_for_what_was_never_issued(&scene)?;
     kubelets_kubeconfig_reads(&scene)?;
     scene.edge.kill();
     scene.edge.start(&scene.node)?;
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)
         .context("after a restart of the daemon")
+}
+
+/// A list in a namespace that nobody watches, large enough for an API server to compress it.
+fn compressed_list(scene: &Scene, admin: &Caller) -> Result<Value> {
+    let value = "text ".repeat(200);
+    let objects = (0..300).map(|n| {
+        format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{n}, namespace: many}}\ndata: {{k: '{n} {value}'}}\n")
+    });
+    scene.cluster.kubectl(&["create", "namespace", "many"])?;
+    scene.cluster.apply(&objects.collect::<String>())?;
+    let (code, answer) = admin.answer(scene, &["--compressed", "-D", "/run/head"], MANY)?;
+    assert_eq!(code, "200", "{answer}");
+    let head = scene.node.machine()?.read("/run/head")?.to_lowercase();
+    ensure!(head.contains("content-encoding: gzip"), "it did not come compressed: {head}");
+    let list: Value = serde_json::from_str(&answer)?;
+    assert_eq!(data_of(&list)?.len(), 300 + 1, "and the authorities that each namespace has");
+    Ok(list)
+}
+
+fn data_of(list: &Value) -> Result<BTreeMap<String, Value>> {
+    let items = list["items"].as_array().context("no items")?;
+    Ok(items.iter().map(|item| (item["metadata"]["name"].to_string(), item["data"].clone())).collect())
+}
+
+/// Nobody can say who asks there.
+fn kubelets_own_port_is_closed(scene: &Scene, admin: &Caller) -> Result<()> {
+    let bearer = format!("Authorization: Bearer {}", admin.0);
+    let argv = [
+        "curl",
+        "-sk",
+        "--max-time",
+        "20",
+        "-w",
+        "\n%{http_code}",
+        "-H",
+        &*bearer,
+        "https://127.0.0.1:10250/pods",
+    ];
+    let answer = scene.node.machine()?.run(&argv)?;
+    ensure!(answer.ends_with("\n401"), "{answer}");
+    Ok(())
+}
+
+fn a_placeholder_only_for_what_was_never_issued(scene: &Scene) -> Result<()> {
+    let machine = scene.node.machine()?;
+    let ask = |spec: &Value| -> Result<Value> {
+        let body = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        machine.write("/run/asked", &body.to_string())?;
+        let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+        let answer = machine.shell(&format!(
+            "{IDENTITY} {path} -H 'Content-Type: application/json' --data @/run/asked -w '\\n%{{http_code}}'"
+        ))?;
+        let (body, code) = answer.rsplit_once('\n').context("no code")?;
+        ensure!(code == "201", "{code}: {body}");
+        Ok(serde_json::from_str(body)?)
+    };
+    let never = ask(&serde_json::json!({"audiences": ["never"], "expirationSeconds": 3607}))?;
+    let token = never["status"]["token"].as_str().context("no token")?;
+    let signature = URL_SAFE_NO_PAD.decode(token.rsplit('.').next().unwrap_or_default())?;
+    ensure!(signature.starts_with(b"placeholder"), "{never}");
+    let ends: jiff::Timestamp = never["status"]["expirationTimestamp"].as_str().context("no end")?.parse()?;
+    ensure!(ends <= jiff::Timestamp::now(), "it ends at {ends}");
+    let pods = scene.node.pods()?;
+    let talker = pods.iter().find(|pod| pod.name == "talker").context("no talker")?;
+    let bound = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "name": "talker", "uid": talker.uid});
+    let real = ask(&serde_json::json!({"expirationSeconds": 3607, "boundObjectRef": bound}))?;
+    let mounted = machine.shell(&format!(
+        "cat /var/lib/kubelet/pods/{}/volumes/kubernetes.io~projected/*/token",
+        talker.uid
+    ))?;
+    assert_eq!(real["status"]["token"].as_str(), Some(mounted.trim()));
+    Ok(())
 }
 
 /// A client that reads all pods brings those of other nodes into the cache; what is said of this node leaves them out.
@@ -204,7 +282,7 @@ fn comparable(answer: &mut Value) {
 const IDENTITY: &str = r#"cd /run
     get() { sed -n "s/.*$1: *//p" /etc/kubernetes/kubelet.kubeconfig | tr -d '"' | base64 -d; }
     get client-certificate-data > me.crt; get client-key-data > me.key
-    ask() { curl -sk --max-time 10 --cert me.crt --key me.key -H 'Accept: application/json, */*' "https://127.0.0.1:6445$1"; }
+    ask() { path=$1; shift; curl -sk --max-time 10 --cert me.crt --key me.key -H 'Accept: application/json, */*' "https://127.0.0.1:6445$path" "$@"; }
     ask"#;
 
 /// Callers without a certificate or a token, whatever they ask.
