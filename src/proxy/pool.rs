@@ -1,12 +1,13 @@
 //! Connections that are open, and places on them.
 //!
-//! Many requests at once make one connection; if it cannot be made, all that waited for it are told so at
-//! once. Knows nothing of addresses or TLS.
+//! Many requests at once make one connection, or several where each carries one request alone; if it cannot be made, all
+//! that waited for it are told so at once. Knows nothing of addresses or TLS.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hyper::client::conn::{http1, http2};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::upstream::{UpBody, UpstreamError};
@@ -14,12 +15,34 @@ use super::upstream::{UpBody, UpstreamError};
 /// Streams on one connection; API servers allow 250 and more, load balancers often 100.
 pub const STREAMS: u16 = 100;
 
+/// Connections that are made at once to a cloud that speaks HTTP/1.1 alone: each watch needs one of its own, and after an
+/// outage all come again.
+const AT_ONCE: usize = 8;
+
 /// The connections under one name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pool {
     connections: Mutex<Vec<Connection>>,
-    /// Held while connecting. When and why the last attempt failed.
-    connecting: tokio::sync::Mutex<Option<(Instant, Arc<UpstreamError>)>>,
+    /// Held while connecting, where one connection is for all.
+    connecting: tokio::sync::Mutex<()>,
+    /// The same where each is for one.
+    turns: Semaphore,
+    /// The last connection was one of HTTP/1.1.
+    is_one: AtomicBool,
+    /// When and why the last attempt failed.
+    failed: Mutex<Option<(Instant, Arc<UpstreamError>)>>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            connections: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            turns: Semaphore::new(AT_ONCE),
+            is_one: AtomicBool::default(),
+            failed: Mutex::default(),
+        }
+    }
 }
 
 /// An open connection.
@@ -98,32 +121,53 @@ impl Pool {
             return Ok(found);
         }
         let asked = Instant::now();
-        let mut failed = self.connecting.lock().await;
-        if let Some(found) = self.take() {
-            return Ok(found);
+        let mut alone = Some(self.connecting.lock().await);
+        let mut turn = None;
+        if self.is_one.load(Ordering::Relaxed) {
+            alone = None;
+            turn = self.turns.acquire().await.ok();
         }
-        if let Some((at, why)) = &*failed
-            && *at >= asked
-        {
-            return Err(UpstreamError::Shared(why.clone()));
-        }
-        match open().await {
-            Ok(connection) => {
-                if let Ok(mut connections) = self.connections.lock() {
-                    connections.push(connection);
-                }
-                self.take().ok_or(UpstreamError::LinkLost)
-            }
+        let made = match (self.take(), self.failed_since(asked)) {
+            (Some(found), _) => return Ok(found),
+            (None, Some(why)) => return Err(UpstreamError::Shared(why)),
+            (None, None) => open().await,
+        };
+        let done = match made {
+            Ok(connection) => self.add(connection),
             Err(error) => {
                 let why = Arc::new(error);
-                *failed = Some((Instant::now(), why.clone()));
+                if let Ok(mut failed) = self.failed.lock() {
+                    *failed = Some((Instant::now(), why.clone()));
+                }
                 Err(UpstreamError::Shared(why))
             }
+        };
+        drop((alone, turn));
+        done
+    }
+
+    fn failed_since(&self, asked: Instant) -> Option<Arc<UpstreamError>> {
+        let failed = self.failed.lock().ok()?;
+        failed.as_ref().filter(|(at, _)| *at >= asked).map(|(_, why)| why.clone())
+    }
+
+    /// Adds a connection, with a place on it for whoever made it.
+    fn add(&self, connection: Connection) -> Result<(Connection, Place), UpstreamError> {
+        self.note_kind(&connection);
+        let place = connection.take().ok_or(UpstreamError::LinkLost)?;
+        if let Ok(mut connections) = self.connections.lock() {
+            connections.push(connection.clone());
         }
+        Ok((connection, place))
+    }
+
+    fn note_kind(&self, connection: &Connection) {
+        self.is_one.store(matches!(connection, Connection::One { .. }), Ordering::Relaxed);
     }
 
     /// Uses this connection for new requests, and none of those before.
     pub fn replace(&self, connection: Connection) {
+        self.note_kind(&connection);
         if let Ok(mut connections) = self.connections.lock() {
             *connections = vec![connection];
         }
@@ -186,6 +230,34 @@ impl Connection {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    use hyper_util::rt::TokioIo;
+
+    /// Each watch of each pod needs a connection of its own then, and all come again after an outage.
+    #[tokio::test]
+    async fn where_each_request_needs_a_connection_several_are_made_at_once() {
+        let pool = Pool::default();
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let ask = || {
+            pool.connection(|| async {
+                most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                now.fetch_sub(1, Ordering::Relaxed);
+                let (near, far) = tokio::io::duplex(1024);
+                let (sender, connection) = http1::handshake::<_, UpBody>(TokioIo::new(near)).await.unwrap();
+                tokio::spawn(async move {
+                    let _far = far;
+                    connection.await
+                });
+                Ok(Connection::one(sender))
+            })
+        };
+        // Nobody knows yet that more than one is needed.
+        let asked = futures_util::future::join_all((0..50).map(|_| ask())).await;
+        let held: Vec<_> = asked.into_iter().map(Result::unwrap).collect();
+        assert_eq!(most.load(Ordering::Relaxed), AT_ONCE);
+        assert_eq!(pool.connections.lock().unwrap().len(), held.len(), "each its own");
+    }
 
     #[tokio::test]
     async fn who_waits_for_an_attempt_that_fails_waits_for_one_only() {
