@@ -128,13 +128,12 @@ fn configure(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error>
     if taken.is_empty() && intake == before {
         return Ok(done);
     }
-    if !taken.is_empty() {
-        if ![&intake.taken, &intake.refused].iter().any(|names| names.contains(FIRST.name)) {
-            // Nobody gave one: the defaults hold, and this is not looked for again.
-            let bytes = b"# Nothing was given at the first boot; `edge config` shows what holds.\n".to_vec();
-            intake.note(FIRST.name, true);
-            taken.push(Taken { name: FIRST.name.into(), to: places.at(FIRST.to), mode: FIRST.mode, bytes });
-        }
+    let was_given = [&intake.taken, &intake.refused].iter().any(|names| names.contains(FIRST.name));
+    if !taken.is_empty() && !was_given {
+        // Nobody gave one: the defaults hold, and this is not looked for again.
+        let bytes = b"# Nothing was given at the first boot; `edge config` shows what holds.\n".to_vec();
+        intake.note(FIRST.name, true);
+        taken.push(Taken { name: FIRST.name.into(), to: places.at(FIRST.to), mode: FIRST.mode, bytes });
     }
     put(places, taken, intake)?;
     clear_esp(places)?;
