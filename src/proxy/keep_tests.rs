@@ -237,7 +237,8 @@ async fn in_an_outage_what_answers_is_alive_and_not_ready() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_came_compressed_is_answered_in_an_outage() {
     let mut scene = Scene::new().await;
-    let items: Vec<Value> = (0..20).map(|n| object("ConfigMap", &format!("c{n}"), "7")).collect();
+    let mut items: Vec<Value> = (0..20).map(|n| object("ConfigMap", &format!("c{n}"), "7")).collect();
+    items.iter_mut().for_each(|item| item["metadata"]["namespace"] = "packed".into());
     let list = json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": items});
     let path = format!("{PACKED}configmaps");
     scene.says.lock().unwrap().as_mut().unwrap().insert(format!("GET {path}"), (200, list));

@@ -341,6 +341,8 @@ async fn who_has_seen_a_heartbeat_that_is_not_kept_is_not_behind() {
             writer.put(scope, &node(900, "b", "True"))?;
             writer.note_written(identity, &right(&node(1, "", "").key))?;
         }
+        let (token, body) = pod_token(ONE, "");
+        writer.put_token(&token, &body)?;
         let kept = writer.object(&node(1, "", "").key)?.map(|(_, object)| object.version);
         assert_eq!(kept.as_deref(), Some("850"));
         Ok(())

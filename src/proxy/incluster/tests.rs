@@ -85,7 +85,9 @@ async fn what_was_read_before_the_address_was_there_is_read_anew() {
             "subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"name": "https", "port": 6443}]}]});
         let list = json!({"apiVersion": "v1", "kind": "EndpointsList", "metadata": {"resourceVersion": "7"},
             "items": [endpoints]});
-        let answered = answer_json(200, if watch { &serde_json::Value::Null } else { &list });
+        let event = json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {"resourceVersion": "7"}}});
+        let answered = answer_json(200, if watch { &event } else { &list });
         Box::pin(std::future::ready(answered)) as _
     };
     let cloud = Cloud::new(Arc::new(answers)).await;
@@ -97,10 +99,13 @@ async fn what_was_read_before_the_address_was_there_is_read_anew() {
     let mut ends = shared.mode_changes.subscribe();
     assert!(shared.in_cluster.begin(shared, "169.254.64.45:6445".parse().unwrap()));
     assert!(ends.has_changed().unwrap(), "watches that are answered here end");
+    // And so do those that the cloud answers, once the cache has come to it.
+    shared.cache.flush().await.unwrap();
     ends.mark_unchanged();
     assert_eq!(reads(&door, &goes_on).await.0, 410, "it must not go on with the cloud's address");
     assert_eq!(reads(&door, ENDPOINTS).await, (200, "169.254.64.45".into()));
     assert_eq!(reads(&door, &goes_on).await.0, 200);
+    shared.cache.flush().await.unwrap();
     let shown = shared.cache.read(|reader| reader.meta(SHOWN_META));
     assert_eq!(shown.await.unwrap().as_deref(), Some("169.254.64.45:6445"), "for the daemon after this one");
 }
