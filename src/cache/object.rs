@@ -96,9 +96,13 @@ impl Writer {
         Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
     }
 
-    /// Writes the object unless the file holds just this already, or it brings a heartbeat alone; gives its row.
+    /// Writes the object unless the file holds just this already, or it brings a heartbeat alone; gives its row. Of a record
+    /// that was put off, what somebody has written since and is newer stays.
     pub(super) fn store(&self, object: &Object) -> Result<i64, CacheError> {
         match self.row(&object.key)? {
+            Some(row) if self.put_off_since.is_some_and(|since| row.at >= since) && row.is_newer(object) => {
+                Ok(row.id)
+            }
             Some(row) if row.holds(object) => Ok(row.id),
             // The body is read only for what may be a heartbeat.
             Some(row) if beats(object) && row.is_young() && !row.version.is_empty() => {

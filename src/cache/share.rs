@@ -62,6 +62,8 @@ impl Shares {
 pub(super) struct Own {
     pub client: Arc<str>,
     pub size: usize,
+    /// When it came, in seconds since 1970.
+    pub at: i64,
     pub run: Record,
 }
 
@@ -117,13 +119,15 @@ impl Thread {
     pub(super) fn take_turns(&mut self, left: &mut Duration, failed: &mut Option<rusqlite::Error>) -> usize {
         let mut count = 0;
         while !left.is_zero()
-            && let Some(Own { client, size, run }) = self.put_off.pop()
+            && let Some(Own { client, size, at, run }) = self.put_off.pop()
         {
             let begun = Instant::now();
             self.shares.give_back(&client, size);
             count += 1;
             if failed.is_none() {
+                self.writer.put_off_since = Some(at);
                 *failed = self.run_record(run);
+                self.writer.put_off_since = None;
             }
             *left = left.saturating_sub(begun.elapsed());
         }
@@ -153,9 +157,8 @@ impl Cache {
         size: usize,
         job: impl FnOnce(&mut Writer) -> Result<(), CacheError> + Send + 'static,
     ) -> bool {
-        let client = client.clone();
-        self.shared.shares.take(&client, size)
-            && self.shared.jobs.send(Job::Client(Own { client, size, run: Box::new(job) })).is_ok()
+        let own = Own { client: client.clone(), size, at: super::seconds(), run: Box::new(job) };
+        self.shared.shares.take(client, size) && self.shared.jobs.send(Job::Client(own)).is_ok()
     }
 
     /// Waits until all that was recorded so far is on disk, what clients have read included.

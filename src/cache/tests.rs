@@ -293,7 +293,11 @@ async fn clearing_keeps_the_tokens_in_whose_names_the_cloud_is_yet_to_be_told() 
     let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     let kept = async || {
         let read = cache.read(|r| Ok([r.token(&token("Pod/uid-a"))?, r.token(&token("Pod/uid-b"))?]));
-        read.await.unwrap().map(|body| body.is_some())
+        let tokens = read.await.unwrap().map(|body| body.is_some());
+        // What the cloud took a client's token for says which one is sent.
+        let callers = cache.read(|r| Ok(["00aa", "00bb"].map(|digest| r.caller(digest).unwrap().is_some())));
+        assert_eq!(callers.await.unwrap(), tokens);
+        tokens
     };
     let event = NewChange {
         kind: ChangeKind::Create,
@@ -309,6 +313,13 @@ async fn clearing_keeps_the_tokens_in_whose_names_the_cloud_is_yet_to_be_told() 
         .commit(move |w| {
             w.put_token(&token("Pod/uid-a"), b"{}")?;
             w.put_token(&token("Pod/uid-b"), b"{}")?;
+            for (digest, uid) in [("00aa", "uid-a"), ("00bb", "uid-b")] {
+                w.accept_caller(
+                    digest,
+                    &format!("system:serviceaccount:ns:default/{uid}"),
+                    &Purpose::default(),
+                )?;
+            }
             let id = w.push_change(&event)?;
             w.clear()?;
             Ok(id)

@@ -34,6 +34,8 @@ pub struct Writer {
     epoch: Arc<AtomicU64>,
     rollbacks: Arc<AtomicU64>,
     torn: Arc<AtomicBool>,
+    /// While a record is run that others have gone before: when it came, in seconds since 1970.
+    pub(super) put_off_since: Option<i64>,
 }
 
 /// How the batch of a committing job ended.
@@ -349,7 +351,8 @@ impl Writer {
         torn: Arc<AtomicBool>,
     ) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        Self { connection, interned: Interned::default(), gone: Gone::default(), epoch, rollbacks, torn }
+        let (interned, gone, put_off_since) = (Interned::default(), Gone::default(), None);
+        Self { connection, interned, gone, epoch, rollbacks, torn, put_off_since }
     }
 
     /// Closes the connection, and writes with this one from now on.
@@ -406,7 +409,7 @@ impl Writer {
             "DELETE FROM member; DELETE FROM scope; DELETE FROM document;
              DELETE FROM token WHERE bound NOT IN
                  (SELECT 'Pod/' || substr(identity, instr(identity, '/') + 1) FROM author);
-             DELETE FROM caller; DELETE FROM verifier; DELETE FROM refused; DELETE FROM written;
+             DELETE FROM caller WHERE identity NOT IN (SELECT identity FROM author); DELETE FROM verifier; DELETE FROM refused; DELETE FROM written;
              DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM change
                  WHERE change.resource = object.resource AND change.namespace = object.namespace
                    AND change.name = object.name);
