@@ -157,7 +157,7 @@ impl ClientSettings {
     /// itself is not kept: whoever is chosen by that alone reads anew.
     ///
     /// # Errors
-    /// When it cannot be removed; it is tried again at the next start.
+    /// When it cannot be removed; it is tried again when the cloud comes the next time.
     pub async fn leave_behind(&self, cache: &Cache, torn: &Torn) -> Result<(), CacheError> {
         let now = serde_json::json!([self.cached, self.leave_out]).to_string();
         if cache.read(|reader| reader.meta(META)).await?.as_deref() == Some(&*now) {
@@ -169,17 +169,16 @@ impl ClientSettings {
                 let (of, resource) = plain(kept).rsplit_once('/').unwrap_or_default();
                 settings.leaves_out(of.split_once('/').map_or("", |(group, _)| group), resource)
             };
-            let lists = writer.keep_clients(|identity| settings.is_chosen(identity, ""), is_left_out)?;
-            writer.set_meta(META, &now)?;
-            Ok(lists)
+            writer.keep_clients(|identity| settings.is_chosen(identity, ""), is_left_out)
         };
         let lists = cache.commit(forget).await?;
-        if lists.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(lists = lists.len(), "forgot what `proxy.clients` leaves out");
         lists.iter().for_each(|list| torn.note(list));
-        cache.compact().await
+        // Documents may have gone where no list has.
+        cache.compact().await?;
+        if !lists.is_empty() {
+            tracing::info!(lists = lists.len(), "forgot what `proxy.clients` leaves out");
+        }
+        cache.commit(move |writer| writer.set_meta(META, &now)).await
     }
 
     /// What is wrong with the entries: the key, the entry, and what it should be.

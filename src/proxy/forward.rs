@@ -40,8 +40,6 @@ const ANSWERED: Duration = Duration::from_secs(30);
 const LATE: Duration = Duration::from_secs(60);
 /// How often a request is sent again of which the cloud says that it did nothing with it.
 const UNPROCESSED: u32 = 2;
-/// How long the link may take to make up its mind.
-const VERDICT: Duration = Duration::from_secs(12);
 
 /// A request that was read off a connection.
 #[derive(Debug)]
@@ -180,7 +178,9 @@ impl Shared {
         if before.phase.is_outage() || self.link.state().phase.is_outage() {
             return true;
         }
-        self.link.examine(why.to_owned(), VERDICT).await.phase.is_outage()
+        // As long as two short probes take, by which the link makes up its mind.
+        let verdict = self.upstream.slow(PATIENCE) * 3;
+        self.link.examine(why.to_owned(), verdict).await.phase.is_outage()
     }
 
     /// Sends the request once; `sent` is set once the cloud may have it.

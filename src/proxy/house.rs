@@ -71,9 +71,6 @@ pub async fn keep(shared: &Shared) {
     let (mut spoilt, mut renews) = (shared.cache.follow_spoilt(), Instant::now());
     // Beside all else: where some changes get no answer a round takes minutes.
     let mut sweeping: Option<BoxFuture<'_, ()>> = None;
-    if let Err(error) = shared.client_settings.leave_behind(&shared.cache, &shared.torn).await {
-        tracing::error!(%error, "what `proxy.clients` leaves out is still on the disk");
-    }
     loop {
         let LinkState { phase, since } = link.borrow_and_update().clone();
         if entered.as_ref() != Some(&phase) {
@@ -81,6 +78,10 @@ pub async fn keep(shared: &Shared) {
             enter(shared, &phase, since, settled.text()).await;
             if phase == Phase::Online {
                 look = Look::after(FIRST_LOOK);
+                // Who is chosen by what it calls itself can only now read anew. Nobody is answered from the rest meanwhile.
+                if let Err(error) = shared.client_settings.leave_behind(&shared.cache, &shared.torn).await {
+                    tracing::error!(%error, "what `proxy.clients` leaves out is still on the disk");
+                }
             }
             entered = Some(phase.clone());
         }

@@ -61,8 +61,10 @@ pub enum As {
 pub struct Upstream {
     /// The cloud's clock when it answered a probe last, in seconds since 1970; 0 for never.
     cloud_time: AtomicI64,
-    /// Milliseconds that the last connection took to be made.
+    /// Milliseconds that a connection takes to be made: the less of the last two, since one may have been slow by itself.
     handshake: AtomicU64,
+    /// The same of the last one alone.
+    last_handshake: AtomicU64,
     resolver: Resolver,
     target: Mutex<Arc<Target>>,
 }
@@ -93,6 +95,7 @@ impl Upstream {
         Ok(Self {
             cloud_time: AtomicI64::new(0),
             handshake: AtomicU64::new(0),
+            last_handshake: AtomicU64::new(0),
             resolver,
             target: Mutex::new(Arc::new(Target::new(credentials)?)),
         })
@@ -244,11 +247,11 @@ impl Upstream {
         }
     }
 
-    /// How long something may take over this link for which elsewhere `usual` is enough: four times what the last
-    /// connection took to be made, which is two round trips and more.
+    /// How long something may take over this link for which elsewhere `usual` is enough: four times what a connection
+    /// takes to be made, which is two round trips and more.
     pub fn slow(&self, usual: Duration) -> Duration {
-        let last = Duration::from_millis(self.handshake.load(Ordering::Relaxed));
-        usual.max((last * 4).min(SLOW_CONNECT))
+        let takes = Duration::from_millis(self.handshake.load(Ordering::Relaxed));
+        usual.max((takes * 4).min(SLOW_CONNECT))
     }
 
     /// Asks for a sign of life over a connection made for it. Only an answer that the API server itself
@@ -341,7 +344,11 @@ impl Upstream {
         };
         let stream = tokio::time::timeout(limit, connect).await.unwrap_or(Err(late))?;
         let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.handshake.store(took, Ordering::Relaxed);
+        let usual = match self.last_handshake.swap(took, Ordering::Relaxed) {
+            0 => took,
+            before => took.min(before),
+        };
+        self.handshake.store(usual, Ordering::Relaxed);
         Ok(stream)
     }
 
