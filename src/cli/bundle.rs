@@ -328,7 +328,7 @@ impl Make {
 
 /// Has an order done, here or by the daemon.
 pub fn perform(global: &Global, order: Order) -> Result<Value> {
-    progress::perform(&global.load()?, Task::Bundle { order })
+    progress::perform(&global.in_force()?, Task::Bundle { order })
 }
 
 /// Writes a result as it is asked for.

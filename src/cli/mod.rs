@@ -133,6 +133,11 @@ impl Global {
     fn load(&self) -> anyhow::Result<Config> {
         Ok(Config::load(&self.overrides()?)?)
     }
+
+    /// As the daemon has it, which takes the last good one on an appliance: for what does not change the file.
+    fn in_force(&self) -> anyhow::Result<Config> {
+        Ok(crate::daemon::load(&self.overrides()?)?.config)
+    }
 }
 
 /// The snap that this process runs in, if it is edge's own and not one that calls edge.

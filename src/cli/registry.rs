@@ -65,7 +65,7 @@ struct Configure {
 impl Registry {
     pub fn run(&self, global: &Global) -> Result<()> {
         let Command::ConfigureContainerd(command) = &self.command;
-        command.run(&global.load()?, global.overrides()?.snap.as_ref())
+        command.run(&global.in_force()?, global.overrides()?.snap.as_ref())
     }
 }
 

@@ -102,7 +102,11 @@ async fn do_leave(discard_changes: bool, place: &Place) -> Result<Value, TaskErr
     // First: who leaves has left, whatever the daemon was about to try next.
     drop_given(&config, |_| true)?;
     let left = join::give_back(&config.state_dir).map_err(failed)?;
-    let forgotten = forget_kept(&config)?;
+    // Kubelet has its own already: nothing is left half done for a card that takes no change.
+    let forgotten = forget_kept(&config).unwrap_or_else(|error| {
+        tracing::warn!(why = error.message, "identity still has the credentials: a reset would join again");
+        false
+    });
     let cloud = left.as_ref().map(|left| &left.cloud_kubeconfig);
     let unset = cloud.is_some() && config.cloud.kubeconfig.as_ref() == cloud;
     if unset {

@@ -326,8 +326,13 @@ impl Daemon {
                 let _ = reply.send(Ok(()));
             }
             Order::Checkpoint(reply) => {
-                let done = self.cache.flush().await;
-                let _ = reply.send(done.map_err(|e| e.to_string()));
+                // Beside: clients may have piled up what takes a while, and a stop waits for nobody's.
+                let cache = self.cache.clone();
+                tokio::spawn(async move {
+                    let done = cache.flush_own().await;
+                    let _ = tokio::time::timeout(DRAIN, cache.flush()).await;
+                    let _ = reply.send(done.map_err(|e| e.to_string()));
+                });
             }
         }
     }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::membership::writes as join_writes;
 use crate::config::{self, Config, Overrides, Snap};
+use crate::proxy::join::Record;
 use crate::sys::durable;
 use crate::sys::snapctl::Snapctl;
 
@@ -117,7 +119,7 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let look = async { tokio::time::timeout(START, committed(snap, &defaults)).await };
-    let Ok(Some(Ok(found))) = runtime.block_on(look) else { return Ok(()) };
+    let Ok(Some(Ok(mut found))) = runtime.block_on(look) else { return Ok(()) };
     if let Some((text, _)) = waits.filter(|(_, wanted)| *wanted == found) {
         return promote(&defaults.file, &text);
     }
@@ -130,7 +132,21 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
         // waiting, since it may be committed yet.
         return Ok(());
     }
+    follow_membership(&mut found);
     durable::write(&defaults.file, text_of(&found).as_bytes(), MODE)
+}
+
+/// What was joined or left stays so, where snapd was never told: the configure hook tells it at the next change.
+fn follow_membership(found: &mut Config) {
+    let joined = Record::read(&found.state_dir).ok().flatten().map(|record| record.cloud_kubeconfig.path);
+    match (&found.cloud.kubeconfig, joined.filter(|path| path.exists())) {
+        (None, Some(path)) => found.cloud.kubeconfig = Some(path),
+        // Nobody but a join writes that one, and a leave took it away.
+        (Some(path), None) if *path == join_writes(&found.file) && !path.exists() => {
+            found.cloud.kubeconfig = None;
+        }
+        _ => {}
+    }
 }
 
 /// A key in the file that this edge does not know.

@@ -156,7 +156,7 @@ sed -i 's/^offline-mode/colour = "red"\n&/' $common/edge.toml
 try config cloud.probe-interval
 is "a newer revision's key is not known" "$code" 2
 snap start edge.daemon
-soon "the daemon goes back to what snapd has" in_force cloud.probe-interval 14s
+soon "the daemon goes back to what snapd has" written cloud.probe-interval 14s
 snap stop edge.daemon
 (exec 9<>$common/lock && flock -n 9 && printf 'edge bundle import (pid 7)' >&9 && exec sleep 60) &
 holder=$!

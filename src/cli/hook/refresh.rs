@@ -78,8 +78,13 @@ pub async fn before(scene: &Scene) -> Result<()> {
                 "`{}` is running hint: refresh again when it has ended",
                 busy.join("`, `")
             );
-            let done = tokio::time::timeout(PATIENCE, ask_checkpoint(&config.socket)).await;
-            Ok(done.context("the daemon did not put its queue on disk in time")??)
+            match tokio::time::timeout(PATIENCE, ask_checkpoint(&config.socket)).await {
+                Ok(done) => Ok(done?),
+                Err(_) => {
+                    output::note("edge: the daemon does not put its queue on disk, and is not waited for");
+                    Ok(())
+                }
+            }
         }
         Err(ClientError::Connect { .. }) => alone(&config),
         Err(error) => Err(error.into()),

@@ -135,7 +135,7 @@ struct Remove {
 
 impl Image {
     pub fn run(&self, global: &Global) -> Result<()> {
-        let config = global.load()?;
+        let config = global.in_force()?;
         match &self.command {
             Command::List(command) => command.run(&config),
             Command::Inspect(command) => command.run(&config),

@@ -57,7 +57,7 @@ struct Namespace {
 
 impl Pod {
     pub fn run(&self, global: &Global) -> Result<()> {
-        let config = global.load()?;
+        let config = global.in_force()?;
         let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let outcome = executor.block_on(async {
             match &self.command {
