@@ -32,7 +32,9 @@ pub fn prepare(places: &Places, boot: &str) -> Result<Program, Error> {
     }
     link_plugins(places)?;
     lay_out_network(places)?;
-    let file = places.write(CONFIG, &settings(places)?)?;
+    // The owner's settings are in it, with what nobody else may read.
+    let file = places.own(CONFIG);
+    durable::write(&file, settings(places)?.as_bytes(), 0o600)?;
     places.program("usr/bin/containerd", vec!["--config".to_owned(), file.display().to_string()])
 }
 
@@ -54,8 +56,19 @@ fn forget_other_boot(places: &Places, boot: &str) -> io::Result<()> {
     durable::write(&stamp, boot.as_bytes(), 0o600)
 }
 
-/// Pods of a gateway without a network never start. What the owner made of the file stays; an empty one is none.
+/// Pods of a gateway without a network never start. What the owner made of the file stays; an empty one is none. Where
+/// there is another network, that is what pods have.
 fn lay_out_network(places: &Places) -> io::Result<()> {
+    let is_other = |path: &Path| {
+        let ends = path.extension().and_then(|end| end.to_str());
+        let is_network = matches!(ends, Some("conf" | "conflist" | "json"));
+        is_network && *path != places.own(NETWORK) && path.metadata().is_ok_and(|meta| meta.len() > 0)
+    };
+    let folder = places.own("cni/net.d");
+    let listed = std::fs::read_dir(&folder).map_err(|e| durable::named(e, "list", &folder))?;
+    if listed.flatten().any(|entry| is_other(&entry.path())) {
+        return Ok(());
+    }
     match places.read(NETWORK) {
         Some(_) => Ok(()),
         None => places.write(NETWORK, NETWORK_TEXT).map(drop),
@@ -173,6 +186,8 @@ SystemdCgroup = false
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "the files of a test need not be durable")]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn places(folder: &Path) -> Places {
@@ -271,9 +286,26 @@ mod tests {
         cri.insert("restrict_oom_score_adj".into(), true.into());
         cri.insert("image_pull_with_sync_fs".into(), false.into());
         assert_eq!(all, expected);
+        let mode = std::fs::metadata(places.own(CONFIG)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "an owner's password may be in it");
         std::fs::write(places.own("containerd/config.d/20-own.toml"), "version = 2\nroot =\n").unwrap();
         let said = prepare(&places, "one").unwrap_err().to_string();
         assert!(said.contains("20-own.toml`, line 2: ") && !said.contains('\n'), "{said}");
+    }
+
+    #[test]
+    fn pods_that_have_another_network_keep_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        std::fs::create_dir_all(places.own("cni/net.d")).unwrap();
+        let other = places.own("cni/net.d/bridge.conflist");
+        std::fs::write(&other, "{}").unwrap();
+        prepare(&places, "one").unwrap();
+        assert!(!places.own(NETWORK).exists());
+        // Nor is an empty one a network.
+        std::fs::write(&other, "").unwrap();
+        prepare(&places, "one").unwrap();
+        assert!(places.own(NETWORK).exists());
     }
 
     fn gather(value: &toml::Value, paths: &mut Vec<String>) {
