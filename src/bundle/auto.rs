@@ -87,7 +87,8 @@ where
                             Ok(gateway) => tell(&part, &place, blocking(gateway, place.clone()).await),
                             Err(why) => {
                                 part.trouble(&why);
-                                Told { settled: false, trouble: Some(why) }
+                                // Not the stick's: it does not go with it.
+                                Told { settled: false, trouble: None }
                             }
                         };
                         seen.note(place, told);

@@ -58,10 +58,13 @@ impl Seen {
         for (stream, seq) in &self.seqs {
             let known = now.seqs.get(stream).copied().unwrap_or(0);
             if let Some(seq) = u64::try_from(*seq).ok().filter(|_| *seq > known) {
-                store.update_trust(TrustUpdate {
-                    seq: Some((stream.clone(), seq)),
-                    ..TrustUpdate::default()
-                })?;
+                let raised = store
+                    .update_trust(TrustUpdate { seq: Some((stream.clone(), seq)), ..TrustUpdate::default() });
+                match raised {
+                    // Somebody else has raised it meanwhile.
+                    Err(crate::store::Error::Rollback { .. }) => {}
+                    raised => raised?,
+                }
             }
         }
         Ok(())

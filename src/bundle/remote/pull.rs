@@ -17,10 +17,11 @@ use crate::bundle::open::{Passed, believe};
 use crate::bundle::{Error, name, readback};
 use crate::oci::Error as OciError;
 use crate::store::{Settings, Store};
+use crate::sys::clock;
 use crate::sys::digest::Digest;
 use crate::sys::durable;
 use crate::sys::progress::Unit;
-use crate::trust::{AnchorError, Chain, LARGEST_ROOT, gateway, root_file_name, version_of};
+use crate::trust::{Anchor, AnchorError, Chain, LARGEST_ROOT, gateway, root_file_name, version_of};
 
 /// Bytes of all roots of a bundle at the most: they are kept in memory until they are verified.
 const LARGEST_ROOTS: u64 = 64 * LARGEST_ROOT;
@@ -37,14 +38,25 @@ impl Pinned {
     /// # Errors
     /// [`Error::Store`], [`Error::Trust`] where that cannot be read.
     pub fn below(state_dir: &Path) -> Result<Option<Self>, Error> {
-        let Some(store) = Store::open_for_reading(Settings::below(state_dir))? else { return Ok(None) };
+        let Some(store) = Store::open_for_reading(Settings::below(state_dir))? else {
+            return Self::kept(state_dir);
+        };
         let gateway =
             Gateway { state_dir: state_dir.to_owned(), me: Identity::default(), store, appliance: None };
         match gateway.chain() {
             Ok(chain) => Ok(Some(Self { passed: gateway.passed(&chain)?, chain })),
-            Err(Error::Trust(AnchorError::NotPinned)) => Ok(None),
+            Err(Error::Trust(AnchorError::NotPinned)) => Self::kept(state_dir),
             Err(error) => Err(error),
         }
+    }
+
+    /// Where the store was lost the roots that were pinned count on; see [`super::super::recall`].
+    fn kept(state_dir: &Path) -> Result<Option<Self>, Error> {
+        let anchor = Anchor::below(state_dir);
+        let Some(version) = anchor.newest()? else { return Ok(None) };
+        let chain = anchor.load(Some(version))?;
+        let sure = clock::floor().max(chain.current().created);
+        Ok(Some(Self { passed: Passed::sure(sure), chain }))
     }
 }
 
