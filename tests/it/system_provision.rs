@@ -281,6 +281,13 @@ fn what_the_card_does_not_have_is_taken_from_the_image() {
     put("efi/edge-config/network/10-lan.network", NETWORK);
     put("efi/edge-config/authorized_keys", &KEY.replace("owner", "technician"));
     put("efi/edge-config/static-pods/web.yaml", "kind: Deployment\n");
+    // As a power cut leaves it: the note is there, and no file.
+    let names =
+        ["edge.toml", "1.root.json", "authorized_keys", "static-pods/web.yaml", "network/10-lan.network"];
+    put(
+        "identity/given.json",
+        &serde_json::json!({"format": 1, "open": true, "taken": names, "refused": []}).to_string(),
+    );
     let said = provision(&machine);
     let lines = "edge: configuration taken from the EFI system partition: authorized_keys, network/10-lan.network\n\
                  edge: configuration taken from the image: edge.toml, 1.root.json\n";
