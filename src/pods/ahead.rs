@@ -10,10 +10,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::policy::{Policy, Role, containers};
 use super::view::{container_name, of_pod, runtime_uid};
 use crate::cache::Cache;
 use crate::cri::v1::{Container, ContainerState, PodSandboxState};
 use crate::cri::{self, Runtime, State};
+use crate::kube::meta;
 use crate::sys::clock;
 
 /// How often it is looked whether the clock was set back, which asks nobody.
@@ -120,8 +122,10 @@ impl<'a> Ahead<'a> {
             let Some(uid) = of_pod(sandbox) else { continue };
             let own = state.containers.iter().filter(|container| container.pod_sandbox_id == sandbox.id);
             if sandbox.state() != PodSandboxState::SandboxReady {
-                if sandbox.created_at > by {
-                    ahead.sandboxes.push(Ended { uid, id: &sandbox.id, containers: own.collect() });
+                let containers: Vec<_> = own.collect();
+                // Its containers count beside those of a later sandbox, and the clock may have been right for them alone.
+                if sandbox.created_at > by || containers.iter().any(|container| container.created_at > by) {
+                    ahead.sandboxes.push(Ended { uid, id: &sandbox.id, containers });
                 }
                 continue;
             }
@@ -148,15 +152,24 @@ impl<'a> Ahead<'a> {
     }
 
     /// The ids of sandboxes that kubelet would replace, by `codes`, the exit codes by container. None of a pod that is not
-    /// known, and none of one that is not to run again: by what is there kubelet knows that it has run.
+    /// known, or is not to run again: by what is there kubelet knows that it has run. Where a part of a pod is to run again,
+    /// what of it was done is done once more.
     fn sandboxes_to_go(&self, pods: &HashMap<&str, &Value>, codes: &HashMap<&str, i32>) -> Vec<&'a str> {
-        let to_go = |sandbox: &&Ended<'_>| match pods.get(sandbox.uid).map(|pod| policy(pod)) {
-            None | Some("Never") => false,
-            Some("OnFailure") => {
-                let done = |container: &&Container| codes.get(container.id.as_str()) == Some(&0);
-                sandbox.containers.is_empty() || !sandbox.containers.iter().all(done)
-            }
-            Some(_) => true,
+        let to_go = |sandbox: &&Ended<'_>| {
+            let Some(pod) = pods.get(sandbox.uid).filter(|pod| !is_ending(pod)) else { return false };
+            let newest = |name: &str| {
+                let own = sandbox.containers.iter().filter(|container| container_name(container) == name);
+                own.max_by_key(|container| {
+                    (container.metadata.as_ref().map(|m| m.attempt), container.created_at)
+                })
+            };
+            containers(pod).filter(|part| part.role == Role::Main).any(|part| {
+                match newest(part.name).and_then(|container| codes.get(container.id.as_str())) {
+                    Some(code) => part.comes_back((*code).into()),
+                    // It was not started yet. A pod that is to run once, and has begun to, is not begun anew.
+                    None => part.policy != Policy::Never || sandbox.containers.is_empty(),
+                }
+            })
         };
         self.sandboxes.iter().filter(to_go).map(|sandbox| sandbox.id).collect()
     }
@@ -164,51 +177,20 @@ impl<'a> Ahead<'a> {
     /// The same of containers.
     fn containers_to_go(&self, pods: &HashMap<&str, &Value>, codes: &HashMap<&str, i32>) -> Vec<&'a str> {
         let to_go = |(uid, container): &&(&str, &Container)| {
-            let part = pods.get(uid).and_then(|pod| Part::of(pod, container_name(container)));
+            let pod = pods.get(uid).filter(|pod| !is_ending(pod));
+            let part =
+                pod.and_then(|pod| containers(pod).find(|part| part.name == container_name(container)));
             let code = codes.get(container.id.as_str());
-            part.zip(code).is_some_and(|(part, code)| part.runs_again(*code))
+            part.zip(code).is_some_and(|(part, code)| part.comes_back((*code).into()))
         };
         self.containers.iter().filter(to_go).map(|(_, container)| container.id.as_str()).collect()
     }
 }
 
-/// What a container is to its pod, as far as it matters when it has ended.
-enum Part<'a> {
-    /// One of those that make the pod up, with the pod's policy.
-    Own(&'a str),
-    /// One that runs beside those.
-    Sidecar,
-    /// One that runs before those, and only once if all goes well; with the pod's policy.
-    Init(&'a str),
-}
-
-impl<'a> Part<'a> {
-    /// `None` for one that the pod's spec does not name so, as one for debugging.
-    fn of(pod: &'a Value, name: &str) -> Option<Self> {
-        let find = |list: &str| {
-            let all = pod.pointer(list).and_then(Value::as_array)?;
-            all.iter().find(|container| container["name"] == name)
-        };
-        if find("/spec/containers").is_some() {
-            return Some(Self::Own(policy(pod)));
-        }
-        let init = find("/spec/initContainers")?;
-        Some(if init["restartPolicy"] == "Always" { Self::Sidecar } else { Self::Init(policy(pod)) })
-    }
-
-    /// Whether kubelet starts it anew after it exited with `code`.
-    fn runs_again(&self, code: i32) -> bool {
-        match self {
-            Self::Sidecar | Self::Own("Always") => true,
-            Self::Own("OnFailure") => code != 0,
-            Self::Own(_) => false,
-            Self::Init(policy) => code != 0 && *policy != "Never",
-        }
-    }
-}
-
-fn policy(pod: &Value) -> &str {
-    pod.pointer("/spec/restartPolicy").and_then(Value::as_str).unwrap_or("Always")
+/// Whether kubelet makes nothing anew for this pod.
+fn is_ending(pod: &Value) -> bool {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str);
+    meta::deletion_timestamp(pod).is_some() || matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 #[cfg(test)]

@@ -59,21 +59,47 @@ fn a_sandbox_that_ended_in_a_time_to_come_goes_if_its_pod_runs_again() {
             sandbox("done", "d1", Ended, NOW + 1),
             sandbox("failed", "f1", Ended, NOW + 1),
             sandbox("stranger", "s1", Ended, NOW + 1),
+            // The clock was behind when it was made, and right when its container was started again.
+            sandbox("late", "l1", Ended, NOW - 1),
+            // The power went after its first container was done, and before the next.
+            sandbox("begun", "b1", Ended, NOW + 1),
+            sandbox("fresh", "v1", Ended, NOW + 1),
+            sandbox("deleted", "x1", Ended, NOW + 1),
         ],
         containers: vec![
             container("done", "d1", "main", Exited, NOW + 2),
             container("failed", "f1", "main", Exited, NOW + 2),
+            // One that ran beside it was killed in the end.
+            container("done", "d1", "beside", Exited, NOW + 2),
+            container("never", "n1", "prepare", Exited, NOW + 2),
+            container("late", "l1", "main", Exited, NOW + 2),
+            container("begun", "b1", "prepare", Exited, NOW + 2),
         ],
     };
+    let mut deleted = pod("deleted", "Always");
+    deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     let pods = [
         pod("always", "Always"),
         pod("runs", "Always"),
         pod("never", "Never"),
         pod("done", "OnFailure"),
         pod("failed", "OnFailure"),
+        pod("late", "Always"),
+        pod("begun", "OnFailure"),
+        pod("fresh", "Never"),
+        deleted,
     ];
-    let (sandboxes, containers) = goes(&state, &pods, &[("d1-main", 0), ("f1-main", 1)]);
-    assert_eq!((sandboxes, containers), (vec!["a1".to_owned(), "f1".to_owned()], vec![]));
+    let codes = [
+        ("d1-main", 0),
+        ("d1-beside", 137),
+        ("f1-main", 1),
+        ("n1-prepare", 0),
+        ("l1-main", 255),
+        ("b1-prepare", 0),
+    ];
+    let (sandboxes, containers) = goes(&state, &pods, &codes);
+    assert_eq!(sandboxes, ["a1", "f1", "l1", "b1", "v1"]);
+    assert_eq!(containers, Vec::<String>::new());
 }
 
 #[test]
@@ -103,5 +129,12 @@ fn a_container_that_exited_in_a_time_to_come_goes_if_it_is_started_again() {
     assert_eq!(failed[..3], expected);
     assert_eq!(failed[3..], ["failing-main", "failing-prepare", "failing-beside", "never-beside"]);
     assert_eq!(goes(&state, &pods, &[]).1, Vec::<String>::new(), "what nobody knows the end of stays");
+    let mut once = pods;
+    once[0]["spec"]["containers"][0]["restartPolicy"] = "Never".into();
+    assert_eq!(
+        goes(&state, &once, &codes(0)).1[..1],
+        ["always-beside"],
+        "a container's own policy goes before"
+    );
     assert_eq!(Ahead::of(&state, NOW).count(), 13, "what runs is looked at again, too");
 }
