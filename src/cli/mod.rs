@@ -136,7 +136,15 @@ impl Global {
 
     /// As the daemon has it, which takes the last good one on an appliance: for what does not change the file.
     fn in_force(&self) -> anyhow::Result<Config> {
-        Ok(crate::daemon::load(&self.overrides()?)?.config)
+        let overrides = self.overrides()?;
+        if overrides.config.is_some() {
+            return Ok(Config::load(&overrides)?);
+        }
+        let loaded = crate::daemon::load(&overrides)?;
+        if let Some(why) = loaded.refused {
+            output::note(&format!("edge: {why}"));
+        }
+        Ok(loaded.config)
     }
 }
 
