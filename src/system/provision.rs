@@ -13,9 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::given::{
-    Checks, FIRST, FOLDERS, Given, KUBECONFIG, all, check, has_something, names, small, strangers,
-};
+use super::given::{Checks, FIRST, FOLDERS, Given, all, check, has_something, names, small, strangers};
 use super::identity::Identity;
 use super::intake::{Intake, KEPT, present};
 use super::{Error, Places};
@@ -123,12 +121,8 @@ fn configure(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error>
     // A reset comes back with what was taken of it.
     if shown != IDENTITY && shown != IMAGE {
         // What was given and is wrong is asked for: what the image has of that name would take its place.
-        // Or it is on identity and not in its place yet; credentials leave theirs once they have joined.
-        let is_open = |one: &Given| {
-            let given = intake.refused.contains(&one.name) || taken.iter().any(|file| file.name == one.name);
-            let waits = one.name != KUBECONFIG && !places.at(&one.to).exists();
-            !given && (waits || !intake.taken.contains(&one.name))
-        };
+        let is_open =
+            |one: &Given| ![&intake.taken, &intake.refused].iter().any(|names| names.contains(&one.name));
         let open = all(&image).into_iter().filter(is_open).collect();
         let ground = read(places, open, &image, IMAGE, checks, &mut intake, &mut done.lines);
         done.took(IMAGE, &ground);
