@@ -99,10 +99,19 @@ impl Writer {
     /// Writes the object unless the file holds just this already, or it brings a heartbeat alone; gives its row. Of a record
     /// that was put off, what somebody has written since and is newer stays.
     pub(super) fn store(&self, object: &Object) -> Result<i64, CacheError> {
+        self.store_as_of(object, self.put_off_since)
+    }
+
+    /// As [`Self::store`], for one of a list that the cloud read at `since` or later, in seconds since 1970: what somebody
+    /// has read since, and is newer, stays. A long list comes slowly, and its client alone would read on from it.
+    pub(super) fn store_listed(&self, object: &Object, since: i64) -> Result<i64, CacheError> {
+        // Of the two times the earlier one keeps what either would.
+        self.store_as_of(object, Some(self.put_off_since.map_or(since, |put_off| put_off.min(since))))
+    }
+
+    fn store_as_of(&self, object: &Object, since: Option<i64>) -> Result<i64, CacheError> {
         match self.row(&object.key)? {
-            Some(row) if self.put_off_since.is_some_and(|since| row.at >= since) && row.is_newer(object) => {
-                Ok(row.id)
-            }
+            Some(row) if since.is_some_and(|since| row.at >= since) && row.is_newer(object) => Ok(row.id),
             Some(row) if row.holds(object) => Ok(row.id),
             // The body is read only for what may be a heartbeat.
             Some(row) if beats(object) && row.is_young() && !row.version.is_empty() => {
@@ -125,15 +134,6 @@ impl Writer {
         Ok(beats(object)
             && is_as_before(known, object)
             && self.row(&object.key)?.is_some_and(|row| row.is_young()))
-    }
-
-    /// As [`Self::store`], for one of a list that the cloud read at `since` or later, in seconds since 1970: what somebody
-    /// has read since, and is newer, stays. A long list comes slowly, and its client alone would read on from it.
-    pub(super) fn store_listed(&self, object: &Object, since: i64) -> Result<i64, CacheError> {
-        match self.row(&object.key)? {
-            Some(row) if row.at >= since && row.is_newer(object) => Ok(row.id),
-            _ => self.store(object),
-        }
     }
 
     fn row(&self, key: &ObjectKey) -> Result<Option<Known>, CacheError> {
