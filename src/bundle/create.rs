@@ -111,9 +111,9 @@ pub fn create(
     // From here on, so that of two bundles the one with the higher number holds what is newer.
     let _number = turn::make(&plan.records, &plan.stream, progress)?;
     let _hold = store.hold();
-    let mut gathered = gather(store, &plan.selection)?;
+    let mut gathered = gather(store, &plan.selection, &plan.records)?;
     gathered.lacking.drain(..).for_each(|line| progress.note(line));
-    if gathered.refs.is_empty() && gathered.system.is_none() {
+    if gathered.names.is_empty()? && gathered.system.is_none() {
         return Err(Error::Usage("there is nothing in the store to put into a bundle".into()));
     }
     // A system is always carried: no gateway keeps the one that it runs.

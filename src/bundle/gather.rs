@@ -1,13 +1,13 @@
 //! What goes into a bundle: the refs that were asked for, and all blobs that they need.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::list::{Content, RefLine};
+use super::names::{Found, Names};
 use super::ride::Riding;
 use super::system::SystemPart;
-use super::whole::{self, Found};
-use super::{Error, ride};
+use super::{Error, ride, whole};
 use crate::oci::{ParsedManifest, Platform, Reference};
 use crate::store::{Chart, Ref, Store};
 use crate::sys::digest::{Algorithm, Digest};
@@ -28,14 +28,12 @@ pub struct Selection {
 }
 
 /// What was gathered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gathered {
-    /// Lines of `refs.list`, in order.
-    pub refs: BTreeSet<String>,
+    /// Lines of `refs.list`, and what other tools call their manifests.
+    pub names: Names,
     /// Every blob that the refs need, in the order of digests.
     pub blobs: BTreeMap<Key, Fact>,
-    /// Top-level manifests for `index.json`: what they are called, and their media type.
-    pub named: Vec<(String, Digest, String)>,
     /// Blobs that are not in the store: files, and the manifests made for them.
     pub sources: BTreeMap<Key, Source>,
     /// The system that rides along.
@@ -44,8 +42,8 @@ pub struct Gathered {
     pub lacking: Vec<String>,
     /// Those of them that say what was left out.
     left_out: BTreeSet<String>,
-    /// The manifests of each repository that it was looked for what is about them.
-    looked: BTreeMap<String, BTreeSet<Key>>,
+    /// The artifacts of files that ride along, by the files' names.
+    pub riding: BTreeMap<String, Digest>,
 }
 
 /// How an image came to go in.
@@ -120,12 +118,20 @@ impl Key {
     }
 }
 
-/// Gathers from `store` what `selection` asks for.
+/// Gathers from `store` what `selection` asks for; the names lie in a file of `folder` meanwhile.
 ///
 /// # Errors
 /// [`Error::Absent`] for what is not here.
-pub fn gather(store: &Store, selection: &Selection) -> Result<Gathered, Error> {
-    let mut gathered = Gathered::default();
+pub fn gather(store: &Store, selection: &Selection, folder: &Path) -> Result<Gathered, Error> {
+    let mut gathered = Gathered {
+        names: Names::new(folder)?,
+        blobs: BTreeMap::new(),
+        sources: BTreeMap::new(),
+        system: None,
+        lacking: Vec::new(),
+        left_out: BTreeSet::new(),
+        riding: BTreeMap::new(),
+    };
     if selection.images.is_empty() && selection.charts.is_empty() && selection.files.is_empty() {
         everything(store, selection, &mut gathered)?;
     }
@@ -144,14 +150,24 @@ pub fn gather(store: &Store, selection: &Selection) -> Result<Gathered, Error> {
     Ok(gathered)
 }
 
+/// All that there is at one moment, and then what each of it needs.
 fn everything(store: &Store, selection: &Selection, gathered: &mut Gathered) -> Result<(), Error> {
-    for found in store.refs(None)? {
-        let Ref { repository, name, digest, .. } = &found;
-        add_image(store, selection, gathered, (repository, name, digest), Named::AmongOthers)?;
-    }
-    for repository in store.chart_repositories()? {
-        for chart in store.charts(&repository, None)? {
-            add_chart(store, gathered, &chart)?;
+    store.each_ref(None, |Ref { repository, name, digest, .. }| {
+        gathered.names.push(&Found::Image { repository, name, digest })
+    })?;
+    store.each_chart(|chart| {
+        gathered.names.push(&Found::Blob(chart.digest.clone()))?;
+        chart.provenance.iter().try_for_each(|it| gathered.names.push(&Found::Blob(it.clone())))?;
+        add_chart_line(gathered, chart)
+    })?;
+    let mut last = 0;
+    while let Some((number, found)) = gathered.names.next(last)? {
+        last = number;
+        match found {
+            Found::Image { repository, name, digest } => {
+                add_image(store, selection, gathered, (&repository, &name, &digest), Named::AmongOthers)?;
+            }
+            Found::Blob(digest) => add_blob(store, gathered, &digest)?,
         }
     }
     Ok(())
@@ -187,10 +203,11 @@ fn add_image(
 ) -> Result<(), Error> {
     let line = RefLine::Image { repository: repository.into(), name: name.into(), digest: digest.clone() };
     let text = text_of(&line);
-    if gathered.refs.contains(&text) {
+    if gathered.names.contains(&text)? {
         return Ok(());
     }
-    let Found { media_type, pieces, partial, lacks } = whole::find(store, digest, &selection.platforms)?;
+    let whole::Found { media_type, pieces, partial, lacks } =
+        whole::find(store, digest, &selection.platforms)?;
     let shown = line.shown();
     if lacks {
         let platforms: Vec<String> = selection.platforms.iter().map(Platform::to_string).collect();
@@ -213,16 +230,14 @@ fn add_image(
     if pieces.is_empty() {
         return Ok(());
     }
-    gathered.refs.insert(text);
-    gathered.named.push((shown, digest.clone(), media_type));
+    gathered.names.insert(&text, Some((&shown, digest, &media_type)))?;
     for piece in pieces {
         for (blob, size) in piece.blobs {
             gathered.blobs.entry(Key::of(&blob)).or_insert(Fact { size, kind: Content::Blob });
         }
-        let key = Key::of(&piece.digest);
-        gathered.blobs.insert(key.clone(), Fact { size: piece.size, kind: Content::Manifest });
+        gathered.blobs.insert(Key::of(&piece.digest), Fact { size: piece.size, kind: Content::Manifest });
         // Another repository may have other signatures of the same image.
-        if gathered.looked.entry(repository.to_owned()).or_default().insert(key) {
+        if gathered.names.look(repository, &piece.digest)? {
             add_about(store, selection, gathered, repository, &piece.digest)?;
         }
     }
@@ -273,31 +288,22 @@ fn charts(store: &Store, gathered: &mut Gathered, text: &str) -> Result<(), Erro
         None => (text, None),
     };
     let (repository, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let found = store.charts(repository, Some(name))?;
     let mut any = false;
-    for chart in found.iter().filter(|chart| version.is_none_or(|version| chart.version == version)) {
-        add_chart(store, gathered, chart)?;
-        any = true;
+    for chart in store.charts(repository, Some(name))? {
+        if version.is_none_or(|version| chart.version == version) {
+            add_blob(store, gathered, &chart.digest)?;
+            chart.provenance.iter().try_for_each(|it| add_blob(store, gathered, it))?;
+            add_chart_line(gathered, chart)?;
+            any = true;
+        }
     }
     if any { Ok(()) } else { Err(Error::Absent(format!("chart {text}"))) }
 }
 
-fn add_chart(store: &Store, gathered: &mut Gathered, chart: &Chart) -> Result<(), Error> {
-    add_blob(store, gathered, &chart.digest)?;
-    if let Some(provenance) = &chart.provenance {
-        add_blob(store, gathered, provenance)?;
-    }
-    let line = RefLine::Chart {
-        repository: chart.repository.clone(),
-        name: chart.name.clone(),
-        version: chart.version.clone(),
-        digest: chart.digest.clone(),
-        provenance: chart.provenance.clone(),
-        created: chart.created,
-        entry: chart.entry.clone(),
-    };
-    gathered.refs.insert(text_of(&line));
-    Ok(())
+fn add_chart_line(gathered: &Gathered, chart: Chart) -> Result<(), Error> {
+    let Chart { repository, name, version, digest, provenance, created, entry, owner: _ } = chart;
+    let line = RefLine::Chart { repository, name, version, digest, provenance, created, entry };
+    gathered.names.insert(&text_of(&line), None)
 }
 
 /// As a line of `refs.list`.

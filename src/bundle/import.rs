@@ -330,14 +330,6 @@ impl Gateway {
             notes: manifest.notes.clone(),
             system: manifest.system.as_ref().map(|part| part.version.clone()),
         };
-        let mut to = StateOf { pins, note: note.to_text(), ..StateOf::default() };
-        let mut lines = opened.ref_lines()?;
-        while let Some(line) = lines.next_ref()? {
-            match line.into_state(&manifest.stream) {
-                Ok(found) => to.refs.push(found),
-                Err(chart) => to.charts.push(*chart),
-            }
-        }
         Anchor::below(&self.state_dir).keep(&opened.chain, judged.root_before)?;
         let trust = TrustUpdate {
             root_version: Some(opened.chain.current().version),
@@ -345,7 +337,14 @@ impl Gateway {
             time_floor: Some(manifest.created.as_second()),
             forget_seqs: judged.forget_seqs,
         };
-        Ok(self.store.flip(&Owner::Bundle(manifest.stream.clone()), to, trust)?)
+        let to = StateOf { pins, note: note.to_text(), ..StateOf::default() };
+        let (mut lines, stream) = (opened.ref_lines()?, manifest.stream.clone());
+        // They were checked line by line before; what goes wrong now is the disk.
+        let next = move || match lines.next_ref() {
+            Ok(line) => Ok(line.map(|line| line.into_state(&stream))),
+            Err(fault) => Err(std::io::Error::other(fault).into()),
+        };
+        Ok(self.store.flip_with(&Owner::Bundle(manifest.stream.clone()), to, next, trust)?)
     }
 
     /// Says on the stick what is here now, and no more: what is damaged has to come again. `None` where the bundle does not lie on a stick of the usual form.

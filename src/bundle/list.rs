@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::List;
 use super::{Fault, name};
-use crate::store::{StateChart, StateRef};
+use crate::store::{StateChart, StateItem, StateRef};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::trust::strict;
 
@@ -206,14 +206,15 @@ impl RefLine {
     }
 
     /// What the store is told: a ref or a chart.
-    pub fn into_state(self, stream: &str) -> Result<StateRef, Box<StateChart>> {
+    pub fn into_state(self, stream: &str) -> StateItem {
         match self {
-            Self::Image { repository, name, digest } => Ok(StateRef { repository, name, digest }),
+            Self::Image { repository, name, digest } => StateItem::Ref(StateRef { repository, name, digest }),
             Self::File { name, digest, .. } => {
-                Ok(StateRef { repository: format!("{FILES}/{stream}"), name, digest })
+                StateItem::Ref(StateRef { repository: format!("{FILES}/{stream}"), name, digest })
             }
             Self::Chart { repository, name, version, digest, provenance, created, entry } => {
-                Err(Box::new(StateChart { repository, name, version, digest, provenance, created, entry }))
+                let chart = StateChart { repository, name, version, digest, provenance, created, entry };
+                StateItem::Chart(Box::new(chart))
             }
         }
     }

@@ -44,6 +44,7 @@ pub mod keys;
 mod list;
 mod manifest;
 mod name;
+mod names;
 mod open;
 mod pipeline;
 mod put;

@@ -64,9 +64,7 @@ pub(super) fn file(gathered: &mut Gathered, riding: &Riding) -> Result<(), Error
     .to_string()
     .into_bytes();
     let digest = Digest::sha256(&manifest);
-    let line = RefLine::File { name, purpose, size, content: content.clone(), digest: digest.clone() };
-    let shown = line.shown();
-    if let Some((_, other, _)) = gathered.named.iter().find(|(named, ..)| *named == shown) {
+    if let Some(other) = gathered.riding.get(&name) {
         if *other == digest {
             return Ok(());
         }
@@ -75,8 +73,9 @@ pub(super) fn file(gathered: &mut Gathered, riding: &Riding) -> Result<(), Error
             "{why} hint: names are told apart without their folders; rename one"
         )));
     }
-    gathered.refs.insert(text_of(&line));
-    gathered.named.push((shown, digest.clone(), media::OCI_MANIFEST.into()));
+    gathered.riding.insert(name.clone(), digest.clone());
+    let line = RefLine::File { name, purpose, size, content: content.clone(), digest: digest.clone() };
+    gathered.names.insert(&text_of(&line), Some((&line.shown(), &digest, media::OCI_MANIFEST)))?;
     for (digest, source, size, kind) in [
         (&content, Source::Path(path.to_owned()), size, Content::Blob),
         (&empty, Source::Bytes(b"{}".to_vec()), 2, Content::Blob),

@@ -49,9 +49,7 @@ impl Writer<'_> {
         let path = self.folder.join(name::REFS_LIST);
         let failed = |e| Error::Stick(durable::named(e, "write", &path));
         let mut list = ListWriter::new(BufWriter::new(self.new_file(&path)?));
-        for line in &self.gathered.refs {
-            list.line(line).map_err(failed)?;
-        }
+        self.gathered.names.each_line(|line| list.line(line).map_err(failed))?;
         Ok(list.end().map_err(failed)?.0)
     }
 
@@ -138,10 +136,10 @@ impl Writer<'_> {
         let mut out = BufWriter::new(self.new_file(&path)?);
         out.write_all(br#"{"schemaVersion":2,"manifests":["#).map_err(failed)?;
         let mut first = true;
-        for (shown, digest, media_type) in &self.gathered.named {
+        self.gathered.names.each_manifest(|shown, digest, media_type| {
             let key = Key::of(digest);
             let Some(fact) = self.gathered.blobs.get(&key).filter(|_| !self.there.contains(&key)) else {
-                continue;
+                return Ok(());
             };
             let entry = serde_json::json!({
                 "mediaType": media_type,
@@ -151,8 +149,8 @@ impl Writer<'_> {
             });
             let comma = if first { "" } else { "," };
             first = false;
-            write!(out, "{comma}{entry}").map_err(failed)?;
-        }
+            write!(out, "{comma}{entry}").map_err(failed)
+        })?;
         out.write_all(b"]}").and_then(|()| out.flush()).map_err(failed)
     }
 }

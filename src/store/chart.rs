@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::blob;
 use super::error::During;
-use super::refs::Owner;
+use super::refs::{Owner, each_first};
 use super::{Error, Store};
 use crate::sys::digest::Digest;
 
@@ -59,8 +59,8 @@ pub enum Replace {
 
 const CHARTS: &str =
     "SELECT c.repository, c.name, c.version, b.digest, p.digest, c.created, c.entry, o.kind, o.name
-    FROM chart c JOIN owner o ON o.id = c.owner AND o.current = c.generation
-    JOIN blob b ON b.id = c.blob AND b.state = 1 LEFT JOIN blob p ON p.id = c.provenance AND p.state = 1";
+    FROM chart c CROSS JOIN owner o ON o.id = c.owner AND o.current = c.generation
+    CROSS JOIN blob b ON b.id = c.blob AND b.state = 1 LEFT JOIN blob p ON p.id = c.provenance AND p.state = 1";
 
 impl Store {
     /// Stores a chart for `owner`.
@@ -186,6 +186,21 @@ impl Store {
         // What goes before stands before; the others of the same name and version are hidden by it.
         charts.dedup_by(|later, first| later.name == first.name && later.version == first.version);
         Ok(charts)
+    }
+
+    /// Hands `each` all charts, in the order of repositories, names and versions and as they are at one moment.
+    ///
+    /// # Errors
+    /// Where the database cannot be read, and what `each` says.
+    pub fn each_chart<E: From<Error>>(&self, mut each: impl FnMut(Chart) -> Result<(), E>) -> Result<(), E> {
+        let sql = format!("{CHARTS} ORDER BY c.repository, c.name, c.version");
+        let same =
+            |a: &Chart, b: &Chart| a.repository == b.repository && a.name == b.name && a.version == b.version;
+        self.inner.readers.read(|c| {
+            let mut query = c.prepare_cached(&sql).during("list charts")?;
+            let rows = query.query([]).during("list charts")?;
+            each_first(rows, chart_of, same, |chart| &chart.owner, &mut each)
+        })?
     }
 
     /// The paths of the chart repositories that hold something.

@@ -46,6 +46,15 @@ pub struct StateRef {
 /// One chart of a new generation.
 pub type StateChart = NewChart;
 
+/// One of either.
+#[derive(Clone, Debug)]
+pub enum StateItem {
+    /// A name.
+    Ref(StateRef),
+    /// A chart.
+    Chart(Box<StateChart>),
+}
+
 /// What changes in the trust state, in the same transaction. Values only rise.
 #[derive(Clone, Debug, Default)]
 pub struct TrustUpdate {
@@ -83,6 +92,20 @@ impl Store {
     /// # Errors
     /// [`Error::BlobUnknown`] for what is new and not stored, [`Error::Rollback`] for an old sequence number.
     pub fn flip(&self, owner: &Owner, state: StateOf, trust: TrustUpdate) -> Result<u64, Error> {
+        self.flip_with(owner, state, || Ok(None), trust)
+    }
+
+    /// As [`Store::flip`], with what `more` gives until it gives nothing besides what `state` holds.
+    ///
+    /// # Errors
+    /// As there, and what `more` says.
+    pub fn flip_with(
+        &self,
+        owner: &Owner,
+        state: StateOf,
+        mut more: impl FnMut() -> Result<Option<StateItem>, Error> + Send + 'static,
+        trust: TrustUpdate,
+    ) -> Result<u64, Error> {
         let owner = owner.clone();
         let number = self.inner.writer.write(move |batch| {
             let tx = batch.tx;
@@ -98,12 +121,18 @@ impl Store {
             let floor = if number == 1 { Floor::Reached } else { Floor::Passed };
             update_trust(tx, &trust, floor)?;
             let now = clock::now().as_second();
-            for entry in &state.refs {
+            let add = |entry: &StateRef| {
                 let (repository, manifest) = add_ref(tx, id, (before, number), entry, now)?;
-                untagged::drop_below(tx, (repository, manifest), &owner)?;
-            }
-            for chart in &state.charts {
-                insert_chart(tx, chart, id, number, Some(before))?;
+                untagged::drop_below(tx, (repository, manifest), &owner)
+            };
+            let add_chart = |chart: &StateChart| insert_chart(tx, chart, id, number, Some(before));
+            state.refs.iter().try_for_each(add)?;
+            state.charts.iter().try_for_each(add_chart)?;
+            while let Some(item) = more()? {
+                match item {
+                    StateItem::Ref(entry) => add(&entry)?,
+                    StateItem::Chart(chart) => add_chart(&chart)?,
+                }
             }
             for digest in &state.whole {
                 let manifest = blob::here(tx, digest)?.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;

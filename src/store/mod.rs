@@ -50,7 +50,7 @@ pub use chart::{Chart, NewChart, Replace};
 pub use door::Door;
 pub use error::Error;
 pub use gc::{GcPlan, GcSettings, Hold};
-pub use generation::{Generation, StateChart, StateOf, StateRef, TrustUpdate};
+pub use generation::{Generation, StateChart, StateItem, StateOf, StateRef, TrustUpdate};
 pub use intake::{Incoming, Intake, Landing};
 pub use manifest::{Absent, Manifest, NewManifest, Referrer};
 pub use needs::Closure;

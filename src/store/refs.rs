@@ -156,27 +156,38 @@ impl Store {
     /// # Errors
     /// Where the database cannot be read.
     pub fn refs(&self, repository: Option<&str>) -> Result<Vec<Ref>, Error> {
+        let mut refs = Vec::new();
+        self.each_ref(repository, |found| {
+            refs.push(found);
+            Ok::<_, Error>(())
+        })?;
+        Ok(refs)
+    }
+
+    /// Hands `each` the effective refs of one repository, or of all, in order and as they are at one moment.
+    ///
+    /// # Errors
+    /// Where the database cannot be read, and what `each` says.
+    pub fn each_ref<E: From<Error>>(
+        &self,
+        repository: Option<&str>,
+        mut each: impl FnMut(Ref) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let filter = if repository.is_some() { "r.name = ?1" } else { "?1 IS NULL" };
+        // In the order of two indexes, so that nothing is sorted in memory; who goes before is picked out below.
         let sql = format!(
             "SELECT r.name, f.name, b.digest, o.kind, o.name, b.size, m.media_type, f.stored, f.used
-             FROM {EFFECTIVE} JOIN repository r ON r.id = f.repository JOIN blob b ON b.id = f.blob
-             JOIN manifest m ON m.blob = b.id WHERE ?1 IS NULL OR r.name = ?1
-             ORDER BY r.name, f.name, o.kind, o.name"
+             FROM repository r CROSS JOIN ref f ON f.repository = r.id
+             CROSS JOIN owner o ON o.id = f.owner AND o.current = f.generation
+             CROSS JOIN blob b ON b.id = f.blob CROSS JOIN manifest m ON m.blob = b.id
+             WHERE {filter} ORDER BY r.name, f.name"
         );
+        let same = |a: &Ref, b: &Ref| a.repository == b.repository && a.name == b.name;
         self.inner.readers.read(|c| {
             let mut query = c.prepare_cached(&sql).during("list refs")?;
-            let mut rows = query.query([repository]).during("list refs")?;
-            let mut refs: Vec<Ref> = Vec::new();
-            while let Some(row) = rows.next().during("list refs")? {
-                let Some(found) = ref_of(row).during("list refs")? else { continue };
-                let shadowed = refs
-                    .last()
-                    .is_some_and(|last| last.repository == found.repository && last.name == found.name);
-                if !shadowed {
-                    refs.push(found);
-                }
-            }
-            Ok(refs)
-        })
+            let rows = query.query([repository]).during("list refs")?;
+            each_first(rows, ref_of, same, |found| &found.owner, &mut each)
+        })?
     }
 
     /// Removes a tag on behalf of `by`. False where there is no such tag.
@@ -237,6 +248,30 @@ impl Store {
         self.changed();
         Ok(removed > 0)
     }
+}
+
+/// Hands `each` one of all rows that stand together and are the `same`: that of the owner who goes before.
+pub(super) fn each_first<T, E>(
+    mut rows: rusqlite::Rows<'_>,
+    of: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<Option<T>>,
+    same: impl Fn(&T, &T) -> bool,
+    owner: impl Fn(&T) -> &Owner,
+    each: &mut impl FnMut(T) -> Result<(), E>,
+) -> Result<Result<(), E>, Error> {
+    let mut first: Option<T> = None;
+    while let Some(row) = rows.next().during("list what is in force")? {
+        let Some(found) = of(row).during("list what is in force")? else { continue };
+        match first.as_mut().filter(|first| same(first, &found)) {
+            Some(first) if owner(&found) < owner(first) => *first = found,
+            Some(_) => {}
+            None => {
+                if let Some(Err(stopped)) = first.replace(found).map(&mut *each) {
+                    return Ok(Err(stopped));
+                }
+            }
+        }
+    }
+    Ok(first.map_or(Ok(()), each))
 }
 
 fn ref_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Ref>> {

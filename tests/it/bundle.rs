@@ -90,16 +90,21 @@ impl Scene {
 
     /// The receipts on the stick, of the gateway that is enrolled by them.
     pub fn receipts(&self) -> Vec<bundle::Believed> {
-        let enrolled = Enrolled::below(&self.path("depot"));
-        let folder = self.path("stick/edge-receipts");
-        let receipt = std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.path());
-        for path in receipt.filter(|path| path.extension().unwrap() == "dsse") {
-            bundle::enrol(&path, &enrolled).unwrap();
-        }
-        let (believed, ignored) = read_receipts(&folder, "main", &enrolled).unwrap();
-        assert_eq!(ignored, [""; 0]);
-        believed
+        receipts(&self.path(""))
     }
+}
+
+/// The receipts on the stick below `folder`, of the gateway that is enrolled by them.
+pub fn receipts(folder: &Path) -> Vec<bundle::Believed> {
+    let enrolled = Enrolled::below(&folder.join("depot"));
+    let folder = folder.join("stick/edge-receipts");
+    let receipt = std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.path());
+    for path in receipt.filter(|path| path.extension().unwrap() == "dsse") {
+        bundle::enrol(&path, &enrolled).unwrap();
+    }
+    let (believed, ignored) = read_receipts(&folder, "main", &enrolled).unwrap();
+    assert_eq!(ignored, [""; 0]);
+    believed
 }
 
 pub fn import(gateway: &Gateway, stick: &Path) -> Result<Imported, bundle::Error> {
