@@ -5,13 +5,17 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::writer::{Job, Outcome, Record, Thread};
 use super::{Cache, CacheError, Writer};
 
 /// Bytes of clients' records that may wait. No client may have more than is left, so one alone has half of them.
-const LIMIT: usize = 16 << 20;
+const LIMIT: usize = 6 << 20;
+/// So much must be free for a client to read on; one piece of an answer is less.
+const ROOM: usize = 512 << 10;
+/// How long nothing at all is written before a client no longer waits for it.
+const STALLED: Duration = Duration::from_secs(5);
 /// Bytes that a record counts at the least: how much work there is in it, nobody knows before it is unpacked.
 const LEAST: usize = 1024;
 /// How long what clients have read may keep a batch that others wait for.
@@ -19,7 +23,11 @@ pub(super) const TURN: Duration = Duration::from_millis(200);
 
 /// How much waits, of whom.
 #[derive(Debug, Default)]
-pub(super) struct Shares(Mutex<Inside>);
+pub(super) struct Shares {
+    inside: Mutex<Inside>,
+    /// Told whenever some is free again.
+    freed: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Inside {
@@ -51,10 +59,29 @@ impl Shares {
                 inside.of.remove(client);
             }
         }
+        drop(inside);
+        self.freed.notify_waiters();
+    }
+
+    fn has_room(&self, client: &Arc<str>) -> bool {
+        let inside = self.inside();
+        let own = inside.of.get(client).copied().unwrap_or_default();
+        own + ROOM <= LIMIT.saturating_sub(inside.all)
+    }
+
+    /// Waits until there is room for the client, or so long that nobody seems to write any more.
+    async fn room(self: Arc<Self>, client: Arc<str>, stalled: Duration) {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if self.has_room(&client) || tokio::time::timeout(stalled, freed).await.is_err() {
+                return;
+            }
+        }
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,6 +188,13 @@ impl Cache {
         self.shared.shares.take(client, size) && self.shared.jobs.send(Job::Client(own)).is_ok()
     }
 
+    /// What a client is to wait for before it reads on: until more of it can be recorded, or seconds have passed in which
+    /// nothing was written at all. `None` where there is room.
+    pub fn room_of(&self, client: &Arc<str>) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let shares = &self.shared.shares;
+        (!shares.has_room(client)).then(|| shares.clone().room(client.clone(), STALLED))
+    }
+
     /// Waits until all that was recorded so far is on disk, what clients have read included.
     ///
     /// # Errors
@@ -194,13 +228,13 @@ mod tests {
             std::iter::repeat_with(|| shares.take(client, 100 << 10)).take_while(|fits| *fits).count()
         };
         let (all, next) = (fill(&greedy), fill(&other));
-        assert!((70..=82).contains(&all), "half of 16 MiB: {all}");
-        assert!((30..=41).contains(&next), "half of the rest: {next}");
-        assert!(shares.take(&third, 1 << 20) && shares.take(&greedy, 0), "room for more, and for an end");
+        assert!((26..=31).contains(&all), "half of 6 MiB: {all}");
+        assert!((11..=16).contains(&next), "half of the rest: {next}");
+        assert!(shares.take(&third, 256 << 10) && shares.take(&greedy, 0), "room for more, and for an end");
         shares.give_back(&greedy, 0);
         (0..all).for_each(|_| shares.give_back(&greedy, 100 << 10));
         (0..next).for_each(|_| shares.give_back(&other, 100 << 10));
-        shares.give_back(&third, 1 << 20);
+        shares.give_back(&third, 256 << 10);
         let empty = shares.inside();
         assert_eq!((empty.all, empty.of.len()), (0, 0));
     }
@@ -232,6 +266,22 @@ mod tests {
         assert!(turn < 20, "{all:?}");
         assert_eq!(all.len(), 42);
         assert_eq!(cache.shared.shares.inside().all, 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_waits_for_room_and_not_where_nobody_writes() {
+        let (shares, greedy) = (Arc::<Shares>::default(), Arc::<str>::from("a"));
+        let taken = std::iter::repeat_with(|| shares.take(&greedy, 1 << 20)).take_while(|fits| *fits).count();
+        assert!(!shares.has_room(&greedy));
+        let begun = Instant::now();
+        shares.clone().room(greedy.clone(), Duration::from_millis(50)).await;
+        assert!(begun.elapsed() >= Duration::from_millis(50), "it waits for a while");
+        let waits = tokio::spawn(shares.clone().room(greedy.clone(), Duration::from_secs(3600)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!waits.is_finished());
+        (0..taken).for_each(|_| shares.give_back(&greedy, 1 << 20));
+        waits.await.unwrap();
+        assert!(shares.has_room(&greedy));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use super::answer::{self, Body};
 use super::caller::Caller;
 use super::headers::{
-    IMPERSONATE, KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, upward_headers,
+    IMPERSONATE, KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, stream_encoding, upward_headers,
 };
 use super::pool::Place;
 use super::record::{
@@ -276,16 +276,17 @@ impl Shared {
         // A load balancer's own answer is no word of the cloud's.
         let heard = suspicious(call, head.status).is_none().then(|| self.link.heard().clone());
         let parts = Parts { body, recording, place, guest: call.head.extensions.get().cloned() };
-        let body = Forwarded::new(parts, until, self.takers.clone()).noting(heard);
+        let events = if is_watch { stream_encoding(&head.headers) } else { None };
+        let body = Forwarded::new(parts, until, self.takers.clone()).noting(heard).watching(events);
         Response::from_parts(head, body.boxed_unsync())
     }
 
-    /// A watch's last word when its client must read everything anew.
+    /// A watch's last word when its client must read everything anew; none in an encoding that edge does not write.
     fn expired(&self, headers: &HeaderMap) -> Bytes {
-        let encoding = encoding_of(headers);
-        watch_event(WatchKind::Error, &Failure::expired(answer::EXPIRED).body(), encoding)
-            .map(Bytes::from)
-            .unwrap_or_default()
+        let event = |encoding| {
+            watch_event(WatchKind::Error, &Failure::expired(answer::EXPIRED).body(), encoding).ok()
+        };
+        stream_encoding(headers).and_then(event).map(Bytes::from).unwrap_or_default()
     }
 }
 

@@ -86,8 +86,13 @@ pub fn remove_hop_headers(headers: &mut HeaderMap, keep: KeepUpgrade) {
 
 /// How a body is encoded, by its Content-Type.
 pub fn encoding_of(headers: &HeaderMap) -> Encoding {
+    stream_encoding(headers).unwrap_or(Encoding::Json)
+}
+
+/// The encoding of a body, if it is one of those that edge writes.
+pub fn stream_encoding(headers: &HeaderMap) -> Option<Encoding> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    Encoding::of(kind).unwrap_or(Encoding::Json)
+    Encoding::of(kind)
 }
 
 /// Leaves only the JSON types of an Accept header, if it has any.

@@ -34,6 +34,7 @@ mod judged;
 mod keep;
 #[cfg(test)]
 mod keep_tests;
+mod last_word;
 mod lease;
 mod local;
 mod outbox;

@@ -1,7 +1,8 @@
 //! Keeps what passes: the answer's bytes go to the client untouched, and beside it to the cache.
 //!
 //! Bytes are only cloned and queued on the client's path. Unpacking, cutting into objects, decoding
-//! and writing happen on the cache's own thread, so the client never waits for any of it.
+//! and writing happen on the cache's own thread, so kubelet never waits for any of it, and another client only while
+//! so much that it read is not written yet that no more of it could be kept.
 
 use std::io::Write as _;
 use std::pin::Pin;
@@ -14,10 +15,12 @@ use flate2::write::GzDecoder;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 
+use super::last_word::{LastWord, Said};
 use super::takers::{Cargo, Parts, Takers};
 use super::torn::Torn;
 use super::upstream::BodyError;
 use crate::cache::{Cache, CacheError, ScopeKey, Writer};
+use crate::kube::stream::Encoding;
 use crate::link::{Heard, LinkState, outage};
 
 /// Takes apart what one answer carries. Runs on the cache's thread.
@@ -112,6 +115,12 @@ impl Recording {
         }
     }
 
+    /// Waits until there is room for more of it, where there is none; see [`Cache::room_of`].
+    fn room(&self) -> Option<Wait> {
+        let client = self.client.as_ref().filter(|_| !self.torn)?;
+        Some(Box::pin(self.cache.room_of(&client.identity)?))
+    }
+
     /// Waits until its list is one of which a part could not be kept; for ever for the node's, which is told otherwise.
     pub fn tears(&self) -> impl Future<Output = ()> + Send + use<> {
         let list = self.client.clone().and_then(|client| Some((client.list?, client.torn)));
@@ -174,6 +183,10 @@ pub struct Forwarded {
     takers: Option<Arc<Takers>>,
     /// Where it is to be noted that the cloud speaks.
     heard: Option<Heard>,
+    /// Of a watch, where its own last word may stand.
+    last_word: Option<LastWord>,
+    /// Until there is room in the recording nothing is asked for.
+    room: Option<Wait>,
     /// There was nothing when it was last asked for: what comes next has come just now.
     waited: bool,
     ended: bool,
@@ -181,6 +194,11 @@ pub struct Forwarded {
 
 /// Says when and how a body is to be ended early.
 pub type Until = Pin<Box<dyn Future<Output = End> + Send>>;
+/// Something to wait for.
+type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// How long a watch that is to end with a word of its own may take to the end of the event that is under way.
+const EVENT: Duration = Duration::from_secs(10);
 
 /// Why a body is ended before the cloud ends it.
 pub enum End {
@@ -194,7 +212,24 @@ impl Forwarded {
     /// Streams a body; `until` says when and how to end it early.
     pub fn new(parts: Parts, until: Option<Until>, takers: Arc<Takers>) -> Self {
         let cargo = Cargo::new(parts);
-        Self { cargo, link: until, takers: Some(takers), heard: None, waited: false, ended: false }
+        let takers = Some(takers);
+        Self {
+            cargo,
+            link: until,
+            takers,
+            heard: None,
+            last_word: None,
+            room: None,
+            waited: false,
+            ended: false,
+        }
+    }
+
+    /// The answer is a watch in that encoding: what `until` ends it with comes behind a whole event.
+    #[must_use]
+    pub fn watching(mut self, encoding: Option<Encoding>) -> Self {
+        self.last_word = encoding.map(LastWord::new);
+        self
     }
 
     /// Notes there what comes.
@@ -204,8 +239,49 @@ impl Forwarded {
         self
     }
 
+    fn wait_for_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.room.is_none() {
+            let room = |parts: &mut Parts| parts.recording.as_ref().and_then(Recording::room);
+            self.room = self.cargo.with(room, |_| false).flatten();
+        }
+        let waited = self.room.as_mut().map_or(Poll::Ready(()), |room| room.as_mut().poll(cx));
+        if waited.is_ready() {
+            self.room = None;
+        }
+        waited
+    }
+
+    /// Nothing has come, or may: whether it is to be ended.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let Some(link) = &mut self.link else { return Poll::Pending };
+            let end = std::task::ready!(link.as_mut().poll(cx));
+            let said = match (end, &mut self.last_word) {
+                (End::Clean(last), Some(last_word)) => last_word.say(last),
+                (End::Clean(last), None) => Said::Now(last),
+                (End::Broken, _) => {
+                    self.finish(false);
+                    return Poll::Ready(Some(Err("the cloud went away".into())));
+                }
+            };
+            match said {
+                Said::Now(last) => {
+                    self.finish(false);
+                    return Poll::Ready((!last.is_empty()).then(|| Ok(Frame::data(last))));
+                }
+                Said::Later => {
+                    self.link = Some(Box::pin(async {
+                        tokio::time::sleep(EVENT).await;
+                        End::Broken
+                    }));
+                }
+            }
+        }
+    }
+
     fn finish(&mut self, whole: bool) {
         self.ended = true;
+        self.room = None;
         self.link = None;
         if let Some(parts) = self.cargo.take() {
             parts.end(whole);
@@ -243,6 +319,9 @@ impl Body for Forwarded {
         if self.ended {
             return Poll::Ready(None);
         }
+        if self.wait_for_room(cx).is_pending() {
+            return self.poll_end(cx);
+        }
         let is_frame = |polled: &Poll<_>| matches!(polled, Poll::Ready(Some(Ok(_))));
         let Some(polled) = self.cargo.with(|parts| ask(parts, cx), is_frame) else {
             self.finish(false);
@@ -260,6 +339,11 @@ impl Body for Forwarded {
                 {
                     takers.note(&self.cargo);
                 }
+                let watch = self.last_word.as_mut().zip(frame.data_ref());
+                if let Some(last) = watch.and_then(|(last_word, bytes)| last_word.pass(bytes)) {
+                    self.finish(false);
+                    return Poll::Ready(Some(Ok(Frame::data(last))));
+                }
                 return Poll::Ready(Some(Ok(frame)));
             }
             Poll::Ready(Some(Err(e))) => {
@@ -272,18 +356,7 @@ impl Body for Forwarded {
             }
             Poll::Pending => {}
         }
-        let Some(link) = &mut self.link else { return Poll::Pending };
-        match link.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(end) => {
-                self.finish(false);
-                match end {
-                    End::Clean(last) if last.is_empty() => Poll::Ready(None),
-                    End::Clean(last) => Poll::Ready(Some(Ok(Frame::data(last)))),
-                    End::Broken => Poll::Ready(Some(Err("the cloud went away".into()))),
-                }
-            }
-        }
+        self.poll_end(cx)
     }
 
     fn is_end_stream(&self) -> bool {

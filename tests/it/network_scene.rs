@@ -60,11 +60,12 @@ pub fn exec(scene: &Scene, argv: &[&str]) -> Result<String> {
     scene.edge.run(&scene.node, &[&["pod", "exec", "client", "--"], argv].concat())
 }
 
-/// kube-proxy's rule for the cluster's name server.
+/// kube-proxy's rules. The one that is looked for is that of the API server: a Service whose pods are all of this node, as the
+/// cluster's name server, has none before one of them is ready again.
 pub fn has_rules(scene: &Scene) -> Result<()> {
     let rules = scene.node.machine()?.run(&["iptables-save", "-t", "nat"])?;
     ensure!(
-        rules.lines().any(|rule| rule.contains("10.96.0.10/32") && rule.contains("-j KUBE-S")),
+        rules.lines().any(|rule| rule.contains("10.96.0.1/32") && rule.contains("-j KUBE-SVC")),
         "no rule"
     );
     Ok(())
