@@ -14,8 +14,12 @@ use super::error::During;
 use crate::sys::tables;
 
 /// One batch of statements per schema version, as [`tables`] takes them.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+    include_str!("schema/4.sql"),
+];
 
 /// Readers kept open; more are opened when needed and closed after use.
 const READERS: usize = 4;

@@ -27,6 +27,12 @@ const RECENT: Duration = Duration::from_secs(600);
 /// Bytes after which the free space is looked at again.
 const LOOK: u64 = 32 << 20;
 
+/// A blob that nobody has, and no manifest, chart or pin needs.
+pub(super) const UNNEEDED: &str = "SELECT id FROM blob b WHERE digest = ?1 AND state <> 0
+    AND NOT EXISTS (SELECT 1 FROM ref WHERE blob = b.id) AND NOT EXISTS (SELECT 1 FROM member WHERE blob = b.id)
+    AND NOT EXISTS (SELECT 1 FROM link WHERE child = b.id) AND NOT EXISTS (SELECT 1 FROM pin WHERE blob = b.id)
+    AND NOT EXISTS (SELECT 1 FROM chart WHERE blob = b.id) AND NOT EXISTS (SELECT 1 FROM chart WHERE provenance = b.id)";
+
 /// Takes blobs in. The caller sees to it that there is one at a time. While it lives, what came with it is not collected.
 pub struct Intake {
     store: Store,
@@ -164,14 +170,7 @@ impl Intake {
             for digest in digests {
                 let unneeded: Option<i64> = batch
                     .tx
-                    .prepare_cached(
-                        "SELECT id FROM blob b WHERE digest = ?1 AND state <> 0
-                         AND NOT EXISTS (SELECT 1 FROM ref WHERE blob = b.id)
-                         AND NOT EXISTS (SELECT 1 FROM member WHERE blob = b.id)
-                         AND NOT EXISTS (SELECT 1 FROM link WHERE child = b.id)
-                         AND NOT EXISTS (SELECT 1 FROM pin WHERE blob = b.id)
-                         AND NOT EXISTS (SELECT 1 FROM chart WHERE blob = b.id OR provenance = b.id)",
-                    )
+                    .prepare_cached(UNNEEDED)
                     .and_then(|mut q| q.query_row([digest.as_str()], |r| r.get(0)).optional())
                     .during("find a blob")?;
                 let Some(id) = unneeded.filter(|id| !others.contains(id)) else { continue };

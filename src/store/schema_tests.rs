@@ -9,7 +9,8 @@ use crate::sys::tables::tests::{fault_of, open_in_the_release_before};
 use crate::sys::tables::{migrate, version};
 
 /// One set of rows for each version that was released.
-const FIXTURES: [&str; 2] = [include_str!("fixtures/v1.sql"), include_str!("fixtures/v2.sql")];
+const FIXTURES: [&str; 3] =
+    [include_str!("fixtures/v1.sql"), include_str!("fixtures/v2.sql"), include_str!("fixtures/v3.sql")];
 
 #[test]
 fn a_store_of_every_older_version_is_taken_whole() {
@@ -43,4 +44,19 @@ fn the_release_before_opens_it_too() {
 #[test]
 fn steps_only_add() {
     assert_eq!(fault_of(MIGRATIONS), None);
+}
+
+/// What is asked for each of 100,000 blobs goes by an index to the few rows that it is about, however many there are.
+#[test]
+fn what_is_asked_for_each_blob_goes_by_an_index() {
+    let file = crate::sys::tables::tests::with(MIGRATIONS);
+    for (sql, values) in [(crate::store::manifest::REFERRERS, 2), (crate::store::intake::UNNEEDED, 1)] {
+        let mut plan = file.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let values = rusqlite::params_from_iter(vec!["x"; values]);
+        let steps: Vec<String> =
+            plan.query_map(values, |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap();
+        let of_all = |step: &String| step.starts_with("SCAN") || step.ends_with("(repository=?)");
+        assert!(!steps.iter().any(of_all), "{steps:?}");
+        assert!(steps.len() > 4, "{steps:?}");
+    }
 }
