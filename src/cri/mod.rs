@@ -2,6 +2,7 @@
 //! CRI hands out for commands in containers. Every call has a deadline; every error names the endpoint
 //! and the remedy. It decides nothing about pods and starts none.
 
+mod addresses;
 mod connect;
 mod error;
 mod generated;
@@ -10,6 +11,7 @@ mod runtime;
 mod settings;
 mod stream;
 
+pub use addresses::Addresses;
 pub use error::Error;
 pub use generated::runtime as v1;
 pub use images::{ImageStore, Named, PINNED};

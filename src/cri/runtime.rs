@@ -101,6 +101,23 @@ impl Runtime {
         Ok(State { sandboxes: sandboxes?.items, containers: containers?.containers })
     }
 
+    /// The ids of the sandboxes that are ready: of those that have their network.
+    ///
+    /// # Errors
+    /// The call's.
+    pub async fn ready_sandboxes(&self) -> Result<Vec<String>, Error> {
+        let state = v1::PodSandboxState::SandboxReady.into();
+        let ready = v1::PodSandboxFilter {
+            state: Some(v1::PodSandboxStateValue { state }),
+            ..v1::PodSandboxFilter::default()
+        };
+        let request = v1::ListPodSandboxRequest { filter: Some(ready) };
+        let mut runtime = self.runtime();
+        let answer = runtime.list_pod_sandbox(request);
+        let listed = self.connection.call("ListPodSandbox", Duration::ZERO, answer).await?;
+        Ok(listed.items.into_iter().map(|sandbox| sandbox.id).collect())
+    }
+
     /// The state of one container.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::DaemonError;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::cri::Runtime;
 use crate::health::Board;
 use crate::link::{LinkState, Phase};
 use crate::proxy::incluster::{self, PodsDoor};
@@ -119,7 +120,10 @@ impl Door {
         let part = self.board.part("in-cluster");
         // Before kubelet is served: what it is told of the Service becomes the environment of containers.
         let pods = match config.proxy.in_cluster {
-            true => Some(PodsDoor::open(&proxy, config.proxy.in_cluster_listen, part).await),
+            true => {
+                let runtime = Runtime::new(&config.runtime)?;
+                Some(PodsDoor::open(&proxy, config.proxy.in_cluster_listen, runtime, part).await)
+            }
             false => {
                 part.off();
                 None

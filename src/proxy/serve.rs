@@ -59,13 +59,16 @@ pub async fn serve(
                 let (acceptor, shared, stop) = (acceptor.clone(), shared.clone(), stop.clone());
                 let (guest, outside) = (Arc::new(guest), outside.clone());
                 tokio::spawn(async move {
-                    if let Some(outside) = outside
-                        && outside.has(peer.ip()).await
-                    {
-                        return;
-                    }
+                    let serving = async {
+                        if let Some(outside) = outside
+                            && outside.has(peer.ip()).await
+                        {
+                            return;
+                        }
+                        connection(stream, peer, (guest.clone(), limits), acceptor, shared, stop).await;
+                    };
                     tokio::select! {
-                        () = connection(stream, peer, (guest.clone(), limits), acceptor, shared, stop) => {}
+                        () = serving => {}
                         () = guest.pushed_out() => tracing::debug!(%peer, "a connection was let go"),
                     }
                     drop(place);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use edge::cri::{Runtime, Settings, v1};
+use edge::cri::{Addresses, Runtime, Settings, v1};
 use edge::pods::observe::observe;
 use edge::pods::restart::{Outcome, Plan, Target, carry_out, wait};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -28,6 +28,8 @@ pub struct Fake {
     busy: u32,
     /// Containers that are started again as soon as they have stopped: by which id.
     again: HashMap<String, String>,
+    /// The addresses of sandboxes; of the others, all have the same one.
+    addresses: HashMap<String, Vec<String>>,
     /// It never tells what it has.
     mute: bool,
     /// Calls that have come, answered or not.
@@ -183,8 +185,9 @@ impl Fake {
                 if self.untold.contains(&id) {
                     return Err((13, "its network cannot be read"));
                 }
-                let network =
-                    v1::PodSandboxNetworkStatus { ip: "10.88.1.9".to_owned(), ..Default::default() };
+                let mut own = self.addresses.get(&id).cloned().unwrap_or(vec!["10.88.1.9".to_owned()]);
+                let additional_ips = own.split_off(1).into_iter().map(|ip| v1::PodIp { ip }).collect();
+                let network = v1::PodSandboxNetworkStatus { ip: own.remove(0), additional_ips };
                 let status = v1::PodSandboxStatus { id, network: Some(network), ..Default::default() };
                 v1::PodSandboxStatusResponse { status: Some(status), ..Default::default() }.encode_to_vec()
             }
@@ -334,4 +337,44 @@ async fn one_object_that_cannot_be_told_hides_no_other() {
     let untold: Vec<String> = observed.untold.iter().map(ToString::to_string).collect();
     assert_eq!(untold.len(), 2, "{untold:?}");
     assert!(untold[0].contains("its task is in a state that nobody knows"), "{untold:?}");
+}
+
+#[tokio::test]
+async fn a_pod_is_known_by_its_addresses_as_soon_as_it_has_them() {
+    let mut fake = Fake::of(vec![sandbox("a", "a-1"), sandbox("h", "h-1")], Vec::new());
+    fake.addresses.insert("a-1".into(), vec!["10.9.0.7".into(), "fd00::7".into()]);
+    // In the network of the machine.
+    fake.addresses.insert("h-1".into(), vec![String::new()]);
+    let stub = Stub::new(fake);
+    let addresses = Addresses::new(stub.runtime.clone());
+    let has = async |ip: &str| addresses.has(ip.parse().unwrap()).await;
+    assert_eq!([has("10.9.0.7").await, has("fd00::7").await], [Ok(true), Ok(true)]);
+    assert_eq!(has("10.9.0.8").await, Ok(false), "a neighbour");
+    {
+        let mut fake = stub.fake.lock().unwrap();
+        fake.sandboxes.push(sandbox("b", "b-1"));
+        fake.addresses.insert("b-1".into(), vec!["10.9.0.8".into()]);
+        fake.heard.clear();
+    }
+    assert_eq!(has("10.9.0.8").await, Ok(true), "a pod has it now");
+    assert_eq!(
+        stub.fake.lock().unwrap().heard,
+        ["ListPodSandbox", "PodSandboxStatus"],
+        "of the new one alone"
+    );
+    {
+        let mut fake = stub.fake.lock().unwrap();
+        fake.sandboxes.retain(|sandbox| sandbox.id == "h-1");
+        fake.heard.clear();
+    }
+    let strangers = futures_util::future::join_all((1..50).map(|n| {
+        let addresses = &addresses;
+        async move { addresses.has(format!("10.9.1.{n}").parse().unwrap()).await }
+    }));
+    assert!(strangers.await.into_iter().all(|known| known == Ok(false)));
+    let asked = stub.fake.lock().unwrap().heard.len();
+    assert!(asked <= 2, "they wait for one answer together: {asked}");
+    assert_eq!(has("10.9.0.7").await, Ok(false), "its pod has gone");
+    stub.falls_silent();
+    assert!(has("10.9.0.9").await.is_err_and(|why| why.contains("does not answer")));
 }

@@ -27,6 +27,7 @@ use super::guests::Limits;
 use super::serve::told;
 use super::{Proxy, Shared};
 use crate::cache::Cache;
+use crate::cri::{Addresses, Runtime};
 use crate::health::Part;
 use crate::kube::status::Failure;
 use crate::kube::{ResourceRequest, Verb};
@@ -195,6 +196,8 @@ fn target(call: &Call, request: &ResourceRequest) -> Option<Target> {
 /// The address for pods, with what listens there.
 pub struct PodsDoor {
     address: SocketAddr,
+    /// Knows which pods are here.
+    runtime: Runtime,
     part: Part,
     interface: Option<Interface>,
     /// Who is not let in.
@@ -237,10 +240,9 @@ enum Error {
 impl PodsDoor {
     /// Makes the interface and listens, within a few seconds. What cannot be is told by `part` and tried again by
     /// [`PodsDoor::run`]; kubelet must be served whatever becomes of it.
-    pub async fn open(proxy: &Proxy, address: SocketAddr, part: Part) -> Self {
-        let serving = JoinSet::new();
-        let mut door =
-            Self { address, part, interface: None, outside: None, listener: None, serving, again: 0 };
+    pub async fn open(proxy: &Proxy, address: SocketAddr, runtime: Runtime, part: Part) -> Self {
+        let (interface, outside, listener, serving) = (None, None, None, JoinSet::new());
+        let mut door = Self { address, runtime, part, interface, outside, listener, serving, again: 0 };
         door.attempt(proxy).await;
         door
     }
@@ -316,7 +318,9 @@ impl PodsDoor {
         };
         let made = interface.ensure().await?;
         if self.outside.is_none() {
-            self.outside = Some(Arc::new(Outside::open(self.address.ip()).map_err(interface::Error::Open)?));
+            let pods = Addresses::new(self.runtime.clone());
+            let outside = Outside::open(self.address.ip(), pods).map_err(interface::Error::Open)?;
+            self.outside = Some(Arc::new(outside));
         }
         if self.serving.is_empty() && self.listener.is_none() {
             let address = self.address;

@@ -1,16 +1,21 @@
 //! Who comes to the address for pods from another machine. Linux answers for an address of any interface on every one, so
 //! a neighbour needs but a route to get here.
 //!
-//! Asks by which link the answers to somebody leave, for without answers there is no connection. Links that pods may be
-//! behind, such as bridges, are not looked into: no pod of this node may be kept out.
+//! Asks by which link the answers to somebody leave, for without answers there is no connection; behind a bridge, by which
+//! of its ports. Where that is no pod's link, a pod may be there all the same, with an interface of the LAN: then the
+//! runtime says whether the address is one of a pod here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
+
+use crate::cri::Addresses;
 
 /// Kinds of links to other machines. A device with hardware of its own has mostly none.
 const LINKS: [&str; 10] = ["vlan", "bond", "team", "ppp", "wlan", "wwan", "rmnet", "dsa", "hsr", "macsec"];
@@ -19,6 +24,7 @@ const LINKS: [&str; 10] = ["vlan", "bond", "team", "ppp", "wlan", "wwan", "rmnet
 pub struct Outside {
     /// Where pods find edge.
     address: IpAddr,
+    pods: Addresses,
     handle: Handle,
     /// Carries the messages; ends with this.
     connection: tokio::task::JoinHandle<()>,
@@ -32,36 +38,50 @@ impl Drop for Outside {
 }
 
 impl Outside {
-    /// Asks the kernel for nothing yet. Within a runtime.
+    /// Asks nobody for anything yet. Within a runtime.
     ///
     /// # Errors
     /// No netlink socket.
-    pub fn open(address: IpAddr) -> std::io::Result<Self> {
+    pub fn open(address: IpAddr, pods: Addresses) -> std::io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let connection = tokio::spawn(connection);
-        Ok(Self { address, handle, connection, logged: AtomicBool::new(false) })
+        Ok(Self { address, pods, handle, connection, logged: AtomicBool::new(false) })
     }
 
     /// Whether `peer` is another machine. Where the kernel does not say, it is not taken for one.
     pub async fn has(&self, peer: IpAddr) -> bool {
-        let is_outside = self.is_outside(peer).await.unwrap_or_else(|error| {
+        let to = self.leads_to(peer).await.unwrap_or_else(|error| {
             tracing::warn!(%peer, %error, "nobody knows by which interface a client of the pods' address came");
-            false
+            To::Pods
         });
+        let is_outside = to != To::Pods && self.is_stranger(peer, to).await;
         if is_outside && !self.logged.swap(true, Ordering::Relaxed) {
             tracing::warn!(%peer, "another machine asks at the address for pods, and is turned away");
         }
         is_outside
     }
 
-    async fn is_outside(&self, peer: IpAddr) -> Result<bool, rtnetlink::Error> {
-        let Some(link) = self.way_to(peer).await? else { return Ok(false) };
-        Ok(match leads(&link) {
-            To::Pods => false,
-            To::Machines => true,
+    /// Whether no pod of this node has the address of somebody who is not behind a pod's link.
+    async fn is_stranger(&self, peer: IpAddr, to: To) -> bool {
+        match self.pods.has(peer).await {
+            Ok(is_pod) => !is_pod,
+            Err(why) => {
+                let out = to == To::Machines;
+                tracing::debug!(%peer, why, out, "the runtime does not say whether a pod has this address");
+                out
+            }
+        }
+    }
+
+    async fn leads_to(&self, peer: IpAddr) -> Result<To, rtnetlink::Error> {
+        let Some((link, next)) = self.way_to(peer).await? else { return Ok(To::Pods) };
+        match kind(&link) {
             // One end of a pair: the other one is a pod, or all that there is outside where this machine is a container.
-            To::Either => self.holds_default(peer, link.header.index).await?,
-        })
+            Kind::Pair if self.holds_default(peer, link.header.index).await? => Ok(To::Machines),
+            Kind::Pair => Ok(To::Pods),
+            Kind::Bridge => self.behind(link.header.index, next).await,
+            Kind::To(to) => Ok(to),
+        }
     }
 
     /// Whether all that has no way of its own goes by this link.
@@ -75,13 +95,54 @@ impl Outside {
         Ok(routes.iter().any(|route| default(route) && link_of(route) == Some(index)))
     }
 
-    /// The link by which answers leave; `None` for this machine itself.
-    async fn way_to(&self, peer: IpAddr) -> Result<Option<LinkMessage>, rtnetlink::Error> {
+    /// The link by which answers leave, and to whom on it; `None` for this machine itself.
+    async fn way_to(&self, peer: IpAddr) -> Result<Option<(LinkMessage, IpAddr)>, rtnetlink::Error> {
         let routes: Vec<RouteMessage> =
             self.handle.route().get(ask(self.address, peer)).execute().try_collect().await?;
-        let Some(index) = routes.iter().find_map(link_of) else { return Ok(None) };
+        let Some(route) = routes.iter().find(|route| link_of(route).is_some()) else { return Ok(None) };
+        let Some(index) = link_of(route) else { return Ok(None) };
+        let router = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+            _ => None,
+        });
+        Ok(self.link(index).await?.map(|link| (link, router.unwrap_or(peer))))
+    }
+
+    async fn link(&self, index: u32) -> Result<Option<LinkMessage>, rtnetlink::Error> {
         let mut links = std::pin::pin!(self.handle.link().get().match_index(index).execute());
         links.try_next().await
+    }
+
+    /// Whom the port of a bridge leads to by which `neighbour` is reached.
+    async fn behind(&self, bridge: u32, neighbour: IpAddr) -> Result<To, rtnetlink::Error> {
+        let family = if neighbour.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let hardware = self.neighbours(family).await?.iter().find_map(|entry| {
+            (entry.header.ifindex == bridge && ip_of(entry) == Some(neighbour)).then(|| hardware_of(entry))?
+        });
+        let Some(hardware) = hardware else { return Ok(To::Either) };
+        let ports: Vec<u32> = self
+            .neighbours(AddressFamily::Bridge)
+            .await?
+            .iter()
+            .filter(|entry| is_behind(entry, bridge) && hardware_of(entry).as_ref() == Some(&hardware))
+            .map(|entry| entry.header.ifindex)
+            .collect();
+        let mut found = To::Either;
+        for port in ports {
+            match self.link(port).await?.as_ref().map(kind) {
+                // With several VLANs it may be known behind several.
+                Some(Kind::Pair) | Some(Kind::To(To::Pods)) => return Ok(To::Pods),
+                Some(Kind::To(To::Machines)) => found = To::Machines,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Who is known to be reached by which hardware address, or of a bridge, which of these by which port.
+    async fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, rtnetlink::Error> {
+        self.handle.neighbours().get().set_address_family(family).execute().try_collect().await
     }
 }
 
@@ -110,15 +171,43 @@ fn link_of(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-/// Where a link leads to.
+fn ip_of(entry: &NeighbourMessage) -> Option<IpAddr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })
+}
+
+fn hardware_of(entry: &NeighbourMessage) -> Option<Vec<u8>> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(address) => Some(address.clone()),
+        _ => None,
+    })
+}
+
+fn is_behind(entry: &NeighbourMessage, bridge: u32) -> bool {
+    entry.attributes.contains(&NeighbourAttribute::Controller(bridge))
+}
+
+/// Whom a link leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum To {
     Pods,
     Machines,
+    /// To machines, if no pod of this node has the address; where nobody knows that, to pods.
     Either,
 }
 
-fn leads(link: &LinkMessage) -> To {
+/// What a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pair,
+    Bridge,
+    To(To),
+}
+
+fn kind(link: &LinkMessage) -> Kind {
     let kind = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
             LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -127,46 +216,16 @@ fn leads(link: &LinkMessage) -> To {
         _ => None,
     });
     match kind.as_deref() {
-        None if link.header.flags.contains(LinkFlags::Loopback) => To::Pods,
-        None => To::Machines,
-        Some("veth") => To::Either,
-        Some(kind) if LINKS.contains(&kind) => To::Machines,
-        Some(_) => To::Pods,
+        None if link.header.flags.contains(LinkFlags::Loopback) => Kind::To(To::Pods),
+        None => Kind::To(To::Machines),
+        Some("veth") => Kind::Pair,
+        Some("bridge") => Kind::Bridge,
+        Some("netkit") => Kind::To(To::Pods),
+        Some(kind) if LINKS.contains(&kind) => Kind::To(To::Machines),
+        Some(_) => Kind::To(To::Either),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use rtnetlink::packet_route::link::InfoKind;
-
-    use super::*;
-
-    fn link(kind: Option<&str>) -> LinkMessage {
-        let mut link = LinkMessage::default();
-        let infos = kind.map(|kind| vec![LinkInfo::Kind(InfoKind::from(kind))]);
-        link.attributes.extend(infos.map(LinkAttribute::LinkInfo));
-        link
-    }
-
-    #[test]
-    fn pods_come_by_links_of_many_kinds_and_machines_by_few() {
-        for kind in ["bridge", "vxlan", "dummy", "netkit", "openvswitch", "macvlan", "ipvlan", "tun", "ipip"]
-        {
-            assert_eq!(leads(&link(Some(kind))), To::Pods, "{kind}");
-        }
-        assert!(LINKS.iter().all(|kind| leads(&link(Some(kind))) == To::Machines));
-        assert_eq!((leads(&link(None)), leads(&link(Some("veth")))), (To::Machines, To::Either), "cables");
-        let mut own = link(None);
-        own.header.flags = LinkFlags::Loopback;
-        assert_eq!(leads(&own), To::Pods);
-    }
-
-    #[tokio::test]
-    async fn whoever_is_on_this_machine_is_not_outside() {
-        for (address, peer) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "127.1.2.3")] {
-            let outside = Outside::open(address.parse().unwrap()).unwrap();
-            assert!(!outside.has(peer.parse().unwrap()).await);
-            assert!(outside.way_to(peer.parse().unwrap()).await.unwrap().is_none(), "{peer}");
-        }
-    }
-}
+#[path = "outside_tests.rs"]
+mod tests;
