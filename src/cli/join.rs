@@ -87,7 +87,7 @@ enum Pods {
 
 /// Pods that run have the cloud's address and authority, until somebody starts them anew.
 const RUNNING: &str = "where pods run already, restart kube-proxy's and then those that ask the API server, or \
-                       reboot: until then they ask the cloud itself";
+                       reboot: until then they ask the cloud itself, and `edge status` names them";
 
 fn done(joined: &Value, snap: Option<&Snap>, pods: Pods) -> String {
     let text = |key: &str| joined[key].as_str().unwrap_or_default();

@@ -190,6 +190,9 @@ fn at_risk(out: &mut String, risks: &[RiskReport]) {
 
 /// The command line that mends a risk, ready to be typed.
 fn mend(risk: &RiskReport) -> Option<String> {
+    if !risk.restart.is_empty() {
+        return Some(output::visible(&format!("edge {}", risk.restart.join(" "))).into_owned());
+    }
     let (patch, words) = risk.mend.split_last()?;
     Some(output::visible(&format!("kubectl {} '{patch}'", words.join(" "))).into_owned())
 }

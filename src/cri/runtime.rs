@@ -38,6 +38,25 @@ pub struct Readiness {
     pub network: Result<(), String>,
 }
 
+/// What containerd and CRI-O tell of a container beyond its state.
+#[derive(serde::Deserialize)]
+struct Made {
+    #[serde(rename = "runtimeSpec")]
+    spec: Spec,
+}
+
+/// The part of an OCI runtime specification that is asked for.
+#[derive(serde::Deserialize)]
+struct Spec {
+    process: Process,
+}
+
+#[derive(serde::Deserialize)]
+struct Process {
+    #[serde(default)]
+    env: Vec<String>,
+}
+
 impl Runtime {
     /// A runtime at `settings.endpoint`; nothing is dialled yet.
     ///
@@ -124,10 +143,32 @@ impl Runtime {
     /// [`Error::NotFound`], or the call's.
     pub async fn container(&self, id: &str) -> Result<v1::ContainerStatus, Error> {
         const CALL: &str = "ContainerStatus";
-        let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let answer =
-            self.connection.call(CALL, Duration::ZERO, self.runtime().container_status(request)).await?;
+        let answer = self.container_status(CALL, id, false).await?;
         answer.status.ok_or(Error::Lacks { call: CALL, what: "the status" })
+    }
+
+    /// A variable of the environment that a container was made with; `None` if it has no such one. Of the others, which may
+    /// be secret, nothing is kept.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Lacks`] where the runtime does not tell with what it made it, or the call's.
+    pub async fn variable(&self, id: &str, name: &str) -> Result<Option<String>, Error> {
+        const CALL: &str = "ContainerStatus";
+        let answer = self.container_status(CALL, id, true).await?;
+        let info = answer.info.get("info").and_then(|info| serde_json::from_str(info).ok());
+        let made: Made = info.ok_or(Error::Lacks { call: CALL, what: "the environment" })?;
+        let value = |one: &String| Some(one.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+        Ok(made.spec.process.env.iter().find_map(value))
+    }
+
+    async fn container_status(
+        &self,
+        call: &'static str,
+        id: &str,
+        verbose: bool,
+    ) -> Result<v1::ContainerStatusResponse, Error> {
+        let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose };
+        self.connection.call(call, Duration::ZERO, self.runtime().container_status(request)).await
     }
 
     /// The state of one sandbox, with the addresses that it has.

@@ -226,6 +226,7 @@ impl Daemon {
             cache: opened.cache.clone(),
             proxy: door.follow(),
             runtime: config.runtime.clone(),
+            unled: crate::pods::unled::Unled::default(),
             waits: waits.subscribe(),
         };
         let link = Some(door.link());

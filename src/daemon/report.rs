@@ -16,7 +16,8 @@ use crate::cri;
 use crate::health::{Board, Health};
 use crate::link::Phase;
 use crate::oci::Reference;
-use crate::pods::survival;
+use crate::pods::survival::{self, Risk};
+use crate::pods::unled::{Led, Unled};
 use crate::proxy::Proxy;
 use crate::registry::{containerd, is_whole};
 
@@ -71,6 +72,16 @@ pub struct RiskReport {
     pub reason: String,
     /// Arguments for kubectl that mend it; empty where no patch can.
     pub mend: Vec<String>,
+    /// Arguments for edge that mend it on this gateway; empty where nothing does.
+    #[serde(default)]
+    pub restart: Vec<String>,
+}
+
+impl RiskReport {
+    fn of(risk: Risk) -> Self {
+        let Risk { pod, reason, mend, restart } = risk;
+        Self { pod, reason, mend, restart }
+    }
 }
 
 /// The link to the cloud.
@@ -147,6 +158,7 @@ pub struct Facts {
     pub cache: Cache,
     pub proxy: watch::Receiver<Option<Proxy>>,
     pub runtime: cri::Settings,
+    pub unled: Unled,
     pub board: Board,
     pub waits: watch::Receiver<Vec<&'static str>>,
     pub place: std::sync::Arc<super::task::Place>,
@@ -275,8 +287,26 @@ impl Facts {
             BTreeSet::new()
         });
         let images = images.with_served(served);
-        let risks = pods.iter().flat_map(|pod| survival::risks(pod, &images));
-        risks.map(|risk| RiskReport { pod: risk.pod, reason: risk.reason, mend: risk.mend }).collect()
+        let unled = self.unled(&pods).await.unwrap_or_else(|why| {
+            errors.push(format!("how pods know the API server was not looked at: {why}"));
+            Vec::new()
+        });
+        let mut risks: Vec<Risk> = pods.iter().flat_map(|pod| survival::risks(pod, &images)).collect();
+        risks.extend(unled);
+        risks.sort_by(|a, b| a.pod.cmp(&b.pod));
+        risks.into_iter().map(RiskReport::of).collect()
+    }
+
+    /// Pods that were started before pods were led where they are now.
+    async fn unled(&self, pods: &[Value]) -> Result<Vec<Risk>, String> {
+        let Some(proxy) = self.proxy() else { return Ok(Vec::new()) };
+        let Some((to, service)) = proxy.leads_pods().await.map_err(|e| e.to_string())? else {
+            return Ok(Vec::new());
+        };
+        let runtime = cri::Runtime::new(&self.runtime).map_err(|e| e.to_string())?;
+        let led = Led { to, service };
+        let found = tokio::time::timeout(RUNTIME, self.unled.risks(&runtime, pods, &led)).await;
+        found.map_err(|_| "the runtime does not answer".to_owned())?.map_err(|e| e.to_string())
     }
 
     /// The images that these pods name and that containerd gets here: it was told to ask edge, and all of them is here.

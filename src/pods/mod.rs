@@ -17,6 +17,7 @@ pub mod restart;
 mod settings;
 pub mod survival;
 pub mod tend;
+pub mod unled;
 pub mod view;
 
 pub use settings::Settings;

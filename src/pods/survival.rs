@@ -23,6 +23,8 @@ pub struct Risk {
     pub reason: String,
     /// What mends it: `kubectl` arguments; empty where no patch can.
     pub mend: Vec<String>,
+    /// What mends it on this node alone: arguments of `edge`; empty where nothing does.
+    pub restart: Vec<String>,
 }
 
 /// The images that a node has without its registries.
@@ -74,17 +76,26 @@ pub fn risks(pod: &Value, images: &Images) -> Vec<Risk> {
     if matches!(phase, "Succeeded" | "Failed") || meta::deletion_timestamp(pod).is_some() {
         return Vec::new();
     }
-    let name =
-        format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default());
+    let name = name_of(pod);
     let found = [always_pulled(pod, images), absent(pod, images), untolerated(pod)];
     found
         .into_iter()
         .flatten()
-        .map(|(reason, patch)| Risk { pod: name.clone(), reason, mend: mend(pod, patch) })
+        .map(|(reason, patch)| Risk {
+            pod: name.clone(),
+            reason,
+            mend: mend(pod, patch),
+            restart: Vec::new(),
+        })
         .collect()
 }
 
-fn containers(pod: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+/// `namespace/name`.
+pub(super) fn name_of(pod: &Value) -> String {
+    format!("{}/{}", meta::namespace(pod).unwrap_or_default(), meta::name(pod).unwrap_or_default())
+}
+
+pub(super) fn containers(pod: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
     ["initContainers", "containers"].into_iter().flat_map(move |list| {
         let all = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
         all.into_iter().flatten().map(move |container| (list, container))
@@ -97,7 +108,7 @@ fn image_volumes(pod: &Value) -> impl Iterator<Item = (&str, &Value)> {
     all.filter_map(|volume| Some((text(volume, "name"), volume.get("image")?)))
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 

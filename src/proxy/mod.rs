@@ -73,7 +73,7 @@ mod waiting;
 mod watch;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -295,6 +295,21 @@ impl Proxy {
     /// The clients other than kubelet that were seen since the start, by identity.
     pub fn clients(&self) -> HashMap<String, clients::Seen> {
         self.shared.clients.all()
+    }
+
+    /// Where pods that are started now find the proxy, and the addresses of the Service `kubernetes` that they would have
+    /// otherwise. `None` while they are not led here.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub async fn leads_pods(&self) -> Result<Option<(IpAddr, Vec<IpAddr>)>, CacheError> {
+        let Some(to) = self.shared.in_cluster.leads_to() else { return Ok(None) };
+        let service = self.shared.cache.read(|reader| reader.object(&service())).await?;
+        let service = service.map(|known| incluster::addresses(&known.body)).unwrap_or_default();
+        let service: Vec<IpAddr> = service.iter().filter_map(|ip| ip.parse().ok()).collect();
+        // One of another family is shown as it is.
+        let is_led = service.first().is_some_and(|ip| ip.is_ipv4() == to.is_ipv4());
+        Ok(is_led.then_some((to, service)))
     }
 
     /// The link, for whoever reports it.

@@ -30,6 +30,8 @@ pub struct Fake {
     again: HashMap<String, String>,
     /// The addresses of sandboxes; of the others, all have the same one.
     addresses: HashMap<String, Vec<String>>,
+    /// The JSON of what containers were made with.
+    made: HashMap<String, String>,
     /// It never tells what it has.
     mute: bool,
     /// Calls that have come, answered or not.
@@ -177,8 +179,10 @@ impl Fake {
                     self.containers.iter().find(|c| c.id == id).ok_or((5, "no such container"))?;
                 let exit_code = self.exit_codes.get(&id).copied().unwrap_or(0);
                 let state = container.state;
+                let info = self.made.get(&id).map(|made| ("info".to_owned(), made.clone()));
                 let status = v1::ContainerStatus { id, state, exit_code, ..v1::ContainerStatus::default() };
-                v1::ContainerStatusResponse { status: Some(status), ..Default::default() }.encode_to_vec()
+                let info = info.into_iter().collect();
+                v1::ContainerStatusResponse { status: Some(status), info }.encode_to_vec()
             }
             "PodSandboxStatus" => {
                 let id = v1::PodSandboxStatusRequest::decode(message).unwrap().pod_sandbox_id;
@@ -377,4 +381,16 @@ async fn a_pod_is_known_by_its_addresses_as_soon_as_it_has_them() {
     assert_eq!(has("10.9.0.7").await, Ok(false), "its pod has gone");
     stub.falls_silent();
     assert!(has("10.9.0.9").await.is_err_and(|why| why.contains("does not answer")));
+}
+
+#[tokio::test]
+async fn a_container_tells_a_variable_that_it_was_made_with() {
+    let mut fake = Fake::of(Vec::new(), ["a", "b"].map(|id| container("u", "s", id, id, RUNS)).into());
+    let made = json!({"runtimeSpec": {"process": {"env": ["HOSTS=1", "HOST=10.96.0.1", "PASSWORD=x"]}}});
+    fake.made.insert("a".into(), made.to_string());
+    let stub = Stub::new(fake);
+    assert_eq!(stub.runtime.variable("a", "HOST").await.unwrap().as_deref(), Some("10.96.0.1"));
+    assert_eq!(stub.runtime.variable("a", "ABSENT").await.unwrap(), None);
+    let untold = stub.runtime.variable("b", "HOST").await.unwrap_err().to_string();
+    assert!(untold.contains("the environment"), "{untold}");
 }

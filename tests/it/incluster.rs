@@ -270,15 +270,32 @@ fn an_address_that_is_had_late_in_an_outage_is_shown_to_who_runs() -> Result<()>
         ensure!(part(&scene)?.0 == "good", "{:?}", part(&scene)?);
         Ok(())
     });
+    let risk = by_old_address(&scene, "default/client")?.context("status does not name the pod")?;
+    ensure!(risk["reason"].as_str().is_some_and(|why| why.contains(CLUSTER_IP)), "{risk}");
+    let words: Vec<&str> =
+        risk["restart"].as_array().context("no remedy")?.iter().filter_map(Value::as_str).collect();
+    let text = scene.edge.run(&scene.node, &["status"])?;
+    ensure!(text.contains(&format!("\nedge {}\n", words.join(" "))), "{text}");
     scene.cluster.wait_for("a new container with it", seconds(90), || {
-        scene.edge.run(&scene.node, &["pod", "restart", "client"])?;
+        scene.edge.run(&scene.node, &words)?;
         workload::wait_clients(&scene.node, 2);
         let address = address(&scene)?;
         ensure!(address == ADDRESS, "{address}");
         Ok(())
     });
     ensure!(reads(&scene)? == online, "and it is answered there");
+    ensure!(by_old_address(&scene, "default/client")?.is_none(), "status names the pod still");
+    ensure!(by_old_address(&scene, "default/stranger")?.is_some(), "status names another no more");
     Ok(())
+}
+
+/// What `edge status` says of a pod that was started before pods were led here.
+fn by_old_address(scene: &Scene, pod: &str) -> Result<Option<Value>> {
+    let status = scene.edge.status(&scene.node)?;
+    let all = status["atRisk"].as_array().context("no risks")?;
+    let named =
+        |risk: &&Value| risk["pod"] == pod && risk["restart"].as_array().is_some_and(|w| !w.is_empty());
+    Ok(all.iter().find(named).cloned())
 }
 
 /// As with a modem that is off when the power comes back: no carrier, and nobody who gives a route.

@@ -11,7 +11,7 @@ mod show;
 mod view;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -132,6 +132,11 @@ impl InCluster {
         }
         shared.cache.resync();
         true
+    }
+
+    /// The address that pods are shown, if they are shown one.
+    pub fn leads_to(&self) -> Option<IpAddr> {
+        self.view.borrow().as_ref().map(|view| view.address.ip())
     }
 
     /// How an answer to `call` is to be shown, if otherwise than it comes.
