@@ -180,8 +180,54 @@ async fn waiting(state_dir: &Path, place: &Place) -> Result<usize, TaskError> {
 }
 
 /// Where a join writes the cloud's kubeconfig when nobody names a place: beside the configuration `file`.
-pub fn writes(file: &Path) -> PathBuf {
+fn writes(file: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("/")).join("cloud.kubeconfig")
+}
+
+/// Has what comes of snapd's values name the cloud that this node has joined, and none that it has left. A join and a
+/// leave change the file first, and snapd may never have been told: the command was cut off, or snapd was away.
+/// `in_force` is what the file comes to, if there is one.
+///
+/// What cannot be looked at goes on: whoever is joined stays so, and `cloud.kubeconfig` names what it named. Why it could
+/// not be looked at comes back, in a line.
+#[must_use]
+pub fn follow(given: &mut Config, in_force: Option<&Config>) -> Option<String> {
+    let named = in_force.and_then(|in_force| in_force.cloud.kubeconfig.clone());
+    let mut unread = None;
+    // A join that was cut short has its record and not yet its files, and a daemon told of those would not start.
+    let joined = match Record::read(&given.state_dir) {
+        Ok(record) => {
+            record.map(|record| record.cloud_kubeconfig.path).filter(|path| is_there(path, &mut unread))
+        }
+        Err(error) => {
+            let why = failed(error).message;
+            unread = Some(format!(
+                "whether this node has joined a cloud is not known, and `cloud.kubeconfig` stays as it is: {why}"
+            ));
+            named.clone()
+        }
+    };
+    match (&given.cloud.kubeconfig, joined) {
+        (None, Some(path)) => given.cloud.kubeconfig = Some(path),
+        // Nobody but a join writes that one, and a leave took it away.
+        (Some(path), None)
+            if *path == writes(&given.file)
+                && in_force.is_some()
+                && named.is_none()
+                && !is_there(path, &mut unread) =>
+        {
+            given.cloud.kubeconfig = None;
+        }
+        _ => {}
+    }
+    unread
+}
+
+fn is_there(kubeconfig: &Path, unread: &mut Option<String>) -> bool {
+    durable::exists(kubeconfig).unwrap_or_else(|error| {
+        *unread = Some(format!("the cloud's kubeconfig is taken to be there: {error}"));
+        true
+    })
 }
 
 /// What was joined stays where it is; a path that says otherwise is refused later, with the reason.
@@ -251,3 +297,7 @@ fn confined(error: TaskError, place: &Place) -> TaskError {
     let hint = format!("the daemon does it, and may be kept from there: `{stop}`, and run this again");
     TaskError { message: format!("{} hint: {hint}", error.message), ..error }
 }
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;

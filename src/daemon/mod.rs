@@ -55,7 +55,7 @@ use signals::{Asked, Signals, bind_socket};
 pub use accepted::{Loaded, load};
 pub use client::{ClientError, ask_busy, ask_checkpoint, ask_look, ask_prepare, ask_reload, ask_status};
 pub use clients::{ClientReport, ReadingReport, RefusalReport};
-pub use membership::{Join as JoinTask, writes as join_writes};
+pub use membership::{Join as JoinTask, follow as follow_membership};
 pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble, SCHEDULED_RUN};
 pub use perform::{PerformError, perform};
 pub use report::{CacheReport, ChangeReport, CloudReport, LinkReport, Report, ResourceReport, RiskReport};

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::membership::writes as join_writes;
+use super::membership;
 use crate::config::{self, Config, Overrides, Snap};
-use crate::proxy::join::Record;
 use crate::sys::durable;
 use crate::sys::snapctl::Snapctl;
 
@@ -123,30 +122,21 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
     if let Some((text, _)) = waits.filter(|(_, wanted)| *wanted == found) {
         return promote(&defaults.file, &text);
     }
+    let before = in_force(&defaults)?;
     if let Some(key) = unknown {
         tracing::warn!(key, "the file is of a newer edge: what snapd has committed is put into force");
-    } else if in_force(&defaults)?.is_some_and(|in_force| in_force != found) {
+    } else if before.as_ref().is_some_and(|before| *before != found) {
         tracing::warn!("the file is not what snapd has committed, which is put into force");
     } else {
         // Without a file nothing was ever in force: snapd is about to commit for the first time. What waits goes on
         // waiting, since it may be committed yet.
         return Ok(());
     }
-    follow_membership(&mut found);
-    durable::write(&defaults.file, text_of(&found).as_bytes(), MODE)
-}
-
-/// What was joined or left stays so, where snapd was never told: the configure hook tells it at the next change.
-fn follow_membership(found: &mut Config) {
-    let joined = Record::read(&found.state_dir).ok().flatten().map(|record| record.cloud_kubeconfig.path);
-    match (&found.cloud.kubeconfig, joined.filter(|path| path.exists())) {
-        (None, Some(path)) => found.cloud.kubeconfig = Some(path),
-        // Nobody but a join writes that one, and a leave took it away.
-        (Some(path), None) if *path == join_writes(&found.file) && !path.exists() => {
-            found.cloud.kubeconfig = None;
-        }
-        _ => {}
+    // The configure hook tells snapd at the next change. Of a newer edge's file nothing is known.
+    if let Some(why) = membership::follow(&mut found, Some(before.as_ref().unwrap_or(&defaults))) {
+        tracing::warn!("{why}");
     }
+    durable::write(&defaults.file, text_of(&found).as_bytes(), MODE)
 }
 
 /// A key in the file that this edge does not know.

@@ -285,6 +285,12 @@ fn a_join_and_a_leave_that_snapd_was_never_told_of_outlive_the_next_hook() {
     }
 
     let record = std::fs::read(snap.path("common/join.json")).unwrap();
+    // One that cannot be read ends neither the membership nor any other change.
+    std::fs::write(snap.path("common/join.json"), "half").unwrap();
+    let said = snap.set(&[("cloud.probe-interval", json!("9s"))]).good().err;
+    assert!(said.contains("edge: whether this node has joined a cloud is not known, and `"), "{said}");
+    assert_eq!(snap.committed()["cloud"]["kubeconfig"], told);
+    std::fs::write(snap.path("common/join.json"), &record).unwrap();
     snap.edge(&["leave"]).good();
     let mut committed = snap.committed();
     committed["cloud"]["kubeconfig"] = told.clone();

@@ -11,8 +11,7 @@ use super::{Scene, check_stamp};
 use crate::cli::{moved, output};
 use crate::config::snap::{self, Taken};
 use crate::config::{self, Config};
-use crate::daemon::{ClientError, ask_prepare, join_writes, prepared};
-use crate::proxy::join::Record;
+use crate::daemon::{self, ClientError, ask_prepare, prepared};
 
 const KUBECONFIG: &str = "cloud.kubeconfig";
 
@@ -31,7 +30,7 @@ pub async fn configure(scene: &Scene) -> Result<()> {
     let before = waits.as_ref().or(in_force.as_ref());
     let mut taken = values(scene, &defaults, before).await?;
     moved::check(&scene.overrides, in_force.as_ref(), &taken.config.state_dir)?;
-    follow_membership(&mut taken, in_force.as_ref())?;
+    follow_membership(&mut taken, in_force.as_ref());
     tell_snapd(scene, &taken).await?;
     if before == Some(&taken.config) {
         return Ok(());
@@ -39,37 +38,23 @@ pub async fn configure(scene: &Scene) -> Result<()> {
     hand_over(&taken.config).await
 }
 
-/// A join and a leave change the file first, and snapd may never have been told: the command was cut off, or snapd was away.
-/// What was joined or left stays so, whatever snapd has.
-fn follow_membership(taken: &mut Taken, in_force: Option<&Config>) -> Result<()> {
-    // A join that was cut short has its record and not yet its files, and a daemon told of those would not start. What
-    // only may not be seen from here is there.
-    let joined = Record::read(&taken.config.state_dir)?
-        .map(|record| record.cloud_kubeconfig.path)
-        .filter(|path| path.try_exists().unwrap_or(true));
-    let written = join_writes(&taken.config.file);
-    let config = &mut taken.config;
-    match (&config.cloud.kubeconfig, joined) {
-        (None, Some(path)) => {
-            taken.missing.push((KUBECONFIG, path.to_string_lossy().into_owned().into()));
-            config.cloud.kubeconfig = Some(path);
-        }
-        // Nobody but a join writes that one, and a leave took it away.
-        (Some(path), None)
-            if *path == written
-                && !path.exists()
-                && in_force.is_some_and(|in_force| in_force.cloud.kubeconfig.is_none()) =>
-        {
-            let gone = written.display();
+/// What was joined or left stays so, whatever snapd has, and snapd is told.
+fn follow_membership(taken: &mut Taken, in_force: Option<&Config>) {
+    let given = taken.config.cloud.kubeconfig.clone();
+    if let Some(why) = daemon::follow_membership(&mut taken.config, in_force) {
+        output::note(&format!("edge: {why}"));
+    }
+    match (given, &taken.config.cloud.kubeconfig) {
+        (None, Some(path)) => taken.missing.push((KUBECONFIG, path.to_string_lossy().into_owned().into())),
+        (Some(gone), None) => {
+            let gone = gone.display();
             output::note(&format!(
                 "edge: `{KUBECONFIG}` is unset: this node left the cloud, and `{gone}` is gone"
             ));
-            config.cloud.kubeconfig = None;
             taken.gone.push(KUBECONFIG);
         }
         _ => {}
     }
-    Ok(())
 }
 
 /// Sets what nobody set, and leaves all on disk for the first start: what a gadget sets is in force from then on. snapd has
