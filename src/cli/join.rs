@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
 
-use super::{Global, output, progress};
-use crate::config::{Change, Snap, quantity};
+use super::{Global, held, output, progress};
+use crate::config::{Change, Config, Snap, quantity};
 use crate::daemon::{self, JoinTask, PerformError, task::Task};
 
 /// `edge join`
@@ -49,9 +49,10 @@ impl Join {
             host_name: host_name.to_string_lossy().into_owned(),
             timeout: self.timeout.as_secs(),
         };
-        let joined = progress::perform(&global.load()?, Task::Join(asked))?;
-        let (overrides, cloud) =
-            (global.overrides()?, joined["cloudKubeconfig"].as_str().unwrap_or_default());
+        let overrides = global.overrides()?;
+        let config = held::agreed(&overrides, Config::load(&overrides)?)?;
+        let joined = progress::perform(&config, Task::Join(asked))?;
+        let cloud = joined["cloudKubeconfig"].as_str().unwrap_or_default();
         super::edit::edit(&overrides, &[Change::Set("cloud.kubeconfig".into(), cloud.into())])?;
         if daemon::kubelet::follow_membership(&global.load()?).map_err(PerformError::Task)? {
             return output::result(&on_appliance(&joined));

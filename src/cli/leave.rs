@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::Value;
 
-use super::{Global, output, progress};
+use super::{Global, held, output, progress};
 use crate::config::{Change, Config};
 use crate::cri::{ImageStore, Runtime};
 use crate::daemon::{self, PerformError, task::Task};
@@ -29,10 +29,11 @@ pub struct Leave {
 
 impl Leave {
     pub fn run(&self, global: &Global) -> Result<()> {
-        let config = global.load()?;
+        let overrides = global.overrides()?;
+        let config = held::agreed(&overrides, Config::load(&overrides)?)?;
         let left = progress::perform(&config, Task::Leave { discard_changes: self.discard_changes })?;
         if left["unset"] == true {
-            super::edit::edit(&global.overrides()?, &[Change::Unset("cloud.kubeconfig".into())])?;
+            super::edit::edit(&overrides, &[Change::Unset("cloud.kubeconfig".into())])?;
         }
         // An appliance's containerd and its images are edge's with and without a cloud.
         if daemon::kubelet::follow_membership(&global.load()?).map_err(PerformError::Task)? {

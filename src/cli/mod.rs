@@ -12,6 +12,7 @@ mod edit;
 mod failure;
 mod gc;
 mod generate;
+mod held;
 mod hook;
 mod image;
 mod join;
@@ -131,11 +132,17 @@ impl Global {
     }
 
     fn load(&self) -> anyhow::Result<Config> {
-        Ok(Config::load(&self.overrides()?)?)
+        let overrides = self.overrides()?;
+        held::follow(&overrides, Config::load(&overrides)?)
     }
 
-    /// As the daemon has it, which takes the last good one on an appliance: for what does not change the file.
+    /// The same as the daemon has it: for what does not change the file.
     fn in_force(&self) -> anyhow::Result<Config> {
+        held::follow(&self.overrides()?, self.last_good()?)
+    }
+
+    /// The last one that was good, on an appliance; elsewhere it is today's or none.
+    fn last_good(&self) -> anyhow::Result<Config> {
         let overrides = self.overrides()?;
         if overrides.config.is_some() {
             return Ok(Config::load(&overrides)?);

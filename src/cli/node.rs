@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::Global;
+use crate::config::Config;
 use crate::node::{self, Part, Places};
 use crate::proxy::join::Record;
 
@@ -26,7 +27,8 @@ pub struct Node {
 /// The name that this node joined with. Pods start also where edge's own files cannot be read: kubelet is told what it was
 /// told the last time then.
 fn node_name(global: &Global) -> Option<String> {
-    match global.load().and_then(|config| Ok(Record::read(&config.state_dir)?)) {
+    let loaded = global.overrides().and_then(|overrides| Ok(Config::load(&overrides)?));
+    match loaded.and_then(|config| Ok(Record::read(&config.state_dir)?)) {
         Ok(record) => Some(record?.node_name),
         Err(error) => {
             super::output::note(&format!("kubelet keeps the node name that it had: {error:#}"));

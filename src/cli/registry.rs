@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::Global;
 use super::failure::Usage;
+use super::held;
 use super::output::{self, Format};
 use crate::config::{Config, Snap};
 use crate::oci::Upstream;
@@ -65,7 +66,8 @@ struct Configure {
 impl Registry {
     pub fn run(&self, global: &Global) -> Result<()> {
         let Command::ConfigureContainerd(command) = &self.command;
-        command.run(&global.in_force()?, global.overrides()?.snap.as_ref())
+        let overrides = global.overrides()?;
+        command.run(&held::agreed(&overrides, global.last_good()?)?, overrides.snap.as_ref())
     }
 }
 

@@ -106,6 +106,16 @@ pub async fn ask_busy(socket: &Path) -> Result<Vec<String>, ClientError> {
         .map_err(|e| ClientError::Exchange { socket: socket.to_owned(), why: e.to_string() })
 }
 
+/// The state folder that the daemon holds.
+///
+/// # Errors
+/// [`ClientError`]; [`ClientError::Refused`] by an older daemon.
+pub async fn ask_state_dir(socket: &Path) -> Result<PathBuf, ClientError> {
+    let body = ask(socket, Method::GET, "/v1/state-dir", String::new()).await?;
+    serde_json::from_slice(&body)
+        .map_err(|e| ClientError::Exchange { socket: socket.to_owned(), why: e.to_string() })
+}
+
 /// Has the daemon do a task; `hear` is told its progress. The daemon calls the task off when the
 /// returned future is dropped.
 ///

@@ -2,7 +2,8 @@
 //!
 //! GET /v1/status gives a [`Report`](super::Report); POST /v1/reload reads the configuration anew and
 //! answers 200, or 422 with one line; POST /v1/config/prepare keeps one until snapd has committed it, likewise. POST
-//! /v1/look has it look at once at what it looks at now and then; POST /v1/checkpoint puts on disk what is queued; GET /v1/busy names the commands that the daemon is doing. POST /v1/task
+//! /v1/look has it look at once at what it looks at now and then; POST /v1/checkpoint puts on disk what is queued; GET
+//! /v1/busy names the commands that the daemon is doing, and GET /v1/state-dir the folder that it holds. POST /v1/task
 //! does a [`Task`] given as JSON, to whose files the connection may have brought handles, and answers with one [`Line`]
 //! of JSON after the other: what is said of its progress, then how it ended. Whoever hangs up before the end calls the
 //! task off.
@@ -140,6 +141,11 @@ async fn answer(doors: &Doors, handles: &Mutex<Vec<OwnedFd>>, request: Request<I
             let busy = doors.place.at_work();
             respond(StatusCode::OK, serde_json::to_vec(&busy).unwrap_or_default())
         }
+        // Not what the file says today, which waits for the next start.
+        (&Method::GET, "/v1/state-dir") => match serde_json::to_vec(&doors.place.config().state_dir) {
+            Ok(body) => respond(StatusCode::OK, body),
+            Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, error.to_string().into_bytes()),
+        },
         (&Method::POST, "/v1/task") => {
             let body = Limited::new(request.into_body(), TASK).collect().await.map(|body| body.to_bytes());
             let read = body.map_err(|e| e.to_string());

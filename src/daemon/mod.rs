@@ -53,7 +53,9 @@ use prepared::Verdict;
 use signals::{Asked, Signals, bind_socket};
 
 pub use accepted::{Loaded, load};
-pub use client::{ClientError, ask_busy, ask_checkpoint, ask_look, ask_prepare, ask_reload, ask_status};
+pub use client::{
+    ClientError, ask_busy, ask_checkpoint, ask_look, ask_prepare, ask_reload, ask_state_dir, ask_status,
+};
 pub use clients::{ClientReport, ReadingReport, RefusalReport};
 pub use membership::{Join as JoinTask, follow as follow_membership};
 pub use mirror::{MirrorReport, MirrorTask, MirrorTrouble, SCHEDULED_RUN};

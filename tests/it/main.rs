@@ -115,6 +115,7 @@ mod snap_moments;
 mod snap_pack;
 mod snap_real;
 mod snap_vm;
+mod state_held;
 mod store;
 mod store_crash;
 mod store_damage;

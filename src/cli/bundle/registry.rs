@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::bundle::{self, remote};
 use crate::cli::failure::Usage;
-use crate::cli::{Global, output, progress};
+use crate::cli::{Global, held, output, progress};
 use crate::config::{Config, Error as ConfigError, Overrides};
 use crate::oci::{Credentials, Upstream};
 use crate::registry::upstream_client;
@@ -32,6 +32,7 @@ impl Registry {
         let overrides = global.overrides()?;
         let (may_read, named) = (|path: &Path| File::open(path).map(drop), self.docker_config.is_some());
         let (config, unread) = configured(Config::load(&overrides), &overrides, named, may_read)?;
+        let config = held::follow(&overrides, config)?;
         for why in unread {
             output::note(&format!("{why}: going on without it"));
         }

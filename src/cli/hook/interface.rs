@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::Scene;
 use crate::cli::leave::{containerd_settings, stays};
-use crate::cli::output;
+use crate::cli::{held, output};
 use crate::config::Config;
 use crate::daemon::{ClientError, ask_look};
 use crate::pods::pins::Mark;
@@ -29,9 +29,18 @@ pub async fn connected(scene: &Scene) {
     output::note(&format!("edge: the daemon was not told to look at once: {why}"));
 }
 
+/// The configuration with the state folder that the daemon holds, if one runs: what it did is noted there.
+async fn in_force(scene: &Scene) -> Result<Config> {
+    let mut config = Config::load(&scene.overrides)?;
+    if let Some(held) = held::other_of_daemon(&scene.overrides, &config).await {
+        config.state_dir = held;
+    }
+    Ok(config)
+}
+
 /// Without its socket the images that edge has pinned there would stay pinned for ever.
-pub fn containerd_goes(scene: &Scene) -> Result<()> {
-    let config = Config::load(&scene.overrides)?;
+pub async fn containerd_goes(scene: &Scene) -> Result<()> {
+    let config = in_force(scene).await?;
     // The containerd of the snap's own is reached without the plug.
     let is_own = scene.snap.node.as_ref().is_some_and(|node| node.endpoint == config.runtime.endpoint);
     ensure!(
@@ -42,8 +51,8 @@ pub fn containerd_goes(scene: &Scene) -> Result<()> {
 }
 
 /// Without its files kubelet could never get its own credentials back.
-pub fn kubelet_goes(scene: &Scene) -> Result<()> {
-    let config = Config::load(&scene.overrides)?;
+pub async fn kubelet_goes(scene: &Scene) -> Result<()> {
+    let config = in_force(scene).await?;
     let joined = Record::read(&config.state_dir)?;
     ensure!(
         joined.is_none(),
@@ -53,8 +62,8 @@ pub fn kubelet_goes(scene: &Scene) -> Result<()> {
 }
 
 /// Without its files containerd would go on asking an edge that is gone.
-pub fn containerd_config_goes(scene: &Scene) -> Result<()> {
-    let config = Config::load(&scene.overrides)?;
+pub async fn containerd_config_goes(scene: &Scene) -> Result<()> {
+    let config = in_force(scene).await?;
     let undone = containerd::check_undo(&containerd_settings(&config))?;
     let [first, ..] = &undone.changed[..] else {
         stays(&undone).iter().for_each(|line| output::note(&format!("edge: {line}")));

@@ -110,9 +110,9 @@ impl Hook {
                     interface::connected(&scene).await;
                     Ok(())
                 }
-                Name::DisconnectPlugContainerd => interface::containerd_goes(&scene),
-                Name::DisconnectPlugContainerdConfig => interface::containerd_config_goes(&scene),
-                Name::DisconnectPlugKubelet => interface::kubelet_goes(&scene),
+                Name::DisconnectPlugContainerd => interface::containerd_goes(&scene).await,
+                Name::DisconnectPlugContainerdConfig => interface::containerd_config_goes(&scene).await,
+                Name::DisconnectPlugKubelet => interface::kubelet_goes(&scene).await,
             }
         })
     }
