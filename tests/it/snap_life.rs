@@ -224,6 +224,19 @@ fn a_removal_gives_everything_back_whatever_is_in_the_way() {
     assert!(done.err.contains("and everything was given back beside it"), "{done:?}");
 }
 
+/// snapd's snapshot of what was removed is made after the hook: a daemon that is told of a kubeconfig which is gone would not start.
+#[test]
+fn what_is_restored_after_a_removal_names_no_cloud_that_was_left() {
+    let snap = joined();
+    assert_ne!(snap.committed()["cloud"]["kubeconfig"], json!(null));
+    snap.hook("remove").good();
+    assert_eq!(snap.committed()["cloud"].get("kubeconfig"), None);
+    let file = std::fs::read_to_string(snap.path("common/edge.toml")).unwrap();
+    assert!(!file.contains("kubeconfig"), "{file}");
+    let _daemon = snap.daemon();
+    assert_eq!(snap.status()["link"]["state"], "none");
+}
+
 /// A containerd that has stopped still has its pins, and nobody but edge knows which are edge's.
 #[test]
 fn images_that_may_still_be_pinned_are_told() {

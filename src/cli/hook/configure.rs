@@ -13,7 +13,7 @@ use crate::config::snap::{self, Taken};
 use crate::config::{self, Config};
 use crate::daemon::{self, ClientError, ask_prepare, prepared};
 
-const KUBECONFIG: &str = "cloud.kubeconfig";
+pub(super) const KUBECONFIG: &str = "cloud.kubeconfig";
 
 /// How long the daemon may take; one that hangs must not hold snapd up.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -3,14 +3,16 @@
 //! snapd removes the snap whatever this hook says; it only keeps the line for `snap tasks --last=remove`. So the hook does
 //! all that it can, the most important first, and then says what it could not.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use super::Scene;
+use super::configure::KUBECONFIG;
 use crate::cache::Cache;
 use crate::cli::leave::let_go;
-use crate::config::Config;
+use crate::config::{self, Change, Config};
 use crate::node::{self, Places};
 use crate::pods::pins::Mark;
 use crate::proxy::{incluster, join};
@@ -45,8 +47,14 @@ pub async fn remove(scene: &Scene) -> Result<()> {
         }
     }
     let untold = untold(&config).await;
-    if let Err(error) = give_back(&config) {
-        left.push(format!("kubelet did not get its credentials back: {error}"));
+    match give_back(&config) {
+        Ok(cloud) if cloud.is_some() && cloud == config.cloud.kubeconfig => {
+            if let Err(error) = forget_cloud(scene, &config).await {
+                left.push(format!("`{KUBECONFIG}` still names the cloud: {error}"));
+            }
+        }
+        Ok(_) => {}
+        Err(error) => left.push(format!("kubelet did not get its credentials back: {error}")),
     }
     if let Err(error) = incluster::remove(config.proxy.in_cluster_listen).await {
         left.push(format!("the interface for pods stays: {error}"));
@@ -71,9 +79,18 @@ async fn lock(config: &Config) -> Result<StateLock, LockError> {
     }
 }
 
-fn give_back(config: &Config) -> Result<()> {
-    join::give_back(&config.state_dir)?;
-    Ok(join::clear(&config.state_dir, join::Cached::Closed)?)
+/// The kubeconfig of the cloud that was left, which is gone, if one was joined.
+fn give_back(config: &Config) -> Result<Option<PathBuf>> {
+    let left = join::give_back(&config.state_dir)?;
+    join::clear(&config.state_dir, join::Cached::Closed)?;
+    Ok(left.map(|left| left.cloud_kubeconfig))
+}
+
+/// snapd makes its snapshot after this hook: with what would be restored of it, a daemon that is told of a kubeconfig which
+/// is gone would not start.
+async fn forget_cloud(scene: &Scene, config: &Config) -> Result<()> {
+    config::edit(&config.file, &[Change::Unset(KUBECONFIG.into())])?;
+    Ok(scene.snapctl.unset(KUBECONFIG).await?)
 }
 
 /// What changed here and the cloud was not told.
