@@ -6,7 +6,6 @@
 //! such a jump: nobody can tell it from one. Of a time with power only what follows its last note is lost: a gateway that
 //! is off every night grows old too.
 
-use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Store};
@@ -40,7 +39,7 @@ impl Moment {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
             boot: boot.trim().to_owned(),
-            up: clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |up| up.tv_sec()),
+            up: clock::since_boot().as_secs().cast_signed(),
             wall: clock::now().as_second(),
             machine: clock::machine().as_second(),
         }
