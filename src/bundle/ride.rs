@@ -89,8 +89,8 @@ pub(super) fn file(gathered: &mut Gathered, riding: &Riding) -> Result<(), Error
 
 /// A system is no artifact: nobody pulls it, and no store keeps it.
 pub(super) fn system(gathered: &mut Gathered, folder: &Path) -> Result<(), Error> {
-    let part = super::system::read(folder)?;
-    for (name, file) in part.files.named() {
+    let (part, names) = super::system::read(folder)?;
+    for (name, file) in names.into_iter().zip(part.files.all()) {
         let path = folder.join(name);
         if hash_path(&path)? != (file.digest.clone(), file.size) {
             let why = format!("`{}` is not what `{}` says of it", path.display(), DESCRIPTION);

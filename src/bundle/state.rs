@@ -120,7 +120,7 @@ fn blobs(opened: &Opened, mut wanted: BTreeSet<Key>) -> Result<Checked, Error> {
     let mut totals = Totals::default();
     let mut checked = Checked { known: Vec::new(), files: 0 };
     let mut system: BTreeMap<Key, u64> = BTreeMap::new();
-    for (_, file) in manifest.system.iter().flat_map(|part| part.files.named()) {
+    for file in manifest.system.iter().flat_map(|part| part.files.all()) {
         system.insert(Key::of(&file.digest), file.size);
     }
     let mut last: Option<Digest> = None;

@@ -82,19 +82,18 @@ struct Described {
     root: SystemFile,
     #[serde(rename = "root.verity")]
     verity: SystemFile,
+    /// A boot entry.
     #[serde(rename = "edge.efi")]
-    kernel: SystemFile,
+    entry: Option<SystemFile>,
+    /// A boot partition.
+    #[serde(rename = "boot.img")]
+    boot: Option<SystemFile>,
 }
 
 impl SystemFiles {
-    /// All of them with their names in the builder's folder.
-    pub fn named(&self) -> [(&'static str, &SystemFile); 4] {
-        [
-            ("root.erofs", &self.root),
-            ("root.verity", &self.verity),
-            ("edge.efi", &self.kernel),
-            (DESCRIPTION, &self.description),
-        ]
+    /// All of them.
+    pub fn all(&self) -> [&SystemFile; 4] {
+        [&self.root, &self.verity, &self.kernel, &self.description]
     }
 }
 
@@ -109,7 +108,7 @@ impl SystemPart {
         };
         let words =
             [&self.version, &self.arch, &self.board, &self.verity_uuid].into_iter().all(|text| word(text));
-        let sums = self.files.named().iter().all(|(_, file)| {
+        let sums = self.files.all().iter().all(|file| {
             file.size > 0 && file.size <= 8 << 30 && file.digest.algorithm() == Algorithm::Sha256
         });
         if words && sums && self.files.description.size <= LARGEST {
@@ -125,11 +124,12 @@ impl SystemPart {
     }
 }
 
-/// What the folder of a system holds, by its description. The other files are not looked at.
+/// What the folder of a system holds, by its description, and the names of its files there in the order of
+/// [`SystemFiles::all`]. The other files are not looked at.
 ///
 /// # Errors
 /// [`Error::Usage`] where it is none.
-pub fn read(folder: &Path) -> Result<SystemPart, Error> {
+pub fn read(folder: &Path) -> Result<(SystemPart, [&'static str; 4]), Error> {
     let path = folder.join(DESCRIPTION);
     let bytes = std::fs::read(&path).map_err(|e| {
         let why = durable::named(e, "read", &path);
@@ -140,7 +140,12 @@ pub fn read(folder: &Path) -> Result<SystemPart, Error> {
     if read.format != 1 {
         return Err(broken(format!("it is of format {}, and this edge reads 1", read.format)));
     }
-    let Described { root, verity, kernel } = read.files;
+    let Described { root, verity, entry, boot } = read.files;
+    let (name, kernel) = match (entry, boot) {
+        (Some(entry), None) => ("edge.efi", entry),
+        (None, Some(boot)) => ("boot.img", boot),
+        _ => return Err(broken("it has not one kernel, as `edge.efi` or as `boot.img`".into())),
+    };
     let description = SystemFile { digest: Digest::sha256(&bytes), size: bytes.len() as u64 };
     let part = SystemPart {
         version: read.version,
@@ -150,7 +155,7 @@ pub fn read(folder: &Path) -> Result<SystemPart, Error> {
         files: SystemFiles { root, verity, kernel, description },
     };
     part.check().map_err(|e| broken(e.to_string()))?;
-    Ok(part)
+    Ok((part, ["root.erofs", "root.verity", name, DESCRIPTION]))
 }
 
 /// Who asks for an import.

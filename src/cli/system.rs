@@ -54,6 +54,9 @@ enum Command {
     /// Take a first boot's configuration, and what identity kept (edge-provision.service)
     #[command(hide = true)]
     Provision,
+    /// Have the restart that is under way try what is staged, where the boot loader must be asked to (edge-trial.service)
+    #[command(hide = true)]
+    BeginTrial,
     /// Wait until all parts are up, and note it; else fall back (edge-healthy.service)
     #[command(hide = true)]
     Healthy {
@@ -108,6 +111,10 @@ impl System {
                 let lines = progress::run(work)?;
                 output::result(&lines.iter().map(|line| format!("edge: {line}\n")).collect::<String>())
             }
+            Command::BeginTrial => match system::begin_trial(&places)? {
+                Some(slot) => output::result(&format!("edge: this restart tries slot {slot}, once")),
+                None => Ok(()),
+            },
             Command::Healthy { timeout } => healthy(&overrides, &places, *timeout),
         }
     }
@@ -144,15 +151,6 @@ fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<
         })?,
         Err(error) => Err(error.to_string()),
     };
-    if !system::is_counted(places) {
-        system::judged(places)?;
-        return match waited {
-            Ok(()) => {
-                output::result("edge: all parts are up; this board has no second system to compare with")
-            }
-            Err(why) => anyhow::bail!("this system is not healthy, and this board has no other: {why}"),
-        };
-    }
     let waited = waited.and_then(|()| match system::check_root(places) {
         Ok(0) => Ok(()),
         Ok(read) => {

@@ -82,9 +82,9 @@ impl Staging for Staged<'_> {
     }
 
     fn commit(self: Box<Self>) -> Result<String, Error> {
-        let version = self.0.image().version.clone();
+        let (version, when) = (self.0.image().version.clone(), self.0.when());
         let slot = self.0.commit().map_err(told)?;
-        Ok(format!("system {version} is staged in slot {slot}; the next boot tries it"))
+        Ok(format!("system {version} is staged in slot {slot}; {when}"))
     }
 }
 

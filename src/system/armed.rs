@@ -1,4 +1,4 @@
-//! Whether the booted slot is good, and what follows where it is not.
+//! Whether the booted slot is good, and what follows where it is not, with systemd-boot.
 //!
 //! An entry that is found good gets all of its tries back instead of losing its counter: so a system that rots later is
 //! given up too.
@@ -19,7 +19,7 @@ use super::{Error, Places, firmware};
 use crate::sys::durable;
 
 /// What a boot was judged to be where somebody gave its system up.
-const ROLLED_BACK: &str = "rolled back";
+pub(super) const ROLLED_BACK: &str = "rolled back";
 /// Why a slot is tried that had used its tries up.
 pub(super) const ONCE_MORE: &str = "it was good and had no tries left, and gets them back once";
 
@@ -207,7 +207,7 @@ fn note(places: &Places, status: &Status, state: State, why: &str) -> Result<(),
 }
 
 /// What is noted of the booted slot, or what its own files say: a card's first system was never staged.
-fn noted(places: &Places, record: &Record, status: &Status, number: u64) -> Recorded {
+pub(super) fn noted(places: &Places, record: &Record, status: &Status, number: u64) -> Recorded {
     let report = status.of(status.booted);
     let known = record
         .slots

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::Flock;
 
 use super::entry::{Entry, VerityId};
-use super::slot::{Seen, Slot, Status, judge};
+use super::slot::Slot;
 use super::{Error, Places, Record, partition, uki};
 use crate::sys::durable;
 use crate::sys::mounts::Writable;
@@ -52,26 +52,73 @@ pub fn entries(places: &Places) -> Result<Vec<Found>, Error> {
     Ok(found)
 }
 
-impl Status {
-    /// How the appliance below `places` is. A hash tree that cannot be read, in the slot that does not run, is none.
-    ///
-    /// # Errors
-    /// [`Error::NotAppliance`] for another machine; where the booted slot's hash tree cannot be read.
-    pub fn read(places: &Places) -> Result<Self, Error> {
-        let booted = places.booted()?;
-        let entries = entries(places)?;
-        let ours = partition::verity_id(places, booted)?;
-        let other = partition::verity_id(places, booted.other()).unwrap_or_else(|error| {
-            tracing::warn!(slot = %booted.other(), %error, "the slot that does not run cannot be read, and counts as empty");
-            None
-        });
-        let on_disk = match booted {
-            Slot::A => [ours, other],
-            Slot::B => [other, ours],
-        };
-        let record = Record::read(places)?;
-        Ok(judge(Seen { booted, entries: &entries, on_disk, record: &record }))
+/// What a FAT needs beside a file's bytes, in bytes.
+const SLACK: u64 = 1 << 20;
+/// Of a kernel that is not finished yet.
+const UNFINISHED: &str = ".part";
+
+/// The name of the kernel of entry `number` before it is one.
+pub fn unfinished(number: u64) -> String {
+    format!("edge-{number}{UNFINISHED}")
+}
+
+/// Whether the kernel of another system for `slot`, of `size` bytes, has room.
+///
+/// # Errors
+/// [`Error::Unfit`] where it has none.
+pub fn check_room(places: &Places, size: u64, slot: Slot) -> Result<(), Error> {
+    let esp = places.esp();
+    let stat =
+        rustix::fs::statvfs(&esp).map_err(|e| durable::named(e.into(), "read the free space of", &esp))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let gained: u64 =
+        superseded(places, slot)?.iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum();
+    let needed = size + SLACK;
+    if free + gained < needed {
+        let why =
+            format!("the EFI system partition has {} bytes free, and {needed} are needed", free + gained);
+        return Err(Error::Unfit(format!(
+            "{why} hint: remove what does not belong there from `{}`",
+            esp.display()
+        )));
     }
+    Ok(())
+}
+
+/// What of the boot entries goes when `slot` is written: those that boot it, those that boot nothing that is there, and
+/// kernels that were never finished.
+fn superseded(places: &Places, slot: Slot) -> Result<Vec<PathBuf>, Error> {
+    let kept = partition::verity_id(places, slot.other())?;
+    let (stays, old): (Vec<_>, Vec<_>) =
+        entries(places)?.into_iter().partition(|found| found.verity.is_some() && found.verity == kept);
+    if stays.is_empty() {
+        let why = format!(
+            "no boot entry in `{}` is known to boot slot {}",
+            places.entries().display(),
+            slot.other()
+        );
+        return Err(Error::Unfit(format!("{why}, which runs: nothing is written")));
+    }
+    let mut paths: Vec<PathBuf> = old.into_iter().map(|found| places.entries().join(found.file)).collect();
+    let listed = std::fs::read_dir(places.entries()).into_iter().flatten().flatten();
+    let unfinished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == &UNFINISHED[1..]);
+    paths.extend(listed.map(|entry| entry.path()).filter(unfinished));
+    Ok(paths)
+}
+
+/// Removes what boots `slot`; the number of the next entry.
+///
+/// # Errors
+/// [`Error::Unfit`] before anything is changed; where that does not come to the medium.
+pub fn clear(places: &Places, slot: Slot) -> Result<u64, Error> {
+    let record = Record::read(places)?;
+    let highest = entries(places)?.iter().map(|found| found.entry.number).max().unwrap_or(0);
+    let esp = Esp::open(places)?;
+    for path in superseded(places, slot)? {
+        std::fs::remove_file(&path).map_err(|e| durable::named(e, "remove", &path))?;
+    }
+    esp.sync()?;
+    Ok(highest.max(record.highest) + 1)
 }
 
 /// The partition while it can be written, by one at a time. Whoever needs identity too opens that afterwards.
@@ -89,13 +136,22 @@ impl Esp {
     /// # Errors
     /// Where it may not be.
     pub fn open(places: &Places) -> Result<Self, Error> {
+        let esp = Self { folder: places.entries(), ..Self::first(places)? };
+        std::fs::create_dir_all(&esp.folder).map_err(|e| durable::named(e, "make folder", &esp.folder))?;
+        Ok(esp)
+    }
+
+    /// The same of a board whose boot loader knows no entries: what is changed lies at the top of it.
+    ///
+    /// # Errors
+    /// Where it may not be written.
+    pub fn first(places: &Places) -> Result<Self, Error> {
         let lock = places.lock("esp.lock")?;
-        let (folder, _writable) = (places.entries(), Writable::new(&places.esp())?);
-        std::fs::create_dir_all(&folder).map_err(|e| durable::named(e, "make folder", &folder))?;
+        let (folder, _writable) = (places.esp(), Writable::new(&places.esp())?);
         Ok(Self { _writable, folder, _lock: lock })
     }
 
-    /// A file among the entries.
+    /// A file in its folder.
     pub fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }

@@ -1,10 +1,11 @@
 //! The appliance: two slots of one root file system each, the partition of the machine's identity, and the encrypted
 //! one of its data.
 //!
-//! - `entry`, `slot`, `record`  what is where: names on the EFI system partition, and the states that follow. Pure.
-//! - `esp`, `uki`, `partition`, `firmware`  reading and changing that: boot entries, partitions by label, EFI variables
+//! - `slot`, `record`, `partition`  the two slots and the states that follow; what is noted; partitions by label
+//! - `loader`    how this board boots: systemd-boot or the Raspberry Pi's own. What differs is asked here
+//!   - `entry`, `esp`, `uki`, `firmware`, `armed`  systemd-boot: boot entries, whose names count tries; EFI variables
+//!   - `tryboot`, `autoboot`, `fat`  the Raspberry Pi: two boot partitions, one of them tried once
 //! - `stage`     the other slot written, read back and made bootable, as an import goes on
-//! - `armed`     the booted slot is good; or it is not, and another one is
 //! - `rot`       the root is read before it is found good, where the last boot was cut short or the tries are its second
 //! - `data`      the data partition: made, opened, and made anew after a reset
 //! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
@@ -12,21 +13,25 @@
 //! - `intake`    which of them were taken, and which were refused and are still asked for
 //! - `keep`      the copy of the trust state that outlives the data
 //!
-//! Which slot boots is said by file names on the EFI system partition alone: the highest number that has tries left.
-//! What `system.json` on identity says besides is about those names; where the two differ, the names are right.
+//! Which slot boots is said by file names on the EFI system partition alone: the highest number that has tries left; on a
+//! Raspberry Pi by `autoboot.txt`. What `system.json` on identity says besides is about those; where they differ, they are
+//! right.
 //!
 //! Refuses to write the slot that is booted, and to format data that it once made and cannot open.
 
 mod armed;
+mod autoboot;
 mod data;
 mod entry;
 mod error;
 mod esp;
+mod fat;
 mod firmware;
 mod given;
 mod identity;
 mod intake;
 mod keep;
+mod loader;
 mod network;
 mod partition;
 mod places;
@@ -37,6 +42,7 @@ mod run;
 mod settings;
 mod slot;
 mod stage;
+mod tryboot;
 mod uki;
 
 pub use armed::{Fallback, Outcome};
@@ -48,6 +54,7 @@ pub use keep::{
     Kept, forget_kubeconfig, keep_kubeconfig, keep_own_key, keep_time, kept_kubeconfig, kept_time,
     kubeconfig_place,
 };
+pub use loader::{Loader, arm, begin_trial, roll_back, unhealthy};
 pub use places::Places;
 pub use provision::{Provisioned, provision};
 pub use record::{Record, Recorded};
@@ -67,6 +74,12 @@ pub struct Release {
     pub arch: String,
     /// The board that it was made for, such as `generic-efi`.
     pub board: String,
+    /// How that board boots.
+    #[serde(default, rename = "boot")]
+    pub loader: Loader,
+    /// Whether its kernel can ask a Raspberry Pi's boot loader for a trial.
+    #[serde(default)]
+    pub tryboot: bool,
 }
 
 impl Release {
@@ -90,7 +103,6 @@ pub fn status(places: &Places) -> Result<Status, Error> {
     Status::read(places)
 }
 
-pub use armed::{arm, roll_back, unhealthy};
 pub use data::{ask_reset, open as open_data};
 
 /// The id of the system that runs; `None` where its slot holds none that is known.
@@ -101,9 +113,12 @@ pub fn running(places: &Places) -> Result<Option<VerityId>, Error> {
     partition::verity_id(places, places.booted()?)
 }
 
-/// Whether the boot loader counts tries: systemd-boot does, which UEFI starts; that of the Raspberry Pi does not.
-pub fn is_counted(places: &Places) -> bool {
-    places.at("/sys/firmware/efi").exists() || places.entries().exists()
+/// The id of the system that an image of a Raspberry Pi's boot partition boots; `None` where it names none.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn verity_of_boot(path: &std::path::Path) -> std::io::Result<Option<VerityId>> {
+    tryboot::verity_of(path, &[])
 }
 
 /// Notes for edge-fallback.service that this boot was judged: it has nothing left to decide.

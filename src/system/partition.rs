@@ -16,6 +16,22 @@ use crate::sys::durable;
 /// # Errors
 /// [`Error::NoDisk`], [`Error::NoPartition`].
 pub fn device(places: &Places, label: &str) -> Result<PathBuf, Error> {
+    let folder = told(places, label)?;
+    Ok(places.at("/dev").join(folder.file_name().unwrap_or_default()))
+}
+
+/// The number of the partition `label` on that disk.
+///
+/// # Errors
+/// [`Error::NoDisk`], [`Error::NoPartition`]; where the kernel does not tell it.
+pub fn number(places: &Places, label: &str) -> Result<u32, Error> {
+    let path = told(places, label)?.join("partition");
+    let text = std::fs::read_to_string(&path).map_err(|e| durable::named(e, "read", &path))?;
+    text.trim().parse().map_err(|_| Error::Unfit(format!("`{}` is no number", path.display())))
+}
+
+/// Where the kernel tells of the partition `label`.
+fn told(places: &Places, label: &str) -> Result<PathBuf, Error> {
     let disk = disk(places)?;
     let wanted = format!("PARTNAME={label}");
     let entries =
@@ -23,7 +39,7 @@ pub fn device(places: &Places, label: &str) -> Result<PathBuf, Error> {
     for entry in entries {
         let told = std::fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
         if told.lines().any(|line| line == wanted) {
-            return Ok(places.at("/dev").join(entry.file_name()));
+            return Ok(entry.path());
         }
     }
     Err(Error::NoPartition { label: label.to_owned(), disk })
@@ -110,6 +126,8 @@ mod tests {
         put(&places, "/run/edge-disk", "mmcblk0\n");
         assert_eq!(device(&places, "data").unwrap(), places.at("/dev/mmcblk0p3"));
         assert_eq!(root_of(&places), places.at("/dev/mmcblk0p4"));
+        put(&places, "/sys/class/block/mmcblk0/mmcblk0p4/partition", "4\n");
+        assert_eq!(number(&places, "root_b").unwrap(), 4);
         put(&places, "/run/edge-disk", "sda\n");
         assert_eq!(device(&places, "data").unwrap(), places.at("/dev/sda1"));
         assert!(said("root_b").contains("disk `sda` has no partition `root_b` hint: "), "{}", said("root_b"));

@@ -1,23 +1,22 @@
 //! Another system, written to the slot that is not booted.
 //!
-//! The slot's old entry goes first, so that nothing boots what is half written; then root file system and hash tree are
-//! written and read back; then the kernel, beside, under a name that no loader takes. That it is staged is noted, and
-//! the last step is one renaming. A power cut before that leaves the slot empty, and one after it leaves it whole.
+//! What boots the slot goes first, so that nothing boots what is half written; then root file system and hash tree are
+//! written and read back; then the kernel, in a way that no loader takes yet (see `loader`). That it is staged is noted, and
+//! the last step is one change of one sector. A power cut before that leaves the slot empty, and one after it leaves it whole.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, fadvise};
 
-use super::entry::{Entry, VerityId};
-use super::esp::{Esp, entries};
+use super::entry::VerityId;
+use super::esp::unfinished;
 use super::identity::Identity;
-use super::places::TRIES;
+use super::loader::{Kernel, Loader};
 use super::record::{Record, Recorded};
 use super::slot::{Slot, SlotReport, State, Status};
-use super::{Error, Places, Release, partition, uki};
+use super::{Error, Places, Release, partition};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
 
@@ -26,10 +25,6 @@ use crate::sys::durable;
 const SYNC_EVERY: u64 = 16 << 20;
 /// Bytes read at once.
 const PIECE: usize = 1 << 20;
-/// What a FAT needs beside a file's bytes, in bytes.
-const SLACK: u64 = 1 << 20;
-/// Of a kernel that is not committed yet.
-const UNFINISHED: &str = ".part";
 
 /// A system that is to be staged. Digests are SHA-256, sizes bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +108,7 @@ pub fn judge_image(
     }
     check_spare(booted, other)?;
     check_room(places, image, other.slot)?;
+    here.loader.check_kernel(places, &here, image.kernel.1, other.slot)?;
     Ok(None)
 }
 
@@ -149,43 +145,7 @@ fn check_room(places: &Places, image: &Image, slot: Slot) -> Result<(), Error> {
             return Err(Error::Unfit(format!("{why} hint: write the card anew with this system's image")));
         }
     }
-    let esp = places.esp();
-    let stat =
-        rustix::fs::statvfs(&esp).map_err(|e| durable::named(e.into(), "read the free space of", &esp))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let gained: u64 =
-        superseded(places, slot)?.iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum();
-    let needed = image.kernel.1 + SLACK;
-    if free + gained < needed {
-        let why =
-            format!("the EFI system partition has {} bytes free, and {needed} are needed", free + gained);
-        return Err(Error::Unfit(format!(
-            "{why} hint: remove what does not belong there from `{}`",
-            esp.display()
-        )));
-    }
     Ok(())
-}
-
-/// What of the boot entries goes when `slot` is written: those that boot it, those that boot nothing that is there, and
-/// kernels that were never finished.
-fn superseded(places: &Places, slot: Slot) -> Result<Vec<PathBuf>, Error> {
-    let kept = partition::verity_id(places, slot.other())?;
-    let (stays, old): (Vec<_>, Vec<_>) =
-        entries(places)?.into_iter().partition(|found| found.verity.is_some() && found.verity == kept);
-    if stays.is_empty() {
-        let why = format!(
-            "no boot entry in `{}` is known to boot slot {}",
-            places.entries().display(),
-            slot.other()
-        );
-        return Err(Error::Unfit(format!("{why}, which runs: nothing is written")));
-    }
-    let mut paths: Vec<PathBuf> = old.into_iter().map(|found| places.entries().join(found.file)).collect();
-    let listed = std::fs::read_dir(places.entries()).into_iter().flatten().flatten();
-    let unfinished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == &UNFINISHED[1..]);
-    paths.extend(listed.map(|entry| entry.path()).filter(unfinished));
-    Ok(paths)
 }
 
 /// A slot that is being written.
@@ -193,10 +153,13 @@ fn superseded(places: &Places, slot: Slot) -> Result<Vec<PathBuf>, Error> {
 pub struct Stage<'a> {
     places: &'a Places,
     image: Image,
+    loader: Loader,
     slot: Slot,
     number: u64,
     /// From the kernel on: whoever finds the running system good must not wait for the minutes that a root takes.
-    esp: Option<Esp>,
+    kernel: Option<Kernel>,
+    /// The kernel's first bytes, as far as they come last.
+    head: Vec<u8>,
     writing: Option<Writing>,
     done: Vec<Part>,
 }
@@ -206,6 +169,10 @@ struct Writing {
     part: Part,
     path: PathBuf,
     file: File,
+    /// Its first bytes, which are kept back.
+    head: Vec<u8>,
+    /// How many of those there are.
+    kept_back: usize,
     written: u64,
     synced: u64,
 }
@@ -224,15 +191,19 @@ impl<'a> Stage<'a> {
         }
         // Minutes may have passed since it was judged, and the running system may have been given up meanwhile.
         check_spare(status.of(status.booted), status.of(slot))?;
-        let record = Record::read(places)?;
-        let highest = entries(places)?.iter().map(|found| found.entry.number).max().unwrap_or(0);
-        let number = highest.max(record.highest) + 1;
-        let esp = Esp::open(places)?;
-        for path in superseded(places, slot)? {
-            std::fs::remove_file(&path).map_err(|e| durable::named(e, "remove", &path))?;
-        }
-        esp.sync()?;
-        Ok(Self { places, image, slot, number, esp: None, writing: None, done: Vec::new() })
+        let loader = Loader::of(places)?;
+        let number = loader.clear(places, slot)?;
+        Ok(Self {
+            places,
+            image,
+            loader,
+            slot,
+            number,
+            kernel: None,
+            head: Vec::new(),
+            writing: None,
+            done: Vec::new(),
+        })
     }
 
     /// What is staged.
@@ -240,31 +211,35 @@ impl<'a> Stage<'a> {
         &self.image
     }
 
+    /// When it is tried once it is staged, for people.
+    pub fn when(&self) -> &'static str {
+        self.loader.when()
+    }
+
     /// Begins a part.
     ///
     /// # Errors
     /// Where it cannot be opened.
     pub fn open(&mut self, part: Part) -> Result<(), Error> {
-        let path = match part {
-            Part::Root => partition::root(self.places, self.slot)?,
-            Part::Verity => partition::verity(self.places, self.slot)?,
-            Part::Kernel => self.unfinished(),
+        let open = |path: PathBuf| {
+            let opened = OpenOptions::new().write(true).open(&path);
+            opened.map(|file| (path.clone(), file)).map_err(|e| durable::named(e, "open", &path))
         };
-        let mut options = OpenOptions::new();
-        options.write(true).custom_flags(nix::libc::O_NOFOLLOW * i32::from(part == Part::Kernel));
-        if part == Part::Kernel {
-            options.create(true).truncate(true);
-            if self.esp.is_none() {
-                self.esp = Some(Esp::open(self.places)?);
+        let mut kept_back = 0;
+        let (path, mut file) = match part {
+            Part::Root => open(partition::root(self.places, self.slot)?)?,
+            Part::Verity => open(partition::verity(self.places, self.slot)?)?,
+            Part::Kernel => {
+                let kernel = self.loader.kernel(self.places, self.slot, self.number)?;
+                kept_back = kernel.kept_back();
+                let file = kernel.create()?;
+                let path = self.kernel.insert(kernel).path();
+                (path, file)
             }
-        }
-        let file = options.open(&path).map_err(|e| durable::named(e, "open", &path))?;
-        self.writing = Some(Writing { part, path, file, written: 0, synced: 0 });
+        };
+        file.seek(SeekFrom::Start(kept_back as u64)).map_err(|e| durable::named(e, "write", &path))?;
+        self.writing = Some(Writing { part, path, file, head: Vec::new(), kept_back, written: 0, synced: 0 });
         Ok(())
-    }
-
-    fn unfinished(&self) -> PathBuf {
-        self.places.entries().join(format!("edge-{}{UNFINISHED}", self.number))
     }
 
     /// The next bytes of the part that was begun.
@@ -273,8 +248,10 @@ impl<'a> Stage<'a> {
     /// Those of the disk.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let writing = self.writing.as_mut().ok_or_else(unbegun)?;
+        let (first, rest) = bytes.split_at(bytes.len().min(writing.kept_back - writing.head.len()));
+        writing.head.extend_from_slice(first);
         let failed = |e| durable::named(e, "write", &writing.path);
-        writing.file.write_all(bytes).map_err(failed)?;
+        writing.file.write_all(rest).map_err(failed)?;
         writing.written += bytes.len() as u64;
         if writing.written - writing.synced >= SYNC_EVERY {
             writing.file.sync_data().map_err(failed)?;
@@ -288,19 +265,22 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Error::ReadBack`], [`Error::OtherMachine`].
     pub fn close(&mut self) -> Result<(), Error> {
-        let Writing { part, path, file, .. } = self.writing.take().ok_or_else(unbegun)?;
+        let Writing { part, path, file, head, .. } = self.writing.take().ok_or_else(unbegun)?;
         let (digest, size) = match part {
             Part::Root => &self.image.root,
             Part::Verity => &self.image.tree,
             Part::Kernel => &self.image.kernel,
         };
         file.sync_all().map_err(|e| durable::named(e, "sync", &path))?;
-        if part == Part::Kernel {
-            super::esp::sync(&self.places.entries())?;
+        if let (Part::Kernel, Some(kernel)) = (part, &self.kernel) {
+            kernel.sync()?;
         }
         drop(file);
-        if read_back(&path, *size)? != *digest {
+        if read_back(&path, &head, *size)? != *digest {
             return Err(Error::ReadBack(path.display().to_string()));
+        }
+        if part == Part::Kernel {
+            self.head = head;
         }
         self.done.push(part);
         if self.is_whole() { self.check() } else { Ok(()) }
@@ -312,8 +292,8 @@ impl<'a> Stage<'a> {
 
     /// Whether kernel and hash tree are of one system.
     fn check(&self) -> Result<(), Error> {
-        let unfinished = self.unfinished();
-        let booted_by = uki::verity_of(&unfinished).map_err(|e| durable::named(e, "read", &unfinished))?;
+        let kernel = self.kernel.as_ref().ok_or_else(unbegun)?;
+        let booted_by = kernel.verity(&self.head).map_err(|e| durable::named(e, "read", &kernel.path()))?;
         let wanted = Some(self.image.verity);
         if partition::verity_id(self.places, self.slot)? == wanted && booted_by == wanted {
             return Ok(());
@@ -340,15 +320,14 @@ impl<'a> Stage<'a> {
             verity_uuid: self.image.verity.to_string(),
             reason: None,
         };
-        let esp = self.esp.as_ref().ok_or_else(unbegun)?;
+        let kernel = self.kernel.as_ref().ok_or_else(unbegun)?;
         // The note first: without an entry it says nothing, and with the entry it must be there.
         let identity = Identity::open(self.places)?;
         let mut record = Record::read(self.places)?;
         record.slots.insert(self.slot, noted);
         record.write(&identity)?;
         drop(identity);
-        let entry = Entry::fresh(self.number, TRIES).name();
-        esp.rename(&format!("edge-{}{UNFINISHED}", self.number), &entry)?;
+        let entry = kernel.finish(&self.head)?;
         self.done.clear();
         tracing::info!(slot = %self.slot, version = self.image.version, entry, "another system is staged");
         Ok(self.slot)
@@ -358,7 +337,7 @@ impl<'a> Stage<'a> {
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
         // What was never committed takes room; the next import would remove it too.
-        let path = self.unfinished();
+        let path = self.places.entries().join(unfinished(self.number));
         if path.exists() {
             let _ = std::fs::remove_file(path);
         }
@@ -369,16 +348,18 @@ fn unbegun() -> Error {
     Error::Unfit("no part of the system was begun".into())
 }
 
-/// Hashes the first `size` bytes at `path` as its medium has them.
-fn read_back(path: &Path, size: u64) -> Result<Digest, Error> {
+/// Hashes the first `size` bytes at `path` as its medium has them, but for `head`, which it does not have yet.
+fn read_back(path: &Path, head: &[u8], size: u64) -> Result<Digest, Error> {
     let failed = |e| durable::named(e, "read", path);
     let file = File::open(path).map_err(failed)?;
     // Everything was synced: the page cache lets go of it all, and the medium must answer.
     let let_go = || fadvise(&file, 0, None, Advice::DontNeed);
     let_go().map_err(|e| failed(e.into()))?;
     let mut hasher = Hasher::new(Algorithm::Sha256);
+    hasher.update(head);
+    (&file).seek(SeekFrom::Start(head.len() as u64)).map_err(failed)?;
     let mut buffer = vec![0; PIECE];
-    let mut from = (&file).take(size);
+    let mut from = (&file).take(size.saturating_sub(head.len() as u64));
     loop {
         match from.read(&mut buffer).map_err(failed)? {
             0 => break,

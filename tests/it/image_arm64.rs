@@ -88,5 +88,17 @@ fn a_raspberry_pi_s_card_has_what_its_boot_loader_reads() -> Result<()> {
     let hash = system["roothash"].as_str().context("no roothash")?;
     assert!(words.contains(&format!("roothash={hash}")), "{words}");
     assert_eq!(words.lines().count(), 1, "{words}");
+
+    // What a bundle brings of it is what lies in its first slot, and edge finds in it which root it boots.
+    let boot = place.join("raspberry-pi.img.system/boot.img");
+    let image = fs::File::open(&image)?;
+    let mut there = vec![0; usize::try_from(fs::metadata(&boot)?.len())?];
+    let from = partitions[1]["start"].as_u64().unwrap_or_default() * 512;
+    std::os::unix::fs::FileExt::read_exact_at(&image, &mut there, from)?;
+    ensure!(fs::read(&boot)? == there, "boot.img is not what lies in boot_a");
+    let id = edge::system::verity_of_boot(&boot)?.context("no system in boot.img")?;
+    assert_eq!(id.to_string(), system["verity-uuid"]);
+    assert_eq!((&system["boot"], &system["board"]), (&"raspberry-pi".into(), &"raspberry-pi".into()));
+    ensure!(there.len() < 128 << 20, "its end is carried for nothing: {} bytes", there.len());
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::command::{Done, Place};
 
 const EDGE_PACK: &str = r#"#!/usr/bin/env bash
-# Refuses what edge-pack does, and writes what it writes: .system for boards with updates alone.
+# Refuses what edge-pack does, and writes what it writes.
 set -eu
 echo "$*" >> "$CALLS"
 locks=0 board=generic-efi out=
@@ -23,9 +23,9 @@ done
 [ $locks -le 1 ] || { echo "error: the argument '--lock <FILE>' cannot be used multiple times" >&2; exit 2; }
 mkdir -p "$(dirname "$out")"
 for end in '' .zst .lock .spdx.json; do echo "bytes$end" > "$out$end"; done
-[ "$board" = raspberry-pi ] && exit
+[ "$board" = raspberry-pi ] && boot=boot.img || boot=edge.efi
 mkdir -p "$out.system"
-for name in root.erofs root.verity edge.efi system.json; do echo "$name" > "$out.system/$name"; done
+for name in root.erofs root.verity $boot system.json; do echo "$name" > "$out.system/$name"; done
 [ -z "${SPOIL_NEXT:-}" ] || echo "$out" >> "$out.system/root.verity"
 "#;
 

@@ -131,6 +131,7 @@ mod system_provision;
 mod system_slots;
 mod system_stream;
 mod system_trust;
+mod system_tryboot;
 mod tasks;
 mod teardown;
 mod units;

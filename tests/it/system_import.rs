@@ -35,7 +35,7 @@ impl Two {
         self.depot.path("stick").display().to_string()
     }
 
-    fn create(&self, more: &[&str]) -> Done {
+    pub fn create(&self, more: &[&str]) -> Done {
         self.create_of("main", more)
     }
 

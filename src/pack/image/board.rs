@@ -96,6 +96,16 @@ pub struct Kernel {
     pub firmware: Vec<String>,
 }
 
+impl Boot {
+    /// As a board's file writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::SystemdBoot => "systemd-boot",
+            Self::RaspberryPi => "raspberry-pi",
+        }
+    }
+}
+
 impl Board {
     /// The board of this name, or of the file at this path.
     ///

@@ -4,6 +4,8 @@
 pub const CONTENT: &str = include_str!("../../../config/appliance.toml");
 /// The first program of the initrd.
 pub const INIT: &str = include_str!("../../../config/appliance.init");
+/// What it does besides on a board whose boot loader counts nothing.
+pub const TRIES: &str = include_str!("../../../config/appliance.tries");
 /// The unit of the daemon, as it is for any machine.
 pub const EDGE_UNIT: &str = include_str!("../../../config/edge.service");
 
@@ -12,7 +14,7 @@ macro_rules! files {
 }
 
 /// Each by its path in the root.
-pub const FILES: [(&str, &str); 42] = files![
+pub const FILES: [(&str, &str); 43] = files![
     "etc/chrony/conf.d/edge.conf",
     "etc/containerd/config.toml",
     "etc/fstab",
@@ -38,6 +40,7 @@ pub const FILES: [(&str, &str); 42] = files![
     "usr/lib/systemd/system/edge-preload.service",
     "usr/lib/systemd/system/edge-provision.service",
     "usr/lib/systemd/system/edge-ssh.service",
+    "usr/lib/systemd/system/edge-trial.service",
     "usr/lib/systemd/system/edge.service.d/10-appliance.conf",
     "usr/lib/systemd/system/efi.mount",
     "usr/lib/systemd/system/emergency.target.d/10-appliance.conf",

@@ -1,4 +1,5 @@
-//! The initrd: busybox, veritysetup and e2fsck with their libraries, the modules of the board, and config/appliance.init.
+//! The initrd: busybox, veritysetup and e2fsck with their libraries, the modules of the board, config/appliance.init and
+//! config/appliance.tries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::board::{Board, Kernel};
-use super::files::INIT;
+use super::files::{INIT, TRIES};
 use super::libraries;
 use super::root::ROOT;
 use super::tools::Tools;
@@ -41,6 +42,7 @@ pub fn make(tools: &Tools, board: &Board, kernel: &Kernel, release: &str) -> Res
         |path: &str, bytes: Vec<u8>, mode| entries.insert(path.to_owned(), Entry::File { bytes, mode });
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
     file("init", INIT.as_bytes().to_vec(), 0o755);
+    file("tries", TRIES.as_bytes().to_vec(), 0o644);
     file("bin/busybox", read(&root.join("usr/bin/busybox"))?, 0o755);
     let mut loader = String::new();
     for name in ["veritysetup", "e2fsck"] {

@@ -170,10 +170,7 @@ fn make(
     put(&beside(".lock"), lock.text()?.as_bytes(), 0o644)?;
     put(&beside(".spdx.json"), sbom.as_bytes(), 0o644)?;
     let _ = fs::remove_dir_all(beside(".system"));
-    let moves = [("system", ".system"), ("disk.img.zst", ".zst"), ("disk.img", "")];
-    // No bundle brings a system that is not started as a boot entry: `edge bundle create` would refuse it.
-    let is_updated = board.boot == board::Boot::SystemdBoot;
-    for (from, end) in moves.into_iter().filter(|(from, _)| is_updated || *from != "system") {
+    for (from, end) in [("system", ".system"), ("disk.img.zst", ".zst"), ("disk.img", "")] {
         let to = beside(end);
         fs::rename(tools.work().join(from), &to)
             .with_context(|| format!("cannot make `{}`", to.display()))?;

@@ -1,6 +1,9 @@
 //! The Raspberry Pi: two boot partitions, and a first one whose `autoboot.txt` says which is booted, and which is tried
 //! once after `reboot "0 tryboot"`. The format is that of the Pi's own documentation, "autoboot.txt" and "config.txt".
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
 use anyhow::{Context, Result};
 
 use super::board::{Board, Kernel};
@@ -11,7 +14,11 @@ use super::tools::Tools;
 pub const BOOT: &str = "boot.img";
 
 /// Partition 2 holds the system of the first slot, 3 that of the second: the numbers of their place on the disk.
-const AUTOBOOT: &str = "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n";
+const AUTOBOOT: &str = include_str!("../../../config/autoboot.txt");
+/// What a kernel has that takes `reboot "0 tryboot"` for more than a restart. Upstream's has not: it is Raspberry Pi's own.
+const TRYBOOT: &str = "tryboot";
+/// Bytes that are looked at at once.
+const PIECE: u64 = 1 << 20;
 /// `os_check=0`: the loader of the Pi 5 looks for words of the Pi's own kernels, which Debian's has not.
 const CONFIG: &str = "arm_64bit=1\nenable_uart=1\nuart_2ndstage=0\nos_check=0\nkernel=vmlinuz\ninitramfs initrd followkernel\n\
                       disable_splash=1\n";
@@ -39,7 +46,35 @@ cp boot/vmlinuz-{release} boot.d/vmlinuz; cp initrd boot.d/initrd
 {}"#,
         fat("boot.d", &format!("system/{BOOT}"), board.partitions.boot, "0ED6E011", tools.epoch())
     );
-    tools.shell(&text, [""; 0]).context("cannot make the boot partition").map(drop)
+    tools.shell(&text, [""; 0]).context("cannot make the boot partition")?;
+    let image = tools.work().join("system").join(BOOT);
+    trim(&image).with_context(|| format!("cannot trim `{}`", image.display()))
+}
+
+/// Takes the zeros off the end of an image, in whole pieces: a bundle carries what has content, and the partition has
+/// room for the rest.
+fn trim(image: &std::path::Path) -> std::io::Result<()> {
+    let file = File::options().read(true).write(true).open(image)?;
+    let mut length = file.metadata()?.len();
+    let mut piece = vec![0; usize::try_from(PIECE).unwrap_or_default()];
+    while length >= PIECE {
+        file.read_exact_at(&mut piece, length - PIECE)?;
+        if piece.iter().any(|byte| *byte != 0) {
+            break;
+        }
+        length -= PIECE;
+    }
+    file.set_len(length)
+}
+
+/// Whether the kernel of release `release` can ask the boot loader for a trial. A kernel that is packed otherwise than by
+/// gzip cannot be told, and counts as one that cannot.
+///
+/// # Errors
+/// A tool fails.
+pub fn knows_tryboot(release: &str, tools: &Tools) -> Result<bool> {
+    let text = format!("zcat -f /work/boot/vmlinuz-{release} | grep -aqF {TRYBOOT} && echo yes || echo no");
+    Ok(tools.shell(&text, [""; 0]).context("cannot read the kernel")?.trim() == "yes")
 }
 
 /// Makes `esp` in the work folder: the partition that is read first.
@@ -65,4 +100,25 @@ pub fn fat(folder: &str, image: &str, mib: u64, serial: &str, epoch: i64) -> Str
          [ ! -d \"$from/$name\" ] || {{ from={folder}.empty; mkdir \"$from/$name\"; touch -d @{epoch} \"$from/$name\"; }}\n\
          mcopy -s -m -i {image} \"$from/$name\" \"::$to\"; done"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_image_that_has_no_content_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("boot.img");
+        for (content, left) in [(0, 1), (PIECE - 1, 1), (PIECE, 2), (8 * PIECE - 1, 8)] {
+            let file =
+                File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+            file.set_len(8 * PIECE).unwrap();
+            file.write_all_at(&[1], content).unwrap();
+            trim(&path).unwrap();
+            let mut last = [0];
+            file.read_exact_at(&mut last, content).unwrap();
+            assert_eq!((file.metadata().unwrap().len(), last), (left * PIECE, [1]), "{content}");
+        }
+    }
 }

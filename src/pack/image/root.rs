@@ -10,10 +10,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::board::{Board, Kernel};
+use super::board::{Board, Boot, Kernel};
 use super::files::{CONTENT, EDGE_UNIT, FILES};
 use super::tools::Tools;
-use super::{ImagePlan, put};
+use super::{ImagePlan, put, raspberry};
 
 /// Where programs of the tools tree find the root.
 pub const ROOT: &str = "/work/root";
@@ -56,6 +56,10 @@ pub fn configure(
     let release = take_out(kernel, tools, root)?;
     remove(content, tools)?;
     lay(plan, board, content, root)?;
+    let mut facts = super::slot::facts(plan, board);
+    facts["tryboot"] = (board.boot == Boot::RaspberryPi && raspberry::knows_tryboot(&release, tools)?).into();
+    let facts = serde_json::to_string_pretty(&facts)? + "\n";
+    put(&root.join("usr/share/edge/system.json"), facts.as_bytes(), 0o644)?;
     // The same that their packages' scripts call, each with the root as its argument.
     tools.run("systemd-sysusers", ["--root", ROOT])?;
     tools.shell(
@@ -142,8 +146,6 @@ fn lay(plan: &ImagePlan, board: &Board, content: &Content, root: &Path) -> Resul
     put(&root.join("etc/machine-id"), b"", 0o444)?;
     put(&root.join("etc/ssl/certs/ca-certificates.crt"), &authorities(root)?, 0o644)?;
     put(&root.join("usr/lib/os-release"), os_release(plan, board).as_bytes(), 0o644)?;
-    let facts = serde_json::to_string_pretty(&super::slot::facts(plan, board))? + "\n";
-    put(&root.join("usr/share/edge/system.json"), facts.as_bytes(), 0o644)?;
     // systemd's least time is of this file, whose own is SOURCE_DATE_EPOCH as every file's: a machine without a clock starts no
     // earlier than that.
     put(&root.join("usr/lib/clock-epoch"), b"", 0o644)?;

@@ -160,7 +160,10 @@ fn describe(
 
 /// What a system says of itself: in the root, for the gateway that runs it, and beside the image, for a bundle.
 pub fn facts(plan: &ImagePlan, board: &Board) -> Value {
-    json!({"format": 1, "version": plan.version, "arch": plan.machine.name(), "board": board.name})
+    json!({
+        "format": 1, "version": plan.version, "arch": plan.machine.name(), "board": board.name,
+        "boot": board.boot.word(),
+    })
 }
 
 /// 32 digits as a UUID is written.
