@@ -28,6 +28,7 @@ mod schema_tests;
 mod scope;
 mod secret;
 mod share;
+mod thread;
 mod told;
 #[cfg(test)]
 mod told_tests;
@@ -53,7 +54,7 @@ pub use secret::{Document, PodToken, Purpose, TokenKey};
 pub use told::{Denied, SECRETS, is_newer};
 pub use writer::Writer;
 
-use writer::{Job, Outcome};
+use thread::{Job, Outcome};
 
 /// Bytes of the node's records that may wait for the writer before further ones are turned away. More than a
 /// slow card ever falls behind by, and little enough for a gateway of 512 MB.
@@ -168,7 +169,7 @@ impl Cache {
         let torn = Arc::new(AtomicBool::new(false));
         let (batches, _) = watch::channel(0);
         let (epoch, rollbacks) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let thread = writer::Thread {
+        let thread = thread::Thread {
             writer: Writer::new(connection, epoch.clone(), rollbacks.clone(), torn.clone()),
             inbox,
             waiting: waiting.clone(),
@@ -299,38 +300,12 @@ impl Cache {
         if let Err(CacheError::Statement(source) | CacheError::Database { source, .. }) = &result
             && open::is_damage(source)
             && !self.shared.is_frozen
-            && writer::spoil(&self.shared.spoilt, source)
+            && thread::spoil(&self.shared.spoilt, source)
         {
             // The writer says so.
             self.record(0, |_| Ok(()));
         }
         result
-    }
-
-    /// In what way the file has been found to be damaged, until [`Cache::renew`].
-    pub fn follow_spoilt(&self) -> watch::Receiver<Option<String>> {
-        self.shared.spoilt.subscribe()
-    }
-
-    /// Replaces the file if it is damaged: it is set aside, and a new one holds nothing but what waits to be told to the
-    /// cloud, as far as that can be read; all else is to be read anew, and those who watch are told so. Gives where the
-    /// damaged one is and what is wrong with it; `None` if it is sound.
-    ///
-    /// # Errors
-    /// Why it could not be replaced; it is served on as it is, as far as it can be read.
-    pub async fn renew(&self) -> Result<Option<(PathBuf, String)>, CacheError> {
-        // Nobody reads meanwhile.
-        let _all = self.shared.reading.acquire_many(READERS).await.map_err(|_| CacheError::Closed)?;
-        self.shared.readers.lock().map_err(|_| CacheError::Closed)?.clear();
-        let (reply, answer) = oneshot::channel();
-        self.shared.jobs.send(Job::Renew { reply }).map_err(|_| CacheError::Closed)?;
-        let replaced = answer.await.map_err(|_| CacheError::Closed)??;
-        if replaced.is_some()
-            && let Ok(mut damaged) = self.shared.damaged.lock()
-        {
-            damaged.clone_from(&replaced);
-        }
-        Ok(replaced)
     }
 
     /// Changes whenever records were lost, so that open watches can be ended and read anew.
@@ -367,30 +342,6 @@ impl Cache {
     /// Follows [`Cache::trouble`].
     pub fn follow_trouble(&self) -> watch::Receiver<Option<String>> {
         self.shared.trouble.clone()
-    }
-
-    /// Where a damaged database was set aside since the start, and what was wrong with it; `None` once it was removed.
-    pub fn damaged(&self) -> Option<(PathBuf, String)> {
-        self.shared.damaged.lock().map_or(None, |damaged| damaged.clone())
-    }
-
-    /// Removes what was set aside, with the Secrets in it.
-    ///
-    /// # Errors
-    /// [`CacheError::Open`] with the path.
-    pub async fn forget_damaged(&self) -> Result<(), CacheError> {
-        let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || {
-            let folder = shared.path.parent().unwrap_or(Path::new("."));
-            let failed = |source| CacheError::Open { path: folder.to_owned(), source };
-            forget_damaged(folder).map_err(failed)?;
-            if let Ok(mut damaged) = shared.damaged.lock() {
-                *damaged = None;
-            }
-            Ok(())
-        })
-        .await
-        .map_err(|_| CacheError::Closed)?
     }
 
     /// The database file.

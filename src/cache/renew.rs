@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::{oneshot, watch};
 
 use super::change::REFUSED;
-use super::{Author, CacheError, Change, ChangeKind, ObjectKey, open, salvage, seconds};
+use super::thread::Job;
+use super::{Author, Cache, CacheError, Change, ChangeKind, ObjectKey, READERS, open, salvage, seconds};
 use crate::sys::durable;
 
 /// What is carried over row by row: tables with their keys, by which a row is there once, and their columns.
@@ -21,6 +23,58 @@ const TABLES: [(&str, &str, &str); 4] = [
     ("refused", "id", "id, object, why, at"),
     ("token", "rowid", "namespace, account, audiences, expiration, bound, at, body"),
 ];
+
+impl Cache {
+    /// In what way the file has been found to be damaged, until [`Cache::renew`].
+    pub fn follow_spoilt(&self) -> watch::Receiver<Option<String>> {
+        self.shared.spoilt.subscribe()
+    }
+
+    /// Replaces the file if it is damaged: it is set aside, and a new one holds nothing but what waits to be told to the
+    /// cloud, as far as that can be read; all else is to be read anew, and those who watch are told so. Gives where the
+    /// damaged one is and what is wrong with it; `None` if it is sound.
+    ///
+    /// # Errors
+    /// Why it could not be replaced; it is served on as it is, as far as it can be read.
+    pub async fn renew(&self) -> Result<Option<(PathBuf, String)>, CacheError> {
+        // Nobody reads meanwhile.
+        let _all = self.shared.reading.acquire_many(READERS).await.map_err(|_| CacheError::Closed)?;
+        self.shared.readers.lock().map_err(|_| CacheError::Closed)?.clear();
+        let (reply, answer) = oneshot::channel();
+        self.shared.jobs.send(Job::Renew { reply }).map_err(|_| CacheError::Closed)?;
+        let replaced = answer.await.map_err(|_| CacheError::Closed)??;
+        if replaced.is_some()
+            && let Ok(mut damaged) = self.shared.damaged.lock()
+        {
+            damaged.clone_from(&replaced);
+        }
+        Ok(replaced)
+    }
+
+    /// Where a damaged database was set aside since the start, and what was wrong with it; `None` once it was removed.
+    pub fn damaged(&self) -> Option<(PathBuf, String)> {
+        self.shared.damaged.lock().map_or(None, |damaged| damaged.clone())
+    }
+
+    /// Removes what was set aside, with the Secrets in it.
+    ///
+    /// # Errors
+    /// [`CacheError::Open`] with the path.
+    pub async fn forget_damaged(&self) -> Result<(), CacheError> {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || {
+            let folder = shared.path.parent().unwrap_or(Path::new("."));
+            let failed = |source| CacheError::Open { path: folder.to_owned(), source };
+            open::forget_damaged(folder).map_err(failed)?;
+            if let Ok(mut damaged) = shared.damaged.lock() {
+                *damaged = None;
+            }
+            Ok(())
+        })
+        .await
+        .map_err(|_| CacheError::Closed)?
+    }
+}
 
 /// Sets the database at `path` aside and puts a new one in its place; a power cut leaves the one or the other. Nobody may
 /// have it open. Gives where the damaged one is.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::writer::{Job, Outcome, Record, Thread};
+use super::thread::{Job, Outcome, Record, Thread};
 use super::{Cache, CacheError, Writer};
 
 /// Bytes of clients' records that may wait. No client may have more than is left, so one alone has half of them.

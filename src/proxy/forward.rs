@@ -14,13 +14,12 @@ use hyper::body::Incoming;
 
 use super::answer::{self, Body};
 use super::caller::Caller;
+use super::forwarded::{Forwarded, Until, until_late, until_outage, until_recorded, until_watch_ends};
 use super::headers::{
     IMPERSONATE, KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, stream_encoding, upward_headers,
 };
 use super::pool::Place;
-use super::record::{
-    Forwarded, Recording, Until, until_late, until_outage, until_recorded, until_watch_ends,
-};
+use super::record::Recording;
 use super::takers::Parts;
 use super::upstream::{As, UpBody, UpstreamError};
 use super::{Shared, issuer};

@@ -3,9 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::cache::Cache;
+use crate::cache::{Object, ScopeKey};
 use crate::kube::Encoding;
+use crate::proxy::caller::NODE;
 use crate::proxy::decoder::{Extent, Unknown};
+use crate::proxy::listed::{ListIntake, Pages, WatchIntake};
 
 fn scope(labels: &str, fields: &str) -> ScopeKey {
     ScopeKey {

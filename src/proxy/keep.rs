@@ -8,9 +8,8 @@ use super::caller::Caller;
 use super::decoder::{Decoder, Extent};
 use super::forward::Call;
 use super::headers::{accept_of, encoding_of};
-use super::intake::{
-    DocumentIntake, EventIntake, Gathered, ListIntake, Single, SingleIntake, TokenIntake, WatchIntake,
-};
+use super::intake::{DocumentIntake, EventIntake, Gathered, Single, SingleIntake, TokenIntake};
+use super::listed::{ListIntake, WatchIntake};
 use super::record::{Client, Intake, Recording};
 use super::refusals::{Asked, RefusalIntake};
 use super::replay::{Wanted, bare, key_of};

@@ -21,6 +21,7 @@ mod endpoints;
 mod events;
 mod fate;
 mod forward;
+mod forwarded;
 mod frames;
 mod guests;
 mod headers;
@@ -36,6 +37,7 @@ mod keep;
 mod keep_tests;
 mod last_word;
 mod lease;
+mod listed;
 mod local;
 mod outbox;
 mod own_issuers;
@@ -105,7 +107,7 @@ struct Shared {
     takers: Arc<takers::Takers>,
     edits: broadcast::Sender<watch::Edit>,
     unknown: decoder::Unknown,
-    pages: intake::Pages,
+    pages: listed::Pages,
     torn: torn::Torn,
     refusals: refusals::Refusals,
     signed: sign::Signed,
@@ -220,7 +222,7 @@ impl Proxy {
             writes: local::LocalWrites::new(cache.clone(), edits.clone(), waiting.clone()),
             takers: Arc::default(),
             unknown: decoder::Unknown::new(cache.clone()),
-            pages: intake::Pages::default(),
+            pages: listed::Pages::default(),
             torn: torn::Torn::default(),
             refusals: refusals::Refusals::default(),
             signed: sign::Signed::default(),
