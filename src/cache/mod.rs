@@ -13,7 +13,9 @@
 
 mod bound;
 mod change;
+mod counts;
 mod forget;
+mod fresh;
 mod gone;
 mod object;
 mod open;
@@ -46,9 +48,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused, Right};
+pub use counts::{Count, Reading};
+pub use fresh::{Begins, Freshness, Watching};
 pub use object::{Object, ObjectKey};
 pub use open::{Opened, forget_damaged, is_full, is_writable, readable};
-pub use reader::{Count, Reader, Reading};
+pub use reader::Reader;
 pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, PodToken, Purpose, TokenKey};
 pub use told::{Denied, SECRETS, is_newer};
@@ -130,6 +134,8 @@ struct Shared {
     trouble: watch::Receiver<Option<String>>,
     /// In what way the file is damaged, until it is replaced.
     spoilt: watch::Sender<Option<String>>,
+    /// The lists that are used.
+    fresh: Arc<fresh::Fresh>,
     readers: std::sync::Mutex<Vec<Reader>>,
     reading: Arc<Semaphore>,
     /// This is a copy of a file that cannot be written: nothing replaces it.
@@ -169,8 +175,9 @@ impl Cache {
         let torn = Arc::new(AtomicBool::new(false));
         let (batches, _) = watch::channel(0);
         let (epoch, rollbacks) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let fresh = Arc::new(fresh::Fresh::new(epoch.clone(), rollbacks.clone()));
         let thread = thread::Thread {
-            writer: Writer::new(connection, epoch.clone(), rollbacks.clone(), torn.clone()),
+            writer: Writer::new(connection, fresh.clone(), epoch.clone(), rollbacks.clone(), torn.clone()),
             inbox,
             waiting: waiting.clone(),
             shares: shares.clone(),
@@ -198,6 +205,7 @@ impl Cache {
             torn,
             trouble,
             spoilt,
+            fresh,
             readers: std::sync::Mutex::default(),
             reading: Arc::new(Semaphore::new(READERS as usize)),
             is_frozen,

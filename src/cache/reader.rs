@@ -15,32 +15,6 @@ pub struct Reader {
     connection: Connection,
 }
 
-/// How much of one resource is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Count {
-    /// Such as `v1/pods`.
-    pub resource: String,
-    /// Objects.
-    pub objects: i64,
-    /// Bytes of their bodies.
-    pub bytes: i64,
-    /// Seconds since 1970 of the newest complete reading of any of its scopes.
-    pub synced: Option<i64>,
-}
-
-/// What one identity has read of a resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// Who.
-    pub identity: String,
-    /// Such as `v1/pods`.
-    pub resource: String,
-    /// Objects that it may read back.
-    pub objects: i64,
-    /// Seconds since 1970 of its oldest complete list; `None` if none is complete.
-    pub synced: Option<i64>,
-}
-
 /// Under which name the name of this node is kept.
 const NODE_NAME: &str = "node-name";
 
@@ -262,44 +236,6 @@ impl Reader {
             }));
         }
         Ok(found)
-    }
-
-    /// What each identity has read, by identity and resource.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn readings(&self) -> Result<Vec<Reading>, CacheError> {
-        let mut statement = self.db().prepare_cached(
-            "SELECT identity.name, scope.resource, COUNT(DISTINCT member.object), MIN(scope.synced)
-             FROM scope JOIN identity ON identity.id = scope.identity LEFT JOIN member ON member.scope = scope.id
-             GROUP BY identity.name, scope.resource ORDER BY identity.name, scope.resource",
-        )?;
-        let rows = statement.query_map([], |row| {
-            Ok(Reading {
-                identity: row.get(0)?,
-                resource: row.get(1)?,
-                objects: row.get(2)?,
-                synced: row.get(3)?,
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// How much is kept of each resource.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn counts(&self) -> Result<Vec<Count>, CacheError> {
-        let mut statement = self.db().prepare_cached(
-            "SELECT scope.resource, MAX(scope.synced),
-                    (SELECT COUNT(*) FROM object WHERE object.resource = scope.resource),
-                    (SELECT COALESCE(SUM(LENGTH(body)), 0) FROM object WHERE object.resource = scope.resource)
-             FROM scope GROUP BY scope.resource ORDER BY scope.resource",
-        )?;
-        let rows = statement.query_map([], |row| {
-            Ok(Count { resource: row.get(0)?, synced: row.get(1)?, objects: row.get(2)?, bytes: row.get(3)? })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Whether anything is kept that was read from the cloud.

@@ -9,7 +9,7 @@ use super::told;
 use crate::sys::tables;
 
 /// One step a version; step N brings a file of version N to N + 1. A step that was released is never changed.
-pub(super) const STEPS: [&str; 5] = [
+pub(super) const STEPS: [&str; 6] = [
     "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
     CREATE TABLE identity (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -115,6 +115,13 @@ pub(super) const STEPS: [&str; 5] = [
         PRIMARY KEY (scope, object)) WITHOUT ROWID;
     CREATE TRIGGER member_gone AFTER DELETE ON member
         BEGIN DELETE FROM told WHERE scope = OLD.scope AND object = OLD.object; END;
+",
+    "
+    CREATE TABLE fresh (
+        scope INTEGER PRIMARY KEY,  -- that was watched, or read again and again, when the cloud was there last
+        until INTEGER NOT NULL);    -- seconds since 1970 when it was last known to be as the cloud had it
+    CREATE TRIGGER scope_gone AFTER DELETE ON scope
+        BEGIN DELETE FROM fresh WHERE scope = OLD.id; END;
 ",
 ];
 

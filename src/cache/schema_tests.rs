@@ -10,11 +10,12 @@ use crate::sys::tables::tests::{fault_of, open_in_the_release_before};
 use crate::sys::tables::version as version_of;
 
 /// One database for each version that was released.
-const FIXTURES: [&str; 4] = [
+const FIXTURES: [&str; 5] = [
     include_str!("fixtures/v1.sql"),
     include_str!("fixtures/v2.sql"),
     include_str!("fixtures/v3.sql"),
     include_str!("fixtures/v4.sql"),
+    include_str!("fixtures/v5.sql"),
 ];
 
 async fn holds_what_it_held(folder: &Path) {

@@ -199,9 +199,12 @@ impl Writer {
         if self.has_read(identity, &object.key)? {
             let id = self.store(object)?;
             self.note_read(identity, &object.key)?;
+            self.note_whole(&ScopeKey::of_one(identity, &object.key));
             return self.tell(identity, id, object);
         }
-        let scope = self.scope(&ScopeKey::of_one(identity, &object.key))?;
+        let list = ScopeKey::of_one(identity, &object.key);
+        let scope = self.scope(&list)?;
+        self.note_whole(&list);
         self.put(scope, object)?;
         self.mark_synced(scope, "", &object.version)
     }
@@ -212,7 +215,9 @@ impl Writer {
     /// The statement's.
     pub fn put_absent(&mut self, identity: &str, key: &ObjectKey) -> Result<(), CacheError> {
         self.take_everywhere(identity, key, None)?;
-        let scope = self.scope(&ScopeKey::of_one(identity, key))?;
+        let list = ScopeKey::of_one(identity, key);
+        let scope = self.scope(&list)?;
+        self.note_whole(&list);
         self.mark_synced(scope, "", "")
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::CacheError;
 use super::bound::Interned;
+use super::fresh::Fresh;
 use super::gone::Gone;
 use super::thread::Job;
 
@@ -20,6 +21,7 @@ pub struct Writer {
     pub(super) connection: Connection,
     pub(super) interned: Interned,
     pub(super) gone: Gone,
+    pub(super) fresh: Arc<Fresh>,
     pub(super) epoch: Arc<AtomicU64>,
     pub(super) rollbacks: Arc<AtomicU64>,
     torn: Arc<AtomicBool>,
@@ -30,13 +32,14 @@ pub struct Writer {
 impl Writer {
     pub(super) fn new(
         connection: Connection,
+        fresh: Arc<Fresh>,
         epoch: Arc<AtomicU64>,
         rollbacks: Arc<AtomicU64>,
         torn: Arc<AtomicBool>,
     ) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let (interned, gone, put_off_since) = (Interned::default(), Gone::default(), None);
-        Self { connection, interned, gone, epoch, rollbacks, torn, put_off_since }
+        Self { connection, interned, gone, fresh, epoch, rollbacks, torn, put_off_since }
     }
 
     /// Closes the connection, and writes with this one from now on.

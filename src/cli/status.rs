@@ -94,8 +94,11 @@ fn resources(out: &mut String, resources: &[ResourceReport], now: jiff::Timestam
     }
     let mut rows = vec![["RESOURCE", "OBJECTS", "SIZE", "SYNCED"].map(str::to_owned).to_vec()];
     rows.extend(resources.iter().map(|kept| {
-        let synced =
-            kept.synced.as_deref().map_or("never".to_owned(), |time| format!("{} ago", age(time, now)));
+        let synced = match (&kept.synced, kept.current) {
+            (Some(_), true) => "current".to_owned(),
+            (Some(time), false) => format!("{} ago", age(time, now)),
+            (None, _) => "never".to_owned(),
+        };
         let bytes = u64::try_from(kept.bytes).unwrap_or(0);
         vec![kept.resource.clone(), kept.objects.to_string(), size(bytes), synced]
     }));
@@ -114,14 +117,19 @@ fn clients(out: &mut String, clients: &[ClientReport], now: jiff::Timestamp) {
             0 => "nothing".to_owned(),
             resources => format!("{objects} objects of {resources} resources"),
         };
-        let oldest = client.resources.iter().filter_map(|kept| kept.synced.as_deref()).min();
+        let old = client.resources.iter().filter(|kept| !kept.current);
+        let oldest = match old.filter_map(|kept| kept.synced.as_deref()).min() {
+            Some(oldest) => ago(oldest),
+            None if client.resources.iter().any(|kept| kept.current) => "current".to_owned(),
+            None => "-".to_owned(),
+        };
         let refused = match &client.last_refused {
             None => "-".to_owned(),
             Some(last) => format!("{} times, last {} ({})", client.refused, last.request, last.code),
         };
         let seen = client.seen.as_deref().map_or("-".to_owned(), ago);
         let pod = client.pod.clone().unwrap_or_else(|| "-".to_owned());
-        vec![client.client.clone(), pod, seen, cached, oldest.map_or("-".to_owned(), ago), refused]
+        vec![client.client.clone(), pod, seen, cached, oldest, refused]
     }));
     let _ = write!(out, "\n{}", output::columns(&rows));
 }

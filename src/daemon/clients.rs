@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Cache, CacheError, Reading};
+use crate::cache::{Cache, CacheError, Freshness, Reading};
 use crate::proxy::clients::Seen;
 
 /// A client other than kubelet.
@@ -35,8 +35,11 @@ pub struct ReadingReport {
     pub resource: String,
     /// Objects that it may read back.
     pub objects: i64,
-    /// When its oldest list of them was complete; absent if none is.
+    /// Until when the oldest of its lists of them that are in use was as the cloud has it; absent if none is complete.
     pub synced: Option<String>,
+    /// Whether it watches all of these.
+    #[serde(default)]
+    pub current: bool,
 }
 
 /// A request that was refused here.
@@ -52,18 +55,23 @@ pub struct RefusalReport {
 }
 
 /// Who was seen since the start, and who has read something before.
-pub async fn report(cache: &Cache, seen: HashMap<String, Seen>) -> Result<Vec<ClientReport>, CacheError> {
-    let read = cache.read(|reader| {
+pub async fn report(
+    cache: &Cache,
+    fresh: Freshness,
+    seen: HashMap<String, Seen>,
+) -> Result<Vec<ClientReport>, CacheError> {
+    let read = cache.read(move |reader| {
         let pods = reader.texts("v1/pods", ["$.metadata.uid", "$.metadata.name"])?;
-        Ok((reader.readings()?, pods))
+        Ok((reader.readings(&fresh)?, pods))
     });
     let (readings, pods) = read.await?;
     let pods: HashMap<String, String> =
         pods.into_iter().filter_map(|[uid, name]| Some((uid?, name?))).collect();
     let mut by_identity: BTreeMap<String, ClientReport> = BTreeMap::new();
     for reading in readings.into_iter().filter(|reading| is_client(&reading.identity)) {
-        let Reading { identity, resource, objects, synced } = reading;
-        let kept = ReadingReport { resource, objects, synced: synced.map(super::report::time_of) };
+        let Reading { identity, resource, objects, synced, is_current } = reading;
+        let synced = synced.map(super::report::time_of);
+        let kept = ReadingReport { resource, objects, synced, current: is_current };
         by_identity.entry(identity).or_default().resources.push(kept);
     }
     for (identity, seen) in seen {

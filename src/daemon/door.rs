@@ -178,7 +178,9 @@ impl Door {
 
     /// Ends the proxy within a bounded time: no new requests, and those under way are cut off at its end.
     pub async fn shut(&mut self) {
-        self.shown.send_replace(None);
+        if let Some(proxy) = self.shown.send_replace(None) {
+            proxy.keep_fresh();
+        }
         self.stop.send_replace(true);
         // The others run for ever; the one that serves ends by itself, or is cut off.
         let _ = tokio::time::timeout(DRAIN, self.served()).await;

@@ -11,7 +11,7 @@ use super::clients::ClientReport;
 use super::mirror::MirrorReport;
 use super::task::{TaskError, blocking};
 use crate::bundle::Newest;
-use crate::cache::{Cache, Change, Refused};
+use crate::cache::{Cache, Change, Freshness, Refused};
 use crate::cri;
 use crate::health::{Board, Health};
 use crate::link::Phase;
@@ -132,8 +132,11 @@ pub struct ResourceReport {
     pub objects: i64,
     /// Bytes.
     pub bytes: i64,
-    /// When it was last read in full.
+    /// Until when the oldest of its lists that are in use was as the cloud has it.
     pub synced: Option<String>,
+    /// Whether all of these are being watched: `synced` is when the cloud was heard last then.
+    #[serde(default)]
+    pub current: bool,
 }
 
 /// A change that waits, or was refused.
@@ -177,8 +180,12 @@ impl Facts {
         errors.extend(
             damaged.map(|(aside, why)| format!("a damaged cache was set aside: {}: {why}", aside.display())),
         );
-        let read =
-            self.cache.read(|reader| Ok((reader.counts()?, reader.changes()?, reader.refused()?))).await;
+        let fresh = self.proxy().map(|proxy| proxy.freshness()).unwrap_or_default();
+        let known = fresh.clone();
+        let read = self
+            .cache
+            .read(move |reader| Ok((reader.counts(&known)?, reader.changes()?, reader.refused()?)))
+            .await;
         let (counts, changes, refused) = read.unwrap_or_else(|error| {
             errors.push(error.to_string());
             Default::default()
@@ -190,6 +197,7 @@ impl Facts {
                 objects: count.objects,
                 bytes: count.bytes,
                 synced: count.synced.map(time_of),
+                current: count.is_current,
             })
             .collect();
         let waits_for_start = self.waits.borrow().iter().map(|&key| key.to_owned()).collect();
@@ -208,7 +216,7 @@ impl Facts {
                 bytes: size_on_disk(self.cache.path()),
                 resources,
             },
-            clients: self.clients(&mut errors).await,
+            clients: self.clients(fresh, &mut errors).await,
             changes: changes.iter().map(waiting).collect(),
             refused: refused.into_iter().map(not_taken).collect(),
             at_risk: self.at_risk(&mut errors).await,
@@ -222,9 +230,9 @@ impl Facts {
         }
     }
 
-    async fn clients(&self, errors: &mut Vec<String>) -> Vec<ClientReport> {
+    async fn clients(&self, fresh: Freshness, errors: &mut Vec<String>) -> Vec<ClientReport> {
         let seen = self.proxy().map(|proxy| proxy.clients()).unwrap_or_default();
-        super::clients::report(&self.cache, seen).await.unwrap_or_else(|error| {
+        super::clients::report(&self.cache, fresh, seen).await.unwrap_or_else(|error| {
             errors.push(format!("clients were not looked at: {error}"));
             Vec::new()
         })

@@ -87,17 +87,40 @@ pub enum Silence {
 
 /// Where it is noted that answers come from the cloud; cheap to clone and to call.
 #[derive(Clone, Debug, Default)]
-pub struct Heard(Arc<AtomicU64>);
+pub struct Heard(Arc<Noted>);
+
+#[derive(Debug)]
+struct Noted {
+    count: AtomicU64,
+    /// Milliseconds from `begun` to the last time.
+    last: AtomicU64,
+    begun: std::time::Instant,
+}
+
+impl Default for Noted {
+    fn default() -> Self {
+        let (count, last) = Default::default();
+        Self { count, last, begun: std::time::Instant::now() }
+    }
+}
 
 impl Heard {
     /// Something of an answer has just come.
     pub fn note(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        let since = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.last.fetch_max(since, Ordering::Relaxed);
+        self.0.count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often that was.
     pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.count.load(Ordering::Relaxed)
+    }
+
+    /// When it was last; `None` if it never was.
+    pub fn last(&self) -> Option<std::time::Instant> {
+        let last = Duration::from_millis(self.0.last.load(Ordering::Relaxed));
+        (self.count() > 0).then(|| self.0.begun + last)
     }
 }
 
@@ -311,6 +334,17 @@ fn phase_of(belief: &Belief) -> Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn when_the_cloud_was_heard_last_is_known() {
+        let heard = Heard::default();
+        assert_eq!(heard.last(), None);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let before = std::time::Instant::now();
+        heard.note();
+        // To the millisecond.
+        assert!(heard.last().unwrap() + Duration::from_millis(1) >= before);
+    }
 
     /// A full link: a new connection takes longer than a probe waits, and what is under way goes on.
     #[tokio::test]

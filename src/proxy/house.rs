@@ -11,7 +11,7 @@ use super::outbox::{Outbox, Round};
 use super::settled::{self, Settled};
 use super::upstream::{As, Upstream};
 use super::{LINK_META, SINCE_META, Shared, TIME_META, ahead, discovery};
-use crate::cache::{CacheError, Reader, today};
+use crate::cache::{CacheError, Reader, Writer, today};
 use crate::link::{LinkState, Patience, Phase};
 
 /// Time without a round before what waits is told again.
@@ -232,8 +232,10 @@ async fn renew(shared: &Shared) -> bool {
     }
 }
 
-/// Writes down what the link is, for the next start, and lets go of dead connections.
+/// Writes down what the link is, for the next start, and until when what is kept is as the cloud has it; lets go of dead
+/// connections.
 async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp, settled: Option<String>) {
+    let fresh = shared.fresh_until(phase);
     let why = match phase {
         Phase::Offline(why) => {
             shared.upstream.reset();
@@ -253,8 +255,9 @@ async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp, settled: 
                 // A cache that was built anew has forgotten it.
                 writer.set_node_name(&node)?;
             }
-            if online {
-                writer.outdate_versions()?;
+            match online {
+                true => writer.outdate_versions()?,
+                false => writer.keep_fresh(&fresh)?,
             }
             writer.set_meta(LINK_META, &why)?;
             writer.set_meta(SINCE_META, &since.as_second().to_string())?;
@@ -285,8 +288,12 @@ async fn restored(shared: &Shared) -> Settled {
 }
 
 async fn note(shared: &Shared, settled: &Settled) {
-    let Some(text) = settled.text() else { return };
-    if let Err(error) = shared.cache.commit(move |writer| writer.set_meta(settled::META, &text)).await {
+    let (text, fresh) = (settled.text(), shared.freshness());
+    let keep = move |writer: &mut Writer| {
+        writer.keep_fresh(&fresh)?;
+        text.map_or(Ok(()), |text| writer.set_meta(settled::META, &text))
+    };
+    if let Err(error) = shared.cache.commit(keep).await {
         tracing::debug!(%error, "how long the cloud has been there was not kept");
     }
 }
@@ -357,7 +364,7 @@ async fn forget_unused(shared: &Shared) {
         Err(error) => return tracing::warn!(%error, "nothing was forgotten"),
     };
     // An immutable ConfigMap is read once and needed as long as its pod is there, and so is what a pod reads itself.
-    let forget = move |writer: &mut crate::cache::Writer| {
+    let forget = move |writer: &mut Writer| {
         needed.objects.iter().try_for_each(|key| writer.keep_used(key))?;
         needed.pods.iter().try_for_each(|uid| writer.keep_used_by(uid))?;
         writer.forget_unused(today() - UNUSED)

@@ -3,11 +3,12 @@
 use serde_json::json;
 
 use super::*;
-use crate::cache::{Object, ScopeKey};
+use crate::cache::{Begins, Count, Object, ScopeKey};
 use crate::kube::Encoding;
 use crate::proxy::caller::NODE;
 use crate::proxy::decoder::{Extent, Unknown};
 use crate::proxy::listed::{ListIntake, Pages, WatchIntake};
+use crate::proxy::record::Recording;
 
 fn scope(labels: &str, fields: &str) -> ScopeKey {
     ScopeKey {
@@ -46,7 +47,7 @@ async fn list(cache: &Cache, labels: &str, fields: &str, pods: Vec<Value>) {
 }
 
 async fn deleted(cache: &Cache, labels: &str, fields: &str, pod: Value) {
-    let intake = WatchIntake::new(decoder(cache), scope(labels, fields), false);
+    let intake = WatchIntake::new(decoder(cache), scope(labels, fields), Begins::AfterList, cache);
     take(cache, intake, json!({"type": "DELETED", "object": pod})).await;
 }
 
@@ -156,4 +157,46 @@ async fn the_token_of_a_newer_cloud_is_kept() {
     cache.commit(move |writer| intake.take(writer, bytes)).await.unwrap();
     let kept = cache.read(move |reader| reader.token(&key)).await.unwrap().expect("it was not kept");
     assert_eq!(serde_json::from_slice::<Value>(&kept).unwrap()["status"]["token"], "real");
+}
+
+async fn pods_kept(cache: &Cache) -> Count {
+    let fresh = cache.freshness(Some(std::time::Instant::now()), true);
+    let mut counts = cache.read(move |reader| reader.counts(&fresh)).await.unwrap();
+    counts.remove(counts.iter().position(|count| count.resource == "v1/pods").unwrap())
+}
+
+#[tokio::test]
+async fn what_is_watched_is_current_while_all_of_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    let watch = |begins| {
+        let intake = WatchIntake::new(decoder(&cache), scope("", "spec.nodeName=own"), begins, &cache);
+        Recording::new(cache.clone(), Box::new(intake), None, false)
+    };
+    let is_current = async || {
+        cache.flush().await.unwrap();
+        pods_kept(&cache).await.is_current
+    };
+    let tell = |recording: &mut Recording, event: Value| recording.feed((event.to_string() + "\n").into());
+    assert!(!is_current().await, "a list that was read once");
+    let recording = watch(Begins::AfterList);
+    assert!(is_current().await, "though nothing has come yet");
+    recording.end(true);
+    assert!(!is_current().await);
+
+    // As a kubelet reads it (WatchList).
+    let mut recording = watch(Begins::WithList);
+    tell(&mut recording, json!({"type": "ADDED", "object": pod("p", "u")}));
+    assert!(!is_current().await, "its list is not whole");
+    let mut mark = pod("", "");
+    mark["metadata"] = json!({"resourceVersion": "9", "annotations": {"k8s.io/initial-events-end": "true"}});
+    tell(&mut recording, json!({"type": "BOOKMARK", "object": mark}));
+    assert!(is_current().await);
+    tell(&mut recording, json!({"type": "MODIFIED", "object": {"kind": "Pod"}}));
+    assert!(!is_current().await, "what it tells cannot be kept");
+    drop(recording);
+
+    let recording = watch(Begins::WithSome);
+    assert!(!is_current().await, "it does not tell what has gone");
+    recording.end(true);
 }

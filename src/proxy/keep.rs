@@ -14,7 +14,7 @@ use super::record::{Client, Intake, Recording};
 use super::refusals::{Asked, RefusalIntake};
 use super::replay::{Wanted, bare, key_of};
 use super::{ClientSettings, Shared, discovery, statuses, token};
-use crate::cache::{Document, ObjectKey, ScopeKey};
+use crate::cache::{Begins, Document, ObjectKey, ScopeKey};
 use crate::kube::negotiate::Shape;
 use crate::kube::{Request as KubeRequest, ResourceRequest, Verb};
 
@@ -140,9 +140,8 @@ impl Shared {
                 Some(Box::new(ListIntake::new(decoder, scope, self.pages.clone(), asked)))
             }
             (Verb::Watch, None, StatusCode::OK) => {
-                let scope = list_of(call, request)?;
-                let initial = request.query.wants_initial_events();
-                Some(Box::new(WatchIntake::new(decoder, scope, initial)))
+                let (scope, begins) = (list_of(call, request)?, begins(request));
+                Some(Box::new(WatchIntake::new(decoder, scope, begins, &self.cache)))
             }
             _ => None,
         }
@@ -165,6 +164,15 @@ fn list_of(call: &Call, request: &ResourceRequest) -> Option<ScopeKey> {
     let wanted = Wanted::of(&call.caller.identity(), request).ok()?;
     let wanted = if extent_of(call) == Extent::Metadata { wanted.bare()? } else { wanted };
     Some(wanted.scope())
+}
+
+/// With what a watch begins.
+fn begins(request: &ResourceRequest) -> Begins {
+    match request.query.resource_version.as_deref() {
+        _ if request.query.wants_initial_events() => Begins::WithList,
+        None | Some("" | "0") => Begins::WithSome,
+        Some(_) => Begins::AfterList,
+    }
 }
 
 /// Whether an answer tells what its caller may see, and the caller is one for whom something is kept. What somebody may

@@ -8,7 +8,7 @@ use super::caller::NODE;
 use super::decoder::Decoder;
 use super::intake::{OBJECT_LIMIT, unreadable};
 use super::record::Intake;
-use crate::cache::{CacheError, ListRecord, Object, ScopeId, ScopeKey, Writer};
+use crate::cache::{Begins, Cache, CacheError, ListRecord, Object, ScopeId, ScopeKey, Watching, Writer};
 use crate::kube::meta;
 use crate::kube::stream::{Finished, ListSplitter, WatchKind, WatchSplitter};
 
@@ -96,6 +96,7 @@ impl Intake for ListIntake {
         }
         let id = writer.scope(&self.scope)?;
         writer.finish(id, &list, &end.kind, &end.resource_version)?;
+        writer.note_whole(&self.scope);
         forget_gone(writer, id, &self.scope)
     }
 }
@@ -107,13 +108,16 @@ pub struct WatchIntake {
     splitter: WatchSplitter,
     /// The list that the first events make up, until its bookmark.
     initial: Option<ListRecord>,
+    watching: Arc<Watching>,
 }
 
 impl WatchIntake {
-    /// Records a watch of `scope`. `initial` if it begins with the whole list (WatchList).
-    pub fn new(decoder: Decoder, scope: ScopeKey, initial: bool) -> Self {
+    /// Records a watch of `scope` into `cache`.
+    pub fn new(decoder: Decoder, scope: ScopeKey, begins: Begins, cache: &Cache) -> Self {
         let splitter = WatchSplitter::with_limit(decoder.encoding, OBJECT_LIMIT);
-        Self { decoder, scope, splitter, initial: initial.then(ListRecord::default) }
+        let watching = Arc::new(cache.watching(&scope, begins));
+        let initial = (begins == Begins::WithList).then(ListRecord::default);
+        Self { decoder, scope, splitter, initial, watching }
     }
 
     fn event(
@@ -154,6 +158,7 @@ impl WatchIntake {
         let Some(list) = self.initial.take_if(|_| ends) else { return Ok(()) };
         let kind = format!("{}List", meta::kind(object).unwrap_or_default());
         writer.finish(scope, &list, &kind, meta::resource_version(object).unwrap_or_default())?;
+        self.watching.is_whole();
         forget_gone(writer, scope, &self.scope)
     }
 }
@@ -170,6 +175,10 @@ impl Intake for WatchIntake {
 
     fn end(&mut self, _: &mut Writer, _: bool) -> Result<(), CacheError> {
         Ok(())
+    }
+
+    fn watching(&self) -> Option<Arc<Watching>> {
+        Some(self.watching.clone())
     }
 }
 

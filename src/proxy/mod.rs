@@ -23,6 +23,7 @@ mod fate;
 mod forward;
 mod forwarded;
 mod frames;
+mod fresh;
 mod guests;
 mod headers;
 mod house;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use flate2::write::GzDecoder;
 
 use super::torn::Torn;
-use crate::cache::{Cache, CacheError, ScopeKey, Writer};
+use crate::cache::{Cache, CacheError, ScopeKey, Watching, Writer};
 
 /// Takes apart what one answer carries. Runs on the cache's thread.
 pub trait Intake: Send {
@@ -27,6 +27,11 @@ pub trait Intake: Send {
     /// # Errors
     /// When it cannot be kept.
     fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError>;
+
+    /// The watch that it is, to be told when a part of it is not kept.
+    fn watching(&self) -> Option<Arc<Watching>> {
+        None
+    }
 }
 
 /// Something to wait for.
@@ -49,6 +54,7 @@ pub struct Recording {
     /// Whose it is; `None` for the node's.
     client: Option<Client>,
     session: Arc<Mutex<Session>>,
+    watching: Option<Arc<Watching>>,
     /// Something could not be queued: what arrived is not whole.
     torn: bool,
 }
@@ -69,8 +75,9 @@ impl Recording {
     pub fn new(cache: Cache, intake: Box<dyn Intake>, client: Option<Client>, gzip: bool) -> Self {
         let unpack = gzip.then(|| GzDecoder::new(Vec::new()));
         let (epoch, rollbacks) = (cache.epoch(), cache.rollbacks());
+        let watching = intake.watching();
         let session = Session { intake, unpack, failed: false, epoch, rollbacks };
-        Self { cache, client, session: Arc::new(Mutex::new(session)), torn: false }
+        Self { cache, client, session: Arc::new(Mutex::new(session)), watching, torn: false }
     }
 
     /// More bytes of the answer as they came.
@@ -84,7 +91,11 @@ impl Recording {
             Ok(mut session) => session.feed(writer, &bytes),
             Err(_) => Err(CacheError::Closed),
         });
-        if let Some(Client { list: Some(list), torn, .. }) = self.client.as_ref().filter(|_| self.torn) {
+        if !self.torn {
+            return;
+        }
+        self.watching.iter().for_each(|watching| watching.is_torn());
+        if let Some(Client { list: Some(list), torn, .. }) = &self.client {
             torn.note(list);
         }
     }
@@ -144,6 +155,9 @@ impl Session {
             },
         };
         self.failed = done.is_err();
+        if self.failed {
+            self.intake.watching().iter().for_each(|watching| watching.is_torn());
+        }
         done
     }
 

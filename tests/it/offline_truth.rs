@@ -75,9 +75,12 @@ fn both_sides_of_an_outage_are_true_after_it() -> Result<()> {
         ensure!(find(&scene.node.pods()?, "leaving")?.deleting, "not yet");
         Ok(())
     });
+    let watched = status_of(&scene, "v1/pods")?;
+    assert_eq!(watched["current"], true, "{watched}");
     cluster.cut(Cut::Drop)?;
     let cut = jiff::Timestamp::now();
     scene.wait_link("offline");
+    is_as_old_as_the_cut(&scene, cut)?;
     cluster.wait_for("a deletion that kubelet ends offline", seconds(60), || is_gone_here(&scene));
     change_the_cloud(&scene)?;
 
@@ -91,6 +94,7 @@ fn both_sides_of_an_outage_are_true_after_it() -> Result<()> {
     scene.reboot()?;
     let status = scene.edge.status(&scene.node)?;
     let changes = status["changes"].to_string();
+    is_as_old_as_the_cut(&scene, cut)?;
     assert!(changes.contains(&web.name), "what waits for the cloud survives: {changes}");
     assert_eq!(cached(&scene, &web.name)?.restarts(), 1, "the status survives");
     assert!(is_to_be_deleted(&scene)?, "so does the deletion: {changes}");
@@ -123,6 +127,24 @@ fn both_sides_of_an_outage_are_true_after_it() -> Result<()> {
     assert_eq!(workload::job_runs(&scene.node)?, 1, "a finished Job stays finished");
     let status = scene.edge.status(&scene.node)?;
     assert_eq!(status["refused"], json!([]), "what is about a pod that the cloud has replaced is no refusal");
+    Ok(())
+}
+
+/// What `edge status` says of a resource.
+fn status_of(scene: &Scene, resource: &str) -> Result<serde_json::Value> {
+    let status = scene.edge.status(&scene.node)?;
+    let mut resources = status["cache"]["resources"].as_array().context("no resources")?.iter();
+    resources.find(|kept| kept["resource"] == resource).cloned().with_context(|| status.to_string())
+}
+
+/// What kubelet watches was listed long before; it was as the cloud had it until kubelet's last heartbeat before the cut.
+fn is_as_old_as_the_cut(scene: &Scene, cut: jiff::Timestamp) -> Result<()> {
+    for resource in ["v1/nodes", "v1/pods", "v1/services", "v1/configmaps", "v1/secrets"] {
+        let kept = status_of(scene, resource)?;
+        let synced: jiff::Timestamp = kept["synced"].as_str().context("never")?.parse()?;
+        let before = cut.as_second() - synced.as_second();
+        ensure!((-2..=15).contains(&before) && kept["current"] == false, "{before} s before the cut: {kept}");
+    }
     Ok(())
 }
 
