@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, CacheError, Freshness, Reading};
 use crate::proxy::clients::Seen;
+use crate::proxy::torn::LeftAlone;
 
 /// A client other than kubelet.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -85,18 +86,31 @@ pub async fn report(
             at: super::report::time(last.at),
         });
     }
-    let named = by_identity.into_iter().map(|(identity, client)| {
-        let account = identity.strip_prefix("system:serviceaccount:");
-        let (account, uid) = account.and_then(|rest| rest.split_once('/')).unwrap_or((&identity, ""));
-        // Of a hash, enough to tell one from another.
-        let name = if account == identity {
-            identity.chars().take(18).collect()
-        } else {
-            account.replacen(':', "/", 1)
-        };
+    let shown = by_identity.into_iter().map(|(identity, client)| {
+        let (name, uid) = named(&identity);
         ClientReport { client: name, pod: pods.get(uid).cloned(), ..client }
     });
-    Ok(named.collect())
+    Ok(shown.collect())
+}
+
+/// A client as it is shown, and the uid of its pod, if it has one.
+fn named(identity: &str) -> (String, &str) {
+    let account = identity.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once('/'));
+    match account {
+        Some((account, uid)) => (account.replacen(':', "/", 1), uid),
+        // Of a hash, enough to tell one from another.
+        None => (identity.chars().take(18).collect(), ""),
+    }
+}
+
+/// What is said of a list of which nothing is kept for now.
+pub fn is_left_alone(alone: &LeftAlone) -> String {
+    let LeftAlone { list, left } = alone;
+    let (resource, client, minutes) = (&list.resource, named(&list.identity).0, left.as_secs().div_ceil(60));
+    format!(
+        "a list of {resource} comes to `{client}` faster than it can be kept: nothing of it is for {minutes} minutes \
+         more hint: name the resource in `proxy.clients.leave-out` if nobody needs it in an outage"
+    )
 }
 
 /// Neither kubelet nor edge itself.

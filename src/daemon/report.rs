@@ -180,6 +180,8 @@ impl Facts {
         errors.extend(
             damaged.map(|(aside, why)| format!("a damaged cache was set aside: {}: {why}", aside.display())),
         );
+        let alone = self.proxy().map(|proxy| proxy.left_alone()).unwrap_or_default();
+        errors.extend(alone.iter().map(super::clients::is_left_alone));
         let fresh = self.proxy().map(|proxy| proxy.freshness()).unwrap_or_default();
         let known = fresh.clone();
         let read = self

@@ -172,7 +172,7 @@ impl ClientSettings {
             writer.keep_clients(|identity| settings.is_chosen(identity, ""), is_left_out)
         };
         let lists = cache.commit(forget).await?;
-        lists.iter().for_each(|list| torn.note(list));
+        lists.iter().for_each(|list| torn.reread(list));
         // Documents may have gone where no list has.
         cache.compact().await?;
         if !lists.is_empty() {

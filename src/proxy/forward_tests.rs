@@ -146,3 +146,87 @@ async fn answers_that_come_are_noted_as_they_come() {
     assert_eq!(answered.status(), 503);
     assert_eq!(heard.count(), before);
 }
+
+/// More than the cache takes of one client while its disk is slow: to read it anew each time would be for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_never_fits_is_read_anew_once_and_then_left_alone() {
+    let (tell, says) = tokio::sync::watch::channel(None);
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let mut answered = json(200, &json!({}));
+        if head.uri.path() == CONFIGMAPS {
+            let (sender, body) = channel();
+            tell.send_replace(Some(sender));
+            *answered.body_mut() = body;
+        }
+        Box::pin(std::future::ready(answered)) as _
+    }))
+    .await;
+    let door = Door::new(&cloud, Limits::PODS, true).await;
+    let mut client = door.two().await;
+    let cache = door.proxy.shared.cache.clone();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let slow = cache.clone();
+    let holding = tokio::spawn(async move {
+        let wait = slow.commit(move |_| {
+            let _ = held.recv();
+            Ok(())
+        });
+        wait.await
+    });
+    let mut watch = async |begins: &str| {
+        let path = format!("{CONFIGMAPS}?watch=true&{begins}");
+        let wanted = door.request("GET", &path, "one").body(empty()).unwrap();
+        let answered = in_time("an answer", client.send_request(wanted)).await.unwrap();
+        (says.borrow().clone().unwrap(), answered.into_body())
+    };
+    let large = "x".repeat(1 << 20);
+    let event = |n: usize| {
+        let meta =
+            json!({"name": format!("c{n}"), "namespace": "a", "uid": n.to_string(), "resourceVersion": "7"});
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"x": large}});
+        bytes::Bytes::from(json!({"type": "ADDED", "object": object}).to_string() + "\n")
+    };
+    let all: Vec<_> = (0..12).map(event).collect();
+    let size: usize = all.iter().map(bytes::Bytes::len).sum();
+    // What comes of all of it, and whether it is ended.
+    let flood = async |(pieces, mut body): (tokio::sync::mpsc::Sender<_>, hyper::body::Incoming)| {
+        let (all, kept_open) = (all.clone(), pieces.clone());
+        tokio::spawn(async move {
+            for piece in all {
+                if pieces.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (mut last, mut came) = (bytes::Bytes::new(), 0);
+        while came < size {
+            match in_time("a piece", body.frame()).await {
+                Some(frame) => last = frame.unwrap().into_data().unwrap(),
+                None => return (last, true, None),
+            }
+            came += last.len();
+        }
+        (last, false, Some((kept_open, body)))
+    };
+    let initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    let (last, is_over, _) = flood(watch(initial).await).await;
+    assert!(is_over && last.windows(10).any(|part| part == b"\"code\":410"), "{last:?}");
+    assert!(door.proxy.left_alone().is_empty());
+    let (_, is_over, open) = flood(watch(initial).await).await;
+    assert!(!is_over);
+    let (pieces, mut body) = open.unwrap();
+    pieces.send("{}\n".into()).await.unwrap();
+    let frame = in_time("another event", body.frame()).await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "{}\n", "its watch goes on");
+    let alone = door.proxy.left_alone();
+    assert!(alone.len() == 1 && alone[0].list.resource == "v1/configmaps", "{alone:?}");
+    // The next one costs the cache nothing.
+    let (pieces, mut body) = watch("resourceVersion=7").await;
+    pieces.send("{}\n".into()).await.unwrap();
+    in_time("an event", body.frame()).await.unwrap().unwrap();
+    release.send(()).unwrap();
+    holding.await.unwrap().unwrap();
+    cache.flush().await.unwrap();
+    let kept = cache.read(move |reader| reader.scopes(&alone[0].list.identity, "v1/configmaps", "a"));
+    assert!(kept.await.unwrap().is_empty(), "half a list");
+}

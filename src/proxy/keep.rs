@@ -9,7 +9,7 @@ use super::decoder::{Decoder, Extent};
 use super::forward::Call;
 use super::headers::{accept_of, encoding_of};
 use super::intake::{DocumentIntake, EventIntake, Gathered, Single, SingleIntake, TokenIntake};
-use super::listed::{ListIntake, WatchIntake};
+use super::listed::{LeftAlone, ListIntake, WatchIntake};
 use super::record::{Client, Intake, Recording};
 use super::refusals::{Asked, RefusalIntake};
 use super::replay::{Wanted, bare, key_of};
@@ -132,15 +132,26 @@ impl Shared {
                 let (key, single) = (key_of(request), Single::Written);
                 Some(Box::new(Gathered::new(SingleIntake { decoder, identity, key, single })))
             }
+            (Verb::List | Verb::Watch, None, StatusCode::OK)
+                if list_of(call, request).is_some_and(|list| self.torn.is_left_alone(&list)) =>
+            {
+                Some(Box::new(LeftAlone))
+            }
             (Verb::List, None, StatusCode::OK)
                 if request.query.resource_version_match.as_deref() != Some("Exact") =>
             {
                 let scope = list_of(call, request)?;
                 let asked = request.query.continue_token.clone();
+                if asked.is_none() {
+                    self.torn.is_read(&scope);
+                }
                 Some(Box::new(ListIntake::new(decoder, scope, self.pages.clone(), asked)))
             }
             (Verb::Watch, None, StatusCode::OK) => {
                 let (scope, begins) = (list_of(call, request)?, begins(request));
+                if begins == Begins::WithList {
+                    self.torn.is_read(&scope);
+                }
                 Some(Box::new(WatchIntake::new(decoder, scope, begins, &self.cache)))
             }
             _ => None,

@@ -182,6 +182,23 @@ impl Intake for WatchIntake {
     }
 }
 
+/// A list that is left alone for now.
+pub struct LeftAlone;
+
+impl Intake for LeftAlone {
+    fn feed(&mut self, _: &mut Writer, _: &[u8]) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: &mut Writer, _: bool) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    fn keeps(&self) -> bool {
+        false
+    }
+}
+
 /// Once kubelet's list of this node's pods is whole, nobody needs the tokens of pods that are not in it, nor what they have read: of a pod that went
 /// while nobody watched, no deletion is told. Whoever has the kubelet's kubeconfig reads other nodes' lists in its
 /// name.

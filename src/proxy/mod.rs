@@ -68,7 +68,7 @@ mod statuses_tests;
 mod takers;
 mod tls;
 mod token;
-mod torn;
+pub mod torn;
 mod unanswered;
 mod upgrade;
 mod upstream;

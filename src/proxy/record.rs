@@ -28,6 +28,11 @@ pub trait Intake: Send {
     /// When it cannot be kept.
     fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError>;
 
+    /// Whether anything of it is kept: no bytes are queued for it otherwise.
+    fn keeps(&self) -> bool {
+        true
+    }
+
     /// The watch that it is, to be told when a part of it is not kept.
     fn watching(&self) -> Option<Arc<Watching>> {
         None
@@ -55,7 +60,7 @@ pub struct Recording {
     client: Option<Client>,
     session: Arc<Mutex<Session>>,
     watching: Option<Arc<Watching>>,
-    /// Something could not be queued: what arrived is not whole.
+    /// Something was not queued: what arrived is not whole.
     torn: bool,
 }
 
@@ -75,9 +80,9 @@ impl Recording {
     pub fn new(cache: Cache, intake: Box<dyn Intake>, client: Option<Client>, gzip: bool) -> Self {
         let unpack = gzip.then(|| GzDecoder::new(Vec::new()));
         let (epoch, rollbacks) = (cache.epoch(), cache.rollbacks());
-        let watching = intake.watching();
+        let (watching, torn) = (intake.watching(), !intake.keeps());
         let session = Session { intake, unpack, failed: false, epoch, rollbacks };
-        Self { cache, client, session: Arc::new(Mutex::new(session)), watching, torn: false }
+        Self { cache, client, session: Arc::new(Mutex::new(session)), watching, torn }
     }
 
     /// More bytes of the answer as they came.
