@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::scope::NODE;
+use super::scope::{NODE, pod_of};
 use super::{CacheError, ScopeId, ScopeKey, Writer, today};
 
 /// Lists kept of one identity.
@@ -166,11 +166,11 @@ impl Writer {
     pub(super) fn forget_pod(&mut self, uid: &str) -> Result<(), CacheError> {
         let gone: Vec<(i64, String)> = self
             .db()
-            .prepare_cached(
-                "SELECT id, name FROM identity WHERE name LIKE 'system:serviceaccount:%'
-                 AND substr(name, instr(name, '/') + 1) = ?
+            .prepare_cached(&format!(
+                "SELECT id, name FROM identity WHERE name LIKE 'system:serviceaccount:%' AND {} = ?
                  AND NOT EXISTS (SELECT 1 FROM author WHERE author.identity = identity.name)",
-            )?
+                pod_of("name")
+            ))?
             .query_map([uid], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Result<_, _>>()?;
         for (identity, name) in gone {
@@ -206,15 +206,15 @@ impl Writer {
         }
         let mut all: Vec<(i64, String, i64, bool)> = self
             .db()
-            .prepare_cached(
-                "SELECT identity.id, identity.name, coalesce(max(scope.used), 0),
-                     substr(identity.name, instr(identity.name, '/') + 1) IN
+            .prepare_cached(&format!(
+                "SELECT identity.id, identity.name, coalesce(max(scope.used), 0), {} IN
                          (SELECT uid FROM object JOIN member ON member.object = object.id
                           JOIN scope AS list ON list.id = member.scope JOIN identity AS node ON node.id = list.identity
                           WHERE object.resource = 'v1/pods' AND node.name = ?1)
                  FROM identity LEFT JOIN scope ON scope.identity = identity.id
                  WHERE identity.name NOT IN (?1, ?2) AND identity.name NOT LIKE 'edge:%' GROUP BY identity.id ORDER BY identity.id",
-            )?
+                pod_of("identity.name")
+            ))?
             .query_map([NODE, new], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
             .collect::<Result<_, _>>()?;
         all.sort_by_key(|(_, name, day, is_here)| {

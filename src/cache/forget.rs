@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::params;
 
 use super::bound::TOLD_FROM;
-use super::scope::SCOPE_SELECT;
+use super::scope::{SCOPE_SELECT, pod_of};
 use super::{CacheError, NODE, ObjectKey, Scope, ScopeKey, Writer, today};
 
 impl Writer {
@@ -77,11 +77,11 @@ impl Writer {
     /// The statement's.
     pub fn keep_used_by(&self, uid: &str) -> Result<(), CacheError> {
         self.db()
-            .prepare_cached(
-                "UPDATE scope SET used = ?1 WHERE used < ?1 AND identity IN
-                 (SELECT id FROM identity WHERE substr(name, -length(?2)) = ?2)",
-            )?
-            .execute(params![today(), format!("/{uid}")])?;
+            .prepare_cached(&format!(
+                "UPDATE scope SET used = ?1 WHERE used < ?1 AND identity IN (SELECT id FROM identity WHERE {} = ?2)",
+                pod_of("name")
+            ))?
+            .execute(params![today(), uid])?;
         Ok(())
     }
 

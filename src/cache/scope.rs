@@ -10,6 +10,11 @@ use super::{CacheError, Object, ObjectKey, Writer, seconds};
 /// The identity under which the kubelet's readings are kept.
 pub const NODE: &str = "node";
 
+/// The uid of the pod whose service account an identity is, as SQL cuts it out of `column`.
+pub(super) fn pod_of(column: &str) -> String {
+    format!("substr({column}, instr({column}, '/') + 1)")
+}
+
 /// The row of a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ScopeId(pub(super) i64);

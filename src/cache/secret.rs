@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::scope::pod_of;
 use super::{CacheError, Reader, ScopeId, Writer, seconds};
 
 /// Accepted tokens kept of one identity; a pod gets a new one every hour, and what is older has ended long ago.
@@ -95,9 +96,8 @@ impl Writer {
     pub fn drop_tokens_of(&mut self, bound: &str) -> Result<(), CacheError> {
         self.db().prepare_cached("DELETE FROM token WHERE bound = ?")?.execute([bound])?;
         if let Some(uid) = bound.strip_prefix("Pod/").filter(|uid| !uid.is_empty()) {
-            self.db()
-                .prepare_cached("DELETE FROM caller WHERE substr(identity, instr(identity, '/') + 1) = ?")?
-                .execute([uid])?;
+            let sql = format!("DELETE FROM caller WHERE {} = ?", pod_of("identity"));
+            self.db().prepare_cached(&sql)?.execute([uid])?;
             self.forget_pod(uid)?;
         }
         Ok(())
@@ -111,14 +111,14 @@ impl Writer {
     pub fn drop_tokens_beside(&mut self, pods: ScopeId) -> Result<usize, CacheError> {
         let gone: Vec<String> = self
             .db()
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT bound FROM
                  (SELECT bound FROM token WHERE bound LIKE 'Pod/_%'
-                  UNION SELECT 'Pod/' || substr(name, instr(name, '/') + 1) FROM identity
-                  WHERE name LIKE 'system:serviceaccount:%/_%')
+                  UNION SELECT 'Pod/' || {} FROM identity WHERE name LIKE 'system:serviceaccount:%/_%')
                  WHERE substr(bound, 5) NOT IN
                  (SELECT uid FROM object JOIN member ON member.object = object.id WHERE scope = ?)",
-            )?
+                pod_of("name")
+            ))?
             .query_map([pods.0], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         gone.iter().try_for_each(|bound| self.drop_tokens_of(bound))?;

@@ -10,6 +10,7 @@ use super::CacheError;
 use super::bound::Interned;
 use super::fresh::Fresh;
 use super::gone::Gone;
+use super::scope::pod_of;
 use super::thread::Job;
 
 /// Statements that are kept prepared.
@@ -92,16 +93,17 @@ impl Writer {
         self.interned.forget();
         self.gone = Gone::default();
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.db().execute_batch(
+        self.db().execute_batch(&format!(
             "DELETE FROM member; DELETE FROM scope; DELETE FROM document;
-             DELETE FROM token WHERE bound NOT IN
-                 (SELECT 'Pod/' || substr(identity, instr(identity, '/') + 1) FROM author);
-             DELETE FROM caller WHERE identity NOT IN (SELECT identity FROM author); DELETE FROM verifier; DELETE FROM refused; DELETE FROM written;
+             DELETE FROM token WHERE bound NOT IN (SELECT 'Pod/' || {} FROM author);
+             DELETE FROM caller WHERE identity NOT IN (SELECT identity FROM author);
+             DELETE FROM verifier; DELETE FROM refused; DELETE FROM written;
              DELETE FROM object WHERE NOT EXISTS (SELECT 1 FROM change
                  WHERE change.resource = object.resource AND change.namespace = object.namespace
                    AND change.name = object.name);
              DELETE FROM identity;",
-        )?;
+            pod_of("identity")
+        ))?;
         Ok(())
     }
 }
