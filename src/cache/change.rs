@@ -100,24 +100,6 @@ pub struct NewChange {
     pub body: Option<Vec<u8>>,
 }
 
-/// What the cloud lets a client write: a part of the objects of a resource in one namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Right {
-    /// Such as `v1/pods`.
-    pub resource: String,
-    /// Empty for what has none.
-    pub namespace: String,
-    /// Such as `status`.
-    pub subresource: String,
-}
-
-impl Right {
-    /// Namespace and subresource, as one column has them.
-    fn place(&self) -> String {
-        format!("{}/{}", self.namespace, self.subresource)
-    }
-}
-
 /// A change that waits.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -311,39 +293,6 @@ impl Writer {
                 .execute(params![id, identity])?;
         }
         Ok(id)
-    }
-
-    /// The cloud has let `identity` write this part of a resource in this namespace.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn note_written(&self, identity: &str, right: &Right) -> Result<(), CacheError> {
-        self.db()
-            .prepare_cached(
-                "INSERT OR IGNORE INTO written (identity, resource, subresource) VALUES (?, ?, ?)",
-            )?
-            .execute([identity, &right.resource, &right.place()])?;
-        Ok(())
-    }
-
-    /// The cloud does not let it any more.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn forget_written(&self, identity: &str, right: &Right) -> Result<(), CacheError> {
-        self.db()
-            .prepare_cached("DELETE FROM written WHERE identity = ? AND resource = ? AND subresource = ?")?
-            .execute([identity, &right.resource, &right.place()])?;
-        Ok(())
-    }
-
-    /// Whether the cloud has ever let `identity` write this part of a resource, and not refused it since.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub fn has_written(&self, identity: &str, right: &Right) -> Result<bool, CacheError> {
-        let sql = "SELECT 1 FROM written WHERE identity = ? AND resource = ? AND subresource = ?";
-        Ok(self.db().prepare_cached(sql)?.exists([identity, &right.resource, &right.place()])?)
     }
 
     /// Replaces what a waiting change will send.

@@ -23,6 +23,7 @@ mod reader;
 mod renew;
 #[cfg(test)]
 mod renew_tests;
+mod right;
 mod salvage;
 mod schema;
 #[cfg(test)]
@@ -47,12 +48,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused, Right};
+pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused};
 pub use counts::{Count, Reading};
 pub use fresh::{Begins, Freshness, Watching};
 pub use object::{Object, ObjectKey};
 pub use open::{Opened, forget_damaged, is_full, is_writable, readable};
 pub use reader::Reader;
+pub use right::Right;
 pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};
 pub use secret::{Document, PodToken, Purpose, TokenKey};
 pub use told::{Denied, SECRETS, is_newer};

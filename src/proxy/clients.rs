@@ -93,6 +93,11 @@ impl Clients {
         told.remove(&(identity.to_owned(), right.clone(), era));
     }
 
+    /// What was forgotten is noted again by this.
+    pub fn forget_statuses(&self) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// All that were seen, by identity.
     pub fn all(&self) -> HashMap<String, Seen> {
         self.locked().clone()

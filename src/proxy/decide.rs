@@ -202,6 +202,11 @@ mod tests {
         ("GET", "/api/v1/namespaces/a/pods/p/log", "", OFFLINE),
         ("POST", "/api/v1/namespaces/a/pods/p/exec", "command=sh", OFFLINE),
         ("DELETE", "/api/v1/namespaces/a/configmaps/c", "", OFFLINE),
+        // Whole collections: which objects that would be, only the cloud knows.
+        ("DELETE", "/api/v1/namespaces/a/pods", "", OFFLINE),
+        ("DELETE", "/api/v1/namespaces/a/events", "labelSelector=a%3Db", OFFLINE),
+        ("DELETE", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", "", OFFLINE),
+        ("DELETE", "/apis/storage.k8s.io/v1/csinodes", "", OFFLINE),
         ("PATCH", "/apis/apps/v1/namespaces/a/deployments/d", "", OFFLINE),
     ];
 

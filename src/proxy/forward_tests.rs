@@ -72,6 +72,7 @@ async fn a_write_that_was_perhaps_done_is_no_503_and_what_is_refused_names_no_ti
     assert!(door.proxy.shared.link.state().phase.is_outage(), "that it is away was found meanwhile");
     assert_eq!(seen.load(Ordering::Relaxed), 1, "it was sent once");
     assert_eq!(ask("POST", CONFIGMAPS).await, 503, "nothing was sent");
+    assert_eq!(ask("DELETE", CONFIGMAPS).await, 503, "nor is a whole collection removed here");
     assert_eq!(ask("GET", "/api/v1/namespaces/a/events").await, 503, "which are kept for nobody");
 }
 

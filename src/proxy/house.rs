@@ -367,9 +367,13 @@ async fn forget_unused(shared: &Shared) {
     let forget = move |writer: &mut Writer| {
         needed.objects.iter().try_for_each(|key| writer.keep_used(key))?;
         needed.pods.iter().try_for_each(|uid| writer.keep_used_by(uid))?;
+        writer.forget_rights()?;
         writer.forget_unused(today() - UNUSED)
     };
-    match shared.cache.commit(forget).await {
+    let done = shared.cache.commit(forget).await;
+    // Whose right is forgotten has it noted again when it is used.
+    shared.clients.forget_statuses();
+    match done {
         Ok(0) => {}
         Ok(lists) => tracing::info!(lists, "forgot what nobody has asked for in {UNUSED} days"),
         Err(error) => tracing::warn!(%error, "nothing was forgotten"),
