@@ -54,7 +54,16 @@ impl Forwarded {
     pub fn new(parts: Parts, until: Option<Until>, takers: Arc<Takers>) -> Self {
         let cargo = Cargo::new(parts);
         let takers = Some(takers);
-        Self { cargo, link: until, takers, heard: None, last_word: None, room: None, waited: false, ended: false }
+        Self {
+            cargo,
+            link: until,
+            takers,
+            heard: None,
+            last_word: None,
+            room: None,
+            waited: false,
+            ended: false,
+        }
     }
 
     /// The answer is a watch in that encoding: what `until` ends it with comes behind a whole event.
