@@ -31,6 +31,7 @@ mod signals;
 pub mod stores;
 pub mod system;
 pub mod task;
+mod told;
 mod upkeep;
 
 use std::io;
@@ -241,6 +242,9 @@ impl Daemon {
         let media = bundle::watch_media(place.clone(), board.part("bundle"), stopped.clone());
         tokio::spawn(media);
         tokio::spawn(identity::keep(place.clone(), stopped.clone()));
+        if overrides.snap.is_some() {
+            tokio::spawn(told::keep(waits.subscribe()));
+        }
         let cache = opened.cache.clone();
         let node = node::Services::start(overrides.snap.as_ref(), &config.node);
         let mut daemon = Self {

@@ -81,6 +81,20 @@ fn what_was_connected_is_looked_at_at_once_and_nothing_refuses_a_connection() {
     assert_eq!(snap.hook("connect-plug-kubelet").good().err, "");
 }
 
+/// snapd itself asks at install, refresh and revert; a setting that waits for a start comes and goes in between.
+#[test]
+fn snapd_is_told_how_it_is_after_a_start_and_after_a_change() {
+    let snap = Snap::new();
+    snap.install();
+    let told = snap.path("health.json");
+    assert!(!told.exists());
+    let _daemon = snap.daemon();
+    snap.until("it is told of the start", || told.exists());
+    std::fs::remove_file(&told).unwrap();
+    snap.set(&[("cloud.probe-interval", serde_json::json!("9s"))]).good();
+    snap.until("it is told of the change", || told.exists());
+}
+
 #[test]
 fn containerd_s_configuration_is_not_disconnected_while_containerd_asks_edge() {
     let snap = Snap::new();
