@@ -99,6 +99,12 @@ is "snapd shows the default" "$(snap get edge cloud.probe-interval)" 5s
 is "still the same process" "$(pid)" "$before"
 snap set edge cloud.probe-interval=13s
 soon "written" written cloud.probe-interval 13s
+# snapd shows what the daemon takes at its next start only.
+waits='`cloud.probe-interval`: from the next start, `snap restart edge.daemon`'
+is "snapd shows what waits for a restart" "$(snap get edge cloud.probe-interval)" 13s
+has "and the status says that it waits" "$(/snap/bin/edge status)" "$waits"
+told() { health | grep -q "$1"; }
+soon $((15 * slow)) "snapd's health says that it waits" told 'status: blocked message: cloud.probe-interval waits for `snap restart edge.daemon`'
 try snap stop edge.daemon
 try snap set edge cloud.probe-interval=14s
 is "set without a daemon" "$code" 0
@@ -106,6 +112,44 @@ refused "a bad value without a daemon" 'key `offline-mode` is `2`, expected `tru
 is "not in force yet" "$(config cloud.probe-interval)" 13s
 snap start edge.daemon
 soon "in force from the start" written cloud.probe-interval 14s
+
+soon "the daemon answers after the start" /snap/bin/edge status
+case $(/snap/bin/edge status) in *"$waits"*) bad "nothing waits after the start" ;; *) ok "nothing waits after the start" ;; esac
+soon $((15 * slow)) "snapd's health says that it is well again" told 'status: okay'
+
+echo "# two at once"
+# snapd makes one change of a snap at a time, and ends a second one with 10: try again.
+set_in_turn() {
+    until snap set edge "$1" >/dev/null 2>&1; do
+        code=$?
+        [ $code = 10 ] || return $code
+        sleep 0.1
+    done
+}
+at_once() { # at_once KEY=VALUE KEY=VALUE; what came of them is in $codes
+    set_in_turn "$1" &
+    one=$!
+    set_in_turn "$2" &
+    two=$!
+    wait $one
+    codes=$?
+    wait $two
+    codes="$codes $?"
+}
+nothing_waits() { [ ! -e $common/edge.toml.prepared ]; }
+at_once bundle.gateway=ship-1 bundle.fleet=north
+is "of two keys both are taken" "$codes" "0 0"
+is "and snapd has both" "$(snap get edge bundle.gateway) $(snap get edge bundle.fleet)" "ship-1 north"
+soon "one is in force" written bundle.gateway ship-1
+soon "so is the other" written bundle.fleet north
+at_once bundle.gateway=ship-2 bundle.gateway=ship-3
+is "of one key both values are taken" "$codes" "0 0"
+soon "the one that snapd has is in force" written bundle.gateway "$(snap get edge bundle.gateway)"
+at_once bundle.gateway=ship-4 offline-mode=maybe
+is "what is wrong is refused, what is good is not" "$codes" "0 1"
+soon "the good one is in force" written bundle.gateway ship-4
+soon "nothing waits any more" nothing_waits
+snap unset edge bundle.gateway bundle.fleet
 
 echo "# interfaces"
 for plug in containerd containerd-config kubelet; do
@@ -199,6 +243,20 @@ try snap disconnect edge:kubelet
 is "kubelet's files are not disconnected while its credentials are here" "$code" 1
 has "with the reason" "$out" "could not be given back any more"
 
+echo "# disabled and enabled"
+kept() { cat /etc/kubernetes/kubelet.conf $common/cloud.kubeconfig $common/edge.toml $common/join.json | cksum; }
+before=$(kept)
+try snap disable edge
+is "disable" "$code" 0
+if is_active; then bad "the daemon has stopped"; else ok "the daemon has stopped"; fi
+is "kubelet's way and what was joined stay" "$(kept)" "$before"
+try snap enable edge
+is "enable" "$code" 0
+soon "the proxy listens again" answers 6445
+is "nothing is lost" "$(kept)" "$before"
+is "snapd has the values" "$(snap get edge cloud.probe-interval)" 15s
+is "and the connections" "$(snap connections edge | awk '$2 == "edge:containerd-config" { print $4 }')" manual
+
 echo "# health"
 snap stop --disable edge.daemon
 try snap install --dangerous ./edge-2.snap
@@ -244,6 +302,27 @@ limit=30
 [ ! -e quick ] || limit=300
 limit=$((limit * slow))
 [ $best -lt $limit ] || bad "nothing changed takes under $limit ms" "$best ms"
+
+echo "# removed with a snapshot, and installed again"
+try snap remove edge
+is "remove" "$code" 0
+host >/run/host-after
+is "the host is as it was" "$(diff /run/host-before /run/host-after)" ""
+set=$(snap saved edge | awk 'END { print $1 }')
+try snap install --dangerous ./edge.snap
+is "install" "$code" 0
+is "it begins anew" "$(snap get edge cloud.probe-interval)" 5s
+soon "its daemon answers" /snap/bin/edge status
+snap stop edge.daemon
+try snap restore "$set" edge
+is "restore" "$code" 0
+snap start edge.daemon
+soon "the daemon answers after it" /snap/bin/edge status
+is "snapd has the values again" "$(snap get edge cloud.probe-interval)" 15s
+soon "which are in force" written cloud.probe-interval 15s
+try snap get edge cloud.kubeconfig
+is "the cloud that was left is not joined again" "$code" 1
+is "nor named" "$(grep -c '^kubeconfig' $common/edge.toml)" 0
 
 echo "# remove"
 try snap remove --purge edge
