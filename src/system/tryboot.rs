@@ -8,7 +8,7 @@
 //! - `boots` on identity: the boots since the last that was good, the initrd's
 //! - `given-up` on identity: the system that the initrd turned away from
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 

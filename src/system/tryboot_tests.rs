@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use super::*;

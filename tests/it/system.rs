@@ -224,6 +224,7 @@ fn another_machine_says_so_in_one_line() {
         &["system", "open-data"],
         &["system", "provision"],
         &["system", "healthy", "--timeout", "1s"],
+        &["system", "begin-trial"],
     ] {
         let mut command = place.edge(words);
         command.env("EDGE_SYSTEM_ROOT", place.path("nothing"));
