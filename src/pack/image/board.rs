@@ -1,7 +1,7 @@
 //! What is different between machines: `config/boards/*.toml`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -27,12 +27,53 @@ pub struct Board {
     /// More of Debian's components than `main`.
     #[serde(default)]
     pub components: Vec<String>,
+    /// Archives of packages beside Debian's.
+    #[serde(default)]
+    pub archive: Vec<Archive>,
     /// How large the partitions are.
     pub partitions: Partitions,
     /// Whether a device reboots it when it hangs.
     pub watchdog: Option<Watchdog>,
     /// By architecture, as Debian names it.
     machine: BTreeMap<String, Kernel>,
+}
+
+/// An archive of packages, as apt takes one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Archive {
+    /// Such as `https://HOST/debian`.
+    pub address: String,
+    /// Such as `trixie`.
+    pub suite: String,
+    /// Such as `main`.
+    pub components: Vec<String>,
+    /// The keys that sign it, `.gpg` or `.asc`; below the folder of the board's file.
+    pub key: PathBuf,
+}
+
+impl Archive {
+    /// Whether it can stand in a line of apt's.
+    fn check(&self) -> Result<()> {
+        let words = [&self.address, &self.suite].into_iter().chain(&self.components);
+        for word in words.clone() {
+            let is_word = !word.is_empty()
+                && word.bytes().all(|byte| byte.is_ascii_graphic() && !b"[]#".contains(&byte));
+            ensure!(is_word, "`{word}` is no word of an archive");
+        }
+        ensure!(
+            !self.components.is_empty(),
+            "archive `{}` has no components hint: such as `main`",
+            self.address
+        );
+        let end = self.key.extension().and_then(|end| end.to_str());
+        ensure!(
+            matches!(end, Some("gpg" | "asc")),
+            "`{}` is no key hint: `.gpg` or `.asc`",
+            self.key.display()
+        );
+        Ok(())
+    }
 }
 
 /// How a machine finds what to boot.
@@ -113,6 +154,7 @@ impl Board {
     /// There is none; the file says something that no board has.
     pub fn find(name: &str) -> Result<Self> {
         let known = KNOWN.iter().find(|(known, _)| *known == name);
+        let path = known.is_none().then(|| PathBuf::from(name));
         let (name, text) = match known {
             Some((name, text)) => ((*name).to_owned(), (*text).to_owned()),
             None if name.ends_with(".toml") => {
@@ -128,6 +170,11 @@ impl Board {
         };
         let mut board: Self = toml::from_str(&text).with_context(|| format!("board `{name}`"))?;
         ensure!(!board.machine.is_empty(), "board `{name}` has no machine");
+        let folder = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        for archive in &mut board.archive {
+            archive.check().with_context(|| format!("board `{name}`"))?;
+            archive.key = folder.join(&archive.key);
+        }
         let has_two = board.partitions.boot > 0;
         ensure!(
             has_two == (board.boot == Boot::RaspberryPi),
@@ -168,6 +215,35 @@ mod tests {
         let board = Board::find("generic-efi").unwrap();
         assert_eq!(board.kernel(Machine::Arm64).unwrap().packages, ["linux-image-arm64"]);
         assert!(board.kernel(Machine::Armhf).unwrap_err().to_string().contains("hint: it is amd64, arm64"));
+        assert!(board.archive.is_empty());
         assert!(Board::find("toaster").unwrap_err().to_string().contains("no board `toaster`"));
+    }
+
+    #[test]
+    fn an_archive_is_signed_by_a_key_beside_the_board() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        let text = include_str!("../../../config/boards/generic-efi.toml");
+        let find = |archive: &str| {
+            crate::pack::image::put(&path, format!("{text}\n[[archive]]\n{archive}").as_bytes(), 0o644)
+                .unwrap();
+            Board::find(path.to_str().unwrap())
+        };
+        let rest = "suite = \"trixie\"\nkey = \"keys/own.gpg\"\n";
+        let board =
+            find(&format!("address = \"https://own.test/debian\"\ncomponents = [\"main\"]\n{rest}")).unwrap();
+        assert_eq!(board.archive[0].key, folder.path().join("keys/own.gpg"));
+        for (wrong, words) in [
+            (
+                "address = \"https://own.test/ [trusted=yes]\"\ncomponents = [\"main\"]\n",
+                "is no word of an archive",
+            ),
+            ("address = \"https://own.test/\"\ncomponents = []\n", "has no components hint: "),
+        ] {
+            let said = format!("{:#}", find(&format!("{wrong}{rest}")).unwrap_err());
+            assert!(said.contains("board `mine`: ") && said.contains(words), "{said}");
+        }
+        let no_key = "address = \"https://own.test/\"\nsuite = \"trixie\"\ncomponents = [\"main\"]\nkey = \"own.txt\"\n";
+        assert!(format!("{:#}", find(no_key).unwrap_err()).contains("own.txt` is no key hint: "));
     }
 }

@@ -229,7 +229,7 @@ fn choose(
     tools: &tools::Tools,
 ) -> Result<Lock> {
     let today = || -> Result<Lock> {
-        packages::update(tools, plan.machine.name(), &board.components, &mirror(plan)?)?;
+        packages::update(tools, plan.machine.name(), board, &mirror(plan)?)?;
         let names: Vec<String> = content.packages.iter().chain(&kernel.packages).cloned().collect();
         packages::resolve(tools, plan.machine.name(), &names, &content.without)
     };
@@ -260,7 +260,7 @@ fn fetch(plan: &ImagePlan, board: &board::Board, lock: &Lock, tools: &tools::Too
         return Ok(());
     }
     if matches!(plan.packages, Choice::Locked(_)) {
-        packages::update(tools, plan.machine.name(), &board.components, &mirror(plan)?)?;
+        packages::update(tools, plan.machine.name(), board, &mirror(plan)?)?;
     }
     packages::fetch(tools, lock, &missing)
 }

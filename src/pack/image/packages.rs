@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use percent_encoding::percent_decode_str;
 
+use super::board::{Archive, Board};
 use super::lock::{Lock, Package};
 use super::tools::Tools;
 
@@ -65,7 +66,7 @@ impl Mirror {
         Ok(Some(Self { main, security: of("Debian-Security")? }))
     }
 
-    fn sources(&self, components: &[String]) -> String {
+    fn sources(&self, components: &[String], archives: &[Archive]) -> String {
         let components = std::iter::once("main").chain(components.iter().map(String::as_str));
         let components = components.collect::<Vec<_>>().join(" ");
         let options = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
@@ -76,21 +77,40 @@ impl Mirror {
         if let Some(security) = &self.security {
             text += &format!("deb {options} {security} {SUITE}-security {components}\n");
         }
+        for (index, archive) in archives.iter().enumerate() {
+            let (key, components) = (key_of(index, archive), archive.components.join(" "));
+            text += &format!(
+                "deb [signed-by=/work/apt/{key}] {} {} {components}\n",
+                archive.address, archive.suite
+            );
+        }
         text
     }
 }
 
-/// Has apt know what there is today for `architecture` in `main` and `components`, apart from this machine's own apt.
+/// The name of an archive's key, beside apt's other files. apt tells its kind by the end of it.
+fn key_of(index: usize, archive: &Archive) -> String {
+    format!("archive-{index}.{}", archive.key.extension().unwrap_or_default().display())
+}
+
+/// Has apt know what there is today for `architecture` in `main`, `components` and the board's own archives, apart from this
+/// machine's own apt.
 ///
 /// # Errors
 /// The mirror does not answer, or what it answers is not signed.
-pub fn update(tools: &Tools, architecture: &str, components: &[String], mirror: &Mirror) -> Result<()> {
+pub fn update(tools: &Tools, architecture: &str, board: &Board, mirror: &Mirror) -> Result<()> {
     let apt = tools.work().join("apt");
     for folder in ["state/lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(apt.join(folder)).with_context(|| format!("cannot make `{}`", apt.display()))?;
     }
     fs::create_dir_all(tools.cache().join("partial"))?;
-    super::put(&apt.join("sources.list"), mirror.sources(components).as_bytes(), 0o644)?;
+    for (index, archive) in board.archive.iter().enumerate() {
+        let key =
+            fs::read(&archive.key).with_context(|| format!("cannot read `{}`", archive.key.display()))?;
+        super::put(&apt.join(key_of(index, archive)), &key, 0o644)?;
+    }
+    let sources = mirror.sources(&board.components, &board.archive);
+    super::put(&apt.join("sources.list"), sources.as_bytes(), 0o644)?;
     super::put(&apt.join("status"), b"", 0o644)?;
     let settings = format!(
         r#"#clear APT::Architectures;
@@ -225,5 +245,24 @@ mod tests {
         assert_eq!((package.name.as_str(), package.version.as_str()), ("a", "1:2.0-1"));
         assert_eq!((package.architecture.as_str(), package.sha256.as_str()), ("arm64", sum.as_str()));
         assert!(read_line("'http://mirror/a.deb' a.deb 77 MD5Sum:00").is_err());
+    }
+
+    #[test]
+    fn an_archive_of_a_board_is_trusted_by_its_own_key_alone() {
+        let archive = Archive {
+            address: "https://own.test/debian".into(),
+            suite: "trixie".into(),
+            components: vec!["main".into(), "extra".into()],
+            key: "/somewhere/own.asc".into(),
+        };
+        let text = Mirror::at("http://mirror.test/debian").sources(&[], &[archive]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[3],
+            "deb [signed-by=/work/apt/archive-0.asc] https://own.test/debian trixie main extra"
+        );
+        let debian =
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://mirror.test/debian";
+        assert!(lines[..3].iter().all(|line| line.starts_with(debian)) && lines.len() == 4, "{text}");
     }
 }
