@@ -69,13 +69,16 @@ impl Shares {
         own + ROOM <= LIMIT.saturating_sub(inside.all)
     }
 
-    /// Waits until there is room for the client, or so long that nobody seems to write any more.
-    async fn room(self: Arc<Self>, client: Arc<str>, stalled: Duration) {
+    /// Waits until there is room for the client; false if nothing is written for so long that there may never be.
+    async fn room(self: Arc<Self>, client: Arc<str>, stalled: Duration) -> bool {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
-            if self.has_room(&client) || tokio::time::timeout(stalled, freed).await.is_err() {
-                return;
+            if self.has_room(&client) {
+                return true;
+            }
+            if tokio::time::timeout(stalled, freed).await.is_err() {
+                return false;
             }
         }
     }
@@ -188,9 +191,9 @@ impl Cache {
         self.shared.shares.take(client, size) && self.shared.jobs.send(Job::Client(own)).is_ok()
     }
 
-    /// What a client is to wait for before it reads on: until more of it can be recorded, or seconds have passed in which
-    /// nothing was written at all. `None` where there is room.
-    pub fn room_of(&self, client: &Arc<str>) -> Option<impl Future<Output = ()> + Send + use<>> {
+    /// What a client is to wait for before it reads on: until more of it can be recorded, or, which gives false, seconds
+    /// have passed in which nothing was written at all. `None` where there is room.
+    pub fn room_of(&self, client: &Arc<str>) -> Option<impl Future<Output = bool> + Send + use<>> {
         let shares = &self.shared.shares;
         (!shares.has_room(client)).then(|| shares.clone().room(client.clone(), STALLED))
     }
@@ -274,13 +277,13 @@ mod tests {
         let taken = std::iter::repeat_with(|| shares.take(&greedy, 1 << 20)).take_while(|fits| *fits).count();
         assert!(!shares.has_room(&greedy));
         let begun = Instant::now();
-        shares.clone().room(greedy.clone(), Duration::from_millis(50)).await;
+        assert!(!shares.clone().room(greedy.clone(), Duration::from_millis(50)).await);
         assert!(begun.elapsed() >= Duration::from_millis(50), "it waits for a while");
         let waits = tokio::spawn(shares.clone().room(greedy.clone(), Duration::from_secs(3600)));
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!waits.is_finished());
         (0..taken).for_each(|_| shares.give_back(&greedy, 1 << 20));
-        waits.await.unwrap();
+        assert!(waits.await.unwrap());
         assert!(shares.has_room(&greedy));
     }
 

@@ -85,11 +85,14 @@ impl Forwarded {
             let room = |parts: &mut Parts| parts.recording.as_ref().and_then(Recording::room);
             self.room = self.cargo.with(room, |_| false).flatten();
         }
-        let waited = self.room.as_mut().map_or(Poll::Ready(()), |room| room.as_mut().poll(cx));
-        if waited.is_ready() {
-            self.room = None;
+        let Some(room) = &mut self.room else { return Poll::Ready(()) };
+        let is_room = std::task::ready!(room.as_mut().poll(cx));
+        self.room = None;
+        if !is_room {
+            let tear = |parts: &mut Parts| parts.recording.iter_mut().for_each(Recording::tear);
+            self.cargo.with(tear, |()| false);
         }
-        waited
+        Poll::Ready(())
     }
 
     /// Nothing has come, or may: whether it is to be ended.

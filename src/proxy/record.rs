@@ -39,8 +39,8 @@ pub trait Intake: Send {
     }
 }
 
-/// Something to wait for.
-pub type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Something to wait for; false if it will not come.
+pub type Wait = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// A client other than the node, whose answers are recorded.
 #[derive(Clone)]
@@ -92,13 +92,18 @@ impl Recording {
         }
         let session = self.session.clone();
         let size = bytes.len();
-        self.torn = !self.record(size, move |writer| match session.lock() {
+        let is_queued = self.record(size, move |writer| match session.lock() {
             Ok(mut session) => session.feed(writer, &bytes),
             Err(_) => Err(CacheError::Closed),
         });
-        if !self.torn {
-            return;
+        if !is_queued {
+            self.tear();
         }
+    }
+
+    /// A part of it is not kept, and so none of what comes: it is not whole.
+    pub fn tear(&mut self) {
+        self.torn = true;
         self.watching.iter().for_each(|watching| watching.is_torn());
         if let Some(Client { list: Some(list), torn, .. }) = &self.client {
             torn.note(list);
