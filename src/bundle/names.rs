@@ -207,11 +207,19 @@ mod tests {
         }
         lines.sort_unstable();
         let mut told = Vec::new();
-        names.each_line(|line| Ok(told.push(line.to_owned()))).unwrap();
+        let tell = |line: &str| {
+            told.push(line.to_owned());
+            Ok(())
+        };
+        names.each_line(tell).unwrap();
         assert_eq!(told, lines);
         assert!(names.contains("B").unwrap() && !names.contains("c").unwrap() && !names.is_empty().unwrap());
         let mut named = Vec::new();
-        names.each_manifest(|shown, of, _| Ok(named.push((shown.to_owned(), of.clone())))).unwrap();
+        let tell = |shown: &str, of: &Digest, _: &str| {
+            named.push((shown.to_owned(), of.clone()));
+            Ok(())
+        };
+        names.each_manifest(tell).unwrap();
         assert_eq!(named, [("q.io/b:1".to_owned(), digest)]);
     }
 

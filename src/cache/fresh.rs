@@ -296,13 +296,21 @@ impl Cache {
         self.shared.fresh.inside().cloud = Cloud::There { since: Instant::now() };
     }
 
-    /// The cloud has gone; `heard` is when something last came from it.
+    /// The cloud has gone; `heard` is when something last came from it. No watch outlasts that, though its client may not
+    /// have taken the end of it yet.
     pub fn note_outage(&self, heard: Option<Instant>) {
+        let losses = self.shared.fresh.losses();
         let mut inside = self.shared.fresh.inside();
         inside.cloud = Cloud::Gone { heard };
-        let Some(heard) = heard else { return };
-        let whole = inside.lists.values_mut().filter_map(|used| used.whole.as_mut());
-        whole.for_each(|(at, _)| *at = heard.min(*at));
+        for used in inside.lists.values_mut() {
+            let was_whole = used.watches.values().any(|whole| *whole == Some(losses));
+            used.watches.values_mut().for_each(|whole| *whole = None);
+            match (heard, &mut used.whole) {
+                (Some(heard), whole) if was_whole => *whole = Some((heard, losses)),
+                (Some(heard), Some((at, _))) => *at = heard.min(*at),
+                _ => {}
+            }
+        }
     }
 
     /// What is known of the lists in use; `heard` is when something last came from the cloud.

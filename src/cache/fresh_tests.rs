@@ -55,12 +55,18 @@ async fn a_list_that_is_watched_is_as_old_as_what_was_heard_last_and_so_after_a_
     let heard = ago(12);
     let fresh = cache.freshness(heard, false);
     cache.note_outage(heard);
-    drop(watching);
     let before = cache.batches();
     cache.commit(move |writer| writer.keep_fresh(&fresh)).await.unwrap();
     assert_eq!(cache.batches(), before + 1);
     let (old, is_current) = shown(&cache, cache.freshness(heard, false)).await;
     assert!(!is_current && (12..15).contains(&old), "{old} s");
+    cache.note_cloud();
+    assert!(
+        !shown(&cache, cache.freshness(ago(0), true)).await.1,
+        "its client does not read, and nothing comes"
+    );
+    drop(watching);
+    assert!((12..15).contains(&shown(&cache, cache.freshness(ago(0), true)).await.0));
     drop(cache);
     let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     let (old, is_current) = shown(&cache, cache.freshness(None, false)).await;

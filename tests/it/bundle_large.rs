@@ -58,9 +58,8 @@ fn forty_thousand_names_need_no_more_memory_than_a_few() {
 
 fn measure(name: &str) {
     let (small, large) = (peaks("small"), peaks(name));
-    println!("KiB at the most: {small:?} and {large:?}");
-    for ((side, small), (_, large)) in small.iter().zip(&large) {
-        assert!(*large <= small + MORE, "{side}: {large} KiB, and {small} of a small one");
+    for ((side, few), (_, many)) in small.iter().zip(&large) {
+        assert!(*many <= few + MORE, "{side}: {many} KiB, and {few} of a small one: {large:?}");
     }
 }
 
