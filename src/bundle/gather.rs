@@ -152,13 +152,14 @@ pub fn gather(store: &Store, selection: &Selection, folder: &Path) -> Result<Gat
 
 /// All that there is at one moment, and then what each of it needs.
 fn everything(store: &Store, selection: &Selection, gathered: &mut Gathered) -> Result<(), Error> {
-    store.each_ref(None, |Ref { repository, name, digest, .. }| {
-        gathered.names.push(&Found::Image { repository, name, digest })
-    })?;
+    // First, so that little time passes until what they need is looked up.
     store.each_chart(|chart| {
         gathered.names.push(&Found::Blob(chart.digest.clone()))?;
         chart.provenance.iter().try_for_each(|it| gathered.names.push(&Found::Blob(it.clone())))?;
         add_chart_line(gathered, chart)
+    })?;
+    store.each_ref(None, |Ref { repository, name, digest, .. }| {
+        gathered.names.push(&Found::Image { repository, name, digest })
     })?;
     let mut last = 0;
     while let Some((number, found)) = gathered.names.next(last)? {

@@ -21,7 +21,7 @@ fn pod(name: &str) -> Object {
 fn list(writer: &mut Writer, key: &ScopeKey, names: &[&str]) -> Result<(), CacheError> {
     let (id, mut list) = (writer.scope(key)?, ListRecord::default());
     names.iter().try_for_each(|name| writer.put_listed(id, &mut list, &pod(name)))?;
-    writer.finish(id, &list, "PodList", "7")
+    writer.finish(id, &list, "PodList", "7").map(drop)
 }
 
 async fn count(cache: &Cache, what: &'static str) -> usize {

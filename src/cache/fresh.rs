@@ -5,7 +5,7 @@
 //! and each reading would wear out flash, and a kubelet that watches for weeks lists once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ struct Used {
     whole: Option<(Instant, Losses)>,
     /// When it was last asked for.
     asked: Instant,
+    /// A part was not kept, and it was not read anew since: whoever goes on from it does not have all of it either.
+    torn: bool,
 }
 
 impl Used {
@@ -96,6 +98,7 @@ impl Fresh {
         let mut inside = self.inside();
         let used = inside.used(list, at);
         used.whole = Some((at, losses));
+        used.torn = false;
         used.asked = used.asked.max(at);
     }
 
@@ -137,7 +140,7 @@ impl Inside {
                 self.lists.retain(|_, used| !used.watches.is_empty() || used.asked > middle);
             }
         }
-        let new = || Used { watches: HashMap::new(), whole: None, asked: now };
+        let new = || Used { watches: HashMap::new(), whole: None, asked: now, torn: false };
         self.lists.entry(list.clone()).or_insert_with(new)
     }
 }
@@ -160,22 +163,30 @@ pub struct Watching {
     list: ScopeKey,
     number: u64,
     begun: Losses,
+    torn: AtomicBool,
 }
 
 impl Watching {
     /// All of its list is kept: from now on it is as the cloud has it.
     pub fn is_whole(&self) {
-        self.set(Some(self.begun));
+        let mut inside = self.fresh.inside();
+        // What was queued before it was torn is written after.
+        if self.torn.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(used) = inside.lists.get_mut(&self.list) {
+            used.torn = false;
+            used.watches.insert(self.number, Some(self.begun));
+        }
     }
 
     /// A part of it is not kept.
     pub fn is_torn(&self) {
-        self.set(None);
-    }
-
-    fn set(&self, whole: Option<Losses>) {
-        if let Some(used) = self.fresh.inside().lists.get_mut(&self.list) {
-            used.watches.insert(self.number, whole);
+        let mut inside = self.fresh.inside();
+        self.torn.store(true, Ordering::Relaxed);
+        if let Some(used) = inside.lists.get_mut(&self.list) {
+            used.torn = true;
+            used.watches.insert(self.number, None);
         }
     }
 }
@@ -285,10 +296,11 @@ impl Cache {
         inside.watches += 1;
         let number = inside.watches;
         let used = inside.used(list, now);
-        used.watches.insert(number, (begins == Begins::AfterList).then_some(begun));
+        let is_whole = begins == Begins::AfterList && !used.torn;
+        used.watches.insert(number, is_whole.then_some(begun));
         used.asked = now;
         drop(inside);
-        Watching { fresh, list: list.clone(), number, begun }
+        Watching { fresh, list: list.clone(), number, begun, torn: AtomicBool::new(false) }
     }
 
     /// The cloud is there from now on.

@@ -158,6 +158,25 @@ async fn nothing_is_current_of_which_a_part_was_lost() {
     assert!(shown(&cache, cache.freshness(ago(0), true)).await.1);
 }
 
+#[tokio::test]
+async fn a_watch_that_is_torn_makes_nothing_current_nor_do_those_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let pods = scope("v1/pods", "");
+    let cache = cache(&folder, &[(&pods, 40)]).await;
+    let watching = cache.watching(&pods, Begins::WithList);
+    watching.is_torn();
+    // Its bookmark was queued before.
+    watching.is_whole();
+    assert!(!shown(&cache, cache.freshness(ago(0), true)).await.1);
+    drop(watching);
+    let again = cache.watching(&pods, Begins::AfterList);
+    assert!(!shown(&cache, cache.freshness(ago(0), true)).await.1, "the hole is still there");
+    drop(again);
+    let anew = cache.watching(&pods, Begins::WithList);
+    anew.is_whole();
+    assert!(shown(&cache, cache.freshness(ago(0), true)).await.1);
+}
+
 /// Whoever asks for ever new lists fills no memory.
 #[test]
 fn lists_without_a_watch_have_a_bound() {

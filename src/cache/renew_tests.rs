@@ -60,7 +60,7 @@ fn scope() -> ScopeKey {
 fn list(w: &mut Writer, count: usize) -> Result<(), CacheError> {
     let (id, mut list) = (w.scope(&scope())?, ListRecord::default());
     (0..count).try_for_each(|n| w.put_listed(id, &mut list, &pod(n)))?;
-    w.finish(id, &list, "PodList", "7")
+    w.finish(id, &list, "PodList", "7").map(drop)
 }
 
 /// A status of the pod; a client's where it has a name.

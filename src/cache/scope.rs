@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use rusqlite::{OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 
 use super::object::HEARTBEAT;
 use super::{CacheError, Object, ObjectKey, Writer, seconds};
@@ -20,7 +21,7 @@ pub(super) fn pod_of(column: &str) -> String {
 pub struct ScopeId(pub(super) i64);
 
 /// One list as one identity asks for it. Selectors are in canonical form, empty for none.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ScopeKey {
     /// Who reads, such as `node` or `system:serviceaccount:ns:name/UID`.
     pub identity: String,
@@ -253,8 +254,9 @@ impl Writer {
     }
 
     /// The list is complete: what it did not hold is no longer in the scope, and the scope counts as
-    /// synced; what a watch has told since the cloud read it stays. Only a list that arrived whole may end here. One of which a part was rolled back since it began says
-    /// nothing, and is to be read anew; nor does one that has made room for others of its identity.
+    /// synced; what a watch has told since the cloud read it stays. Only a list that arrived whole may end here. One of
+    /// which a part was rolled back since it began says nothing, and is to be read anew; nor does one that has made room
+    /// for others of its identity. Of both it gives false.
     ///
     /// # Errors
     /// The statement's.
@@ -264,13 +266,13 @@ impl Writer {
         list: &ListRecord,
         kind: &str,
         version: &str,
-    ) -> Result<(), CacheError> {
+    ) -> Result<bool, CacheError> {
         match list.begun {
             Some((begun, _)) if begun != self.rollbacks() => {
                 self.note_loss();
-                return Ok(());
+                return Ok(false);
             }
-            Some((_, begun)) if begun != scope => return Ok(()),
+            Some((_, begun)) if begun != scope => return Ok(false),
             _ => {}
         }
         let members: Vec<i64> = self
@@ -287,7 +289,8 @@ impl Writer {
                 .execute([scope.0, gone])?;
             self.drop_if_unread(gone)?;
         }
-        self.mark_synced(scope, kind, version)
+        self.mark_synced(scope, kind, version)?;
+        Ok(true)
     }
 
     /// The scope was read in full at `version`. Once that is written, a later version is not for an hour: a kubelet

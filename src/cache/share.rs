@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::thread::{Job, Outcome, Record, Thread};
 use super::{Cache, CacheError, Writer};
@@ -14,6 +14,8 @@ use super::{Cache, CacheError, Writer};
 const LIMIT: usize = 6 << 20;
 /// So much must be free for a client to read on; one piece of an answer is less.
 const ROOM: usize = 512 << 10;
+/// Answers that may wait for room at once: what comes of each meanwhile is half a megabyte.
+const WAITING: usize = 32;
 /// How long nothing at all is written before a client no longer waits for it.
 const STALLED: Duration = Duration::from_secs(5);
 /// Bytes that a record counts at the least: how much work there is in it, nobody knows before it is unpacked.
@@ -22,11 +24,20 @@ const LEAST: usize = 1024;
 pub(super) const TURN: Duration = Duration::from_millis(200);
 
 /// How much waits, of whom.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shares {
     inside: Mutex<Inside>,
     /// Told whenever some is free again.
     freed: Notify,
+    /// Places of those that wait for that.
+    places: Arc<Semaphore>,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        let places = Arc::new(Semaphore::new(WAITING));
+        Self { inside: Mutex::default(), freed: Notify::new(), places }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -192,10 +203,18 @@ impl Cache {
     }
 
     /// What a client is to wait for before it reads on: until more of it can be recorded, or, which gives false, seconds
-    /// have passed in which nothing was written at all. `None` where there is room.
+    /// have passed in which nothing was written at all, or too many wait already. `None` where there is room.
     pub fn room_of(&self, client: &Arc<str>) -> Option<impl Future<Output = bool> + Send + use<>> {
         let shares = &self.shared.shares;
-        (!shares.has_room(client)).then(|| shares.clone().room(client.clone(), STALLED))
+        (!shares.has_room(client)).then(|| {
+            let (shares, client) = (shares.clone(), client.clone());
+            let place = shares.places.clone().try_acquire_owned().ok();
+            async move {
+                let is_room = place.is_some() && shares.room(client, STALLED).await;
+                drop(place);
+                is_room
+            }
+        })
     }
 
     /// Waits until all that was recorded so far is on disk, what clients have read included.

@@ -29,7 +29,7 @@ fn scope(identity: &str, resource: &str, namespace: &str, labels: &str, fields: 
 fn list(w: &mut Writer, key: &ScopeKey, objects: &[Object]) -> Result<(), CacheError> {
     let (id, mut list) = (w.scope(key)?, ListRecord::default());
     objects.iter().try_for_each(|object| w.put_listed(id, &mut list, object))?;
-    w.finish(id, &list, "List", "7")
+    w.finish(id, &list, "List", "7").map(drop)
 }
 
 async fn cache() -> (tempfile::TempDir, Cache) {

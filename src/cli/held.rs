@@ -17,8 +17,15 @@ use crate::sys::service::Service;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The configuration with the folder that the running daemon holds: what is there is in force, and what the configuration
-/// names may be empty yet. Says so where it is another one.
+/// names may be empty yet. Says so where it is another one. A configuration that is named by hand may be another depot's,
+/// and nothing is done elsewhere than it says.
+///
+/// # Errors
+/// As of [`agreed`], of a configuration that is named.
 pub fn follow(overrides: &Overrides, mut config: Config) -> Result<Config> {
+    if overrides.config.is_some() {
+        return agreed(overrides, config);
+    }
     if let Some(held) = other(overrides, &config)? {
         let (used, named) = (held.display(), config.state_dir.display());
         output::note(&format!(

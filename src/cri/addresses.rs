@@ -69,6 +69,7 @@ impl Addresses {
     async fn ask(&self, of: &mut HashMap<String, Vec<IpAddr>>) -> Result<(), Error> {
         let ready: HashSet<String> = self.runtime.ready_sandboxes().await?.into_iter().collect();
         of.retain(|id, _| ready.contains(id));
+        let mut failed = None;
         for id in ready {
             if of.contains_key(&id) {
                 continue;
@@ -77,10 +78,11 @@ impl Addresses {
                 Ok(status) => _ = of.insert(id, addresses(status)),
                 // It went since the list was made.
                 Err(gone) if gone.is_not_found() => {}
-                Err(error) => return Err(error),
+                // One that the runtime cannot tell of hides no other.
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 

@@ -7,15 +7,23 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::sync::watch;
 
-/// From a start or a change on: parts that begin may be in trouble for a moment.
-const SETTLE: Duration = Duration::from_secs(5);
+/// From a start or a change on: parts that begin may be in trouble for a moment, and what they wait for may come later.
+const LOOKS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(600)];
 
-/// Runs the check-health hook a while after the start, and after each change of the settings, for as long as the daemon lives.
+/// Runs the check-health hook some times after the start, and after each change of the settings, for as long as the daemon
+/// lives.
 pub async fn keep(mut changes: watch::Receiver<Vec<&'static str>>) {
     loop {
-        tokio::time::sleep(SETTLE).await;
-        if let Err(why) = tell().await {
-            tracing::warn!(why, "snapd was not told how the snap is");
+        for pause in LOOKS {
+            let changed = tokio::time::timeout(pause, changes.changed()).await;
+            match changed {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => tokio::time::sleep(LOOKS[0]).await,
+                Err(_) => {}
+            }
+            if let Err(why) = tell().await {
+                tracing::warn!(why, "snapd was not told how the snap is");
+            }
         }
         if changes.changed().await.is_err() {
             return;

@@ -61,9 +61,11 @@ impl Unled {
             .map(|id| async move {
                 match runtime.variable(&id, VARIABLE).await {
                     Ok(host) => Ok(Some((id, host))),
-                    // It ended since the list was made.
-                    Err(gone) if gone.is_not_found() => Ok(None),
-                    Err(error) => Err(error),
+                    // It ended since the list was made, or is one that the runtime cannot tell of.
+                    Err(error) => {
+                        tracing::debug!(id, %error, "what a container was made with is not known");
+                        Ok::<_, cri::Error>(None)
+                    }
                 }
             })
             .buffer_unordered(AT_ONCE);

@@ -30,6 +30,8 @@ pub struct Forwarded {
     last_word: Option<LastWord>,
     /// Until there is room in the recording nothing is asked for.
     room: Option<Wait>,
+    /// There may never be any: nobody waits for it until there is.
+    hurried: bool,
     /// There was nothing when it was last asked for: what comes next has come just now.
     waited: bool,
     ended: bool,
@@ -38,7 +40,7 @@ pub struct Forwarded {
 /// Says when and how a body is to be ended early.
 pub type Until = Pin<Box<dyn Future<Output = End> + Send>>;
 
-/// How long a watch that is to end with a word of its own may take to the end of the event that is under way.
+/// How long a watch that is to end with a word of its own may be without a byte of the event that is under way.
 const EVENT: Duration = Duration::from_secs(10);
 
 /// Why a body is ended before the cloud ends it.
@@ -61,6 +63,7 @@ impl Forwarded {
             heard: None,
             last_word: None,
             room: None,
+            hurried: false,
             waited: false,
             ended: false,
         }
@@ -80,18 +83,18 @@ impl Forwarded {
         self
     }
 
+    /// What comes though there is no room is torn when it does, and nothing where nothing comes.
     fn wait_for_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.room.is_none() {
             let room = |parts: &mut Parts| parts.recording.as_ref().and_then(Recording::room);
             self.room = self.cargo.with(room, |_| false).flatten();
+            if self.hurried {
+                self.hurried = self.room.take().is_some();
+            }
         }
         let Some(room) = &mut self.room else { return Poll::Ready(()) };
-        let is_room = std::task::ready!(room.as_mut().poll(cx));
+        self.hurried = !std::task::ready!(room.as_mut().poll(cx));
         self.room = None;
-        if !is_room {
-            let tear = |parts: &mut Parts| parts.recording.iter_mut().for_each(Recording::tear);
-            self.cargo.with(tear, |()| false);
-        }
         Poll::Ready(())
     }
 
@@ -113,24 +116,35 @@ impl Forwarded {
                     self.finish(false);
                     return Poll::Ready((!last.is_empty()).then(|| Ok(Frame::data(last))));
                 }
-                Said::Later => {
-                    self.link = Some(Box::pin(async {
-                        tokio::time::sleep(EVENT).await;
-                        End::Broken
-                    }));
-                }
+                Said::Later => self.link = Some(patience()),
             }
         }
+    }
+
+    fn is_unsaid(&self) -> bool {
+        self.last_word.as_ref().is_some_and(LastWord::is_unsaid)
     }
 
     fn finish(&mut self, whole: bool) {
         self.ended = true;
         self.room = None;
         self.link = None;
+        let is_unsaid = self.is_unsaid();
         if let Some(parts) = self.cargo.take() {
+            if is_unsaid {
+                parts.recording.iter().for_each(Recording::is_unsaid);
+            }
             parts.end(whole);
         }
     }
+}
+
+/// Until the event that is under way should have ended, from the last that came of it.
+fn patience() -> Until {
+    Box::pin(async {
+        tokio::time::sleep(EVENT).await;
+        End::Broken
+    })
 }
 
 /// Asks for more of a body, which is recorded beside.
@@ -187,6 +201,9 @@ impl Body for Forwarded {
                 if let Some(last) = watch.and_then(|(last_word, bytes)| last_word.pass(bytes)) {
                     self.finish(false);
                     return Poll::Ready(Some(Ok(Frame::data(last))));
+                }
+                if self.is_unsaid() {
+                    self.link = Some(patience());
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }

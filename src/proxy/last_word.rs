@@ -49,6 +49,11 @@ impl LastWord {
         Some(all.freeze())
     }
 
+    /// Whether the last word still waits: where the watch ends now its client was not told.
+    pub fn is_unsaid(&self) -> bool {
+        self.word.is_some()
+    }
+
     /// The watch is to end with `word`; an empty one may be said anywhere.
     pub fn say(&mut self, word: Bytes) -> Said {
         if word.is_empty() || self.events.is_between() {

@@ -95,8 +95,9 @@ impl Intake for ListIntake {
             return Ok(());
         }
         let id = writer.scope(&self.scope)?;
-        writer.finish(id, &list, &end.kind, &end.resource_version)?;
-        writer.note_whole(&self.scope);
+        if writer.finish(id, &list, &end.kind, &end.resource_version)? {
+            writer.note_whole(&self.scope);
+        }
         forget_gone(writer, id, &self.scope)
     }
 }
@@ -157,8 +158,9 @@ impl WatchIntake {
         let ends = meta::annotation(object, "k8s.io/initial-events-end") == Some("true");
         let Some(list) = self.initial.take_if(|_| ends) else { return Ok(()) };
         let kind = format!("{}List", meta::kind(object).unwrap_or_default());
-        writer.finish(scope, &list, &kind, meta::resource_version(object).unwrap_or_default())?;
-        self.watching.is_whole();
+        if writer.finish(scope, &list, &kind, meta::resource_version(object).unwrap_or_default())? {
+            self.watching.is_whole();
+        }
         forget_gone(writer, scope, &self.scope)
     }
 }

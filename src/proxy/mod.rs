@@ -224,7 +224,7 @@ impl Proxy {
             takers: Arc::default(),
             unknown: decoder::Unknown::new(cache.clone()),
             pages: listed::Pages::default(),
-            torn: torn::Torn::default(),
+            torn: torn::Torn::of(&cache).await?,
             refusals: refusals::Refusals::default(),
             signed: sign::Signed::default(),
             offline_mode: tokio::sync::watch::Sender::new(offline_mode),

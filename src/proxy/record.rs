@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use flate2::write::GzDecoder;
+use tokio::time::Instant;
 
 use super::torn::Torn;
 use crate::cache::{Cache, CacheError, ScopeKey, Watching, Writer};
@@ -62,6 +63,7 @@ pub struct Recording {
     watching: Option<Arc<Watching>>,
     /// Something was not queued: what arrived is not whole.
     torn: bool,
+    begun: Instant,
 }
 
 struct Session {
@@ -82,7 +84,7 @@ impl Recording {
         let (epoch, rollbacks) = (cache.epoch(), cache.rollbacks());
         let (watching, torn) = (intake.watching(), !intake.keeps());
         let session = Session { intake, unpack, failed: false, epoch, rollbacks };
-        Self { cache, client, session: Arc::new(Mutex::new(session)), watching, torn }
+        Self { cache, client, session: Arc::new(Mutex::new(session)), watching, torn, begun: Instant::now() }
     }
 
     /// More bytes of the answer as they came.
@@ -102,11 +104,21 @@ impl Recording {
     }
 
     /// A part of it is not kept, and so none of what comes: it is not whole.
-    pub fn tear(&mut self) {
+    fn tear(&mut self) {
         self.torn = true;
         self.watching.iter().for_each(|watching| watching.is_torn());
         if let Some(Client { list: Some(list), torn, .. }) = &self.client {
-            torn.note(list);
+            torn.note(list, self.begun);
+            torn.write_down(&self.cache);
+        }
+    }
+
+    /// Its client was to be told to read anew, and went on without that: whoever comes next for it is.
+    pub fn is_unsaid(&self) {
+        match &self.client {
+            Some(Client { list: Some(list), torn, .. }) => torn.is_unsaid(list),
+            Some(_) => {}
+            None => self.cache.resync(),
         }
     }
 

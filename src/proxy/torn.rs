@@ -11,7 +11,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Proxy;
-use crate::cache::ScopeKey;
+use crate::cache::{Cache, CacheError, ScopeKey};
+
+/// Where the cache keeps which lists have a part missing.
+const META: &str = "torn";
 
 /// Lists that are remembered at the most; of more, one of whoever has a new one goes first.
 const REMEMBERED: usize = 1024;
@@ -60,10 +63,12 @@ pub struct LeftAlone {
 }
 
 impl Torn {
-    /// Of this list a part is missing: it came too fast.
-    pub fn note(&self, list: &ScopeKey) {
+    /// Of this list a part is missing: an answer that `begun` then came too fast.
+    pub fn note(&self, list: &ScopeKey, begun: Instant) {
         let now = Instant::now();
         self.change(list, |state| match state {
+            // Of the reading that was torn before; what is read anew may be whole.
+            Some(state @ State::Again { since, .. }) if begun < since => state,
             Some(State::Again { since, before }) if now - since < before.map_or(ALONE, |pause| pause * 2) => {
                 let pause = before.map_or(ALONE, |pause| (pause * 2).min(LONGEST));
                 let (identity, resource) = (&list.identity, &list.resource);
@@ -91,6 +96,39 @@ impl Torn {
             *state = State::Again { since: now, before };
             true
         });
+    }
+
+    /// Its client was to be told, and was not.
+    pub fn is_unsaid(&self, list: &ScopeKey) {
+        self.lists.send_if_modified(|lists| {
+            let Some(state) = lists.get_mut(list) else { return false };
+            let State::Again { before, .. } = *state else { return false };
+            *state = State::Missing(before);
+            true
+        });
+    }
+
+    /// Writes down which lists have a part missing: whoever goes on from one after a start is told as well.
+    pub fn write_down(&self, cache: &Cache) {
+        let missing = |state: &State| matches!(state, State::Missing(_) | State::Alone { .. });
+        let lists: Vec<ScopeKey> = {
+            let all = self.lists.borrow();
+            all.iter().filter(|(_, state)| missing(state)).map(|(list, _)| list.clone()).collect()
+        };
+        let text = serde_json::to_string(&lists).unwrap_or_default();
+        cache.record(0, move |writer| writer.set_meta(META, &text));
+    }
+
+    /// As it was written down before this start.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub async fn of(cache: &Cache) -> Result<Self, CacheError> {
+        let torn = Self::default();
+        let text = cache.read(|reader| reader.meta(META)).await?;
+        let lists: Vec<ScopeKey> = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        lists.iter().for_each(|list| torn.reread(list));
+        Ok(torn)
     }
 
     /// It is to be read anew, for another reason.
@@ -183,7 +221,7 @@ mod tests {
     #[test]
     fn only_whoever_goes_on_from_a_torn_list_is_told_and_once() {
         let torn = Torn::default();
-        torn.note(&list("a", 1));
+        torn.note(&list("a", 1), Instant::now());
         assert!(!is_told(&torn, &list("b", 1)), "of another client");
         assert!(!is_told(&torn, &list("a", 2)), "another list");
         assert!(is_told(&torn, &list("a", 1)));
@@ -197,11 +235,11 @@ mod tests {
     async fn one_that_comes_too_fast_again_is_left_alone_and_for_longer_each_time() {
         let (torn, list) = (Torn::default(), list("a", 1));
         let minutes = || torn.left_alone().first().map(|alone| alone.left.as_secs().div_ceil(60));
-        torn.note(&list);
+        torn.note(&list, Instant::now());
         assert!(is_told(&torn, &list) && !torn.is_left_alone(&list));
         for hours in [1, 2, 4, 8, 16, 24, 24] {
-            torn.note(&list);
-            torn.note(&list);
+            torn.note(&list, Instant::now());
+            torn.note(&list, Instant::now());
             assert!(torn.is_left_alone(&list) && !is_told(&torn, &list), "its watch goes on");
             assert_eq!(minutes(), Some(hours * 60));
             torn.is_read(&list);
@@ -213,15 +251,39 @@ mod tests {
         }
         let long_ago = Instant::now().checked_sub(ALONE).unwrap();
         torn.change(&list, |_| State::Again { since: long_ago, before: None });
-        torn.note(&list);
+        torn.note(&list, Instant::now());
         assert!(!torn.is_left_alone(&list) && is_told(&torn, &list), "that was another time");
+    }
+
+    /// Two of a client's informers on one list: what tears of the second says nothing of the new reading.
+    #[test]
+    fn what_was_begun_before_it_is_read_anew_leaves_nothing_alone() {
+        let (torn, list, begun) = (Torn::default(), list("a", 1), Instant::now());
+        torn.note(&list, begun);
+        assert!(is_told(&torn, &list));
+        torn.note(&list, begun.checked_sub(Duration::from_millis(1)).unwrap());
+        assert!(!torn.is_left_alone(&list) && !is_told(&torn, &list));
+        torn.is_unsaid(&list);
+        assert!(is_told(&torn, &list), "it was not told, and the next one is");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_known_after_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        let torn = Torn::default();
+        torn.note(&list("a", 1), Instant::now());
+        torn.write_down(&cache);
+        cache.flush().await.unwrap();
+        let torn = Torn::of(&cache).await.unwrap();
+        assert!(is_told(&torn, &list("a", 1)) && !is_told(&torn, &list("b", 1)));
     }
 
     #[test]
     fn one_client_with_ever_new_lists_pushes_out_its_own() {
         let torn = Torn::default();
-        torn.note(&list("other", 0));
-        (0..3 * REMEMBERED).for_each(|n| torn.note(&list("greedy", n)));
+        torn.note(&list("other", 0), Instant::now());
+        (0..3 * REMEMBERED).for_each(|n| torn.note(&list("greedy", n), Instant::now()));
         assert_eq!(torn.lists.borrow().len(), REMEMBERED);
         assert!(is_told(&torn, &list("other", 0)));
     }

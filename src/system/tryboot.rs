@@ -202,15 +202,23 @@ pub fn check_kernel(places: &Places, release: &Release, size: u64, slot: Slot) -
 pub fn clear(places: &Places, slot: Slot) -> Result<u64, Error> {
     let running = slot.other();
     let kept = partition::verity_id(places, running)?;
+    // Nobody may turn to the slot from here on, nor note it as a spare.
+    let _first = Esp::first(places)?;
+    let identity = Identity::open(places)?;
     if by_itself(places)? != Some(running) || kept.is_none() || boots(places, running) != kept {
         let why =
             format!("`autoboot.txt` or partition `{}` is not what starts slot {running}", label(running));
         return Err(Error::Unfit(format!("{why}, which runs: nothing is written")));
     }
     let device = device(places, slot)?;
-    Identity::open(places)?.remove(SPARE)?;
+    identity.remove(SPARE)?;
     failpoint::pass("spare-gone");
     loader::write_head(&device, &[0; fat::SECTOR])?;
+    // The same system may come again, and is tried again then.
+    let given_up = std::fs::read_to_string(places.identity().join(GIVEN_UP)).unwrap_or_default();
+    if VerityId::parse(given_up.trim()) != kept {
+        identity.remove(GIVEN_UP)?;
+    }
     Ok(Record::read(places)?.highest + 1)
 }
 
@@ -243,7 +251,8 @@ pub fn arm(places: &Places) -> Result<Option<Outcome>, Error> {
     if let Some(other) = record.slots.get_mut(&booted.other())
         && other.state == State::Trying
     {
-        (other.state, other.reason) = (State::Failed, Some(NOT_UP.to_owned()));
+        other.state = State::Failed;
+        other.reason.get_or_insert_with(|| NOT_UP.to_owned());
     }
     record.highest = record.highest.max(number);
     if record != before {
@@ -288,6 +297,10 @@ pub fn unhealthy(places: &Places, why: &str) -> Result<Fallback, Error> {
     let left = if is_trial { 0 } else { status.of(booted).tries_left.unwrap_or(0) };
     if left == 0 {
         let _first = Esp::first(places)?;
+        let _alone = Identity::open(places)?;
+        if Status::read(places)?.fallback() != Some(other) {
+            return Ok(Fallback::Nowhere(format!("slot {other} is being written")));
+        }
         autoboot(places, other)?.write(places)?;
     }
     note(places, &status, if left == 0 { State::Failed } else { State::Trying }, why)?;
@@ -308,6 +321,9 @@ pub fn roll_back(places: &Places) -> Result<Slot, Error> {
         // edge-healthy.service may still be waiting for all parts, and would turn back.
         let _first = Esp::first(places)?;
         let _alone = Identity::open(places)?;
+        if Status::read(places)?.fallback() != Some(to) {
+            return Err(Error::NoOther(format!("slot {to} is being written")));
+        }
         autoboot(places, to)?.write(places)?;
         durable::write(&places.judged(), ROLLED_BACK.as_bytes(), 0o600)?;
     }

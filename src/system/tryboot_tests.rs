@@ -283,6 +283,14 @@ fn what_the_initrd_gave_up_is_failed_and_a_spare() {
     assert_eq!((card.states().as_str(), card.spare().as_deref()), ("good failed a", Some("b\n")));
     let status = Status::read(&card.places).unwrap();
     assert_eq!(status.of(Slot::B).reason.as_deref(), Some(USED_UP));
+    // Brought again by hand it is tried again.
+    let again = updated();
+    put(&again.places.identity().join(GIVEN_UP), NEW.to_string().replace('-', "").as_bytes());
+    autoboot(&again.places, Slot::A).unwrap().write(&again.places).unwrap();
+    again.start(Slot::A);
+    arm(&again.places).unwrap().unwrap();
+    again.stage(NEW).unwrap();
+    assert_eq!(again.states(), "good staged b");
     // And is good again where it comes up.
     assert_eq!(roll_back(&card.places).unwrap(), Slot::B);
     card.start(Slot::B);

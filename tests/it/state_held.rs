@@ -86,13 +86,10 @@ fn a_daemon_with_a_folder_of_its_own_is_found_by_its_socket() {
     let run =
         |arguments: &[&str]| Done::of(place.edge(arguments).env_remove("EDGE_STATE_DIR").output().unwrap());
     let daemon = Daemon::start(&place);
-    let said = run(&["gc"]).good().err;
-    let held = place.path("state").display().to_string();
-    assert!(
-        said.contains(&format!("edge: the running daemon's state is in `{held}`, which is used")),
-        "{said}"
-    );
-    run(&["leave"]).bad(2, "where the daemon was started with another configuration, say --state-dir");
+    // The file is named, and may be another depot's.
+    for refused in ["gc", "leave"] {
+        run(&[refused]).bad(2, "where the daemon was started with another configuration, say --state-dir");
+    }
     assert!(!other.exists());
     // The same folder by another name.
     std::os::unix::fs::symlink(place.path("state"), &other).unwrap();

@@ -3,7 +3,6 @@
 //! snapd removes the snap whatever this hook says; it only keeps the line for `snap tasks --last=remove`. So the hook does
 //! all that it can, the most important first, and then says what it could not.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -47,13 +46,19 @@ pub async fn remove(scene: &Scene) -> Result<()> {
         }
     }
     let untold = untold(&config).await;
-    match give_back(&config) {
-        Ok(cloud) if cloud.is_some() && cloud == config.cloud.kubeconfig => {
-            if let Err(error) = forget_cloud(scene, &config).await {
+    match join::give_back(&config.state_dir) {
+        Ok(joined) => {
+            if let Err(error) = join::clear(&config.state_dir, join::Cached::Closed) {
+                left.push(format!("what was joined is not all removed: {error}"));
+            }
+            let cloud = joined.map(|joined| joined.cloud_kubeconfig);
+            if cloud.is_some()
+                && cloud == config.cloud.kubeconfig
+                && let Err(error) = forget_cloud(scene, &config).await
+            {
                 left.push(format!("`{KUBECONFIG}` still names the cloud: {error}"));
             }
         }
-        Ok(_) => {}
         Err(error) => left.push(format!("kubelet did not get its credentials back: {error}")),
     }
     if let Err(error) = incluster::remove(config.proxy.in_cluster_listen).await {
@@ -77,13 +82,6 @@ async fn lock(config: &Config) -> Result<StateLock, LockError> {
             taken => return taken,
         }
     }
-}
-
-/// The kubeconfig of the cloud that was left, which is gone, if one was joined.
-fn give_back(config: &Config) -> Result<Option<PathBuf>> {
-    let left = join::give_back(&config.state_dir)?;
-    join::clear(&config.state_dir, join::Cached::Closed)?;
-    Ok(left.map(|left| left.cloud_kubeconfig))
 }
 
 /// snapd makes its snapshot after this hook: with what would be restored of it, a daemon that is told of a kubeconfig which
