@@ -86,7 +86,13 @@ mod tests {
     #[test]
     fn a_strict_snap_keeps_what_is_in_force_and_moves_only_below_its_folder() {
         let common = PathBuf::from("/var/snap/edge/common");
-        let snap = Snap { common: common.clone(), snapctl: "snapctl".into(), is_strict: true, node: None };
+        let snap = Snap {
+            common: common.clone(),
+            snapctl: "snapctl".into(),
+            is_strict: true,
+            node: None,
+            root: None,
+        };
         let overrides = Overrides { snap: Some(snap), ..Overrides::default() };
         let in_force = |state_dir: &str| Config { state_dir: state_dir.into(), ..Config::default() };
         let media = in_force("/media/disk/edge");

@@ -120,6 +120,13 @@ pub struct Snap {
     pub is_strict: bool,
     /// Of the snap's node flavour alone.
     pub node: Option<SnapNode>,
+    /// The trust root that was packed into it.
+    pub root: Option<PathBuf>,
+}
+
+impl Snap {
+    /// The trust root, in the snap's content.
+    pub const ROOT: &str = "1.root.json";
 }
 
 /// The parts of a node that a snap has.

@@ -250,6 +250,26 @@ pub(super) fn pin(file: &Path, gateway: &Gateway) -> Result<Value, TaskError> {
     show(gateway)
 }
 
+/// Believes the root that was packed into the snap, where none is pinned yet. What is pinned stays: a packed root is the
+/// first of its line, and a gateway may have gone on from it, or have been given another by hand.
+pub(super) async fn pin_shipped(place: Arc<Place>, root: PathBuf) {
+    let pinned = async {
+        let gateway = gateway(&place).await?;
+        blocking(move || {
+            if gateway.store.trust_value("root-version").map_err(TaskError::failed)?.is_some() {
+                return Ok(false);
+            }
+            pin(&root, &gateway).map(|_| true)
+        })
+        .await
+    };
+    match pinned.await {
+        Ok(true) => tracing::info!("the trust root that came with the snap is pinned"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(why = error.message, "the snap's trust root is not pinned"),
+    }
+}
+
 fn show(gateway: &Gateway) -> Result<Value, TaskError> {
     let chain = match gateway.chain() {
         Ok(chain) => Some(chain),

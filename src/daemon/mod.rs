@@ -242,8 +242,11 @@ impl Daemon {
         let media = bundle::watch_media(place.clone(), board.part("bundle"), stopped.clone());
         tokio::spawn(media);
         tokio::spawn(identity::keep(place.clone(), stopped.clone()));
-        if overrides.snap.is_some() {
+        if let Some(snap) = &overrides.snap {
             tokio::spawn(told::keep(waits.subscribe()));
+            if let Some(root) = snap.root.clone() {
+                tokio::spawn(bundle::pin_shipped(place.clone(), root));
+            }
         }
         let cache = opened.cache.clone();
         let node = node::Services::start(overrides.snap.as_ref(), &config.node);

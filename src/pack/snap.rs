@@ -56,6 +56,8 @@ pub struct SnapPlan {
     pub confinement: Confinement,
     /// What is in it.
     pub flavour: Flavour,
+    /// The trust root that its daemon pins where none is.
+    pub trust: Option<PathBuf>,
     /// The time of every file in it, in seconds since 1970.
     pub epoch: i64,
     /// The folder to put it in.
@@ -123,13 +125,20 @@ fn lay_out(plan: &SnapPlan, tree: &Path) -> Result<()> {
             .with_context(|| format!("cannot link hook `{hook}`"))?;
     }
     let described = description(plan, &source)?;
-    for (name, text) in [("meta/snap.yaml", described.as_str()), ("meta/snapshots.yaml", SNAPSHOTS)] {
-        let yaml = tree.join(name);
-        let mut file =
-            fs::File::create(&yaml).with_context(|| format!("cannot write `{}`", yaml.display()))?;
-        std::io::Write::write_all(&mut file, text.as_bytes())?;
-        fs::set_permissions(&yaml, Permissions::from_mode(0o444))?;
+    put(tree, "meta/snap.yaml", described.as_bytes())?;
+    put(tree, "meta/snapshots.yaml", SNAPSHOTS.as_bytes())?;
+    if let Some(root) = &plan.trust {
+        let bytes = fs::read(root).with_context(|| format!("cannot read `{}`", root.display()))?;
+        put(tree, "1.root.json", &bytes)?;
     }
+    Ok(())
+}
+
+fn put(tree: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = tree.join(name);
+    let mut file = fs::File::create(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o444))?;
     Ok(())
 }
 
@@ -203,6 +212,7 @@ mod tests {
             version: "1.2.3".into(),
             confinement,
             flavour: Flavour::Edge,
+            trust: None,
             epoch: 0,
             out: "/nowhere".into(),
         }

@@ -44,7 +44,8 @@ impl Disk {
 
     fn thaw(&self) {
         for folder in self.frozen() {
-            umount2(&folder, MntFlags::empty()).unwrap();
+            // Whoever reads there just now keeps no one from it.
+            umount2(&folder, MntFlags::MNT_DETACH).unwrap();
         }
     }
 

@@ -92,6 +92,33 @@ fn a_file_of_a_newer_edge_gives_way_to_what_snapd_has() {
     assert!(log.contains("colour") && log.contains("the file is of a newer edge"), "{log}");
 }
 
+/// A root that was packed into the snap is believed from the first start on, and never in the place of another one.
+#[test]
+fn the_root_that_came_with_the_snap_is_pinned_where_none_is() {
+    let snap = Snap::new();
+    let keys = |name: &str| {
+        snap.edge(&["bundle", "keygen", "--out", snap.path(name).to_str().unwrap()]).good();
+        snap.path(name).join("1.root.json")
+    };
+    let (shipped, other) = (keys("keys"), keys("other"));
+    std::fs::copy(&shipped, snap.path("snap/1.root.json")).unwrap();
+    snap.install();
+    let pinned = || -> serde_json::Value {
+        serde_json::from_str(&snap.edge(&["trust", "show", "-o", "json"]).good().out).unwrap()
+    };
+    let daemon = snap.daemon();
+    snap.until("the root is pinned", || !pinned()["root"].is_null());
+    let first = pinned();
+    snap.edge(&["trust", "pin", other.to_str().unwrap()]).bad(3, "root");
+    drop(daemon);
+    // A snap of another depot changes nothing.
+    std::fs::copy(&other, snap.path("snap/1.root.json")).unwrap();
+    let _daemon = snap.daemon();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(pinned(), first);
+    assert!(!std::fs::read_to_string(snap.path("daemon.log")).unwrap().contains("is pinned"));
+}
+
 /// A gadget's values are those of the first start, which comes before the configure hook: some keys wait for the next start.
 #[test]
 fn the_first_start_is_with_what_a_gadget_sets() {

@@ -103,6 +103,21 @@ exec chroot "$root" env SOURCE_DATE_EPOCH=1700000000 snap pack --filename=theirs
 }
 
 #[test]
+fn a_root_that_holds_is_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::bundle::make_keys(&folder.path().join("keys"), 1, 1);
+    let root = folder.path().join("keys/1.root.json");
+    let done = pack(&folder.path().join("out"), &["--trust", root.to_str().unwrap()]).good();
+    let image = PathBuf::from(done.out.trim());
+    let out = folder.path().join("tree");
+    unsquashfs(&["-q", "-n", "-d", out.to_str().unwrap()], &image);
+    assert_eq!(std::fs::read(out.join("1.root.json")).unwrap(), std::fs::read(&root).unwrap());
+    std::fs::write(&root, "{}").unwrap();
+    let refused = pack(&folder.path().join("out"), &["--trust", root.to_str().unwrap()]);
+    assert!(refused.code != 0 && refused.err.contains("1.root.json"), "{refused:?}");
+}
+
+#[test]
 fn what_cannot_run_in_the_snap_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |more: &[&str]| {

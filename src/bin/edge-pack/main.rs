@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use edge::config;
 use edge::pack::{self, Confinement, Flavour, Machine, SnapPlan};
+use edge::trust::Chain;
 
 /// Makes what a gateway gets, on the build host.
 #[derive(Debug, Parser)]
@@ -26,6 +27,7 @@ enum Command {
   edge-pack snap --arch arm64
   edge-pack snap --arch amd64 --binary ./edge --confinement classic --out /tmp
   edge-pack snap --arch arm64 --flavour node          with kubelet, containerd, runc and CNI plugins
+  edge-pack snap --arch arm64 --trust 1.root.json     its gateways take this depot's bundles from the first start
 
 The same binary, version and SOURCE_DATE_EPOCH give the same bytes. scripts/snap builds the binaries.")]
     Snap(Snap),
@@ -60,6 +62,9 @@ struct Snap {
     /// Those parts, for --flavour node [default: target/snap/node-ARCH]
     #[arg(long, value_name = "DIR")]
     parts: Option<PathBuf>,
+    /// The trust root that its daemon pins where none is, 1.root.json
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// The version that snapd shows
     #[arg(long = "snap-version", value_name = "V", default_value = env!("CARGO_PKG_VERSION"))]
     version: String,
@@ -100,6 +105,10 @@ impl Snap {
         let machine = machine(self.arch);
         let built = || PathBuf::from(format!("target/snap/edge-{}", machine.name()));
         let parts = || PathBuf::from(format!("target/snap/node-{}", machine.name()));
+        if let Some(file) = &self.trust {
+            let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+            Chain::begin(bytes, &file.display().to_string())?;
+        }
         let image = pack::pack_snap(&SnapPlan {
             machine,
             binary: self.binary.unwrap_or_else(built),
@@ -112,6 +121,7 @@ impl Snap {
                 Contents::Edge => Flavour::Edge,
                 Contents::Node => Flavour::Node(self.parts.unwrap_or_else(parts)),
             },
+            trust: self.trust,
             epoch: self.epoch,
             out: self.out,
         })?;
