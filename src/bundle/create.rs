@@ -295,7 +295,7 @@ fn seal(manifest: &Manifest, keys: &[SecretKey]) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-fn totals_of(gathered: &Gathered, there: &BTreeSet<Key>) -> Totals {
+fn totals_of(gathered: &Gathered, there: &BTreeSet<&Key>) -> Totals {
     let mut totals = Totals::default();
     for (key, fact) in &gathered.blobs {
         totals.blobs += 1;

@@ -205,7 +205,7 @@ impl Believed {
     }
 
     /// Removes from `carried` what this gateway does not say that it has.
-    fn retain(&self, carried: &mut BTreeSet<Key>) -> Result<(), Error> {
+    fn retain(&self, carried: &mut BTreeSet<&Key>) -> Result<(), Error> {
         let file = self.open_have()?.0.take(self.receipt.have.size);
         let mut reader = ListReader::blobs(BufReader::with_capacity(64 << 10, file));
         let mut both = BTreeSet::new();
@@ -226,11 +226,11 @@ impl Believed {
 pub fn common<'a>(
     receipts: &[Believed],
     wanted: impl Iterator<Item = &'a Key>,
-) -> Result<BTreeSet<Key>, Error> {
+) -> Result<BTreeSet<&'a Key>, Error> {
     if receipts.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let mut common: BTreeSet<Key> = wanted.cloned().collect();
+    let mut common: BTreeSet<&Key> = wanted.collect();
     for receipt in receipts {
         receipt.retain(&mut common)?;
     }

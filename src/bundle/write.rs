@@ -21,7 +21,7 @@ use crate::sys::progress::{Progress, Unit};
 pub(super) struct Writer<'a> {
     pub(super) store: &'a Store,
     pub(super) gathered: &'a Gathered,
-    pub(super) there: &'a BTreeSet<Key>,
+    pub(super) there: &'a BTreeSet<&'a Key>,
     pub(super) folder: &'a Path,
     pub(super) layout: Layout,
     pub(super) plan: &'a Plan,
