@@ -114,8 +114,7 @@ impl Names {
         let mut rows = query.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let text = |at: usize| row.get::<_, String>(at).map_err(failed);
-            let digest = text(1)?.parse().map_err(|_| Error::Files(io::ErrorKind::InvalidData.into()))?;
-            each(&text(0)?, &digest, &text(2)?)?;
+            each(&text(0)?, &digest(&text(1)?)?, &text(2)?)?;
         }
         Ok(())
     }
@@ -156,7 +155,7 @@ impl Names {
             })
             .map_err(failed)?;
         let Some((id, repository, name, digest)) = next else { return Ok(None) };
-        let digest = digest.parse().map_err(|_| Error::Files(io::ErrorKind::InvalidData.into()))?;
+        let digest = self::digest(&digest)?;
         Ok(Some(match (repository, name) {
             (Some(repository), Some(name)) => (id, Found::Image { repository, name, digest }),
             _ => (id, Found::Blob(digest)),
@@ -180,6 +179,11 @@ impl std::fmt::Debug for Names {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Names")
     }
+}
+
+/// As it was put in.
+fn digest(text: &str) -> Result<Digest, Error> {
+    text.parse().map_err(|_| Error::Files(io::ErrorKind::InvalidData.into()))
 }
 
 fn failed(error: rusqlite::Error) -> Error {

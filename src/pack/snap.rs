@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
+use super::image::put;
 use super::work::Work;
 use super::{elf, parts, squashfs};
 
@@ -125,20 +126,12 @@ fn lay_out(plan: &SnapPlan, tree: &Path) -> Result<()> {
             .with_context(|| format!("cannot link hook `{hook}`"))?;
     }
     let described = description(plan, &source)?;
-    put(tree, "meta/snap.yaml", described.as_bytes())?;
-    put(tree, "meta/snapshots.yaml", SNAPSHOTS.as_bytes())?;
+    put(&tree.join("meta/snap.yaml"), described.as_bytes(), 0o444)?;
+    put(&tree.join("meta/snapshots.yaml"), SNAPSHOTS.as_bytes(), 0o444)?;
     if let Some(root) = &plan.trust {
         let bytes = fs::read(root).with_context(|| format!("cannot read `{}`", root.display()))?;
-        put(tree, "1.root.json", &bytes)?;
+        put(&tree.join("1.root.json"), &bytes, 0o444)?;
     }
-    Ok(())
-}
-
-fn put(tree: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = tree.join(name);
-    let mut file = fs::File::create(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
-    std::io::Write::write_all(&mut file, bytes)?;
-    fs::set_permissions(&path, Permissions::from_mode(0o444))?;
     Ok(())
 }
 

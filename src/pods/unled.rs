@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -60,16 +60,16 @@ impl Unled {
         let mut told = stream::iter(unknown)
             .map(|id| async move {
                 match runtime.variable(&id, VARIABLE).await {
-                    Ok(host) => Ok(Some((id, host))),
+                    Ok(host) => Some((id, host)),
                     // It ended since the list was made, or is one that the runtime cannot tell of.
                     Err(error) => {
                         tracing::debug!(id, %error, "what a container was made with is not known");
-                        Ok::<_, cri::Error>(None)
+                        None
                     }
                 }
             })
             .buffer_unordered(AT_ONCE);
-        while let Some(one) = told.try_next().await? {
+        while let Some(one) = told.next().await {
             hosts.extend(one);
         }
         let host = |id: &str| hosts.get(id).and_then(Option::as_deref);

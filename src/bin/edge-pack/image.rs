@@ -9,10 +9,9 @@ use edge::config::Config;
 use edge::pack::Usage;
 use edge::pack::image::{self, Choice, ImagePlan, Lock, Mirror};
 use edge::system::{check_keys, check_pods};
-use edge::trust::Chain;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::{Arch, machine};
+use super::{Arch, check_root, machine};
 
 /// The steps of [`image::pack`], for the bar.
 const STEPS: u64 = 8;
@@ -120,8 +119,7 @@ impl Arguments {
             Config::parse(file, &text)?;
         }
         if let Some(file) = &self.trust {
-            let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
-            Chain::begin(bytes, &file.display().to_string())?;
+            check_root(file)?;
         }
         // What the first boot would not take must not be found out there.
         if let Some(file) = &self.authorized_key {

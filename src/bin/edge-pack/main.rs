@@ -3,7 +3,7 @@
 mod image;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -106,8 +106,7 @@ impl Snap {
         let built = || PathBuf::from(format!("target/snap/edge-{}", machine.name()));
         let parts = || PathBuf::from(format!("target/snap/node-{}", machine.name()));
         if let Some(file) = &self.trust {
-            let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
-            Chain::begin(bytes, &file.display().to_string())?;
+            check_root(file)?;
         }
         let image = pack::pack_snap(&SnapPlan {
             machine,
@@ -127,6 +126,13 @@ impl Snap {
         })?;
         Ok(image.display().to_string())
     }
+}
+
+/// Holds that a file is a trust root: what no gateway would pin must not be found out there.
+fn check_root(file: &Path) -> Result<()> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+    Chain::begin(bytes, &file.display().to_string())?;
+    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -319,7 +319,7 @@ fn laid(overlay: &Path, folder: &Path) -> Result<Vec<sbom::Laid>> {
 }
 
 /// Writes a file and the folders above it. A link that lies there is replaced, not followed.
-fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+pub(super) fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let written = || -> std::io::Result<()> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
