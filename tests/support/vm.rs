@@ -268,7 +268,8 @@ impl Vm {
 
     /// Runs a command of the machine's shell as root; what it wrote to standard output. Waits for the machine to let one in.
     pub fn run(&mut self, text: &str) -> Result<String> {
-        let output = self.try_run(text, Duration::from_secs(180))?;
+        // Beside other tests an emulated machine took three minutes to let anybody in.
+        let output = self.try_run(text, Duration::from_secs(600))?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`{text}` ended with {}: {said}\n{}", output.status, self.end());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
