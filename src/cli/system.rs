@@ -205,6 +205,9 @@ fn told(status: &Status) -> String {
     }
     output::columns(&rows) + &reasons
 }
+    for damage in &status.damage {
+        let _ = writeln!(reasons, "{}", output::visible(&damage.what));
+    }
 
 fn row(report: &SlotReport, word: &str) -> Vec<String> {
     let bundle = match (&report.stream, report.seq) {

@@ -6,6 +6,7 @@
 
 mod accepted;
 mod appliance;
+mod boots;
 pub mod bundle;
 mod change;
 mod client;
@@ -242,6 +243,7 @@ impl Daemon {
         let media = bundle::watch_media(place.clone(), board.part("bundle"), stopped.clone());
         tokio::spawn(media);
         tokio::spawn(identity::keep(place.clone(), stopped.clone()));
+        tokio::spawn(boots::keep(place.clone(), board.clone(), stopped.clone()));
         if let Some(snap) = &overrides.snap {
             tokio::spawn(told::keep(waits.subscribe()));
             if let Some(root) = snap.root.clone() {

@@ -222,6 +222,7 @@ pub(super) fn noted(places: &Places, record: &Record, status: &Status, number: u
         state: report.state,
         verity_uuid: report.verity.clone().unwrap_or_default(),
         reason: None,
+        boot: None,
     })
 }
 

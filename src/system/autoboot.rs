@@ -10,7 +10,7 @@ use super::{Error, Places};
 use crate::sys::{durable, failpoint};
 
 /// The largest that the boot loader reads, in bytes.
-const LARGEST: u64 = 512;
+pub(super) const LARGEST: u64 = 512;
 /// Where the boot loader tells the number of the partition that it started.
 const STARTED: &str = "/proc/device-tree/chosen/bootloader/partition";
 
@@ -65,7 +65,8 @@ impl Autoboot {
     /// Where it does not come to the medium.
     pub fn write(self, places: &Places) -> Result<(), Error> {
         let (path, text) = (path(places), self.text());
-        let old = bytes(places)?;
+        // One that cannot be read may be written all the same.
+        let old = bytes(places).unwrap_or_default();
         if old.as_deref() == Some(text.as_bytes()) {
             return Ok(());
         }
@@ -92,7 +93,8 @@ pub fn started(places: &Places) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
-fn path(places: &Places) -> PathBuf {
+/// Where it lies.
+pub(super) fn path(places: &Places) -> PathBuf {
     places.esp().join("autoboot.txt")
 }
 

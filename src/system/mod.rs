@@ -6,6 +6,7 @@
 //!   - `entry`, `esp`, `uki`, `firmware`, `armed`  systemd-boot: boot entries, whose names count tries; EFI variables
 //!   - `tryboot`, `autoboot`, `fat`  the Raspberry Pi: two boot partitions, one of them tried once
 //! - `stage`     the other slot written, read back and made bootable, as an import goes on
+//! - `mend`      what a Raspberry Pi's boot loader reads, read again and mended: no hash tree covers it
 //! - `rot`       the root is read before it is found good, where the last boot was cut short or the tries are its second
 //! - `data`      the data partition: made, opened, and made anew after a reset
 //! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
@@ -32,6 +33,7 @@ mod identity;
 mod intake;
 mod keep;
 mod loader;
+mod mend;
 mod network;
 mod partition;
 mod places;
@@ -55,9 +57,10 @@ pub use keep::{
     kubeconfig_place,
 };
 pub use loader::{Loader, arm, begin_trial, roll_back, unhealthy};
+pub use mend::{Damage, Looked, mend_boot};
 pub use places::Places;
 pub use provision::{Provisioned, provision};
-pub use record::{Record, Recorded};
+pub use record::{Record, Recorded, Sum};
 pub use rot::check_root;
 pub use settings::Settings;
 pub use slot::{Slot, SlotReport, State, Status};

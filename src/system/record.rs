@@ -57,6 +57,18 @@ pub struct Recorded {
     /// Why it failed.
     #[serde(default)]
     pub reason: Option<String>,
+    /// What its boot partition holds, on a board that has two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Sum>,
+}
+
+/// Bytes by their digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sum {
+    /// Of all of them.
+    pub digest: Digest,
+    /// How many.
+    pub size: u64,
 }
 
 impl Recorded {
@@ -71,6 +83,7 @@ impl Recorded {
             state: State::Trying,
             verity_uuid,
             reason: None,
+            boot: None,
         }
     }
 

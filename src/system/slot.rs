@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, VerityId};
 use super::esp::Found;
+use super::mend::Damage;
 use super::record::{Record, Recorded};
 
 /// One of the two.
@@ -105,6 +106,8 @@ pub struct Status {
     pub next: Option<Slot>,
     /// Slot a, then slot b.
     pub slots: [SlotReport; 2],
+    /// What the boot loader reads and is damaged, where it was looked at and could not be mended.
+    pub damage: Vec<Damage>,
 }
 
 /// How one slot is.
@@ -168,7 +171,7 @@ pub fn judge(seen: Seen<'_>) -> Status {
     let order = |found: &&Found| (found.entry.is_tried(), found.entry.number, found.entry.left);
     let first = seen.entries.iter().max_by_key(order).and_then(|found| found.verity);
     let next = first.and_then(|id| Slot::BOTH.into_iter().find(|slot| seen.id(*slot) == Some(id)));
-    Status { booted: seen.booted, next, slots }
+    Status { booted: seen.booted, next, slots, damage: Vec::new() }
 }
 
 impl<'a> Seen<'a> {

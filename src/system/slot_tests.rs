@@ -17,6 +17,7 @@ fn noted(number: u64, id: VerityId, state: State) -> Recorded {
         state,
         verity_uuid: id.to_string(),
         reason: None,
+        boot: None,
     }
 }
 

@@ -14,7 +14,7 @@ use super::entry::VerityId;
 use super::esp::unfinished;
 use super::identity::Identity;
 use super::loader::{Kernel, Loader};
-use super::record::{Record, Recorded};
+use super::record::{Record, Recorded, Sum};
 use super::slot::{Slot, SlotReport, State, Status};
 use super::{Error, Places, Release, partition};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
@@ -319,6 +319,10 @@ impl<'a> Stage<'a> {
             state: State::Staged,
             verity_uuid: self.image.verity.to_string(),
             reason: None,
+            boot: (self.loader == Loader::RaspberryPi).then(|| {
+                let (digest, size) = self.image.kernel.clone();
+                Sum { digest, size }
+            }),
         };
         let kernel = self.kernel.as_ref().ok_or_else(unbegun)?;
         // The note first: without an entry it says nothing, and with the entry it must be there.
@@ -349,7 +353,10 @@ fn unbegun() -> Error {
 }
 
 /// Hashes the first `size` bytes at `path` as its medium has them, but for `head`, which it does not have yet.
-fn read_back(path: &Path, head: &[u8], size: u64) -> Result<Digest, Error> {
+///
+/// # Errors
+/// Those of reading.
+pub(super) fn read_back(path: &Path, head: &[u8], size: u64) -> Result<Digest, Error> {
     let failed = |e| durable::named(e, "read", path);
     let file = File::open(path).map_err(failed)?;
     // Everything was synced: the page cache lets go of it all, and the medium must answer.

@@ -20,11 +20,11 @@ use super::identity::Identity;
 use super::places::TRIES;
 use super::record::{Record, Recorded};
 use super::slot::{Slot, SlotReport, State, Status};
-use super::{Error, Places, Release, fat, loader, partition, run};
+use super::{Error, Places, Release, fat, loader, mend, partition, run};
 use crate::sys::{durable, failpoint};
 
 /// The slot that the initrd may turn to.
-const SPARE: &str = "spare";
+pub(super) const SPARE: &str = "spare";
 const BOOTS: &str = "boots";
 const GIVEN_UP: &str = "given-up";
 /// What systemd gives the kernel as it starts the machine anew, and the kernel the boot loader.
@@ -59,7 +59,8 @@ pub fn judge(seen: Seen<'_>) -> Status {
     let staged = slots.iter().find(|report| report.state == State::Staged);
     let itself =
         seen.by_itself.filter(|slot| slots.iter().any(|one| one.slot == *slot && one.entry.is_some()));
-    Status { booted: seen.booted, next: staged.map(|report| report.slot).or(itself), slots }
+    let next = staged.map(|report| report.slot).or(itself);
+    Status { booted: seen.booted, next, slots, damage: Vec::new() }
 }
 
 fn report(seen: Seen<'_>, slot: Slot) -> SlotReport {
@@ -109,16 +110,19 @@ pub fn status(
     record: &Record,
 ) -> Result<Status, Error> {
     let word = |path: PathBuf| std::fs::read_to_string(path).ok();
+    let damage = mend::told(places);
+    // Nothing can be gone back to by way of what is known to be damaged, and the same system is staged again.
+    let is_lost = |slot: Slot| slot != booted && damage.iter().any(|damage| damage.slot == Some(slot));
     let seen = Seen {
         booted,
         by_itself: by_itself(places)?,
-        boots: Slot::BOTH.map(|slot| boots(places, slot)),
+        boots: Slot::BOTH.map(|slot| boots(places, slot).filter(|_| !is_lost(slot))),
         on_disk,
         given_up: word(places.identity().join(GIVEN_UP)).and_then(|text| VerityId::parse(text.trim())),
         counted: counted(places),
         record,
     };
-    Ok(judge(seen))
+    Ok(Status { damage, ..judge(seen) })
 }
 
 /// The boot partition of a slot.
@@ -129,7 +133,8 @@ pub fn device(places: &Places, slot: Slot) -> Result<PathBuf, Error> {
     partition::device(places, &label(slot))
 }
 
-fn label(slot: Slot) -> String {
+/// Its name.
+pub(super) fn label(slot: Slot) -> String {
     format!("boot_{slot}")
 }
 
@@ -153,9 +158,13 @@ fn boots(places: &Places, slot: Slot) -> Option<VerityId> {
     })
 }
 
-/// The slot that is started by itself; `None` where `autoboot.txt` names neither.
+/// The slot that is started by itself; `None` where `autoboot.txt` names neither, or cannot be read.
 fn by_itself(places: &Places) -> Result<Option<Slot>, Error> {
-    let Some(autoboot) = Autoboot::read(places)? else { return Ok(None) };
+    let read = Autoboot::read(places).unwrap_or_else(|error| {
+        tracing::warn!(%error, "`autoboot.txt` counts as damaged");
+        None
+    });
+    let Some(autoboot) = read else { return Ok(None) };
     for slot in Slot::BOTH {
         if partition::number(places, &label(slot))? == autoboot.by_itself {
             return Ok(Some(slot));
@@ -165,7 +174,10 @@ fn by_itself(places: &Places) -> Result<Option<Slot>, Error> {
 }
 
 /// What `autoboot.txt` says where `slot` is started by itself.
-fn autoboot(places: &Places, slot: Slot) -> Result<Autoboot, Error> {
+///
+/// # Errors
+/// [`Error::NoPartition`].
+pub(super) fn autoboot(places: &Places, slot: Slot) -> Result<Autoboot, Error> {
     let number = |slot: Slot| partition::number(places, &label(slot));
     Ok(Autoboot { by_itself: number(slot)?, tried: number(slot.other())? })
 }
@@ -214,6 +226,7 @@ pub fn clear(places: &Places, slot: Slot) -> Result<u64, Error> {
     identity.remove(SPARE)?;
     failpoint::pass("spare-gone");
     loader::write_head(&device, &[0; fat::SECTOR])?;
+    mend::forget(places, slot)?;
     // The same system may come again, and is tried again then.
     let given_up = std::fs::read_to_string(places.identity().join(GIVEN_UP)).unwrap_or_default();
     if VerityId::parse(given_up.trim()) != kept {
@@ -377,4 +390,4 @@ fn ask(places: &Places, slot: Slot) -> Result<(), Error> {
 
 #[cfg(test)]
 #[path = "tryboot_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -6,18 +6,18 @@ use super::*;
 use crate::sys::digest::Digest;
 use crate::system::{Again, Image, Part, Stage, judge_image};
 
-const OLD: VerityId = VerityId([1; 16]);
-const NEW: VerityId = VerityId([2; 16]);
+pub const OLD: VerityId = VerityId([1; 16]);
+pub const NEW: VerityId = VerityId([2; 16]);
 const NEWER: VerityId = VerityId([3; 16]);
 const LABELS: [&str; 6] = ["boot_a", "boot_b", "root_a", "verity_a", "root_b", "verity_b"];
 
 /// A card whose slot a runs and is good.
-struct Card {
+pub struct Card {
     _folder: tempfile::TempDir,
-    places: Places,
+    pub places: Places,
 }
 
-fn put(path: &Path, bytes: &[u8]) {
+pub fn put(path: &Path, bytes: &[u8]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     durable::write(path, bytes, 0o600).unwrap();
 }
@@ -30,12 +30,12 @@ fn tree(id: VerityId) -> Vec<u8> {
     [&b"verity\0\0\x01\0\0\0\0\0\0\0"[..], &id.0, &[id.0[0]; 2000]].concat()
 }
 
-fn boot(id: VerityId) -> Vec<u8> {
+pub fn boot(id: VerityId) -> Vec<u8> {
     fat::sample(&format!("console=tty0 ro edge.verity={id} roothash=00\n"))
 }
 
 impl Card {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let places = Places::below(folder.path());
         for (number, label) in (2..).zip(LABELS) {
@@ -65,7 +65,7 @@ impl Card {
     }
 
     /// As the boot loader and the initrd leave it.
-    fn start(&self, slot: Slot) {
+    pub fn start(&self, slot: Slot) {
         let number = partition::number(&self.places, &label(slot)).unwrap();
         put(&self.places.at("/proc/device-tree/chosen/bootloader/partition"), &number.to_be_bytes());
         put(&self.places.at("/run/edge-slot"), slot.to_string().as_bytes());
@@ -79,7 +79,7 @@ impl Card {
         put(&self.places.at("/run/edge-boots"), format!("{boots}\n").as_bytes());
     }
 
-    fn stage(&self, id: VerityId) -> Result<Slot, Error> {
+    pub fn stage(&self, id: VerityId) -> Result<Slot, Error> {
         let image = image(id);
         assert_eq!(judge_image(&self.places, &image, Again::UnlessGood, None)?, None);
         let mut stage = Stage::begin(&self.places, image)?;
@@ -94,7 +94,7 @@ impl Card {
         stage.commit()
     }
 
-    fn states(&self) -> String {
+    pub fn states(&self) -> String {
         let status = Status::read(&self.places).unwrap();
         let next = status.next.map_or("-".into(), |slot| slot.to_string());
         format!("{} {} {next}", status.slots[0].state.word(), status.slots[1].state.word())

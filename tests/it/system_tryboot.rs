@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
+use crate::command::Daemon;
 use crate::support::vm;
 use crate::system::{FACTORY, Machine, describe, system};
 use crate::system_import::Two;
@@ -286,5 +288,67 @@ fn where_the_initrd_counts_what_does_not_come_up_starts_anew() -> Result<()> {
     }
     std::fs::write(machine.root("run/edge-judged"), "")?;
     assert!(machine.fall_back().is_empty() && !called.exists());
+    Ok(())
+}
+
+/// A daemon looks as soon as its boot was found good.
+#[test]
+fn what_rots_on_a_boot_partition_is_mended_by_the_daemon_or_told() -> Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let two = pi()?;
+    let machine = &two.machine;
+    let rot = |at: u64| {
+        let file = std::fs::File::options().read(true).write(true).open(machine.partition("boot_a")).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[!byte[0]], at).unwrap();
+    };
+    let boot = || {
+        let _daemon = Daemon::start_by(&machine.place, machine.edge(&["daemon"]));
+        let begun = std::time::Instant::now();
+        loop {
+            let status: Value =
+                serde_json::from_str(&machine.run(&["status", "-o", "json"]).good().out).unwrap();
+            let part =
+                status["parts"].as_array().unwrap().iter().find(|part| part["part"] == "boot").cloned();
+            let part = part.unwrap_or_default();
+            // It is good until it has looked, with nothing to say.
+            if part["message"].as_str().is_some_and(|message| !message.is_empty()) {
+                return part;
+            }
+            assert!(
+                begun.elapsed() < std::time::Duration::from_secs(40),
+                "{}",
+                machine.place.read("daemon.log")
+            );
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    let look = || {
+        edge::system::mend_boot(&edge::system::Places::below(&machine.root("")), &machine.place.path("state"))
+    };
+    assert_eq!(look()?.map(|looked| (looked.mended.len(), looked.damaged.len())), Some((0, 0)));
+    let before = std::fs::read(machine.partition("boot_a"))?;
+    rot(1 << 20);
+    std::fs::write(machine.root("efi/autoboot.txt"), "[all]\nboot_part")?;
+    let part = boot();
+    let message = part["message"].as_str().unwrap_or_default();
+    for word in [
+        "`autoboot.txt` read otherwise than it was written, and is mended",
+        "partition `boot_a` read otherwise",
+    ] {
+        assert!(part["state"] == "good" && message.contains(word), "{part}");
+    }
+    assert!(std::fs::read(machine.partition("boot_a"))? == before && autoboot(machine) == AUTOBOOT);
+
+    rot(1 << 20);
+    std::fs::remove_dir_all(machine.place.path("state/boot"))?;
+    let part = boot();
+    assert_eq!(part["state"], "trouble", "{part}");
+    let line = "partition `boot_a` reads otherwise than it was written, and is not mended: no copy of it is whole hint: the machine may not start again: `edge bundle import` of another system writes slot b";
+    assert_eq!(part["message"], line);
+    assert_eq!(machine.status()["damage"][0]["slot"], "a");
+    let told = machine.run(&["system", "status"]).good().out;
+    assert!(told.contains(line), "{told}");
     Ok(())
 }

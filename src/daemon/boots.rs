@@ -1,0 +1,61 @@
+//! What a Raspberry Pi's boot loader reads, looked at once this boot was found good and then each day: rot there would be found
+//! by the boot that does not come. Other machines have nothing to look at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::task::{Place, TaskError, blocking};
+use crate::health::{Board, Part};
+use crate::system::{self, Loader, Looked, Places};
+
+/// How often it is asked whether this boot was found good.
+const SOON: Duration = Duration::from_secs(60);
+/// Between two looks.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Runs until told to stop.
+pub(super) async fn keep(place: Arc<Place>, board: Board, mut stopped: watch::Receiver<bool>) {
+    let places = Places::below(&place.config().system.root);
+    if !matches!(Loader::of(&places), Ok(Loader::RaspberryPi)) {
+        return;
+    }
+    let part = board.part("boot");
+    part.good();
+    loop {
+        let wait = tell(&part, look(&place, &places).await);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+async fn look(place: &Place, places: &Places) -> Result<Option<Looked>, TaskError> {
+    let (places, state_dir) = (places.clone(), place.config().state_dir.clone());
+    blocking(move || system::mend_boot(&places, &state_dir).map_err(TaskError::failed)).await
+}
+
+/// Tells what was found; when to look again.
+fn tell(part: &Part, looked: Result<Option<Looked>, TaskError>) -> Duration {
+    let looked = match looked {
+        Ok(Some(looked)) => looked,
+        Ok(None) => return SOON,
+        Err(error) => {
+            part.trouble(format!("what the boot loader reads cannot be looked at: {}", error.message));
+            return DAY;
+        }
+    };
+    for line in &looked.mended {
+        tracing::warn!("{line}");
+    }
+    match looked.damaged.is_empty() {
+        true => part.good_with(looked.mended.join("; ")),
+        false => {
+            let whats: Vec<_> = looked.damaged.iter().map(|damage| damage.what.as_str()).collect();
+            part.trouble(whats.join("; "));
+        }
+    }
+    DAY
+}

@@ -1,0 +1,157 @@
+use std::os::unix::fs::FileExt as _;
+
+use super::*;
+use crate::system::tryboot::tests::{Card, NEW, OLD, boot, put};
+use crate::system::{arm, roll_back};
+
+impl Card {
+    /// Flips a byte of a boot partition.
+    fn rot(&self, slot: Slot, at: u64) {
+        let file = OpenOptions::new().read(true).write(true).open(self.boot_of(slot)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[!byte[0]], at).unwrap();
+    }
+
+    fn boot_of(&self, slot: Slot) -> PathBuf {
+        tryboot::device(&self.places, slot).unwrap()
+    }
+
+    fn look(&self) -> Looked {
+        mend_boot(&self.places, &self.state()).unwrap().unwrap()
+    }
+
+    fn state(&self) -> PathBuf {
+        self.places.at("/var/lib/edge")
+    }
+
+    fn copies(&self) -> Vec<String> {
+        let listed = std::fs::read_dir(self.state().join(COPIES)).into_iter().flatten().flatten();
+        let mut names: Vec<_> = listed.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Slot b runs and is good, and slot a is what can be gone back to.
+    fn updated() -> Self {
+        let card = Self::new();
+        std::fs::create_dir_all(card.state()).unwrap();
+        card.look();
+        assert_eq!(card.stage(NEW).unwrap(), Slot::B);
+        card.start(Slot::B);
+        arm(&card.places).unwrap().unwrap();
+        card
+    }
+}
+
+#[test]
+fn what_rots_on_a_boot_partition_is_told_and_mended() {
+    let card = Card::new();
+    std::fs::create_dir_all(card.state()).unwrap();
+    assert_eq!((card.look(), card.copies()), (Looked::default(), vec![format!("{OLD}.img")]));
+    let before = std::fs::read(card.boot_of(Slot::A)).unwrap();
+    // Its first sector, the command line, the end of what is kept, and more than one place.
+    for places in [&[3][..], &[4 * 512 + 5], &[(48 << 10) - 1], &[0, 5000, 40_000]] {
+        places.iter().for_each(|at| card.rot(Slot::A, *at));
+        let looked = card.look();
+        assert_eq!(looked.mended, ["partition `boot_a` read otherwise than it was written, and is mended"]);
+        assert_eq!((looked.damaged, std::fs::read(card.boot_of(Slot::A)).unwrap()), (vec![], before.clone()));
+    }
+    assert_eq!(card.look(), Looked::default());
+    // A copy that rots is made anew, as long as there is what it is one of.
+    let copy = card.state().join(COPIES).join(card.copies().remove(0));
+    put(&copy, b"rotten");
+    assert_eq!((card.look(), std::fs::read(&copy).unwrap()), (Looked::default(), before));
+}
+
+#[test]
+fn the_slot_that_can_be_turned_to_is_mended_too_and_never_while_it_is_written() {
+    let card = Card::updated();
+    assert_eq!((card.look(), card.copies().len()), (Looked::default(), 2));
+    // Within the name of its root.
+    card.rot(Slot::A, 4 * 512 + 30);
+    assert_eq!(card.states(), "empty good b", "nothing can be gone back to");
+    assert_eq!(card.look().mended.len(), 1);
+    assert_eq!(card.states(), "good good b");
+    // What was brought is known by what its bundle said of it, from the first look on.
+    card.rot(Slot::B, 600);
+    assert_eq!(card.look().mended.len(), 1);
+    assert!(std::fs::read(card.boot_of(Slot::B)).unwrap().starts_with(&boot(NEW)));
+    // An import begins: what it has taken away stays away.
+    tryboot::clear(&card.places, Slot::A).unwrap();
+    assert_eq!((card.look(), card.states().as_str()), (Looked::default(), "empty good b"));
+    assert_eq!(std::fs::read(card.boot_of(Slot::A)).unwrap()[..512], [0; 512]);
+    assert_eq!(card.copies(), [format!("{NEW}.img")]);
+}
+
+#[test]
+fn what_no_copy_is_of_is_told_and_no_way_back() {
+    let card = Card::updated();
+    card.look();
+    std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
+    // Where its root is not read: only the digest tells.
+    card.rot(Slot::A, 40_000);
+    let told = card.look().damaged;
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        told[0].what,
+        "partition `boot_a` reads otherwise than it was written, and is not mended: no copy of it is whole hint: nothing could turn to it: `edge bundle import` of a system writes slot a"
+    );
+    let status = Status::read(&card.places).unwrap();
+    assert_eq!((&status.damage, status.fallback(), card.states().as_str()), (&told, None, "empty good b"));
+    assert_eq!(card.stage(OLD).unwrap(), Slot::A);
+    card.rot(Slot::B, 40);
+    card.rot(Slot::A, 40_000);
+    std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
+    let told = card.look().damaged;
+    assert!(told.len() == 1 && told[0].slot == Some(Slot::B), "{told:?}");
+    assert!(
+        told[0].what.ends_with(
+            "the machine may not start again: `edge bundle import` of another system writes slot a"
+        )
+    );
+}
+
+#[test]
+fn an_autoboot_that_rots_starts_what_runs_and_a_person_s_word_stands() {
+    let card = Card::updated();
+    let path = card.places.esp().join("autoboot.txt");
+    let read = || std::fs::read_to_string(&path).unwrap();
+    let (good, other) = (read(), tryboot::autoboot(&card.places, Slot::A).unwrap().text());
+    for rotten in
+        [good.replace("boot_partition=3", "boot_partition=\0"), String::new(), good.replace("all", "alm")]
+    {
+        put(&path, rotten.as_bytes());
+        let looked = card.look();
+        assert_eq!(
+            looked.mended,
+            ["`autoboot.txt` read otherwise than it was written, and is mended: it starts slot b"]
+        );
+        assert_eq!((looked.damaged, read()), (vec![], good.clone()));
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!((card.look().mended.len(), read()), (1, good.clone()));
+    put(&path, other.as_bytes());
+    assert_eq!((card.look(), read()), (Looked::default(), other.clone()));
+    // Cannot be written: a folder lies there.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let told = card.look().damaged;
+    assert!(
+        told.len() == 1
+            && told[0].what.contains("`autoboot.txt` read otherwise than it was written, and is not"),
+        "{told:?}"
+    );
+    std::fs::remove_dir(&path).unwrap();
+    put(&path, good.as_bytes());
+    // Given up: nothing is looked at any more.
+    assert_eq!(roll_back(&card.places).unwrap(), Slot::A);
+    assert_eq!((mend_boot(&card.places, &card.state()).unwrap(), read()), (None, other));
+}
+
+#[test]
+fn a_boot_that_is_not_judged_yet_is_not_looked_at() {
+    let card = Card::new();
+    card.start(Slot::A);
+    assert_eq!(mend_boot(&card.places, &card.state()).unwrap(), None);
+}
