@@ -15,12 +15,12 @@ use super::output::{self, Format};
 use super::{Global, progress};
 use crate::config::{Overrides, quantity};
 use crate::daemon::{self, Loaded, PerformError};
-use crate::system::{self, Fallback, Opened, Places, SlotReport, Status};
+use crate::system::{self, Fallback, Loader, Opened, Places, SlotReport, State, Status};
 
 /// `edge system`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  edge system status      which system runs, which one the next boot tries, and how both are
+  edge system status      which system runs, which one is started next, and how both are
   edge system rollback    the next boot goes to the other one, if it was good
   edge system reset       the next boot makes the data anew; the machine's identity stays")]
 pub struct System {
@@ -79,7 +79,7 @@ impl System {
                 let status = system::status(&places)?;
                 match output {
                     Format::Json => output::json(&status),
-                    Format::Text => output::result(&told(&status)),
+                    Format::Text => output::result(&told(&status, Loader::of(&places)?)),
                 }
             }
             Command::Rollback { output } => {
@@ -186,7 +186,9 @@ fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<
     }
 }
 
-fn told(status: &Status) -> String {
+fn told(status: &Status, loader: Loader) -> String {
+    let staged = status.next.is_some_and(|slot| status.of(slot).state == State::Staged);
+    let [next_word, not_next] = loader.next_words(staged);
     let header = ["SLOT", "STATE", "VERSION", "BUNDLE", "ENTRY", ""];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     let mut reasons = String::new();
@@ -194,8 +196,8 @@ fn told(status: &Status) -> String {
         let next = status.next == Some(report.slot);
         let word = match (report.booted, next) {
             (true, true) => "running",
-            (true, false) => "running, not the next boot",
-            (false, true) => "next boot",
+            (true, false) => not_next,
+            (false, true) => next_word,
             (false, false) => "",
         };
         rows.push(row(report, word));
@@ -203,11 +205,11 @@ fn told(status: &Status) -> String {
             let _ = writeln!(reasons, "slot {}: {}", report.slot, output::visible(reason));
         }
     }
-    output::columns(&rows) + &reasons
-}
     for damage in &status.damage {
         let _ = writeln!(reasons, "{}", output::visible(&damage.what));
     }
+    output::columns(&rows) + &reasons
+}
 
 fn row(report: &SlotReport, word: &str) -> Vec<String> {
     let bundle = match (&report.stream, report.seq) {

@@ -46,6 +46,15 @@ impl Loader {
         }
     }
 
+    /// In what a listing says which slot is started when: of the slot that is, and of the one that runs and is not. A
+    /// Raspberry Pi's restart tries what is `staged`, and every other start leads to what runs.
+    pub fn next_words(self, staged: bool) -> [&'static str; 2] {
+        match (self, staged) {
+            (Self::RaspberryPi, true) => ["next restart, once", "running, and after power off and on"],
+            _ => ["next boot", "running, not the next boot"],
+        }
+    }
+
     /// Whether a system can be staged at all, and its kernel has room.
     ///
     /// # Errors

@@ -60,7 +60,7 @@ impl fmt::Display for Slot {
 pub enum State {
     /// Nothing in it can be booted.
     Empty,
-    /// Written and verified; the next boot tries it.
+    /// Written and verified; the next boot tries it, on a Raspberry Pi the next restart.
     Staged,
     /// Being tried, or tried before without being found good, and tries are left.
     Trying,
@@ -102,7 +102,7 @@ pub struct Seen<'a> {
 pub struct Status {
     /// The slot that is booted.
     pub booted: Slot,
-    /// The slot that the next boot tries; `None` where no entry boots either.
+    /// The slot that the next boot tries, on a Raspberry Pi the next restart; `None` where no entry boots either.
     pub next: Option<Slot>,
     /// Slot a, then slot b.
     pub slots: [SlotReport; 2],

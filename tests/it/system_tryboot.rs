@@ -110,7 +110,8 @@ fn an_update_is_tried_once_and_started_by_itself_when_it_is_good() -> Result<()>
     }
     assert_eq!((machine.states().as_str(), autoboot(machine).as_str()), ("good staged b", AUTOBOOT));
     let told = machine.run(&["system", "status"]).good().out;
-    assert!(told.contains("b      staged   2.2       main-1   boot_b   next boot"), "{told}");
+    assert!(told.contains("b      staged   2.2       main-1   boot_b   next restart, once"), "{told}");
+    assert!(told.contains("boot_a   running, and after power off and on\n"), "{told}");
 
     // Only a restart tries it; its boot loader is asked by what systemd gives the kernel.
     let parameter = machine.root("run/systemd/reboot-param");
