@@ -29,6 +29,10 @@ use crate::system::{self, Kept, Places};
 /// Where networks for pods are configured, and the file of the appliance's own.
 const NETWORKS: &str = "/etc/cni/net.d";
 const OWN_NETWORK: &str = "99-edge.conflist";
+/// There while what came with the image is imported; its time is when that last came further.
+const IMPORTING: &str = "/run/edge-importing";
+/// How often it is told that it did: the fallback takes ten minutes without for an import that hangs.
+const TOUCHED: Duration = Duration::from_secs(20);
 /// How often all parts are looked at.
 const PACE: Duration = Duration::from_secs(1);
 /// How long one part may take to answer.
@@ -94,7 +98,9 @@ pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec
     };
     let root = Some(places.at("/var/etc/edge/1.root.json")).filter(|path| path.exists());
     let preload = Some(places.at("/run/edge/preload")).filter(|path| path.join(bundle::BUNDLES).exists());
-    let settled = perform(&config, Task::System(Settle { root, preload }), progress).await;
+    let mut mark = preload.is_some().then(|| Mark::new(places.at(IMPORTING)));
+    let settled = perform(&config, Task::System(Settle { root, preload }), progress, mark.as_mut()).await;
+    drop(mark);
     match settled {
         Ok(said) => {
             lines.extend(said.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned))
@@ -105,8 +111,53 @@ pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec
     Ok(lines)
 }
 
-async fn perform(config: &Config, task: Task, progress: &Progress) -> Result<Value, TaskError> {
+/// Says that what came with the image is being imported, as long as that comes further: edge-fallback.service waits for it.
+struct Mark {
+    path: PathBuf,
+    touched: std::time::Instant,
+}
+
+impl Mark {
+    fn new(path: PathBuf) -> Self {
+        let mark = Self { path, touched: std::time::Instant::now() };
+        mark.touch();
+        mark
+    }
+
+    /// Something was done.
+    fn come_further(&mut self) {
+        if self.touched.elapsed() >= TOUCHED {
+            self.touched = std::time::Instant::now();
+            self.touch();
+        }
+    }
+
+    fn touch(&self) {
+        // An import that ends within the timer's half hour does not need it.
+        if let Err(error) = durable::write(&self.path, b"", 0o600) {
+            tracing::warn!(%error, "it is not noted that bundles are being imported");
+        }
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if let Err(error) = durable::remove(&self.path) {
+            tracing::warn!(%error, "it is noted still that bundles are being imported");
+        }
+    }
+}
+
+async fn perform(
+    config: &Config,
+    task: Task,
+    progress: &Progress,
+    mut mark: Option<&mut Mark>,
+) -> Result<Value, TaskError> {
     let told = |event| {
+        if let Some(mark) = &mut mark {
+            mark.come_further();
+        }
         if let crate::sys::progress::Event::Note { line } = event {
             progress.note(line);
         }
@@ -169,7 +220,7 @@ async fn join_with(
     let line = client.and_then(|certificate| clock::reach(certificate.not_before));
     let config = Config::load(overrides).map_err(|e| failed(&e))?;
     let asked = asked_join(places, Duration::from_secs(5)).map_err(|e| failed(&e.message))?;
-    let joined = perform(&config, Task::Join(asked), progress).await;
+    let joined = perform(&config, Task::Join(asked), progress, None).await;
     joined.map(|_| line.clone()).map_err(|e| match line {
         Some(line) => format!("{}; {line}", failed(&e)),
         None => failed(&e),

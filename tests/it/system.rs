@@ -432,8 +432,34 @@ fn what_does_not_come_up_starts_anew_until_no_tries_are_left() {
         slots += &machine.boot();
     }
     assert_eq!(slots, "bbbaa");
-    // Judged already: not a word.
     machine.put_entry("edge-3+3.efi", &id);
+    // As long as what came with the image is imported there is nothing to judge, and then there is time to.
+    let (mark, slept) = (machine.root("run/edge-importing"), machine.root("slept"));
+    let sleeps = |then: &str| {
+        let text = format!("#!/bin/sh\necho $1 >> {}\n{then}\n", slept.display());
+        machine.place.write("machine/bin/sleep", &text);
+        let _ = std::fs::remove_file(&slept);
+    };
+    let waited = || std::fs::read_to_string(&slept).unwrap_or_default();
+    let three = format!("[ $(wc -l < {}) -lt 3 ] || rm -f {}", slept.display(), mark.display());
+    sleeps(&three);
+    std::fs::write(&mark, "").unwrap();
+    assert_eq!(fall_back().1, "reboot --force\n");
+    assert_eq!(waited(), "60\n".repeat(3 + 15) + "10\n");
+    sleeps(&format!(
+        "{three}\n[ $(wc -l < {}) -lt 5 ] || touch {}",
+        slept.display(),
+        machine.root("run/edge-judged").display()
+    ));
+    std::fs::write(&mark, "").unwrap();
+    assert_eq!((fall_back(), waited()), ((String::new(), String::new()), "60\n".repeat(5)));
+    std::fs::remove_file(machine.root("run/edge-judged")).unwrap();
+    // One that hangs comes no further.
+    sleeps("");
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    std::fs::File::create(&mark).unwrap().set_modified(old).unwrap();
+    assert_eq!((fall_back().1.as_str(), waited().as_str()), ("reboot --force\n", "10\n"));
+    // Judged already: not a word.
     machine.place.write("machine/run/edge-judged", "");
     assert_eq!(fall_back(), (String::new(), String::new()));
 }

@@ -1,6 +1,6 @@
 //! The trust state outlives a reset of the data: what was superseded stays refused.
 
-use crate::command::Place;
+use crate::command::{Done, Place};
 use crate::system::Machine;
 
 const CONFIG: &str = "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n";
@@ -96,8 +96,16 @@ fn what_came_with_the_image_and_is_superseded_is_told_after_a_reset() {
     let bundles = two.machine.root("run/edge/preload/edge-bundle");
     std::fs::create_dir_all(bundles.parent().unwrap()).unwrap();
     std::fs::rename(two.depot.path("stick/edge-bundle"), &bundles).unwrap();
-    let said = two.provision();
+    // As long as it is imported, the boot is not taken for one that hangs.
+    let (mark, mut was_there) = (two.machine.root("run/edge-importing"), false);
+    let mut command = two.machine.edge(&["system", "provision"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() {
+        was_there |= mark.exists();
+    }
+    let said = Done::of(child.wait_with_output().unwrap()).good().out;
     assert!(said.contains("edge: main-1 is imported: "), "{said}");
+    assert!(was_there && !mark.exists());
     two.make("two");
     two.import(2).good();
     assert_eq!(two.provision(), "", "it is superseded, and what superseded it is here");
