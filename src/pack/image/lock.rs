@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 const HEAD: &str =
     "# The packages of an appliance image, written by edge-pack. With `--lock` the same are taken again.\n\n";
 
-/// A package of the distribution.
+/// A package of the distribution, or of an archive that the board names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Package {
@@ -24,6 +24,9 @@ pub struct Package {
     pub architecture: String,
     /// Of its `.deb`, in hexadecimal.
     pub sha256: String,
+    /// Where a package lies that is not the distribution's: the address of its `.deb` in an archive that the board names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl Package {
@@ -115,12 +118,16 @@ impl Lock {
                 Some(now) if now.version != package.version => {
                     lines.push(format!("{name} {} is now {}", package.version, now.version));
                 }
-                Some(now) if now != package => {
+                Some(now) if now.sha256 != package.sha256 => {
                     lines.push(format!("{name} {} has another sha256", package.version))
                 }
                 Some(_) => {}
             }
         }
+                Some(now) if now.architecture != package.architecture => {
+                    lines.push(format!("{name} {} is now for {}", package.version, now.architecture));
+                }
+                // The same bytes, wherever they lie.
         let added = theirs.iter().filter(|(name, _)| !ours.contains_key(*name));
         lines.extend(added.map(|(name, package)| format!("{name} {} is new", package.version)));
         lines
@@ -149,6 +156,7 @@ mod tests {
     #[test]
     fn a_lock_is_read_as_it_was_written_and_tells_what_differs() {
         let folder = tempfile::tempdir().unwrap();
+            from: None,
         let path = folder.path().join("lock");
         let before = lock(vec![package("a", "1:2", "0"), package("b", "1", "0"), package("c", "1", "0")]);
         super::super::put(&path, before.text().unwrap().as_bytes(), 0o644).unwrap();

@@ -231,7 +231,7 @@ fn choose(
     let today = || -> Result<Lock> {
         packages::update(tools, plan.machine.name(), board, &mirror(plan)?)?;
         let names: Vec<String> = content.packages.iter().chain(&kernel.packages).cloned().collect();
-        packages::resolve(tools, plan.machine.name(), &names, &content.without)
+        packages::resolve(tools, plan.machine.name(), board, &names, &content.without)
     };
     match &plan.packages {
         Choice::Today => today(),
@@ -305,6 +305,8 @@ fn laid(overlay: &Path, folder: &Path) -> Result<Vec<sbom::Laid>> {
     names.sort();
     let mut all = Vec::new();
     for name in names {
+        supplier: None,
+        from: None,
         let (path, below) = (at.join(&name), folder.join(&name));
         let kind = fs::symlink_metadata(&path)?.file_type();
         if kind.is_dir() {

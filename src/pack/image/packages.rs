@@ -136,21 +136,32 @@ Dir::Cache "/work/apt/cache";
 ///
 /// # Errors
 /// apt knows no such package, or cannot have them together.
-pub fn resolve(tools: &Tools, architecture: &str, names: &[String], without: &[String]) -> Result<Lock> {
+pub fn resolve(
+    tools: &Tools,
+    architecture: &str,
+    board: &Board,
+    names: &[String],
+    without: &[String],
+) -> Result<Lock> {
     let fixed = ["-qq", "-y", "--no-install-recommends", "--print-uris", "install"];
     let told = tools.run("apt-get", fixed.into_iter().chain(names.iter().map(String::as_str)))?;
-    let mut package = told.lines().map(read_line).collect::<Result<Vec<_>>>()?;
+    let read = |line| read_line(line, &board.archive);
+    let mut package = told.lines().map(read).collect::<Result<Vec<_>>>()?;
     package.retain(|package| !without.contains(&package.name));
     ensure!(!package.is_empty(), "apt told of no package to take");
     package.sort();
     Ok(Lock { suite: SUITE.into(), architecture: architecture.into(), package, tool: Vec::new() })
 }
 
-/// A line of `--print-uris`: `'URI' FILE SIZE SHA256:HEX`.
-fn read_line(line: &str) -> Result<Package> {
+/// A line of `--print-uris`: `'URI' FILE SIZE SHA256:HEX`. The distribution's are the same wherever they were fetched.
+fn read_line(line: &str, archives: &[Archive]) -> Result<Package> {
     let strange = || format!("apt said `{line}`, not `'URI' FILE SIZE SHA256:HEX`");
     let words: Vec<&str> = line.split(' ').collect();
-    let [_, file, _, sum] = words.as_slice() else { bail!(strange()) };
+    let [uri, file, _, sum] = words.as_slice() else { bail!(strange()) };
+    let uri = uri.trim_matches('\'');
+    let is_of = |archive: &Archive| {
+        uri.strip_prefix(archive.address.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'))
+    };
     let sha256 = sum.strip_prefix("SHA256:").with_context(strange)?;
     let stem = file.strip_suffix(".deb").with_context(strange)?;
     let parts: Vec<&str> = stem.split('_').collect();
@@ -161,9 +172,17 @@ fn read_line(line: &str) -> Result<Package> {
         architecture: (*architecture).to_owned(),
         sha256: sha256.to_owned(),
     })
+        from: archives.iter().any(is_of).then(|| public(uri)),
 }
 
 /// The packages that are not in the cache, or not as the lock has them.
+/// An address without what its archive may ask for: it stands in files that are handed on.
+fn public(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    format!("{scheme}://{}/{path}", host.rsplit('@').next().unwrap_or_default())
+}
+
 ///
 /// # Errors
 /// The cache cannot be read.
@@ -241,10 +260,22 @@ mod tests {
         let line = format!(
             "'http://mirror/debian/pool/c/a_1%3a2.0-1_arm64.deb' a_1%3a2.0-1_arm64.deb 77 SHA256:{sum}"
         );
-        let package = read_line(&line).unwrap();
+        let package = read_line(&line, &[]).unwrap();
         assert_eq!((package.name.as_str(), package.version.as_str()), ("a", "1:2.0-1"));
         assert_eq!((package.architecture.as_str(), package.sha256.as_str()), ("arm64", sum.as_str()));
-        assert!(read_line("'http://mirror/a.deb' a.deb 77 MD5Sum:00").is_err());
+        assert_eq!(package.from, None);
+        assert!(read_line("'http://mirror/a.deb' a.deb 77 MD5Sum:00", &[]).is_err());
+        // Of an archive of the board's, whose name is not told with the password for it.
+        let archive = |address: &str| Archive {
+            address: address.into(),
+            suite: "trixie".into(),
+            components: vec!["main".into()],
+            key: "own.asc".into(),
+        };
+        let line = line.replace("http://mirror/", "https://me:secret@own.test/");
+        let own = read_line(&line, &[archive("https://me:secret@own.test/debian/")]).unwrap();
+        assert_eq!(own.from.as_deref(), Some("https://own.test/debian/pool/c/a_1%3a2.0-1_arm64.deb"));
+        assert_eq!(read_line(&line, &[archive("https://me:secret@own.test/deb")]).unwrap().from, None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::lock::Lock;
+use super::lock::{Lock, Package};
 use super::modules::Module;
 
 /// A part that is no package of the distribution.
@@ -21,6 +21,10 @@ pub struct Part {
     pub sha256: Option<String>,
     /// Its package URL, such as `pkg:cargo/serde@1.0.200`.
     pub purl: Option<String>,
+    /// Who gives it out, where that is known.
+    pub supplier: Option<String>,
+    /// The address that it is downloaded from, where it is one.
+    pub from: Option<String>,
     /// The parts that it is linked of.
     pub linked: Vec<Part>,
 }
@@ -36,6 +40,8 @@ impl Part {
             licence: "NOASSERTION",
             sha256: sha256.clone(),
             purl: Some(format!("pkg:{kind}/{}@{}", escaped(name), escaped(version))),
+            supplier: None,
+            from: None,
             linked: Vec::new(),
         }
     }
@@ -83,23 +89,8 @@ pub fn text(
             add(&mut packages, &mut relations, &of, library);
         }
     }
-    for debian in &lock.package {
-        let part = Part {
-            id: debian.name.clone(),
-            name: debian.name.clone(),
-            version: debian.version.clone(),
-            licence: "NOASSERTION",
-            sha256: Some(debian.sha256.clone()),
-            purl: Some(format!(
-                "pkg:deb/debian/{}@{}?arch={}&distro={}",
-                escaped(&debian.name),
-                escaped(&debian.version),
-                debian.architecture,
-                lock.suite
-            )),
-            linked: Vec::new(),
-        };
-        add(&mut packages, &mut relations, "SPDXRef-image", &part);
+    for package in &lock.package {
+        add(&mut packages, &mut relations, "SPDXRef-image", &part_of(package, &lock.suite));
     }
     let files: Vec<Value> = laid.iter().enumerate().map(|(number, file)| file_of(number, file)).collect();
     if !laid.is_empty() {
@@ -122,6 +113,34 @@ pub fn text(
     Ok(serde_json::to_string_pretty(&document)? + "\n")
 }
 
+/// A package. Debian's is the same from any mirror; another archive's is that archive's, which is known by its host.
+fn part_of(package: &Package, suite: &str) -> Part {
+    let (name, version) = (escaped(&package.name), escaped(&package.version));
+    let archive =
+        package.from.as_deref().and_then(|from| Some((from, from.split_once("://")?.1.split('/').next()?)));
+    let (supplier, purl) = match archive {
+        None => {
+            let arch = &package.architecture;
+            ("Debian", format!("pkg:deb/debian/{name}@{version}?arch={arch}&distro={suite}"))
+        }
+        Some((from, host)) => {
+            let (arch, url) = (&package.architecture, escaped(from).replace('/', "%2F"));
+            (host, format!("pkg:deb/{}/{name}@{version}?arch={arch}&download_url={url}", escaped(host)))
+        }
+    };
+    Part {
+        id: package.name.clone(),
+        name: package.name.clone(),
+        version: package.version.clone(),
+        licence: "NOASSERTION",
+        sha256: Some(package.sha256.clone()),
+        purl: Some(purl),
+        supplier: Some(format!("Organization: {supplier}")),
+        from: package.from.clone(),
+        linked: Vec::new(),
+    }
+}
+
 /// Adds a part of `of`; its identifier.
 fn add(packages: &mut Vec<Value>, relations: &mut Vec<Value>, of: &str, part: &Part) -> String {
     let id = format!("SPDXRef-{}", identifier(&part.id));
@@ -129,12 +148,15 @@ fn add(packages: &mut Vec<Value>, relations: &mut Vec<Value>, of: &str, part: &P
         "SPDXID": id,
         "name": part.name,
         "versionInfo": part.version,
-        "downloadLocation": "NOASSERTION",
+        "downloadLocation": part.from.as_deref().unwrap_or("NOASSERTION"),
         "filesAnalyzed": false,
         "licenseConcluded": "NOASSERTION",
         "licenseDeclared": part.licence,
         "copyrightText": "NOASSERTION",
     });
+    if let Some(supplier) = &part.supplier {
+        package["supplier"] = json!(supplier);
+    }
     if let Some(sha256) = &part.sha256 {
         package["checksums"] = json!([{"algorithm": "SHA256", "checksumValue": sha256}]);
     }
@@ -211,7 +233,6 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::image::lock::Package;
 
     #[test]
     fn every_part_is_named_once_and_contained() {
@@ -220,11 +241,17 @@ mod tests {
             version: "1:14-2+b1".into(),
             architecture: "arm64".into(),
             sha256: "0".repeat(64),
+            from: None,
+        };
+        let kernel = Package {
+            name: "linux-image-v8".into(),
+            from: Some("https://own.test:8443/debian/pool/linux-image-v8_1%3a14-2+b1_arm64.deb".into()),
+            ..package.clone()
         };
         let lock = Lock {
             suite: "trixie".into(),
             architecture: "arm64".into(),
-            package: vec![package],
+            package: vec![package, kernel],
             tool: Vec::new(),
         };
         let module = |name: &str| Module { name: name.into(), version: "v1".into(), sha256: None };
@@ -246,16 +273,33 @@ mod tests {
             library,
             "SPDXRef-libstdc.plus.plus6",
             "SPDXRef-overlay",
+            "SPDXRef-linux-image-v8",
         ];
         assert_eq!(ids, wanted);
         let purl = |at: usize| &document["packages"][at]["externalRefs"][0]["referenceLocator"];
         assert_eq!(purl(2), "pkg:golang/example.test/a_b/v2@v1");
         assert_eq!(purl(3), "pkg:deb/debian/libstdc%2B%2B6@1%3A14-2%2Bb1?arch=arm64&distro=trixie");
         let relations = document["relationships"].as_array().unwrap();
+        // What is another archive's is not Debian's.
+        let of = |at: usize, key: &str| document["packages"][at][key].as_str().unwrap_or("none").to_owned();
+        assert_eq!(
+            (of(3, "supplier"), of(3, "downloadLocation")),
+            ("Organization: Debian".into(), "NOASSERTION".into())
+        );
+        assert_eq!(of(4, "supplier"), "Organization: own.test:8443");
+        assert_eq!(
+            of(4, "downloadLocation"),
+            "https://own.test:8443/debian/pool/linux-image-v8_1%3a14-2+b1_arm64.deb"
+        );
+        assert_eq!(
+            purl(4),
+            "pkg:deb/own.test%3A8443/linux-image-v8@1%3A14-2%2Bb1?arch=arm64&download_url=https%3A%2F%2Fown.test%3A8443%2Fdebian%2Fpool%2Flinux-image-v8_1%253a14-2%2Bb1_arm64.deb"
+        );
+        assert_eq!(of(2, "supplier"), "none");
         assert!(relations.contains(&relation("SPDXRef-edge-edge-v1", "CONTAINS", library)), "{relations:?}");
-        assert_eq!(relations.len(), 7);
+        assert_eq!(relations.len(), 8);
         assert_eq!(document["files"][1]["fileName"], "./etc/a");
-        let code = &document["packages"][4]["packageVerificationCode"]["packageVerificationCodeValue"];
+        let code = &document["packages"][5]["packageVerificationCode"]["packageVerificationCodeValue"];
         let mut sums = [sha1(b"etc/a"), sha1(b"etc/b")];
         sums.sort();
         assert_eq!(*code, sha1(sums.concat().as_bytes()));
