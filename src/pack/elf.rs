@@ -105,6 +105,35 @@ pub fn loader(bytes: &[u8], machine: Machine) -> Result<Option<String>> {
     Ok(path.map(|path| String::from_utf8_lossy(path).trim_end_matches('\0').to_owned()))
 }
 
+/// The compilers that a program of 64 bits names in its section `.comment`, each with its version: `rustc`, `gcc`.
+pub fn compilers(bytes: &[u8]) -> Vec<(String, String)> {
+    let text = section(bytes, b".comment").unwrap_or_default();
+    let mut found = Vec::new();
+    for line in text.split(|byte| *byte == 0).map(String::from_utf8_lossy) {
+        let names = [("rustc", "rustc version "), ("gcc", "GCC: ")];
+        let named = names.iter().find_map(|(name, begin)| Some((*name, line.strip_prefix(begin)?)));
+        found.extend(named.map(|(name, version)| (name.to_owned(), version.trim().to_owned())));
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The bytes of a section, by its name.
+fn section<'a>(bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (table, size, count) = (number_at(bytes, 40, 8)?, number_at(bytes, 58, 2)?, number_at(bytes, 60, 2)?);
+    let header = |index: usize| bytes.get(table.checked_add(index * size)?..)?.get(..size);
+    let content = |header: &[u8]| {
+        let (begin, length) = (number_at(header, 24, 8)?, number_at(header, 32, 8)?);
+        bytes.get(begin..begin.checked_add(length)?)
+    };
+    let names = content(header(number_at(bytes, 62, 2)?)?)?;
+    (0..count).filter_map(header).find_map(|header| {
+        let found = names.get(number_at(header, 0, 4)?..)?.strip_prefix(name)?;
+        (found.first() == Some(&0)).then(|| content(header))?
+    })
+}
+
 /// A number of `size` bytes, the lowest first.
 fn number_at(bytes: &[u8], at: usize, size: usize) -> Option<usize> {
     let bytes = bytes.get(at..at.checked_add(size)?)?;
@@ -128,6 +157,19 @@ mod tests {
         bytes[56..58].copy_from_slice(&1_u16.to_le_bytes());
         bytes[64..68].copy_from_slice(&kind.to_le_bytes());
         bytes
+    }
+
+    #[test]
+    fn a_program_names_its_compilers() {
+        let me = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let found = compilers(&me);
+        let rustc = found.iter().find(|(name, _)| name == "rustc").map(|(_, version)| version.as_str());
+        assert!(rustc.is_some_and(|version| version.starts_with("1.")), "{found:?}");
+        // What is cut short or names none names none.
+        for length in [0, 40, 64, me.len() / 2] {
+            assert_eq!(compilers(&me[..length]), []);
+        }
+        assert_eq!(compilers(&program(62, 1)), []);
     }
 
     #[test]

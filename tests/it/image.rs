@@ -301,6 +301,16 @@ fn a_lock_of_other_packages_is_refused() -> Result<()> {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("the packages are not those of the lock: apparmor 9"), "{said}");
     assert!(!out.exists());
+    // Nor is what edge and kubelet were built with a package.
+    let at = lock.find("\nname = \"rustc\"\nversion = \"").context("no rustc")?;
+    let other = format!("{}{}", &lock[..at], lock[at..].replacen("version = \"", "version = \"9", 1));
+    let other = workshop.place.write("compilers.lock", &other);
+    let output = workshop.pack(&out, &["--verify-lock", "--lock", &other.display().to_string()])?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("not built with the compilers of the lock: rustc 9"), "{said}");
+    assert!(lock.contains("\nname = \"go\"\nversion = \"go1."), "{lock}");
+    assert!(!out.exists());
     Ok(())
 }
 

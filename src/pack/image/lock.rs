@@ -36,13 +36,13 @@ impl Package {
     }
 }
 
-/// A package of the tools tree: it is not in the image, and decides its bytes.
+/// A package of the tools tree, or a compiler: it is not in the image, and decides its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Tool {
     /// Its name.
     pub name: String,
-    /// Its version, as Debian writes it.
+    /// Its version, as Debian or the compiler writes it.
     pub version: String,
 }
 
@@ -59,6 +59,9 @@ pub struct Lock {
     /// What it was made with; nothing is said of it in the lock of an older edge-pack.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool: Vec<Tool>,
+    /// What edge and kubelet were built with, as they say themselves; neither is a package, and both are in the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub toolchain: Vec<Tool>,
 }
 
 impl Lock {
@@ -91,12 +94,12 @@ impl Lock {
 
     /// Which of the tools that the lock names are of other versions in `now`, a line for each.
     pub fn other_tools(&self, now: &[Tool]) -> Vec<String> {
-        let line = |tool: &Tool| match now.iter().find(|now| now.name == tool.name) {
-            Some(now) if now.version == tool.version => None,
-            Some(now) => Some(format!("{} {} is now {}", tool.name, tool.version, now.version)),
-            None => Some(format!("{} {} is gone", tool.name, tool.version)),
-        };
-        self.tool.iter().filter_map(line).collect()
+        others(&self.tool, now)
+    }
+
+    /// The same of the compilers.
+    pub fn other_toolchains(&self, now: &[Tool]) -> Vec<String> {
+        others(&self.toolchain, now)
     }
 
     /// What differs in `other`, a line for each package: empty if nothing does.
@@ -121,17 +124,26 @@ impl Lock {
                 Some(now) if now.sha256 != package.sha256 => {
                     lines.push(format!("{name} {} has another sha256", package.version))
                 }
-                Some(_) => {}
-            }
-        }
                 Some(now) if now.architecture != package.architecture => {
                     lines.push(format!("{name} {} is now for {}", package.version, now.architecture));
                 }
                 // The same bytes, wherever they lie.
+                Some(_) => {}
+            }
+        }
         let added = theirs.iter().filter(|(name, _)| !ours.contains_key(*name));
         lines.extend(added.map(|(name, package)| format!("{name} {} is new", package.version)));
         lines
     }
+}
+
+fn others(then: &[Tool], now: &[Tool]) -> Vec<String> {
+    let line = |tool: &Tool| match now.iter().find(|now| now.name == tool.name) {
+        Some(now) if now.version == tool.version => None,
+        Some(now) => Some(format!("{} {} is now {}", tool.name, tool.version, now.version)),
+        None => Some(format!("{} {} is gone", tool.name, tool.version)),
+    };
+    then.iter().filter_map(line).collect()
 }
 
 #[cfg(test)]
@@ -144,19 +156,20 @@ mod tests {
             version: version.into(),
             architecture: "arm64".into(),
             sha256: sha256.repeat(64),
+            from: None,
         }
     }
 
     fn lock(package: Vec<Package>) -> Lock {
         let tool = |name: &str| Tool { name: name.into(), version: "1".into() };
         let tool = vec![tool("erofs-utils"), tool("mtools"), tool("zstd")];
-        Lock { suite: "trixie".into(), architecture: "arm64".into(), package, tool }
+        let toolchain = vec![Tool { name: "rustc".into(), version: "1.90.0 (1159e78c4 2025-09-14)".into() }];
+        Lock { suite: "trixie".into(), architecture: "arm64".into(), package, tool, toolchain }
     }
 
     #[test]
     fn a_lock_is_read_as_it_was_written_and_tells_what_differs() {
         let folder = tempfile::tempdir().unwrap();
-            from: None,
         let path = folder.path().join("lock");
         let before = lock(vec![package("a", "1:2", "0"), package("b", "1", "0"), package("c", "1", "0")]);
         super::super::put(&path, before.text().unwrap().as_bytes(), 0o644).unwrap();
@@ -173,11 +186,21 @@ mod tests {
         tools[0].version = "2".into();
         tools.pop();
         assert_eq!(before.other_tools(&tools), ["erofs-utils 1 is now 2", "zstd 1 is gone"]);
+        assert_eq!(before.other_toolchains(&before.toolchain), [""; 0]);
+        assert_eq!(before.other_toolchains(&[]), ["rustc 1.90.0 (1159e78c4 2025-09-14) is gone"]);
+        // Another archive that has the same bytes is no other package.
+        let mut moved = before.clone();
+        moved.package[1].from = Some("https://own.test/b_1_arm64.deb".into());
+        super::super::put(&path, moved.text().unwrap().as_bytes(), 0o644).unwrap();
+        assert_eq!((Lock::read(&path).unwrap(), before.differences(&moved)), (moved, vec![]));
         // Of an older edge-pack.
         let older = before.text().unwrap();
         let (older, _) = older.split_once("[[tool]]").unwrap();
         super::super::put(&path, older.as_bytes(), 0o644).unwrap();
-        assert_eq!(Lock::read(&path).unwrap(), Lock { tool: Vec::new(), ..before.clone() });
+        assert_eq!(
+            Lock::read(&path).unwrap(),
+            Lock { tool: Vec::new(), toolchain: Vec::new(), ..before.clone() }
+        );
         let spoilt = before.text().unwrap().replace(&"0".repeat(64), "0");
         super::super::put(&path, spoilt.as_bytes(), 0o644).unwrap();
         assert!(Lock::read(&path).unwrap_err().to_string().contains("the sha256 of `a` is none"));

@@ -90,10 +90,16 @@ pub enum Choice {
     Verified(Lock),
 }
 
-/// The mirror has other packages than the lock.
+/// Something else than the lock names.
 #[derive(Debug, thiserror::Error)]
-#[error("the packages are not those of the lock: {}", .0.join(", "))]
-pub struct LockDiffers(Vec<String>);
+pub enum LockDiffers {
+    /// The mirror's packages.
+    #[error("the packages are not those of the lock: {}", .0.join(", "))]
+    Packages(Vec<String>),
+    /// What edge and kubelet were built with.
+    #[error("edge and kubelet were not built with the compilers of the lock: {}", .0.join(", "))]
+    Compilers(Vec<String>),
+}
 
 /// What was made.
 #[derive(Clone, Debug)]
@@ -143,9 +149,14 @@ fn make(
     let content = root::Content::read()?;
     step("choosing packages");
     let mut lock = choose(plan, board, kernel, &content, tools)?;
-    let now = tools.versions()?;
-    let other_tools = lock.other_tools(&now);
-    lock.tool = now;
+    let (now, toolchains) = (tools.versions()?, toolchains(plan)?);
+    let mut other_tools = lock.other_tools(&now);
+    let others = lock.other_toolchains(&toolchains);
+    if matches!(plan.packages, Choice::Verified(_)) && !others.is_empty() {
+        return Err(LockDiffers::Compilers(others).into());
+    }
+    other_tools.extend(others);
+    (lock.tool, lock.toolchain) = (now, toolchains);
     step("fetching packages");
     fetch(plan, board, &lock, tools)?;
     step(&format!("unpacking {} packages", lock.package.len()));
@@ -220,6 +231,16 @@ fn check_kubelet(plan: &ImagePlan, tools: &tools::Tools) -> Result<()> {
     })
 }
 
+/// What edge and kubelet were built with, as far as they say.
+fn toolchains(plan: &ImagePlan) -> Result<Vec<Tool>> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
+    let mut found = elf::compilers(&read(&plan.edge)?);
+    let go = modules::go_program(&read(&plan.kubelet)?).and_then(|program| program.go);
+    found.extend(go.map(|version| ("go".to_owned(), version)));
+    found.sort();
+    Ok(found.into_iter().map(|(name, version)| Tool { name, version }).collect())
+}
+
 /// The packages to take.
 fn choose(
     plan: &ImagePlan,
@@ -242,8 +263,13 @@ fn choose(
             Ok(lock.clone())
         }
         Choice::Verified(lock) => {
-            let differences = lock.differences(&today()?);
-            if differences.is_empty() { Ok(lock.clone()) } else { Err(LockDiffers(differences).into()) }
+            let today = today()?;
+            let differences = lock.differences(&today);
+            if differences.is_empty() {
+                Ok(Lock { package: today.package, ..lock.clone() })
+            } else {
+                Err(LockDiffers::Packages(differences).into())
+            }
         }
     }
 }
@@ -279,6 +305,8 @@ fn bill(plan: &ImagePlan, lock: &Lock, system: &slot::System, tools: &tools::Too
         licence: "Apache-2.0",
         sha256: Some(sha256),
         purl,
+        supplier: None,
+        from: None,
         linked,
     };
     let crates = modules::crates()?.iter().map(|module| sbom::Part::library("cargo", module)).collect();
@@ -305,8 +333,6 @@ fn laid(overlay: &Path, folder: &Path) -> Result<Vec<sbom::Laid>> {
     names.sort();
     let mut all = Vec::new();
     for name in names {
-        supplier: None,
-        from: None,
         let (path, below) = (at.join(&name), folder.join(&name));
         let kind = fs::symlink_metadata(&path)?.file_type();
         if kind.is_dir() {

@@ -88,6 +88,8 @@ pub struct GoProgram {
     pub module: String,
     /// The modules that it is linked of.
     pub dependencies: Vec<Module>,
+    /// The Go that it was built with, such as `go1.26.1`, where it says so.
+    pub go: Option<String>,
 }
 
 /// Reads it out of a program, as `go version -m` does. `None` for a program of another language, or one that hides it.
@@ -125,10 +127,28 @@ pub fn go_program(bytes: &[u8]) -> Option<GoProgram> {
     dependencies.retain(|of| of.name != own.name);
     dependencies.sort();
     dependencies.dedup();
-    Some(GoProgram { version: own.version, module: own.name, dependencies })
+    Some(GoProgram { version: own.version, module: own.name, dependencies, go: go_version(bytes) })
 }
 
-fn find(bytes: &[u8], words: &[u8; 16]) -> Option<usize> {
+/// By the header of what a Go program tells of itself (debug/buildinfo): 14 bytes, the size of an address, flags; the second
+/// flag says that the version follows at 32, after its length.
+fn go_version(bytes: &[u8]) -> Option<String> {
+    const HEADER: &[u8] = b"\xff Go buildinf:";
+    let mut rest = bytes;
+    loop {
+        rest = &rest[find(rest, HEADER)?..];
+        let length = rest.get(32).copied().filter(|length| *length < 0x80).map(usize::from);
+        if rest.get(15).is_some_and(|flags| flags & 2 != 0)
+            && let Some(text) = length.and_then(|length| rest.get(33..33 + length))
+            && text.starts_with(b"go")
+        {
+            return std::str::from_utf8(text).ok().map(str::to_owned);
+        }
+        rest = &rest[HEADER.len()..];
+    }
+}
+
+fn find(bytes: &[u8], words: &[u8]) -> Option<usize> {
     // The first byte is rare enough to make this quick.
     let first = words[0];
     let mut at = 0;
@@ -180,5 +200,11 @@ mod tests {
         let inside = "path\tk8s.io/kubernetes/cmd/kubelet\nmod\tparts\t(devel)\ndep\tk8s.io/kubernetes\tv1.36.4\th1:a=\n";
         assert_eq!(go_program(&program(inside)).unwrap().version, "v1.36.4");
         assert_eq!(go_program(b"\x7fELF of another language"), None);
+        assert_eq!(go_program(&program(text)).unwrap().go, None);
+        // The words alone stand in whatever reads such headers.
+        let told = [b"\xff Go buildinf:".as_slice(), &[8, 2], &[0; 16], b"\x08go1.26.1\x09path"].concat();
+        let whole = [b"\xff Go buildinf: is none".as_slice(), &program(text), &told].concat();
+        assert_eq!(go_program(&whole).unwrap().go.as_deref(), Some("go1.26.1"));
+        assert_eq!(go_version(&told[..35]), None);
     }
 }

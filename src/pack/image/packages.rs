@@ -150,7 +150,8 @@ pub fn resolve(
     package.retain(|package| !without.contains(&package.name));
     ensure!(!package.is_empty(), "apt told of no package to take");
     package.sort();
-    Ok(Lock { suite: SUITE.into(), architecture: architecture.into(), package, tool: Vec::new() })
+    let (tool, toolchain) = (Vec::new(), Vec::new());
+    Ok(Lock { suite: SUITE.into(), architecture: architecture.into(), package, tool, toolchain })
 }
 
 /// A line of `--print-uris`: `'URI' FILE SIZE SHA256:HEX`. The distribution's are the same wherever they were fetched.
@@ -171,11 +172,10 @@ fn read_line(line: &str, archives: &[Archive]) -> Result<Package> {
         version: percent_decode_str(version).decode_utf8().with_context(strange)?.into_owned(),
         architecture: (*architecture).to_owned(),
         sha256: sha256.to_owned(),
-    })
         from: archives.iter().any(is_of).then(|| public(uri)),
+    })
 }
 
-/// The packages that are not in the cache, or not as the lock has them.
 /// An address without what its archive may ask for: it stands in files that are handed on.
 fn public(uri: &str) -> String {
     let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
@@ -183,6 +183,7 @@ fn public(uri: &str) -> String {
     format!("{scheme}://{}/{path}", host.rsplit('@').next().unwrap_or_default())
 }
 
+/// The packages that are not in the cache, or not as the lock has them.
 ///
 /// # Errors
 /// The cache cannot be read.

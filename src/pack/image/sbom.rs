@@ -253,6 +253,7 @@ mod tests {
             architecture: "arm64".into(),
             package: vec![package, kernel],
             tool: Vec::new(),
+            toolchain: Vec::new(),
         };
         let module = |name: &str| Module { name: name.into(), version: "v1".into(), sha256: None };
         let edge = Part {
@@ -272,14 +273,13 @@ mod tests {
             "SPDXRef-edge-edge-v1",
             library,
             "SPDXRef-libstdc.plus.plus6",
-            "SPDXRef-overlay",
             "SPDXRef-linux-image-v8",
+            "SPDXRef-overlay",
         ];
         assert_eq!(ids, wanted);
         let purl = |at: usize| &document["packages"][at]["externalRefs"][0]["referenceLocator"];
         assert_eq!(purl(2), "pkg:golang/example.test/a_b/v2@v1");
         assert_eq!(purl(3), "pkg:deb/debian/libstdc%2B%2B6@1%3A14-2%2Bb1?arch=arm64&distro=trixie");
-        let relations = document["relationships"].as_array().unwrap();
         // What is another archive's is not Debian's.
         let of = |at: usize, key: &str| document["packages"][at][key].as_str().unwrap_or("none").to_owned();
         assert_eq!(
@@ -296,6 +296,7 @@ mod tests {
             "pkg:deb/own.test%3A8443/linux-image-v8@1%3A14-2%2Bb1?arch=arm64&download_url=https%3A%2F%2Fown.test%3A8443%2Fdebian%2Fpool%2Flinux-image-v8_1%253a14-2%2Bb1_arm64.deb"
         );
         assert_eq!(of(2, "supplier"), "none");
+        let relations = document["relationships"].as_array().unwrap();
         assert!(relations.contains(&relation("SPDXRef-edge-edge-v1", "CONTAINS", library)), "{relations:?}");
         assert_eq!(relations.len(), 8);
         assert_eq!(document["files"][1]["fileName"], "./etc/a");
