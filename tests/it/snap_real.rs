@@ -128,6 +128,10 @@ pub fn node_payload(folder: &Path) -> PathBuf {
     std::fs::copy(parts::ctr().unwrap(), payload.join("ctr")).unwrap();
     let names = ["registry.k8s.io/pause:3.8", "registry.test/edge/app:1"];
     std::fs::rename(image_archive(folder, &names).unwrap(), payload.join("images.tar")).unwrap();
+    let cloud = Authority::new("cloud").unwrap();
+    let node = cloud.client("system:node:ship-7", "system:nodes").unwrap();
+    let from = kubeconfig("https://192.0.2.7:6443", cloud.certificate(), &node);
+    std::fs::write(payload.join("kubelet.conf"), from).unwrap();
     script(&payload, "node.sh");
     payload
 }

@@ -114,6 +114,30 @@ try snap set edge node.kubelet=perhaps
 is "a bad value: exit code" "$code" 1
 has "a bad value: one line" "$out" 'key `node.kubelet` is `perhaps`, expected `true` or `false`'
 
+echo "# join"
+# Nobody answers at this address: that the cloud's pods run then is shown in tests/it/node_flavour.rs.
+cp kubelet.conf $common/bootstrap.kubeconfig
+try /snap/bin/edge join --from $common/bootstrap.kubeconfig
+is "join" "$code" 0
+has "and what is left to do" "$out" "snap restart edge.kubelet"
+has "node" "$out" 'node `ship-7` is joined'
+snap restart edge.kubelet
+words() { tr '\0' '\n' <"/proc/$(systemctl show -p MainPID --value snap.edge.kubelet.service)/cmdline"; }
+joined() { words | grep -qx -- "--kubeconfig=$common/kubelet.kubeconfig" && words | grep -qx -- --hostname-override=ship-7; }
+soon 60 "kubelet is started with it" joined
+soon 60 "and edge serves it" sh -c "/snap/bin/edge status -o json | tr -d ' \n' | grep -q '\"cloud\":{'"
+try snap set edge offline-mode=false
+is "offline mode off" "$code" 0
+soon 30 "edge follows" sh -c "[ \"\$(/snap/bin/edge config get offline-mode)\" = false ]"
+try snap set edge offline-mode=true
+is "and on" "$code" 0
+try /snap/bin/edge leave
+is "leave" "$code" 0
+snap restart edge.kubelet
+alone() { words | grep -q kubelet && ! joined; }
+soon 60 "kubelet is alone again" alone
+soon 120 "the pods run for it again" pods_run
+
 echo "# refresh"
 before=$(ctr tasks ls | sort)
 try snap install --dangerous ./edge-node-2.snap
