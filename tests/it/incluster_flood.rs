@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::incluster_flannel as flannel;
 use crate::support::{Edge, NodeOptions, Scene, seconds, workload};
 
 /// Opens connections and keeps them; prints how many are still open a moment later, and stays for a while.
@@ -30,13 +31,6 @@ time.sleep(stay)
 const ADDRESS: &str = "169.254.64.45";
 const LIST: &str = "/api/v1/namespaces/default/configmaps";
 
-/// Runs a command in a pod's network, with the machine's programs, and leaves it running.
-fn flood(scene: &Scene, pod: &str, name: &str, argv: &[&str]) -> Result<crate::support::Process> {
-    let (_, network) = scene.node.sandbox(pod)?;
-    let network = format!("--net={network}");
-    scene.node.spawn(name, &[&["nsenter", &network, "--"], argv].concat(), &[])
-}
-
 /// A request of the pod that floods nobody, and of kubelet; both within a moment.
 fn served(scene: &Scene) -> Result<()> {
     let clock = Instant::now();
@@ -56,9 +50,18 @@ fn resident(pid: i32) -> Result<u64> {
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "a test says what it measured")]
 fn neither_door_is_filled_by_those_who_flood_it() -> Result<()> {
-    let mut scene = Scene::ready(&NodeOptions::default())?;
+    neither_door_is_filled(Scene::ready(&NodeOptions::default())?)
+}
+
+#[test]
+#[ignore = "takes two minutes; `scripts/test --long` runs it"]
+fn in_flannels_network_neither_door_is_filled_by_those_who_flood_it() -> Result<()> {
+    neither_door_is_filled(flannel::scene()?)
+}
+
+#[allow(clippy::print_stdout, reason = "a test says what it measured")]
+fn neither_door_is_filled(mut scene: Scene) -> Result<()> {
     workload::prepare_clients(&scene.node)?;
     let rights = workload::rights("client", "", &["configmaps"], &["client"]);
     scene.cluster.apply(&(workload::client("client") + &workload::client("stranger") + &rights))?;
@@ -66,7 +69,7 @@ fn neither_door_is_filled_by_those_who_flood_it() -> Result<()> {
     served(&scene)?;
 
     let argv = ["python3", "-c", CONNECT, ADDRESS, "6445", "600", "6"];
-    let mut connections = flood(&scene, "stranger", "connections", &argv)?;
+    let mut connections = scene.node.spawn_in("stranger", "connections", &argv, &[])?;
     let alive: usize = scene.cluster.wait_for("600 connections of a pod", seconds(30), || {
         connections.log().trim().parse().context("no count yet")
     });
@@ -84,7 +87,7 @@ fn neither_door_is_filled_by_those_who_flood_it() -> Result<()> {
          curl -sk -m 20 --limit-rate 400k -o /dev/null -w '%{{http_code}} %{{errormsg}}\\n' -H 'Authorization: Bearer x' \
          --data-binary @/run/body https://{ADDRESS}:6445{LIST} & done; wait; echo end"
     );
-    let bodies = flood(&scene, "stranger", "bodies", &["bash", "-c", &script])?;
+    let bodies = scene.node.spawn_in("stranger", "bodies", &["bash", "-c", &script], &[])?;
     let (daemon, mut most) = (scene.edge.daemon()?.pid(), 0);
     scene.cluster.wait_for("the end of the bodies", seconds(60), || {
         served(&scene)?;

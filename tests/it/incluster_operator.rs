@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::incluster_flannel as flannel;
 use crate::support::{Cut, Edge, NodeOptions, Scene, seconds, workload};
 
 pub const DEFINITION: &str = r#"
@@ -44,7 +45,10 @@ pub const PATH: &str = "/apis/example.test/v1/namespaces/default/widgets/one";
 /// A gateway with two pods that may do everything to the widget and its status, and have read it: `operator` has told a
 /// status of it, `reader` none.
 fn scene() -> Result<Scene> {
-    let scene = Scene::ready(&NodeOptions::default())?;
+    with_operator(Scene::ready(&NodeOptions::default())?)
+}
+
+fn with_operator(scene: Scene) -> Result<Scene> {
     workload::prepare_clients(&scene.node)?;
     let pods = workload::client("operator") + &workload::client("reader");
     let rights =
@@ -78,7 +82,16 @@ fn apply(scene: &Scene, pod: &str, status: &str) -> Result<String> {
 
 #[test]
 fn an_operator_tells_how_things_are_in_an_outage_and_the_cloud_hears_it() -> Result<()> {
-    let mut scene = scene()?;
+    tells_how_things_are(scene()?)
+}
+
+#[test]
+#[ignore = "takes two minutes; `scripts/test --long` runs it"]
+fn in_flannels_network_an_operator_tells_how_things_are_in_an_outage_and_the_cloud_hears_it() -> Result<()> {
+    tells_how_things_are(with_operator(flannel::scene()?)?)
+}
+
+fn tells_how_things_are(mut scene: Scene) -> Result<()> {
     let cluster = scene.cluster.clone();
     cluster.cut(Cut::Drop)?;
     scene.wait_link("offline");
@@ -134,15 +147,24 @@ fn only_the_cloud_says_how_a_dry_run_ends(scene: &Scene) -> Result<()> {
 /// the cloud took away, once that is known.
 #[test]
 fn what_a_client_may_not_tell_it_cannot_tell_in_an_outage() -> Result<()> {
-    let scene = scene()?;
+    cannot_tell_what_it_may_not(&scene()?)
+}
+
+#[test]
+#[ignore = "takes two minutes; `scripts/test --long` runs it"]
+fn in_flannels_network_what_a_client_may_not_tell_it_cannot_tell_in_an_outage() -> Result<()> {
+    cannot_tell_what_it_may_not(&with_operator(flannel::scene()?)?)
+}
+
+fn cannot_tell_what_it_may_not(scene: &Scene) -> Result<()> {
     let cluster = &scene.cluster;
     let never = "never let this client write such a status";
     cluster.cut(Cut::Refuse)?;
     scene.wait_link("offline");
-    let refused = tell(&scene, "reader", r#"{"phase": "Forged"}"#).err().context("it was taken")?;
+    let refused = tell(scene, "reader", r#"{"phase": "Forged"}"#).err().context("it was taken")?;
     ensure!(format!("{refused:#}").contains(never), "{refused:#}");
     cluster.kubectl(&["delete", "rolebinding", "operator"])?;
-    tell(&scene, "operator", r#"{"phase": "Late"}"#).context("the gateway cannot know")?;
+    tell(scene, "operator", r#"{"phase": "Late"}"#).context("the gateway cannot know")?;
 
     cluster.heal()?;
     scene.wait_link("online");
@@ -154,7 +176,7 @@ fn what_a_client_may_not_tell_it_cannot_tell_in_an_outage() -> Result<()> {
     ensure!(cluster.get(PATH)?["status"]["phase"] == "Online");
     cluster.cut(Cut::Refuse)?;
     scene.wait_link("offline");
-    let refused = tell(&scene, "operator", r#"{"phase": "Later"}"#).err().context("it was taken again")?;
+    let refused = tell(scene, "operator", r#"{"phase": "Later"}"#).err().context("it was taken again")?;
     ensure!(format!("{refused:#}").contains(never), "{refused:#}");
     Ok(())
 }
@@ -162,17 +184,26 @@ fn what_a_client_may_not_tell_it_cannot_tell_in_an_outage() -> Result<()> {
 /// What is applied in an outage is told as it was applied: the cloud has the fields as that manager's.
 #[test]
 fn an_operator_that_applies_its_status_does_so_in_an_outage_too() -> Result<()> {
-    let scene = scene()?;
+    applies_its_status(&scene()?)
+}
+
+#[test]
+#[ignore = "takes two minutes; `scripts/test --long` runs it"]
+fn in_flannels_network_an_operator_that_applies_its_status_does_so_in_an_outage_too() -> Result<()> {
+    applies_its_status(&with_operator(flannel::scene()?)?)
+}
+
+fn applies_its_status(scene: &Scene) -> Result<()> {
     let cluster = &scene.cluster;
-    apply(&scene, "operator", r#"{"size": "small", "conditions": [{"type": "Ready", "status": "True"}]}"#)?;
+    apply(scene, "operator", r#"{"size": "small", "conditions": [{"type": "Ready", "status": "True"}]}"#)?;
     cluster.cut(Cut::Refuse)?;
     scene.wait_link("offline");
-    apply(&scene, "operator", r#"{"size": "large", "note": "soon gone"}"#)?;
-    apply(&scene, "operator", r#"{"size": "huge", "conditions": [{"type": "Ready", "status": "False"}]}"#)?;
-    let here = read(&scene, "reader")?["status"].clone();
+    apply(scene, "operator", r#"{"size": "large", "note": "soon gone"}"#)?;
+    apply(scene, "operator", r#"{"size": "huge", "conditions": [{"type": "Ready", "status": "False"}]}"#)?;
+    let here = read(scene, "reader")?["status"].clone();
     ensure!(here["size"] == "huge" && here["phase"] == "Online" && here["note"].is_null(), "{here}");
     ensure!(here["conditions"][0]["status"] == "False", "{here}");
-    ensure!(waiting(&scene)? == 1);
+    ensure!(waiting(scene)? == 1);
 
     cluster.heal()?;
     scene.wait_link("online");

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::incluster_flannel as flannel;
 use crate::support::{NodeOptions, Scene, seconds, workload};
 
 const ADDRESS: &str = "169.254.64.45";
@@ -14,7 +15,10 @@ const CODE: &str = "curl -sk -m 5 -o /dev/null -w '%{http_code}' https://169.254
 
 /// A gateway with a pod that is served.
 fn scene() -> Result<Scene> {
-    let scene = Scene::ready(&NodeOptions::default())?;
+    with_client(Scene::ready(&NodeOptions::default())?)
+}
+
+fn with_client(scene: Scene) -> Result<Scene> {
     workload::prepare_clients(&scene.node)?;
     let rights = workload::rights("client", "", &["configmaps"], &["client"]);
     scene.cluster.apply(&(workload::client("client") + &rights))?;
@@ -25,14 +29,28 @@ fn scene() -> Result<Scene> {
 
 #[test]
 fn another_machine_is_not_served_at_the_address_for_pods() -> Result<()> {
-    let scene = scene()?;
+    another_machine_is_not_served(&scene()?)
+}
+
+#[test]
+#[ignore = "takes two minutes; `scripts/test --long` runs it"]
+fn in_flannels_network_another_machine_is_not_served_at_the_address_for_pods() -> Result<()> {
+    another_machine_is_not_served(&with_client(flannel::scene()?)?)
+}
+
+fn another_machine_is_not_served(scene: &Scene) -> Result<()> {
     let machine = scene.node.machine()?;
     ensure!(machine.shell(CODE)?.trim() == "401", "a program on the gateway is kept out");
 
     let neighbour = scene.cluster.machine();
     neighbour.shell(&format!("ip route add {ADDRESS}/32 via {}", scene.node.address()))?;
-    neighbour_is_turned_away(&scene)?;
-    a_lan_may_be_behind_the_bridge_of_pods(&scene)
+    neighbour_is_turned_away(scene)?;
+    a_lan_may_be_behind_the_bridge_of_pods(scene)
+}
+
+fn address_of_client(scene: &Scene) -> Result<String> {
+    let pods = scene.node.pods()?;
+    Ok(pods.iter().find(|pod| pod.name == "client").context("no client")?.address.clone())
 }
 
 fn pod_is_served(scene: &Scene) -> Result<()> {
@@ -62,16 +80,18 @@ fn cable(scene: &Scene, there: &str, here: &str) -> Result<()> {
 /// The port of the bridge is no pair of its own, as a gateway's cable is none.
 fn a_lan_may_be_behind_the_bridge_of_pods(scene: &Scene) -> Result<()> {
     cable(scene, "lan", "eth1")?;
-    scene.node.machine()?.shell(
+    let pods = address_of_client(scene)?;
+    let pods = pods.rsplit_once('.').context("no address of IPv4")?.0;
+    scene.node.machine()?.shell(&format!(
         "ip link add link eth1 name lan type macvlan mode passthru
         ip link set eth1 up; ip link set lan master cni0 up
         ip netns add other; ip link add other type veth peer name eth0 netns other
-        ip link set other master cni0 up; ip -n other addr add 10.88.1.202/24 dev eth0
-        ip -n other link set eth0 up; ip -n other route add default via 10.88.1.1",
-    )?;
+        ip link set other master cni0 up; ip -n other addr add {pods}.202/24 dev eth0
+        ip -n other link set eth0 up; ip -n other route add default via {pods}.1"
+    ))?;
     scene.cluster.machine().shell(&format!(
-        "ip addr add 10.88.1.201/24 dev lan; ip link set lan up
-        ip route replace {ADDRESS}/32 via 10.88.1.1 dev lan"
+        "ip addr add {pods}.201/24 dev lan; ip link set lan up
+        ip route replace {ADDRESS}/32 via {pods}.1 dev lan"
     ))?;
     neighbour_is_turned_away(scene)?;
     let code = scene.node.machine()?.shell(&format!("ip netns exec other {CODE}"))?;
@@ -86,9 +106,7 @@ fn a_pod_with_an_interface_of_the_lan_is_served() -> Result<()> {
     cable(&scene, "pod", "lan0")?;
     scene.cluster.machine().shell("ip link set pod master br0 up")?;
     let (own, network) = (scene.node.address(), scene.node.sandbox("client")?.1);
-    let pods = scene.node.pods()?;
-    let pod = pods.iter().find(|pod| pod.name == "client").context("no client")?;
-    let address = &pod.address;
+    let address = &address_of_client(&scene)?;
     scene.node.machine()?.shell(&format!(
         "ip link set lan0 netns {network}
         nsenter --net={network} sh -ec '

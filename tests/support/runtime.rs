@@ -119,6 +119,12 @@ impl Node {
         Ok((id, network.context("no network namespace")?.to_owned()))
     }
 
+    /// Starts a program in a pod's network, with the machine's files; its log is named as that of [`Self::spawn`].
+    pub fn spawn_in(&self, pod: &str, name: &str, argv: &[&str], env: &[(&str, &str)]) -> Result<Process> {
+        let network = format!("--net={}", self.sandbox(pod)?.1);
+        self.spawn(name, &[&["nsenter", &network, "--"], argv].concat(), env)
+    }
+
     /// The running containers of containerd, sandboxes left out: container id -> `namespace/pod/container`.
     pub fn running_containers(&self) -> Result<BTreeMap<String, String>> {
         let mut found = BTreeMap::new();
