@@ -184,6 +184,9 @@ fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result
     let told = machine.run("for i in $(seq 90); do edge pod logs greeter-$(hostname) -c confined | grep . && exit; sleep 1; done; edge pod describe greeter-$(hostname)")?;
     assert_eq!(told, "cri-containerd.apparmor.d (enforce)\n");
     // Alone, the machine's own clock is the time.
+    // What heeds no signal keeps a reboot waiting no longer than kubelet would.
+    let told = machine.run("systemctl show -p TimeoutStopUSec 'cri-containerd-*.scope' | sort -u")?;
+    assert_eq!(told.trim(), "TimeoutStopUSec=30s");
     let told = machine.run("chronyc -n tracking")?;
     let says = |key: &str, value: &str| {
         told.lines().any(|line| {

@@ -14,7 +14,7 @@ macro_rules! files {
 }
 
 /// Each by its path in the root.
-pub const FILES: [(&str, &str); 43] = files![
+pub const FILES: [(&str, &str); 44] = files![
     "etc/chrony/conf.d/edge.conf",
     "etc/containerd/config.toml",
     "etc/fstab",
@@ -29,6 +29,7 @@ pub const FILES: [(&str, &str); 43] = files![
     "usr/lib/systemd/resolved.conf.d/10-edge.conf",
     "usr/lib/systemd/system-preset/00-appliance.preset",
     "usr/lib/systemd/system/containerd.service.d/10-appliance.conf",
+    "usr/lib/systemd/system/cri-containerd-.scope.d/10-appliance.conf",
     "usr/lib/systemd/system/dev-mapper-data.device.d/10-appliance.conf",
     "usr/lib/systemd/system/edge-data.service",
     "usr/lib/systemd/system/edge-fallback.service",
