@@ -55,6 +55,7 @@ mod incluster_operator;
 mod incluster_outside;
 mod join;
 mod join_scene;
+mod k3s;
 mod link;
 mod manifest_lost;
 mod mirror;

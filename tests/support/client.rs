@@ -21,20 +21,26 @@ impl Cluster {
         "abcdef.0123456789abcdef"
     }
 
-    /// The authority that signs every certificate of this cloud.
+    /// The authority that signs the certificates of this cloud's servers, and of its clients where they have none of
+    /// their own.
     pub fn authority(&self) -> &Authority {
         &self.inner.authority
     }
 
+    /// The authority that signs the certificates of this cloud's clients.
+    pub fn client_authority(&self) -> &Authority {
+        self.inner.clients.as_ref().unwrap_or(&self.inner.authority)
+    }
+
     /// A kubeconfig of a node, with a client certificate. `server` is `KUBE_ADDRESS` or `KUBE_NAME`.
     pub fn node_kubeconfig(&self, server: &str, node: &str) -> Result<String> {
-        let client = self.inner.authority.client(&format!("system:node:{node}"), "system:nodes")?;
+        let client = self.client_authority().client(&format!("system:node:{node}"), "system:nodes")?;
         Ok(kubeconfig(server, self.inner.authority.certificate(), &client))
     }
 
     /// A kubeconfig of an administrator, for a client that comes over the cable.
     pub fn admin_kubeconfig(&self, server: &str) -> Result<String> {
-        let client = self.inner.authority.client("admin", "system:masters")?;
+        let client = self.client_authority().client("admin", "system:masters")?;
         Ok(kubeconfig(server, self.inner.authority.certificate(), &client))
     }
 

@@ -1,5 +1,6 @@
-//! The cloud: etcd, kube-apiserver, controller-manager and scheduler on a machine of their own, at the same address in
-//! every cluster, since each has a network of its own. Lays the cables to the nodes; takes nothing away (see `cut`).
+//! The cloud: etcd or kine, kube-apiserver, controller-manager and scheduler on a machine of their own, at the same
+//! address in every cluster, since each has a network of its own. Lays the cables to the nodes; takes nothing away (see
+//! `cut`).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +28,19 @@ pub struct ClusterOptions {
     /// More flags of kube-apiserver, controller-manager.
     pub apiserver: Vec<String>,
     pub controller_manager: Vec<String>,
+    pub layout: Layout,
+}
+
+/// Whose way of laying out a cloud it follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// kubeadm's: etcd, and one authority.
+    #[default]
+    Kubeadm,
+    /// A K3s server's, of what a node meets of one: kine over SQLite, which goes and comes with the API server; an
+    /// authority for clients beside that for servers; nobody let in who shows no credential; and kubelets must show a
+    /// certificate of the servers' authority. Needs `scripts/parts --kine`.
+    K3s,
 }
 
 /// A running cloud. Clones are handles of the same; the last one dropped ends it.
@@ -38,9 +52,11 @@ pub struct Cluster {
 pub(super) struct Inner {
     pub machine: Machine,
     pub parts: Mutex<Vec<Process>>,
+    pub store: Mutex<Process>,
     pub apiserver: Mutex<Process>,
     pub cut: Mutex<CutState>,
     pub authority: Authority,
+    pub clients: Option<Authority>,
     options: ClusterOptions,
     cables: AtomicU32,
     nodes: AtomicU32,
@@ -59,22 +75,22 @@ impl Cluster {
              mkdir -p /run/etcd",
         )?;
         let authority = Authority::new("cloud")?;
-        write_keys(&machine, &authority)?;
+        let clients = match options.layout {
+            Layout::Kubeadm => None,
+            Layout::K3s => Some(Authority::new("clients")?),
+        };
+        write_keys(&machine, &authority, clients.as_ref().unwrap_or(&authority))?;
         let logs = ground.logs();
-        let etcd = Process::start(
-            &machine,
-            &logs,
-            "etcd",
-            &[&parts::program("etcd/etcd")?, "--data-dir=/run/etcd"],
-            &[],
-        )?;
-        let apiserver = start(&machine, &logs, "apiserver", &apiserver_flags(&options.apiserver)?)?;
+        let store = start(&machine, &logs, "store", &store_flags(options.layout)?)?;
+        let apiserver = start(&machine, &logs, "apiserver", &apiserver_flags(options)?)?;
         let inner = Inner {
             machine,
-            parts: Mutex::new(vec![etcd]),
+            parts: Mutex::default(),
+            store: Mutex::new(store),
             apiserver: Mutex::new(apiserver),
             cut: Mutex::default(),
             authority,
+            clients,
             options: options.clone(),
             cables: AtomicU32::new(1),
             nodes: AtomicU32::new(0),
@@ -94,9 +110,8 @@ impl Cluster {
             "--leader-elect=false".into(),
             "--service-account-private-key-file=/etc/kubernetes/accounts.key".into(),
             "--root-ca-file=/etc/kubernetes/ca.crt".into(),
-            "--cluster-signing-cert-file=/etc/kubernetes/ca.crt".into(),
-            "--cluster-signing-key-file=/etc/kubernetes/ca.key".into(),
         ];
+        flags.extend(signing_flags(self.inner.options.layout));
         flags.extend(self.inner.options.controller_manager.iter().cloned());
         let manager = start(machine, &self.logs(), "controller-manager", &flags)?;
         let flags = [
@@ -169,9 +184,23 @@ impl Cluster {
         let _ = self.inner.machine.output(&["ip", "link", "del", port]);
     }
 
-    /// Starts the API server again after `kill`, and waits for it.
+    /// Kills the API server, and what goes with it: a K3s server is one process.
+    pub(super) fn kill_apiserver(&self) {
+        locked(&self.inner.apiserver).kill();
+        if self.inner.options.layout == Layout::K3s {
+            locked(&self.inner.store).kill();
+        }
+    }
+
+    /// Starts the API server again after `kill_apiserver`, and waits for it.
     pub(super) fn restart_apiserver(&self) -> Result<()> {
-        let flags = apiserver_flags(&self.inner.options.apiserver)?;
+        let flags = store_flags(self.inner.options.layout)?;
+        let mut store = locked(&self.inner.store);
+        if !store.alive() {
+            *store = start(&self.inner.machine, &self.logs(), "store", &flags)?;
+        }
+        drop(store);
+        let flags = apiserver_flags(&self.inner.options)?;
         let fresh = start(&self.inner.machine, &self.logs(), "apiserver", &flags)?;
         *locked(&self.inner.apiserver) = fresh;
         self.wait_for("API server again", seconds(120), || self.healthy());
@@ -187,15 +216,17 @@ fn start(machine: &Machine, logs: &Path, name: &str, flags: &[String]) -> Result
     Process::start(machine, logs, name, &flags.iter().map(String::as_str).collect::<Vec<_>>(), &[])
 }
 
-fn write_keys(machine: &Machine, authority: &Authority) -> Result<()> {
+fn write_keys(machine: &Machine, authority: &Authority, clients: &Authority) -> Result<()> {
     let names =
         ["kube.cloud.test", "kubernetes.default.svc", "localhost", "10.250.0.1", "10.96.0.1", "127.0.0.1"];
     let server = authority.server(&names)?;
-    let admin = authority.client("admin", "system:masters")?;
+    let admin = clients.client("admin", "system:masters")?;
     let (signs, verifies) = signing_key()?;
     let files = [
         ("ca.crt", authority.certificate()),
         ("ca.key", authority.key()),
+        ("client-ca.crt", clients.certificate()),
+        ("client-ca.key", clients.key()),
         ("server.crt", &server.certificate),
         ("server.key", &server.key),
         ("admin.crt", &admin.certificate),
@@ -210,20 +241,61 @@ fn write_keys(machine: &Machine, authority: &Authority) -> Result<()> {
     Ok(())
 }
 
-fn apiserver_flags(more: &[String]) -> Result<Vec<String>> {
+fn store_flags(layout: Layout) -> Result<Vec<String>> {
+    Ok(match layout {
+        Layout::Kubeadm => vec![parts::program("etcd/etcd")?, "--data-dir=/run/etcd".into()],
+        Layout::K3s => vec![
+            parts::program("kine/kine")?,
+            "--listen-address=127.0.0.1:2379".into(),
+            "--metrics-bind-address=0".into(),
+            // As K3s opens it.
+            "--endpoint=sqlite:///run/etcd/state.db?_journal=WAL&cache=shared&_busy_timeout=30000&_txlock=immediate"
+                .into(),
+        ],
+    })
+}
+
+/// Which authority the controller-manager signs with.
+fn signing_flags(layout: Layout) -> Vec<String> {
+    let signers = match layout {
+        Layout::Kubeadm => &[("", "ca")][..],
+        Layout::K3s => &[
+            ("kube-apiserver-client-", "client-ca"),
+            ("kubelet-client-", "client-ca"),
+            ("kubelet-serving-", "ca"),
+            ("legacy-unknown-", "ca"),
+        ],
+    };
+    let flags = |(signer, authority): &(&str, &str)| {
+        let flag =
+            |kind, end| format!("--cluster-signing-{signer}{kind}-file=/etc/kubernetes/{authority}.{end}");
+        [flag("cert", "crt"), flag("key", "key")]
+    };
+    signers.iter().flat_map(flags).collect()
+}
+
+fn apiserver_flags(options: &ClusterOptions) -> Result<Vec<String>> {
     let flags = "--etcd-servers=http://127.0.0.1:2379
         --bind-address=0.0.0.0 --secure-port=6443 --advertise-address=10.250.0.1 --endpoint-reconciler-type=none
-        --client-ca-file=/etc/kubernetes/ca.crt
+        --client-ca-file=/etc/kubernetes/client-ca.crt
         --tls-cert-file=/etc/kubernetes/server.crt --tls-private-key-file=/etc/kubernetes/server.key
         --kubelet-client-certificate=/etc/kubernetes/admin.crt --kubelet-client-key=/etc/kubernetes/admin.key
         --kubelet-preferred-address-types=InternalIP
         --service-account-key-file=/etc/kubernetes/accounts.pub
         --service-account-signing-key-file=/etc/kubernetes/accounts.key
-        --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=10.96.0.0/16
+        --service-cluster-ip-range=10.96.0.0/16
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction
         --enable-bootstrap-token-auth=true --allow-privileged=true --profiling=false";
+    let own = match options.layout {
+        Layout::Kubeadm => "--service-account-issuer=https://kubernetes.default.svc",
+        Layout::K3s => {
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local
+            --api-audiences=https://kubernetes.default.svc.cluster.local,k3s
+            --anonymous-auth=false --kubelet-certificate-authority=/etc/kubernetes/ca.crt"
+        }
+    };
     let mut all = vec![parts::kubernetes("kube-apiserver")?];
-    all.extend(flags.split_whitespace().map(str::to_owned));
-    all.extend(more.iter().cloned());
+    all.extend(flags.split_whitespace().chain(own.split_whitespace()).map(str::to_owned));
+    all.extend(options.apiserver.iter().cloned());
     Ok(all)
 }

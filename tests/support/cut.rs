@@ -71,7 +71,7 @@ impl Cluster {
         let machine = &self.inner.machine;
         match way {
             Cut::Stop => {
-                locked(&self.inner.apiserver).kill();
+                self.kill_apiserver();
                 state.stopped = true;
                 return Ok(());
             }

@@ -28,6 +28,7 @@ impl Node {
     pub(super) fn configure_kubelet(&self) -> Result<()> {
         let machine = self.machine()?;
         machine.write("/etc/kubernetes/ca.crt", self.cluster.authority().certificate())?;
+        machine.write("/etc/kubernetes/client-ca.crt", self.cluster.client_authority().certificate())?;
         machine.shell("mkdir -p /etc/kubernetes/manifests")?;
         machine.write(CONFIG, &self.kubelet_config())
     }
@@ -117,7 +118,7 @@ impl Node {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "authentication": {
-                "x509": {"clientCAFile": "/etc/kubernetes/ca.crt"},
+                "x509": {"clientCAFile": "/etc/kubernetes/client-ca.crt"},
                 "webhook": {"enabled": true},
                 "anonymous": {"enabled": false},
             },

@@ -1,6 +1,6 @@
-//! A real cluster on one machine, for the tests: etcd, kube-apiserver, controller-manager, scheduler, containerd,
-//! kubelet, and edge between them. Nothing here stands in for a part of Kubernetes; the only stand-ins are the ways
-//! in which a cloud goes away.
+//! A real cluster on one machine, for the tests: etcd (or kine), kube-apiserver, controller-manager, scheduler,
+//! containerd, kubelet, and edge between them. Nothing here stands in for a part of Kubernetes; the only stand-ins are
+//! the ways in which a cloud goes away.
 //!
 //! - `machine`   namespaces that behave like a machine of their own: addresses, disks, `/run`, power switch
 //! - `process`   one program started in a machine, its log, its signals
@@ -53,7 +53,7 @@ pub mod workload;
 
 #[allow(unused_imports, reason = "each test target uses a part of it")]
 pub use self::{
-    cluster::{Cluster, ClusterOptions, KUBE_ADDRESS, KUBE_NAME},
+    cluster::{Cluster, ClusterOptions, KUBE_ADDRESS, KUBE_NAME, Layout},
     cut::Cut,
     edge::Edge,
     image::archive as image_archive,
