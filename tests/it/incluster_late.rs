@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::incluster::{ADDRESS, CLUSTER_IP, exec, part, reads, scene, with_clients};
 use crate::incluster_flannel as flannel;
-use crate::support::{Cut, Edge, Scene, seconds, workload};
+use crate::support::{Cut, Edge, Pod, Scene, seconds, workload};
 
 /// Boots in an outage with the address taken.
 fn reboot_without_it(scene: &mut Scene) -> Result<()> {
@@ -73,8 +73,9 @@ fn in_flannels_network_pods_are_back_once_the_address_is_had_late_in_an_outage()
     reboot_without_it(&mut scene)?;
     let address = |scene: &Scene| {
         let pods = scene.node.pods()?;
-        let pod = pods.iter().find(|pod| pod.namespace == "kube-flannel" && pod.running());
-        let name = &*pod.with_context(|| format!("no flannel: {pods:?}"))?.name;
+        // It is never ready where nobody answers it.
+        let runs = |pod: &&Pod| pod.namespace == "kube-flannel" && pod.containers.iter().any(|c| c.running);
+        let name = &*pods.iter().find(runs).with_context(|| format!("no flannel: {pods:?}"))?.name;
         host_in(&scene.edge.run(&scene.node, &["pod", "exec", "-n", "kube-flannel", name, "--", "env"])?)
     };
     let told = scene.cluster.wait_for("flannel's container", seconds(60), || address(&scene));
