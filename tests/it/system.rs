@@ -106,9 +106,10 @@ impl Machine {
     pub fn fall_back(&self) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/appliance/usr/share/edge/fallback");
         let path = format!("{}:{}", self.root("bin").display(), std::env::var("PATH").unwrap());
-        let mut command = Command::new("busybox");
+        // As in the appliance; busybox's own would sleep by itself.
+        let mut command = Command::new("dash");
         let root = self.root("").display().to_string();
-        command.args(["sh", &script.display().to_string(), root.trim_end_matches('/')]).env("PATH", path);
+        command.args([&script.display().to_string(), root.trim_end_matches('/')]).env("PATH", path);
         Done::of(command.output().unwrap()).good().out
     }
 

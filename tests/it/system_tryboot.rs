@@ -330,7 +330,7 @@ fn what_rots_on_a_boot_partition_is_mended_by_the_daemon_or_told() -> Result<()>
     };
     assert_eq!(look()?.map(|looked| (looked.mended.len(), looked.damaged.len())), Some((0, 0)));
     let before = std::fs::read(machine.partition("boot_a"))?;
-    rot(1 << 20);
+    rot(700 << 10);
     std::fs::write(machine.root("efi/autoboot.txt"), "[all]\nboot_part")?;
     let part = boot();
     let message = part["message"].as_str().unwrap_or_default();
@@ -342,7 +342,7 @@ fn what_rots_on_a_boot_partition_is_mended_by_the_daemon_or_told() -> Result<()>
     }
     assert!(std::fs::read(machine.partition("boot_a"))? == before && autoboot(machine) == AUTOBOOT);
 
-    rot(1 << 20);
+    rot(700 << 10);
     std::fs::remove_dir_all(machine.place.path("state/boot"))?;
     let part = boot();
     assert_eq!(part["state"], "trouble", "{part}");
