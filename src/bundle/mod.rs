@@ -10,7 +10,7 @@
 //!   blobs/sha256/<hex>[.pNNNN]    parts of at most 2 GiB; or sha256/<xx>/<hex> where there are many
 //!   oci-layout, index.json        for skopeo and oras; never read here
 //!   COMPLETE                      written last: a hint, not trust
-//! edge-receipts/<gateway>.<stream>.dsse, .have
+//! edge-receipts/<gateway>.<stream>.dsse, .have    <gateway>_<stream> where the stream's name has dots
 //! ```
 //!
 //! - `manifest`, `list`, `name`  the format: pure

@@ -57,11 +57,23 @@ pub struct Believed {
     /// What it says.
     pub receipt: Receipt,
     stick: Arc<Stick>,
+    /// Whether it lies under a name that an older edge gave it.
+    is_former: bool,
 }
 
-/// Both files' names.
+/// Both files' names. A name may hold dots, and neither a name nor an older edge writes a `_`: so a stream with dots stands
+/// behind one, and `7.main` of gateway `ship` lies beside `main` of `ship.7`.
 fn names(gateway: &str, stream: &str) -> (String, String) {
-    (format!("{gateway}.{stream}.dsse"), format!("{gateway}.{stream}.have"))
+    joined(gateway, if stream.contains('.') { '_' } else { '.' }, stream)
+}
+
+/// What they were called before, whatever the stream's name.
+fn former_names(gateway: &str, stream: &str) -> (String, String) {
+    joined(gateway, '.', stream)
+}
+
+fn joined(gateway: &str, between: char, stream: &str) -> (String, String) {
+    (format!("{gateway}{between}{stream}.dsse"), format!("{gateway}{between}{stream}.have"))
 }
 
 /// Writes a receipt of `receipt` into `folder`: the list first, so that what is signed is there.
@@ -124,7 +136,14 @@ pub fn read_all(
             }
         }
     }
-    Ok((believed, ignored))
+    // Nobody takes an older edge's away; what the gateway has written since counts.
+    let (former, mut today): (Vec<_>, Vec<_>) = believed.into_iter().partition(|one| one.is_former);
+    for one in former {
+        if !today.iter().any(|other| other.receipt.gateway == one.receipt.gateway) {
+            today.push(one);
+        }
+    }
+    Ok((today, ignored))
 }
 
 fn read(stick: &Arc<Stick>, name: &str, enrolled: &Enrolled) -> Result<Believed, Error> {
@@ -138,7 +157,9 @@ fn read(stick: &Arc<Stick>, name: &str, enrolled: &Enrolled) -> Result<Believed,
         .filter(|known| *known == key)
         .ok_or(Refusal::UnknownKey { what: what.clone(), key: key.id() })?;
     let receipt = gateway::open::<Receipt>(&bytes, &what, RECEIPT_TYPE, LARGEST_RECEIPT, &known)?;
-    let believed = Believed { receipt: (*receipt).clone(), stick: stick.clone() };
+    let (gateway, stream) = (&receipt.gateway, &receipt.stream);
+    let is_former = names(gateway, stream).0 != name && former_names(gateway, stream).0 == name;
+    let believed = Believed { receipt: (*receipt).clone(), stick: stick.clone(), is_former };
     believed.check()?;
     Ok(believed)
 }
@@ -183,7 +204,9 @@ fn read_given(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 impl Believed {
     /// The list that lies beside.
     fn open_have(&self) -> Result<(File, String), Error> {
-        let (name, list) = (names(&self.receipt.gateway, &self.receipt.stream).1, &self.receipt.have);
+        let (gateway, stream) = (&self.receipt.gateway, &self.receipt.stream);
+        let (_, name) = if self.is_former { former_names(gateway, stream) } else { names(gateway, stream) };
+        let list = &self.receipt.have;
         if list.size > LARGEST_LIST {
             let what = self.stick.path().join(name).display().to_string();
             return Err(Refusal::TooLarge { what, most: LARGEST_LIST }.into());
@@ -265,21 +288,53 @@ mod tests {
     /// A receipt of gateway `a`, that is enrolled, in the folder `receipts`.
     fn written(folder: &Path) -> Enrolled {
         let enrolled = Enrolled::below(&folder.join("state"));
-        let key = gateway::own_key(&folder.join("state")).unwrap();
-        let digest = Digest::sha256(b"x");
+        assert_eq!(receive(folder, &enrolled, "a", "main", b"x"), "a.main.dsse");
+        enrolled
+    }
+
+    /// A receipt of a gateway that is enrolled by it, and has this blob; the file's name.
+    fn receive(folder: &Path, enrolled: &Enrolled, gateway: &str, stream: &str, blob: &[u8]) -> String {
+        let key = gateway::own_key(&folder.join("state").join(gateway)).unwrap();
+        let digest = Digest::sha256(blob);
         let receipt = Receipt {
-            gateway: "a".into(),
+            gateway: gateway.into(),
             key: key.public().text(),
-            stream: "main".into(),
+            stream: stream.into(),
             seq: 1,
             manifest: digest.clone(),
             snapshot: digest.clone(),
             imported: Timestamp::UNIX_EPOCH,
             have: List { digest: digest.clone(), size: 0, lines: 0 },
         };
-        write(&folder.join("receipts"), receipt, &key, [Ok(digest)].into_iter()).unwrap();
-        enrol(&folder.join("receipts/a.main.dsse"), &enrolled).unwrap();
-        enrolled
+        let path = write(&folder.join("receipts"), receipt, &key, [Ok(digest)].into_iter()).unwrap();
+        enrol(&path, enrolled).unwrap();
+        path.file_name().unwrap().to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn no_gateway_writes_over_the_receipt_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let (receipts, enrolled) =
+            (folder.path().join("receipts"), Enrolled::below(&folder.path().join("state")));
+        // As an older edge wrote it.
+        assert_eq!(receive(folder.path(), &enrolled, "ship", "7.main", b"before"), "ship_7.main.dsse");
+        for end in ["dsse", "have"] {
+            let at = |between: &str| receipts.join(format!("ship{between}7.main.{end}"));
+            std::fs::rename(at("_"), at(".")).unwrap();
+        }
+        let said = |stream: &str, gateway: &str, blob: &[u8]| {
+            let (good, ignored) = read_all(&receipts, stream, &enrolled).unwrap();
+            assert_eq!((good.len(), ignored), (1, Vec::new()), "{stream}");
+            assert_eq!(good[0].receipt.gateway, gateway);
+            assert_eq!(common(&good, [Key::of(&Digest::sha256(blob))].iter()).unwrap().len(), 1, "{stream}");
+        };
+        said("7.main", "ship", b"before");
+        // What the gateway writes today counts more, and another one's is no longer in its place.
+        receive(folder.path(), &enrolled, "ship", "7.main", b"ship");
+        said("7.main", "ship", b"ship");
+        receive(folder.path(), &enrolled, "ship.7", "main", b"ship.7");
+        said("7.main", "ship", b"ship");
+        said("main", "ship.7", b"ship.7");
     }
 
     #[test]
