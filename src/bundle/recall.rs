@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,20 +79,7 @@ impl Gateway {
     /// Where nothing tells what was seen, though roots were pinned; where the store cannot be changed.
     pub fn recall(&self) -> Result<(), Error> {
         let now = Seen::of(&self.store)?;
-        let kept = match self.seen() {
-            Ok(Some(kept)) => kept,
-            // Older releases kept the roots alone, and a power cut may come before the rest.
-            Ok(None) if now.root_version == 0 => {
-                let newest = Anchor::below(&self.state_dir).newest()?;
-                Seen { root_version: newest.unwrap_or(0), ..Seen::default() }
-            }
-            Ok(None) => Seen::default(),
-            Err(error) if now.root_version == 0 => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "what was seen of bundles is noted anew");
-                Seen::default()
-            }
-        };
+        let kept = kept(&self.state_dir, &now)?;
         if kept.root_version > now.root_version {
             Anchor::below(&self.state_dir).load(Some(kept.root_version))?;
             tracing::warn!(
@@ -116,36 +103,67 @@ impl Gateway {
     /// Where it cannot be written.
     pub fn note_seen(&self) -> Result<(), Error> {
         let now = Seen::of(&self.store)?;
-        if now.root_version == 0 || self.seen().is_ok_and(|kept| kept.as_ref() == Some(&now)) {
+        if now.root_version == 0 || seen(&self.state_dir).is_ok_and(|kept| kept.as_ref() == Some(&now)) {
             return Ok(());
         }
         let bytes = serde_json::to_vec(&now).map_err(|e| Error::Files(e.into()))?;
-        durable::write(&self.seen_path(), &bytes, 0o600).map_err(Error::Files)
+        durable::write(&seen_path(&self.state_dir), &bytes, 0o600).map_err(Error::Files)
     }
+}
 
-    fn seen_path(&self) -> PathBuf {
-        self.state_dir.join("trust/seen.json")
-    }
+/// The version of the root that counts and the time floor, as [`Gateway::recall`] would have the store know them: for
+/// whoever only reads. `store` is `None` where it is lost.
+///
+/// # Errors
+/// Where nothing tells what was seen, though roots were pinned.
+pub fn recalled(state_dir: &Path, store: Option<&Store>) -> Result<(u64, i64), Error> {
+    let now = store.map(Seen::of).transpose()?.unwrap_or_default();
+    let kept = kept(state_dir, &now)?;
+    Ok(match kept.root_version >= now.root_version {
+        true => (kept.root_version, kept.time_floor.max(now.time_floor)),
+        false => (now.root_version, now.time_floor),
+    })
+}
 
-    fn seen(&self) -> Result<Option<Seen>, Error> {
-        let path = self.seen_path();
-        let mut bytes = Vec::new();
-        match std::fs::File::open(&path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::Files(durable::named(e, "read", &path))),
+/// What lies outside of a store that knows `now`.
+fn kept(state_dir: &Path, now: &Seen) -> Result<Seen, Error> {
+    match seen(state_dir) {
+        Ok(Some(kept)) => Ok(kept),
+        // Older releases kept the roots alone, and a power cut may come before the rest.
+        Ok(None) if now.root_version == 0 => {
+            let newest = Anchor::below(state_dir).newest()?;
+            Ok(Seen { root_version: newest.unwrap_or(0), ..Seen::default() })
         }
-        let what = path.display().to_string();
-        let seen: Seen =
-            strict::parse(&bytes, &what, LARGEST).map_err(|why| damaged(&what, &why.to_string()))?;
-        if seen.format != FORMAT {
-            return Err(damaged(
-                &what,
-                &format!("it is of format {}, and this edge reads {FORMAT}", seen.format),
-            ));
+        Ok(None) => Ok(Seen::default()),
+        Err(error) if now.root_version == 0 => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "what was seen of bundles is noted anew");
+            Ok(Seen::default())
         }
-        Ok(Some(seen))
     }
+}
+
+fn seen_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("trust/seen.json")
+}
+
+fn seen(state_dir: &Path) -> Result<Option<Seen>, Error> {
+    let path = seen_path(state_dir);
+    let mut bytes = Vec::new();
+    match std::fs::File::open(&path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::Files(durable::named(e, "read", &path))),
+    }
+    let what = path.display().to_string();
+    let seen: Seen = strict::parse(&bytes, &what, LARGEST).map_err(|why| damaged(&what, &why.to_string()))?;
+    if seen.format != FORMAT {
+        return Err(damaged(
+            &what,
+            &format!("it is of format {}, and this edge reads {FORMAT}", seen.format),
+        ));
+    }
+    Ok(Some(seen))
 }
 
 /// Which bundles were superseded is not known then, so a person must say that their numbers begin anew.

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use edge::bundle::PAYLOAD_TYPE;
+use edge::trust::SecretKey;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::bundle::{Scene, import, make_keys, put_image};
+use crate::bundle::{Scene, THEN, at as at_second, import, make_keys, put_image};
 use crate::bundle_disk::{Mounted, run};
+use crate::bundle_forge::Attack;
 use crate::command::{Done, Place};
 use crate::mirror::noise;
 use crate::registry_pull::DockerRegistry;
@@ -175,4 +178,66 @@ async fn nothing_is_begun_that_would_be_refused_or_has_no_room() {
         edge(&place, &pull).await.good();
     }
     import(&scene.gateway, &small).unwrap();
+}
+
+/// `store.db` breaks and is removed, is made anew by a command that asks nothing of bundles, or is put back from a backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_lost_or_put_back_fetches_nothing_that_was_superseded() {
+    let attack = Attack::new();
+    let scene = &attack.scene;
+    let folder = tempfile::tempdir().unwrap();
+    let peer = DockerRegistry::start(folder.path()).await;
+    let at = |name: &str| format!("oci://127.0.0.1:{}/bundles/{name}", peer.port);
+    let (place, stick) = (Arc::new(Place::new()), shown(&scene.stick()));
+    edge(&place, &["trust", "pin", &shown(&scene.path("keys/1.root.json"))]).await.good();
+    edge(&place, &["bundle", "import", &stick]).await.good();
+    edge(&place, &["bundle", "push", &stick, &at("stolen")]).await.good();
+    let (store, seen) = (place.path("state/store"), place.path("state/trust/seen.json"));
+    let backup = place.path("backup.db");
+    let database = rusqlite::Connection::open(store.join("store.db")).unwrap();
+    database.execute_batch(&format!("VACUUM INTO '{}'", backup.display())).unwrap();
+    drop(database);
+    // The key is dropped, and the date of what comes after it is late for what ends before.
+    let new = SecretKey::generate().unwrap();
+    attack.root(2, &[new.public()], &["root-1", "root-2"]);
+    for (name, seq, created, not_after) in
+        [("late", 2, THEN, Some(at_second(THEN + 500))), ("good", 3, THEN + 1000, None)]
+    {
+        let mut manifest = attack.manifest();
+        (manifest.seq, manifest.created, manifest.not_after) = (seq, at_second(created), not_after);
+        attack.sign_with(&serde_json::to_vec(&manifest).unwrap(), PAYLOAD_TYPE, &[&new]);
+        edge(&place, &["bundle", "push", &stick, &at(name)]).await.good();
+    }
+    edge(&place, &["bundle", "import", &stick]).await.good();
+
+    for how in ["there", "lost", "made anew", "put back", "lost with what was noted beside it"] {
+        if how != "there" {
+            let _ = std::fs::remove_dir_all(&store);
+        }
+        match how {
+            "made anew" => drop(crate::store::open(&place.path("state"))),
+            "put back" => {
+                std::fs::create_dir(&store).unwrap();
+                std::fs::copy(&backup, store.join("store.db")).unwrap();
+            }
+            "lost with what was noted beside it" => std::fs::remove_file(&seen).unwrap(),
+            _ => {}
+        }
+        let to = place.path(&format!("pulled, {how}"));
+        let pull = async |name| edge(&place, &["bundle", "pull", &at(name), "--to", &shown(&to)]).await;
+        for (name, why) in [("stolen", "signed by 0 of the 1"), ("late", "was to be used until")] {
+            // Of time nothing else was noted.
+            if name == "stolen" || seen.exists() {
+                let done = pull(name).await;
+                assert!(done.code == 3 && done.err.contains(why) && !to.exists(), "{how}: {name}: {done:?}");
+            }
+        }
+        pull("good").await.good();
+    }
+    // Broken, it says nothing of what is believed: nothing is fetched.
+    std::fs::create_dir(&store).unwrap();
+    std::fs::write(store.join("store.db"), "no database, and long enough to be looked at as one").unwrap();
+    let to = place.path("broken");
+    edge(&place, &["bundle", "pull", &at("good"), "--to", &shown(&to)]).await.bad(1, "not a database");
+    assert!(!to.exists());
 }

@@ -5,15 +5,16 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::transfer::{ask, fetch, lacking};
 use super::{ARTIFACT, Registry, TITLE, parts};
 use crate::bundle::create::check_room;
-use crate::bundle::import::Gateway;
 use crate::bundle::list::ListReader;
-use crate::bundle::manifest::{self, Identity, LARGEST, Layout, Manifest};
+use crate::bundle::manifest::{self, LARGEST, Layout, Manifest};
 use crate::bundle::open::{Passed, believe};
+use crate::bundle::recall::recalled;
 use crate::bundle::{Error, name, readback};
 use crate::oci::Error as OciError;
 use crate::store::{Settings, Store};
@@ -33,30 +34,22 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Read from disk, whoever has the store open. `None` where no root is pinned.
+    /// Read from disk, whoever has the store open. `None` where no root is pinned. A store that was lost, or came back from a
+    /// backup, is as much as what lies beside it; see [`super::super::recall`].
     ///
     /// # Errors
-    /// [`Error::Store`], [`Error::Trust`] where that cannot be read.
+    /// [`Error::Store`], [`Error::Trust`], [`Error::Files`] where that cannot be read.
     pub fn below(state_dir: &Path) -> Result<Option<Self>, Error> {
-        let Some(store) = Store::open_for_reading(Settings::below(state_dir))? else {
-            return Self::kept(state_dir);
+        let store = Store::open_for_reading(Settings::below(state_dir))?;
+        let (version, floor) = recalled(state_dir, store.as_ref())?;
+        let chain = match Anchor::below(state_dir).load(Some(version)) {
+            Ok(chain) => chain,
+            Err(AnchorError::NotPinned) => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
-        let gateway =
-            Gateway { state_dir: state_dir.to_owned(), me: Identity::default(), store, appliance: None };
-        match gateway.chain() {
-            Ok(chain) => Ok(Some(Self { passed: gateway.passed(&chain)?, chain })),
-            Err(Error::Trust(AnchorError::NotPinned)) => Self::kept(state_dir),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Where the store was lost the roots that were pinned count on; see [`super::super::recall`].
-    fn kept(state_dir: &Path) -> Result<Option<Self>, Error> {
-        let anchor = Anchor::below(state_dir);
-        let Some(version) = anchor.newest()? else { return Ok(None) };
-        let chain = anchor.load(Some(version))?;
+        let told = Timestamp::from_second(floor).unwrap_or(Timestamp::UNIX_EPOCH);
         let sure = clock::floor().max(chain.current().created);
-        Ok(Some(Self { passed: Passed::sure(sure), chain }))
+        Ok(Some(Self { chain, passed: Passed { told, sure } }))
     }
 }
 

@@ -80,7 +80,9 @@ fn configured(
 fn pinned(config: &Config) -> Result<Option<remote::Pinned>> {
     match remote::Pinned::below(&config.state_dir) {
         Err(
-            bundle::Error::Store(store::Error::Io(error)) | bundle::Error::Trust(AnchorError::Files(error)),
+            bundle::Error::Store(store::Error::Io(error))
+            | bundle::Error::Trust(AnchorError::Files(error))
+            | bundle::Error::Files(error),
         ) if error.kind() == ErrorKind::PermissionDenied => {
             output::note(
                 "only root can read the pinned root: signatures are checked when the bundle is imported",
