@@ -10,6 +10,7 @@ use super::import::{Again, Gateway, Judged};
 use super::list::RefLine;
 use super::manifest::{self, Manifest};
 use super::open::{Opened, Passed, open};
+use super::sizes::Sizes;
 use super::stick::Stick;
 use super::{Error, Fault, name, readback, state};
 use crate::store::Owner;
@@ -43,6 +44,9 @@ pub struct Inspected {
     pub for_here: bool,
     /// What it holds; empty where it is not verified.
     pub refs: Vec<String>,
+    /// Bytes of each of `refs`, in their order: all that it needs, also what others need, or what the bundle leaves out. `None`
+    /// where a manifest of it cannot be had.
+    pub sizes: Vec<Option<u64>>,
     /// Names that would be new.
     pub added: Vec<String>,
     /// Names that would stand for something else.
@@ -72,7 +76,7 @@ impl Gateway {
                 let mut said = empty(folder, (*opened.manifest).clone());
                 (said.verified, said.for_here) = (true, for_here);
                 let Some((again, missing, bytes, absent)) = judged else {
-                    said.refs = shown(&opened)?;
+                    self.list(&opened, &mut said, |_, _| {})?;
                     return Ok(said);
                 };
                 (said.missing, said.missing_bytes) = (missing, bytes);
@@ -89,7 +93,8 @@ impl Gateway {
                 let mut said = empty(folder, claimed);
                 said.for_here = for_here;
                 if let Some(opened) = self.signed(folder, &error) {
-                    (said.verified, said.refs) = (true, shown(&opened)?);
+                    said.verified = true;
+                    self.list(&opened, &mut said, |_, _| {})?;
                 }
                 said.spoiled = error.is_refusal() && !said.verified;
                 said.refused = Some(error.to_string());
@@ -121,17 +126,34 @@ impl Gateway {
         for found in self.store.refs_of(&Owner::Bundle(stream.clone()))? {
             before.insert(found.0, found.1.to_string());
         }
-        let mut lines = opened.ref_lines()?;
-        while let Some(line) = lines.next_ref()? {
-            let (key, digest) = keyed(&line, stream);
-            said.refs.push(line.shown());
+        let (mut added, mut changed) = (Vec::new(), Vec::new());
+        self.list(opened, said, |line, shown| {
+            let (key, digest) = keyed(line, stream);
             match before.remove(&key) {
-                None => said.added.push(line.shown()),
-                Some(old) if old != digest => said.changed.push(line.shown()),
+                None => added.push(shown.to_owned()),
+                Some(old) if old != digest => changed.push(shown.to_owned()),
                 Some(_) => {}
             }
+        })?;
+        (said.added, said.changed, said.removed) = (added, changed, before.into_keys().collect());
+        Ok(())
+    }
+
+    /// Says what the bundle holds, by name and size, and hands `each` the lines with what they are called.
+    fn list(
+        &self,
+        opened: &Opened,
+        said: &mut Inspected,
+        mut each: impl FnMut(&RefLine, &str),
+    ) -> Result<(), Error> {
+        let sizes = Sizes::of(opened, &self.store, &self.scratch())?;
+        let mut lines = opened.ref_lines()?;
+        while let Some(line) = lines.next_ref()? {
+            let shown = line.shown();
+            each(&line, &shown);
+            said.sizes.push(sizes.of_ref(&line)?);
+            said.refs.push(shown);
         }
-        said.removed = before.into_keys().collect();
         Ok(())
     }
 
@@ -165,15 +187,6 @@ impl Gateway {
     }
 }
 
-/// What a bundle holds, by name.
-fn shown(opened: &Opened) -> Result<Vec<String>, Error> {
-    let (mut refs, mut lines) = (Vec::new(), opened.ref_lines()?);
-    while let Some(line) = lines.next_ref()? {
-        refs.push(line.shown());
-    }
-    Ok(refs)
-}
-
 /// How the store calls a line's name, and what it stands for.
 fn keyed(line: &RefLine, stream: &str) -> (String, String) {
     let shown = match line {
@@ -198,6 +211,7 @@ fn empty(folder: &Path, manifest: Manifest) -> Inspected {
         warning: age.warning(),
         for_here: true,
         refs: Vec::new(),
+        sizes: Vec::new(),
         added: Vec::new(),
         changed: Vec::new(),
         removed: Vec::new(),

@@ -17,7 +17,7 @@
 //! - `keys`      the depot's folder of keys
 //! - `gather`, `whole`, `ride`, `create`, `write`, `readback`  the depot's way
 //! - `stick`, `choose`, `open`, `siblings`, `state`, `copy`, `import`  the gateway's way, in this order
-//! - `inspect`, `history`  looking, and going back
+//! - `inspect`, `sizes`, `history`  looking, and going back
 //! - `recall`    what was seen, for a store that was lost
 //! - `system`    the system of an appliance that rides along
 //! - `extract`   one file out of it
@@ -55,6 +55,7 @@ pub mod remote;
 mod ride;
 mod settings;
 mod siblings;
+mod sizes;
 mod state;
 mod stick;
 pub mod system;

@@ -171,7 +171,7 @@ fn blobs(opened: &Opened, mut wanted: BTreeSet<Key>) -> Result<Checked, Error> {
 }
 
 /// 32 hex digits tell any two digests of one bundle apart.
-fn beginning(hex: &str) -> u128 {
+pub(super) fn beginning(hex: &str) -> u128 {
     hex.get(..32).and_then(|hex| u128::from_str_radix(hex, 16).ok()).unwrap_or(0)
 }
 

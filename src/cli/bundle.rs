@@ -152,7 +152,8 @@ struct At {
   edge bundle inspect /media/stick
   edge bundle inspect /media/stick --root KEYS/1.root.json
 
-What is new on this gateway has a `+`, what would stand for something else a `~`, and what would go a `-`.")]
+What is new on this gateway has a `+`, what would stand for something else a `~`, and what would go a `-`. A size is that of
+all that a name needs, also where others need it too.")]
 struct Inspect {
     #[command(flatten)]
     at: At,

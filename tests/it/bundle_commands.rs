@@ -34,7 +34,7 @@ fn each_of_two_gateways_takes_its_own_bundle_of_one_stream_from_a_stick() {
     }
     let other = "`main-2` is newer, and left: it is for gateway `ship-8`, and this is gateway `ship-7`\n";
     let shown = two.gateway.run(&["bundle", "inspect", &two.stick]).good();
-    assert!(shown.out.contains("+ file seven") && shown.err.contains(other), "{shown:?}");
+    assert!(shown.out.contains("+       5 B  file seven") && shown.err.contains(other), "{shown:?}");
     let done = two.gateway.run(&["bundle", "import", &two.stick]).good();
     assert!(
         done.out.starts_with("main-1 is in force as generation 1") && done.err.contains(other),
@@ -117,7 +117,7 @@ fn a_depot_looks_at_what_it_made_by_its_own_root() {
     };
     let shown = inspect(&two.depot, &["--root", "KEYS/1.root.json"]);
     assert!(shown.contains("Signatures  hold, by root version 1\n"), "{shown}");
-    assert!(shown.contains("ship-8") && shown.ends_with("    file one\n"), "{shown}");
+    assert!(shown.contains("ship-8") && shown.ends_with("          3 B  file one\n"), "{shown}");
     assert!(!shown.contains("claimed") && !shown.contains("Import"), "{shown}");
     assert!(inspect(&two.depot, &[]).contains("NOT VERIFIED: no root is pinned"));
     // Another depot's root: nothing of it is believed.
@@ -127,13 +127,13 @@ fn a_depot_looks_at_what_it_made_by_its_own_root() {
     // A gateway that it is not for is told what it holds all the same.
     let shown = inspect(&two.gateway, &[]);
     assert!(shown.contains("refused: the bundle is for gateway `ship-8`"), "{shown}");
-    assert!(shown.ends_with("    file one\n"), "{shown}");
+    assert!(shown.ends_with("          3 B  file one\n"), "{shown}");
     // And what stays is among what is listed.
     two.create(&["--file", &one]);
     two.import();
     two.create(&["--file", &one, "--file", &other]);
     let shown = inspect(&two.gateway, &[]);
-    assert!(shown.ends_with("    file one\n  + file other\n"), "{shown}");
+    assert!(shown.ends_with("          3 B  file one\n  +       5 B  file other\n"), "{shown}");
 }
 
 #[test]
@@ -146,9 +146,13 @@ fn from_depot_to_gateway_with_the_daemon_and_without() {
         two.create(&["--file", &snap, "--notes", "spring", "--for", "ship-7", "--not-after", "2999-12-31"]);
     assert_eq!((&made["seq"], &made["carried"]), (&1.into(), &3.into()));
     let shown = two.gateway.run(&["bundle", "inspect", &two.stick]).good().out;
-    for word in
-        ["Signatures  hold", "would bring 3 blobs", "+ file edge_2.snap", "spring", "For         ship-7"]
-    {
+    for word in [
+        "Signatures  hold",
+        "would bring 3 blobs",
+        "+      14 B  file edge_2.snap",
+        "spring",
+        "For         ship-7",
+    ] {
         assert!(shown.contains(word), "{word}: {shown}");
     }
     two.gateway.run(&["bundle", "verify", &two.stick]).good();

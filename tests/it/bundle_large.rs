@@ -1,6 +1,6 @@
-//! Bundles of 100,000 blobs: neither making, verifying nor importing one takes much more memory than of a few, whether they
-//! are the layers of ten images, or the images and charts of 40,000 names. What it is in all, `scripts/bench bundle` shows
-//! of a build as gateways get it.
+//! Bundles of 100,000 blobs: neither making, looking at, verifying nor importing one takes much more memory than of a few,
+//! whether they are the layers of ten images, or the images and charts of 40,000 names. What it is in all, `scripts/bench
+//! bundle` shows of a build as gateways get it.
 
 use std::process::{Command, Stdio};
 
@@ -72,7 +72,7 @@ fn peaks(name: &str) -> Vec<(&'static str, u64)> {
     drop((depot, gateway));
     let mut used = Vec::new();
     // The second bundle of the stream builds on the first, and is imported over it.
-    for side in ["create", "verify", "import", "delta", "import"] {
+    for side in ["create", "inspect", "verify", "import", "delta", "inspect", "import"] {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "bundle_large::one_side", "--ignored", "--nocapture"])
             .env("EDGE_TEST_FOLDER", folder.path())
@@ -203,7 +203,14 @@ fn one_side() {
         assert_eq!(made.refs, u64::from(shape.images + shape.charts));
     } else {
         let gateway = gateway(&folder.join("gateway"), Identity::default());
-        if side == "verify" {
+        if side == "inspect" {
+            let found = bundle::find_one(&folder.join("stick")).unwrap();
+            // As a daemon hands it on.
+            let said = serde_json::to_value(gateway.inspect(found.newest(), None).unwrap()).unwrap();
+            let sizes = said["sizes"].as_array().unwrap();
+            assert_eq!(sizes.len(), (shape.images + shape.charts) as usize);
+            assert!(sizes.iter().all(serde_json::Value::is_u64));
+        } else if side == "verify" {
             let bundle = folder.join("stick/edge-bundle/main-1");
             gateway.verify(&bundle, None, &Progress::silent()).unwrap();
         } else {

@@ -13,6 +13,7 @@ mod bundle_extract;
 mod bundle_faults;
 mod bundle_forge;
 mod bundle_fuzz;
+mod bundle_inspect;
 mod bundle_large;
 mod bundle_remote;
 mod bundle_repair;

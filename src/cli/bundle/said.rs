@@ -122,18 +122,20 @@ pub(super) fn inspected(done: &Value) -> String {
         };
         line("Import", here);
     }
+    let of = |key: &str| done[key].as_array().into_iter().flatten();
     let [added, changed] =
-        ["added", "changed"].map(|key| remarks(done, key).into_iter().collect::<BTreeSet<_>>());
-    for name in remarks(done, "refs") {
-        let sign = match (added.contains(&name), changed.contains(&name)) {
+        ["added", "changed"].map(|key| of(key).filter_map(Value::as_str).collect::<BTreeSet<_>>());
+    for (at, name) in of("refs").filter_map(Value::as_str).enumerate() {
+        let sign = match (added.contains(name), changed.contains(name)) {
             (true, _) => '+',
             (_, true) => '~',
             _ => ' ',
         };
-        let _ = writeln!(out, "  {sign} {name}");
+        let size = done["sizes"][at].as_u64().map_or_else(|| "?".into(), output::size);
+        let _ = writeln!(out, "  {sign} {size:>9}  {}", output::visible(name));
     }
-    for name in remarks(done, "removed") {
-        let _ = writeln!(out, "  - {name}");
+    for name in of("removed").filter_map(Value::as_str) {
+        let _ = writeln!(out, "  - {:>9}  {}", "", output::visible(name));
     }
     out
 }
