@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::bundle::{THEN, at, everything, import, put_image};
 use crate::bundle_forge::{Attack, flip};
+use crate::command::{Done, Place};
 
 /// What an attack is called, what it does, and a word of the reason.
 type Case = (&'static str, fn(&Attack), &'static str);
@@ -66,6 +67,18 @@ const CASES: &[Case] = &[
             let again = envelope["signatures"][0].clone();
             envelope["signatures"].as_array_mut().unwrap().push(again);
             fs::write(path, envelope.to_string()).unwrap();
+        },
+        "signed by 1 of the 2 keys",
+    ),
+    (
+        "one-key-signs-a-bundle-twice",
+        |a| {
+            let keys = [a.key("bundle").public(), SecretKey::generate().unwrap().public()];
+            a.root_that_needs(2, 2, &keys, &["root-1", "root-2"]);
+            a.edit_envelope(|envelope| {
+                let again = envelope["signatures"][0].clone();
+                envelope["signatures"].as_array_mut().unwrap().push(again);
+            });
         },
         "signed by 1 of the 2 keys",
     ),
@@ -347,6 +360,13 @@ pub fn refused(name: &str, attack: &Attack, reason: &str) {
     assert!(error.to_string().contains(reason), "{name}: expected {reason:?}: {error}");
     assert_eq!(error.to_string().lines().count(), 1, "{name}: {error}");
     assert_eq!(everything(gateway), before, "{name}: the store changed");
+    // And as a person is told.
+    let place = Place::new();
+    let mut command = place.edge(&["bundle", "import", &attack.scene.stick().display().to_string()]);
+    let done = Done::of(command.env("EDGE_STATE_DIR", &gateway.state_dir).output().unwrap());
+    let said: Vec<&str> = done.err.lines().filter(|line| line.starts_with("edge: ")).collect();
+    assert!(done.code == 3 && said.len() == 1 && said[0].contains(reason), "{name}: {done:?}");
+    assert_eq!(everything(gateway), before, "{name}: the store changed by the command");
 }
 
 #[test]

@@ -103,7 +103,12 @@ fn what_names_nobody_or_is_not_there_makes_no_bundle() {
     refused(&["--fleet", "No Such!"], "`--fleet No Such!` names nobody");
     let nowhere = two.depot.path("nowhere").display().to_string();
     refused(&["--receipts", &nowhere], "nowhere` is no folder, and the bundle would be full");
-    two.create(&["--file", &file, "--receipts", &two.stick]);
+    let made = two.depot.run(&[&create[..], &["--receipts", &two.stick]].concat()).good();
+    assert!(made.out.contains("/edge-bundle/main-1: full, 1 refs, 3 blobs of 3 carried, "), "{made:?}");
+    assert!(made.out.ends_with("\nread back; safe to remove\n"), "{made:?}");
+    let said: Vec<&str> =
+        made.err.lines().filter_map(|line| line.split_once(": ")).map(|(what, _)| what).collect();
+    assert_eq!(said, ["copy to the stick", "read back"], "{made:?}");
 }
 
 #[test]

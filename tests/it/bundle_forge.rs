@@ -98,9 +98,14 @@ impl Attack {
 
     /// A root that follows the first one, with these bundle keys, signed by these root keys.
     pub fn root(&self, version: u64, bundle: &[PublicKey], signers: &[&str]) {
+        self.root_that_needs(1, version, bundle, signers);
+    }
+
+    /// The same, where a bundle needs as many of its keys.
+    pub fn root_that_needs(&self, threshold: u32, version: u64, bundle: &[PublicKey], signers: &[&str]) {
         let chain = keys::read_chain(&self.scene.path("keys")).unwrap();
         let root: Vec<PublicKey> = chain.current().keys(RoleName::Root).into_values().collect();
-        let new = edge::trust::Root::new(version, at(THEN), None, (&root, 2), (bundle, 1)).unwrap();
+        let new = edge::trust::Root::new(version, at(THEN), None, (&root, 2), (bundle, threshold)).unwrap();
         let mut draft = Draft::new(new);
         for name in signers {
             draft.envelope_mut().sign(&self.key(name)).unwrap();
