@@ -41,6 +41,7 @@ mod image_joined;
 mod image_kubelet;
 mod image_mended;
 mod image_reset;
+mod image_stick;
 mod image_twice;
 mod image_update;
 mod incluster;

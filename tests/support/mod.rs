@@ -12,6 +12,7 @@
 //! - `image`     a container image made of a static busybox
 //! - `scene`     a gateway that has joined: where scenarios begin
 //! - `vm`        a virtual machine that boots an appliance image; `power` is its disk whose cache a power cut empties
+//! - `monitor`   what is plugged into it while it runs
 //! - `workload`  the standard pods of the scenario tests
 //! - `parts`     where `scripts/parts` put the programs
 //!
@@ -39,6 +40,7 @@ mod image;
 pub mod keys;
 mod kubelet;
 pub mod machine;
+pub mod monitor;
 mod names;
 mod node;
 pub mod parts;
