@@ -174,25 +174,23 @@ async fn what_a_client_may_read_no_more_it_does_not_read_in_an_outage() {
     let list = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "3"}, "items": []});
     scene.hears("GET", &format!("{NS}/configmaps"), "", 200, list.clone()).await;
     scene.hears("GET", &format!("{NS}/endpoints"), "", 200, list.clone()).await;
-    scene.hears("GET", &format!("{NS}/services"), "", 200, list).await;
+    scene.hears("GET", &format!("{NS}/services"), "", 200, list.clone()).await;
+    scene.hears("GET", &format!("{NS}/limitranges"), "", 200, list).await;
     let forbidden = status("Forbidden", json!({}));
     // It was refused so for long; the others for the first time, as by an API server that begins.
-    for path in [at("refused"), format!("{NS}/configmaps")] {
+    for path in [at("refused"), format!("{NS}/configmaps"), format!("{NS}/limitranges")] {
         let begun = Instant::now().checked_sub(Duration::from_secs(120)).unwrap();
         assert!(!scene.door.proxy.shared.refusals.refused(&scene.asked(&path), begun));
     }
     for path in [at("same"), format!("{NS}/endpoints")] {
         scene.hears("GET", &path, "", 403, forbidden.clone()).await;
     }
-    let watch = format!("{NS}/endpoints?watch=true");
-    scene
-        .says
-        .lock()
-        .unwrap()
-        .as_mut()
-        .unwrap()
-        .insert(format!("GET {NS}/endpoints"), (403, forbidden.clone()));
-    assert_eq!(scene.code(&watch).await, 403);
+    // Who has listed once, or by a watch, does nothing else any more.
+    for kind in ["endpoints", "limitranges"] {
+        let path = format!("{NS}/{kind}");
+        scene.says.lock().unwrap().as_mut().unwrap().insert(format!("GET {path}"), (403, forbidden.clone()));
+        assert_eq!(scene.code(&format!("{path}?watch=true&sendInitialEvents=true")).await, 403);
+    }
     scene.hears("GET", &at("refused"), "", 403, forbidden.clone()).await;
     scene.hears("GET", &format!("{NS}/configmaps"), "", 403, forbidden).await;
     // By something between, which is no word of the cloud's.
@@ -214,6 +212,7 @@ async fn what_a_client_may_read_no_more_it_does_not_read_in_an_outage() {
         (format!("{all}?fieldSelector=metadata.name%3Dsame"), 200),
         (format!("{all}?watch=true&fieldSelector=metadata.name%3Drotated"), 503),
         (format!("{NS}/configmaps"), 503),
+        (format!("{NS}/limitranges"), 503),
         (format!("{NS}/services"), 200),
         (format!("{NS}/endpoints"), 200),
     ] {
@@ -266,7 +265,7 @@ async fn a_refusal_takes_nothing_from_kubelet() {
         for (is_kubelet, code, is_kept) in [
             (true, StatusCode::OK, true),
             (true, StatusCode::FORBIDDEN, false),
-            (false, StatusCode::FORBIDDEN, query.is_empty()),
+            (false, StatusCode::FORBIDDEN, true),
             (true, StatusCode::UNAUTHORIZED, false),
             (true, StatusCode::INTERNAL_SERVER_ERROR, false),
         ] {

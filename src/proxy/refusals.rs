@@ -28,11 +28,13 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// `None` of what says nothing about what may be read: who may not watch may list all the same.
+    /// `None` of what says nothing about what may be read. A watch is a list by another verb: there are clients that read in
+    /// no other way, and such that never list again once they watch. Who may list alone, and does, has that allowed in
+    /// between.
     pub fn of(identity: &str, request: &ResourceRequest) -> Option<Self> {
         let is_list = match (request.verb, &request.subresource) {
             (Verb::Get, None) => false,
-            (Verb::List, None) => true,
+            (Verb::List | Verb::Watch, None) => true,
             _ => return None,
         };
         let key = ObjectKey { name: one_of(request).unwrap_or_default(), ..key_of(request) };
@@ -141,8 +143,8 @@ mod tests {
             (at, "fieldSelector=metadata.name%3Ds", Some(Denied::ListOf("s"))),
             (&format!("{at}/s"), "", Some(Denied::Get("s"))),
             (&format!("{at}/s/x"), "", None),
-            (at, "watch=true", None),
-            (at, "watch=true&fieldSelector=metadata.name%3Ds", None),
+            (at, "watch=true", Some(Denied::Lists)),
+            (at, "watch=true&fieldSelector=metadata.name%3Ds", Some(Denied::ListOf("s"))),
         ] {
             let asked = asked(path, query);
             assert_eq!(asked.as_ref().map(Asked::denied), denied, "{path} {query}");
