@@ -117,6 +117,7 @@ pub async fn keep(shared: &Shared) {
                 if settled.is_due() {
                     keep_time(shared).await;
                     forget_unused(shared).await;
+                    refresh_discovery(shared).await;
                 }
                 note(shared, &settled).await;
             }
@@ -275,7 +276,15 @@ async fn enter(shared: &Shared, phase: &Phase, since: jiff::Timestamp, settled: 
     }
     if !shared.is_offline_mode() {
         forget_told(shared).await;
-    } else if let Err(error) = discovery::refresh(shared).await {
+    }
+    refresh_discovery(shared).await;
+}
+
+/// Where the link is up for weeks, which APIs there are is a day old at the most when it goes.
+async fn refresh_discovery(shared: &Shared) {
+    if shared.is_offline_mode()
+        && let Err(error) = discovery::refresh(shared).await
+    {
         tracing::debug!(error, "discovery was not read");
     }
 }
