@@ -13,6 +13,7 @@ mod client;
 mod clients;
 mod clock;
 mod control;
+mod credentials;
 mod door;
 mod identity;
 pub mod kubelet;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::clients::ClientReport;
+use super::credentials;
 use super::mirror::MirrorReport;
 use super::task::{TaskError, blocking};
 use crate::bundle::Newest;
@@ -263,9 +264,7 @@ impl Facts {
         let (credentials, life) = (proxy.credentials(), proxy.certificate());
         errors.extend(life.last_error);
         let expires = life.not_after;
-        if expires.is_some_and(|at| at < crate::sys::clock::now()) {
-            errors.push("the node's certificate has expired hint: `edge join --from` a new one".to_owned());
-        }
+        errors.extend(credentials::trouble(expires, crate::sys::clock::now(), &proxy.link().state().phase));
         let left = proxy.unforgotten();
         errors.extend(
             left.map(|why| format!("offline mode is off, and what was kept is still on the disk: {why}")),

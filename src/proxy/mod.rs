@@ -90,6 +90,7 @@ use cloud::Credentials;
 pub use house::time_passed;
 use outbox::Outbox;
 pub use settings::{ClientSettings, CloudSettings, Settings};
+pub use upstream::REFUSED;
 use upstream::Upstream;
 
 /// What every request needs.

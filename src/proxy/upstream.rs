@@ -56,6 +56,9 @@ pub enum As {
     Bearer,
 }
 
+/// What a probe makes of an API server that does not take the node for who it is.
+pub const REFUSED: &str = "the cloud refuses the node's credentials";
+
 /// The way to the cloud; one for the daemon.
 #[derive(Debug)]
 pub struct Upstream {
@@ -274,9 +277,7 @@ impl Upstream {
             *request.uri_mut() = http::Uri::from_static("/readyz");
             let (answer, _place) = self.send(who, request).await.map_err(silence)?;
             match answer.status() {
-                http::StatusCode::UNAUTHORIZED => {
-                    Err(Silence::Told("the cloud refuses the node's credentials".to_owned()))
-                }
+                http::StatusCode::UNAUTHORIZED => Err(Silence::Told(REFUSED.to_owned())),
                 code if code.is_server_error() => Err(Silence::Told(format!("the cloud answers {code}"))),
                 _ => {
                     self.note_time(answer.headers());

@@ -9,8 +9,8 @@ use serde_json::json;
 use x509_parser::pem::parse_x509_pem;
 
 use crate::support::{
-    Cluster, ClusterOptions, Edge, KUBE_ADDRESS, KUBE_NAME, Layout, Node, NodeOptions, kubectl_path, seconds,
-    token_kubeconfig,
+    Cluster, ClusterOptions, Cut, Edge, KUBE_ADDRESS, KUBE_NAME, Layout, Node, NodeOptions, Pod,
+    kubectl_path, seconds, token_kubeconfig,
 };
 
 const BOOTSTRAP: &str = "/etc/kubernetes/bootstrap.kubeconfig";
@@ -220,5 +220,72 @@ fn a_node_that_joined_the_cloud_by_itself_is_taken_over_and_given_back() -> Resu
     node.start_kubelet(own)?;
     heartbeat(&cluster, &node, "without edge");
     assert!(is_signed_by(&node, KUBELET_PEM, "/etc/kubernetes/ca.crt")?);
+    Ok(())
+}
+
+const POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: steady, namespace: default}
+spec:
+  tolerations: [{operator: Exists}]
+  containers:
+  - {name: main, image: "docker.io/library/busybox:1", command: [sleep, "2147483647"]}
+"#;
+
+#[test]
+fn a_certificate_that_ends_in_an_outage_costs_no_pod_and_a_join_brings_the_cloud_back() -> Result<()> {
+    let cluster = cloud()?;
+    let mut node = cluster.node("gateway-3", &NodeOptions::default())?;
+    cluster.ready()?;
+    let mut edge = Edge::new();
+    let token = token_kubeconfig(KUBE_ADDRESS, cluster.authority().certificate(), cluster.bootstrap_token());
+    node.machine()?.write(BOOTSTRAP, &token)?;
+    join(&edge, &node, "30s").map_err(anyhow::Error::msg)?;
+    edge.start(&node)?;
+    node.start_kubelet(Edge::KUBECONFIG)?;
+    node.wait_ready();
+    cluster.wait_for("the default service account", seconds(90), || cluster.apply(POD));
+    let steady = || -> Result<Pod> {
+        let pods = node.pods()?;
+        pods.into_iter().find(|pod| pod.name == "steady" && pod.running()).context("it does not run")
+    };
+    let before = cluster.wait_for("pod", seconds(60), steady);
+
+    cluster.cut(Cut::Drop)?;
+    let status = || edge.status(&node);
+    let says = |word: &str| -> Result<()> {
+        let errors = status()?["errors"].to_string();
+        ensure!(errors.contains(word), "{errors}");
+        Ok(())
+    };
+    cluster.wait_for("the end of the certificate", seconds(120), || {
+        ensure!(status()?["link"]["state"] == "offline", "{}", status()?["link"]);
+        says("the node's certificate for the cloud ended at")
+    });
+    let shown = edge.run(&node, &["status"])?;
+    let lines: Vec<&str> = shown.lines().filter(|line| line.contains("certificate for the cloud")).collect();
+    assert_eq!(lines.len(), 1, "{shown}");
+    assert!(lines[0].contains("hint: `edge join --from` a new kubeconfig"), "{shown}");
+
+    // The cloud is there, and knows this node no more.
+    cluster.heal()?;
+    cluster.wait_for("a cloud that refuses", seconds(60), || {
+        let link = status()?["link"].clone();
+        ensure!(link["reason"] == "the cloud refuses the node's credentials", "{link}");
+        Ok(())
+    });
+    assert_eq!(steady()?.containers, before.containers, "it runs on");
+    says("hint: `edge join --from` a new kubeconfig")?;
+
+    join(&edge, &node, "30s").map_err(anyhow::Error::msg)?;
+    cluster.wait_for("the link, without a restart", seconds(60), || {
+        let status = status()?;
+        ensure!(status["link"]["state"] == "online" && status["errors"] == json!([]), "{status}");
+        Ok(())
+    });
+    heartbeat(&cluster, &node, "after the join");
+    let after = steady()?;
+    assert_eq!((after.uid, after.containers), (before.uid, before.containers));
     Ok(())
 }
