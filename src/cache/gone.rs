@@ -54,14 +54,21 @@ impl Gone {
 
     /// Whether `object`, of a list that the cloud read at `since` or later, is what it was before it went from the scope.
     pub(super) fn is_after(&self, scope: ScopeId, object: &Object, since: i64) -> bool {
+        self.is_over(object, since) || self.went_from(Some(scope), object, since)
+    }
+
+    /// Whether `object`, which the cloud read at `since` or later, is what it was before it was gone.
+    pub(super) fn is_over(&self, object: &Object, since: i64) -> bool {
+        self.went_from(None, object, since)
+    }
+
+    fn went_from(&self, from: Option<ScopeId>, object: &Object, since: i64) -> bool {
         if self.all.is_empty() || object.uid.is_empty() {
             return false;
         }
-        let Ok(listed) = object.version.parse::<u64>() else { return false };
-        [None, Some(scope)].into_iter().any(|from| {
-            let gone = self.all.get(&(from, object.uid.clone()));
-            gone.is_some_and(|at| at.told >= since && at.version >= listed)
-        })
+        let Ok(read) = object.version.parse::<u64>() else { return false };
+        let gone = self.all.get(&(from, object.uid.clone()));
+        gone.is_some_and(|at| at.told >= since && at.version >= read)
     }
 }
 
@@ -70,7 +77,8 @@ impl Writer {
     pub(super) fn has_come_since(&self, object: i64, since: i64, version: &str) -> Result<bool, CacheError> {
         let Ok(version) = version.parse::<i64>() else { return Ok(false) };
         let sql = "SELECT 1 FROM object WHERE id = ? AND at >= ? AND CAST(version AS INTEGER) > ?";
-        Ok(self.db().prepare_cached(sql)?.exists(params![object, since, version])?)
+        let is_later = self.db().prepare_cached(sql)?.exists(params![object, since, version])?;
+        Ok(is_later && !self.is_changed_here(object)?)
     }
 
     /// Takes an object out of the scope; out of the file once no scope holds it. Another one that was made under its

@@ -11,6 +11,8 @@
 //! Writing goes through [`Cache::record`] (soon, in batches, spares flash) or [`Cache::commit`]
 //! (on disk when it returns).
 
+#[cfg(test)]
+mod asked_tests;
 mod bound;
 mod change;
 mod counts;

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 use serde_json::Value;
 
-use super::{CacheError, Writer, seconds};
+use super::{CacheError, Writer, seconds, version};
 
 /// Which object: resource is group/version/resource, namespace is empty for cluster-scoped ones.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,22 +96,25 @@ impl Writer {
         Ok(rows.map(|row| row.map(|(_, object)| object)).collect::<Result<_, _>>()?)
     }
 
-    /// Writes the object unless the file holds just this already, or it brings a heartbeat alone; gives its row. Of a record
-    /// that was put off, what somebody has written since and is newer stays.
+    /// Writes the object unless the file holds just this already, or it brings a heartbeat alone; gives its row. What
+    /// somebody has read since this was asked for, and is newer, stays.
     pub(super) fn store(&self, object: &Object) -> Result<i64, CacheError> {
-        self.store_as_of(object, self.put_off_since)
+        self.store_as_of(object, self.since())
     }
 
-    /// As [`Self::store`], for one of a list that the cloud read at `since` or later, in seconds since 1970: what somebody
-    /// has read since, and is newer, stays. A long list comes slowly, and its client alone would read on from it.
-    pub(super) fn store_listed(&self, object: &Object, since: i64) -> Result<i64, CacheError> {
-        // Of the two times the earlier one keeps what either would.
-        self.store_as_of(object, Some(self.put_off_since.map_or(since, |put_off| put_off.min(since))))
-    }
-
-    fn store_as_of(&self, object: &Object, since: Option<i64>) -> Result<i64, CacheError> {
+    /// As [`Self::store`], for what the cloud read at `since` or later, in seconds since 1970. This is the one rule by
+    /// which an older version is told from a newer one, of lists, watches, readings by name and answers to writes: what was
+    /// written before `since` gives way whatever its version, for the cloud may have been restored from a backup, and begins
+    /// lower then; what was read since stays where its version is higher, for an answer over a slow link comes late.
+    pub(super) fn store_as_of(&self, object: &Object, since: Option<i64>) -> Result<i64, CacheError> {
         match self.row(&object.key)? {
-            Some(row) if since.is_some_and(|since| row.at >= since) && row.is_newer(object) => Ok(row.id),
+            Some(row)
+                if since.is_some_and(|since| row.at >= since)
+                    && row.is_newer(object)
+                    && !self.is_changed_here(row.id)? =>
+            {
+                Ok(row.id)
+            }
             Some(row) if row.holds(object) => Ok(row.id),
             // The body is read only for what may be a heartbeat.
             Some(row) if beats(object) && row.is_young() && !row.version.is_empty() => {
@@ -144,6 +147,15 @@ impl Writer {
             Ok(Known { id: row.get(0)?, uid: row.get(1)?, version: row.get(2)?, at: row.get(3)? })
         });
         Ok(known.optional()?)
+    }
+
+    /// Whether the object was changed on this node last: its version is that of the cloud's object before, and when that
+    /// was read is not known any more.
+    pub(super) fn is_changed_here(&self, row: i64) -> Result<bool, CacheError> {
+        let sql =
+            "SELECT json_extract(CAST(body AS TEXT), '$.metadata.resourceVersion') FROM object WHERE id = ?";
+        let shown: Option<String> = self.db().prepare_cached(sql)?.query_row([row], |row| row.get(0))?;
+        Ok(shown.is_some_and(|shown| version::given(&shown).is_some()))
     }
 
     /// Writes the object whatever the file holds; gives its row.
@@ -188,8 +200,7 @@ impl Known {
         self.uid == object.uid && self.version == object.version && !self.version.is_empty()
     }
 
-    /// Whether the file has a later version of the same object. Versions are compared only where both were read in the
-    /// same while: after a restore of etcd they begin lower.
+    /// Whether the file has a later version of the same object.
     fn is_newer(&self, object: &Object) -> bool {
         let number = |version: &str| version.parse::<u64>().ok();
         self.uid == object.uid

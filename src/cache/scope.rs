@@ -63,14 +63,11 @@ pub struct Scope {
     pub synced: i64,
 }
 
-/// Seconds that the cloud may have read a list before the head of its answer is here.
-pub(super) const HEAD: i64 = 10;
-
 /// A list on its way in: which objects it held so far.
 #[derive(Debug)]
 pub struct ListRecord {
     seen: HashSet<i64>,
-    /// When the cloud read it at the earliest, in seconds since 1970.
+    /// When it was asked for, in seconds since 1970: the cloud read it then or later.
     since: i64,
     /// [`super::Cache::rollbacks`] when its first object was written, and where.
     begun: Option<(u64, ScopeId)>,
@@ -78,7 +75,7 @@ pub struct ListRecord {
 
 impl Default for ListRecord {
     fn default() -> Self {
-        Self { seen: HashSet::new(), since: seconds() - HEAD, begun: None }
+        Self { seen: HashSet::new(), since: seconds(), begun: None }
     }
 }
 
@@ -178,10 +175,11 @@ impl Writer {
         object: &Object,
     ) -> Result<(), CacheError> {
         list.begun.get_or_insert((self.rollbacks(), scope));
+        list.since = self.since().map_or(list.since, |asked| asked.min(list.since));
         if self.gone.is_after(scope, object, list.since) {
             return Ok(());
         }
-        let id = self.store_listed(object, list.since)?;
+        let id = self.store_as_of(object, Some(list.since))?;
         list.seen.insert(id);
         self.join(scope, id)?;
         self.tell_reader(scope, id, object)
@@ -197,11 +195,14 @@ impl Writer {
     }
 
     /// An object that `identity` has read by its name. If it is in no list of this identity, it becomes
-    /// one of its own, `metadata.name=NAME`.
+    /// one of its own, `metadata.name=NAME`. One that has gone since it was asked for is not put back.
     ///
     /// # Errors
     /// The statement's.
     pub fn put_single(&mut self, identity: &str, object: &Object) -> Result<(), CacheError> {
+        if self.since().is_some_and(|asked| self.gone.is_over(object, asked)) {
+            return Ok(());
+        }
         if self.has_read(identity, &object.key)? {
             let id = self.store(object)?;
             self.note_read(identity, &object.key)?;
@@ -280,8 +281,9 @@ impl Writer {
             .prepare_cached("SELECT object FROM member WHERE scope = ?")?
             .query_map([scope.0], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
+        let since = self.since().map_or(list.since, |asked| asked.min(list.since));
         for gone in members.into_iter().filter(|id| !list.seen.contains(id)) {
-            if self.has_come_since(gone, list.since, version)? {
+            if self.has_come_since(gone, since, version)? {
                 continue;
             }
             self.db()
@@ -294,8 +296,9 @@ impl Writer {
     }
 
     /// The scope was read in full at `version`. Once that is written, a later version is not for an hour: a kubelet
-    /// reads each ConfigMap anew every few minutes, and the version of the cloud always rises. What is empty is not
-    /// known this time, as where one object was asked for: what a list has told before stays.
+    /// reads each ConfigMap anew every few minutes, and the version of the cloud always rises. An earlier one is: the
+    /// cloud was restored from a backup, and would never tell what comes after the later one. What is empty is not known
+    /// this time, as where one object was asked for: what a list has told before stays.
     ///
     /// # Errors
     /// The statement's.
@@ -304,7 +307,8 @@ impl Writer {
             .prepare_cached(
                 "UPDATE scope SET kind = iif(?2 = '', kind, ?2), version = iif(?3 = '', version, ?3), synced = ?4
                  WHERE id = ?1 AND (synced IS NULL OR (?2 <> '' AND kind <> ?2)
-                     OR (version <> ?3 AND synced < ?4 - ?5))",
+                     OR (version <> ?3 AND (synced < ?4 - ?5
+                         OR (?2 <> '' AND CAST(?3 AS INTEGER) < CAST(version AS INTEGER)))))",
             )?
             .execute(params![scope.0, kind, version, seconds(), HEARTBEAT])?;
         Ok(())

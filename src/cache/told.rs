@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, params};
 
-use super::scope::{HEAD, NODE};
+use super::scope::NODE;
 use super::{CacheError, Object, ObjectKey, Reader, ScopeId, Writer, seconds};
 
 /// The resource of which it matters who was told which version. What kubelet reads is the node's own.
@@ -103,7 +103,7 @@ impl Writer {
             return Ok(());
         }
         // A watch may have told more of it already.
-        let row = self.store_listed(object, seconds() - HEAD)?;
+        let row = self.store_as_of(object, self.since().or(Some(seconds())))?;
         scopes.into_iter().try_for_each(|scope| self.join(scope, row))?;
         self.tell(identity, row, object)
     }

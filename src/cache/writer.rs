@@ -28,6 +28,8 @@ pub struct Writer {
     torn: Arc<AtomicBool>,
     /// While a record is run that others have gone before: when it came, in seconds since 1970.
     pub(super) put_off_since: Option<i64>,
+    /// While an answer of the cloud's is taken: when it was asked for, in seconds since 1970.
+    asked: Option<i64>,
 }
 
 impl Writer {
@@ -39,8 +41,8 @@ impl Writer {
         torn: Arc<AtomicBool>,
     ) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        let (interned, gone, put_off_since) = (Interned::default(), Gone::default(), None);
-        Self { connection, interned, gone, fresh, epoch, rollbacks, torn, put_off_since }
+        let (interned, gone) = (Interned::default(), Gone::default());
+        Self { connection, interned, gone, fresh, epoch, rollbacks, torn, put_off_since: None, asked: None }
     }
 
     /// Closes the connection, and writes with this one from now on.
@@ -49,6 +51,21 @@ impl Writer {
         self.connection = connection;
         self.interned.forget();
         self.gone = Gone::default();
+    }
+
+    /// Takes what the cloud has answered to what was `asked` then, in seconds since 1970. It is newer than whatever was
+    /// written before that, and what was written since is left where it has the higher version of the same object.
+    pub fn of_answer<T>(&mut self, asked: i64, take: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.asked.replace(asked);
+        let taken = take(self);
+        self.asked = before;
+        taken
+    }
+
+    /// Since when what is written may be newer than what is taken now; `None` where nothing is.
+    pub(super) fn since(&self) -> Option<i64> {
+        // What was put off came after it was asked for.
+        self.asked.or(self.put_off_since)
     }
 
     /// See [`super::Cache::rollbacks`].

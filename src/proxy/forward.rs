@@ -23,7 +23,7 @@ use super::record::Recording;
 use super::takers::Parts;
 use super::upstream::{As, UpBody, UpstreamError};
 use super::{Shared, issuer};
-use crate::cache::version;
+use crate::cache::{seconds, version};
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
 use crate::kube::{
@@ -99,7 +99,7 @@ impl Shared {
         }
         let (mut tries, mut unprocessed) = (if record && call.is_repeatable() { 2 } else { 1 }, UNPROCESSED);
         loop {
-            let (before, sent) = (self.link.state(), AtomicBool::new(false));
+            let (before, sent, asked) = (self.link.state(), AtomicBool::new(false), seconds());
             let result = self.send(call, payload, record, &sent).await;
             if let (Err(error), Payload::Whole(_)) = (&result, &*payload)
                 && error.is_unprocessed()
@@ -134,7 +134,7 @@ impl Shared {
             }
             tries -= 1;
             match result {
-                Ok(answer) => return Outcome::Answer(self.pass(call, answer, record)),
+                Ok(answer) => return Outcome::Answer(self.pass(call, answer, record.then_some(asked))),
                 Err(_) if tries > 0 && matches!(payload, Payload::Whole(_)) => {}
                 Err(error) => {
                     let why = format!("the cloud did not answer: {error}");
@@ -234,19 +234,23 @@ impl Shared {
         request
     }
 
-    /// The answer on its way to the client, with its recording beside it.
+    /// The answer on its way to the client, with its recording beside it, if that is wanted of what was `asked` then.
     fn pass(
         &self,
         call: &Call,
         (answer, place): (Response<Incoming>, Place),
-        record: bool,
+        asked: Option<i64>,
     ) -> Response<Body> {
         issuer::note_caller(self, call, answer.status());
         // Offline mode may have been turned off since: what comes now is not kept.
-        let record = record && self.is_offline_mode();
+        let asked = asked.filter(|_| self.is_offline_mode());
+        let record = asked.is_some();
         let (mut head, body) = answer.into_parts();
         remove_hop_headers(&mut head.headers, KeepUpgrade::No);
-        let recording = if record { self.recording(call, head.status, &head.headers) } else { None };
+        let recording = asked.and_then(|asked| {
+            let recording = self.recording(call, head.status, &head.headers)?;
+            Some(recording.asked_at(asked))
+        });
         let watch = call.request.resource().filter(|request| request.verb == Verb::Watch);
         let is_watch = watch.is_some();
         let until: Option<Until> = if is_watch && !record {

@@ -13,7 +13,7 @@ use flate2::write::GzDecoder;
 use tokio::time::Instant;
 
 use super::torn::Torn;
-use crate::cache::{Cache, CacheError, ScopeKey, Watching, Writer};
+use crate::cache::{Cache, CacheError, ScopeKey, Watching, Writer, seconds};
 
 /// Takes apart what one answer carries. Runs on the cache's thread.
 pub trait Intake: Send {
@@ -64,6 +64,8 @@ pub struct Recording {
     /// Something was not queued: what arrived is not whole.
     torn: bool,
     begun: Instant,
+    /// When it was asked for, in seconds since 1970.
+    asked: i64,
 }
 
 struct Session {
@@ -84,7 +86,14 @@ impl Recording {
         let (epoch, rollbacks) = (cache.epoch(), cache.rollbacks());
         let (watching, torn) = (intake.watching(), !intake.keeps());
         let session = Session { intake, unpack, failed: false, epoch, rollbacks };
-        Self { cache, client, session: Arc::new(Mutex::new(session)), watching, torn, begun: Instant::now() }
+        let (session, begun, asked) = (Arc::new(Mutex::new(session)), Instant::now(), seconds());
+        Self { cache, client, session, watching, torn, begun, asked }
+    }
+
+    /// It answers what was `asked` then, in seconds since 1970.
+    #[must_use]
+    pub fn asked_at(self, asked: i64) -> Self {
+        Self { asked, ..self }
     }
 
     /// More bytes of the answer as they came.
@@ -137,6 +146,8 @@ impl Recording {
         size: usize,
         job: impl FnOnce(&mut Writer) -> Result<(), CacheError> + Send + 'static,
     ) -> bool {
+        let asked = self.asked;
+        let job = move |writer: &mut Writer| writer.of_answer(asked, job);
         match &self.client {
             Some(client) => self.cache.record_of(&client.identity, size, job),
             None => self.cache.record(size, job),

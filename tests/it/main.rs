@@ -113,6 +113,7 @@ mod registry_spec;
 mod registry_suite;
 mod registry_tools;
 mod registry_upkeep;
+mod restored;
 mod shown;
 mod snap_hooks;
 mod snap_life;

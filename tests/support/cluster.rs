@@ -20,6 +20,9 @@ pub const KUBE_ADDRESS: &str = "https://10.250.0.1:6443";
 /// The same by name: nodes ask the cloud's name server.
 pub const KUBE_NAME: &str = "https://kube.cloud.test:6443";
 
+/// Where the store keeps all that the cloud holds.
+pub(super) const STORE: &str = "/run/etcd";
+
 const RIGHTS: &str = include_str!("manifests/rights.yaml");
 
 /// What differs between clusters.
@@ -102,7 +105,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn start_controllers(&self) -> Result<()> {
+    pub(super) fn start_controllers(&self) -> Result<()> {
         let machine = &self.inner.machine;
         let mut flags = vec![
             parts::kubernetes("kube-controller-manager")?,
@@ -243,7 +246,7 @@ fn write_keys(machine: &Machine, authority: &Authority, clients: &Authority) -> 
 
 fn store_flags(layout: Layout) -> Result<Vec<String>> {
     Ok(match layout {
-        Layout::Kubeadm => vec![parts::program("etcd/etcd")?, "--data-dir=/run/etcd".into()],
+        Layout::Kubeadm => vec![parts::program("etcd/etcd")?, format!("--data-dir={STORE}")],
         Layout::K3s => vec![
             parts::program("kine/kine")?,
             "--listen-address=127.0.0.1:2379".into(),

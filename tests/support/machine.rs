@@ -106,12 +106,20 @@ impl Machine {
 
     /// Runs code of the test in this machine's network, on a thread of its own.
     pub fn in_network<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let thread = self.beside_in_network(work)?;
+        thread.join().map_err(|_| anyhow::anyhow!("a thread in the network of `{}` panicked", self.name))?
+    }
+
+    /// The same, while the test goes on.
+    pub fn beside_in_network<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<thread::JoinHandle<Result<T>>> {
         let network = File::open(format!("/proc/{}/ns/net", self.init))?;
-        let thread = thread::spawn(move || -> Result<T> {
+        Ok(thread::spawn(move || -> Result<T> {
             setns(&network, CloneFlags::CLONE_NEWNET)?;
             Ok(work())
-        });
-        thread.join().map_err(|_| anyhow::anyhow!("a thread in the network of `{}` panicked", self.name))?
+        }))
     }
 
     /// Ends every process of the machine at once, as a power cut does. Its memory, mounts and network go with them.

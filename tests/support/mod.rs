@@ -4,7 +4,8 @@
 //!
 //! - `machine`   namespaces that behave like a machine of their own: addresses, disks, `/run`, power switch
 //! - `process`   one program started in a machine, its log, its signals
-//! - `cluster`   the cloud side; `cut` takes it away in each of the usual ways, with `front` and `names`
+//! - `cluster`   the cloud side; `cut` takes it away in each of the usual ways, with `front` and `names`; `backup` brings an
+//!   earlier one back
 //! - `client`    kubectl, kubeconfigs, waiting
 //! - `node`      the gateway, with its power switch; `runtime`, `kubelet` and `edge` are what runs on it
 //! - `pod`       what the API server, or a kubelet, says of pods
@@ -31,6 +32,7 @@
     reason = "this is test code"
 )]
 
+mod backup;
 mod client;
 mod cluster;
 mod cut;
