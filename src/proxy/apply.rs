@@ -50,6 +50,17 @@ fn event_scope(resource: &str) -> crate::cache::ScopeKey {
     }
 }
 
+/// The cloud has been told of an object that was made here: what it has is kept for those who read it, and no longer for
+/// edge's own sake. An event is.
+pub(super) fn let_go(writer: &mut Writer, key: &ObjectKey) -> Result<(), CacheError> {
+    if key.resource.ends_with("/events") {
+        return Ok(());
+    }
+    let Some((_, object)) = writer.object(key)? else { return Ok(()) };
+    let scope = writer.scope(&event_scope(&key.resource))?;
+    writer.take(scope, &object)
+}
+
 pub(super) fn failed(failure: Failure) -> Found {
     Found::Failed(Box::new(failure))
 }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
+use super::apply;
 use super::fate::Fate;
 use super::outbox::{ATTEMPTS, Outbox, Sent};
 use super::statuses;
@@ -100,6 +101,9 @@ impl Outbox {
                 }
                 let answer = answer.and_then(|value| Object::new(&key.resource, value));
                 // What is here has a version of its own, even if it is the same: what the cloud has takes its place.
+                if kind == ChangeKind::Create {
+                    apply::let_go(writer, &key)?;
+                }
                 let Some(answer) = answer else { return writer.drop_untaken(&change) };
                 let now = writer.object(&key)?.map(|(_, object)| object);
                 let edited = match (&sent, &now) {

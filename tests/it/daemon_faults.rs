@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::command::{Daemon, Done, Place};
 use crate::join_scene::Gateway;
-use crate::support::{Authority, Cut, Edge, Kubelet, NodeOptions, Scene, kubeconfig, seconds};
+use crate::support::{Authority, Cut, Edge, Kubelet, NodeOptions, Pod, Scene, kubeconfig, seconds, workload};
 
 /// A gateway that has joined a cloud which is not there, with its proxy on `port`.
 fn joined(port: u16) -> Result<Place> {
@@ -202,6 +202,54 @@ fn nothing_acknowledged_is_lost_and_1970_and_damage_are_survived() -> Result<()>
         ensure!(status["errors"].to_string().contains("damaged"), "{}", status["errors"]);
         Ok(())
     });
+    Ok(())
+}
+
+/// The cache is lost with the cloud away: kubelet knows its static pods from files, and makes their mirrors anew.
+#[test]
+fn a_cache_lost_in_an_outage_doubles_no_static_pod() -> Result<()> {
+    let mut scene = Scene::ready(&NodeOptions::default())?;
+    let cluster = scene.cluster.clone();
+    scene.node.static_pod("fixed", workload::STATIC)?;
+    let mirrors = || -> Result<Vec<Pod>> {
+        let pods = cluster.pods("default")?;
+        Ok(pods.into_iter().filter(|pod| pod.name.starts_with("fixed")).collect())
+    };
+    let running = |pods: Vec<Pod>| -> Result<Pod> {
+        ensure!(pods.len() == 1 && pods[0].running(), "{pods:?}");
+        pods.into_iter().next().context("none")
+    };
+    let before = cluster.wait_for("the mirror", seconds(90), || running(mirrors()?));
+    cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    scene.edge.kill();
+    scene
+        .node
+        .machine()?
+        .shell("cd /var/lib/edge; rm -f cache.db-*; head -c 9000 /dev/urandom > cache.db")?;
+    scene.reboot()?;
+    scene.node.start_kubelet(Edge::KUBECONFIG)?;
+    cluster.wait_for("the static pod, without a cloud or a cache", seconds(90), || {
+        let running = scene.node.running_containers()?;
+        ensure!(running.values().any(|name| name.contains("fixed")), "{running:?}");
+        Ok(())
+    });
+    // kubelet tells of it again and again until somebody hears.
+    cluster.heal()?;
+    scene.wait_link("online");
+    let after = cluster.wait_for("one mirror, as the node has it", seconds(120), || {
+        let there = running(mirrors()?)?;
+        let here = scene.node.pods()?.into_iter().find(|pod| pod.name == there.name).context("not here")?;
+        ensure!(here.containers == there.containers, "here {here:?}, there {there:?}");
+        ensure!(there.containers != before.containers, "as it was before the reboot: {there:?}");
+        Ok(there)
+    });
+    assert_eq!(after.uid, before.uid, "the cloud's own mirror");
+    let status = scene.edge.status(&scene.node)?;
+    ensure!(status["changes"].as_array().is_some_and(Vec::is_empty), "{}", status["changes"]);
+    let kept = &status["cache"]["resources"];
+    let pods = kept.as_array().context("none")?.iter().find(|kept| kept["resource"] == "v1/pods");
+    ensure!(pods.context("no pods")?["objects"] == 1, "{kept}");
     Ok(())
 }
 
