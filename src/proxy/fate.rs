@@ -1,6 +1,6 @@
 //! How changes that were made while the cloud was away are put to it, and what its answers mean for them.
 
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -29,12 +29,8 @@ pub enum Fate {
 /// # Errors
 /// Why there is none.
 pub fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String> {
-    let key = &change.what.key;
-    let gvr: GroupVersionResource =
-        key.resource.parse().map_err(|_| format!("`{}` is no resource", key.resource))?;
-    let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
-    let name = (change.what.kind != ChangeKind::Create).then_some(key.name.as_str());
-    let mut path = gvr.path(namespace, name);
+    let gvr = resource(change)?;
+    let mut path = path(&gvr, change, change.what.kind != ChangeKind::Create);
     if !change.what.subresource.is_empty() {
         path.push('/');
         path.push_str(&change.what.subresource);
@@ -54,11 +50,35 @@ pub fn request(change: &Change, body: &Value) -> Result<Request<UpBody>, String>
         ChangeKind::Delete => (Method::DELETE, "application/json"),
     };
     let body = if change.what.kind == ChangeKind::Create { without_local_names(body) } else { body.clone() };
-    let body = Full::new(bytes::Bytes::from(body.to_string())).map_err(|never| match never {});
+    let mut request = build(method, path, body.to_string())?;
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    Ok(request)
+}
+
+/// The request that reads the object of a change.
+///
+/// # Errors
+/// Why there is none.
+pub fn reading(change: &Change) -> Result<Request<UpBody>, String> {
+    build(Method::GET, path(&resource(change)?, change, true), String::new())
+}
+
+fn resource(change: &Change) -> Result<GroupVersionResource, String> {
+    let resource = &change.what.key.resource;
+    resource.parse().map_err(|_| format!("`{resource}` is no resource"))
+}
+
+fn path(gvr: &GroupVersionResource, change: &Change, is_named: bool) -> String {
+    let key = &change.what.key;
+    let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
+    gvr.path(namespace, is_named.then_some(key.name.as_str()))
+}
+
+fn build(method: Method, path: String, body: String) -> Result<Request<UpBody>, String> {
+    let body = Full::new(bytes::Bytes::from(body)).map_err(|never| match never {});
     Request::builder()
         .method(method)
         .uri(path)
-        .header(header::CONTENT_TYPE, kind)
         .header(header::ACCEPT, "application/vnd.kubernetes.protobuf,application/json")
         .header(header::USER_AGENT, concat!("edge/", env!("CARGO_PKG_VERSION")))
         .body(body.boxed_unsync())
@@ -76,13 +96,18 @@ fn without_local_names(object: &Value) -> Value {
     object
 }
 
-/// What an answer of the cloud means for a change.
-pub fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
-    let value = codec::decode(bytes)
+/// What an answer holds, in whichever encoding; null where that cannot be read.
+pub fn value(bytes: &[u8]) -> Value {
+    codec::decode(bytes)
         .and_then(codec::Decoded::whole)
         .ok()
         .or_else(|| serde_json::from_slice(bytes).ok())
-        .unwrap_or(Value::Null);
+        .unwrap_or(Value::Null)
+}
+
+/// What an answer of the cloud means for a change.
+pub fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
+    let value = value(bytes);
     if code.is_success() {
         return Fate::Done((meta::kind(&value) != Some("Status")).then_some(value));
     }

@@ -2,7 +2,7 @@
 //! remembered: a change that is still in the file is not put to the cloud once more, for somebody may have told it
 //! something newer since.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +18,11 @@ use crate::cache::{Author, CacheError, Change, ChangeKind, Object, Writer, versi
 /// What the cloud has said and the disk has not taken down: by the row of the change, the digest of what was told, and what
 /// became of it.
 #[derive(Debug, Default)]
-pub struct Unkept(Mutex<HashMap<i64, (u64, Fate)>>);
+pub struct Unkept {
+    judged: Mutex<HashMap<i64, (u64, Fate)>>,
+    /// Changes that the cloud did not take for now, of which that was not written down.
+    in_vain: Mutex<HashSet<i64>>,
+}
 
 impl Unkept {
     /// The cloud has judged `change`, which was put to it as `told`.
@@ -41,9 +45,21 @@ impl Unkept {
         (*told == digest(tell) || read_anew).then(|| fate.clone())
     }
 
+    /// The cloud does not take `change` for now. Until that is written down nobody else knows that the link may have been
+    /// used since by those who know better.
+    pub fn note_in_vain(&self, change: &Change) {
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).insert(change.id);
+    }
+
+    /// Whether that is so.
+    pub fn was_in_vain(&self, change: &Change) -> bool {
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).contains(&change.id)
+    }
+
     /// The disk has it now.
     pub fn kept(&self, change: &Change) {
         self.lock().remove(&change.id);
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).remove(&change.id);
     }
 
     /// These alone still wait.
@@ -52,10 +68,12 @@ impl Unkept {
         if !judged.is_empty() {
             judged.retain(|id, _| waiting.iter().any(|change| change.id == *id));
         }
+        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        in_vain.retain(|id| waiting.iter().any(|change| change.id == *id));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<i64, (u64, Fate)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,7 +99,7 @@ impl Outbox {
             }
             Fate::Later(why, times) => {
                 let change = change.clone();
-                return self.cache.commit(move |w| put_off(w, &change, times, &why)).await;
+                self.cache.commit(move |w| put_off(w, &change, times, &why)).await?;
             }
         }
         self.unkept.kept(change);

@@ -18,6 +18,7 @@ mod decide;
 mod decoder;
 mod discovery;
 mod endpoints;
+mod errand;
 mod events;
 mod fate;
 mod forward;

@@ -8,25 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::{HeaderValue, header};
-use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
 use super::clients::Clients;
-use super::fate::{Fate, fate, request};
+use super::errand::Now;
+use super::fate::Fate;
 use super::judged::Unkept;
-use super::statuses::{self, PodIdentity, told};
-use super::token;
-use super::upstream::{As, Upstream};
-use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, Reader};
-use crate::link::Patience;
+use super::statuses::{self, told};
+use super::upstream::Upstream;
+use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;
 /// Time for one answer: a webhook that is dead takes ten seconds of it, and up to thirty.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of an answer at the most.
-const ANSWER_LIMIT: usize = 4 << 20;
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest that the cloud may ask for in one round, in all: nobody uses the link meanwhile.
@@ -42,13 +37,13 @@ const PASSES: u32 = 3;
 #[derive(Clone, Debug)]
 pub struct Outbox {
     pub(super) cache: Cache,
-    upstream: Arc<Upstream>,
+    pub(super) upstream: Arc<Upstream>,
     pub(super) clients: Arc<Clients>,
     /// One round at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) unkept: Arc<Unkept>,
     /// Time for one answer.
-    patience: Duration,
+    pub(super) patience: Duration,
 }
 
 /// Which changes a round tells.
@@ -76,6 +71,14 @@ impl Round {
     }
 }
 
+/// For what a round has time, and whether the link is in use meanwhile.
+#[derive(Clone, Copy)]
+struct Terms {
+    round: Round,
+    /// The longest pause that the cloud may still ask for.
+    left: Duration,
+}
+
 fn is_late(change: &Change) -> bool {
     change.attempts >= ATTEMPTS
 }
@@ -87,7 +90,7 @@ fn is_clients(change: &Change) -> bool {
 
 /// Why a change cannot be told now, or what became of it cannot be written down.
 #[derive(Debug)]
-enum Broken {
+pub(super) enum Broken {
     /// The cloud went away during a round.
     Gone(String),
     /// Here, and no fault of the link's.
@@ -130,7 +133,7 @@ impl Outbox {
             if changes.is_empty() {
                 return Ok(());
             }
-            let told = self.tell(changes, left).await?;
+            let told = self.tell(changes, Terms { round, left }).await?;
             if let Some(error) = &told.trouble {
                 self.say_unkept(round, error);
             }
@@ -169,17 +172,17 @@ impl Outbox {
         }
     }
 
-    /// Tells these changes; of those for which the cloud asks a longer pause than `left`, none is waited for.
+    /// Tells these changes; of those for which the cloud asks a longer pause than is left, none is waited for.
     ///
     /// # Errors
     /// Why the cloud is away again.
-    async fn tell(&self, changes: Vec<Change>, left: Duration) -> Result<Told, String> {
+    async fn tell(&self, changes: Vec<Change>, terms: Terms) -> Result<Told, String> {
         let mut by_object: BTreeMap<ObjectKey, Vec<Change>> = BTreeMap::new();
         for change in changes {
             by_object.entry(change.what.key.clone()).or_default().push(change);
         }
         let rounds = futures_util::stream::iter(
-            by_object.into_values().map(|changes| self.tell_object(changes, left)),
+            by_object.into_values().map(|changes| self.tell_object(changes, terms)),
         );
         let mut ends = rounds.buffer_unordered(AT_ONCE);
         let mut told = Told::default();
@@ -193,11 +196,23 @@ impl Outbox {
         Ok(told)
     }
 
-    async fn tell_object(&self, changes: Vec<Change>, left: Duration) -> Result<Told, String> {
+    async fn tell_object(&self, changes: Vec<Change>, terms: Terms) -> Result<Told, String> {
         let mut told = Told::default();
+        let lives = match self.lives_on(&changes).await {
+            Ok(lives) => lives,
+            Err(Broken::Gone(why)) => return Err(why),
+            Err(Broken::Cache(error)) => {
+                told.fail(error, changes);
+                return Ok(told);
+            }
+        };
         let mut changes = changes.into_iter();
         while let Some(change) = changes.next() {
-            let (sent, fate) = match self.tell_change(&change, left, &mut told.pause).await {
+            let judged = match &lives {
+                Some(fate) => Ok((Sent::Nothing, fate.clone())),
+                None => self.tell_change(&change, terms, &mut told.pause).await,
+            };
+            let (sent, fate) = match judged {
                 Ok(judged) => judged,
                 Err(Broken::Gone(why)) => return Err(why),
                 Err(Broken::Cache(error)) => {
@@ -208,6 +223,9 @@ impl Outbox {
             // What follows builds on one that the cloud does not take yet.
             let holds_up = matches!(fate, Fate::Later(..)) && !is_clients(&change);
             let is_judged = !matches!(fate, Fate::Later(..));
+            if !is_judged {
+                self.unkept.note_in_vain(&change);
+            }
             match self.keep(&change, sent, fate).await {
                 Ok(()) if is_judged => told.ids.push(change.id),
                 Ok(()) => {}
@@ -228,10 +246,26 @@ impl Outbox {
     async fn tell_change(
         &self,
         change: &Change,
-        left: Duration,
+        Terms { round, left }: Terms,
         pause: &mut Duration,
     ) -> Result<(Sent, Fate), Broken> {
-        let sent = self.current(change).await?;
+        // The link was in use since: what others have told through it may not be known here, if the disk was full.
+        let is_doubtful = is_late(change)
+            || (round == Round::All && change.attempts > 0)
+            || self.unkept.was_in_vain(change);
+        let mut sent = self.current(change).await?;
+        if let Sent::Body(_, patch) = &sent
+            && is_doubtful
+            && matches!(change.what.kind, ChangeKind::Patch | ChangeKind::Apply)
+        {
+            match self.now(change).await? {
+                Now::There(now) if statuses::is_overtaken(&change.what, patch, &now) => {
+                    sent = Sent::Overtaken
+                }
+                Now::There(_) | Now::Hidden => {}
+                Now::Told(fate) => return Ok((sent, fate)),
+            }
+        }
         let fate = match &sent {
             Sent::Nothing => Fate::Done(None),
             Sent::Body(now, request) => match self.unkept.fate(change, request, now.as_ref()) {
@@ -275,6 +309,7 @@ impl Outbox {
                 };
                 let now = reader.object(&what.key)?.filter(|o| o.uid == what.uid);
                 if !is_difference {
+                    // Known here already: the cloud need not be asked.
                     let newer = now.filter(|now| is_late && statuses::is_overtaken(&what, &noted, now));
                     return Ok(newer.map_or(Sent::Body(None, noted), |_| Sent::Overtaken));
                 }
@@ -285,73 +320,6 @@ impl Outbox {
                 }
             })
             .await
-    }
-
-    /// Sends a change; where the cloud says when to come again, that is noted in `pause`, unless it is after `left`.
-    async fn send(
-        &self,
-        change: &Change,
-        body: &Value,
-        left: Duration,
-        pause: &mut Duration,
-    ) -> Result<Fate, Broken> {
-        let mut request = match request(change, body) {
-            Ok(request) => request,
-            Err(why) => return Ok(Fate::Never(why)),
-        };
-        let mut who = As::Node;
-        if let Author::Client(identity) = &change.what.author {
-            who = As::Bearer;
-            match self.token_of(identity).await? {
-                Ok(bearer) => drop(request.headers_mut().insert(header::AUTHORIZATION, bearer)),
-                Err(fate) => return Ok(fate),
-            }
-        }
-        let exchange = async {
-            let (answer, _place) = self.upstream.send(who, request).await.map_err(|e| e.to_string())?;
-            let (head, body) = answer.into_parts();
-            let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?;
-            Ok::<_, String>((head, body.to_bytes()))
-        };
-        let Ok(answered) = tokio::time::timeout(self.patience, exchange).await else {
-            let late = format!("no answer within {} s", self.patience.as_secs());
-            // It may be this request alone that takes so long, as behind a webhook that does not answer: the link is used
-            // without it.
-            return match self.upstream.probe(As::Node, Patience::Short).await {
-                Ok(()) => Ok(Fate::Later(late, ATTEMPTS)),
-                Err(why) => Err(Broken::Gone(format!("{late}, and then {why}"))),
-            };
-        };
-        let (head, bytes) = answered.map_err(Broken::Gone)?;
-        let mut fate = fate(change, head.status, &bytes);
-        let after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        if let (Fate::Later(_, times), Some(asked)) = (&mut fate, after.map(Duration::from_secs)) {
-            if asked > left {
-                *times = ATTEMPTS;
-            } else {
-                *pause = asked.max(*pause);
-            }
-        }
-        Ok(fate)
-    }
-
-    /// The newest token of a client on this node, as a header: what it told is told in its name. Where there is none, what
-    /// becomes of that.
-    async fn token_of(&self, identity: &str) -> Result<Result<HeaderValue, Fate>, CacheError> {
-        // Its tokens go with its pod.
-        let gone = || Fate::Gone("who told it is not on this node any more".to_owned());
-        let Some(pod) = PodIdentity::of(identity) else { return Ok(Err(gone())) };
-        let identity = identity.to_owned();
-        let read = move |reader: &Reader| {
-            let tokens = reader.tokens_of(&pod.namespace, &pod.account, &pod.uid)?;
-            Ok((tokens, reader.purposes(&identity)?))
-        };
-        let (tokens, accepted) = self.cache.read(read).await?;
-        if tokens.is_empty() {
-            return Ok(Err(gone()));
-        }
-        let bearer = token::to_tell_with(&tokens, &accepted).and_then(|bearer| bearer.authorization());
-        Ok(bearer.ok_or_else(|| Fate::Never("no token is known by which its pod may tell it".to_owned())))
     }
 }
 

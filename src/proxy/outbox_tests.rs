@@ -1,11 +1,15 @@
 //! Which changes go first, and what the cloud's answers mean for them.
 
-use http::{Method, StatusCode};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 use super::*;
 use crate::cache::{NewChange, Purpose, Writer};
 use crate::kube::patch::PatchType;
+use crate::proxy::fate::fate;
 use crate::proxy::input::Input;
 use crate::proxy::resolve::Resolver;
 use crate::proxy::{apply, stand_in};
@@ -156,7 +160,7 @@ async fn a_change_that_gets_no_answer_keeps_no_link_down_that_is_up() {
     );
 }
 
-/// A cloud that answers each PATCH as it is told to, and counts them.
+/// A cloud that answers each PATCH as it is told to, and counts them; what is read there is as it was.
 async fn answering(
     code: Arc<std::sync::atomic::AtomicU16>,
     after: Option<&'static str>,
@@ -164,7 +168,7 @@ async fn answering(
     let asked = Arc::<std::sync::atomic::AtomicU32>::default();
     let count = asked.clone();
     let cloud = stand_in::Cloud::new(Arc::new(move |head| {
-        let mut answered = stand_in::json(200, &json!({}));
+        let mut answered = stand_in::json(200, &pod(9));
         if head.method == Method::PATCH {
             count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let code = code.load(std::sync::atomic::Ordering::Relaxed);
@@ -333,6 +337,117 @@ async fn what_was_told_and_is_read_anew_is_not_told_once_more() {
     assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
     assert_eq!(read(&cache, newer).await["status"]["message"], "newer");
+}
+
+/// A card that is full when the cloud does not take a change for now: the link is used, kubelet tells newer things through
+/// it, and nothing of that is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_off_is_not_told_over_what_the_cloud_has_heard_since() {
+    let applied = |word: &str| json!({"apiVersion": "v1", "kind": "Pod", "status": {"message": word}});
+    // Of what is applied, and of the difference, with and without a disk that takes down that it was put off.
+    for (by_apply, stuck) in [(false, true), (false, false), (true, false)] {
+        let (is_there, told) = (Arc::new(Mutex::new(pod(1))), Arc::<AtomicU32>::default());
+        let (there, count) = (is_there.clone(), told.clone());
+        let cloud = stand_in::Cloud::new(Arc::new(move |head| {
+            let mut answered = stand_in::json(200, &there.lock().unwrap());
+            if head.method == Method::PATCH && count.fetch_add(1, Ordering::Relaxed) < ATTEMPTS {
+                answered = stand_in::json(500, &json!({"kind": "Status"}));
+            }
+            Box::pin(std::future::ready(answered)) as _
+        }))
+        .await;
+        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+        if by_apply {
+            let manager = crate::cache::FieldManager { name: "one".into(), force: true };
+            let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() };
+            let input = Input::Apply(manager, applied("first"));
+            let job = move |w: &mut Writer| apply::edit(w, &mut Vec::new(), &key, "status", &input).map(drop);
+            cache.commit(job).await.unwrap();
+        } else {
+            say(&cache, "first".to_owned()).await;
+        }
+        if stuck {
+            let stuck =
+                "CREATE TRIGGER stuck BEFORE UPDATE ON change BEGIN SELECT RAISE(ABORT, 'stuck'); END";
+            beside(&cache).execute_batch(stuck).unwrap();
+            told.store(ATTEMPTS - 1, Ordering::Relaxed);
+        }
+        assert_eq!(outbox.replay(Round::First).await, Ok(()), "the link is used without it");
+        is_there.lock().unwrap()["status"]["message"] = "newer".into();
+        assert_eq!(outbox.replay(Round::All).await, Ok(()));
+        assert_eq!(told.load(Ordering::Relaxed), ATTEMPTS, "by apply: {by_apply}, stuck: {stuck}");
+        assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
+    }
+}
+
+/// The backup is older than the wish to have the pod deleted, which kubelet has done in the outage.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_a_restored_cloud_does_not_delete_lives_on() {
+    for (is_wanted, is_mirror, expected) in [
+        (false, false, vec![]),
+        (true, false, vec![Method::PATCH, Method::DELETE]),
+        (false, true, vec![Method::PATCH, Method::DELETE]),
+    ] {
+        let asked = Arc::<Mutex<Vec<Method>>>::default();
+        let noted = asked.clone();
+        let mut there = pod(1);
+        if is_wanted {
+            there["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        let cloud = stand_in::Cloud::new(Arc::new(move |head: http::request::Parts| {
+            if head.method != Method::GET {
+                noted.lock().unwrap().push(head.method);
+            }
+            Box::pin(std::future::ready(stand_in::json(200, &there))) as _
+        }))
+        .await;
+        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+        let mut known = pod(5);
+        if !is_mirror {
+            known["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        read(&cache, known).await;
+        say(&cache, "ended".to_owned()).await;
+        let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() };
+        let input = Input::Object(json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}));
+        cache.commit(move |w| apply::delete(w, &mut Vec::new(), &key, &input).map(drop)).await.unwrap();
+        assert_eq!(outbox.replay(Round::First).await, Ok(()));
+        assert_eq!(*asked.lock().unwrap(), expected, "wanted: {is_wanted}, mirror: {is_mirror}");
+        let (left, refused) = cache.read(|r| Ok((r.changes()?.len(), r.refused()?.len()))).await.unwrap();
+        assert_eq!((left, refused), (0, 0));
+    }
+}
+
+/// As after a cache that was damaged in an outage: the mirror of a static pod is made here, and the cloud has one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_here_and_is_there_already_is_kept_as_the_cloud_has_it_and_goes_with_that() {
+    let cloud = stand_in::Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let code = if head.method == Method::POST { 409 } else { 200 };
+        Box::pin(std::future::ready(stand_in::json(code, &json!({"kind": "Status"})))) as _
+    }))
+    .await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "mirror".into() };
+    let mirror = |uid: &str| {
+        let meta = json!({"name": "mirror", "namespace": "ns", "uid": uid, "resourceVersion": "7"});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}})
+    };
+    let (of, body) = (key.clone(), mirror("of kubelet"));
+    let job =
+        move |w: &mut Writer| apply::create(w, &mut Vec::new(), &of, body, StatusCode::CREATED).map(drop);
+    cache.commit(job).await.unwrap();
+    assert_eq!(outbox.replay(Round::First).await, Ok(()));
+    let real = Object::new("v1/pods", mirror("real")).unwrap();
+    let gone = real.clone();
+    cache.commit(move |w| w.put_single("node", &real)).await.unwrap();
+    let there = key.clone();
+    let now = cache.read(move |reader| reader.object(&there)).await.unwrap().expect("it was read");
+    assert_eq!(now.uid, "real");
+    cache.commit(move |w| w.take_gone("node", &gone)).await.unwrap();
+    assert!(
+        cache.read(move |reader| reader.object(&key)).await.unwrap().is_none(),
+        "nobody reads it any more"
+    );
 }
 
 /// Tokens of a pod that asks for one with an audience, which the cloud takes nevertheless.

@@ -184,20 +184,23 @@ pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>,
     Ok(Some(patch))
 }
 
-/// Whether somebody has told the cloud something else since `what` was fixed to `patch` and put off: what it touches
+/// Whether somebody has told the cloud something else since `what`, which says `patch`, was put off: what it touches
 /// differs in the object as it was read anew, `now`, both from what it says and from what was there before. Told
 /// nevertheless, it would bring the outage's state back.
 pub fn is_overtaken(what: &NewChange, patch: &Value, now: &Object) -> bool {
     let base = what.base.as_deref().and_then(|base| serde_json::from_slice::<Value>(base).ok());
-    let Some(base) = base.filter(|_| what.kind == ChangeKind::Patch && what.uid == now.uid) else {
-        return false;
-    };
+    let Some(base) = base.filter(|_| what.uid == now.uid) else { return false };
     let word = |field: &str| base.get(field).and_then(Value::as_str).unwrap_or_default();
     let is_known = schema::kind(word("apiVersion"), word("kind")).is_some();
     let kind = if is_known { PatchType::Strategic } else { PatchType::Merge };
-    let changes = |patch: &Value| patch::apply(kind, &now.body, patch).is_ok_and(|then| then != now.body);
-    let undo = patch::apply(kind, &base, patch).map(|then| difference(&then, &base, &what.uid));
-    matches!(undo, Ok(Ok(Some(undo))) if changes(&undo)) && changes(patch)
+    let says = |object: &Value| match what.kind {
+        ChangeKind::Patch => patch::apply(kind, object, patch).ok(),
+        ChangeKind::Apply => apply(object, patch, None).ok(),
+        ChangeKind::Create | ChangeKind::Delete => None,
+    };
+    let undo = says(&base).and_then(|then| difference(&then, &base, &what.uid).ok()?);
+    let undone = undo.and_then(|undo| patch::apply(kind, &now.body, &undo).ok());
+    [undone, says(&now.body)].into_iter().all(|then| then.is_some_and(|then| then != now.body))
 }
 
 /// What a client has applied before with the same field manager, as far as it waits here.

@@ -57,11 +57,13 @@ pub fn keep_applied(
     base: &Object,
     applied: &Value,
 ) -> Result<(), CacheError> {
+    let mut before = None;
     for one in writer.patches(key, subresource)? {
         let own = one.what.author == *author;
         let replaced = one.what.manager.as_ref().is_some_and(|m| m.name == manager.name);
         if own && (replaced || one.what.uid != base.uid) {
             writer.drop_change(one.id)?;
+            before = before.or(one.what.base.filter(|_| replaced && one.what.uid == base.uid));
         } else {
             end_change(writer, &one, base)?;
         }
@@ -73,7 +75,7 @@ pub fn keep_applied(
         subresource: subresource.to_owned(),
         author: author.clone(),
         manager: Some(manager.clone()),
-        base: None,
+        base: before.or_else(|| Some(base.body.to_string().into_bytes())),
         body: Some(applied.to_string().into_bytes()),
     })?;
     Ok(())
