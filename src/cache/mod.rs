@@ -38,6 +38,7 @@ mod told;
 #[cfg(test)]
 mod told_tests;
 pub mod version;
+mod whole;
 mod writer;
 
 #[cfg(test)]

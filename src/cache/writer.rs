@@ -78,6 +78,11 @@ impl Writer {
         self.torn.store(true, Ordering::Release);
     }
 
+    /// Whether something is missing, and what is being watched was not made to be read anew yet.
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn.load(Ordering::Acquire)
+    }
+
     /// See [`super::Cache::epoch`].
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)

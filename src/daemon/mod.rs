@@ -303,12 +303,19 @@ impl Daemon {
         let drained = async { while core.join_next().await.is_some() {} };
         let lived = tokio::time::timeout(DRAIN, upkeep::note_lived(&daemon.place));
         let _ = tokio::join!(tokio::time::timeout(DRAIN, drained), daemon.registry.stop(), lived);
-        if let Err(error) = opened.cache.flush_own().await {
+        let own = opened.cache.flush_own().await;
+        if let Err(error) = &own {
             tracing::warn!(%error, "the cache was not written at the end");
         }
         // Of clients as much as there is time for: nobody else waits for what one of them has piled up.
-        if tokio::time::timeout(DRAIN, opened.cache.flush()).await.is_err() {
-            tracing::info!("not all that clients have read was kept at the end");
+        match tokio::time::timeout(DRAIN, opened.cache.flush()).await {
+            Err(_) => tracing::info!("not all that clients have read was kept at the end"),
+            Ok(flushed) if own.is_ok() && flushed.is_ok() => {
+                if let Err(error) = opened.cache.note_end().await {
+                    tracing::debug!(%error, "that all is kept was not noted: clients read anew at the next start");
+                }
+            }
+            Ok(_) => {}
         }
         let _ = std::fs::remove_file(&daemon.config.socket);
         ended

@@ -97,6 +97,9 @@ impl Shared {
         if let Some(expired) = outdated(call) {
             return Outcome::Answer(expired);
         }
+        if record && let Some(expired) = self.unsure_of(call).await {
+            return Outcome::Answer(expired);
+        }
         let (mut tries, mut unprocessed) = (if record && call.is_repeatable() { 2 } else { 1 }, UNPROCESSED);
         loop {
             let (before, sent, asked) = (self.link.state(), AtomicBool::new(false), seconds());

@@ -144,6 +144,7 @@ impl Shared {
                 let asked = request.query.continue_token.clone();
                 if asked.is_none() {
                     self.torn.is_read(&scope);
+                    self.unsure.is_read(&scope);
                 }
                 Some(Box::new(ListIntake::new(decoder, scope, self.pages.clone(), asked)))
             }
@@ -151,6 +152,7 @@ impl Shared {
                 let (scope, begins) = (list_of(call, request)?, begins(request));
                 if begins == Begins::WithList {
                     self.torn.is_read(&scope);
+                    self.unsure.is_read(&scope);
                 }
                 Some(Box::new(WatchIntake::new(decoder, scope, begins, &self.cache)))
             }
@@ -168,7 +170,7 @@ fn extent_of(call: &Call) -> Extent {
 }
 
 /// The list that is read or watched.
-fn list_of(call: &Call, request: &ResourceRequest) -> Option<ScopeKey> {
+pub fn list_of(call: &Call, request: &ResourceRequest) -> Option<ScopeKey> {
     if !matches!(request.verb, Verb::List | Verb::Watch) {
         return None;
     }
@@ -178,7 +180,7 @@ fn list_of(call: &Call, request: &ResourceRequest) -> Option<ScopeKey> {
 }
 
 /// With what a watch begins.
-fn begins(request: &ResourceRequest) -> Begins {
+pub fn begins(request: &ResourceRequest) -> Begins {
     match request.query.resource_version.as_deref() {
         _ if request.query.wants_initial_events() => Begins::WithList,
         None | Some("" | "0") => Begins::WithSome,

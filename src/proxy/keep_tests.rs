@@ -17,7 +17,7 @@ use super::forward::Call;
 use super::guests::Limits;
 use super::refusals::Asked;
 use super::stand_in::{Break, Cloud, Door, json as answer};
-use crate::cache::{NODE, Object};
+use crate::cache::{Cache, NODE, Object};
 use crate::kube;
 
 /// What the cloud answers, by method and path; `None` once it is away.
@@ -50,7 +50,7 @@ struct Scene {
     says: Says,
     door: Door,
     client: SendRequest<Full<Bytes>>,
-    _cloud: Cloud,
+    cloud: Cloud,
 }
 
 impl Scene {
@@ -80,7 +80,16 @@ impl Scene {
         let cloud = Cloud::new(Arc::new(answers)).await;
         let door = Door::new(&cloud, Limits::PODS, true).await;
         let client = door.two().await;
-        Self { says, door, client, _cloud: cloud }
+        Self { says, door, client, cloud }
+    }
+
+    /// The daemon ends without notice, and another one begins.
+    async fn kill(&mut self) {
+        self.door.proxy.shared.cache.flush().await.unwrap();
+        let folder = self.cloud.folder.path();
+        let cache = Cache::open(folder, folder).unwrap().cache;
+        self.door = Door::over(&self.cloud, cache, Limits::PODS, true).await;
+        self.client = self.door.two().await;
     }
 
     async fn ask(&mut self, token: &str, method: &str, path: &str, body: &'static str) -> (u16, String) {
@@ -218,6 +227,33 @@ async fn what_a_client_may_read_no_more_it_does_not_read_in_an_outage() {
     ] {
         assert_eq!(scene.code(&path).await, expected, "{path}");
     }
+}
+
+/// What it was told last may not have been on disk yet, and is not told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_watching_after_an_end_without_notice_reads_anew_once() {
+    let mut scene = Scene::new().await;
+    let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "3"}, "items": []});
+    for kind in ["services", "configmaps", "endpoints"] {
+        scene.hears("GET", &format!("{NS}/{kind}"), "", 200, list.clone()).await;
+    }
+    let watch = |kind: &str| format!("{NS}/{kind}?watch=true&resourceVersion=3");
+    let is_expired = async |scene: &mut Scene, path: &str| {
+        let (code, text) = scene.ask("one", "GET", path, "").await;
+        assert_eq!(code, 200, "{text}");
+        text.contains("\"code\":410")
+    };
+    assert!(!is_expired(&mut scene, &watch("services")).await, "all is kept");
+    scene.kill().await;
+    let stranger = scene.ask("stranger", "GET", &watch("services"), "").await.1;
+    assert!(!stranger.contains("410"), "the cloud says who that is: {stranger}");
+    for expected in [true, false] {
+        assert_eq!(is_expired(&mut scene, &watch("services")).await, expected);
+    }
+    assert!(!is_expired(&mut scene, &format!("{NS}/configmaps?watch=true&sendInitialEvents=true")).await);
+    assert!(!is_expired(&mut scene, &watch("events")).await, "what is not kept");
+    scene.hears("GET", &format!("{NS}/endpoints"), "", 200, list).await;
+    assert!(!is_expired(&mut scene, &watch("endpoints")).await, "it was read since");
 }
 
 #[tokio::test(flavor = "multi_thread")]

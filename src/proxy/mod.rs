@@ -71,6 +71,7 @@ mod tls;
 mod token;
 pub mod torn;
 mod unanswered;
+mod unsure;
 mod upgrade;
 mod upstream;
 mod waiting;
@@ -113,6 +114,7 @@ struct Shared {
     pages: listed::Pages,
     torn: torn::Torn,
     refusals: refusals::Refusals,
+    unsure: unsure::Unsure,
     signed: sign::Signed,
     offline_mode: tokio::sync::watch::Sender<bool>,
     /// Counts the changes of offline mode, and of what pods are shown, for watches that are served from here.
@@ -228,6 +230,7 @@ impl Proxy {
             pages: listed::Pages::default(),
             torn: torn::Torn::of(&cache).await?,
             refusals: refusals::Refusals::default(),
+            unsure: unsure::Unsure::after(cache.ended_whole().await?),
             signed: sign::Signed::default(),
             offline_mode: tokio::sync::watch::Sender::new(offline_mode),
             mode_changes: tokio::sync::watch::Sender::new(0),

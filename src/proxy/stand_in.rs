@@ -120,10 +120,17 @@ pub struct Door {
 }
 
 impl Door {
-    /// Serves until it is dropped, with the link online.
+    /// Serves until it is dropped, with the link online, after a daemon that has kept all.
     pub async fn new(cloud: &Cloud, limits: Limits, offline_mode: bool) -> Self {
+        let cache = Cache::open(cloud.folder.path(), cloud.folder.path()).unwrap().cache;
+        cache.note_end().await.unwrap();
+        Self::over(cloud, cache, limits, offline_mode).await
+    }
+
+    /// The same over a cache of which nobody knows whether it is whole.
+    pub async fn over(cloud: &Cloud, cache: Cache, limits: Limits, offline_mode: bool) -> Self {
         let parts = Parts {
-            cache: Cache::open(cloud.folder.path(), cloud.folder.path()).unwrap().cache,
+            cache,
             credentials: cloud.credentials.clone(),
             ca: cloud.ca.clone(),
             probe_interval: Duration::from_secs(60),
