@@ -235,7 +235,7 @@ spec:
 
 #[test]
 fn a_certificate_that_ends_in_an_outage_costs_no_pod_and_a_join_brings_the_cloud_back() -> Result<()> {
-    let cluster = cloud()?;
+    let cluster = cloud(Layout::Kubeadm)?;
     let mut node = cluster.node("gateway-3", &NodeOptions::default())?;
     cluster.ready()?;
     let mut edge = Edge::new();
