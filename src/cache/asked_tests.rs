@@ -53,6 +53,24 @@ async fn what_was_asked_for_after_something_was_written_takes_its_place_whatever
     }
 }
 
+/// The clock ran ahead when it was written, and was put right.
+#[tokio::test]
+async fn what_seems_to_be_written_in_the_future_hides_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    let job = |w: &mut Writer| {
+        let id = w.scope(&scope())?;
+        w.put(id, &pod("a", "9"))?;
+        w.put(id, &pod("ghost", "9"))?;
+        w.db().execute("UPDATE object SET at = at + 3600", [])?;
+        let mut list = ListRecord::default();
+        w.put_listed(id, &mut list, &pod("a", "3"))?;
+        w.finish(id, &list, "PodList", "4")?;
+        Ok((w.object(&pod("a", "").key)?.unwrap().1.version, w.object(&pod("ghost", "").key)?.is_some()))
+    };
+    assert_eq!(cache.commit(job).await.unwrap(), ("3".to_owned(), false));
+}
+
 /// An answer that was on its way when a watch told that the object is gone.
 #[tokio::test]
 async fn what_is_gone_since_it_was_asked_for_is_not_put_back() {

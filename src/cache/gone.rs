@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::params;
 
-use super::{CacheError, Object, ObjectKey, ScopeId, Writer, seconds};
+use super::{CacheError, Object, ObjectKey, ScopeId, Writer, compares, seconds};
 
 /// Deletions that are remembered at the most.
 const REMEMBERED: usize = 2048;
@@ -68,7 +68,7 @@ impl Gone {
         }
         let Ok(read) = object.version.parse::<u64>() else { return false };
         let gone = self.all.get(&(from, object.uid.clone()));
-        gone.is_some_and(|at| at.told >= since && at.version >= read)
+        gone.is_some_and(|at| (since..=compares()).contains(&at.told) && at.version >= read)
     }
 }
 
@@ -76,8 +76,8 @@ impl Writer {
     /// Whether a member that is not in a list of this version, which the cloud read at `since` or later, came after that.
     pub(super) fn has_come_since(&self, object: i64, since: i64, version: &str) -> Result<bool, CacheError> {
         let Ok(version) = version.parse::<i64>() else { return Ok(false) };
-        let sql = "SELECT 1 FROM object WHERE id = ? AND at >= ? AND CAST(version AS INTEGER) > ?";
-        let is_later = self.db().prepare_cached(sql)?.exists(params![object, since, version])?;
+        let sql = "SELECT 1 FROM object WHERE id = ? AND at BETWEEN ? AND ? AND CAST(version AS INTEGER) > ?";
+        let is_later = self.db().prepare_cached(sql)?.exists(params![object, since, compares(), version])?;
         Ok(is_later && !self.is_changed_here(object)?)
     }
 

@@ -380,3 +380,10 @@ const READERS: u32 = 2;
 pub(crate) fn seconds() -> i64 {
     crate::sys::clock::now().as_second()
 }
+
+/// Up to when the times in the file tell what came first. What lies behind it was written while the clock ran ahead; and none
+/// does where the clock stands at its floor, for there everything has the same time.
+pub(crate) fn compares() -> i64 {
+    use crate::sys::clock;
+    if clock::machine() < clock::floor() { i64::MIN } else { seconds() }
+}

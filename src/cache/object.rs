@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 use serde_json::Value;
 
-use super::{CacheError, Writer, seconds, version};
+use super::{CacheError, Writer, compares, seconds, version};
 
 /// Which object: resource is group/version/resource, namespace is empty for cluster-scoped ones.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,7 +109,7 @@ impl Writer {
     pub(super) fn store_as_of(&self, object: &Object, since: Option<i64>) -> Result<i64, CacheError> {
         match self.row(&object.key)? {
             Some(row)
-                if since.is_some_and(|since| row.at >= since)
+                if since.is_some_and(|since| (since..=compares()).contains(&row.at))
                     && row.is_newer(object)
                     && !self.is_changed_here(row.id)? =>
             {

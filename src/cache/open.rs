@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Cache, CacheError, renew, salvage, schema};
+use super::{Cache, CacheError, renew, salvage, schema, whole};
 use crate::sys::durable;
 
 /// An open cache and what was found on the way.
@@ -43,6 +43,11 @@ pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
             None => return Err(error),
         },
     };
+    if refuge.join(FROZEN).exists() {
+        // What passed while the copy was served is kept nowhere.
+        whole::unnote(&connection)
+            .map_err(|source| CacheError::Database { operation: "open", path: path.clone(), source })?;
+    }
     if let Err(error) = thaw(refuge) {
         tracing::warn!(%error, "a copy of an earlier cache is still in memory");
     }

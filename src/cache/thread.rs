@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use super::share::{self, Own, PutOff, Shares};
-use super::{CacheError, Writer, open, renew};
+use super::{CacheError, Writer, open, renew, whole};
 
 /// How long a record may wait for others, so that one sync serves them all.
 const GATHER: Duration = Duration::from_millis(250);
@@ -241,7 +241,9 @@ impl Thread {
         }
         let db = &self.writer.connection;
         db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('room', ?)", ["x".repeat(ROOM)])?;
-        db.execute("DELETE FROM meta WHERE key = 'room'", []).map(drop)
+        db.execute("DELETE FROM meta WHERE key = 'room'", [])?;
+        // This life may have begun while nothing could be written.
+        whole::unnote(db)
     }
 
     fn compact(&self) -> Result<(), rusqlite::Error> {

@@ -3,6 +3,8 @@
 //! A client that is told something just before an end without notice goes on from there, and is not told it again: what was
 //! not on disk yet would be missing here for good. So it is where a disk that takes nothing has others wait until the end.
 
+use rusqlite::Connection;
+
 use super::{Cache, CacheError, Writer};
 
 /// Under which name it is kept that the daemon before has kept all.
@@ -17,17 +19,27 @@ impl Cache {
         self.commit(|writer| writer.note_end()).await
     }
 
-    /// Whether that was noted before this start; it holds once.
+    /// Whether that was noted, and nobody was answered since.
     ///
     /// # Errors
     /// When it cannot be read.
     pub async fn ended_whole(&self) -> Result<bool, CacheError> {
-        let is_whole = self.read(|reader| reader.meta(META)).await?.is_some_and(|noted| noted == "1");
-        if is_whole {
-            self.record(0, |writer| writer.set_meta(META, ""));
-        }
-        Ok(is_whole)
+        Ok(self.read(|reader| reader.meta(META)).await?.is_some_and(|noted| noted == "1"))
     }
+
+    /// From now on somebody is answered, and an end must be noted anew. Where the disk takes nothing this is done as soon as
+    /// it does again, see [`unnote`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn note_begin(&self) -> Result<(), CacheError> {
+        self.commit(|writer| Ok(unnote(&writer.connection)?)).await
+    }
+}
+
+/// Takes the note of an end away.
+pub(super) fn unnote(db: &Connection) -> Result<(), rusqlite::Error> {
+    db.execute("DELETE FROM meta WHERE key = ?", [META]).map(drop)
 }
 
 impl Writer {
@@ -50,7 +62,7 @@ mod tests {
         drop(cache);
         let cache = open();
         assert!(cache.ended_whole().await.unwrap());
-        cache.flush_own().await.unwrap();
+        cache.note_begin().await.unwrap();
         assert!(!cache.ended_whole().await.unwrap(), "this one has not ended");
         let lose = |writer: &mut Writer| {
             writer.note_loss();
@@ -58,5 +70,10 @@ mod tests {
         };
         cache.commit(lose).await.unwrap();
         assert!(!cache.ended_whole().await.unwrap(), "a part was lost");
+        cache.note_end().await.unwrap();
+        drop(cache);
+        // A life in which the disk took nothing at all.
+        std::fs::create_dir(folder.path().join("frozen")).unwrap();
+        assert!(!open().ended_whole().await.unwrap(), "what passed was kept nowhere");
     }
 }

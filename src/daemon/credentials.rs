@@ -1,6 +1,6 @@
 //! What is wrong with the node's credentials for the cloud, and what mends it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::link::Phase;
 use crate::proxy::REFUSED;
@@ -9,13 +9,21 @@ use crate::proxy::REFUSED;
 /// let it join by itself.
 const MEND: &str = "`edge join --from` a new kubeconfig of this node, or a bootstrap kubeconfig with a token: pods run on, and what is kept stays";
 
+/// For how long the cloud may not have been asked: pods, leases and probes ask it more often.
+const UNASKED: SignedDuration = SignedDuration::from_mins(10);
+
 /// What is wrong with the certificate that `ends` then, by this machine's clock and by what the cloud says to it.
 pub fn trouble(ends: Option<Timestamp>, now: Timestamp, phase: &Phase) -> Option<String> {
     let is_refused = matches!(phase, Phase::Offline(why) if why == REFUSED);
     match ends.filter(|ends| *ends < now) {
-        Some(ended) if matches!(phase, Phase::Online | Phase::Replaying) => Some(format!(
+        // An idle link is not asked anything, and is online until a request fails.
+        Some(ended)
+            if matches!(phase, Phase::Online | Phase::Replaying) && now.duration_since(ended) > UNASKED =>
+        {
+            Some(format!(
             "by this machine's clock the node's certificate for the cloud ended at {ended}, and the cloud takes it hint: set the clock"
-        )),
+            ))
+        }
         Some(ended) => Some(format!("the node's certificate for the cloud ended at {ended} hint: {MEND}")),
         None if is_refused => Some(format!("{REFUSED} hint: {MEND}")),
         None => None,
@@ -37,7 +45,8 @@ mod tests {
                 Some("certificate for the cloud ended at 1970-01-01T00:00:05Z hint: `edge join"),
             ),
             (Some(5), offline(REFUSED), Some("ended at 1970-01-01T00:00:05Z hint: `edge join")),
-            (Some(5), Phase::Online, Some("and the cloud takes it hint: set the clock")),
+            (Some(5), Phase::Online, Some("ended at 1970-01-01T00:00:05Z hint: `edge join")),
+            (Some(-600), Phase::Online, Some("and the cloud takes it hint: set the clock")),
             (Some(20), offline(REFUSED), Some("the cloud refuses the node's credentials hint: `edge join")),
             (None, offline(REFUSED), Some("the cloud refuses the node's credentials hint: `edge join")),
             (Some(20), offline("no route"), None),

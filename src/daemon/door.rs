@@ -135,6 +135,10 @@ impl Door {
                 source,
                 hint: "another program has this port: stop it, or set `proxy.listen`",
             })?;
+        // Only now: a start that ends before it answers anybody has told nobody anything.
+        if let Err(error) = self.cache.note_begin().await {
+            tracing::warn!(%error, "the cache does not note that clients are answered again");
+        }
         self.stop.send_replace(false);
         self.tasks.spawn(async move {
             owner.run().await;

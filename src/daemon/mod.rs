@@ -298,6 +298,8 @@ impl Daemon {
         };
         notify::stopping();
         stop.send_replace(true);
+        // Of a loss that is found from now on nobody hears who would read anew.
+        let lost = opened.cache.lost();
         daemon.door.shut().await;
         daemon.upkeep.stop();
         let drained = async { while core.join_next().await.is_some() {} };
@@ -310,7 +312,13 @@ impl Daemon {
         // Of clients as much as there is time for: nobody else waits for what one of them has piled up.
         match tokio::time::timeout(DRAIN, opened.cache.flush()).await {
             Err(_) => tracing::info!("not all that clients have read was kept at the end"),
-            Ok(flushed) if own.is_ok() && flushed.is_ok() => {
+            // With offline mode off nothing is kept, and what there was is forgotten.
+            Ok(flushed)
+                if own.is_ok()
+                    && flushed.is_ok()
+                    && daemon.config.offline_mode
+                    && lost.has_changed().is_ok_and(|changed| !changed) =>
+            {
                 if let Err(error) = opened.cache.note_end().await {
                     tracing::debug!(%error, "that all is kept was not noted: clients read anew at the next start");
                 }

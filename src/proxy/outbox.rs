@@ -250,9 +250,13 @@ impl Outbox {
         pause: &mut Duration,
     ) -> Result<(Sent, Fate), Broken> {
         // The link was in use since: what others have told through it may not be known here, if the disk was full.
-        let is_doubtful = is_late(change)
-            || (round == Round::All && change.attempts > 0)
-            || self.unkept.was_in_vain(change);
+        // With a disk that works that is asked once: a sweep every half minute would fetch whole pods over the link else.
+        let may_be_unknown = self.cache.trouble().is_some() || change.attempts <= ATTEMPTS;
+        let is_doubtful = self.unkept.was_in_vain(change)
+            || (may_be_unknown
+                // A node may not read events.
+                && !change.what.key.resource.ends_with("/events")
+                && (is_late(change) || (round == Round::All && change.attempts > 0)));
         let mut sent = self.current(change).await?;
         if let Sent::Body(_, patch) = &sent
             && is_doubtful

@@ -129,6 +129,7 @@ impl Door {
 
     /// The same over a cache of which nobody knows whether it is whole.
     pub async fn over(cloud: &Cloud, cache: Cache, limits: Limits, offline_mode: bool) -> Self {
+        let answering = cache.clone();
         let parts = Parts {
             cache,
             credentials: cloud.credentials.clone(),
@@ -139,6 +140,7 @@ impl Door {
             clients: Default::default(),
         };
         let (proxy, owner) = Proxy::new(parts).await.unwrap();
+        answering.note_begin().await.unwrap();
         tokio::spawn(owner.run());
         assert!(link::online(&mut proxy.shared.link.follow()).await);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

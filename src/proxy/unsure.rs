@@ -16,6 +16,7 @@ use super::forward::Call;
 use super::keep::{begins, is_kept, is_of_caller, list_of};
 use crate::cache::{Begins, ScopeKey};
 use crate::kube::Verb;
+use crate::kube::negotiate::Shape;
 
 /// How long after the start: whoever was connected before comes again within a minute, or has waited for an outage to end.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -62,6 +63,8 @@ impl Shared {
         let request = call.request.resource().filter(|request| request.verb == Verb::Watch)?;
         if self.unsure.is_over()
             || begins(request) != Begins::AfterList
+            // A table is not recorded, and which list it shows was not read by it.
+            || call.accept.shape == Shape::Table
             || !is_kept(request)
             || !is_of_caller(call, &self.client_settings)
         {
