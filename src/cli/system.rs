@@ -205,7 +205,8 @@ fn told(status: &Status, loader: Loader) -> String {
             let _ = writeln!(reasons, "slot {}: {}", report.slot, output::visible(reason));
         }
     }
-    for damage in &status.damage {
+    let is_told = |what: &String| status.slots.iter().any(|report| report.reason.as_ref() == Some(what));
+    for damage in status.damage.iter().filter(|damage| !is_told(&damage.what)) {
         let _ = writeln!(reasons, "{}", output::visible(&damage.what));
     }
     output::columns(&rows) + &reasons

@@ -21,7 +21,7 @@ use super::entry::VerityId;
 use super::esp::Esp;
 use super::identity::Identity;
 use super::loader::Loader;
-use super::record::{Record, Sum};
+use super::record::{Record, Recorded, Sum};
 use super::slot::{Slot, State, Status};
 use super::{Error, Places, autoboot, partition, stage, tryboot};
 use crate::sys::{durable, failpoint};
@@ -69,17 +69,38 @@ pub fn mend_boot(places: &Places, state_dir: &Path) -> Result<Option<Looked>, Er
     let Some(booted) = settled(places)? else { return Ok(None) };
     let (copies, mut looked) = (state_dir.join(COPIES), Looked::default());
     look_at_autoboot(places, booted, &mut looked)?;
-    let mut kept = Vec::new();
-    for slot in Slot::BOTH.into_iter().filter(|slot| is_needed(places, *slot, booted)) {
-        if let Some((id, sum)) = known(places, slot, booted)? {
-            let copy = copies.join(format!("{id}.img"));
-            look_at_boot(places, slot, booted, (&sum, &copy), &mut looked)?;
-            kept.push(copy);
+    let (mut kept, mut failed, mut unseen) = (Vec::new(), None, false);
+    // What runs last: whether there is a way back from it is known then.
+    for slot in [booted.other(), booted].into_iter().filter(|slot| is_needed(places, *slot, booted)) {
+        match look_at_slot(places, slot, booted, &copies, &mut looked) {
+            Ok(copy) => kept.extend(copy),
+            Err(error) if slot == booted => failed = Some(error),
+            Err(error) => {
+                tracing::warn!(%slot, %error, "the slot that does not run cannot be looked at");
+                unseen = true;
+            }
         }
     }
-    remove_others(&copies, &kept)?;
-    tell(places, &looked.damaged)?;
-    Ok(Some(looked))
+    tell_all(places, booted, &mut looked)?;
+    match failed {
+        Some(error) => Err(error),
+        None if unseen => Ok(Some(looked)),
+        None => remove_others(&copies, &kept).map(|()| Some(looked)),
+    }
+}
+
+/// The copy of what starts `slot`, where it is known what that is.
+fn look_at_slot(
+    places: &Places,
+    slot: Slot,
+    booted: Slot,
+    copies: &Path,
+    looked: &mut Looked,
+) -> Result<Option<PathBuf>, Error> {
+    let Some((id, sum)) = known(places, slot, booted)? else { return Ok(None) };
+    let copy = copies.join(format!("{id}.img"));
+    look_at_boot(places, slot, booted, (&sum, &copy), looked)?;
+    Ok(Some(copy))
 }
 
 /// What the last look of this boot found damaged.
@@ -88,14 +109,42 @@ pub fn told(places: &Places) -> Vec<Damage> {
     serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
-/// Forgets what was told of a slot that is about to be written.
+/// Forgets what was told of a slot that is about to be written; that it failed stays noted.
 ///
 /// # Errors
 /// Where it cannot be noted.
-pub(super) fn forget(places: &Places, slot: Slot) -> Result<(), Error> {
+pub(super) fn forget(places: &Places, identity: &Identity<'_>, slot: Slot) -> Result<(), Error> {
+    let mut record = Record::read(places)?;
+    if let Some(noted) = record.slots.get_mut(&slot).filter(|noted| is_lost(noted, slot)) {
+        noted.reason = None;
+        record.write(identity)?;
+    }
     let mut damaged = told(places);
     damaged.retain(|damage| damage.slot != Some(slot));
     tell(places, &damaged)
+}
+
+/// Tells what was found, and of the other slot what holds still: since it was looked at somebody may have begun to write it.
+fn tell_all(places: &Places, booted: Slot, looked: &mut Looked) -> Result<(), Error> {
+    let other = booted.other();
+    let _alone = places.lock("esp.lock")?;
+    looked.damaged.retain(|damage| damage.slot != Some(other) || is_needed(places, other, booted));
+    let noted = Record::read(places)?.slots.remove(&other).filter(|noted| is_lost(noted, other));
+    if let Some(what) = noted.and_then(|noted| noted.reason)
+        && looked.damaged.iter().all(|damage| damage.slot != Some(other))
+    {
+        looked.damaged.push(Damage { slot: Some(other), what });
+    }
+    tell(places, &looked.damaged)
+}
+
+/// Whether it failed because what starts it is damaged.
+fn is_lost(noted: &Recorded, slot: Slot) -> bool {
+    noted.state == State::Failed && noted.reason.as_ref().is_some_and(|why| why.starts_with(&otherwise(slot)))
+}
+
+fn otherwise(slot: Slot) -> String {
+    format!("partition `{}` reads otherwise than it was written", tryboot::label(slot))
 }
 
 fn tell(places: &Places, damaged: &[Damage]) -> Result<(), Error> {
@@ -109,14 +158,17 @@ fn tell(places: &Places, damaged: &[Damage]) -> Result<(), Error> {
 
 /// The slot that runs, where it was found good in this boot and not given up since.
 fn settled(places: &Places) -> Result<Option<Slot>, Error> {
-    let is_judged = std::fs::read_to_string(places.judged()).is_ok_and(|text| text != ROLLED_BACK);
+    // Asked each minute until then: the card is left alone.
+    if !std::fs::read_to_string(places.judged()).is_ok_and(|text| text != ROLLED_BACK) {
+        return Ok(None);
+    }
     let status = Status::read(places)?;
-    Ok(Some(status.booted).filter(|booted| is_judged && status.of(*booted).state == State::Good))
+    Ok(Some(status.booted).filter(|booted| status.of(*booted).state == State::Good))
 }
 
 /// Whether the machine needs what starts `slot`: it runs, or the initrd may turn to it. That it may goes before anything of a
 /// slot is written.
-fn is_needed(places: &Places, slot: Slot, booted: Slot) -> bool {
+pub(super) fn is_needed(places: &Places, slot: Slot, booted: Slot) -> bool {
     let spare = std::fs::read_to_string(places.identity().join(tryboot::SPARE)).unwrap_or_default();
     slot == booted || spare.trim() == slot.to_string()
 }
@@ -173,8 +225,11 @@ fn look_at_boot(
 ) -> Result<(), Error> {
     let device = tryboot::device(places, slot)?;
     if is_whole(&device, sum) {
-        if !is_whole(copy, sum) {
-            keep(&device, copy, sum)?;
+        // Data that takes none is no reason not to look at the rest.
+        if !is_whole(copy, sum)
+            && let Err(error) = keep(&device, copy, sum)
+        {
+            tracing::warn!(%slot, %error, "no copy of a boot partition is kept: it could not be mended");
         }
         return Ok(());
     }
@@ -183,20 +238,37 @@ fn look_at_boot(
     if !is_needed(places, slot, booted) || known(places, slot, booted)?.is_none_or(|(_, now)| now != *sum) {
         return Ok(());
     }
-    let what = format!("partition `{}`", tryboot::label(slot));
-    match mend(&device, copy, sum) {
-        Ok(()) => looked.mended.push(format!("{what} read otherwise than it was written, and is mended")),
-        Err(error) => {
-            let what = format!("{what} reads otherwise than it was written, and is not mended: {error}");
-            let hint = match slot == booted {
-                true => "the machine may not start again: `edge bundle import` of another system writes slot",
-                false => "nothing could turn to it: `edge bundle import` of a system writes slot",
-            };
-            let other = booted.other();
-            looked.damaged.push(Damage { slot: Some(slot), what: format!("{what} hint: {hint} {other}") });
-        }
+    let Err(error) = mend(&device, copy, sum) else {
+        let what = format!("partition `{}`", tryboot::label(slot));
+        looked.mended.push(format!("{what} read otherwise than it was written, and is mended"));
+        return Ok(());
+    };
+    let other = booted.other();
+    let hint = if slot == other {
+        format!("nothing turns to it: `edge bundle import` of a system writes slot {other}")
+    } else {
+        format!("the machine may not start again: `edge bundle import` of another system writes slot {other}")
+    };
+    let what = format!("{}, and is not mended: {error} hint: {hint}", otherwise(slot));
+    if slot == other
+        && let Err(error) = note_lost(places, slot, &what)
+    {
+        tracing::warn!(%slot, %error, "it cannot be noted for the next boot that a boot partition is damaged");
     }
+    looked.damaged.push(Damage { slot: Some(slot), what });
     Ok(())
+}
+
+/// Has nothing turn to the slot from now on, neither the initrd nor edge, in this boot and after it.
+fn note_lost(places: &Places, slot: Slot, why: &str) -> Result<(), Error> {
+    let identity = Identity::open(places)?;
+    identity.remove(tryboot::SPARE)?;
+    let mut record = Record::read(places)?;
+    if let Some(noted) = record.slots.get_mut(&slot) {
+        noted.state = State::Failed;
+        noted.reason = Some(why.to_owned());
+    }
+    record.write(&identity)
 }
 
 /// Whether `path` begins with those bytes, as its medium has them.

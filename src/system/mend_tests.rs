@@ -2,7 +2,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::*;
 use crate::system::tryboot::tests::{Card, NEW, OLD, boot, put};
-use crate::system::{arm, roll_back};
+use crate::system::{Fallback, arm, roll_back, unhealthy};
 
 impl Card {
     /// Flips a byte of a boot partition.
@@ -95,11 +95,24 @@ fn what_no_copy_is_of_is_told_and_no_way_back() {
     assert_eq!(told.len(), 1);
     assert_eq!(
         told[0].what,
-        "partition `boot_a` reads otherwise than it was written, and is not mended: no copy of it is whole hint: nothing could turn to it: `edge bundle import` of a system writes slot a"
+        "partition `boot_a` reads otherwise than it was written, and is not mended: no copy of it is whole hint: nothing turns to it: `edge bundle import` of a system writes slot a"
     );
     let status = Status::read(&card.places).unwrap();
-    assert_eq!((&status.damage, status.fallback(), card.states().as_str()), (&told, None, "empty good b"));
+    assert_eq!((&status.damage, status.fallback(), card.states().as_str()), (&told, None, "failed good b"));
+    assert_eq!(status.of(Slot::A).reason.as_ref(), Some(&told[0].what));
+    // Nor is it after the next boot, for edge and for the initrd; and that is told there too.
+    std::fs::remove_file(card.places.at(TOLD)).unwrap();
+    card.start(Slot::B);
+    assert!(!card.places.identity().join(tryboot::SPARE).exists());
+    assert!(matches!(unhealthy(&card.places, "kubelet is not well").unwrap(), Fallback::Nowhere(_)));
+    arm(&card.places).unwrap().unwrap();
+    assert!(!card.places.identity().join(tryboot::SPARE).exists());
+    let mut late = card.look();
+    assert_eq!(late.damaged, told);
     assert_eq!(card.stage(OLD).unwrap(), Slot::A);
+    // A look that ends only now.
+    tell_all(&card.places, Slot::B, &mut late).unwrap();
+    assert_eq!((late.damaged, card.states().as_str()), (vec![], "staged good a"));
     card.rot(Slot::B, 40);
     card.rot(Slot::A, 40_000);
     std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
@@ -110,6 +123,26 @@ fn what_no_copy_is_of_is_told_and_no_way_back() {
             "the machine may not start again: `edge bundle import` of another system writes slot a"
         )
     );
+}
+
+#[test]
+fn what_one_slot_lacks_keeps_nobody_from_looking_at_the_other_one() {
+    let card = Card::updated();
+    card.look();
+    // Its hash tree cannot be read: what is kept of it stays.
+    let tree = partition::verity(&card.places, Slot::A).unwrap();
+    let aside = tree.with_extension("aside");
+    std::fs::rename(&tree, &aside).unwrap();
+    card.rot(Slot::B, 600);
+    assert_eq!((card.look().mended.len(), card.copies().len()), (1, 2));
+    std::fs::rename(&aside, &tree).unwrap();
+    // Data that takes no copies.
+    std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
+    put(&card.state().join(COPIES), b"");
+    card.rot(Slot::B, 600);
+    let damaged = card.look().damaged;
+    assert!(damaged.len() == 1 && damaged[0].slot == Some(Slot::B), "{damaged:?}");
+    assert_eq!(told(&card.places), damaged);
 }
 
 #[test]
@@ -153,5 +186,7 @@ fn an_autoboot_that_rots_starts_what_runs_and_a_person_s_word_stands() {
 fn a_boot_that_is_not_judged_yet_is_not_looked_at() {
     let card = Card::new();
     card.start(Slot::A);
+    // It is asked each minute: not even the card is.
+    std::fs::remove_file(partition::verity(&card.places, Slot::A).unwrap()).unwrap();
     assert_eq!(mend_boot(&card.places, &card.state()).unwrap(), None);
 }

@@ -111,8 +111,11 @@ pub fn status(
 ) -> Result<Status, Error> {
     let word = |path: PathBuf| std::fs::read_to_string(path).ok();
     let damage = mend::told(places);
-    // Nothing can be gone back to by way of what is known to be damaged, and the same system is staged again.
-    let is_lost = |slot: Slot| slot != booted && damage.iter().any(|damage| damage.slot == Some(slot));
+    // What is known to be damaged has failed; nothing can be gone back to by way of it where that could not be noted either.
+    let is_lost = |slot: Slot| {
+        let is_told = slot != booted && damage.iter().any(|damage| damage.slot == Some(slot));
+        is_told && mend::is_needed(places, slot, booted)
+    };
     let seen = Seen {
         booted,
         by_itself: by_itself(places)?,
@@ -226,7 +229,7 @@ pub fn clear(places: &Places, slot: Slot) -> Result<u64, Error> {
     identity.remove(SPARE)?;
     failpoint::pass("spare-gone");
     loader::write_head(&device, &[0; fat::SECTOR])?;
-    mend::forget(places, slot)?;
+    mend::forget(places, &identity, slot)?;
     // The same system may come again, and is tried again then.
     let given_up = std::fs::read_to_string(places.identity().join(GIVEN_UP)).unwrap_or_default();
     if VerityId::parse(given_up.trim()) != kept {
