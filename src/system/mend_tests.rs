@@ -126,6 +126,24 @@ fn what_no_copy_is_of_is_told_and_no_way_back() {
 }
 
 #[test]
+fn what_rots_while_the_machine_is_off_is_mended_too() {
+    let card = Card::updated();
+    card.look();
+    for at in [3, 4 * 512 + 30] {
+        card.rot(Slot::A, at);
+        card.start(Slot::B);
+        arm(&card.places).unwrap().unwrap();
+        assert_eq!((card.look().mended.len(), card.copies().len()), (1, 2), "{at}");
+        assert_eq!(card.states(), "good good b");
+    }
+    // What an import has begun to write is no spare again for having been one.
+    tryboot::clear(&card.places, Slot::A).unwrap();
+    card.start(Slot::B);
+    arm(&card.places).unwrap().unwrap();
+    assert!(!card.places.identity().join(tryboot::SPARE).exists());
+}
+
+#[test]
 fn what_one_slot_lacks_keeps_nobody_from_looking_at_the_other_one() {
     let card = Card::updated();
     card.look();

@@ -288,8 +288,24 @@ pub fn arm(places: &Places) -> Result<Option<Outcome>, Error> {
 
 /// Has the initrd know which slot it may turn to.
 fn note_spare(places: &Places, identity: &Identity<'_>) -> Result<(), Error> {
-    let spare = Status::read(places)?.fallback().map(|slot| format!("{slot}\n"));
+    let status = Status::read(places)?;
+    let (spare, other) =
+        (status.fallback().map(|slot| format!("{slot}\n")), status.of(status.booted.other()));
     let known = std::fs::read_to_string(places.identity().join(SPARE)).ok();
+    // What was good, and does not read as such now, is mended by the look that follows, which goes by `spare`; an import
+    // that writes it has taken that away.
+    let record = Record::read(places)?;
+    let is_mended = record.slots.get(&other.slot).is_some_and(|noted| {
+        noted.state == State::Good
+            && noted.boot.is_some()
+            && other.verity.as_ref() == Some(&noted.verity_uuid)
+    });
+    if spare.is_none()
+        && is_mended
+        && known.as_deref().map(str::trim) == Some(other.slot.to_string().as_str())
+    {
+        return Ok(());
+    }
     match spare {
         spare if spare == known => Ok(()),
         Some(slot) => identity.write(SPARE, slot.as_bytes(), 0o600),
