@@ -246,6 +246,8 @@ fn look_at_boot(
     let other = booted.other();
     let hint = if slot == other {
         format!("nothing turns to it: `edge bundle import` of a system writes slot {other}")
+    } else if Status::read(places).is_ok_and(|status| status.fallback().is_some()) {
+        format!("the machine may not start again: {}", stage::TURN_BACK)
     } else {
         format!("the machine may not start again: `edge bundle import` of another system writes slot {other}")
     };

@@ -144,6 +144,28 @@ fn what_rots_while_the_machine_is_off_is_mended_too() {
 }
 
 #[test]
+fn the_slot_that_still_starts_is_not_written_while_the_other_one_is_damaged() {
+    let card = Card::updated();
+    card.look();
+    std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
+    card.rot(Slot::B, 40);
+    let told = card.look().damaged;
+    let hint = "the machine may not start again: `edge system rollback`, then `systemctl reboot`";
+    assert!(told.len() == 1 && told[0].what.ends_with(hint), "{told:?}");
+    let before = std::fs::read(card.boot_of(Slot::A)).unwrap();
+    assert_eq!(
+        card.stage(VerityId([3; 16])).unwrap_err().to_string(),
+        "what starts slot b is damaged, and slot a still starts: nothing is written hint: `edge system rollback`, then `systemctl reboot`"
+    );
+    assert!(std::fs::read(card.boot_of(Slot::A)).unwrap() == before);
+    assert_eq!(roll_back(&card.places).unwrap(), Slot::A);
+    card.start(Slot::A);
+    std::fs::remove_file(card.places.at(TOLD)).unwrap();
+    arm(&card.places).unwrap().unwrap();
+    assert_eq!(card.stage(NEW).unwrap(), Slot::B);
+}
+
+#[test]
 fn what_one_slot_lacks_keeps_nobody_from_looking_at_the_other_one() {
     let card = Card::updated();
     card.look();

@@ -15,7 +15,7 @@ use super::esp::unfinished;
 use super::identity::Identity;
 use super::loader::{Kernel, Loader};
 use super::record::{Record, Recorded, Sum};
-use super::slot::{Slot, SlotReport, State, Status};
+use super::slot::{Slot, State, Status};
 use super::{Error, Places, Release, partition};
 use crate::sys::digest::{Algorithm, Digest, Hasher};
 use crate::sys::durable;
@@ -25,6 +25,8 @@ use crate::sys::durable;
 const SYNC_EVERY: u64 = 16 << 20;
 /// Bytes read at once.
 const PIECE: usize = 1 << 20;
+/// How what runs is left for the slot that still starts.
+pub(super) const TURN_BACK: &str = "`edge system rollback`, then `systemctl reboot`";
 
 /// A system that is to be staged. Digests are SHA-256, sizes bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +108,7 @@ pub fn judge_image(
             if other.state == State::Failed { " hint: `edge bundle import` stages it again" } else { "" };
         return Ok(Some(format!("system {} is in slot {}, and is {word}{hint}", image.version, other.slot)));
     }
-    check_spare(booted, other)?;
+    check_spare(&status)?;
     check_room(places, image, other.slot)?;
     here.loader.check_kernel(places, &here, image.kernel.1, other.slot)?;
     Ok(None)
@@ -125,8 +127,14 @@ fn check_stream(record: &Record, image: &Image, named: Option<&str>) -> Result<(
     Err(Error::OtherMachine(format!("{why} hint: `edge config set system.stream={}`", image.stream)))
 }
 
-/// The slot that is written over must not be the only good one.
-fn check_spare(booted: &SlotReport, other: &SlotReport) -> Result<(), Error> {
+/// The slot that is written over must be neither the only good one nor the only one that still starts.
+fn check_spare(status: &Status) -> Result<(), Error> {
+    let (booted, other) = (status.of(status.booted), status.of(status.booted.other()));
+    if other.is_spare() && status.damage.iter().any(|damage| damage.slot == Some(booted.slot)) {
+        let why =
+            format!("what starts slot {} is damaged, and slot {} still starts", booted.slot, other.slot);
+        return Err(Error::Unfit(format!("{why}: nothing is written hint: {TURN_BACK}")));
+    }
     if booted.state != State::Good && other.is_spare() {
         return Err(Error::OnlyGood { other: other.slot, booted: booted.slot });
     }
@@ -190,7 +198,7 @@ impl<'a> Stage<'a> {
             return Err(Error::Unfit(format!("system {} runs already", image.version)));
         }
         // Minutes may have passed since it was judged, and the running system may have been given up meanwhile.
-        check_spare(status.of(status.booted), status.of(slot))?;
+        check_spare(&status)?;
         let loader = Loader::of(places)?;
         let number = loader.clear(places, slot)?;
         Ok(Self {
