@@ -1,5 +1,5 @@
-//! What a Raspberry Pi's boot loader reads, looked at once this boot was found good and then each day: rot there would be found
-//! by the boot that does not come. Other machines have nothing to look at.
+//! What a Raspberry Pi's boot loader reads, looked at once this boot was found good and then each day, each hour where something
+//! is damaged: rot there would be found by the boot that does not come. Other machines have nothing to look at.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,8 @@ use crate::system::{self, Loader, Looked, Places};
 const SOON: Duration = Duration::from_secs(60);
 /// Between two looks.
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The same where there is trouble: somebody mends it, and wants to see that.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Runs until told to stop.
 pub(super) async fn keep(place: Arc<Place>, board: Board, mut stopped: watch::Receiver<bool>) {
@@ -44,18 +46,39 @@ fn tell(part: &Part, looked: Result<Option<Looked>, TaskError>) -> Duration {
         Ok(None) => return SOON,
         Err(error) => {
             part.trouble(format!("what the boot loader reads cannot be looked at: {}", error.message));
-            return DAY;
+            return HOUR;
         }
     };
     for line in &looked.mended {
         tracing::warn!("{line}");
     }
     match looked.damaged.is_empty() {
-        true => part.good_with(looked.mended.join("; ")),
+        true => {
+            part.good_with(looked.mended.join("; "));
+            DAY
+        }
         false => {
             let whats: Vec<_> = looked.damaged.iter().map(|damage| damage.what.as_str()).collect();
             part.trouble(whats.join("; "));
+            HOUR
         }
     }
-    DAY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::Damage;
+
+    #[test]
+    fn what_is_damaged_is_looked_at_again_within_the_hour() {
+        let board = Board::default();
+        let part = board.part("boot");
+        let damaged = vec![Damage { slot: None, what: "`autoboot.txt`".into() }];
+        let looked = |damaged| Ok(Some(Looked { mended: Vec::new(), damaged }));
+        assert_eq!(tell(&part, looked(damaged)), HOUR);
+        assert_eq!(tell(&part, Err(TaskError::failed("no card"))), HOUR);
+        assert_eq!(tell(&part, looked(Vec::new())), DAY);
+        assert_eq!(tell(&part, Ok(None)), SOON);
+    }
 }
