@@ -16,6 +16,7 @@ mod control;
 mod credentials;
 mod door;
 mod identity;
+mod importing;
 pub mod kubelet;
 mod lent;
 mod membership;

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::bundle::{gateway, pin};
+use super::importing::Mark;
 use super::task::{Place, Task, TaskError, blocking};
 use super::{JoinTask, accepted, ask_status, clock, kubelet};
 use crate::bundle::system::Asked;
@@ -29,10 +30,6 @@ use crate::system::{self, Kept, Places};
 /// Where networks for pods are configured, and the file of the appliance's own.
 const NETWORKS: &str = "/etc/cni/net.d";
 const OWN_NETWORK: &str = "99-edge.conflist";
-/// There while what came with the image is imported; its time is when that last came further.
-const IMPORTING: &str = "/run/edge-importing";
-/// How often it is told that it did: the fallback takes ten minutes without for an import that hangs.
-const TOUCHED: Duration = Duration::from_secs(20);
 /// How often all parts are looked at.
 const PACE: Duration = Duration::from_secs(1);
 /// How long one part may take to answer.
@@ -98,7 +95,7 @@ pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec
     };
     let root = Some(places.at("/var/etc/edge/1.root.json")).filter(|path| path.exists());
     let preload = Some(places.at("/run/edge/preload")).filter(|path| path.join(bundle::BUNDLES).exists());
-    let mut mark = preload.is_some().then(|| Mark::new(places.at(IMPORTING)));
+    let mut mark = preload.is_some().then(|| Mark::new(&places));
     let settled = perform(&config, Task::System(Settle { root, preload }), progress, mark.as_mut()).await;
     drop(mark);
     match settled {
@@ -109,43 +106,6 @@ pub async fn provision(overrides: &Overrides, progress: &Progress) -> Result<Vec
     }
     lines.extend(join(&overrides, &config, &places, progress).await?);
     Ok(lines)
-}
-
-/// Says that what came with the image is being imported, as long as that comes further: edge-fallback.service waits for it.
-struct Mark {
-    path: PathBuf,
-    touched: std::time::Instant,
-}
-
-impl Mark {
-    fn new(path: PathBuf) -> Self {
-        let mark = Self { path, touched: std::time::Instant::now() };
-        mark.touch();
-        mark
-    }
-
-    /// Something was done.
-    fn come_further(&mut self) {
-        if self.touched.elapsed() >= TOUCHED {
-            self.touched = std::time::Instant::now();
-            self.touch();
-        }
-    }
-
-    fn touch(&self) {
-        // An import that ends within the timer's half hour does not need it.
-        if let Err(error) = durable::write(&self.path, b"", 0o600) {
-            tracing::warn!(%error, "it is not noted that bundles are being imported");
-        }
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        if let Err(error) = durable::remove(&self.path) {
-            tracing::warn!(%error, "it is noted still that bundles are being imported");
-        }
-    }
 }
 
 async fn perform(
