@@ -138,8 +138,9 @@ impl Lock {
 }
 
 fn others(then: &[Tool], now: &[Tool]) -> Vec<String> {
+    // One name may have several: C of two compilers is linked into one program.
     let line = |tool: &Tool| match now.iter().find(|now| now.name == tool.name) {
-        Some(now) if now.version == tool.version => None,
+        _ if now.contains(tool) => None,
         Some(now) => Some(format!("{} {} is now {}", tool.name, tool.version, now.version)),
         None => Some(format!("{} {} is gone", tool.name, tool.version)),
     };
@@ -188,6 +189,10 @@ mod tests {
         assert_eq!(before.other_tools(&tools), ["erofs-utils 1 is now 2", "zstd 1 is gone"]);
         assert_eq!(before.other_toolchains(&before.toolchain), [""; 0]);
         assert_eq!(before.other_toolchains(&[]), ["rustc 1.90.0 (1159e78c4 2025-09-14) is gone"]);
+        let gcc = |version: &str| Tool { name: "gcc".into(), version: version.into() };
+        let two = Lock { toolchain: vec![gcc("14.2.0"), gcc("12.2.0")], ..before.clone() };
+        assert_eq!(two.other_toolchains(&two.toolchain), [""; 0]);
+        assert_eq!(two.other_toolchains(&[gcc("14.2.0")]), ["gcc 12.2.0 is now 14.2.0"]);
         // Another archive that has the same bytes is no other package.
         let mut moved = before.clone();
         moved.package[1].from = Some("https://own.test/b_1_arm64.deb".into());
