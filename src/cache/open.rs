@@ -45,8 +45,11 @@ pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
     };
     if refuge.join(FROZEN).exists() {
         // What passed while the copy was served is kept nowhere.
-        whole::unnote(&connection)
-            .map_err(|source| CacheError::Database { operation: "open", path: path.clone(), source })?;
+        whole::unnote(&connection).map_err(|source| CacheError::Database {
+            operation: "open",
+            path: path.clone(),
+            source,
+        })?;
     }
     if let Err(error) = thaw(refuge) {
         tracing::warn!(%error, "a copy of an earlier cache is still in memory");

@@ -21,7 +21,7 @@ pub fn trouble(ends: Option<Timestamp>, now: Timestamp, phase: &Phase) -> Option
             if matches!(phase, Phase::Online | Phase::Replaying) && now.duration_since(ended) > UNASKED =>
         {
             Some(format!(
-            "by this machine's clock the node's certificate for the cloud ended at {ended}, and the cloud takes it hint: set the clock"
+                "by this machine's clock the node's certificate for the cloud ended at {ended}, and the cloud takes it hint: set the clock"
             ))
         }
         Some(ended) => Some(format!("the node's certificate for the cloud ended at {ended} hint: {MEND}")),
