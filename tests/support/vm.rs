@@ -188,7 +188,8 @@ impl Vm {
         let is_usb = self.kind == Disk::Usb;
         // Firmware looks for disks behind it, which takes its time.
         if is_usb || self.more.iter().any(|word| word.contains("usb-storage")) {
-            all.extend(["-device", "qemu-xhci,id=usb"].map(String::from));
+            // In a slot of its own: firmware starts its shell before a disk that has moved since it was last on.
+            all.extend(["-device", "qemu-xhci,id=usb,addr=0x10"].map(String::from));
         }
         let disk = if is_usb {
             "usb-storage,drive=disk,bus=usb.0,removable=on"
