@@ -347,7 +347,10 @@ fn a_damaged_or_pulled_stick_leaves_the_slot_empty_and_all_else_as_it_was() {
             assert!(done.err.contains("still plugged in?"), "{requests}: {done:?}");
             assert_eq!(two.machine.states(), "good empty a", "{requests}");
         }
-        two.check_any(&requests.to_string());
+        // The kernel reads ahead as it likes: one that was pulled too late leaves nothing for the next one to spoil.
+        if two.check_any(&requests.to_string()) {
+            break;
+        }
     }
     assert!(pulled > 1, "it was never pulled in time");
     two.import().good();
