@@ -175,7 +175,7 @@ impl Writer {
         object: &Object,
     ) -> Result<(), CacheError> {
         list.begun.get_or_insert((self.rollbacks(), scope));
-        list.since = self.since().map_or(list.since, |asked| asked.min(list.since));
+        list.since = self.asked_for(list);
         if self.gone.is_after(scope, object, list.since) {
             return Ok(());
         }
@@ -254,6 +254,11 @@ impl Writer {
         Ok(())
     }
 
+    /// When a list was asked for: by its own word, or by that of the answer that is being taken if it is earlier.
+    fn asked_for(&self, list: &ListRecord) -> i64 {
+        self.since().map_or(list.since, |asked| asked.min(list.since))
+    }
+
     /// The list is complete: what it did not hold is no longer in the scope, and the scope counts as
     /// synced; what a watch has told since the cloud read it stays. Only a list that arrived whole may end here. One of
     /// which a part was rolled back since it began says nothing, and is to be read anew; nor does one that has made room
@@ -281,7 +286,7 @@ impl Writer {
             .prepare_cached("SELECT object FROM member WHERE scope = ?")?
             .query_map([scope.0], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
-        let since = self.since().map_or(list.since, |asked| asked.min(list.since));
+        let since = self.asked_for(list);
         for gone in members.into_iter().filter(|id| !list.seen.contains(id)) {
             if self.has_come_since(gone, since, version)? {
                 continue;

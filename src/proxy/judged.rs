@@ -48,18 +48,18 @@ impl Unkept {
     /// The cloud does not take `change` for now. Until that is written down nobody else knows that the link may have been
     /// used since by those who know better.
     pub fn note_in_vain(&self, change: &Change) {
-        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).insert(change.id);
+        self.in_vain().insert(change.id);
     }
 
     /// Whether that is so.
     pub fn was_in_vain(&self, change: &Change) -> bool {
-        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).contains(&change.id)
+        self.in_vain().contains(&change.id)
     }
 
     /// The disk has it now.
     pub fn kept(&self, change: &Change) {
         self.lock().remove(&change.id);
-        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).remove(&change.id);
+        self.in_vain().remove(&change.id);
     }
 
     /// These alone still wait.
@@ -68,8 +68,11 @@ impl Unkept {
         if !judged.is_empty() {
             judged.retain(|id, _| waiting.iter().any(|change| change.id == *id));
         }
-        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
-        in_vain.retain(|id| waiting.iter().any(|change| change.id == *id));
+        self.in_vain().retain(|id| waiting.iter().any(|change| change.id == *id));
+    }
+
+    fn in_vain(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<i64, (u64, Fate)>> {
