@@ -201,7 +201,11 @@ impl Daemon {
         let started = crate::sys::clock::now();
         let mut signals = Signals::new()?;
         let refuge = config.socket.parent().unwrap_or(Path::new("/run"));
+        let first = is_first(&config.state_dir);
         let opened = Cache::open(&config.state_dir, refuge)?;
+        if first && let Err(error) = opened.cache.note_end().await {
+            tracing::debug!(%error, "that this is the first start was not noted: clients read anew");
+        }
         if let Some((aside, why)) = &opened.damaged {
             let aside = aside.display();
             tracing::error!(%aside, why, "the cache was damaged: set aside, and built anew from the cloud");
@@ -365,6 +369,11 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Whether no daemon has been here before. One that was leaves more than a cache, and that may have been lost.
+fn is_first(state_dir: &Path) -> bool {
+    ["cache.db", "store", "pods.json"].iter().all(|left| !state_dir.join(left).exists())
 }
 
 /// Keeps the cache's place on the board.

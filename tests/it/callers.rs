@@ -96,6 +96,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
         Ok(())
     });
 
+    a_watch_from_before_edge_goes_on(&scene, &admin)?;
     nobody_is_served(&scene)?;
     assert_eq!(Caller("nonsense".into()).status(&scene, CONFIGMAPS)?, "401");
     a_refusal_before_the_token_is_looked_at_makes_nobody_known(&scene, &client)?;
@@ -137,6 +138,19 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     scene.edge.start(&scene.node)?;
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)
         .context("after a restart of the daemon")
+}
+
+/// Who has listed at the cloud itself before there was an edge watches on through it.
+fn a_watch_from_before_edge_goes_on(scene: &Scene, admin: &Caller) -> Result<()> {
+    const MAPS: &str = "/api/v1/namespaces/kube-public/configmaps";
+    let before: Value = serde_json::from_str(&scene.cluster.raw(MAPS)?)?;
+    let version = before["metadata"]["resourceVersion"].as_str().context("no version")?;
+    let made = ["create", "configmap", "since", "--namespace=kube-public", "--from-literal=a=1"];
+    scene.cluster.kubectl(&made)?;
+    let watch = format!("{MAPS}?watch=true&resourceVersion={version}&timeoutSeconds=2");
+    let told = admin.answer(scene, &[], &watch)?;
+    ensure!(told.0 == "200" && told.1.contains("\"ADDED\"") && told.1.contains("\"since\""), "{told:?}");
+    Ok(())
 }
 
 /// A list in a namespace that nobody watches, large enough for an API server to compress it.
