@@ -100,7 +100,7 @@ fn the_node_flavour_runs_a_static_pod_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let payload = node_payload(folder.path());
     let log = folder.path().join("log");
-    run(Machine::Here, &payload, &log, &[("SNAPD_CGROUP", "host"), ("SNAPD_TIMEOUT", "500")], 40);
+    run(Machine::Here, &payload, &log, &[("SNAPD_CGROUP", "host"), ("SNAPD_TIMEOUT", "900")], 40);
 }
 
 /// What `tests/snapd/node.sh` needs, in `folder`.

@@ -60,6 +60,7 @@ fn strict_confinement_denies_what_is_not_connected_and_nothing_that_edge_needs()
 fn the_node_flavour_runs_a_pod_where_apparmor_enforces() {
     let folder = tempfile::tempdir().unwrap();
     let payload = node_payload(folder.path());
+    std::fs::write(payload.join("slow"), "").unwrap();
     let log = folder.path().join("log");
-    run(Machine::Virtual, &payload, &log, &[("SNAPD_TIMEOUT", "3000"), ("SNAPD_MEMORY", "4096")], 40);
+    run(Machine::Virtual, &payload, &log, &[("SNAPD_TIMEOUT", "4500"), ("SNAPD_MEMORY", "4096")], 40);
 }
