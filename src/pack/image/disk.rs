@@ -2,10 +2,12 @@
 //! identity, bundles that came with the image, and data.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::board::{Board, Boot};
+use super::root::ROOT;
 use super::slot::efi;
 use super::tools::Tools;
 use super::{ImagePlan, put, raspberry};
@@ -14,6 +16,8 @@ use crate::pack::elf::Machine;
 /// What holds the bundles on a stick.
 pub const BUNDLES: &str = "edge-bundle";
 const MIB: u64 = 1024 * 1024;
+/// Where the root has what lies on the EFI system partition beside the boot entries.
+const FIRMWARE: &str = "usr/share/edge/efi";
 /// What is fixed is the same for every image: its partitions are found by their labels, and told apart by their disk.
 const DISK: &str = "0ED6E000-0000-4000-8000-0000000000";
 const ESP: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
@@ -51,7 +55,7 @@ fn kinds(machine: Machine) -> Result<(&'static str, &'static str)> {
 /// A tool fails; a bundle cannot be read.
 pub fn make(plan: &ImagePlan, board: &Board, tools: &Tools) -> Result<()> {
     match board.boot {
-        Boot::SystemdBoot => boot_partition(plan, board, tools)?,
+        Boot::SystemdBoot => boot_partition(board, tools)?,
         Boot::RaspberryPi => raspberry::first_partition(board, tools)?,
     }
     identity(board, tools)?;
@@ -107,15 +111,34 @@ pub fn make(plan: &ImagePlan, board: &Board, tools: &Tools) -> Result<()> {
     tools.shell(&text, [""; 0]).context("cannot make the disk").map(drop)
 }
 
+/// systemd-boot's configuration. No key shows its menu: noise on a serial console would stop the boot there for ever.
+const LOADER: &str = include_str!("../../../config/loader.conf");
+
+/// Puts what lies on the EFI system partition beside the boot entries into the root: a system that was found good brings it over.
+///
+/// # Errors
+/// The packages have no systemd-boot.
+pub fn lay_firmware(machine: Machine, tools: &Tools, root: &Path) -> Result<()> {
+    let (arch, default) = efi(machine)?;
+    let own = root.join(FIRMWARE);
+    let from = tools.work().join(format!("efi/systemd-boot{arch}.efi"));
+    let program = fs::read(&from).with_context(|| format!("the packages have no `{}`", from.display()))?;
+    put(&own.join("EFI/BOOT").join(default), &program, 0o644)?;
+    put(&own.join("loader/loader.conf"), LOADER.as_bytes(), 0o644)?;
+    put(&own.join("startup.nsh"), startup(default).as_bytes(), 0o644)
+}
+
+/// What the firmware's shell runs, where systemd-boot ended because an entry could not be started: the next try. It finds the
+/// program in the folders that it looks for programs in, and starts anew where that ends too.
+fn startup(default: &str) -> String {
+    format!("@echo -off\r\n{default}\r\nreset\r\n")
+}
+
 /// The FAT: systemd-boot, and the entry of the first slot with three tries.
-fn boot_partition(plan: &ImagePlan, board: &Board, tools: &Tools) -> Result<()> {
-    let (arch, default) = efi(plan.machine)?;
-    put(&tools.work().join("loader.conf"), b"timeout 0\neditor no\nauto-entries no\n", 0o644)?;
+fn boot_partition(board: &Board, tools: &Tools) -> Result<()> {
     let text = format!(
-        r#"cd /work; mkdir -p esp.d/EFI/BOOT esp.d/EFI/Linux esp.d/loader
-cp efi/systemd-boot{arch}.efi esp.d/EFI/BOOT/{default}
+        r#"cd /work; mkdir -p esp.d; cp -r {ROOT}/{FIRMWARE}/. esp.d/; mkdir -p esp.d/EFI/Linux
 cp system/edge.efi esp.d/EFI/Linux/edge-1+3.efi
-cp loader.conf esp.d/loader/loader.conf
 {}"#,
         raspberry::fat("esp.d", "esp", board.partitions.esp, "0ED6E010", tools.epoch())
     );
@@ -163,4 +186,16 @@ fn preload(plan: &ImagePlan, tools: &Tools) -> Result<Option<u64>> {
         ],
     )?;
     Ok(Some(fs::metadata(tools.work().join("preload"))?.len().next_multiple_of(MIB)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_waits_for_a_key_and_what_cannot_be_started_is_tried_again() {
+        let words: Vec<&str> = LOADER.lines().collect();
+        assert_eq!(words, ["timeout menu-disabled", "editor no", "auto-entries no", "auto-firmware no"]);
+        assert_eq!(startup("BOOTX64.EFI"), "@echo -off\r\nBOOTX64.EFI\r\nreset\r\n");
+    }
 }

@@ -54,6 +54,9 @@ pub fn configure(
 ) -> Result<String> {
     let root = &tools.work().join("root");
     let release = take_out(kernel, tools, root)?;
+    if board.boot == Boot::SystemdBoot {
+        super::disk::lay_firmware(plan.machine, tools, root)?;
+    }
     remove(content, tools)?;
     lay(plan, board, content, root)?;
     let mut facts = super::slot::facts(plan, board);
