@@ -1,5 +1,5 @@
-//! What a Raspberry Pi's boot loader reads, looked at once this boot was found good and then each day, each hour where something
-//! is damaged: rot there would be found by the boot that does not come. Other machines have nothing to look at.
+//! What starts an appliance, looked at once this boot was found good and then each day, each hour where something is damaged: rot
+//! there would be found by the boot that does not come. Other machines have nothing to look at.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,13 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Runs until told to stop.
 pub(super) async fn keep(place: Arc<Place>, board: Board, mut stopped: watch::Receiver<bool>) {
     let places = Places::below(&place.config().system.root);
-    if !matches!(Loader::of(&places), Ok(Loader::RaspberryPi)) {
+    if Loader::of(&places).is_err() {
         return;
     }
     let part = board.part("boot");
     part.good();
     loop {
-        let wait = tell(&part, look(&place, &places).await);
+        let wait = tell(&part, look(&places).await);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = stopped.changed() => return,
@@ -34,9 +34,9 @@ pub(super) async fn keep(place: Arc<Place>, board: Board, mut stopped: watch::Re
     }
 }
 
-async fn look(place: &Place, places: &Places) -> Result<Option<Looked>, TaskError> {
-    let (places, state_dir) = (places.clone(), place.config().state_dir.clone());
-    blocking(move || system::mend_boot(&places, &state_dir).map_err(TaskError::failed)).await
+async fn look(places: &Places) -> Result<Option<Looked>, TaskError> {
+    let places = places.clone();
+    blocking(move || system::mend_boot(&places).map_err(TaskError::failed)).await
 }
 
 /// Tells what was found; when to look again.
@@ -45,20 +45,22 @@ fn tell(part: &Part, looked: Result<Option<Looked>, TaskError>) -> Duration {
         Ok(Some(looked)) => looked,
         Ok(None) => return SOON,
         Err(error) => {
-            part.trouble(format!("what the boot loader reads cannot be looked at: {}", error.message));
+            part.trouble(format!("what starts this machine cannot be looked at: {}", error.message));
             return HOUR;
         }
     };
     for line in &looked.mended {
         tracing::warn!("{line}");
     }
-    match looked.damaged.is_empty() {
+    let unread =
+        looked.unread.iter().map(|what| format!("what starts this machine cannot be looked at: {what}"));
+    let whats: Vec<_> = looked.damaged.iter().map(|damage| damage.what.clone()).chain(unread).collect();
+    match whats.is_empty() {
         true => {
             part.good_with(looked.mended.join("; "));
             DAY
         }
         false => {
-            let whats: Vec<_> = looked.damaged.iter().map(|damage| damage.what.as_str()).collect();
             part.trouble(whats.join("; "));
             HOUR
         }
@@ -75,8 +77,10 @@ mod tests {
         let board = Board::default();
         let part = board.part("boot");
         let damaged = vec![Damage { slot: None, what: "`autoboot.txt`".into() }];
-        let looked = |damaged| Ok(Some(Looked { mended: Vec::new(), damaged }));
+        let looked = |damaged| Ok(Some(Looked { damaged, ..Looked::default() }));
         assert_eq!(tell(&part, looked(damaged)), HOUR);
+        let unread = Looked { unread: vec!["cannot read".into()], ..Looked::default() };
+        assert_eq!(tell(&part, Ok(Some(unread))), HOUR);
         assert_eq!(tell(&part, Err(TaskError::failed("no card"))), HOUR);
         assert_eq!(tell(&part, looked(Vec::new())), DAY);
         assert_eq!(tell(&part, Ok(None)), SOON);

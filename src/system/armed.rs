@@ -157,6 +157,23 @@ pub fn unhealthy(places: &Places, why: &str) -> Result<Fallback, Error> {
 /// # Errors
 /// [`Error::NoOther`] where there is none; nothing is changed then.
 pub fn roll_back(places: &Places) -> Result<Slot, Error> {
+    give_up(places, "rolled back by hand", Judged::Perhaps)
+}
+
+/// Whether edge-healthy.service has judged this boot already. What looks at it later may not write where that is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    /// And does so no more.
+    Already,
+    /// It may still be waiting for all parts, and would give the tries back.
+    Perhaps,
+}
+
+/// The same, for the reason `why`.
+///
+/// # Errors
+/// [`Error::NoOther`] where there is none.
+pub(super) fn give_up(places: &Places, why: &str, judged: Judged) -> Result<Slot, Error> {
     let status = Status::read(places)?;
     let other = status.of(status.booted.other());
     let Some(to) = status.fallback() else {
@@ -166,13 +183,14 @@ pub fn roll_back(places: &Places) -> Result<Slot, Error> {
     give_tries(places, &status)?;
     let given_up = Entry { left: Some(0), ..found.entry };
     {
-        // edge-healthy.service may still be waiting for all parts, and would give it its tries back.
         let esp = Esp::open(places)?;
         let _alone = Identity::open(places)?;
         esp.rename(&found.file, &given_up.name())?;
-        durable::write(&places.judged(), ROLLED_BACK.as_bytes(), 0o600)?;
+        if judged == Judged::Perhaps {
+            durable::write(&places.judged(), ROLLED_BACK.as_bytes(), 0o600)?;
+        }
     }
-    note(places, &status, State::Failed, "rolled back by hand")?;
+    note(places, &status, State::Failed, why)?;
     Ok(to)
 }
 
@@ -235,8 +253,16 @@ fn booted_entry(places: &Places, status: &Status) -> Result<Found, Error> {
         return Ok(found.clone());
     }
     let file = status.of(status.booted).entry.as_ref();
-    let found = file.and_then(|file| all.into_iter().find(|found| found.file == *file));
-    found.ok_or_else(|| {
+    // One that reads otherwise by now is known by its number.
+    let noted = Record::read(places)?.slots.remove(&status.booted);
+    let number = noted
+        .filter(|noted| status.of(status.booted).verity.as_ref() == Some(&noted.verity_uuid))
+        .map(|noted| noted.number);
+    let is_it = |found: &&Found| match file {
+        Some(file) => found.file == *file,
+        None => Some(found.entry.number) == number,
+    };
+    all.iter().find(is_it).cloned().ok_or_else(|| {
         let why = format!("no boot entry in `{}` boots slot {}", places.entries().display(), status.booted);
         Error::Unfit(why)
     })

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::Flock;
 
 use super::entry::{Entry, VerityId};
+use super::identity::Identity;
 use super::slot::Slot;
-use super::{Error, Places, Record, partition, uki};
+use super::{Error, Places, Record, mend, partition, uki};
 use crate::sys::durable;
 use crate::sys::mounts::Writable;
 
@@ -114,7 +115,9 @@ pub fn clear(places: &Places, slot: Slot) -> Result<u64, Error> {
     let record = Record::read(places)?;
     let highest = entries(places)?.iter().map(|found| found.entry.number).max().unwrap_or(0);
     let esp = Esp::open(places)?;
-    for path in superseded(places, slot)? {
+    let old = superseded(places, slot)?;
+    mend::forget(places, &Identity::open(places)?, slot)?;
+    for path in old {
         std::fs::remove_file(&path).map_err(|e| durable::named(e, "remove", &path))?;
     }
     esp.sync()?;

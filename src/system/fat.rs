@@ -105,9 +105,15 @@ impl<'a> Fat<'a> {
     }
 }
 
-/// The least FAT32 that carries `cmdline.txt`, for tests: a table of one sector, the top folder, the file.
+/// The least FAT32 that carries `cmdline.txt`, for tests.
 #[cfg(test)]
 pub fn sample(command_line: &str) -> Vec<u8> {
+    sample_of(b"CMDLINE TXT", command_line)
+}
+
+/// The same of a file of another short name: a table of one sector, the top folder, the file.
+#[cfg(test)]
+pub fn sample_of(name: &[u8; 11], text: &str) -> Vec<u8> {
     let mut image = vec![0; 8 * SECTOR];
     image[11..13].copy_from_slice(&512_u16.to_le_bytes());
     (image[13], image[14], image[16], image[36], image[44]) = (1, 2, 1, 1, 2);
@@ -120,11 +126,12 @@ pub fn sample(command_line: &str) -> Vec<u8> {
     let folder = 3 * SECTOR;
     image[folder..folder + 12].copy_from_slice(b"EDGE       \x08");
     image[folder + 32..folder + 44].copy_from_slice(b"\xe5MDLINE TXT\x20");
-    image[folder + 64..folder + 76].copy_from_slice(b"CMDLINE TXT\x20");
+    image[folder + 64..folder + 75].copy_from_slice(name);
+    image[folder + 75] = 0x20;
     image[folder + 64 + 26] = 3;
-    let size = u32::try_from(command_line.len()).unwrap().to_le_bytes();
+    let size = u32::try_from(text.len()).unwrap().to_le_bytes();
     image[folder + 64 + 28..][..4].copy_from_slice(&size);
-    image[4 * SECTOR..][..command_line.len()].copy_from_slice(command_line.as_bytes());
+    image[4 * SECTOR..][..text.len()].copy_from_slice(text.as_bytes());
     image
 }
 

@@ -14,7 +14,7 @@ use super::entry::{Entry, VerityId};
 use super::esp::{self, Esp};
 use super::places::TRIES;
 use super::slot::{Seen, Slot, Status, judge};
-use super::{Error, Places, Record, Release, fat, partition, tryboot, uki};
+use super::{Error, Places, Record, Release, fat, mend, partition, tryboot, uki};
 use crate::sys::{durable, failpoint};
 
 /// What starts a system on this board.
@@ -217,7 +217,8 @@ impl Status {
         match loader {
             Loader::SystemdBoot => {
                 let entries = esp::entries(places)?;
-                Ok(judge(Seen { booted, entries: &entries, on_disk, record: &record }))
+                let seen = Seen { booted, entries: &entries, on_disk, record: &record };
+                Ok(Self { damage: mend::told(places), ..judge(seen) })
             }
             Loader::RaspberryPi => tryboot::status(places, booted, on_disk, &record),
         }

@@ -1,8 +1,10 @@
+use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 
 use super::*;
+use crate::system::entry::VerityId;
 use crate::system::tryboot::tests::{Card, NEW, OLD, boot, put};
-use crate::system::{Fallback, arm, roll_back, unhealthy};
+use crate::system::{Fallback, arm, partition, roll_back, unhealthy};
 
 impl Card {
     /// Flips a byte of a boot partition.
@@ -18,15 +20,15 @@ impl Card {
     }
 
     fn look(&self) -> Looked {
-        mend_boot(&self.places, &self.state()).unwrap().unwrap()
+        mend_boot(&self.places).unwrap().unwrap()
     }
 
-    fn state(&self) -> PathBuf {
-        self.places.at("/var/lib/edge")
+    fn kept(&self) -> PathBuf {
+        copies::folder(&self.places)
     }
 
     fn copies(&self) -> Vec<String> {
-        let listed = std::fs::read_dir(self.state().join(COPIES)).into_iter().flatten().flatten();
+        let listed = std::fs::read_dir(self.kept()).into_iter().flatten().flatten();
         let mut names: Vec<_> = listed.map(|entry| entry.file_name().into_string().unwrap()).collect();
         names.sort();
         names
@@ -35,7 +37,7 @@ impl Card {
     /// Slot b runs and is good, and slot a is what can be gone back to.
     fn updated() -> Self {
         let card = Self::new();
-        std::fs::create_dir_all(card.state()).unwrap();
+        std::fs::create_dir_all(card.kept().parent().unwrap()).unwrap();
         card.look();
         assert_eq!(card.stage(NEW).unwrap(), Slot::B);
         card.start(Slot::B);
@@ -47,7 +49,7 @@ impl Card {
 #[test]
 fn what_rots_on_a_boot_partition_is_told_and_mended() {
     let card = Card::new();
-    std::fs::create_dir_all(card.state()).unwrap();
+    std::fs::create_dir_all(card.kept().parent().unwrap()).unwrap();
     assert_eq!((card.look(), card.copies()), (Looked::default(), vec![format!("{OLD}.img")]));
     let before = std::fs::read(card.boot_of(Slot::A)).unwrap();
     // Its first sector, the command line, the end of what is kept, and more than one place.
@@ -59,7 +61,7 @@ fn what_rots_on_a_boot_partition_is_told_and_mended() {
     }
     assert_eq!(card.look(), Looked::default());
     // A copy that rots is made anew, as long as there is what it is one of.
-    let copy = card.state().join(COPIES).join(card.copies().remove(0));
+    let copy = card.kept().join(card.copies().remove(0));
     put(&copy, b"rotten");
     assert_eq!((card.look(), std::fs::read(&copy).unwrap()), (Looked::default(), before));
 }
@@ -88,7 +90,7 @@ fn the_slot_that_can_be_turned_to_is_mended_too_and_never_while_it_is_written() 
 fn what_no_copy_is_of_is_told_and_no_way_back() {
     let card = Card::updated();
     card.look();
-    std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
+    std::fs::remove_dir_all(card.kept()).unwrap();
     // Where its root is not read: only the digest tells.
     card.rot(Slot::A, 40_000);
     let told = card.look().damaged;
@@ -115,7 +117,7 @@ fn what_no_copy_is_of_is_told_and_no_way_back() {
     assert_eq!((late.damaged, card.states().as_str()), (vec![], "staged good a"));
     card.rot(Slot::B, 40);
     card.rot(Slot::A, 40_000);
-    std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
+    std::fs::remove_dir_all(card.kept()).unwrap();
     let told = card.look().damaged;
     assert!(told.len() == 1 && told[0].slot == Some(Slot::B), "{told:?}");
     assert!(
@@ -147,7 +149,7 @@ fn what_rots_while_the_machine_is_off_is_mended_too() {
 fn the_slot_that_still_starts_is_not_written_while_the_other_one_is_damaged() {
     let card = Card::updated();
     card.look();
-    std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
+    std::fs::remove_dir_all(card.kept()).unwrap();
     card.rot(Slot::B, 40);
     let told = card.look().damaged;
     let hint = "the machine may not start again: `edge system rollback`, then `systemctl reboot`";
@@ -177,8 +179,8 @@ fn what_one_slot_lacks_keeps_nobody_from_looking_at_the_other_one() {
     assert_eq!((card.look().mended.len(), card.copies().len()), (1, 2));
     std::fs::rename(&aside, &tree).unwrap();
     // Data that takes no copies.
-    std::fs::remove_dir_all(card.state().join(COPIES)).unwrap();
-    put(&card.state().join(COPIES), b"");
+    std::fs::remove_dir_all(card.kept()).unwrap();
+    put(&card.kept(), b"");
     card.rot(Slot::B, 600);
     let damaged = card.look().damaged;
     assert!(damaged.len() == 1 && damaged[0].slot == Some(Slot::B), "{damaged:?}");
@@ -219,7 +221,7 @@ fn an_autoboot_that_rots_starts_what_runs_and_a_person_s_word_stands() {
     put(&path, good.as_bytes());
     // Given up: nothing is looked at any more.
     assert_eq!(roll_back(&card.places).unwrap(), Slot::A);
-    assert_eq!((mend_boot(&card.places, &card.state()).unwrap(), read()), (None, other));
+    assert_eq!((mend_boot(&card.places).unwrap(), read()), (None, other));
 }
 
 #[test]
@@ -228,5 +230,64 @@ fn a_boot_that_is_not_judged_yet_is_not_looked_at() {
     card.start(Slot::A);
     // It is asked each minute: not even the card is.
     std::fs::remove_file(partition::verity(&card.places, Slot::A).unwrap()).unwrap();
-    assert_eq!(mend_boot(&card.places, &card.state()).unwrap(), None);
+    assert_eq!(mend_boot(&card.places).unwrap(), None);
+}
+
+#[test]
+fn what_cannot_be_read_for_a_moment_is_not_lost() {
+    let card = Card::updated();
+    card.look();
+    std::fs::remove_dir_all(card.kept()).unwrap();
+    let device = card.boot_of(Slot::A);
+    let aside = device.with_extension("aside");
+    std::fs::rename(&device, &aside).unwrap();
+    std::fs::create_dir(&device).unwrap();
+    let looked = card.look();
+    assert_eq!((looked.damaged, looked.unread.len()), (vec![], 1));
+    assert!(looked.unread[0].starts_with("slot a, which does not run: cannot read `"), "{:?}", looked.unread);
+    assert!(matches!(roll_back(&card.places), Err(Error::NoOther(_))));
+    std::fs::remove_dir(&device).unwrap();
+    std::fs::rename(&aside, &device).unwrap();
+    assert_eq!(
+        (card.look(), card.states().as_str(), card.copies().len()),
+        (Looked::default(), "good good b", 2)
+    );
+}
+
+/// A card that is worn out takes no writes at all: what the look needs of the first partition is that nobody else writes.
+#[test]
+fn what_is_damaged_is_told_where_the_first_partition_cannot_be_written() {
+    let card = Card::updated();
+    card.look();
+    std::fs::remove_dir_all(card.kept()).unwrap();
+    card.rot(Slot::B, 600);
+    let aside = card.places.at("/efi-aside");
+    std::fs::rename(card.places.esp(), &aside).unwrap();
+    let damaged = card.look().damaged;
+    let slots: Vec<_> = damaged.iter().map(|damage| damage.slot).collect();
+    assert_eq!(slots, [None, Some(Slot::B)], "{damaged:?}");
+    assert_eq!(told(&card.places), damaged);
+}
+
+/// While it is mounted its folder is in memory, and a file is found there that the boot loader does not find.
+#[test]
+fn what_the_boot_loader_reads_before_autoboot_is_read_too() {
+    let card = Card::new();
+    std::fs::create_dir_all(card.kept().parent().unwrap()).unwrap();
+    assert_eq!(card.look(), Looked::default());
+    for (device, at, what) in [
+        ("/dev/mmcblk0p1", 3 * 512 + 70, "partition `ESP` reads otherwise than it was written: the boot"),
+        ("/dev/mmcblk0p1", 11, "partition `ESP` reads otherwise than it was written: the boot loader"),
+        ("/dev/mmcblk0", 1024, "the partition table of `"),
+    ] {
+        let path = card.places.at(device);
+        let before = std::fs::read(&path).unwrap();
+        let mut bad = before.clone();
+        bad[at] ^= 0x11;
+        put(&path, &bad);
+        let damaged = card.look().damaged;
+        assert!(damaged.len() == 1 && damaged[0].what.starts_with(what), "{damaged:?}");
+        put(&path, &before);
+        assert_eq!(card.look(), Looked::default());
+    }
 }

@@ -6,7 +6,8 @@
 //!   - `entry`, `esp`, `uki`, `firmware`, `armed`  systemd-boot: boot entries, whose names count tries; EFI variables
 //!   - `tryboot`, `autoboot`, `fat`  the Raspberry Pi: two boot partitions, one of them tried once
 //! - `stage`     the other slot written, read back and made bootable, as an import goes on
-//! - `mend`      what a Raspberry Pi's boot loader reads, read again and mended: no hash tree covers it
+//! - `mend`      what starts the machine, read again and mended: no hash tree covers it
+//!   - `starter`, `first`, `copies`  what starts a slot, what is read before that, and what it is mended from
 //! - `rot`       the root is read before it is found good, where the last boot was cut short or the tries are its second
 //! - `data`      the data partition: made, opened, and made anew after a reset
 //! - `provision` a first boot's configuration, from a stick, the EFI system partition or what was taken before
@@ -22,12 +23,14 @@
 
 mod armed;
 mod autoboot;
+mod copies;
 mod data;
 mod entry;
 mod error;
 mod esp;
 mod fat;
 mod firmware;
+mod first;
 mod given;
 mod identity;
 mod intake;
@@ -44,6 +47,7 @@ mod run;
 mod settings;
 mod slot;
 mod stage;
+mod starter;
 mod tryboot;
 mod uki;
 

@@ -45,6 +45,14 @@ fn told(places: &Places, label: &str) -> Result<PathBuf, Error> {
     Err(Error::NoPartition { label: label.to_owned(), disk })
 }
 
+/// The whole disk that the machine was started from.
+///
+/// # Errors
+/// [`Error::NoDisk`].
+pub fn whole(places: &Places) -> Result<PathBuf, Error> {
+    Ok(places.at("/dev").join(disk(places)?))
+}
+
 /// The kernel's name of the disk, such as `mmcblk0`.
 fn disk(places: &Places) -> Result<String, Error> {
     let path = places.at("/run/edge-disk");

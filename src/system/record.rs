@@ -57,7 +57,7 @@ pub struct Recorded {
     /// Why it failed.
     #[serde(default)]
     pub reason: Option<String>,
-    /// What its boot partition holds, on a board that has two.
+    /// What its boot partition or the file of its boot entry holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Sum>,
 }

@@ -327,10 +327,7 @@ impl<'a> Stage<'a> {
             state: State::Staged,
             verity_uuid: self.image.verity.to_string(),
             reason: None,
-            boot: (self.loader == Loader::RaspberryPi).then(|| {
-                let (digest, size) = self.image.kernel.clone();
-                Sum { digest, size }
-            }),
+            boot: Some(Sum { digest: self.image.kernel.0.clone(), size: self.image.kernel.1 }),
         };
         let kernel = self.kernel.as_ref().ok_or_else(unbegun)?;
         // The note first: without an entry it says nothing, and with the entry it must be there.

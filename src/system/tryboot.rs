@@ -20,7 +20,7 @@ use super::identity::Identity;
 use super::places::TRIES;
 use super::record::{Record, Recorded};
 use super::slot::{Slot, SlotReport, State, Status};
-use super::{Error, Places, Release, fat, loader, mend, partition, run};
+use super::{Error, Places, Release, fat, loader, mend, partition, run, starter};
 use crate::sys::{durable, failpoint};
 
 /// The slot that the initrd may turn to.
@@ -114,7 +114,7 @@ pub fn status(
     // What is known to be damaged has failed; nothing can be gone back to by way of it where that could not be noted either.
     let is_lost = |slot: Slot| {
         let is_told = slot != booted && damage.iter().any(|damage| damage.slot == Some(slot));
-        is_told && mend::is_needed(places, slot, booted)
+        is_told && starter::is_needed(places, slot, booted)
     };
     let seen = Seen {
         booted,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::sys::digest::Digest;
+use crate::system::first::tests::table;
 use crate::system::{Again, Image, Part, Stage, judge_image};
 
 pub const OLD: VerityId = VerityId([1; 16]);
@@ -22,11 +23,11 @@ pub fn put(path: &Path, bytes: &[u8]) {
     durable::write(path, bytes, 0o600).unwrap();
 }
 
-fn root(id: VerityId) -> Vec<u8> {
+pub fn root(id: VerityId) -> Vec<u8> {
     (0..40_000_u32).map(|at| id.0[0] ^ u8::try_from(at % 251).unwrap()).collect()
 }
 
-fn tree(id: VerityId) -> Vec<u8> {
+pub fn tree(id: VerityId) -> Vec<u8> {
     [&b"verity\0\0\x01\0\0\0\0\0\0\0"[..], &id.0, &[id.0[0]; 2000]].concat()
 }
 
@@ -44,6 +45,10 @@ impl Card {
             put(&told.join("partition"), format!("{number}\n").as_bytes());
             put(&places.at(&format!("/dev/mmcblk0p{number}")), &[0xee; 48 << 10]);
         }
+        put(&places.at("/sys/class/block/mmcblk0/mmcblk0p1/uevent"), b"PARTNAME=ESP\n");
+        let first = fat::sample_of(b"AUTOBOOTTXT", include_str!("../../config/autoboot.txt"));
+        put(&places.at("/dev/mmcblk0p1"), &first);
+        put(&places.at("/dev/mmcblk0"), &table());
         put(&places.at("/run/edge-disk"), b"mmcblk0\n");
         put(&places.at("/efi/autoboot.txt"), include_bytes!("../../config/autoboot.txt"));
         let release = r#"{"version": "1.0", "arch": "arm64", "board": "raspberry-pi", "boot": "raspberry-pi", "tryboot": true}"#;

@@ -153,6 +153,65 @@ fn a_system_that_is_updated_and_rots_later_comes_back() -> Result<()> {
     Ok(())
 }
 
+/// Writes noise over the middle of what starts slot b, as rot does; nothing else of the card is touched.
+fn spoil_entry(machine: &mut Vm) -> Result<()> {
+    let text = r#"mount -o remount,rw /efi; entry=$(ls /efi/EFI/Linux/edge-2+*.efi); size=$(stat -c %s "$entry")
+dd if=/dev/urandom of="$entry" bs=1M seek=$((size / 4 >> 20)) count=$((size / 2 >> 20)) conv=notrunc,fsync status=none
+sync -f /efi"#;
+    machine.run(text).map(drop)
+}
+
+/// The firmware goes to its shell where an entry cannot be started, and that one to the next try.
+#[test]
+#[ignore = "boots machines of its own"]
+fn a_boot_entry_that_rots_is_given_up_by_itself_and_mended() -> Result<()> {
+    let (workshop, image) = made();
+    let good = stick(workshop, "2.3", &[])?;
+    let mut machine = running(workshop, "rotten-entry", image, &good)?;
+    // What lies beside the entries is what the root has.
+    let same = "cd /usr/share/edge/efi; for file in EFI/BOOT/BOOTX64.EFI loader/loader.conf startup.nsh; do cmp $file /efi/$file || exit; done";
+    machine.run(same)?;
+    machine.run(IMPORT)?;
+    reboot(&mut machine)?;
+    machine.wait("edge: slot b is good", BOOT)?;
+    // Until the first look, after which there is a copy of both.
+    let kept = "for i in $(seq 300); do [ \"$(ls /var/lib/edge/boot/*.img 2>/dev/null | wc -l)\" -lt 2 ] || break; sleep 2; done; ls /var/lib/edge/boot";
+    let told = machine.run(kept)?;
+    assert_eq!(told.lines().filter(|name| name.ends_with(".img")).count(), 2, "{told}");
+    // While it runs, without waiting for a day: a daemon that starts looks.
+    let sum = "cd /efi/EFI/Linux; sha256sum edge-2*.efi";
+    let before = machine.run(sum)?;
+    spoil_entry(&mut machine)?;
+    assert_ne!(machine.run(sum)?, before);
+    machine.run("systemctl restart edge")?;
+    let looked = "for i in $(seq 300); do ! journalctl -b -u edge -o cat | grep -q 'the boot entry of slot b read otherwise' || exit 0; sleep 2; done; exit 1";
+    machine.run(looked)?;
+    assert_eq!((machine.run(sum)?, states(&mut machine)?), (before.clone(), ["good".into(), "good".into()]));
+
+    // While it is off: slot b does not start, and slot a, which does, mends it.
+    spoil_entry(&mut machine)?;
+    machine.again()?;
+    machine.run("sync; (sleep 1; reboot -ff) >/dev/null 2>&1 &")?;
+    machine.wait("edge: slot a is good", FALLBACK)?;
+    machine.run(looked)?;
+    assert_eq!((machine.run(sum)?, states(&mut machine)?), (before, ["good".into(), "good".into()]));
+    assert_eq!(machine.run("cat /run/edge-slot")?.trim(), "a");
+    reboot(&mut machine)?;
+    machine.wait("edge: slot b is good", BOOT)?;
+
+    // Nobody has a copy: the shell alone leads back, and what is lost is started by nobody.
+    machine.run("systemctl stop edge; rm -r /var/lib/edge/boot")?;
+    spoil_entry(&mut machine)?;
+    machine.again()?;
+    machine.run("sync; (sleep 1; reboot -ff) >/dev/null 2>&1 &")?;
+    machine.wait("edge: slot a is good", FALLBACK)?;
+    let lost = "for i in $(seq 300); do edge system status | grep -q 'the boot entry of slot b reads otherwise' && exit 0; sleep 2; done; exit 1";
+    machine.run(lost)?;
+    assert_eq!(states(&mut machine)?, ["good", "failed"]);
+    assert_eq!(machine.run("ls /efi/EFI/Linux")?.trim(), "edge-1+3.efi");
+    Ok(())
+}
+
 #[test]
 #[ignore = "boots machines of its own"]
 fn a_system_that_is_spoilt_or_never_healthy_is_given_up() -> Result<()> {

@@ -34,6 +34,7 @@ impl Machine {
             let told = format!("DEVTYPE=partition\nPARTNAME={label}\n");
             machine.place.write(&format!("machine/sys/class/block/vda/vda-{label}/uevent"), &told);
         }
+        std::fs::write(root("dev/vda"), table()).unwrap();
         std::fs::write(root("run/edge-slot"), "a\n").unwrap();
         std::fs::write(root("run/edge-disk"), "vda\n").unwrap();
         let mut tree = std::fs::OpenOptions::new().write(true).open(machine.partition("verity_a")).unwrap();
@@ -148,6 +149,26 @@ impl Machine {
         let state = |index: usize| status["slots"][index]["state"].as_str().unwrap().to_owned();
         format!("{} {} {}", state(0), state(1), status["next"].as_str().unwrap_or("-"))
     }
+}
+
+/// A partition table of no partitions, whose sums are right.
+fn table() -> Vec<u8> {
+    let sum = |bytes: &[u8]| {
+        !bytes.iter().fold(u32::MAX, |sum, byte| {
+            (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 * (sum & 1)))
+        })
+    };
+    let mut disk = vec![0; 34 * 512];
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let array = sum(&disk[1024..]);
+    let header = &mut disk[512..1024];
+    header[..8].copy_from_slice(b"EFI PART");
+    for (at, number) in [(12, 92), (72, 2), (80, 128), (84, 128), (88, array)] {
+        header[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    }
+    let own = sum(&header[..92]);
+    header[16..20].copy_from_slice(&own.to_le_bytes());
+    disk
 }
 
 /// A hash tree's first bytes.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::command::Daemon;
@@ -28,6 +28,21 @@ truncate -s 2M boot.img"#;
     Ok(folder.join("boot.img"))
 }
 
+/// The first partition as it lies on the card; as it is mounted it is a folder.
+fn first_partition(machine: &Machine) -> Result<()> {
+    let folder = machine.place.path("first");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("autoboot.txt"), AUTOBOOT)?;
+    let text = r#"cd /work; truncate -s 40M esp.img
+mkfs.vfat --invariant -F32 -s1 -n EDGE -i 0ED6E010 esp.img >/dev/null; mcopy -m -i esp.img autoboot.txt ::/"#;
+    let output = vm::tool(&folder, &["bash", "-ec", text])?.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::rename(folder.join("esp.img"), machine.partition("ESP"))?;
+    let told = "DEVTYPE=partition\nPARTNAME=ESP\n";
+    machine.place.write("machine/sys/class/block/vda/vda-ESP/uevent", told);
+    Ok(())
+}
+
 /// The same machine as if it were a Raspberry Pi, whose first system is good.
 fn pi() -> Result<Two> {
     let two = Two::new();
@@ -43,6 +58,7 @@ fn pi() -> Result<Two> {
         machine.place.write(&format!("{told}/uevent"), &format!("DEVTYPE=partition\nPARTNAME={label}\n"));
         machine.place.write(&format!("{told}/partition"), &format!("{number}\n"));
     }
+    first_partition(machine)?;
     let folder = machine.place.path("factory");
     std::fs::create_dir_all(&folder)?;
     std::fs::copy(boot_image(&folder, FACTORY)?, machine.partition("boot_a"))?;
@@ -325,9 +341,7 @@ fn what_rots_on_a_boot_partition_is_mended_by_the_daemon_or_told() -> Result<()>
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     };
-    let look = || {
-        edge::system::mend_boot(&edge::system::Places::below(&machine.root("")), &machine.place.path("state"))
-    };
+    let look = || edge::system::mend_boot(&edge::system::Places::below(&machine.root("")));
     assert_eq!(look()?.map(|looked| (looked.mended.len(), looked.damaged.len())), Some((0, 0)));
     let before = std::fs::read(machine.partition("boot_a"))?;
     rot(700 << 10);
@@ -342,8 +356,19 @@ fn what_rots_on_a_boot_partition_is_mended_by_the_daemon_or_told() -> Result<()>
     }
     assert!(std::fs::read(machine.partition("boot_a"))? == before && autoboot(machine) == AUTOBOOT);
 
+    // What is in memory of the mounted folder says nothing of the card: there the name is another one.
+    let first = machine.partition("ESP");
+    let good = std::fs::read(&first)?;
+    let at = good.windows(11).position(|name| name == b"AUTOBOOTTXT").context("no name")?;
+    let mut bad = good.clone();
+    bad[at] ^= 1;
+    std::fs::write(&first, bad)?;
+    let damaged = look()?.map(|looked| looked.damaged).unwrap_or_default();
+    assert!(damaged.len() == 1 && damaged[0].what.contains("finds no `autoboot.txt`"), "{damaged:?}");
+    std::fs::write(&first, good)?;
+
     rot(700 << 10);
-    std::fs::remove_dir_all(machine.place.path("state/boot"))?;
+    std::fs::remove_dir_all(machine.root("var/lib/edge/boot"))?;
     let part = boot();
     assert_eq!(part["state"], "trouble", "{part}");
     let line = "partition `boot_a` reads otherwise than it was written, and is not mended: no copy of it is whole hint: the machine may not start again: `edge bundle import` of another system writes slot b";
