@@ -15,7 +15,7 @@ use super::identity::Identity;
 use super::places::TRIES;
 use super::record::{Record, Recorded};
 use super::slot::{Slot, State, Status};
-use super::{Error, Places, firmware};
+use super::{Error, Places, firmware, mend};
 use crate::sys::durable;
 
 /// What a boot was judged to be where somebody gave its system up.
@@ -146,6 +146,9 @@ pub fn unhealthy(places: &Places, why: &str) -> Result<Fallback, Error> {
     };
     let left = booted_entry(places, &status)?.entry.left.unwrap_or(0);
     if left == 0 {
+        if let Err(error) = mend::ensure_before_turning(places, other) {
+            return Ok(Fallback::Nowhere(error.to_string()));
+        }
         give_tries(places, &status)?;
     }
     note(places, &status, if left == 0 { State::Failed } else { State::Trying }, why)?;
@@ -172,13 +175,14 @@ pub(super) enum Judged {
 /// The same, for the reason `why`.
 ///
 /// # Errors
-/// [`Error::NoOther`] where there is none.
+/// [`Error::NoOther`] where there is none that starts.
 pub(super) fn give_up(places: &Places, why: &str, judged: Judged) -> Result<Slot, Error> {
     let status = Status::read(places)?;
     let other = status.of(status.booted.other());
     let Some(to) = status.fallback() else {
         return Err(Error::NoOther(format!("slot {} is {}", other.slot, other.state.word())));
     };
+    mend::ensure_before_turning(places, to).map_err(|error| Error::NoOther(error.to_string()))?;
     let found = booted_entry(places, &status)?;
     give_tries(places, &status)?;
     let given_up = Entry { left: Some(0), ..found.entry };

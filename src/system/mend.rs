@@ -197,6 +197,41 @@ fn turn_back(places: &Places, booted: Slot, looked: &mut Looked) -> Result<(), E
     tell(places, &looked.damaged)
 }
 
+/// Whether what starts `slot` is whole, where that is known, or made so. `esp.lock` is held, and identity is not.
+///
+/// # Errors
+/// It is neither, or cannot be read; told and noted as by a look.
+pub(super) fn ensure(places: &Places, slot: Slot) -> Result<(), Error> {
+    let booted = places.booted()?;
+    if !is_needed(places, slot, booted) {
+        return Ok(());
+    }
+    let Some(starter) = Starter::known(places, slot, booted)? else { return Ok(()) };
+    match mend(places, &starter, booted)? {
+        Mended::Whole => Ok(()),
+        Mended::Now => {
+            tracing::warn!("{} read otherwise than it was written, and is mended", starter.words());
+            Ok(())
+        }
+        Mended::Lost(what) => {
+            let mut damaged = told(places);
+            damaged.retain(|damage| damage.slot != Some(slot));
+            damaged.push(Damage { slot: Some(slot), what: what.clone() });
+            tell(places, &damaged)?;
+            Err(Error::Unfit(what))
+        }
+    }
+}
+
+/// The same for who is about to turn to `slot`: from what does not start nothing may lead back.
+///
+/// # Errors
+/// It is not whole; nothing may turn to it.
+pub(super) fn ensure_before_turning(places: &Places, slot: Slot) -> Result<(), Error> {
+    let _lock = places.lock("esp.lock")?;
+    ensure(places, slot)
+}
+
 /// What the last look of this boot found damaged.
 pub fn told(places: &Places) -> Vec<Damage> {
     let bytes = std::fs::read(places.at(TOLD)).unwrap_or_default();

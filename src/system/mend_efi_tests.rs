@@ -7,7 +7,9 @@ use crate::sys::digest::Digest;
 use crate::system::entry::VerityId;
 use crate::system::first::tests::table;
 use crate::system::tryboot::tests::{NEW, OLD, put, root, tree};
-use crate::system::{Again, Image, Part, Stage, arm, judge_image, partition, uki};
+use crate::system::{
+    Again, Fallback, Image, Part, Stage, arm, judge_image, partition, roll_back, uki, unhealthy,
+};
 
 /// A machine whose slot a runs and is good.
 struct Card {
@@ -219,6 +221,31 @@ fn what_runs_and_is_lost_is_not_started_again_while_the_other_one_starts() {
         told.len() == 1 && told[0].what.ends_with("`edge bundle import` of another system writes slot b"),
         "{told:?}"
     );
+}
+
+#[test]
+fn who_turns_to_the_other_entry_looks_first() {
+    for by_hand in [false, true] {
+        let card = Card::updated();
+        card.look();
+        card.forget_copies();
+        std::fs::rename(
+            card.places.entries().join("edge-2+3.efi"),
+            card.places.entries().join("edge-2+0-3.efi"),
+        )
+        .unwrap();
+        card.start(Slot::B);
+        card.rot("edge-1+3.efi", 150_000);
+        let why = match by_hand {
+            false => match unhealthy(&card.places, "kubelet is not well").unwrap() {
+                Fallback::Nowhere(why) => why,
+                turned => panic!("{turned:?}"),
+            },
+            true => roll_back(&card.places).unwrap_err().to_string(),
+        };
+        assert!(why.contains("the boot entry of slot a reads otherwise"), "{why}");
+        assert_eq!(card.entries(), ["edge-2+0-3.efi"]);
+    }
 }
 
 /// Also how a machine that is in the field gets the loader of the system that was found good.

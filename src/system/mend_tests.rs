@@ -233,6 +233,42 @@ fn a_boot_that_is_not_judged_yet_is_not_looked_at() {
     assert_eq!(mend_boot(&card.places).unwrap(), None);
 }
 
+/// What rotted since it was looked at: nobody who turns there comes back.
+#[test]
+fn who_turns_to_the_other_slot_looks_where_it_turns() {
+    let card = Card::updated();
+    card.look();
+    card.start(Slot::B);
+    card.rot(Slot::A, 40_000);
+    put(&card.places.at("/run/edge-boots"), b"3\n");
+    let turned = unhealthy(&card.places, "kubelet is not well").unwrap();
+    assert_eq!(turned, Fallback::Reboot { left: 0, other: Slot::A });
+    assert!(std::fs::read(card.boot_of(Slot::A)).unwrap().starts_with(&boot(OLD)));
+    let before = std::fs::read(card.places.esp().join("autoboot.txt")).unwrap();
+    assert_eq!(before, tryboot::autoboot(&card.places, Slot::A).unwrap().text().as_bytes());
+
+    for by_hand in [false, true] {
+        let card = Card::updated();
+        card.look();
+        std::fs::remove_dir_all(card.kept()).unwrap();
+        let autoboot = card.places.esp().join("autoboot.txt");
+        let before = std::fs::read(&autoboot).unwrap();
+        card.start(Slot::B);
+        put(&card.places.at("/run/edge-boots"), b"3\n");
+        card.rot(Slot::A, 40_000);
+        let why = match by_hand {
+            false => match unhealthy(&card.places, "kubelet is not well").unwrap() {
+                Fallback::Nowhere(why) => why,
+                turned => panic!("{turned:?}"),
+            },
+            true => roll_back(&card.places).unwrap_err().to_string(),
+        };
+        assert!(why.contains("partition `boot_a` reads otherwise than it was written"), "{why}");
+        assert_eq!((card.states().as_str(), std::fs::read(&autoboot).unwrap()), ("failed good b", before));
+        assert!(!card.places.identity().join(tryboot::SPARE).exists());
+    }
+}
+
 #[test]
 fn what_cannot_be_read_for_a_moment_is_not_lost() {
     let card = Card::updated();

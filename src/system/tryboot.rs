@@ -329,10 +329,13 @@ pub fn unhealthy(places: &Places, why: &str) -> Result<Fallback, Error> {
     let left = if is_trial { 0 } else { status.of(booted).tries_left.unwrap_or(0) };
     if left == 0 {
         let _first = Esp::first(places)?;
-        let _alone = Identity::open(places)?;
         if Status::read(places)?.fallback() != Some(other) {
             return Ok(Fallback::Nowhere(format!("slot {other} is being written")));
         }
+        if let Err(error) = mend::ensure(places, other) {
+            return Ok(Fallback::Nowhere(error.to_string()));
+        }
+        let _alone = Identity::open(places)?;
         autoboot(places, other)?.write(places)?;
     }
     note(places, &status, if left == 0 { State::Failed } else { State::Trying }, why)?;
@@ -352,10 +355,11 @@ pub fn roll_back(places: &Places) -> Result<Slot, Error> {
     {
         // edge-healthy.service may still be waiting for all parts, and would turn back.
         let _first = Esp::first(places)?;
-        let _alone = Identity::open(places)?;
         if Status::read(places)?.fallback() != Some(to) {
             return Err(Error::NoOther(format!("slot {to} is being written")));
         }
+        mend::ensure(places, to).map_err(|error| Error::NoOther(error.to_string()))?;
+        let _alone = Identity::open(places)?;
         autoboot(places, to)?.write(places)?;
         durable::write(&places.judged(), ROLLED_BACK.as_bytes(), 0o600)?;
     }
