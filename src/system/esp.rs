@@ -9,8 +9,8 @@ use nix::fcntl::Flock;
 
 use super::entry::{Entry, VerityId};
 use super::identity::Identity;
-use super::slot::Slot;
-use super::{Error, Places, Record, mend, partition, uki};
+use super::slot::{Slot, Status};
+use super::{Error, Places, Record, mend, partition, stage, uki};
 use crate::sys::durable;
 use crate::sys::mounts::Writable;
 
@@ -90,9 +90,10 @@ pub fn check_room(places: &Places, size: u64, slot: Slot) -> Result<(), Error> {
 /// kernels that were never finished.
 fn superseded(places: &Places, slot: Slot) -> Result<Vec<PathBuf>, Error> {
     let kept = partition::verity_id(places, slot.other())?;
-    let (stays, old): (Vec<_>, Vec<_>) =
-        entries(places)?.into_iter().partition(|found| found.verity.is_some() && found.verity == kept);
-    if stays.is_empty() {
+    let boots = |found: &Found| found.verity.is_some() && found.verity == kept;
+    let all = entries(places)?;
+    // Nothing is lost where the slot that is written does not start either.
+    if !all.iter().any(boots) && Status::read(places)?.of(slot).is_spare() {
         let why = format!(
             "no boot entry in `{}` is known to boot slot {}",
             places.entries().display(),
@@ -100,7 +101,11 @@ fn superseded(places: &Places, slot: Slot) -> Result<Vec<PathBuf>, Error> {
         );
         return Err(Error::Unfit(format!("{why}, which runs: nothing is written")));
     }
-    let mut paths: Vec<PathBuf> = old.into_iter().map(|found| places.entries().join(found.file)).collect();
+    // One that cannot be read now may be well at the next boot.
+    let running = Record::read(places)?.slots.remove(&slot.other()).filter(|noted| noted.verity() == kept);
+    let running = running.map(|noted| noted.number);
+    let old = all.into_iter().filter(|found| !boots(found) && Some(found.entry.number) != running);
+    let mut paths: Vec<PathBuf> = old.map(|found| places.entries().join(found.file)).collect();
     let listed = std::fs::read_dir(places.entries()).into_iter().flatten().flatten();
     let unfinished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == &UNFINISHED[1..]);
     paths.extend(listed.map(|entry| entry.path()).filter(unfinished));
@@ -115,6 +120,12 @@ pub fn clear(places: &Places, slot: Slot) -> Result<u64, Error> {
     let record = Record::read(places)?;
     let highest = entries(places)?.iter().map(|found| found.entry.number).max().unwrap_or(0);
     let esp = Esp::open(places)?;
+    if let Err(error) = mend::ensure(places, slot.other()) {
+        if Status::read(places)?.of(slot).is_spare() {
+            return Err(stage::still_starts(slot));
+        }
+        tracing::warn!(%error, "another system is written, since what runs may not start again");
+    }
     let old = superseded(places, slot)?;
     mend::forget(places, &Identity::open(places)?, slot)?;
     for path in old {

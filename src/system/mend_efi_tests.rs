@@ -221,10 +221,12 @@ fn what_runs_and_is_lost_is_not_started_again_while_the_other_one_starts() {
         told.len() == 1 && told[0].what.ends_with("`edge bundle import` of another system writes slot b"),
         "{told:?}"
     );
+    assert_eq!(card.stage(NEW).unwrap(), Slot::B);
+    assert!(card.entries().contains(&"edge-1+3.efi".to_owned()), "{:?}", card.entries());
 }
 
 #[test]
-fn who_turns_to_the_other_entry_looks_first() {
+fn who_turns_to_the_other_entry_or_writes_over_it_looks_first() {
     for by_hand in [false, true] {
         let card = Card::updated();
         card.look();
@@ -246,6 +248,13 @@ fn who_turns_to_the_other_entry_looks_first() {
         assert!(why.contains("the boot entry of slot a reads otherwise"), "{why}");
         assert_eq!(card.entries(), ["edge-2+0-3.efi"]);
     }
+    let card = Card::updated();
+    card.look();
+    card.forget_copies();
+    card.rot("edge-2+3.efi", 150_000);
+    let said = card.stage(VerityId([3; 16])).unwrap_err().to_string();
+    assert!(said.starts_with("what starts slot b is damaged, and slot a still starts: nothing is"), "{said}");
+    assert!(card.read("edge-1+3.efi") == kernel(OLD));
 }
 
 /// Also how a machine that is in the field gets the loader of the system that was found good.

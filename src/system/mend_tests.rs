@@ -269,6 +269,50 @@ fn who_turns_to_the_other_slot_looks_where_it_turns() {
     }
 }
 
+/// What was told is of the boot alone, and an import may come before the first look of the next one.
+#[test]
+fn what_is_damaged_is_found_again_before_the_last_whole_slot_is_written_over() {
+    let card = Card::updated();
+    card.look();
+    std::fs::remove_dir_all(card.kept()).unwrap();
+    card.rot(Slot::B, 600);
+    card.look();
+    std::fs::remove_file(card.places.at(TOLD)).unwrap();
+    let before = std::fs::read(card.boot_of(Slot::A)).unwrap();
+    let said = card.stage(VerityId([3; 16])).unwrap_err().to_string();
+    assert!(said.starts_with("what starts slot b is damaged, and slot a still starts: nothing is"), "{said}");
+    assert!(std::fs::read(card.boot_of(Slot::A)).unwrap() == before);
+}
+
+#[test]
+fn what_is_told_to_do_about_damage_works() {
+    let card = Card::updated();
+    card.look();
+    // The way back is lost first, then what runs, in what edge itself reads of it.
+    for (slot, at) in [(Slot::A, 40_000), (Slot::B, 4 * 512 + 30)] {
+        std::fs::remove_dir_all(card.kept()).unwrap();
+        card.rot(slot, at);
+        card.look();
+    }
+    let told = told(&card.places);
+    let hint = "hint: the machine may not start again: `edge bundle import` of another system writes slot a";
+    assert!(
+        told.iter().any(|damage| damage.slot == Some(Slot::B) && damage.what.ends_with(hint)),
+        "{told:?}"
+    );
+    assert_eq!(card.stage(VerityId([3; 16])).unwrap(), Slot::A);
+
+    // Where no other system is taken, another card is what helps.
+    let release = r#"{"version": "1.0", "arch": "arm64", "board": "raspberry-pi", "boot": "raspberry-pi"}"#;
+    let card = Card::new();
+    card.look();
+    put(&card.places.release(), release.as_bytes());
+    std::fs::remove_dir_all(card.kept()).unwrap();
+    card.rot(Slot::A, 600);
+    let told = card.look().damaged;
+    assert!(told.len() == 1 && told[0].what.ends_with(HINT), "{told:?}");
+}
+
 #[test]
 fn what_cannot_be_read_for_a_moment_is_not_lost() {
     let card = Card::updated();

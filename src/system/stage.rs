@@ -131,14 +131,18 @@ fn check_stream(record: &Record, image: &Image, named: Option<&str>) -> Result<(
 fn check_spare(status: &Status) -> Result<(), Error> {
     let (booted, other) = (status.of(status.booted), status.of(status.booted.other()));
     if other.is_spare() && status.damage.iter().any(|damage| damage.slot == Some(booted.slot)) {
-        let why =
-            format!("what starts slot {} is damaged, and slot {} still starts", booted.slot, other.slot);
-        return Err(Error::Unfit(format!("{why}: nothing is written hint: {TURN_BACK}")));
+        return Err(still_starts(other.slot));
     }
     if booted.state != State::Good && other.is_spare() {
         return Err(Error::OnlyGood { other: other.slot, booted: booted.slot });
     }
     Ok(())
+}
+
+/// Why nothing is written over a slot while what starts the other one, which runs, is damaged.
+pub(super) fn still_starts(slot: Slot) -> Error {
+    let why = format!("what starts slot {} is damaged, and slot {slot} still starts", slot.other());
+    Error::Unfit(format!("{why}: nothing is written hint: {TURN_BACK}"))
 }
 
 fn check_room(places: &Places, image: &Image, slot: Slot) -> Result<(), Error> {

@@ -20,7 +20,7 @@ use super::identity::Identity;
 use super::places::TRIES;
 use super::record::{Record, Recorded};
 use super::slot::{Slot, SlotReport, State, Status};
-use super::{Error, Places, Release, fat, loader, mend, partition, run, starter};
+use super::{Error, Places, Release, fat, loader, mend, partition, run, stage, starter};
 use crate::sys::{durable, failpoint};
 
 /// The slot that the initrd may turn to.
@@ -213,18 +213,26 @@ pub fn check_kernel(places: &Places, release: &Release, size: u64, slot: Slot) -
 /// longer what the initrd may turn to.
 ///
 /// # Errors
-/// [`Error::Unfit`] where the boot loader would not start the running system by itself.
+/// [`Error::Unfit`] where the boot loader would not start the running system by itself, and `slot` still starts.
 pub fn clear(places: &Places, slot: Slot) -> Result<u64, Error> {
     let running = slot.other();
     let kept = partition::verity_id(places, running)?;
     // Nobody may turn to the slot from here on, nor note it as a spare.
     let _first = Esp::first(places)?;
-    let identity = Identity::open(places)?;
-    if by_itself(places)? != Some(running) || kept.is_none() || boots(places, running) != kept {
-        let why =
-            format!("`autoboot.txt` or partition `{}` is not what starts slot {running}", label(running));
-        return Err(Error::Unfit(format!("{why}, which runs: nothing is written")));
+    let whole = mend::ensure(places, running);
+    let is_started = by_itself(places)? == Some(running) && kept.is_some() && boots(places, running) == kept;
+    if whole.is_err() || !is_started {
+        if Status::read(places)?.of(slot).is_spare() {
+            whole.map_err(|_| stage::still_starts(slot))?;
+            let why =
+                format!("`autoboot.txt` or partition `{}` is not what starts slot {running}", label(running));
+            return Err(Error::Unfit(format!("{why}, which runs: nothing is written")));
+        }
+        // Nothing is lost: the slot that is written does not start either. Its trial is of what `autoboot.txt` does not start.
+        tracing::warn!(slot = %running, "another system is written, since what runs may not start again");
+        autoboot(places, running)?.write(places)?;
     }
+    let identity = Identity::open(places)?;
     let device = device(places, slot)?;
     identity.remove(SPARE)?;
     failpoint::pass("spare-gone");

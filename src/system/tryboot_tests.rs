@@ -329,20 +329,27 @@ fn rolled_back_by_hand_it_starts_the_other_one() {
 #[test]
 fn nothing_is_written_where_the_boot_loader_would_not_lead_back() {
     let refused = |card: &Card, words: &str| {
-        let before = std::fs::read(device(&card.places, Slot::B).unwrap()).unwrap();
-        let said = card.stage(NEW).unwrap_err().to_string();
+        let slot = Status::read(&card.places).unwrap().booted.other();
+        let before = std::fs::read(device(&card.places, slot).unwrap()).unwrap();
+        let said = card.stage(NEWER).unwrap_err().to_string();
         assert!(said.contains(words), "{words}: {said}");
-        assert!(std::fs::read(device(&card.places, Slot::B).unwrap()).unwrap() == before, "{words}");
+        assert!(std::fs::read(device(&card.places, slot).unwrap()).unwrap() == before, "{words}");
     };
-    let card = Card::new();
-    Autoboot { by_itself: 3, tried: 2 }.write(&card.places).unwrap();
+    let card = updated();
+    Autoboot { by_itself: 2, tried: 3 }.write(&card.places).unwrap();
     refused(
         &card,
-        "`autoboot.txt` or partition `boot_a` is not what starts slot a, which runs: nothing is written",
+        "`autoboot.txt` or partition `boot_b` is not what starts slot b, which runs: nothing is written",
     );
+    let card = updated();
+    card.fill("boot_b", &[0; 512]);
+    refused(&card, "what starts slot b is damaged, and slot a still starts: nothing is written hint: ");
+    // Where the other one does not start either, nothing is lost, and its trial is of what is not started by itself.
     let card = Card::new();
+    Autoboot { by_itself: 3, tried: 2 }.write(&card.places).unwrap();
     card.fill("boot_a", &[0; 512]);
-    refused(&card, "nothing is written");
+    assert_eq!(card.stage(NEW).unwrap(), Slot::B);
+    assert_eq!(starts(&card.places, true), Some(Slot::B));
     // Upstream's kernel would start the old one again, and nobody would know why.
     let card = Card::new();
     let release = r#"{"version": "1.0", "arch": "arm64", "board": "raspberry-pi", "boot": "raspberry-pi"}"#;
