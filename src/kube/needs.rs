@@ -1,10 +1,11 @@
-//! What a pod needs of the API server before its containers can start, read off its spec.
+//! What a pod needs of the API server before its containers can start, read off its spec and its volumes.
 //!
 //! Pure: names only. Whether they are there is the caller's to find out.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::meta;
 
@@ -13,10 +14,12 @@ use super::meta;
 pub struct Needs {
     /// Names of ConfigMaps in the pod's namespace.
     pub configmaps: BTreeSet<String>,
-    /// Names of Secrets in the pod's namespace, those for pulling images among them.
+    /// Names of Secrets in the pod's namespace: those for pulling images, and those that mount its volumes, among them.
     pub secrets: BTreeSet<String>,
     /// Names of PersistentVolumeClaims in the pod's namespace.
     pub claims: BTreeSet<String>,
+    /// Storage drivers of the volumes that it names itself.
+    pub drivers: BTreeSet<String>,
     /// TokenRequests for the pod's service account, as a kubelet makes them.
     pub tokens: Vec<Value>,
 }
@@ -52,7 +55,13 @@ impl Needs {
 
     fn volume(&mut self, pod: &Value, volume: &Value) {
         self.configmaps.extend(text(volume, "/configMap/name"));
-        self.secrets.extend(text(volume, "/secret/secretName"));
+        // Whatever the kind of volume is, a Secret of it stands in one of these places.
+        for source in volume.as_object().into_iter().flat_map(serde_json::Map::values) {
+            for at in ["/secretName", "/secretRef/name", "/nodePublishSecretRef/name"] {
+                self.secrets.extend(text(source, at));
+            }
+        }
+        self.drivers.extend(text(volume, "/csi/driver"));
         self.claims.extend(text(volume, "/persistentVolumeClaim/claimName"));
         if volume.get("ephemeral").is_some() {
             // Kubernetes makes the claim under this name.
@@ -67,6 +76,40 @@ impl Needs {
             }
         }
     }
+}
+
+/// The Secrets by which a node mounts, stages and expands a PersistentVolume: namespace and name. Those of the controller
+/// are not a node's to read.
+pub fn volume_secrets(volume: &Value) -> Vec<(String, String)> {
+    let own = text(volume, "/spec/claimRef/namespace");
+    let mut secrets = Vec::new();
+    let spec = volume.get("spec").and_then(Value::as_object);
+    for source in spec.into_iter().flat_map(serde_json::Map::values) {
+        for field in ["secretRef", "nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"] {
+            let namespace = text(source, &format!("/{field}/namespace")).or_else(|| own.clone());
+            secrets.extend(namespace.zip(text(source, &format!("/{field}/name"))));
+        }
+        let namespace = text(source, "/secretNamespace").or_else(|| own.clone());
+        secrets.extend(namespace.zip(text(source, "/secretName")));
+    }
+    secrets
+}
+
+/// The VolumeAttachment by which a kubelet sees that a PersistentVolume is attached to `node`; none where its `driver`, a
+/// CSIDriver, attaches nothing. Kubernetes names it so.
+pub fn attachment(volume: &Value, driver: Option<&Value>, node: &str) -> Option<String> {
+    let attaches = driver.and_then(|driver| driver.pointer("/spec/attachRequired")?.as_bool());
+    if attaches == Some(false) {
+        return None;
+    }
+    let (handle, driver) = (text(volume, "/spec/csi/volumeHandle")?, text(volume, "/spec/csi/driver")?);
+    let digest = Sha256::digest(format!("{handle}{driver}{node}"));
+    Some(format!("csi-{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+}
+
+/// The TokenRequests that a kubelet makes for `pod` when it mounts a volume of `driver`, a CSIDriver.
+pub fn driver_tokens(pod: &Value, driver: &Value) -> Vec<Value> {
+    list(driver, "/spec/tokenRequests").map(|token| token_request(pod, token)).collect()
 }
 
 /// The same request that a kubelet makes for this projection, so that its answer is found by it.
@@ -112,15 +155,63 @@ mod tests {
                     {"configMap": {"name": "c4"}}, {"secret": {"name": "s5"}},
                     {"serviceAccountToken": {"path": "t", "audience": "x", "expirationSeconds": 600}},
                     {"serviceAccountToken": {"path": "u", "expirationSeconds": 3607}}]}},
-                {"name": "g", "emptyDir": {}}]}});
+                {"name": "g", "emptyDir": {}},
+                {"name": "h", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "s6"}}},
+                {"name": "i", "iscsi": {"secretRef": {"name": "s7"}}},
+                {"name": "j", "azureFile": {"secretName": "s8"}}]}});
         let needs = Needs::of(&pod);
         let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
         assert_eq!(names(&needs.configmaps), "c1 c2 c3 c4");
-        assert_eq!(names(&needs.secrets), "pull s1 s2 s3 s4 s5");
+        assert_eq!(names(&needs.secrets), "pull s1 s2 s3 s4 s5 s6 s7 s8");
         assert_eq!(names(&needs.claims), "disk p-e");
+        assert_eq!(names(&needs.drivers), "d");
         let asked: Vec<_> = needs.tokens.iter().map(|token| &token["spec"]).collect();
         assert_eq!((&asked[0]["audiences"], &asked[0]["expirationSeconds"]), (&json!(["x"]), &json!(600)));
         assert_eq!((&asked[1]["audiences"], &asked[1]["boundObjectRef"]["uid"]), (&json!([]), &json!("u")));
         assert_eq!(Needs::of(&json!({})), Needs::default());
+    }
+
+    #[test]
+    fn each_secret_by_which_a_node_mounts_a_volume_is_found() {
+        let secrets = |source: Value| {
+            let mut spec =
+                json!({"capacity": {"storage": "1Gi"}, "claimRef": {"namespace": "own", "name": "c"}});
+            spec.as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+            let found = volume_secrets(&json!({"metadata": {"name": "pv"}, "spec": spec}));
+            found.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect::<Vec<_>>().join(" ")
+        };
+        let of = |name: &str| json!({"namespace": "ceph", "name": name});
+        let csi = json!({"csi": {"driver": "d", "nodeStageSecretRef": of("stage"),
+            "nodePublishSecretRef": of("publish"), "nodeExpandSecretRef": of("expand"),
+            "controllerPublishSecretRef": of("x"), "controllerExpandSecretRef": of("y")}});
+        assert_eq!(secrets(csi), "ceph/stage ceph/publish ceph/expand");
+        assert_eq!(secrets(json!({"iscsi": {"secretRef": {"name": "chap"}}})), "own/chap");
+        assert_eq!(secrets(json!({"rbd": {"secretRef": of("user")}})), "ceph/user");
+        assert_eq!(secrets(json!({"azureFile": {"secretName": "a", "secretNamespace": "b"}})), "b/a");
+        assert_eq!(secrets(json!({"azureFile": {"secretName": "a"}})), "own/a");
+        assert_eq!(secrets(json!({"nfs": {"server": "s"}})), "");
+    }
+
+    #[test]
+    fn an_attachment_has_the_name_that_kubernetes_gives_it() {
+        let volume = json!({"spec": {"csi": {"driver": "rbd.csi", "volumeHandle": "h"}}});
+        let name = "csi-4944676fb3b95cd8cb7834a407942e4e8f7f0c150fd8835b1c753d555ec011b0";
+        assert_eq!(attachment(&volume, None, "n").as_deref(), Some(name));
+        let driver = |attaches: bool| json!({"spec": {"attachRequired": attaches}});
+        assert_eq!(attachment(&volume, Some(&driver(true)), "n").as_deref(), Some(name));
+        assert_eq!(attachment(&volume, Some(&driver(false)), "n"), None);
+        assert_eq!(attachment(&json!({"spec": {"nfs": {}}}), None, "n"), None);
+    }
+
+    #[test]
+    fn a_driver_has_tokens_as_kubelet_asks_for_them() {
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}});
+        let driver = json!({"spec": {"tokenRequests": [{"audience": ""}, {"audience": "vault", "expirationSeconds": 600}]}});
+        let asked = driver_tokens(&pod, &driver);
+        let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"});
+        assert_eq!(asked[0]["spec"], json!({"audiences": [], "boundObjectRef": bound}));
+        let second = json!({"audiences": ["vault"], "expirationSeconds": 600, "boundObjectRef": bound});
+        assert_eq!(asked[1]["spec"], second);
+        assert!(driver_tokens(&pod, &json!({"spec": {}})).is_empty());
     }
 }

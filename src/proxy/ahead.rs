@@ -15,7 +15,7 @@ use super::forward::{Call, Outcome, Payload};
 use super::replay::Wanted as List;
 use super::{Shared, discovery, token};
 use crate::cache::{CacheError, ObjectKey, Reader, TokenKey};
-use crate::kube::needs::Needs;
+use crate::kube::needs::{Needs, attachment, driver_tokens, volume_secrets};
 use crate::kube::{GroupVersionResource, Request as KubeRequest, meta};
 
 const ACCEPT: &str = "application/vnd.kubernetes.protobuf,application/json";
@@ -54,12 +54,15 @@ pub async fn read(shared: &Shared) -> Result<usize, String> {
     for (path, field) in LISTS {
         count += usize::from(read_list(shared, path, field, &node).await?);
     }
-    // Twice: the volume behind a claim is known once the claim is.
-    for _ in 0..2 {
+    // The volume behind a claim is known once the claim is, and its Secrets and driver once the volume is.
+    for _ in 0..3 {
         shared.cache.flush_own().await.map_err(|e| e.to_string())?;
         let node = node.clone();
         let missing = shared.cache.read(move |reader| missing(reader, &node)).await;
         let missing = missing.map_err(|e| e.to_string())?;
+        if missing.objects.is_empty() && missing.tokens.is_empty() {
+            break;
+        }
         count += missing.objects.len() + missing.tokens.len();
         for key in &missing.objects {
             read_object(shared, key).await?;
@@ -95,6 +98,8 @@ pub struct Needed {
     pub pods: Vec<String>,
 }
 
+const ATTACHMENTS: &str = "storage.k8s.io/v1/volumeattachments";
+
 /// The versions of DRA's claims that a kubelet asks for.
 const CLAIMS: [&str; 3] = ["v1", "v1beta2", "v1beta1"];
 
@@ -110,23 +115,22 @@ pub fn needed(reader: &Reader, node: &str) -> Result<Needed, CacheError> {
         let namespace = meta::namespace(pod).unwrap_or_default();
         uids.extend(meta::uid(pod).filter(|uid| !uid.is_empty()).map(str::to_owned));
         objects.push(key("v1/serviceaccounts", namespace, account(pod)));
-        for at in ["/spec/resourceClaims", "/status/resourceClaimStatuses"] {
-            let claims = pod.pointer(at).and_then(Value::as_array).into_iter().flatten();
-            for name in claims.filter_map(|claim| claim.get("resourceClaimName")?.as_str()) {
-                let of = |version| key(&format!("resource.k8s.io/{version}/resourceclaims"), namespace, name);
-                objects.extend(CLAIMS.map(of));
-            }
+        let lists = ["/spec/resourceClaims", "/status/resourceClaimStatuses"].map(|at| pod.pointer(at));
+        let lists = lists.into_iter().flatten().filter_map(Value::as_array);
+        let claims = lists.flatten().chain(pod.pointer("/status/extendedResourceClaimStatus"));
+        for name in claims.filter_map(|claim| claim.get("resourceClaimName")?.as_str()) {
+            let of = |version| key(&format!("resource.k8s.io/{version}/resourceclaims"), namespace, name);
+            objects.extend(CLAIMS.map(of));
         }
     }
-    let attachments = "storage.k8s.io/v1/volumeattachments";
-    for attachment in reader.all(attachments)? {
+    for attachment in reader.all(ATTACHMENTS)? {
         let text = |at: &str| attachment.pointer(at).and_then(Value::as_str);
         // One that says no volume is of a volume that a pod names itself.
         let volume = text("/spec/source/persistentVolumeName");
         let is_needed =
             volume.is_none_or(|volume| objects.contains(&key("v1/persistentvolumes", "", volume)));
         if text("/spec/nodeName") == Some(node) && is_needed {
-            objects.extend(meta::name(&attachment).map(|name| key(attachments, "", name)));
+            objects.extend(meta::name(&attachment).map(|name| key(ATTACHMENTS, "", name)));
         }
     }
     Ok(Needed { objects, pods: uids })
@@ -153,7 +157,7 @@ fn wanted(reader: &Reader, node: &str) -> Result<Wanted, CacheError> {
     let pods = reader.all("v1/pods")?;
     for pod in pods.iter().filter(|pod| runs_on(pod, node)) {
         let namespace = meta::namespace(pod).unwrap_or_default();
-        let needs = Needs::of(pod);
+        let mut needs = Needs::of(pod);
         let named = [("v1/configmaps", &needs.configmaps), ("v1/secrets", &needs.secrets)];
         for (resource, names) in named {
             wanted.objects.extend(names.iter().map(|name| key(resource, namespace, name)));
@@ -164,13 +168,43 @@ fn wanted(reader: &Reader, node: &str) -> Result<Wanted, CacheError> {
             let volume = bound.as_ref().and_then(|claim| claim.body.pointer("/spec/volumeName"));
             let volume = volume.and_then(Value::as_str).map(|name| key("v1/persistentvolumes", "", name));
             wanted.objects.push(claim);
-            wanted.objects.extend(volume);
+            let Some(volume) = volume else { continue };
+            if let Some(known) = reader.object(&volume)? {
+                let name = known.body.pointer("/spec/csi/driver").and_then(Value::as_str);
+                wanted.objects.extend(mounted_by(reader, &known.body, name, node)?);
+                needs.drivers.extend(name.map(str::to_owned));
+            }
+            wanted.objects.push(volume);
+        }
+        for name in &needs.drivers {
+            let driver = reader.object(&driver(name))?;
+            needs.tokens.extend(driver.iter().flat_map(|driver| driver_tokens(pod, &driver.body)));
         }
         wanted.tokens.extend(needs.tokens.into_iter().filter_map(|body| token_of(pod, namespace, body)));
     }
     wanted.objects.sort();
     wanted.objects.dedup();
     Ok(wanted)
+}
+
+/// What the kubelet reads each time that it mounts this volume, of the driver of this name, and at no other.
+fn mounted_by(
+    reader: &Reader,
+    volume: &Value,
+    name: Option<&str>,
+    node: &str,
+) -> Result<Vec<ObjectKey>, CacheError> {
+    let secrets = volume_secrets(volume);
+    let mut objects: Vec<_> = secrets.iter().map(|(of, name)| key("v1/secrets", of, name)).collect();
+    let driver = name.map(|name| reader.object(&driver(name))).transpose()?.flatten();
+    let attached = attachment(volume, driver.as_ref().map(|driver| &driver.body), node);
+    objects.extend(attached.map(|name| key(ATTACHMENTS, "", &name)));
+    Ok(objects)
+}
+
+/// A storage driver, as every kubelet lists them.
+fn driver(name: &str) -> ObjectKey {
+    key("storage.k8s.io/v1/csidrivers", "", name)
 }
 
 /// A pod of this node that has not come to its end. (A mirror of a static pod needs nothing of the cloud.)
@@ -273,20 +307,28 @@ mod tests {
         let pod = |name: &str, node: &str| {
             let spec = json!({"nodeName": node, "serviceAccountName": "a", "volumes": volumes,
                 "resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]});
-            Object::new("v1/pods", json!({"metadata": meta(name), "spec": spec})).unwrap()
+            let status = json!({"extendedResourceClaimStatus": {"resourceClaimName": "extended"}});
+            Object::new("v1/pods", json!({"metadata": meta(name), "spec": spec, "status": status})).unwrap()
         };
         let attachment = |name: &str, volume: &str| {
             let spec = json!({"nodeName": "n", "source": {"persistentVolumeName": volume}});
             let body = json!({"metadata": {"name": name}, "spec": spec});
-            Object::new("storage.k8s.io/v1/volumeattachments", body).unwrap()
+            Object::new(ATTACHMENTS, body).unwrap()
         };
         let claim = json!({"metadata": meta("c"), "spec": {"volumeName": "pv"}});
+        let stage = json!({"namespace": "ceph", "name": "stage"});
+        let volume = json!({"metadata": {"name": "pv", "uid": "uid-pv"},
+            "spec": {"csi": {"driver": "rbd.csi", "volumeHandle": "h", "nodeStageSecretRef": stage}}});
+        let driver = json!({"metadata": {"name": "rbd.csi", "uid": "uid-driver"},
+            "spec": {"tokenRequests": [{"audience": "vault", "expirationSeconds": 600}]}});
         let kept = [
             pod("here", "n"),
             pod("elsewhere", "m"),
             attachment("attached", "pv"),
             attachment("of-before", "old"),
             Object::new("v1/persistentvolumeclaims", claim).unwrap(),
+            Object::new("v1/persistentvolumes", volume).unwrap(),
+            Object::new("storage.k8s.io/v1/csidrivers", driver).unwrap(),
         ];
         cache.commit(move |w| kept.iter().try_for_each(|object| w.put_single(NODE, object))).await.unwrap();
         let needed = cache.read(|reader| needed(reader, "n")).await.unwrap();
@@ -295,8 +337,18 @@ mod tests {
             needed.objects.iter().any(|key| key.resource == resource && key.name == name)
         };
         assert!(has("v1/persistentvolumes", "pv") && has("v1/serviceaccounts", "a"));
-        assert!(has("resource.k8s.io/v1/resourceclaims", "gpu"));
-        let attachments = "storage.k8s.io/v1/volumeattachments";
-        assert!(has(attachments, "attached") && !has(attachments, "of-before"));
+        let claims = "resource.k8s.io/v1/resourceclaims";
+        assert!(has(claims, "gpu") && has(claims, "extended"));
+        let secret = key("v1/secrets", "ceph", "stage");
+        assert!(needed.objects.contains(&secret), "the volume is mounted by it: {needed:?}");
+        assert!(has(ATTACHMENTS, "attached") && !has(ATTACHMENTS, "of-before"));
+
+        let missing = cache.read(|reader| missing(reader, "n")).await.unwrap();
+        assert!(missing.objects.contains(&secret), "it is read where it is not kept: {:?}", missing.objects);
+        assert!(missing.objects.iter().any(|key| key.resource == ATTACHMENTS), "{:?}", missing.objects);
+        let tokens: Vec<_> = missing.tokens.iter().map(|token| &token.key).collect();
+        assert_eq!(tokens.len(), 1, "{tokens:?}");
+        assert_eq!((&*tokens[0].audiences, tokens[0].expiration), ("vault", 600));
+        assert_eq!((&*tokens[0].account, &*tokens[0].bound), ("a", "Pod/uid-here"));
     }
 }
