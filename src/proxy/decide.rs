@@ -123,8 +123,11 @@ fn decide_kubelet_write(request: &ResourceRequest, subresource: &str) -> Action 
     let gvr = &request.gvr;
     match (gvr.group.as_str(), gvr.resource.as_str(), subresource, request.verb) {
         ("", "nodes", "", Verb::Create) => Action::Refuse(Refusal::NodeExists),
+        // Of a claim: a volume that is to grow is grown when it is mounted, and this is part of mounting it.
         ("", "nodes", "" | "status", Verb::Patch | Verb::Update)
-        | ("", "pods", "status", Verb::Patch | Verb::Update) => Action::Local(Local::Edit),
+        | ("", "pods" | "persistentvolumeclaims", "status", Verb::Patch | Verb::Update) => {
+            Action::Local(Local::Edit)
+        }
         ("", "pods", "", Verb::Delete) => Action::Local(Local::DeletePod),
         ("", "pods", "", Verb::Create) => Action::Local(Local::MirrorPod),
         ("", "serviceaccounts", "token", Verb::Create) => Action::Local(Local::Token),
@@ -178,6 +181,8 @@ mod tests {
         ),
         ("GET", "/api/v1/namespaces/a/pods/p", "", Action::Replay),
         ("PATCH", "/api/v1/namespaces/a/pods/p/status", "", Action::Local(Local::Edit)),
+        ("PATCH", "/api/v1/namespaces/a/persistentvolumeclaims/c/status", "", Action::Local(Local::Edit)),
+        ("PATCH", "/api/v1/namespaces/a/persistentvolumeclaims/c", "", OFFLINE),
         ("DELETE", "/api/v1/namespaces/a/pods/p", "", Action::Local(Local::DeletePod)),
         ("POST", "/api/v1/namespaces/a/pods", "", Action::Local(Local::MirrorPod)),
         ("POST", "/api/v1/namespaces/a/serviceaccounts/s/token", "", Action::Local(Local::Token)),

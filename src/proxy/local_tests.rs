@@ -7,6 +7,7 @@ use http_body_util::BodyExt as _;
 use super::*;
 use crate::cache::Object;
 use crate::kube::{Request, codec};
+use crate::proxy::decide::{Action, Who, decide};
 use crate::proxy::stand_in::newer;
 use crate::proxy::watch::BACKLOG;
 
@@ -36,6 +37,54 @@ impl Node {
         let body = answered.into_body().collect().await.unwrap().to_bytes();
         (code, codec::decode(&body).unwrap().whole().unwrap())
     }
+}
+
+/// Kubelet mounts a volume that was enlarged, and the driver has grown what is on it.
+#[tokio::test]
+async fn a_volume_that_is_to_grow_is_mounted_without_the_cloud() {
+    let node = Node::new();
+    let path = "/api/v1/namespaces/ns/persistentvolumeclaims/c/status";
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "c", "namespace": "ns", "uid": "u", "resourceVersion": "7"},
+        "spec": {"volumeName": "pv", "resources": {"requests": {"storage": "2Gi"}}},
+        "status": {"phase": "Bound", "capacity": {"storage": "1Gi"},
+            "allocatedResourceStatuses": {"storage": "NodeResizePending"},
+            "conditions": [{"type": "FileSystemResizePending", "status": "True"}]}});
+    let known = Object::new("v1/persistentvolumeclaims", claim).unwrap();
+    node.writes.cache.commit(move |writer| writer.put_single(crate::cache::NODE, &known)).await.unwrap();
+    let patch = async |version: &str, status: Value| {
+        let request = Request::parse("PATCH", path, "");
+        let mut headers = HeaderMap::new();
+        let kind = http::HeaderValue::from_static("application/strategic-merge-patch+json");
+        headers.insert(http::header::CONTENT_TYPE, kind);
+        let body = json!({"metadata": {"resourceVersion": version}, "status": status}).to_string().into();
+        let request = request.resource().unwrap();
+        let write = Write { request, headers: &headers, body: &body, encoding: Encoding::Json };
+        let Action::Local(local) = decide(&Request::parse("PATCH", path, ""), Who::Kubelet, true, false)
+        else {
+            panic!("it is refused");
+        };
+        let answered = node.writes.answer(local, &Caller::Kubelet, write).await;
+        let code = answered.status().as_u16();
+        let body = answered.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    let begun = json!({"allocatedResourceStatuses": {"storage": "NodeResizeInProgress"}});
+    let (code, now) = patch("7", begun).await;
+    assert_eq!((code, &now["status"]["capacity"]["storage"]), (200, &json!("1Gi")), "{now}");
+    let version = now["metadata"]["resourceVersion"].as_str().unwrap();
+    let done = json!({"capacity": {"storage": "2Gi"}, "allocatedResourceStatuses": null,
+        "conditions": [{"$patch": "delete", "type": "FileSystemResizePending"}]});
+    assert_eq!(patch("7", done.clone()).await.0, 409, "of before it began");
+    let (code, now) = patch(version, done).await;
+    assert_eq!((code, &now["status"]["capacity"]["storage"]), (200, &json!("2Gi")), "{now}");
+    assert_eq!(now["spec"]["volumeName"], "pv");
+    let waiting = node.writes.cache.read(|reader| reader.changes()).await.unwrap();
+    let [change] = &waiting[..] else { panic!("{waiting:?}") };
+    let base: Value = serde_json::from_slice(change.what.base.as_deref().unwrap()).unwrap();
+    let told = statuses::told(&change.what, &base, &now).unwrap().unwrap();
+    assert_eq!((&*change.what.subresource, &told["metadata"]), ("status", &json!({"uid": "u"})));
+    assert_eq!(told["status"]["capacity"], json!({"storage": "2Gi"}), "{told}");
 }
 
 const TOKEN: &str = "/api/v1/namespaces/ns/serviceaccounts/sa/token";
