@@ -16,7 +16,7 @@ use super::caller::Caller;
 use super::forward::Call;
 use super::guests::Limits;
 use super::refusals::Asked;
-use super::stand_in::{Break, Cloud, Door, json as answer};
+use super::stand_in::{Break, Cloud, Door, empty, json as answer};
 use crate::cache::{Cache, NODE, Object};
 use crate::kube;
 
@@ -267,6 +267,27 @@ async fn in_an_outage_what_answers_is_alive_and_not_ready() {
         assert_eq!(scene.ask("stranger", "GET", path, "").await.0, 401, "{path}");
     }
     assert_eq!(scene.code("/readyz").await, 503);
+}
+
+/// Whoever is on this machine can make up a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_an_outage_nothing_is_read_of_a_stranger_and_he_is_told_nothing_else() {
+    let mut scene = Scene::new().await;
+    let maps = format!("{NS}/configmaps");
+    scene.hears("GET", &format!("{maps}/c"), "", 200, object("ConfigMap", "c", "1")).await;
+    scene.cut().await;
+    assert_eq!(scene.code(&format!("{maps}/c")).await, 200);
+    let large: &'static str = " ".repeat(4 << 20).leak();
+    assert_eq!(scene.ask("one", "POST", &maps, large).await.0, 413, "of one that is known it is read");
+    assert_eq!(scene.ask("stranger", "POST", &maps, large).await.0, 401);
+    for (token, expected) in [("one", 400), ("stranger", 401)] {
+        let wanted = scene.door.request("GET", &maps, token).header("connection", "authorization");
+        let answered = scene.door.one().await.unwrap().send_request(wanted.body(empty()).unwrap()).await;
+        assert_eq!(answered.unwrap().status(), expected, "{token}");
+    }
+    let seen = scene.door.proxy.shared.clients.all();
+    let refused = seen.values().filter(|seen| seen.last.as_ref().is_some_and(|last| last.code == 401));
+    assert_eq!(refused.map(|seen| seen.refused).collect::<Vec<_>>(), [2], "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,8 +92,18 @@ async fn decided(
     answer::unavailable("the link to the cloud comes and goes", call.accept.encoding)
 }
 
+/// Turns strangers away in an outage. Nothing that one of them sends is read before, nor is he told anything else: whoever
+/// is on this machine could fill its memory otherwise.
+pub async fn turn_away(shared: &Shared, call: &Call) -> Option<Response<Body>> {
+    let is_client = matches!(call.caller, Caller::Bearer(_));
+    if !is_client || !shared.is_offline_mode() || !shared.is_outage().await {
+        return None;
+    }
+    refuse_stranger(shared, call).await
+}
+
 /// Offline only those are known whom the cloud accepted while it was there.
-pub async fn refuse_stranger(shared: &Shared, call: &Call) -> Option<Response<Body>> {
+async fn refuse_stranger(shared: &Shared, call: &Call) -> Option<Response<Body>> {
     let Caller::Bearer(bearer) = &call.caller else { return None };
     match caller::accepted(&shared.cache, bearer).await {
         Ok(true) => None,

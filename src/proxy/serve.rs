@@ -22,7 +22,7 @@ use super::frames::Solid;
 use super::guests::{Guest, Guests, Held, Limits, Unread};
 use super::headers::{accept_of, hidden_identity};
 use super::incluster::Outside;
-use super::route::{refuse_stranger, route};
+use super::route::{route, turn_away};
 use super::{Shared, issuer, keep, upgrade};
 use crate::kube::status::Failure;
 use crate::kube::{Encoding, Request as KubeRequest, Verb};
@@ -178,20 +178,19 @@ async fn handle(
         return unauthorized(accept.encoding);
     };
     let caller = caller.known_by(&shared.own_issuers);
-    if let Some(name) = hidden_identity(&head.headers) {
-        let why = format!("`Connection` names `{name}`, by which the API server knows who asks");
-        return answer::failure(&Failure::bad_request(why), accept.encoding);
-    }
     let query = head.uri.query().unwrap_or_default();
     let request = KubeRequest::parse(head.method.as_str(), head.uri.path(), query);
     let mut call = Call { head, caller, request, accept };
+    if let Some(refused) = turn_away(shared, &call).await {
+        let known = is_known(shared, &call, refused.status()).await;
+        shared.clients.note(&call, known, Some(refused.status()));
+        return refused;
+    }
+    if let Some(name) = hidden_identity(&call.head.headers) {
+        let why = format!("`Connection` names `{name}`, by which the API server knows who asks");
+        return answer::failure(&Failure::bad_request(why), call.accept.encoding);
+    }
     if upgrade::is_wanted(&call.head.headers) {
-        if shared.is_offline_mode()
-            && shared.link.state().phase.is_outage()
-            && let Some(refused) = refuse_stranger(shared, &call).await
-        {
-            return refused;
-        }
         if shared.is_offline_mode() && upgrade::is_kept_otherwise(&call, &shared.client_settings) {
             let why = "watches over WebSocket are not kept for an outage: watch over plain HTTP";
             return answer::unavailable(why, call.accept.encoding);
