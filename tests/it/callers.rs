@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
+use crate::callers_streams::streams_work;
 use crate::support::{Cut, Edge, KUBE_ADDRESS, NodeOptions, Process, Scene, kubectl_path, seconds};
 
 const MANIFEST: &str = r#"
@@ -58,7 +59,12 @@ spec:
   - name: main
     image: docker.io/library/busybox:1
     envFrom: [{secretRef: {name: credentials}}]
-    command: [sh, -ec, 'i=0; while true; do i=$((i+1)); echo line $i; sleep 1; done']
+    command:
+    - sh
+    - -ec
+    - |
+      echo hello > /tmp/index.html; busybox httpd -p 8080 -h /tmp
+      i=0; while true; do i=$((i+1)); echo line $i; sleep 1; done
 "#;
 
 /// Of a node that is not there.
@@ -103,7 +109,7 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     what_anybody_is_told_makes_nobody_known(&scene, &client, &unused)?;
     every_verb_works(&scene, &client)?;
     let compressed = compressed_list(&scene, &admin)?;
-    upgrades_and_streams_work(&scene, &admin)?;
+    streams_work(&scene, &admin)?;
     assert_eq!(client.status(&scene, SECRET)?, "403");
     let online = client.list(&scene)?;
     ensure!(online.len() > 1, "nothing to compare: {online:?}");
@@ -378,18 +384,6 @@ fn every_verb_works(scene: &Scene, client: &Caller) -> Result<()> {
     Ok(())
 }
 
-fn upgrades_and_streams_work(scene: &Scene, admin: &Caller) -> Result<()> {
-    let name = admin.run(scene, &["exec", "talker", "--", "hostname"])?;
-    ensure!(name.trim() == "talker", "exec says `{name}`");
-    let follow = admin.spawn(scene, "admin-logs", &["logs", "-f", "--tail=1", "talker"])?;
-    let lines = || follow.log().lines().filter(|line| line.starts_with("line ")).count();
-    scene.cluster.wait_for("lines of a log that is followed", seconds(20), || {
-        ensure!(lines() >= 4, "{}", follow.log());
-        Ok(())
-    });
-    Ok(())
-}
-
 fn judged_without_the_cloud(
     scene: &Scene,
     client: &Caller,
@@ -411,11 +405,15 @@ fn judged_without_the_cloud(
         }
     }
     ensure!(client.run(scene, &["get", "configmaps"])?.contains("kept"), "kubectl prints the table");
+    scene.node.machine()?.shell("head -c 4194304 /dev/zero > /run/large")?;
     for unknown in [unused, &forged(client)?, &Caller("nonsense".into())] {
         for path in [CONFIGMAPS, SECRET, "/version", "/api"] {
             let code = unknown.status(scene, path)?;
             ensure!(code == "401", "an unknown token is answered {code} for `{path}`");
         }
+        let large = ["-X", "POST", "--data-binary", "@/run/large"];
+        let code = unknown.status_with(scene, &large, CONFIGMAPS)?;
+        ensure!(code == "401", "an unknown token that sends more than is taken is answered {code}");
         let upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
         let path = "/api/v1/namespaces/default/pods/talker/exec?command=sh";
         let code = unknown.status_with(scene, &upgrade, path)?;
@@ -469,7 +467,8 @@ fn forged(client: &Caller) -> Result<Caller> {
 pub struct Caller(pub String);
 
 impl Caller {
-    fn argv(&self, args: &[&str]) -> Result<Vec<String>> {
+    /// kubectl through edge.
+    pub fn argv(&self, args: &[&str]) -> Result<Vec<String>> {
         let mut argv = vec![
             kubectl_path()?,
             "--kubeconfig=/dev/null".into(),
@@ -496,7 +495,8 @@ impl Caller {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn spawn(&self, scene: &Scene, name: &str, args: &[&str]) -> Result<Process> {
+    /// The same, in the background.
+    pub fn spawn(&self, scene: &Scene, name: &str, args: &[&str]) -> Result<Process> {
         let argv = self.argv(args)?;
         scene.node.spawn(name, &argv.iter().map(String::as_str).collect::<Vec<_>>(), &[])
     }

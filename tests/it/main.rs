@@ -20,6 +20,7 @@ mod bundle_repair;
 mod bundle_rules;
 mod cache_disk;
 mod callers;
+mod callers_streams;
 mod callers_views;
 mod certificates;
 mod clock;
