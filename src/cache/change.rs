@@ -304,7 +304,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The cloud has part of it: the rest is the difference from `base`, what the cloud has now.
+    /// The cloud has part of it: the rest is the difference from `base`, the object with that part.
     ///
     /// # Errors
     /// The statement's.

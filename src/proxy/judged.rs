@@ -109,8 +109,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// The cloud has it. If the object was edited again meanwhile, the rest still waits, against what
-    /// the cloud has now.
+    /// The cloud has it. If the object was edited again meanwhile, the rest still waits: what differs from the object that was
+    /// told from. Against what the cloud has now, all that others told it since would count as taken away here.
     async fn settle(&self, change: &Change, sent: Sent, answer: Option<Value>) -> Result<(), CacheError> {
         let change = change.clone();
         let (id, key, uid) = (change.id, change.what.key.clone(), change.what.uid.clone());
@@ -127,12 +127,10 @@ impl Outbox {
                 }
                 let Some(answer) = answer else { return writer.drop_untaken(&change) };
                 let now = writer.object(&key)?.map(|(_, object)| object);
-                let edited = match (&sent, &now) {
-                    (Sent::Body(Some(then), _), Some(now)) => then.body != now.body,
-                    _ => false,
-                };
-                if edited {
-                    return writer.rebase_change(id, answer.body.to_string().as_bytes());
+                if let (Sent::Body(Some(then), _), Some(now)) = (&sent, &now)
+                    && then.body != now.body
+                {
+                    return writer.rebase_change(id, then.body.to_string().as_bytes());
                 }
                 writer.drop_untaken(&change)?;
                 if kind == ChangeKind::Create {

@@ -96,6 +96,40 @@ async fn of_one_pod(cloud: &stand_in::Cloud) -> (tempfile::TempDir, Cache, Outbo
     (folder, cache, outbox)
 }
 
+/// Somebody labels the pod in the cloud, and kubelet, which has not heard of it, says more while it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_told_the_cloud_is_not_taken_back_by_who_has_not_heard_of_it() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    let cloud = stand_in::Cloud::new(Arc::new(move |_| {
+        let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        Box::pin(async move {
+            if !is_first {
+                return stand_in::json(500, &json!({"kind": "Status"}));
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let mut labelled = pod(2);
+            labelled["metadata"]["labels"] = json!({"theirs": "1"});
+            stand_in::json(200, &labelled)
+        })
+    }))
+    .await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    say(&cache, "one".into()).await;
+    let telling = tokio::spawn(async move { outbox.replay(Round::All).await });
+    while asked.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    say(&cache, "two".into()).await;
+    telling.await.unwrap().unwrap();
+    let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() };
+    let read = cache.read(move |reader| Ok((reader.changes()?, reader.object(&key)?))).await.unwrap();
+    let ([waiting], Some(now)) = (&read.0[..], &read.1) else { panic!("{read:?}") };
+    let base = serde_json::from_slice(waiting.what.base.as_deref().unwrap()).unwrap();
+    let patch = told(&waiting.what, &base, &now.body).unwrap().unwrap();
+    assert_eq!(patch, json!({"metadata": {"uid": "u"}, "status": {"message": "two"}}));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_is_faster_than_the_link_holds_no_round_up() {
     let told = Arc::new(std::sync::atomic::AtomicU64::new(2));
