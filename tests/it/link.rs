@@ -42,6 +42,15 @@ fn every_way_to_lose_the_cloud_is_noticed_named_and_outlived() -> Result<()> {
         assert!(scene.node.kubelet_alive(), "{way:?}: the kubelet has ended");
         assert_eq!(containers(&scene.node)?, before, "{way:?}: the same containers");
     }
+    // What stands in /etc/hosts is known without a name server, also to an edge that starts.
+    scene.node.machine()?.shell("echo 10.250.0.1 kube.cloud.test >>/etc/hosts; rm /etc/resolv.conf")?;
+    cluster.cut(Cut::NoName)?;
+    scene.edge.kill();
+    scene.edge.start(&scene.node)?;
+    scene.wait_link("online");
+    scene.kubectl(&["get", "node", scene.node.name()])?;
+    cluster.heal()?;
+    scene.node.machine()?.shell("echo nameserver 10.250.0.1 >/etc/resolv.conf")?;
     scene.node.wait_ready();
     workload::wait_told(&scene.node);
     Ok(())
