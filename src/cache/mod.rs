@@ -143,6 +143,7 @@ struct Shared {
     fresh: Arc<fresh::Fresh>,
     readers: std::sync::Mutex<Vec<Reader>>,
     reading: Arc<Semaphore>,
+    threads: reader::Threads,
     /// This is a copy of a file that cannot be written: nothing replaces it.
     is_frozen: bool,
     /// Counts [`Writer::clear`], and each database that was replaced.
@@ -172,6 +173,8 @@ impl Cache {
         frozen: Option<String>,
         damaged: Option<(PathBuf, String)>,
     ) -> Result<Self, CacheError> {
+        let threads = reader::Threads::new(READERS as usize)
+            .map_err(|source| CacheError::Open { path: path.clone(), source })?;
         let (jobs, inbox) = std::sync::mpsc::channel();
         let (lost, _) = watch::channel(0);
         let (trouble_sender, trouble) = watch::channel(frozen.clone());
@@ -213,6 +216,7 @@ impl Cache {
             fresh,
             readers: std::sync::Mutex::default(),
             reading: Arc::new(Semaphore::new(READERS as usize)),
+            threads,
             is_frozen,
             epoch,
             rollbacks,
@@ -281,7 +285,7 @@ impl Cache {
         self.judge(done)
     }
 
-    /// Runs `job` on a reader, on a thread that may block.
+    /// Runs `job` on a reader, on a thread of the cache's own: whatever else blocks in the daemon keeps no kubelet waiting.
     ///
     /// # Errors
     /// The job's own, or [`CacheError::Database`] when no reader can be opened.
@@ -291,7 +295,7 @@ impl Cache {
     ) -> Result<T, CacheError> {
         let place = self.shared.reading.clone().acquire_owned().await.map_err(|_| CacheError::Closed)?;
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = self.shared.threads.run(move || {
             // Until the job has ended, also where nobody waits for it any more: none may outlive a renewal.
             let _place = place;
             let kept = shared.readers.lock().map_err(|_| CacheError::Closed)?.pop();
@@ -305,6 +309,7 @@ impl Cache {
             }
             result
         });
+        let read = read.ok_or(CacheError::Closed)?;
         self.judge(read.await.map_err(|_| CacheError::Closed)?)
     }
 

@@ -4,10 +4,43 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 
 use super::object::COLUMNS;
 use super::scope::{NODE, SCOPE_SELECT};
 use super::{CacheError, Change, Object, ObjectKey, Scope, ScopeId, Writer, open};
+
+/// The threads that read: they come when somebody reads, and go when nobody has for some seconds. A runtime that nothing else
+/// runs on.
+#[derive(Debug)]
+pub(super) struct Threads(Option<Runtime>);
+
+impl Threads {
+    /// At most `count` of them.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(count: usize) -> std::io::Result<Self> {
+        let mut threads = Builder::new_current_thread();
+        threads.max_blocking_threads(count).thread_stack_size(1 << 20).thread_name("cache-reader");
+        threads.build().map(Some).map(Self)
+    }
+
+    /// Runs `job` on one of them; `None` once they are to end.
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
+        self.0.as_ref().map(|threads| threads.handle().spawn_blocking(job))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // The last handle on the cache may go in an asynchronous task, which must not wait.
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_background();
+        }
+    }
+}
 
 /// A connection that only reads.
 #[derive(Debug)]

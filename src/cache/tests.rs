@@ -445,3 +445,20 @@ async fn a_list_of_which_a_part_was_rolled_back_is_not_synced_and_is_read_anew()
     end().await.unwrap();
     assert_eq!(names(&cache, "node").await.unwrap(), ["a", "b"]);
 }
+
+/// As a mirror run does that writes to a slow card: kubelet is answered meanwhile.
+#[test]
+fn what_else_blocks_keeps_no_reader_waiting() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
+    runtime.unwrap().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+        list(&cache, scope("node", ""), vec![pod("a", "1")]).await;
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let blocking = tokio::task::spawn_blocking(move || held.recv());
+        let read = tokio::time::timeout(std::time::Duration::from_secs(20), names(&cache, "node")).await;
+        drop(release);
+        assert!(blocking.await.unwrap().is_err(), "it was let go");
+        assert_eq!(read.expect("it has waited for the other").unwrap(), ["a"]);
+    });
+}
