@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
 use super::fate::{self, Fate};
+use super::genuine;
 use super::outbox::{ATTEMPTS, Broken, Outbox};
 use super::statuses::PodIdentity;
 use super::token;
@@ -121,16 +122,21 @@ impl Outbox {
             let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?;
             Ok::<_, String>((head, body.to_bytes()))
         };
-        let Ok(answered) = tokio::time::timeout(self.patience, exchange).await else {
-            let late = format!("no answer within {} s", self.patience.as_secs());
-            // It may be this request alone that takes so long, as behind a webhook that does not answer: the link is used
-            // without it.
-            return match self.upstream.probe(As::Node, Patience::Short).await {
-                Ok(()) => Ok(Err(Fate::Later(late, ATTEMPTS))),
-                Err(why) => Err(Broken::Gone(format!("{late}, and then {why}"))),
-            };
+        let why = match tokio::time::timeout(self.patience, exchange).await {
+            Ok(answered) => {
+                let (head, bytes) = answered.map_err(Broken::Gone)?;
+                if !genuine::is_strange(head.status, &head.headers, &fate::value(&bytes)) {
+                    return Ok(Ok((head, bytes)));
+                }
+                format!("{}, and not as an API server answers", head.status.as_u16())
+            }
+            Err(_) => format!("no answer within {} s", self.patience.as_secs()),
         };
-        Ok(Ok(answered.map_err(Broken::Gone)?))
+        // It may be so of this request alone, as behind a webhook that does not answer: the link is used without it.
+        match self.upstream.probe(As::Node, Patience::Short).await {
+            Ok(()) => Ok(Err(Fate::Later(why, ATTEMPTS))),
+            Err(silence) => Err(Broken::Gone(format!("{why}, and then {silence}"))),
+        }
     }
 
     /// The newest token of a client on this node, as a header: what it told is told in its name. Where there is none, what

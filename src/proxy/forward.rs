@@ -22,7 +22,7 @@ use super::pool::Place;
 use super::record::Recording;
 use super::takers::Parts;
 use super::upstream::{As, UpBody, UpstreamError};
-use super::{Shared, issuer};
+use super::{Shared, genuine, issuer};
 use crate::cache::{seconds, version};
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
@@ -112,15 +112,13 @@ impl Shared {
                 continue;
             }
             let why = match &result {
-                Ok((answer, _)) => {
-                    suspicious(call, answer.status()).and_then(|why| self.worth_a_look(call, why))
-                }
+                Ok((answer, _)) => suspicious(call, answer).and_then(|why| self.worth_a_look(call, why)),
                 Err(error) => Some(error.to_string()),
             };
             if why.is_none() && before.phase.is_outage() {
                 self.link.saw_life();
             }
-            if matches!(&result, Ok((answer, _)) if suspicious(call, answer.status()).is_none()) {
+            if matches!(&result, Ok((answer, _)) if suspicious(call, answer).is_none()) {
                 self.link.heard().note();
             }
             let perhaps = !call.is_repeatable()
@@ -153,11 +151,6 @@ impl Shared {
     /// `why`, unless the failure may be that of a single program behind the API server, which was asked a moment ago
     /// whether it is there itself: a metrics server that is down would cost a connection for each request.
     fn worth_a_look(&self, call: &Call, why: String) -> Option<String> {
-        let is_behind = |request: &ResourceRequest| {
-            request.verb == Verb::Connect
-                || request.subresource.as_deref() == Some("proxy")
-                || request.gvr.group.ends_with("metrics.k8s.io")
-        };
         match call.request.resource() {
             Some(request) if self.link.answered_within(ANSWERED) => {
                 if is_behind(request) {
@@ -248,6 +241,8 @@ impl Shared {
         // Offline mode may have been turned off since: what comes now is not kept.
         let asked = asked.filter(|_| self.is_offline_mode());
         let record = asked.is_some();
+        // A load balancer's own answer is no word of the cloud's.
+        let heard = suspicious(call, &answer).is_none().then(|| self.link.heard().clone());
         let (mut head, body) = answer.into_parts();
         remove_hop_headers(&mut head.headers, KeepUpgrade::No);
         let recording = asked.and_then(|asked| {
@@ -279,8 +274,6 @@ impl Shared {
             None => until,
             Some(patience) => until.map(|until| Box::pin(until_late(until, patience)) as _),
         };
-        // A load balancer's own answer is no word of the cloud's.
-        let heard = suspicious(call, head.status).is_none().then(|| self.link.heard().clone());
         let parts = Parts { body, recording, place, guest: call.head.extensions.get().cloned() };
         let events = if is_watch { stream_encoding(&head.headers) } else { None };
         let body = Forwarded::new(parts, until, self.takers.clone()).noting(heard).watching(events);
@@ -306,16 +299,28 @@ fn outdated(call: &Call) -> Option<Response<Body>> {
 
 /// Why an answer may be no word of the cloud's: a load balancer's, or one about the node's own
 /// credentials, which are edge's affair and not the kubelet's.
-fn suspicious(call: &Call, code: StatusCode) -> Option<String> {
-    match code {
-        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+fn suspicious<T>(call: &Call, answer: &Response<T>) -> Option<String> {
+    match answer.status() {
+        code @ (StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) => {
             Some(format!("answered {code}"))
         }
         StatusCode::UNAUTHORIZED if call.caller == Caller::Kubelet => {
             Some("the node's credentials were refused".to_owned())
         }
+        code if genuine::may_be_a_page(code, answer.headers())
+            && call.request.resource().is_some_and(|request| !is_behind(request)) =>
+        {
+            Some(format!("answered {code}, and not as an API server does"))
+        }
         _ => None,
     }
+}
+
+/// Whether the answer is mostly that of a single program behind the API server.
+fn is_behind(request: &ResourceRequest) -> bool {
+    request.verb == Verb::Connect
+        || request.subresource.as_deref() == Some("proxy")
+        || request.gvr.group.ends_with("metrics.k8s.io")
 }
 
 /// Whether the protobuf of a resource can be read here.

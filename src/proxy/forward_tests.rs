@@ -232,3 +232,41 @@ async fn a_list_that_never_fits_is_read_anew_once_and_then_left_alone() {
     let kept = cache.read(move |reader| reader.scopes(&alone[0].list.identity, "v1/configmaps", "a"));
     assert!(kept.await.unwrap().is_empty(), "half a list");
 }
+
+/// A load balancer that has lost its servers may answer with a page of its own, and so may one program behind a cloud that is
+/// there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_looked_into_and_an_outage_only_where_nobody_else_is_there() {
+    let down = Arc::new(AtomicBool::new(false));
+    let is_down = down.clone();
+    let cloud = Cloud::new(Arc::new(move |head: http::request::Parts| {
+        let path = head.uri.path();
+        let mut answered = json(200, &json!({}));
+        if is_down.load(Ordering::Relaxed) || path.starts_with(&format!("{CONFIGMAPS}/")) {
+            answered = json(404, &json!("nobody is here"));
+            let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
+            answered.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+            if path.ends_with("/own") {
+                answered.headers_mut().insert("audit-id", http::HeaderValue::from_static("x"));
+            }
+        }
+        Box::pin(std::future::ready(answered)) as _
+    }))
+    .await;
+    let door = Door::new(&cloud, Limits::PODS, true).await;
+    let mut client = door.two().await;
+    let mut ask = async |path: &str| {
+        let wanted = door.request("GET", path, "one").body(empty()).unwrap();
+        in_time("an answer", client.send_request(wanted)).await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask(CONFIGMAPS).await, 200);
+    let dials = || cloud.dials.load(Ordering::Relaxed);
+    let before = dials();
+    assert_eq!((ask(&format!("{CONFIGMAPS}/own")).await, dials()), (404, before), "it is the API server's");
+    assert_eq!((ask(&format!("{CONFIGMAPS}/page")).await, dials()), (404, before + 1), "it is looked into");
+    assert!(door.proxy.shared.link.state().is_online(), "for one answer");
+    down.store(true, Ordering::Relaxed);
+    assert_eq!(ask(&format!("{CONFIGMAPS}/page")).await, 503, "it was never read");
+    let why = format!("{:?}", door.proxy.shared.link.state().phase);
+    assert!(why.contains("before the cloud answers 404"), "{why}");
+}

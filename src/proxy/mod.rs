@@ -25,6 +25,7 @@ mod forward;
 mod forwarded;
 mod frames;
 mod fresh;
+mod genuine;
 mod guests;
 mod headers;
 mod house;

@@ -194,6 +194,28 @@ async fn a_change_that_gets_no_answer_keeps_no_link_down_that_is_up() {
     );
 }
 
+/// As of a load balancer that has lost its servers, or that keeps one request from the cloud.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_what_stands_before_the_cloud_is_no_judgement() {
+    let is_there = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let there = is_there.clone();
+    let cloud = stand_in::Cloud::new(Arc::new(move |head| {
+        let answers = head.method != Method::PATCH && there.load(std::sync::atomic::Ordering::Relaxed);
+        let (code, body) = if answers { (200, json!({})) } else { (404, json!("nobody is here")) };
+        Box::pin(std::future::ready(stand_in::json(code, &body)))
+    }))
+    .await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    say(&cache, "first".to_owned()).await;
+    outbox.replay(Round::First).await.expect_err("no API server answers");
+    let waiting = cache.read(|reader| reader.changes()).await.unwrap();
+    assert_eq!(waiting.iter().map(|change| change.attempts).collect::<Vec<_>>(), [0]);
+    is_there.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(outbox.replay(Round::First).await, Ok(()));
+    let waiting = cache.read(|reader| reader.changes()).await.unwrap();
+    assert!(is_late(&waiting[0]) && waiting[0].error.contains("404, and not as"), "it waits: {waiting:?}");
+}
+
 /// A cloud that answers each PATCH as it is told to, and counts them; what is read there is as it was.
 async fn answering(
     code: Arc<std::sync::atomic::AtomicU16>,

@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,8 +23,8 @@ use super::answer;
 use super::cloud::{self, Credentials, Identity, Protocols};
 use super::pool::{Connection, Place, Pool, STREAMS};
 use super::resolve::Resolver;
-use super::socket;
 pub use super::unanswered::UpstreamError;
+use super::{fate, genuine, socket};
 use crate::link::{Patience, Silence};
 
 /// A request body on its way up.
@@ -40,6 +41,8 @@ const SLOW_PROBE: Duration = Duration::from_secs(30);
 /// Time before a connection that nobody waits for is tried once more beside: the link may have come back since the last
 /// packet of the first, or with another address.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Bytes of a refused probe that are read at the most.
+const REFUSAL: usize = 64 << 10;
 /// Connections that are tried with a request that none of them takes.
 const CONNECTIONS: u32 = 3;
 
@@ -258,7 +261,7 @@ impl Upstream {
     }
 
     /// Asks for a sign of life over a connection made for it. Only an answer that the API server itself
-    /// gives to this node counts: not a load balancer's 503, nor a refusal of the node's credentials.
+    /// gives to this node counts: not a load balancer's 503 or page, nor a refusal of the node's credentials.
     ///
     /// # Errors
     /// Why there was none.
@@ -276,11 +279,19 @@ impl Upstream {
             let mut request = Request::new(answer::full(bytes::Bytes::new()));
             *request.uri_mut() = http::Uri::from_static("/readyz");
             let (answer, _place) = self.send(who, request).await.map_err(silence)?;
-            match answer.status() {
+            let (head, body) = answer.into_parts();
+            let code = head.status;
+            if genuine::is_open(code, &head.headers) {
+                let body = Limited::new(body, REFUSAL).collect().await.map(Collected::to_bytes);
+                if genuine::is_strange(code, &head.headers, &fate::value(&body.unwrap_or_default())) {
+                    return Err(Silence::Told(format!("what stands before the cloud answers {code}")));
+                }
+            }
+            match code {
                 http::StatusCode::UNAUTHORIZED => Err(Silence::Told(REFUSED.to_owned())),
                 code if code.is_server_error() => Err(Silence::Told(format!("the cloud answers {code}"))),
                 _ => {
-                    self.note_time(answer.headers());
+                    self.note_time(&head.headers);
                     Ok(())
                 }
             }

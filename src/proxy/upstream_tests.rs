@@ -94,3 +94,37 @@ async fn a_cloud_behind_a_satellite_is_found_by_a_probe_that_nobody_waits_for() 
     assert!(upstream.slow(CONNECT) > Duration::from_secs(16));
     assert_eq!(upstream.slow(SLOW_PROBE), SLOW_PROBE);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_is_answered_by_an_api_server_and_not_by_what_stands_before_it() {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "code": 403, "reason": "Forbidden"});
+    for (code, header, body, expected) in [
+        (200, "", json!("ok"), None),
+        (403, "", status.clone(), None),
+        (404, "audit-id", json!("404 page not found"), None),
+        (429, "", json!("Too many requests"), None),
+        (404, "", json!("<h1>404</h1>"), Some("what stands before the cloud answers 404 Not Found")),
+        (403, "", json!({"message": "denied"}), Some("answers 403")),
+        (302, "location", json!(""), Some("answers 302")),
+        (503, "", status.clone(), Some("the cloud answers 503")),
+        (401, "", status, Some(REFUSED)),
+    ] {
+        let said = body.clone();
+        let answers = Arc::new(move |_| {
+            let mut answered = json(code, &said);
+            if !header.is_empty() {
+                answered.headers_mut().insert(header, http::HeaderValue::from_static("x"));
+            }
+            Box::pin(std::future::ready(answered)) as _
+        });
+        let cloud = Cloud::new(answers).await;
+        let upstream = Upstream::new(cloud.credentials.credentials.borrow().clone(), Resolver).unwrap();
+        let probed = upstream.probe(As::Node, Patience::Short).await.err().map(|silence| silence.to_string());
+        let is_so = match (&probed, expected) {
+            (None, None) => true,
+            (Some(why), Some(expected)) => why.contains(expected),
+            _ => false,
+        };
+        assert!(is_so, "{code} {body}: {probed:?}");
+    }
+}

@@ -10,12 +10,13 @@ use anyhow::{Result, ensure};
 use crate::support::{Cut, KUBE_NAME, Node, NodeOptions, Scene, seconds, workload};
 
 /// Each way, and a word of the reason that an operator finds in `edge status`.
-const WAYS: [(Cut, &str); 7] = [
+const WAYS: [(Cut, &str); 8] = [
     (Cut::Refuse, "refused"),
     (Cut::Drop, ""),
     (Cut::Freeze, ""),
     (Cut::BrokenTls, "certificate"),
     (Cut::Unavailable, "503"),
+    (Cut::Missing, "before the cloud answers 404"),
     (Cut::NoName, "kube.cloud.test"),
     (Cut::Stop, "refused"),
 ];

@@ -25,6 +25,8 @@ pub enum Cut {
     Refuse,
     /// A load balancer at the same address, with a good certificate, answers every request with 503.
     Unavailable,
+    /// The same with a page of its own, that says 404.
+    Missing,
     /// Somebody else answers at the same address: the certificate is not the cloud's.
     BrokenTls,
     /// The name server does not answer, and open connections are reset. Bites those who use `KUBE_NAME`.
@@ -94,8 +96,12 @@ impl Cluster {
                 format!("iptables -w -A CUT-IN -s {nodes} -j DROP; iptables -w -A CUT-OUT -d {nodes} -j DROP")
             }
             Cut::Refuse => refuse,
-            Cut::Unavailable | Cut::BrokenTls => {
-                let manner = if way == Cut::BrokenTls { Manner::Stranger } else { Manner::Unavailable };
+            Cut::Unavailable | Cut::Missing | Cut::BrokenTls => {
+                let manner = match way {
+                    Cut::BrokenTls => Manner::Stranger,
+                    Cut::Missing => Manner::Missing,
+                    _ => Manner::Unavailable,
+                };
                 let front = Front::start(machine, &self.inner.authority, manner)?;
                 let port = front.port();
                 state.fronts.push(front);

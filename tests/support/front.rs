@@ -21,6 +21,8 @@ use super::machine::Machine;
 pub enum Manner {
     /// A certificate that the nodes trust, and 503 for every request.
     Unavailable,
+    /// The same with a page that says 404.
+    Missing,
     /// A certificate of another authority.
     Stranger,
 }
@@ -36,7 +38,7 @@ impl Front {
     pub fn start(machine: &Machine, authority: &Authority, manner: Manner) -> Result<Self> {
         let names = ["kube.cloud.test", "10.250.0.1"];
         let pair = match manner {
-            Manner::Unavailable => authority.server(&names)?,
+            Manner::Unavailable | Manner::Missing => authority.server(&names)?,
             Manner::Stranger => Authority::new("stranger")?.server(&names)?,
         };
         let config = Arc::new(server_config(&pair)?);
@@ -45,7 +47,7 @@ impl Front {
         listener.set_nonblocking(true)?;
         let over = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&over);
-        let thread = Some(thread::spawn(move || accept(&listener, &config, &ended)));
+        let thread = Some(thread::spawn(move || accept(&listener, &config, manner, &ended)));
         Ok(Self { port, over, thread })
     }
 
@@ -74,20 +76,20 @@ fn server_config(pair: &Pair) -> Result<ServerConfig> {
     Ok(config)
 }
 
-fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, over: &AtomicBool) {
+fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, manner: Manner, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((stream, _)) => {
                 let config = Arc::clone(config);
                 // A client that does not trust the certificate ends the handshake: that is the point.
-                thread::spawn(move || drop(answer(stream, config)));
+                thread::spawn(move || drop(answer(stream, config, manner)));
             }
             Err(_) => thread::sleep(Duration::from_millis(5)),
         }
     }
 }
 
-fn answer(mut stream: TcpStream, config: Arc<ServerConfig>) -> Result<()> {
+fn answer(mut stream: TcpStream, config: Arc<ServerConfig>, manner: Manner) -> Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut connection = ServerConnection::new(config)?;
@@ -100,10 +102,13 @@ fn answer(mut stream: TcpStream, config: Arc<ServerConfig>) -> Result<()> {
             count => request.extend_from_slice(&buffer[..count]),
         }
     }
-    let body = "<html><body><h1>503 Service Unavailable</h1>\nNo server is available to handle this request.\n</body></html>\n";
+    let code = if manner == Manner::Missing { "404 Not Found" } else { "503 Service Unavailable" };
+    let body = format!(
+        "<html><body><h1>{code}</h1>\nNo server is available to handle this request.\n</body></html>\n"
+    );
     write!(
         tls,
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/html\r\ncache-control: no-cache\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "HTTP/1.1 {code}\r\ncontent-type: text/html\r\ncache-control: no-cache\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )?;
     tls.conn.send_close_notify();
