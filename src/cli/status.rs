@@ -52,7 +52,8 @@ fn text(report: &Report, now: jiff::Timestamp) -> String {
     }
     if let Some(cloud) = &report.cloud {
         let expires = cloud.certificate_expires.as_deref().unwrap_or("unknown");
-        line("Cloud", &format!("{} as {}, certificate until {expires}", cloud.server, cloud.node));
+        let server = if cloud.server.is_empty() { "unknown" } else { &cloud.server };
+        line("Cloud", &format!("{server} as {}, certificate until {expires}", cloud.node));
     }
     line(
         "Offline mode",

@@ -30,9 +30,21 @@ pub fn trouble(ends: Option<Timestamp>, now: Timestamp, phase: &Phase) -> Option
     }
 }
 
+/// What is wrong with credentials that cannot be read, for this reason.
+pub fn unread(why: &str) -> String {
+    let why = why.split(" hint: ").next().unwrap_or(why);
+    format!("{why} hint: {MEND}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_mends_credentials_that_cannot_be_read_is_said_once() {
+        let said = unread("`x` line 1 is not YAML hint: is it a kubeconfig?");
+        assert!(said.starts_with("`x` line 1 is not YAML hint: `edge join --from` a new"), "{said}");
+    }
 
     #[test]
     fn a_certificate_that_ended_or_is_refused_is_one_line_with_what_mends_it() {

@@ -9,14 +9,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::DaemonError;
+use super::{DaemonError, credentials};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::cri::Runtime;
 use crate::health::Board;
 use crate::link::{LinkState, Phase};
 use crate::proxy::incluster::{self, PodsDoor};
-use crate::proxy::{self, Proxy, join};
+use crate::proxy::rotate::{Rotator, Watched};
+use crate::proxy::{self, Proxy, cloud, join};
 use crate::sys::clock;
 use crate::trust::ca::LocalCa;
 
@@ -99,7 +100,7 @@ impl Door {
                 tracing::error!(%error, "whether the cloud's kubeconfig names this state folder is not known");
             }
         }
-        let (rotator, rotated) = proxy::rotate::Rotator::new(kubeconfig, &config.state_dir)?;
+        let (rotator, rotated) = read(kubeconfig, &config.state_dir)?;
         let ca = Arc::new(LocalCa::open_or_create(&config.state_dir.join("pki"))?);
         let parts = proxy::Parts {
             cache: self.cache.clone(),
@@ -216,5 +217,25 @@ impl Door {
             self.board.part("in-cluster").off();
         }
         Ok(())
+    }
+}
+
+/// Reads the node's credentials. A node that has joined does without, as in an outage, until they can be read: all that its
+/// pods need is in the cache, and kubelet is known by the local authority.
+///
+/// # Errors
+/// They cannot be used, and no join wrote them.
+fn read(kubeconfig: &Path, state_dir: &Path) -> Result<(Rotator, Watched), cloud::Error> {
+    let error = match Rotator::new(kubeconfig, state_dir) {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    match join::Record::read(state_dir) {
+        Ok(Some(record)) if record.cloud_kubeconfig.path == kubeconfig => {
+            let why = credentials::unread(&error.to_string());
+            tracing::error!(why, "the node's credentials for the cloud cannot be used");
+            Ok(Rotator::without(kubeconfig, state_dir, &record.node_name, &error))
+        }
+        _ => Err(error),
     }
 }

@@ -263,6 +263,7 @@ impl Facts {
         let proxy = self.proxy()?;
         let (credentials, life) = (proxy.credentials(), proxy.certificate());
         errors.extend(life.last_error);
+        errors.extend(credentials.trouble().map(credentials::unread));
         let expires = life.not_after;
         errors.extend(credentials::trouble(expires, crate::sys::clock::now(), &proxy.link().state().phase));
         let left = proxy.unforgotten();
@@ -270,7 +271,7 @@ impl Facts {
             left.map(|why| format!("offline mode is off, and what was kept is still on the disk: {why}")),
         );
         Some(CloudReport {
-            server: credentials.server.to_string(),
+            server: credentials.server(),
             node: credentials.node_name().unwrap_or_default().to_owned(),
             certificate_expires: expires.map(time),
             certificate_renews: life.renews_at.map(time),

@@ -89,7 +89,7 @@ use tokio::sync::{Notify, broadcast};
 use crate::cache::{Cache, CacheError, Era};
 use crate::link::{Link, Owner, Phase};
 use crate::trust::ca::LocalCa;
-use cloud::Credentials;
+use cloud::Known;
 pub use house::time_passed;
 use outbox::Outbox;
 pub use settings::{ClientSettings, CloudSettings, Settings};
@@ -138,7 +138,7 @@ struct Shared {
 pub struct Parts {
     /// Where objects are kept.
     pub cache: Cache,
-    /// Address and credentials of the cloud, as they are renewed.
+    /// Address and credentials of the cloud, as they are renewed or found again.
     pub credentials: rotate::Watched,
     /// Signs the proxy's own certificate and the kubelet's.
     pub ca: Arc<LocalCa>,
@@ -291,8 +291,8 @@ impl Proxy {
         }
     }
 
-    /// The credentials in force.
-    pub fn credentials(&self) -> Arc<Credentials> {
+    /// The credentials in force, or what is known without them.
+    pub fn credentials(&self) -> Known {
         self.shared.rotated.credentials.borrow().clone()
     }
 

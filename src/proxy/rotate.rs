@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::api::{self, Api};
-use super::cloud::{self, ClientCertificate, CloudFiles, Credentials};
+use super::cloud::{self, ClientCertificate, CloudFiles, Credentials, Known};
 use super::request::{self, Asked, PATH};
 use crate::sys::{clock, durable};
 
@@ -60,7 +60,7 @@ pub struct Life {
 pub struct Rotator {
     kubeconfig: PathBuf,
     files: CloudFiles,
-    credentials: watch::Sender<Arc<Credentials>>,
+    credentials: watch::Sender<Known>,
     life: watch::Sender<Life>,
     seen: Vec<Seen>,
     pause: Duration,
@@ -72,7 +72,7 @@ pub struct Rotator {
 #[derive(Debug, Clone)]
 pub struct Watched {
     /// The credentials in force.
-    pub credentials: watch::Receiver<Arc<Credentials>>,
+    pub credentials: watch::Receiver<Known>,
     /// How their certificate is doing.
     pub life: watch::Receiver<Life>,
 }
@@ -90,19 +90,35 @@ impl Rotator {
         if let Some(error) = &life.last_error {
             tracing::warn!(error, "the certificate for the cloud is not renewed");
         }
+        let (mut rotator, watched) = Self::of(kubeconfig, files, Known::Good(Arc::new(credentials)), life);
+        rotator.seen = seen;
+        Ok((rotator, watched))
+    }
+
+    /// For `node`, whose credentials cannot be used, and why: they are tried again and again.
+    pub fn without(kubeconfig: &Path, state_dir: &Path, node: &str, why: &cloud::Error) -> (Self, Watched) {
+        let life = Life { not_after: None, renews_at: None, last_error: None };
+        Self::of(kubeconfig, CloudFiles::of(state_dir), Known::lost(kubeconfig, node, why), life)
+    }
+
+    fn of(kubeconfig: &Path, files: CloudFiles, known: Known, life: Life) -> (Self, Watched) {
         let (life, life_watched) = watch::channel(life);
-        let (credentials, watched) = watch::channel(Arc::new(credentials));
+        let (credentials, watched) = watch::channel(known);
         let rotator = Self {
             kubeconfig: kubeconfig.to_path_buf(),
             files,
             credentials,
             life,
-            seen,
+            seen: Vec::new(),
             pause: FIRST_PAUSE,
             not_before: None,
             look: LOOK,
         };
-        Ok((rotator, Watched { credentials: watched, life: life_watched }))
+        (rotator, Watched { credentials: watched, life: life_watched })
+    }
+
+    fn good(&self) -> Option<Arc<Credentials>> {
+        self.credentials.borrow().good()
     }
 
     /// Runs for ever. Nothing is asked of the cloud while `is_online` says no. Where other credentials come to lie on the
@@ -110,9 +126,12 @@ impl Rotator {
     pub async fn run(mut self, is_online: impl Fn() -> bool + Send) {
         loop {
             self.reread();
-            if self.is_due() && is_online() {
-                let (files, seen) = (self.credentials.borrow().files.clone(), self.seen.clone());
-                let replaced = replaced(&files, &seen, self.look);
+            if self.is_due()
+                && is_online()
+                && let Some(in_use) = self.good()
+            {
+                let seen = self.seen.clone();
+                let replaced = replaced(&in_use.files, &seen, self.look);
                 let renewed = tokio::select! {
                     renewed = self.renew() => renewed,
                     () = replaced => Err(Error::Replaced),
@@ -134,7 +153,7 @@ impl Rotator {
     /// # Errors
     /// The certificate in use stays in use.
     pub async fn renew(&mut self) -> Result<(), Error> {
-        let old = self.credentials.borrow().clone();
+        let old = self.good().ok_or(Error::NoNode)?;
         let node = old.node_name().ok_or(Error::NoNode)?.to_owned();
         let left = self.files.read_pair(&self.files.next()).unwrap_or(None);
         let next = match left
@@ -194,13 +213,14 @@ impl Rotator {
 
     /// Sees whether kubeconfig or key material was replaced on disk.
     fn reread(&mut self) {
-        let now = look(&self.credentials.borrow().files);
+        let Some(in_use) = self.good() else { return self.find() };
+        let now = look(&in_use.files);
         if now == self.seen {
             return;
         }
         self.seen = now;
         match Credentials::read(&self.kubeconfig) {
-            Ok(credentials) if *self.credentials.borrow().as_ref() == credentials => {}
+            Ok(credentials) if *in_use == credentials => {}
             Ok(credentials) => {
                 tracing::info!(kubeconfig = %self.kubeconfig.display(), "the cloud's credentials were replaced on disk");
                 self.pause = FIRST_PAUSE;
@@ -214,10 +234,28 @@ impl Rotator {
         }
     }
 
+    /// Looks whether the credentials can be read by now, or cannot for another reason.
+    fn find(&mut self) {
+        let why = match Credentials::read(&self.kubeconfig) {
+            Ok(credentials) => {
+                tracing::info!(kubeconfig = %self.kubeconfig.display(), "the cloud's credentials can be used again");
+                return self.take(credentials);
+            }
+            Err(why) => why,
+        };
+        let node = self.credentials.borrow().node_name().unwrap_or_default().to_owned();
+        let now = Known::lost(&self.kubeconfig, &node, &why);
+        self.credentials.send_if_modified(|known| {
+            let is_new = *known != now;
+            *known = now;
+            is_new
+        });
+    }
+
     fn take(&mut self, credentials: Credentials) {
         self.seen = look(&credentials.files);
         self.life.send_replace(life_of(&credentials, &self.files, None));
-        self.credentials.send_replace(Arc::new(credentials));
+        self.credentials.send_replace(Known::Good(Arc::new(credentials)));
     }
 
     fn is_due(&self) -> bool {
@@ -236,8 +274,9 @@ impl Rotator {
     /// How long nothing is renewed after a renewal: where this clock is wrong by more than a certificate's life, each would
     /// be due as it comes.
     fn rest(&self) -> Duration {
-        let credentials = self.credentials.borrow();
-        credentials.client.as_ref().map_or(FIRST_PAUSE, |client| rest(client, clock::now()))
+        let in_use = self.good();
+        let client = in_use.as_ref().and_then(|credentials| credentials.client.as_ref());
+        client.map_or(FIRST_PAUSE, |client| rest(client, clock::now()))
     }
 
     fn fail(&mut self, error: &Error) {

@@ -114,11 +114,11 @@ fn replaced_files_are_seen_and_bad_ones_are_not_taken() {
     rotator.reread();
     assert!(!watched.credentials.has_changed().unwrap());
 
-    let first = watched.credentials.borrow_and_update().client.clone();
+    let first = watched.credentials.borrow_and_update().good().unwrap().client.clone();
     place.put(&own, &place.node());
     rotator.reread();
     assert!(watched.credentials.has_changed().unwrap());
-    let second = watched.credentials.borrow_and_update().client.clone();
+    let second = watched.credentials.borrow_and_update().good().unwrap().client.clone();
     assert_ne!(first, second);
 
     durable::write(&own, b"half of a", 0o600).unwrap();
@@ -130,6 +130,36 @@ fn replaced_files_are_seen_and_bad_ones_are_not_taken() {
     rotator.reread();
     assert!(watched.credentials.has_changed().unwrap());
     assert_eq!(watched.life.borrow().last_error, None);
+}
+
+#[test]
+fn credentials_that_are_lost_are_taken_once_they_can_be_read() {
+    let place = Place::new();
+    let own = place.files.current();
+    let path = place.kubeconfig(&own);
+    let error = Rotator::new(&path, place.folder.path()).err().unwrap();
+    let (mut rotator, mut watched) = Rotator::without(&path, place.folder.path(), "a", &error);
+    let lost = |watched: &mut Watched| watched.credentials.borrow_and_update().clone();
+    let known = lost(&mut watched);
+    assert!(known.trouble().unwrap().contains("client-current.pem"), "{known:?}");
+    assert_eq!((known.node_name(), &*known.server()), (Some("a"), "https://192.0.2.1:6443"));
+    assert!(!rotator.is_due());
+    rotator.reread();
+    assert!(!watched.credentials.has_changed().unwrap(), "nothing is new");
+
+    std::fs::remove_file(&path).unwrap();
+    rotator.reread();
+    let known = lost(&mut watched);
+    assert!(known.trouble().unwrap().contains("cloud.kubeconfig"), "{known:?}");
+    assert_eq!((known.node_name(), &*known.server()), (Some("a"), ""));
+
+    place.put(&own, &place.node());
+    place.kubeconfig(&own);
+    rotator.reread();
+    assert!(lost(&mut watched).good().is_some());
+    assert!(watched.life.borrow().renews_at.is_some());
+    rotator.reread();
+    assert!(!watched.credentials.has_changed().unwrap());
 }
 
 #[tokio::test]
@@ -159,7 +189,7 @@ async fn with_next<A: Future<Output = Response<Body>> + Send + 'static>(
     let node = || cloud.ca.issue_client("system:node:a", "system:nodes").unwrap();
     place.put(&place.files.current(), &node());
     place.put(&place.files.next(), &node());
-    let server = cloud.credentials.credentials.borrow().server.to_string();
+    let server = cloud.credentials.credentials.borrow().good().unwrap().server.to_string();
     let path = place.kubeconfig_of(server.trim_end_matches('/'), cloud.ca.ca_pem(), &place.files.current());
     let (rotator, watched) = Rotator::new(&path, place.folder.path()).unwrap();
     (cloud, rotator, watched)
@@ -214,7 +244,7 @@ fn after_a_renewal_there_is_rest_whatever_the_clock_says() {
         client("2026-01-01T00:00:00Z", &end.to_string())
     };
     for (hours, minutes) in [(1, 6), (24, 144)] {
-        let before = rotator.credentials.borrow().clone();
+        let before = rotator.good().unwrap();
         rotator.take(Credentials { client: Some(with_life(hours)), ..(*before).clone() });
         rotator.not_before = None;
         // Its end is past, by this clock.

@@ -176,7 +176,7 @@ impl Shared {
     /// The Node by which this node is registered in the cloud.
     async fn known_node(&self) -> Result<Option<(GroupVersionResource, String)>, CacheError> {
         let nodes = self.cache.read(|reader| reader.all("v1/nodes")).await?;
-        let own = self.upstream.credentials().and_then(|c| c.node_name().map(str::to_owned));
+        let own = self.upstream.node_name();
         let name = nodes
             .iter()
             .filter_map(meta::name)

@@ -250,7 +250,7 @@ async fn an_upgraded_connection_counts_among_those_of_its_address() {
         open.push(in_time("an upgrade", upgraded()).await.unwrap());
     }
     // One that is gone would never be noticed, for nothing is sent over it.
-    let port = cloud.credentials.credentials.borrow().server.port_u16().unwrap();
+    let port = cloud.credentials.credentials.borrow().good().unwrap().server.port_u16().unwrap();
     let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
     let is_asked = |row: &&str| {
         let fields: Vec<&str> = row.split_whitespace().collect();

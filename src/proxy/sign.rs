@@ -67,9 +67,8 @@ impl Shared {
     fn sign_new(&self, call: &Call, payload: &Payload) -> Option<Response<Body>> {
         let Payload::Whole(body) = payload else { return None };
         let asked = decode_body(&call.head.headers, body)?;
-        let credentials = self.upstream.credentials()?;
-        let node = credentials.node_name().unwrap_or_default();
-        match csr::answer(&asked, &self.ca, node, crate::sys::clock::now()) {
+        let node = self.upstream.node_name().unwrap_or_default();
+        match csr::answer(&asked, &self.ca, &node, crate::sys::clock::now()) {
             Answer::Forward => None,
             Answer::Refused(why) => {
                 let failure =

@@ -46,6 +46,9 @@ pub enum UpstreamError {
         /// Why.
         source: hyper::Error,
     },
+    /// The node's credentials cannot be read.
+    #[error("{0}")]
+    Lost(String),
     /// The link went away while it was waited for.
     #[error("the cloud went away before it answered")]
     LinkLost,

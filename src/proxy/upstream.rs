@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::answer;
-use super::cloud::{self, Credentials, Identity, Protocols};
+use super::cloud::{self, Credentials, Identity, Known, Lost, Protocols};
 use super::pool::{Connection, Place, Pool, STREAMS};
 use super::resolve::Resolver;
 pub use super::unanswered::UpstreamError;
@@ -72,7 +72,7 @@ pub struct Upstream {
     /// The same of the last one alone.
     last_handshake: AtomicU64,
     resolver: Resolver,
-    target: Mutex<Arc<Target>>,
+    target: Mutex<Result<Arc<Target>, Arc<Lost>>>,
 }
 
 /// The cloud with one set of credentials; replaced as a whole when they change.
@@ -93,17 +93,17 @@ struct Way {
 }
 
 impl Upstream {
-    /// A way to the cloud that `credentials` name.
+    /// A way to the cloud that `credentials` name; none as long as they are lost.
     ///
     /// # Errors
     /// When the credentials do not make a TLS client.
-    pub fn new(credentials: Arc<Credentials>, resolver: Resolver) -> Result<Self, cloud::Error> {
+    pub fn new(credentials: Known, resolver: Resolver) -> Result<Self, cloud::Error> {
         Ok(Self {
             cloud_time: AtomicI64::new(0),
             handshake: AtomicU64::new(0),
             last_handshake: AtomicU64::new(0),
             resolver,
-            target: Mutex::new(Arc::new(Target::new(credentials)?)),
+            target: Mutex::new(Target::of(credentials)?),
         })
     }
 
@@ -111,8 +111,8 @@ impl Upstream {
     ///
     /// # Errors
     /// When they do not make a TLS client; the old ones stay in use.
-    pub fn replace_credentials(&self, credentials: Arc<Credentials>) -> Result<(), cloud::Error> {
-        let new = Arc::new(Target::new(credentials)?);
+    pub fn replace_credentials(&self, credentials: Known) -> Result<(), cloud::Error> {
+        let new = Target::of(credentials)?;
         if let Ok(mut target) = self.target.lock() {
             *target = new;
         }
@@ -121,7 +121,7 @@ impl Upstream {
 
     /// Gives up every connection; new requests make new ones.
     pub fn reset(&self) {
-        if let Some(target) = self.target() {
+        if let Ok(target) = self.target() {
             target.node.pool.clear();
             target.bearer.pool.clear();
         }
@@ -129,11 +129,20 @@ impl Upstream {
 
     /// The credentials in use.
     pub fn credentials(&self) -> Option<Arc<Credentials>> {
-        self.target().map(|t| t.credentials.clone())
+        self.target().ok().map(|t| t.credentials.clone())
     }
 
-    fn target(&self) -> Option<Arc<Target>> {
-        self.target.lock().ok().map(|t| t.clone())
+    /// The name of this node, also where its credentials are lost.
+    pub fn node_name(&self) -> Option<String> {
+        match &*self.target.lock().ok()? {
+            Ok(target) => target.credentials.node_name().map(str::to_owned),
+            Err(lost) => Some(lost.node.clone()),
+        }
+    }
+
+    fn target(&self) -> Result<Arc<Target>, UpstreamError> {
+        let target = self.target.lock().map_err(|_| UpstreamError::LinkLost)?;
+        target.clone().map_err(|lost| UpstreamError::Lost(lost.why.clone()))
     }
 
     /// Sends a request; `request` has only a path and query, the cloud's address is added here.
@@ -159,7 +168,7 @@ impl Upstream {
         mut request: Request<UpBody>,
         sent: &AtomicBool,
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
-        let target = self.target().ok_or(UpstreamError::LinkLost)?;
+        let target = self.target()?;
         request = target.address_to(request);
         let (uri, host) = (request.uri().clone(), request.headers().get(http::header::HOST).cloned());
         for _ in 0..CONNECTIONS {
@@ -214,7 +223,7 @@ impl Upstream {
         who: As,
         request: Request<UpBody>,
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
-        let target = self.target().ok_or(UpstreamError::LinkLost)?;
+        let target = self.target()?;
         let request = origin_form(target.address_to(request));
         let stream = self.dial(&target, target.way(who).tls_http1.clone(), self.slow(CONNECT)).await?;
         socket::keep_alive(stream.get_ref().0);
@@ -232,7 +241,7 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn renew(&self, who: As, patience: Patience) -> Result<(), UpstreamError> {
-        let target = self.target().ok_or(UpstreamError::LinkLost)?;
+        let target = self.target()?;
         let connection = match patience {
             Patience::Short => self.open(&target, who, self.slow(CONNECT)).await?,
             Patience::Long => self.open_again_and_again(&target, who).await?,
@@ -384,6 +393,13 @@ fn date(headers: &http::HeaderMap) -> Option<i64> {
 }
 
 impl Target {
+    fn of(credentials: Known) -> Result<Result<Arc<Self>, Arc<Lost>>, cloud::Error> {
+        match credentials {
+            Known::Good(credentials) => Ok(Ok(Arc::new(Self::new(credentials)?))),
+            Known::Lost(lost) => Ok(Err(lost)),
+        }
+    }
+
     fn new(credentials: Arc<Credentials>) -> Result<Self, cloud::Error> {
         let pool = |identity| {
             Ok::<_, cloud::Error>(Way {

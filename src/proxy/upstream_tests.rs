@@ -69,7 +69,7 @@ async fn satellite(to: SocketAddr, delay: Duration) -> SocketAddr {
 async fn a_cloud_behind_a_satellite_is_found_by_a_probe_that_nobody_waits_for() {
     let answers = Arc::new(|_| Box::pin(std::future::ready(json(200, &json!({})))) as _);
     let cloud = Cloud::new(answers).await;
-    let near = cloud.credentials.credentials.borrow().address().1;
+    let near = cloud.credentials.credentials.borrow().good().unwrap().address().1;
     let far = satellite(SocketAddr::from(([127, 0, 0, 1], near)), Duration::from_millis(2_100)).await;
     let node = cloud.ca.issue_client("system:node:a", "system:nodes").unwrap();
     let text = Written {

@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use crate::command::{Daemon, Done, Place};
 use crate::join_scene::Gateway;
-use crate::support::{Authority, Cut, Edge, Kubelet, NodeOptions, Pod, Scene, kubeconfig, seconds, workload};
+use crate::support::{
+    Authority, Cut, Edge, KUBE_ADDRESS, Kubelet, NodeOptions, Pod, Scene, kubeconfig, seconds, workload,
+};
 
 /// A gateway that has joined a cloud which is not there, with its proxy on `port`.
 fn joined(port: u16) -> Result<Place> {
@@ -250,6 +252,35 @@ fn a_cache_lost_in_an_outage_doubles_no_static_pod() -> Result<()> {
     let kept = &status["cache"]["resources"];
     let pods = kept.as_array().context("none")?.iter().find(|kept| kept["resource"] == "v1/pods");
     ensure!(pods.context("no pods")?["objects"] == 1, "{kept}");
+    Ok(())
+}
+
+/// The node's certificate for the cloud is lost with the cloud away: all that its pods need is in the cache.
+#[test]
+fn credentials_lost_in_an_outage_cost_no_pod() -> Result<()> {
+    let mut scene = Scene::ready(&NodeOptions::default())?;
+    let cluster = scene.cluster.clone();
+    workload::apply(&cluster, &scene.node)?;
+    workload::wait_running(&cluster);
+    cluster.cut(Cut::Drop)?;
+    scene.wait_link("offline");
+    scene.node.machine()?.shell("rm /var/lib/edge/cloud/client-current.pem; sync")?;
+    scene.reboot()?;
+    scene.node.start_kubelet(Edge::KUBECONFIG)?;
+    workload::wait_running_on(&scene.node);
+    let (status, link) = (scene.edge.status(&scene.node)?, scene.wait_link("offline"));
+    let is_named = |text: &Value| text.to_string().contains("client-current.pem");
+    ensure!(is_named(&link["reason"]) && status["cloud"]["node"] == "node-1", "{link} {}", status["cloud"]);
+    let errors = status["errors"].to_string();
+    ensure!(is_named(&status["errors"]) && errors.contains("hint: `edge join --from`"), "{errors}");
+
+    cluster.heal()?;
+    scene.edge.join(&scene.node, &cluster.node_kubeconfig(KUBE_ADDRESS, "node-1")?)?;
+    scene.wait_link("online");
+    scene.node.wait_ready();
+    workload::wait_told(&scene.node);
+    let errors = &scene.edge.status(&scene.node)?["errors"];
+    ensure!(!is_named(errors), "{errors}");
     Ok(())
 }
 

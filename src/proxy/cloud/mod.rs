@@ -7,6 +7,7 @@
 mod certificate;
 mod error;
 mod files;
+mod known;
 pub mod kubeconfig;
 mod tls;
 
@@ -19,6 +20,7 @@ use rustls::pki_types::ServerName;
 pub use certificate::ClientCertificate;
 pub use error::Error;
 pub use files::CloudFiles;
+pub use known::{Known, Lost};
 use kubeconfig::{Kubeconfig, Material};
 pub use tls::{Identity, Protocols};
 

@@ -56,7 +56,7 @@ pub async fn take(
         return from_token(plan, before, credentials, tell).await;
     };
     let node_name = node_of(plan, before, &credentials, &given)?;
-    let kept = kept(plan, &node_name)?.filter(|_| is_joined_to(before, &credentials));
+    let kept = kept(plan, &node_name).filter(|_| is_joined_to(before, &credentials));
     // The same certificate again, or an older one: edge may have rotated it meanwhile. Of another cloud it is the one that
     // is good there.
     if let Some(kept) = kept.filter(|kept| kept.not_after >= given.not_after) {
@@ -112,7 +112,7 @@ async fn from_token(
     if !is_node_name(&node_name) {
         return Err(Error::NodeName { name: node_name });
     }
-    if let Some(kept) = kept(plan, &node_name)?.filter(|kept| clock::now() < kept.not_after)
+    if let Some(kept) = kept(plan, &node_name).filter(|kept| clock::now() < kept.not_after)
         && (is_joined_to(before, &credentials) || is_good(&credentials, &kept).await)
     {
         let (certificate, is_from_state) = (kept, true);
@@ -172,11 +172,14 @@ async fn is_good(cloud: &Credentials, kept: &ClientCertificate) -> bool {
     }
 }
 
-/// The certificate that edge has already, if it is this node's.
-fn kept(plan: &Plan, node: &str) -> Result<Option<ClientCertificate>, Error> {
+/// The certificate that edge has already, if it is this node's. Whoever joins anew mends one that cannot be read.
+fn kept(plan: &Plan, node: &str) -> Option<ClientCertificate> {
     let files = CloudFiles::of(&plan.state_dir);
-    let pair = files.read_pair(&files.current())?;
-    Ok(pair.filter(|pair| pair.common_name == format!("system:node:{node}")))
+    let pair = files.read_pair(&files.current()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the certificate that is here is not taken over");
+        None
+    });
+    pair.filter(|pair| pair.common_name == format!("system:node:{node}"))
 }
 
 fn node_of(

@@ -31,7 +31,7 @@ impl Node {
         let pair = other.ca.issue_client("system:node:a", "system:nodes").unwrap();
         let kept = ClientCertificate::parse(Path::new("x"), &pair.chain, &pair.key).unwrap();
         files.write_pair(&files.current(), &kept).unwrap();
-        let credentials = cloud.credentials.credentials.borrow().clone();
+        let credentials = cloud.credentials.credentials.borrow().good().unwrap();
         files.write(&files.authority(), credentials.authority_pem.as_bytes()).unwrap();
         let text = super::super::cloud_kubeconfig(&credentials.server.to_string(), None, "a", &files);
         durable::write(&own, text.as_bytes(), 0o600).unwrap();
@@ -57,7 +57,7 @@ impl Node {
 
     fn with_token(&self, cloud: &stand_in::Cloud) -> PathBuf {
         let path = self.state.path().join("token");
-        let server = cloud.credentials.credentials.borrow().server.to_string();
+        let server = cloud.credentials.credentials.borrow().good().unwrap().server.to_string();
         let authority = STANDARD.encode(cloud.ca.ca_pem());
         let text = format!(
             "current-context: c\ncontexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
@@ -74,7 +74,15 @@ impl Node {
         let text = Written {
             cluster: "cloud",
             user: "a",
-            server: cloud.credentials.credentials.borrow().server.to_string().trim_end_matches('/'),
+            server: cloud
+                .credentials
+                .credentials
+                .borrow()
+                .good()
+                .unwrap()
+                .server
+                .to_string()
+                .trim_end_matches('/'),
             tls_server_name: None,
             authority: Material::Inline(cloud.ca.ca_pem().into()),
             certificate: Material::Inline(pair.chain.into()),
@@ -130,4 +138,13 @@ async fn a_cloud_that_moved_goes_on_with_the_certificate_that_it_knows() {
     let taken = node.take(node.with_token(&moved)).await.unwrap();
     assert!(taken.is_from_state && taken.certificate == node.kept);
     assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_read_is_mended_by_a_join() {
+    let (first, _) = cloud(401).await;
+    let node = Node::joined_to(&first, &first);
+    durable::write(&CloudFiles::of(node.state.path()).current(), b"half of a", 0o600).unwrap();
+    let taken = node.take(node.with_certificate(&first)).await.unwrap();
+    assert!(!taken.is_from_state);
 }
