@@ -125,7 +125,7 @@ fn is_good(path: &Path, node: &str, listen: SocketAddr, ca: &LocalCa) -> bool {
 }
 
 fn read(path: &Path) -> Option<ClientCertificate> {
-    let text = std::fs::read_to_string(path).ok()?;
+    let text = std::fs::read_to_string(followed(path)).ok()?;
     ClientCertificate::parse(path, &text, &text).ok()
 }
 
@@ -140,4 +140,16 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(durable::named(e, "rename", from)),
     }
+/// The file behind a link of kubelet's, which names it by its whole path. A snap sees kubelet's folder under another one,
+/// where that leads nowhere; kubelet keeps both in one folder.
+pub fn followed(path: &Path) -> PathBuf {
+    let target = path.read_link().ok().filter(|target| target.is_absolute() && !path.exists());
+    let name = target.as_deref().and_then(Path::file_name);
+    name.map_or_else(|| path.to_path_buf(), |name| path.with_file_name(name))
 }
+
+}
+
+#[cfg(test)]
+#[path = "kubelet_tests.rs"]
+mod tests;
