@@ -1,14 +1,14 @@
 //! snapd's values to [`Config`] and back. A snap key is a key of `edge.toml`, a dot for each section.
 //!
 //! snapd hands values over as JSON. Types are strict, but the texts `"true"` and `"7"` count as what they say, since
-//! gadgets and scripts write them so.
+//! gadgets and scripts write them so; and where a text is expected, `true` and `7` count as one, which snapd makes of it.
 
 use serde_json::{Map, Value as Json};
 use toml_edit::{Item, Value};
 
 use super::error::Problem;
 use super::table::{KEYS, Key};
-use super::{Config, file, json, names, rules};
+use super::{Config, Slot, file, json, names, rules};
 
 /// What users of an older product call `offline-mode`. It is taken as that, and not kept.
 pub const ALIAS: &str = "kubelet.offline-mode";
@@ -113,11 +113,25 @@ impl Reader {
 /// Puts a value under the key `path` into the settings; `told` is the name that a fault is told by.
 fn fill(config: &mut Config, path: &str, told: &str, value: &Json) -> Result<(), Problem> {
     let Some(key) = names::find(path) else { return Ok(()) };
-    let item = match value {
-        Json::String(text) => Item::Value(key.slot.value_of(text)),
-        other => item(other),
+    let item = match (value, &key.slot) {
+        (Json::String(text), slot) => Item::Value(slot.value_of(text)),
+        (plain, Slot::OptionalText(..) | Slot::Texts(_)) if is_plain(plain) => {
+            Item::Value(key.slot.value_of(&plain.to_string()))
+        }
+        (Json::Array(all), Slot::Texts(_)) => item(&Json::from_iter(all.iter().map(as_text))),
+        (other, _) => item(other),
     };
     key.slot.fill(&item, config).map_err(|wrong| wrong.of(told, file::shown(&item)))
+}
+
+/// What snapd takes for a number or a boolean and has as it was written: `snap set edge bundle.gateway=42`. Not fractions,
+/// of which zeros at the end are gone by then.
+fn is_plain(value: &Json) -> bool {
+    value.is_boolean() || value.is_i64() || value.is_u64()
+}
+
+fn as_text(value: &Json) -> Json {
+    if is_plain(value) { value.to_string().into() } else { value.clone() }
 }
 
 fn item(value: &Json) -> Item {

@@ -50,6 +50,22 @@ fn texts_of_switches_count_and_other_types_do_not() {
     }
 }
 
+/// snapd takes `snap set edge bundle.gateway=42` for a number.
+#[test]
+fn a_text_may_look_like_something_else() {
+    let plain = json!({"bundle": {"gateway": 42, "fleet": true}, "mirror": {"kubernetes": {"images": [7, "8"]}},
+        "registry": {"own-hosts": 9}});
+    let config = taken(plain, None).unwrap().config;
+    assert_eq!((config.bundle.gateway.as_deref(), config.bundle.fleet.as_deref()), (Some("42"), Some("true")));
+    assert_eq!(config.mirror.kubernetes_images, ["7", "8"]);
+    assert_eq!(config.registry.own_hosts, ["9"]);
+    // 1.10, as it comes from snapd.
+    for value in [json!(1.1), json!(["7"]), json!({"a": 1})] {
+        let told = taken(json!({"bundle": {"gateway": value}}), None).unwrap_err();
+        assert!(told.ends_with("expected a text on one line"), "{told}");
+    }
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     for (values, told) in [
