@@ -294,3 +294,18 @@ fn what_upstreams_are_asked_with_is_said_once_and_the_mirror_may_say_otherwise()
         "{wrong}"
     );
 }
+
+#[test]
+fn kubelets_certificate_is_where_this_snap_sees_it() {
+    let of = |is_strict: bool, node: Option<SnapNode>| {
+        let (common, snapctl) = (PathBuf::from("/common"), PathBuf::from("/snapctl"));
+        let snap = Snap { common, snapctl, is_strict, node, root: None };
+        let config = Config::load_text(&Overrides { snap: Some(snap), ..Overrides::default() }, "").unwrap();
+        (config.kubelet_pki.display().to_string(), config.is_strict)
+    };
+    let node = SnapNode { content: "/snap/edge/current".into(), endpoint: "unix:///c.sock".into() };
+    assert_eq!(Config::default().kubelet_pki, Path::new("/var/lib/kubelet/pki"));
+    assert_eq!(of(false, None), ("/var/lib/kubelet/pki".into(), false));
+    assert_eq!(of(true, None), ("/var/lib/snapd/hostfs/var/lib/kubelet/pki".into(), true));
+    assert_eq!(of(true, Some(node)), ("/common/kubelet/pki".into(), true), "kubelet is its own");
+}

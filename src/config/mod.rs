@@ -45,6 +45,10 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where kubelet has the logs of pods.
     pub pod_logs: PathBuf,
+    /// Where kubelet keeps the certificate that it rotates.
+    pub kubelet_pki: PathBuf,
+    /// Whether edge sees less of the host than root does, whoever starts it: a strict snap.
+    pub is_strict: bool,
     /// Whether anything is cached, or served from the cache.
     pub offline_mode: bool,
     /// The folder of everything that edge keeps.
@@ -75,6 +79,8 @@ impl Default for Config {
             file: PathBuf::from(DEFAULT_FILE),
             socket: PathBuf::from(DEFAULT_SOCKET),
             pod_logs: PathBuf::from("/var/log/pods"),
+            kubelet_pki: PathBuf::from("/var/lib/kubelet/pki"),
+            is_strict: false,
             offline_mode: true,
             state_dir: PathBuf::from("/var/lib/edge"),
             cloud: proxy::CloudSettings::default(),
@@ -156,9 +162,15 @@ impl Overrides {
             config.file = snap.common.join("edge.toml");
             config.socket = snap.common.join("run/edge.sock");
             config.state_dir.clone_from(&snap.common);
+            config.is_strict = snap.is_strict;
+            if snap.is_strict {
+                // Where it sees the host's folder.
+                config.kubelet_pki = PathBuf::from("/var/lib/snapd/hostfs/var/lib/kubelet/pki");
+            }
             if let Some(node) = &snap.node {
                 config.runtime.endpoint.clone_from(&node.endpoint);
                 config.pod_logs = snap.common.join("log/pods");
+                config.kubelet_pki = snap.common.join("kubelet/pki");
             }
         }
         if let Some(file) = &self.config {

@@ -247,19 +247,14 @@ fn plan(asked: Join, config: &Config) -> Result<Plan, TaskError> {
         kubelet_cert_dir: asked
             .kubelet_cert_dir
             .or_else(|| known(|r| &r.kubelet_cert_dir))
-            .unwrap_or_else(kubelet_cert_dir),
+            .unwrap_or_else(|| config.kubelet_pki.clone()),
+        kubelet_pki: config.kubelet_pki.clone(),
         state_dir: config.state_dir.clone(),
         listen: config.proxy.listen,
         node_name: asked.node_name,
         host_name: asked.host_name,
         timeout: Duration::from_secs(asked.timeout),
     })
-}
-
-/// Kubelet's own default. A strict snap sees the host's folder elsewhere.
-fn kubelet_cert_dir() -> PathBuf {
-    let below_host = PathBuf::from("/var/lib/snapd/hostfs/var/lib/kubelet/pki");
-    if below_host.is_dir() { below_host } else { PathBuf::from("/var/lib/kubelet/pki") }
 }
 
 fn told(progress: &request::Progress) -> String {
@@ -286,15 +281,25 @@ fn failed(error: join::Error) -> TaskError {
     if error.is_input() { TaskError::usage(line) } else { TaskError::failed(line) }
 }
 
-/// Under systemd the daemon sees and writes less of the file system than the person who asks.
+/// Under systemd the daemon sees and writes less of the file system than the person who asks; of a strict snap every command
+/// does.
 fn confined(error: TaskError, place: &Place) -> TaskError {
     let about_files = ["cannot read", "cannot write", "cannot make folder", "cannot rename", "cannot link"];
     let is_one = about_files.iter().any(|words| error.message.contains(words));
-    if place.hand().is_none() || !is_one || error.message.contains(" hint: ") {
+    if !is_one || error.message.contains(" hint: ") {
         return error;
     }
-    let stop = Service::Edge.stop();
-    let hint = format!("the daemon does it, and may be kept from there: `{stop}`, and run this again");
+    let hint = match (place.config().is_strict, place.hand()) {
+        (true, _) if error.message.contains("cannot read") && error.message.contains("No such file") => {
+            "the snap is strict and may not see it: give a kubeconfig that holds certificate and key inline"
+                .into()
+        }
+        (true, _) | (false, None) => return error,
+        (false, Some(_)) => {
+            let stop = Service::Edge.stop();
+            format!("the daemon does it, and may be kept from there: `{stop}`, and run this again")
+        }
+    };
     TaskError { message: format!("{} hint: {hint}", error.message), ..error }
 }
 

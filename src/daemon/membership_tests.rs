@@ -94,3 +94,24 @@ fn who_cannot_be_looked_at_stays_joined_and_it_is_told() {
     let (path, why) = scene.followed(None, Some(None));
     assert!(path.is_none() && why.starts_with(record), "{path:?} {why}");
 }
+
+/// No other command of a strict snap sees more than its daemon.
+#[test]
+fn what_a_strict_snap_does_not_see_is_told_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |is_strict: bool| {
+        Place::new(Config { is_strict, state_dir: folder.path().to_owned(), ..Config::default() })
+    };
+    let line = "cannot read `/opt/pki/node.pem`: No such file or directory (os error 2)";
+    let told = |line: &str, is_strict: bool| confined(TaskError::usage(line), &place(is_strict)).message;
+    assert_eq!(told(line, false), line);
+    assert_eq!(
+        told(line, true),
+        format!(
+            "{line} hint: the snap is strict and may not see it: give a kubeconfig that holds certificate and key inline"
+        )
+    );
+    // The command line names the plug.
+    let denied = "cannot read `/etc/kubernetes/kubelet.conf`: Permission denied (os error 13)";
+    assert_eq!(told(denied, true), denied);
+}

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use crate::command::Done;
-use crate::support::{Authority, image_archive, kubeconfig, parts};
+use crate::support::{Authority, image_archive, kubeconfig, parts, with_user};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -174,6 +174,11 @@ pub fn edge_payload(folder: &Path, build: Build) -> PathBuf {
     let node = cloud.client("system:node:ship-7", "system:nodes").unwrap();
     let from = kubeconfig("https://192.0.2.7:6443", cloud.certificate(), &node);
     std::fs::write(payload.join("kubelet.conf"), from).unwrap();
+    // As kubeadm lays it out: the certificate is the one that kubelet rotates.
+    let current = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+    let user = format!("client-certificate: {current}, client-key: {current}");
+    let from = with_user("https://192.0.2.7:6443", cloud.certificate(), &user);
+    std::fs::write(payload.join("kubeadm.conf"), from).unwrap();
     std::fs::write(payload.join("rotated.pem"), format!("{}{}", node.certificate, node.key)).unwrap();
     script(&payload, "test.sh");
     payload

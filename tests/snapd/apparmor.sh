@@ -92,6 +92,12 @@ try edge join --from /etc/kubernetes/kubelet.conf --kubelet-kubeconfig /etc/kube
 is "join" "$code" 2
 has "join names the line that is missing" "$out" "snap connect edge:kubelet"
 has "which AppArmor denied" "$(denied)" 'name="/etc/kubernetes/kubelet.conf"'
+cp kubelet.conf $common/given.conf
+try edge join --from $common/given.conf
+is "join with a file of the snap's own" "$code" 1
+has "join names the same line" "$out" "snap connect edge:kubelet"
+has "which AppArmor denied" "$(denied)" 'name="/var/lib/snapd/hostfs/var/lib/kubelet/pki'
+rm $common/given.conf
 try edge registry configure-containerd
 is "containerd's configuration" "$code" 1
 has "names the line that is missing" "$out" "snap connect edge:containerd-config"

@@ -33,9 +33,11 @@ refused() { # refused WHAT LINE KEY=VALUE...
 
 snap wait system seed.loaded
 mkdir -p /etc/containerd /etc/kubernetes /var/lib/kubelet/pki
-cp kubelet.conf /etc/kubernetes/kubelet.conf
-cp rotated.pem /var/lib/kubelet/pki/kubelet-client-2026.pem
-ln -s kubelet-client-2026.pem /var/lib/kubelet/pki/kubelet-client-current.pem
+cp kubeadm.conf /etc/kubernetes/kubelet.conf
+pki=/var/lib/kubelet/pki
+cp rotated.pem $pki/kubelet-client-2026.pem
+# As kubelet links: by the whole path, which the snap does not see.
+ln -s $pki/kubelet-client-2026.pem $pki/kubelet-client-current.pem
 chmod 600 /etc/kubernetes/kubelet.conf /var/lib/kubelet/pki/*
 host >/run/host-before
 
@@ -224,6 +226,16 @@ is "snapd knows what join wrote" "$(snap get edge cloud.kubeconfig)" "$(config c
 has "kubelet's way is to edge" "$(cat /etc/kubernetes/kubelet.conf)" "https://127.0.0.1:6445"
 is "kubelet's certificate is out of the way" "$(ls /var/lib/kubelet/pki)" "kubelet-client-2026.pem
 kubelet-client-current.pem.before-edge"
+# Kubelet starts, and keeps what edge signed for it.
+for part in certificate key; do
+    sed -n "s/^ *client-$part-data: //p" /etc/kubernetes/kubelet.conf | base64 -d
+done >$pki/kubelet-client-2027.pem
+ln -s $pki/kubelet-client-2027.pem $pki/kubelet-client-current.pem
+try /snap/bin/edge join --from /etc/kubernetes/kubelet.conf
+is "join again" "$code" 0
+is "what edge signed stays with kubelet" "$(readlink $pki/kubelet-client-current.pem)" $pki/kubelet-client-2027.pem
+is "and the cloud's out of its way" "$(readlink $pki/kubelet-client-current.pem.before-edge)" $pki/kubelet-client-2026.pem
+rm $pki/kubelet-client-2027.pem $pki/kubelet-client-current.pem
 # A strict snap may not change snapd's folder itself; what is secret is within, each file for root alone.
 is "the folder is as snapd made it" "$(stat -c '%U %a' $common)" "root 755"
 is "what is secret is root's alone" "$(find $common -type f -perm /077 \( -name 'cache.db*' -o -name '*.key' -o -name 'pods.json' \

@@ -101,7 +101,8 @@ pub fn token_kubeconfig(server: &str, authority: &str, token: &str) -> String {
     with_user(server, authority, &format!("token: {token}"))
 }
 
-fn with_user(server: &str, authority: &str, user: &str) -> String {
+/// A kubeconfig whose user has the fields `user`, as YAML within braces.
+pub fn with_user(server: &str, authority: &str, user: &str) -> String {
     let authority = STANDARD.encode(authority);
     format!(
         "apiVersion: v1

@@ -61,7 +61,7 @@ pub use self::{
     cut::Cut,
     edge::Edge,
     image::archive as image_archive,
-    keys::{Authority, Pair, kubeconfig, token_kubeconfig},
+    keys::{Authority, Pair, kubeconfig, token_kubeconfig, with_user},
     kubelet::Kubelet,
     machine::Machine,
     node::{Node, NodeOptions},

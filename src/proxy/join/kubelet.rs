@@ -38,6 +38,17 @@ impl Rotated {
         self.folder.join(ASIDE)
     }
 
+    /// Whether it can be seen what kubelet has there, which may be nothing. A strict snap whose plug is not connected is
+    /// kept from looking.
+    pub fn check(&self) -> Result<(), Error> {
+        match std::fs::read_dir(&self.folder) {
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Err(Error::File(durable::named(e, "read", &self.folder)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether kubelet has one that the local authority did not sign. One that cannot be read is none
     /// of edge's, and kubelet cannot read it either: it counts.
     pub fn is_armed(&self, ca: &LocalCa) -> bool {
@@ -129,6 +140,14 @@ fn read(path: &Path) -> Option<ClientCertificate> {
     ClientCertificate::parse(path, &text, &text).ok()
 }
 
+/// The file behind a link of kubelet's, which names it by its whole path. A snap sees kubelet's folder under another one,
+/// where that leads nowhere; kubelet keeps both in one folder.
+pub fn followed(path: &Path) -> PathBuf {
+    let target = path.read_link().ok().filter(|target| target.is_absolute() && !path.exists());
+    let name = target.as_deref().and_then(Path::file_name);
+    name.map_or_else(|| path.to_path_buf(), |name| path.with_file_name(name))
+}
+
 /// Also of a link whose file is gone.
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
@@ -140,14 +159,6 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(durable::named(e, "rename", from)),
     }
-/// The file behind a link of kubelet's, which names it by its whole path. A snap sees kubelet's folder under another one,
-/// where that leads nowhere; kubelet keeps both in one folder.
-pub fn followed(path: &Path) -> PathBuf {
-    let target = path.read_link().ok().filter(|target| target.is_absolute() && !path.exists());
-    let name = target.as_deref().and_then(Path::file_name);
-    name.map_or_else(|| path.to_path_buf(), |name| path.with_file_name(name))
-}
-
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub struct Plan {
     pub cloud_kubeconfig: PathBuf,
     /// Where kubelet keeps the certificate that it rotates.
     pub kubelet_cert_dir: PathBuf,
+    /// Where the files are that a kubeconfig names below kubelet's own default: a strict snap sees the host's elsewhere.
+    pub kubelet_pki: PathBuf,
     /// The state folder.
     pub state_dir: PathBuf,
     /// Where kubelet finds the proxy now.

@@ -2,13 +2,14 @@
 //! the one that edge has already.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::time::Instant;
 
+use super::kubelet::{Rotated, followed};
 use super::record::Record;
 use super::{Error, Plan, is_node_name};
 use crate::proxy::api::Api;
@@ -18,6 +19,9 @@ use crate::proxy::request::{self, Asked, Progress};
 use crate::proxy::rotate;
 use crate::sys::clock;
 use crate::trust::ca::LocalCa;
+
+/// Where kubelet keeps the certificate that it rotates, unless it is told otherwise.
+const KUBELET_PKI: &str = "/var/lib/kubelet/pki";
 
 /// What edge speaks to the cloud with from now on.
 pub struct Taken {
@@ -45,13 +49,15 @@ pub async fn take(
         }
         error => error.into(),
     })?;
+    // Before the cloud is asked for anything: what cannot be moved aside would keep kubelet from edge.
+    Rotated::in_folder(&plan.kubelet_cert_dir).check()?;
     let points_here = points_here(&config, plan, ca);
     match before {
-        Some(record) if points_here || is_taken_over(&config, ca) => return from_state(plan, record),
+        Some(record) if points_here || is_taken_over(&config, plan, ca) => return from_state(plan, record),
         None if points_here => return Err(Error::PointsHere { path: plan.from.clone() }),
         _ => {}
     }
-    let credentials = Credentials::of(&config)?;
+    let credentials = Credentials::of(&seen(config, plan))?;
     let Some(given) = credentials.client.clone() else {
         return from_token(plan, before, credentials, tell).await;
     };
@@ -69,6 +75,22 @@ pub async fn take(
     Ok(Taken { node_name, credentials, certificate: given, fingerprint, is_from_state: false })
 }
 
+/// The same with the files of kubelet's folder where they are seen from here.
+fn seen(mut config: Kubeconfig, plan: &Plan) -> Kubeconfig {
+    let parts = [&mut config.authority, &mut config.certificate, &mut config.key, &mut config.token];
+    for part in parts.into_iter().flatten() {
+        if let Material::File(path) = part {
+            *path = seen_file(path, plan);
+        }
+    }
+    config
+}
+
+fn seen_file(path: &Path, plan: &Plan) -> PathBuf {
+    path.strip_prefix(KUBELET_PKI)
+        .map_or_else(|_| path.to_path_buf(), |below| followed(&plan.kubelet_pki.join(below)))
+}
+
 /// Whether it is one that join wrote for kubelet, also before `proxy.listen` was changed.
 fn points_here(config: &Kubeconfig, plan: &Plan, ca: &LocalCa) -> bool {
     let authority = config.authority.as_ref().and_then(|authority| authority.load().ok());
@@ -77,12 +99,12 @@ fn points_here(config: &Kubeconfig, plan: &Plan, ca: &LocalCa) -> bool {
 }
 
 /// Whether the certificate it names is what join moved aside, or what edge signed for kubelet since.
-fn is_taken_over(config: &Kubeconfig, ca: &LocalCa) -> bool {
+fn is_taken_over(config: &Kubeconfig, plan: &Plan, ca: &LocalCa) -> bool {
     let Some(Material::File(path)) = &config.certificate else { return false };
     if path.file_name().is_none_or(|name| name != "kubelet-client-current.pem") {
         return false;
     }
-    match std::fs::read_to_string(path) {
+    match std::fs::read_to_string(seen_file(path, plan)) {
         Ok(text) => ClientCertificate::parse(path, &text, &text)
             .is_ok_and(|pair| pair.leaf().is_some_and(|leaf| ca.has_signed(&leaf))),
         Err(_) => true,

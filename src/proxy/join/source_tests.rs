@@ -1,5 +1,6 @@
 //! Of which cloud the certificate is that join takes.
 
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -46,6 +47,7 @@ impl Node {
             kubelet_kubeconfig: path("kubelet"),
             cloud_kubeconfig: path("cloud.kubeconfig"),
             kubelet_cert_dir: path("certs"),
+            kubelet_pki: path("certs"),
             state_dir: self.state.path().into(),
             listen: "127.0.0.1:6445".parse().unwrap(),
             node_name: None,
@@ -69,8 +71,12 @@ impl Node {
     }
 
     fn with_certificate(&self, cloud: &stand_in::Cloud) -> PathBuf {
-        let path = self.state.path().join("certificate");
         let pair = cloud.ca.issue_client("system:node:a", "system:nodes").unwrap();
+        self.with_pair(cloud, Material::Inline(pair.chain.into()), Material::Inline(pair.key.into()))
+    }
+
+    fn with_pair(&self, cloud: &stand_in::Cloud, certificate: Material, key: Material) -> PathBuf {
+        let path = self.state.path().join("certificate");
         let text = Written {
             cluster: "cloud",
             user: "a",
@@ -85,12 +91,27 @@ impl Node {
                 .trim_end_matches('/'),
             tls_server_name: None,
             authority: Material::Inline(cloud.ca.ca_pem().into()),
-            certificate: Material::Inline(pair.chain.into()),
-            key: Material::Inline(pair.key.into()),
+            certificate,
+            key,
         }
         .text();
         durable::write(&path, text.as_bytes(), 0o600).unwrap();
         path
+    }
+
+    /// What kubelet has as its own certificate, behind its link by the whole path.
+    fn rotates(&self, ca: &LocalCa) -> ClientCertificate {
+        let pair = ca.issue_client("system:node:a", "system:nodes").unwrap();
+        let pair = ClientCertificate::parse(Path::new("x"), &pair.chain, &pair.key).unwrap();
+        let pki = self.state.path().join("certs");
+        durable::folder(&pki, 0o700).unwrap();
+        durable::write(&pki.join("kubelet-client-of-a-test.pem"), pair.both_pem().as_bytes(), 0o600).unwrap();
+        let _ = symlink(Path::new(KUBELET_PKI).join("kubelet-client-of-a-test.pem"), self.current());
+        pair
+    }
+
+    fn current(&self) -> PathBuf {
+        self.state.path().join("certs/kubelet-client-current.pem")
     }
 }
 
@@ -147,4 +168,35 @@ async fn a_certificate_that_cannot_be_read_is_mended_by_a_join() {
     durable::write(&CloudFiles::of(node.state.path()).current(), b"half of a", 0o600).unwrap();
     let taken = node.take(node.with_certificate(&first)).await.unwrap();
     assert!(!taken.is_from_state);
+}
+
+/// kubeadm's kubelet.conf. A strict snap sees kubelet's folder elsewhere.
+#[tokio::test]
+async fn the_certificate_that_kubelet_rotates_is_taken_from_where_its_folder_is_seen() {
+    let ((first, _), (other, _)) = (cloud(401).await, cloud(401).await);
+    let node = Node::joined_to(&first, &other);
+    let named = || Material::File(Path::new(KUBELET_PKI).join("kubelet-client-current.pem"));
+    let from = || node.with_pair(&other, named(), named());
+    let given = node.rotates(&other.ca);
+    let taken = node.take(from()).await.unwrap();
+    assert!(!taken.is_from_state && taken.certificate == given);
+    // Joined, and kubelet rotated: edge signed it.
+    node.rotates(&node.ca);
+    assert!(node.take(from()).await.unwrap().is_from_state);
+    // Or it did not yet, and the cloud's is out of its way.
+    durable::remove(&node.current()).unwrap();
+    assert!(node.take(from()).await.unwrap().is_from_state);
+}
+
+/// A strict snap may be kept from it; root reads everything but this.
+#[tokio::test]
+async fn nothing_is_asked_for_while_kubelets_folder_cannot_be_looked_at() {
+    let ((first, _), (other, asked)) = (cloud(401).await, cloud(401).await);
+    let node = Node::joined_to(&first, &other);
+    let folder = node.state.path().join("certs");
+    symlink(&folder, &folder).unwrap();
+    let refused = node.take(node.with_token(&other)).await.map(|taken| taken.node_name).unwrap_err();
+    let expected = format!("cannot read `{}`: ", folder.display());
+    assert!(refused.to_string().starts_with(&expected) && !refused.is_input(), "{refused}");
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
 }
