@@ -279,8 +279,9 @@ snap start --enable edge.daemon
 soon "the daemon runs again" offline_mode false
 
 echo "# a snapshot"
-mkdir -p $common/store/blobs/sha256/00 $common/store/uploads $common/git
-for file in store/blobs/sha256/00/0000 store/uploads/1 git/pack; do head -c 4000000 /dev/urandom >$common/$file; done
+# The last as on another disk.
+mkdir -p $common/store/blobs/sha256/00 $common/store/uploads $common/git $common/disk/edge/store/blobs
+for file in store/blobs/sha256/00/0000 store/uploads/1 git/pack disk/edge/store/blobs/1; do head -c 4000000 /dev/urandom >$common/$file; done
 try snap save edge
 is "save" "$code" 0
 [ "$code" = 0 ] || echo "$out"
@@ -292,7 +293,7 @@ snap stop edge.daemon
 try snap restore "$set" edge
 is "restore" "$code" 0
 is "settings, keys and what was joined are in it" "$(cat $common/edge.toml $common/join.json $common/pki/ca.key | cksum)" "$before"
-is "and no more" "$(ls -d $common/cache.db* $common/store/blobs $common/git 2>/dev/null)" ""
+is "and no more" "$(ls -d $common/cache.db* $common/store/blobs $common/git $common/disk/edge/store/blobs 2>/dev/null)" ""
 snap start edge.daemon
 soon "the proxy listens after it" bash -c 'exec 3<>/dev/tcp/127.0.0.1/6445'
 soon "and the daemon answers" /snap/bin/edge status
