@@ -56,7 +56,10 @@ fn a_text_may_look_like_something_else() {
     let plain = json!({"bundle": {"gateway": 42, "fleet": true}, "mirror": {"kubernetes": {"images": [7, "8"]}},
         "registry": {"own-hosts": 9}});
     let config = taken(plain, None).unwrap().config;
-    assert_eq!((config.bundle.gateway.as_deref(), config.bundle.fleet.as_deref()), (Some("42"), Some("true")));
+    assert_eq!(
+        (config.bundle.gateway.as_deref(), config.bundle.fleet.as_deref()),
+        (Some("42"), Some("true"))
+    );
     assert_eq!(config.mirror.kubernetes_images, ["7", "8"]);
     assert_eq!(config.registry.own_hosts, ["9"]);
     // 1.10, as it comes from snapd.
