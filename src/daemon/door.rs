@@ -126,6 +126,10 @@ impl Door {
                 Some(PodsDoor::open(&proxy, config.proxy.in_cluster_listen, runtime, part).await)
             }
             false => {
+                // Pods that were led here before find nobody at it.
+                if let Err(error) = incluster::remove(config.proxy.in_cluster_listen).await {
+                    tracing::warn!(error, "the interface for pods is left behind");
+                }
                 part.off();
                 None
             }
@@ -210,7 +214,8 @@ impl Door {
             proxy.part().await?;
         }
         self.shut().await;
-        if proxy.is_some() && config.proxy.in_cluster {
+        // Also where the setting has changed since this start, which has made it.
+        if proxy.is_some() {
             if let Err(error) = incluster::remove(config.proxy.in_cluster_listen).await {
                 tracing::warn!(error, "the interface for pods is left behind");
             }

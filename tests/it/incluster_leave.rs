@@ -80,3 +80,40 @@ fn removing_the_snap_takes_the_interface_away() {
     let said = Done::of(space.within(&snap.hook_command("remove", &snap.committed())).output().unwrap());
     assert!(!space.has_interface(), "{said:?}");
 }
+
+#[test]
+fn what_makes_the_interface_is_not_disconnected_while_it_is_there() {
+    let (space, snap) = (Space::new(), joined());
+    let hook = || {
+        let hook = snap.hook_command("disconnect-plug-network-control", &snap.committed());
+        Done::of(space.within(&hook).output().unwrap())
+    };
+    hook().good();
+    assert_eq!(space.ip(&["link", "add", "edge-api", "type", "bridge"]).code, 0);
+    let told = hook();
+    assert!(
+        told.err.contains(" hint: `edge leave` first, or `snap set edge proxy.in-cluster=false` and "),
+        "{told:?}"
+    );
+    told.bad(1, "pods of this node have interface `edge-api`");
+    Done::of(space.within(&snap.command("bin/edge", "app", &["leave"])).output().unwrap()).good();
+    hook().good();
+}
+
+#[test]
+fn a_daemon_that_leads_pods_here_no_more_takes_the_interface_away() {
+    let (space, gateway) = (Space::new(), Gateway::new());
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    gateway.join(&from, &[]).good();
+    gateway.place.run(&["config", "set", "proxy.in-cluster=false"]).good();
+    assert_eq!(space.ip(&["link", "add", "edge-api", "type", "bridge"]).code, 0);
+    let log = std::fs::File::create(gateway.place.path("daemon.log")).unwrap();
+    let mut daemon = space.within(&gateway.place.edge(&["daemon"])).stderr(log).spawn().unwrap();
+    let begun = Instant::now();
+    while space.has_interface() && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert!(!space.has_interface(), "{}", gateway.place.read("daemon.log"));
+}

@@ -172,6 +172,9 @@ is "join" "$code" 0
 listens() { bash -c 'exec 3<>/dev/tcp/127.0.0.1/6445'; }
 soon 60 "the proxy listens" listens
 has "pods have a way to it" "$(ip addr show edge-api)" 169.254.64.45
+try snap disconnect edge:network-control
+is "which is not taken from edge while it is there" "$code" 1
+has "with the reason" "$out" 'interface `edge-api`, which could not be taken away any more'
 quiet "join"
 snap restart edge.daemon >/dev/null 2>&1
 soon 60 "the proxy listens again" listens

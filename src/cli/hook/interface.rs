@@ -10,6 +10,7 @@ use crate::cli::{held, output};
 use crate::config::Config;
 use crate::daemon::{ClientError, ask_look};
 use crate::pods::pins::Mark;
+use crate::proxy::incluster;
 use crate::proxy::join::Record;
 use crate::registry::containerd;
 
@@ -57,6 +58,15 @@ pub async fn kubelet_goes(scene: &Scene) -> Result<()> {
     ensure!(
         joined.is_none(),
         "kubelet's credentials are edge's, and could not be given back any more hint: `edge leave` first"
+    );
+    Ok(())
+}
+
+/// Without it the interface for pods could neither be kept nor taken away any more.
+pub fn network_control_goes() -> Result<()> {
+    ensure!(
+        !incluster::is_there(),
+        "pods of this node have interface `edge-api`, which could not be taken away any more hint: `edge leave` first, or `snap set edge proxy.in-cluster=false` and `snap restart edge.daemon`"
     );
     Ok(())
 }

@@ -59,6 +59,8 @@ pub enum Name {
     ConnectPlugKubelet,
     /// Before kubelet's files are disconnected
     DisconnectPlugKubelet,
+    /// Before the right to make interfaces is disconnected
+    DisconnectPlugNetworkControl,
 }
 
 /// What a hook works on.
@@ -113,6 +115,7 @@ impl Hook {
                 Name::DisconnectPlugContainerd => interface::containerd_goes(&scene).await,
                 Name::DisconnectPlugContainerdConfig => interface::containerd_config_goes(&scene).await,
                 Name::DisconnectPlugKubelet => interface::kubelet_goes(&scene).await,
+                Name::DisconnectPlugNetworkControl => interface::network_control_goes(),
             }
         })
     }

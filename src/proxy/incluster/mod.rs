@@ -349,13 +349,18 @@ pub fn addresses(service: &serde_json::Value) -> Vec<String> {
     Target::Service.addresses(service)
 }
 
+/// Whether the interface is there, whoever has made it.
+pub fn is_there() -> bool {
+    nix::net::if_::if_nametoindex(interface::NAME) != Err(nix::errno::Errno::ENODEV)
+}
+
 /// Takes the interface away, if there is one, as when the cloud is left.
 ///
 /// # Errors
 /// In words.
 pub async fn remove(address: SocketAddr) -> Result<(), String> {
     // A strict snap that may not make interfaces has none, and may not ask for them as it is done below.
-    if nix::net::if_::if_nametoindex(interface::NAME) == Err(nix::errno::Errno::ENODEV) {
+    if !is_there() {
         return Ok(());
     }
     let mut interface = Interface::open(address.ip()).map_err(|e| e.to_string())?;
