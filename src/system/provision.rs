@@ -13,12 +13,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::esp::Esp;
 use super::given::{Checks, FIRST, FOLDERS, Given, all, check, has_something, names, small, strangers};
 use super::identity::Identity;
 use super::intake::{Intake, KEPT, present};
 use super::{Error, Places};
 use crate::sys::durable;
-use crate::sys::mounts::{Mounted, Writable, is_stick, own_disk};
+use crate::sys::mounts::{Mounted, is_stick, own_disk};
 
 /// The folder at the top of a stick, or of the EFI system partition.
 const FOLDER: &str = "edge-config";
@@ -62,6 +63,9 @@ struct Taken {
 pub fn provision(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error> {
     places.booted()?;
     let network = lay_out_network(places).err().map(|e| format!("pods have no network: {e}"));
+    if let Err(error) = clear_remains(places) {
+        tracing::warn!(%error, "what a check of the EFI system partition left there stays");
+    }
     let mut done = configure(places, checks)?;
     done.lines.splice(..0, network);
     Ok(done)
@@ -261,7 +265,7 @@ fn clear_esp(places: &Places) -> Result<(), Error> {
     if done.is_empty() {
         return Ok(());
     }
-    let _writable = Writable::new(&places.esp())?;
+    let esp = Esp::first(places)?;
     for name in done {
         let path = folder.join(name);
         // Its bytes first: a FAT only forgets where they lie.
@@ -278,7 +282,26 @@ fn clear_esp(places: &Places) -> Result<(), Error> {
         let _ = std::fs::remove_dir(folder.join(inner.name));
     }
     let _ = std::fs::remove_dir(&folder);
-    super::esp::sync(&places.esp())
+    esp.sync()
+}
+
+/// Removes what the check of the FAT found that belongs to no file (`FSCK0000.REC`): the remains of what was written as the
+/// power went.
+fn clear_remains(places: &Places) -> Result<(), Error> {
+    let listed = std::fs::read_dir(places.esp()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_remains = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_uppercase();
+        name.starts_with("FSCK") && name.ends_with(".REC")
+    };
+    let remains: Vec<PathBuf> = listed.filter(is_remains).collect();
+    if remains.is_empty() {
+        return Ok(());
+    }
+    let esp = Esp::first(places)?;
+    for path in remains {
+        durable::remove(&path)?;
+    }
+    esp.sync()
 }
 
 /// Whether a stick has the file `name` in its folder.

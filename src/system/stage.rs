@@ -349,6 +349,8 @@ impl<'a> Stage<'a> {
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
+        // Before the partition is read only again, which it cannot be while one of its files is open to be written.
+        self.writing = None;
         // What was never committed takes room; the next import would remove it too.
         let path = self.places.entries().join(unfinished(self.number));
         if path.exists() {

@@ -165,6 +165,9 @@ fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result
     for part in ["vda\n", "\nESP\n", "\ndata\n", "\nroot_b\n", "/dev/vda1\n", "opened\nclosed\n"] {
         assert!(told.contains(part), "{part}: {told}");
     }
+    // The partition of the boot entries is writable while edge writes there alone.
+    let told = machine.run("findmnt -no OPTIONS /efi; findmnt -no OPTIONS /identity")?;
+    assert!(told.lines().count() == 2 && told.lines().all(|options| options.starts_with("ro,")), "{told}");
     // Nothing of the system can be written, not even by root, and none of it is what an attacker wrote to the disk.
     for attempt in [
         "touch /usr/bin/x",

@@ -132,6 +132,7 @@ mod support;
 mod system;
 mod system_containerd;
 mod system_data;
+mod system_efi;
 mod system_import;
 mod system_join;
 mod system_provision;

@@ -57,7 +57,7 @@ impl Two {
 
     /// Refused, with a last line that says so.
     #[track_caller]
-    fn refused(&self, code: i32, words: &str) {
+    pub fn refused(&self, code: i32, words: &str) {
         let done = self.import();
         let last = done.err.lines().last().unwrap_or_default();
         assert!(done.code == code && last.starts_with("edge: ") && last.contains(words), "{words}: {done:?}");

@@ -82,6 +82,11 @@ fn file_systems_are_checked_before_they_are_mounted() {
         let output = Command::new("systemd-escape").args(["--path", &what]).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), device);
     }
+    // What all boots hang on is written while edge writes there, and at no boot or stop.
+    for mount in ["efi", "identity"] {
+        let options = words(&unit(&format!("{folder}{mount}.mount")), "Options").pop().unwrap();
+        assert!(options.starts_with("ro,"), "{mount}.mount: {options}");
+    }
     // Not before it is made, and not for longer than what ends a boot that hangs can wait.
     let added = |device: &str| unit(&format!("{folder}systemd-fsck@{device}.service.d/10-appliance.conf"));
     assert_eq!(words(&added("dev-mapper-data"), "After"), ["edge-data.service"]);
