@@ -15,6 +15,7 @@ mod clock;
 mod control;
 mod credentials;
 mod door;
+mod firewall;
 mod identity;
 mod importing;
 pub mod kubelet;

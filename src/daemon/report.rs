@@ -21,6 +21,7 @@ use crate::pods::survival::{self, Risk};
 use crate::pods::unled::{Led, Unled};
 use crate::proxy::Proxy;
 use crate::registry::{containerd, is_whole};
+use crate::system::Places;
 
 /// `edge status -o json`. Times are RFC 3339 in UTC, sizes bytes; fields are only ever added.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -181,6 +182,7 @@ impl Facts {
         errors.extend(
             damaged.map(|(aside, why)| format!("a damaged cache was set aside: {}: {why}", aside.display())),
         );
+        errors.extend(super::firewall::not_in_force(&Places::below(&self.place.config().system.root)));
         let alone = self.proxy().map(|proxy| proxy.left_alone()).unwrap_or_default();
         errors.extend(alone.iter().map(super::clients::is_left_alone));
         let fresh = self.proxy().map(|proxy| proxy.freshness()).unwrap_or_default();

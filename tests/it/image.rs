@@ -168,6 +168,18 @@ fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result
     // The partition of the boot entries is writable while edge writes there alone.
     let told = machine.run("findmnt -no OPTIONS /efi; findmnt -no OPTIONS /identity")?;
     assert!(told.lines().count() == 2 && told.lines().all(|options| options.starts_with("ro,")), "{told}");
+    // A file of the owner's firewall that is wrong costs itself alone.
+    machine.run("printf 'table inet own {\n chain c {}\n}\n' >/etc/edge/nftables.d/20-own.nft; echo slip >/etc/edge/nftables.d/10-wrong.nft; systemctl reload nftables")?;
+    let told = machine.run("nft list ruleset; edge status -o json")?;
+    for part in [
+        "169.254.64.45 drop",
+        "table inet own {",
+        "firewall: `/etc/edge/nftables.d/10-wrong.nft` is not in force: ",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    machine.wait("edge: firewall: `/etc/edge/nftables.d/10-wrong.nft` is not in force: ", BOOT)?;
+    machine.run("rm /etc/edge/nftables.d/*; systemctl reload nftables; edge status -o json | grep -q firewall: && exit 1; exit 0")?;
     // Nothing of the system can be written, not even by root, and none of it is what an attacker wrote to the disk.
     for attempt in [
         "touch /usr/bin/x",

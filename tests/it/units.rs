@@ -177,6 +177,53 @@ fn chrony_hears_of_the_time_servers_that_the_network_names() {
     assert!(preset.lines().any(|line| line == "enable edge-ntp.path"));
 }
 
+/// `nft` takes all of a file or nothing: a slip in one of the owner's costs neither edge's own rules nor his others.
+#[test]
+fn a_wrong_file_of_the_owners_firewall_costs_itself_alone() {
+    assert!(!unit("appliance/etc/nftables.conf").contains("include"), "the owner's are no part of it");
+    let added = unit("appliance/usr/lib/systemd/system/nftables.service.d/10-appliance.conf");
+    for key in ["ExecStartPost", "ExecReload"] {
+        assert!(
+            added.lines().any(|line| line == format!("{key}=-/bin/sh /usr/share/edge/firewall")),
+            "{added}"
+        );
+    }
+    assert!(words(&added, "StandardOutput") == ["journal+console"], "{added}");
+
+    let place = Place::new();
+    let calls = place.path("calls");
+    // As the real one: the file, the place in it and what is wrong, then that place, drawn.
+    let script = format!(
+        "#!/bin/sh\necho \"$2\" >> {}\ngrep -q slip \"$2\" || exit 0\nprintf '%s:1:1-4: Error: syntax error, unexpected \\\\n\\nslip\\n^^^^\\n' \"$2\" >&2\nexit 1\n",
+        calls.display()
+    );
+    let nft = place.write("bin/nft", &script);
+    assert!(Command::new("chmod").arg("755").arg(&nft).status().unwrap().success());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/appliance/usr/share/edge/firewall");
+    std::fs::create_dir_all(place.path("root/run")).unwrap();
+    let told = || std::fs::read_to_string(place.path("root/run/edge-firewall")).unwrap();
+    let run = || {
+        let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+        let done =
+            Command::new("sh").arg(&script).arg(place.path("root")).env("PATH", path).output().unwrap();
+        assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    assert_eq!((run(), told()), (String::new(), String::new()), "there are none");
+    let folder = "root/var/etc/edge/nftables.d";
+    for (name, text) in
+        [("1.nft", "add table inet one"), ("2.nft", "slip"), ("3.nft", "add table inet three")]
+    {
+        place.write(&format!("{folder}/{name}"), text);
+    }
+    let line = "`/etc/edge/nftables.d/2.nft` is not in force: 1:1-4: Error: syntax error, unexpected \\n\n";
+    assert_eq!((run(), told()), (format!("edge: firewall: {line}"), line.to_owned()));
+    let loaded = std::fs::read_to_string(&calls).unwrap();
+    assert!(loaded.lines().map(|path| &path[path.len() - 5..]).eq(["1.nft", "2.nft", "3.nft"]), "{loaded}");
+    place.write(&format!("{folder}/2.nft"), "add table inet two");
+    assert_eq!((run(), told()), (String::new(), String::new()), "it was mended");
+}
+
 /// `ProtectClock=` allows a device, which closes all that are not allowed: sticks and slots are block devices.
 #[test]
 fn where_edge_mounts_and_writes_disks_it_may_open_them() {

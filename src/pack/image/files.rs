@@ -14,7 +14,7 @@ macro_rules! files {
 }
 
 /// Each by its path in the root.
-pub const FILES: [(&str, &str); 44] = files![
+pub const FILES: [(&str, &str); 45] = files![
     "etc/chrony/conf.d/edge.conf",
     "etc/containerd/config.toml",
     "etc/fstab",
@@ -57,6 +57,7 @@ pub const FILES: [(&str, &str); 44] = files![
     "usr/lib/udev/rules.d/61-edge.rules",
     "usr/share/edge/cni/99-edge.conflist",
     "usr/share/edge/fallback",
+    "usr/share/edge/firewall",
     "usr/share/edge/kubelet.yaml",
     "usr/share/edge/ntp",
 ];
