@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 
 use super::Global;
 use crate::config::Config;
-use crate::node::{self, Part, Places};
-use crate::proxy::join::Record;
+use crate::node::{self, Joined, Part, Places};
+use crate::proxy::join::{ClusterDns, Record};
 
 /// Where the kernel tells one boot from another.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
@@ -24,17 +24,22 @@ pub struct Node {
     part: Name,
 }
 
-/// The name that this node joined with. Pods start also where edge's own files cannot be read: kubelet is told what it was
+/// The cloud that this node has joined. Pods start also where edge's own files cannot be read: kubelet is told what it was
 /// told the last time then.
-fn node_name(global: &Global) -> Option<String> {
+fn joined(global: &Global) -> Option<Joined> {
     let loaded = global.overrides().and_then(|overrides| Ok(Config::load(&overrides)?));
-    match loaded.and_then(|config| Ok(Record::read(&config.state_dir)?)) {
-        Ok(record) => Some(record?.node_name),
-        Err(error) => {
-            super::output::note(&format!("kubelet keeps the node name that it had: {error:#}"));
-            None
-        }
-    }
+    let read = loaded.and_then(|config| {
+        let Some(record) = Record::read(&config.state_dir)? else { return Ok(None) };
+        let dns = ClusterDns::read(&config.state_dir)?;
+        let settings = dns.map(|dns| dns.settings()).unwrap_or_default();
+        Ok(Some(Joined { node_name: record.node_name, settings }))
+    });
+    read.unwrap_or_else(|error| {
+        super::output::note(&format!(
+            "kubelet keeps the node name and the cluster's DNS that it had: {error:#}"
+        ));
+        None
+    })
 }
 
 /// The parts, as they are typed.
@@ -59,12 +64,11 @@ impl Node {
             Name::Kubelet => Part::Kubelet,
         };
         let boot = std::fs::read_to_string(BOOT).with_context(|| format!("cannot read `{BOOT}`"))?;
-        let node_name = match part == Part::Kubelet && node::has_joined(&places) {
-            true => node_name(global),
+        let joined = match part == Part::Kubelet && node::has_joined(&places) {
+            true => joined(global),
             false => None,
         };
-        let node_name = node_name.as_deref();
-        let program = node::prepare(part, &places, &boot, node_name)?;
+        let program = node::prepare(part, &places, &boot, joined.as_ref())?;
         let failed =
             Command::new(&program.path).args(&program.arguments).envs(program.environment.clone()).exec();
         Err(failed).with_context(|| format!("cannot run `{}`", program.path.display()))

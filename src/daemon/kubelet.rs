@@ -4,46 +4,119 @@
 //! That authority is the owner's word, or else the kubeconfig's own where it signed this node's certificate: then it is the
 //! one by which the cloud knows its clients. Any other may be a company's or the public's, whose clients are strangers here.
 //! Where it is being renewed there are two, and the API server may come with a certificate of either.
+//!
+//! What the cloud says of its DNS goes into kubelet's configuration and not among its arguments: those go over the owner's own
+//! files, and his word, such as a cache of names on the node, counts.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
+
+use serde_json::{Map, Value};
 
 use super::task::TaskError;
 use crate::config::Config;
 use crate::proxy::cloud::{ClientCertificate, Credentials};
-use crate::proxy::join::Record;
-use crate::sys::durable;
+use crate::proxy::join::{ClusterDns, Record};
+use crate::sys::{durable, yaml};
 use crate::system::{self, Places};
 use crate::trust::certificate::{authorities_of, pem};
 
 /// Where the kubeconfig's authority lies; of the boot alone, as the arguments.
 const TAKEN: &str = "/run/edge/kubelet-client-ca.crt";
+/// kubelet's configuration as the image has it, and with the cluster's DNS.
+const IMAGE: &str = "/usr/share/edge/kubelet.yaml";
+const CONFIG: &str = "/run/edge/kubelet.yaml";
+/// The owner's settings that kubelet starts with.
+const OWN: &str = "/run/edge/kubelet.d";
+/// The first kubelet that takes a folder of settings: two before it only where an environment variable is set, older ones do
+/// not start with such an argument.
+const TAKES_FOLDER: (u32, u32) = (1, 30);
 
-/// Writes down what kubelet is started with: nothing, or how it finds the cloud through edge. Says what it has to do without.
+/// Writes down what kubelet is started with: the owner's settings, and how it finds the cloud through edge. Says what it has
+/// to do without, in lines.
 ///
 /// # Errors
 /// Where it cannot be written.
-pub(super) fn tell(config: &Config, places: &Places) -> Result<Option<String>, TaskError> {
+pub(super) fn tell(config: &Config, places: &Places) -> Result<Vec<String>, TaskError> {
     durable::folder(&places.at("/run/edge"), 0o700).map_err(TaskError::failed)?;
-    let (mut arguments, mut lacks) = (String::new(), None);
+    let (mut arguments, mut environment, mut lacks) = (Vec::new(), String::new(), Vec::new());
     if let Some(record) = Record::read(&config.state_dir).map_err(TaskError::failed)? {
         // Alone, kubelet answers nobody but this machine; joined, the cloud says who may ask it. The node has the name that
         // the cloud signed for, whatever the machine calls itself.
-        arguments = format!(
-            "--kubeconfig={} --hostname-override={} --authentication-token-webhook=true --authorization-mode=Webhook",
-            record.kubelet_kubeconfig.path.display(),
-            record.node_name
-        );
+        arguments.push(format!("--kubeconfig={}", record.kubelet_kubeconfig.path.display()));
+        arguments.push(format!("--hostname-override={}", record.node_name));
+        arguments.push("--authentication-token-webhook=true --authorization-mode=Webhook".to_owned());
         match client_ca(&record, places) {
-            Ok(path) => arguments += &format!(" --client-ca-file={}", path.display()),
+            Ok(path) => arguments.push(format!("--client-ca-file={}", path.display())),
             // It starts without, and would not with a file that holds none.
             Err(why) => {
-                lacks = Some(format!("kubelet refuses `kubectl logs` and `exec` of the cloud: {why}"))
+                lacks.push(format!("kubelet refuses `kubectl logs` and `exec` of the cloud: {why}"));
+            }
+        }
+        match ClusterDns::read(&config.state_dir) {
+            Ok(Some(dns)) => {
+                let path = places.at(CONFIG);
+                durable::write(&path, with_dns(&dns, places)?.as_bytes(), 0o600)
+                    .map_err(TaskError::failed)?;
+                environment = format!("KUBELET_CONFIG={}\n", path.display());
+            }
+            // The daemon asks the cloud once it answers.
+            Ok(None) => {}
+            Err(error) => {
+                lacks.push(format!("pods find no names of the cluster until the cloud answers: {error}"))
             }
         }
     }
-    let text = format!("KUBELET_ARGS={arguments}\n");
+    if let Some(folder) = own_settings(places, &mut lacks)? {
+        arguments.push(format!("--config-dir={}", folder.display()));
+    }
+    let text = format!("{environment}KUBELET_ARGS={}\n", arguments.join(" "));
     durable::write(&places.at("/run/edge/kubelet.env"), text.as_bytes(), 0o600).map_err(TaskError::failed)?;
     Ok(lacks)
+}
+
+/// The image's configuration with the cluster's DNS, as JSON, which is YAML. Where the image itself names one, that holds.
+fn with_dns(dns: &ClusterDns, places: &Places) -> Result<String, TaskError> {
+    let path = places.at(IMAGE);
+    let text =
+        std::fs::read_to_string(&path).map_err(|e| TaskError::failed(durable::named(e, "read", &path)))?;
+    let damaged = |why| TaskError::failed(format!("`{}` is damaged: {why}", path.display()));
+    let mut config: Map<String, Value> = yaml::read(&text).map_err(damaged)?;
+    if !config.contains_key("clusterDNS") {
+        config.extend(dns.settings());
+    }
+    Ok(format!("{:#}\n", Value::Object(config)))
+}
+
+/// The folder of the owner's settings that kubelet can start with, if there are any: copies, since one that is wrong costs
+/// itself alone, and kubelet takes all of a folder or does not start.
+fn own_settings(places: &Places, lacks: &mut Vec<String>) -> Result<Option<PathBuf>, TaskError> {
+    let (good, wrong) = system::own_kubelet(places);
+    lacks.extend(wrong);
+    let folder = places.at(OWN);
+    match std::fs::remove_dir_all(&folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(TaskError::failed(durable::named(e, "remove", &folder)));
+        }
+        _ => {}
+    }
+    if good.is_empty() {
+        return Ok(None);
+    }
+    let takes = match system::kubelet_version(places) {
+        Ok(version) if version >= TAKES_FOLDER => Ok(()),
+        Ok((major, minor)) => Err(format!("kubelet {major}.{minor} takes none, 1.30 and newer ones do")),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(why) = takes {
+        lacks.push(format!("the settings of `/etc/edge/kubelet.d` are not in force: {why}"));
+        return Ok(None);
+    }
+    durable::folder(&folder, 0o700).map_err(TaskError::failed)?;
+    for (name, bytes) in good {
+        durable::write(&folder.join(name), &bytes, 0o600).map_err(TaskError::failed)?;
+    }
+    Ok(Some(folder))
 }
 
 /// The file by which kubelet knows the cloud's clients. Nobody is asked: it is the same after a reboot in an outage.
@@ -76,8 +149,8 @@ pub fn follow_membership(config: &Config) -> Result<bool, TaskError> {
         return Ok(false);
     }
     let done = tell(config, &places).and_then(|lacks| {
-        if let Some(lacks) = lacks {
-            tracing::warn!("{lacks}");
+        for line in lacks {
+            tracing::warn!("{line}");
         }
         system::restart_kubelet().map_err(TaskError::failed)
     });

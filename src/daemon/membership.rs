@@ -268,7 +268,7 @@ fn told(progress: &request::Progress) -> String {
 }
 
 /// The error with its causes, on one line; none of them tells the next.
-fn failed(error: join::Error) -> TaskError {
+pub(super) fn failed(error: join::Error) -> TaskError {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -14,6 +14,7 @@ mod clients;
 mod clock;
 mod control;
 mod credentials;
+mod dns;
 mod door;
 mod firewall;
 mod identity;
@@ -251,6 +252,10 @@ impl Daemon {
         tokio::spawn(media);
         tokio::spawn(identity::keep(place.clone(), stopped.clone()));
         tokio::spawn(boots::keep(place.clone(), board.clone(), stopped.clone()));
+        if let Some(kubelet) = dns::Kubelet::of(&config, overrides.snap.as_ref()) {
+            let cloud = (door.follow(), door.link());
+            tokio::spawn(dns::keep(place.clone(), kubelet, board.clone(), cloud, stopped.clone()));
+        }
         if let Some(snap) = &overrides.snap {
             tokio::spawn(told::keep(waits.subscribe()));
             if let Some(root) = snap.root.clone() {

@@ -1,11 +1,15 @@
 //! kubelet in the snap: its configuration, and what it is told.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::{Error, Places, Program};
+use super::{Error, Joined, Places, Program};
 
 /// kubelet's way to the API server, which `edge join` writes beside edge.toml. Without it kubelet runs static pods alone.
 const KUBECONFIG: &str = "kubelet.kubeconfig";
+/// Its configuration, which edge writes at each of its starts.
+const CONFIG: &str = "kubelet/config.yaml";
+/// What of it the cloud said, for the boots at which nothing else can be read that says it.
+const SAID: [&str; 2] = ["clusterDNS", "clusterDomain"];
 /// The name that the node joined with, for the boots at which nothing else can be read that says it.
 const NODE_NAME: &str = "kubelet/node-name";
 /// The authority by which kubelet knows the API server when that asks it something, if the owner puts one there.
@@ -17,8 +21,8 @@ pub fn has_joined(places: &Places) -> bool {
 }
 
 /// Lays out the folders and the configuration. A node that has joined has the name that the cloud signed for, whatever the
-/// machine calls itself: `node_name`, or where nobody can say it now, as it was said the last time.
-pub fn prepare(places: &Places, node_name: Option<&str>) -> Result<Program, Error> {
+/// machine calls itself, and its pods the cluster's DNS: as `told`, or where nobody can say it now, as it was said the last time.
+pub fn prepare(places: &Places, told: Option<&Joined>) -> Result<Program, Error> {
     for folder in ["kubelet", "kubelet/pki", "kubelet/root"] {
         places.make(folder, 0o700)?;
     }
@@ -26,14 +30,14 @@ pub fn prepare(places: &Places, node_name: Option<&str>) -> Result<Program, Erro
         places.make(folder, 0o755)?;
     }
     let joined = has_joined(places);
-    let node_name = match node_name {
-        Some(name) => {
-            places.write(NODE_NAME, name)?;
-            Some(name.to_owned())
+    let (node_name, settings) = match told {
+        Some(told) => {
+            places.write(NODE_NAME, &told.node_name)?;
+            (Some(told.node_name.clone()), told.settings.clone())
         }
-        None => places.read(NODE_NAME),
+        None => (places.read(NODE_NAME), if joined { said_before(places) } else { Map::new() }),
     };
-    let file = places.write("kubelet/config.yaml", &config(places, joined))?;
+    let file = places.write(CONFIG, &config(places, joined, settings))?;
     let own = |path: &str| places.own(path).display().to_string();
     let mut arguments = vec![
         format!("--config={}", file.display()),
@@ -48,8 +52,14 @@ pub fn prepare(places: &Places, node_name: Option<&str>) -> Result<Program, Erro
     places.program("usr/bin/kubelet", arguments)
 }
 
+fn said_before(places: &Places) -> Map<String, Value> {
+    let config = places.read(CONFIG).and_then(|text| serde_json::from_str(&text).ok());
+    let config: Map<String, Value> = config.unwrap_or_default();
+    config.into_iter().filter(|(key, _)| SAID.contains(&key.as_str())).collect()
+}
+
 /// It is written as JSON, which is YAML.
-fn config(places: &Places, joined: bool) -> String {
+fn config(places: &Places, joined: bool, settings: Map<String, Value>) -> String {
     let own = |path: &str| places.own(path).display().to_string();
     let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -67,6 +77,9 @@ fn config(places: &Places, joined: bool) -> String {
     });
     if places.own(CLIENT_CA).exists() {
         config["authentication"]["x509"] = json!({"clientCAFile": own(CLIENT_CA)});
+    }
+    if let Some(config) = config.as_object_mut() {
+        config.extend(settings);
     }
     format!("{config:#}\n")
 }
@@ -93,12 +106,22 @@ mod tests {
         assert!(!tells(&alone, "--kubeconfig") && !tells(&alone, "--hostname-override"), "{alone:?}");
         assert_eq!(read()["authentication"]["webhook"]["enabled"], false);
         std::fs::write(places.own(KUBECONFIG), "").unwrap();
-        let mut joined = prepare(&places, Some("ship-7")).unwrap();
+        let dns = json!({"clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local"});
+        let cloud = Joined { node_name: "ship-7".into(), settings: dns.as_object().unwrap().clone() };
+        let mut joined = prepare(&places, Some(&cloud)).unwrap();
         assert!(tells(&joined, "--kubeconfig"), "{joined:?}");
         assert_eq!(joined.arguments.pop().as_deref(), Some("--hostname-override=ship-7"));
         let last = prepare(&places, None).unwrap();
         assert!(tells(&last, "--hostname-override=ship-7"), "{last:?}");
         assert_eq!(read()["authorization"]["mode"], "Webhook");
+        assert_eq!(
+            (&read()["clusterDNS"], &read()["clusterDomain"]),
+            (&dns["clusterDNS"], &dns["clusterDomain"])
+        );
+        prepare(&places, None).unwrap();
+        assert_eq!(read()["clusterDNS"], dns["clusterDNS"], "nobody can say it now");
+        prepare(&places, Some(&Joined { settings: Map::new(), ..cloud })).unwrap();
+        assert_eq!(read()["clusterDNS"], Value::Null, "the cloud was left, and joined anew");
         assert!(joined.arguments.iter().all(|word| word.contains(folder.path().to_str().unwrap())));
     }
 }

@@ -13,6 +13,8 @@ mod places;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 pub use clear::clear;
 pub use kubelet::has_joined;
 pub use places::Places;
@@ -106,15 +108,24 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The cloud that this machine has joined, as kubelet is told of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Joined {
+    /// The node's name there.
+    pub node_name: String,
+    /// What it has each kubelet know, in the words of kubelet's configuration: the cluster's DNS.
+    pub settings: Map<String, Value>,
+}
+
 /// Lays out what a part needs below the snap's folder; gives the program to become. `boot` tells this boot from others:
-/// what containerd remembers of a boot before it is removed. `node_name` is what this machine has joined a cloud as, if it
-/// has.
+/// what containerd remembers of a boot before it is removed. `joined` is the cloud that this machine has joined, if it has
+/// and it can be read now.
 ///
 /// # Errors
 /// [`Error`]. What was laid out stays, and is taken up by the next start.
-pub fn prepare(part: Part, places: &Places, boot: &str, node_name: Option<&str>) -> Result<Program, Error> {
+pub fn prepare(part: Part, places: &Places, boot: &str, joined: Option<&Joined>) -> Result<Program, Error> {
     match part {
         Part::Containerd => containerd::prepare(places, boot),
-        Part::Kubelet => kubelet::prepare(places, node_name),
+        Part::Kubelet => kubelet::prepare(places, joined),
     }
 }

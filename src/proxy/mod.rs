@@ -63,7 +63,7 @@ mod sign;
 mod signature;
 mod socket;
 #[cfg(test)]
-mod stand_in;
+pub(crate) mod stand_in;
 mod statuses;
 #[cfg(test)]
 mod statuses_tests;

@@ -148,6 +148,14 @@ impl Snapctl {
         self.run_for(&words, SWITCH).await.map(drop)
     }
 
+    /// Has a service of the snap start anew.
+    ///
+    /// # Errors
+    /// [`SnapctlError`].
+    pub async fn restart(&self, service: &str) -> Result<(), SnapctlError> {
+        self.run_for(&["restart", service], SWITCH).await.map(drop)
+    }
+
     /// Says how the snap is: `okay`, or `waiting`, `blocked`, `error` with 7 to 70 characters and a short code.
     ///
     /// # Errors

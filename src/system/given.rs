@@ -9,6 +9,7 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::data::RESET;
 use super::{Places, network};
+use crate::sys::yaml;
 use crate::trust::Chain;
 use crate::trust::certificate::authorities;
 
@@ -46,12 +47,14 @@ const FILES: [One; 5] = [
     One { name: "authorized_keys", to: "/var/etc/edge/authorized_keys", mode: 0o600 },
 ];
 /// Folders of which all files are taken that end in one of these ways.
-pub const FOLDERS: [One; 2] = [
+pub const FOLDERS: [One; 3] = [
     One { name: "static-pods", to: "/var/lib/kubelet/static-pods", mode: 0o600 },
     // systemd-networkd reads them as a user of its own.
     One { name: "network", to: "/var/etc/systemd/network", mode: 0o644 },
+    KUBELET,
 ];
-const ENDS: [&[&str]; 2] = [&[".yaml", ".yml"], &[".network"]];
+const KUBELET: One = One { name: "kubelet.d", to: "/var/etc/edge/kubelet.d", mode: 0o600 };
+const ENDS: [&[&str]; 3] = [&[".yaml", ".yml"], &[".network"], &[".conf"]];
 
 /// A file that a source may hold.
 #[derive(Clone, Debug)]
@@ -170,6 +173,7 @@ pub fn check(name: &str, bytes: &[u8], checks: &dyn Checks) -> Result<(), String
         "1.root.json" => Chain::begin(bytes.to_vec(), name).map(drop).map_err(|e| e.to_string()),
         "authorized_keys" => check_keys(bytes),
         _ if name.ends_with(".network") => network::check(text()?),
+        _ if name.ends_with(".conf") => check_kubelet(text()?),
         _ => check_pod(text()?),
     }
 }
@@ -238,6 +242,33 @@ fn check_pod(text: &str) -> Result<(), String> {
     } else {
         Err("it is no Pod of `v1` with a name and containers".into())
     }
+}
+
+/// Whether a text is a piece of kubelet's configuration, in the words that kubelet asks of each file. What its settings are
+/// worth only kubelet knows.
+fn check_kubelet(text: &str) -> Result<(), String> {
+    let config: serde_json::Value = yaml::read(text).map_err(|e| format!("it is no YAML: {e}"))?;
+    let is_ours = config["kind"] == "KubeletConfiguration"
+        && config["apiVersion"].as_str().is_some_and(|version| version.starts_with("kubelet.config.k8s.io/"));
+    if is_ours { Ok(()) } else { Err("it is no KubeletConfiguration of `kubelet.config.k8s.io`".into()) }
+}
+
+/// The owner's settings for kubelet that it can be given, by name and in order, and one line for each file that it would not
+/// start with.
+pub fn own_kubelet(places: &Places) -> (Vec<(String, Vec<u8>)>, Vec<String>) {
+    let (folder, mut good, mut wrong) = (places.at(KUBELET.to), Vec::new(), Vec::new());
+    for name in within(&folder, ENDS[2]) {
+        let found = small(&folder.join(&name)).and_then(|bytes| {
+            let bytes = bytes.ok_or("it is gone")?;
+            check_kubelet(std::str::from_utf8(&bytes).map_err(|_| "it is no text")?)?;
+            Ok(bytes)
+        });
+        match found {
+            Ok(bytes) => good.push((name, bytes)),
+            Err(why) => wrong.push(format!("`/etc/edge/{}/{name}` is not in force: {why}", KUBELET.name)),
+        }
+    }
+    (good, wrong)
 }
 
 /// Where the owner's word lies on whom kubelet knows as the cloud; `None` where there is none.

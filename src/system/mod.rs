@@ -55,7 +55,7 @@ pub use armed::{Fallback, Outcome};
 pub use data::Opened;
 pub use entry::{Entry, VerityId};
 pub use error::Error;
-pub use given::{Checks, check_keys, check_pods, client_ca};
+pub use given::{Checks, check_keys, check_pods, client_ca, own_kubelet};
 pub use keep::{
     Kept, forget_kubeconfig, keep_kubeconfig, keep_own_key, keep_time, kept_kubeconfig, kept_time,
     kubeconfig_place,
@@ -134,6 +134,20 @@ pub fn verity_of_boot(path: &std::path::Path) -> std::io::Result<Option<VerityId
 /// Where it cannot be noted.
 pub fn judged(places: &Places) -> Result<(), Error> {
     Ok(crate::sys::durable::write(&places.judged(), b"", 0o600)?)
+}
+
+/// The version of this machine's kubelet: major and minor.
+///
+/// # Errors
+/// Where it cannot be run, or says none.
+pub fn kubelet_version(places: &Places) -> Result<(u32, u32), Error> {
+    let program = places.at("/usr/bin/kubelet").display().to_string();
+    let said = run::run(&program, &["--version"])?;
+    let mut numbers = said.trim().rsplit(" v").next().unwrap_or_default().split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => Err(Error::Unfit(format!("`{program} --version` says `{}`", said.trim()))),
+    }
 }
 
 /// Has kubelet start anew, with the arguments that it is given now.

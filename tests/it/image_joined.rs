@@ -35,13 +35,35 @@ spec:
       - name: teller
         image: docker.io/ship/greeter:1
         imagePullPolicy: IfNotPresent
-        command: [sh, -c, 'test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo TOLD $(cat /words/word) $SECRET on $NODE > /dev/ttyS0; sleep 2147483647']
+        command: [sh, -c, 'test -s /var/run/secrets/kubernetes.io/serviceaccount/token && grep -q 10.96.0.10 /etc/resolv.conf && echo TOLD $(cat /words/word) $SECRET on $NODE > /dev/ttyS0; sleep 2147483647']
         env:
         - {name: SECRET, valueFrom: {secretKeyRef: {name: hidden, key: word}}}
         - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
         securityContext: {privileged: true}
         volumeMounts: [{name: words, mountPath: /words}]
       volumes: [{name: words, configMap: {name: words}}]
+";
+/// What kubeadm lays into each cloud that it makes, and lets its nodes read.
+const KUBEADM: &str = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: kubelet-config, namespace: kube-system}
+data:
+  kubelet: |
+    apiVersion: kubelet.config.k8s.io/v1beta1
+    kind: KubeletConfiguration
+    clusterDNS: [10.96.0.10]
+    clusterDomain: cluster.local
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: 'kubeadm:kubelet-config', namespace: kube-system}
+rules: [{apiGroups: [''], resources: [configmaps], resourceNames: [kubelet-config], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: 'kubeadm:kubelet-config', namespace: kube-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: 'kubeadm:kubelet-config'}
+subjects: [{kind: Group, name: 'system:nodes'}]
 ";
 const TOLD: &str = "TOLD from-a-configmap from-a-secret on ship-7";
 
@@ -51,6 +73,10 @@ fn what_the_cloud_gave_a_gateway_starts_again_without_the_cloud() -> Result<()> 
     let (workshop, image) = made();
     let cluster = Cluster::start(&ClusterOptions::default())?;
     cluster.ready()?;
+    cluster.wait_for("the namespace of the cloud's own", seconds(90), || {
+        cluster.raw("/api/v1/namespaces/kube-system")
+    });
+    cluster.apply(KUBEADM)?;
     let mut machine = workshop.machine("joined", image, Cable::Beside(cluster.machine().init()))?;
     let place = machine.disk().parent().context("no folder")?.to_owned();
     fs::create_dir(place.join("edge-config"))?;
@@ -71,6 +97,8 @@ fn what_the_cloud_gave_a_gateway_starts_again_without_the_cloud() -> Result<()> 
     cluster.wait_for("the default service account", seconds(90), || {
         cluster.raw("/api/v1/namespaces/default/serviceaccounts/default")
     });
+    // Pods that start from now on find the cluster's names; and so they do after the reboot without a cloud.
+    machine.run("for i in $(seq 60); do grep -q 10.96.0.10 /run/edge/kubelet.yaml && exit; sleep 2; done; edge status; exit 1")?;
     cluster.apply(PODS)?;
     machine.wait(TOLD, BOOT)?;
     cluster.wait_for("the pod, as the cloud sees it", BOOT, || {

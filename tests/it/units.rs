@@ -177,6 +177,16 @@ fn chrony_hears_of_the_time_servers_that_the_network_names() {
     assert!(preset.lines().any(|line| line == "enable edge-ntp.path"));
 }
 
+/// systemd takes what a file of the environment says over what the unit does.
+#[test]
+fn kubelet_has_the_images_configuration_unless_edge_names_another() {
+    let kubelet = unit("appliance/usr/lib/systemd/system/kubelet.service");
+    let image = "KUBELET_CONFIG=/usr/share/edge/kubelet.yaml";
+    assert_eq!(words(&kubelet, "Environment"), [image]);
+    assert_eq!(words(&kubelet, "EnvironmentFile"), ["-/run/edge/kubelet.env"]);
+    assert!(words(&kubelet, "ExecStart").contains(&"--config=${KUBELET_CONFIG}".to_owned()), "{kubelet}");
+}
+
 /// `nft` takes all of a file or nothing: a slip in one of the owner's costs neither edge's own rules nor his others.
 #[test]
 fn a_wrong_file_of_the_owners_firewall_costs_itself_alone() {

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use super::dns::ClusterDns;
 use super::kubelet::Rotated;
 use super::record::Record;
 use crate::proxy::cloud::{ClientCertificate, CloudFiles};
@@ -68,6 +69,7 @@ pub fn clear(state_dir: &Path, cached: Cached) -> Result<(), Error> {
     }
     // Nobody has these open.
     crate::cache::forget_damaged(state_dir).map_err(Error::File)?;
+    ClusterDns::clear(state_dir)?;
     Record::clear(state_dir)
 }
 

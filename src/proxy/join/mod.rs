@@ -6,6 +6,7 @@
 //!
 //! The caller holds the lock on the state folder.
 
+mod dns;
 mod error;
 mod follow;
 mod kubelet;
@@ -22,6 +23,7 @@ use crate::proxy::cloud::{ClientCertificate, CloudFiles};
 use crate::proxy::request::Progress;
 use crate::trust::ca::LocalCa;
 
+pub use dns::ClusterDns;
 pub use error::Error;
 pub use follow::follow;
 use kubelet::Rotated;
