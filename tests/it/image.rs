@@ -146,6 +146,9 @@ fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result
     let system = json(&beside(".system/system.json"))?;
     assert_eq!((&system["format"], &system["arch"]), (&1.into(), &"amd64".into()));
 
+    let lock = std::fs::read_to_string(beside(".lock"))?;
+    assert!(lock.contains("sha256") && std::fs::read_to_string(beside(".system/packages.lock"))? == lock);
+
     let mut machine = workshop.machine("first", image, Cable::Lonely)?;
     machine.start()?;
     machine.wait(HEALTHY, BOOT)?;
@@ -165,7 +168,8 @@ fn a_gateway_boots_from_the_image_and_runs_the_pod_that_came_with_it() -> Result
     for part in ["vda\n", "\nESP\n", "\ndata\n", "\nroot_b\n", "/dev/vda1\n", "opened\nclosed\n"] {
         assert!(told.contains(part), "{part}: {told}");
     }
-    // The partition of the boot entries is writable while edge writes there alone.
+    // What it was made of, to be read on it; and the partition of the boot entries is writable while edge writes there alone.
+    assert_eq!(machine.run("cat /usr/share/edge/packages.lock")?, lock);
     let told = machine.run("findmnt -no OPTIONS /efi; findmnt -no OPTIONS /identity")?;
     assert!(told.lines().count() == 2 && told.lines().all(|options| options.starts_with("ro,")), "{told}");
     // A file of the owner's firewall that is wrong costs itself alone.

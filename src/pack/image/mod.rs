@@ -118,6 +118,9 @@ pub struct Image {
     pub other_tools: Vec<String>,
 }
 
+/// The lock in the root of a system, and beside what a bundle takes of it.
+const LOCK: &str = "packages.lock";
+
 /// Makes it. `step` hears of each step as it begins.
 ///
 /// # Errors
@@ -164,10 +167,14 @@ fn make(
     step("configuring the root");
     let release = root::configure(plan, board, kernel, &content, tools)?;
     check_kubelet(plan, tools)?;
+    // Who has a gateway, or a bundle with its system, can tell what it was made of.
+    let locked = lock.text()?;
+    put(&tools.work().join("root/usr/share/edge").join(LOCK), locked.as_bytes(), 0o644)?;
     step("making the initrd");
     initrd::make(tools, board, kernel, &release)?;
     step("making the root and its hashes");
     let system = slot::make(plan, board, kernel, &release, tools)?;
+    put(&tools.work().join("system").join(LOCK), locked.as_bytes(), 0o644)?;
     step("making the disk");
     disk::make(plan, board, tools)?;
     step("compressing the disk");
@@ -178,7 +185,7 @@ fn make(
         path.push(end);
         PathBuf::from(path)
     };
-    put(&beside(".lock"), lock.text()?.as_bytes(), 0o644)?;
+    put(&beside(".lock"), locked.as_bytes(), 0o644)?;
     put(&beside(".spdx.json"), sbom.as_bytes(), 0o644)?;
     let _ = fs::remove_dir_all(beside(".system"));
     for (from, end) in [("system", ".system"), ("disk.img.zst", ".zst"), ("disk.img", "")] {
