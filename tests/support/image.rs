@@ -23,11 +23,21 @@ pub fn archive(dir: &Path, names: &[&str]) -> Result<PathBuf> {
 
 /// The same with more programs in `/bin`, given by their paths.
 pub fn archive_with(dir: &Path, names: &[&str], programs: &[&str]) -> Result<PathBuf> {
+    archive_of(dir, names, programs, (architecture(), Path::new(&parts::program("busybox")?)))
+}
+
+/// The same for another machine: its architecture in Go's words, and a static busybox of it.
+pub fn archive_of(
+    dir: &Path,
+    names: &[&str],
+    programs: &[&str],
+    (architecture, busybox): (&str, &Path),
+) -> Result<PathBuf> {
     let work = tempfile::tempdir_in(dir)?;
     let root = work.path().join("root");
     fs::create_dir_all(root.join("bin"))?;
     fs::create_dir_all(root.join("tmp"))?;
-    fs::copy(parts::program("busybox")?, root.join("bin/busybox"))?;
+    fs::copy(busybox, root.join("bin/busybox"))?;
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet))?;
     }
@@ -43,7 +53,7 @@ pub fn archive_with(dir: &Path, names: &[&str], programs: &[&str]) -> Result<Pat
     let mut manifest = Vec::new();
     for (index, name) in names.iter().enumerate() {
         let config = json!({
-            "architecture": architecture(),
+            "architecture": architecture,
             "os": "linux",
             "config": {
                 "Env": ["PATH=/bin"],

@@ -60,7 +60,7 @@ pub use self::{
     cluster::{Cluster, ClusterOptions, KUBE_ADDRESS, KUBE_NAME, Layout},
     cut::Cut,
     edge::Edge,
-    image::archive as image_archive,
+    image::{archive as image_archive, archive_of as image_archive_of},
     keys::{Authority, Pair, kubeconfig, token_kubeconfig, with_user},
     kubelet::Kubelet,
     machine::Machine,
