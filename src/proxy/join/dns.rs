@@ -198,12 +198,12 @@ mod tests {
             ((404, no()), (200, json!({"items": []})), None),
         ] {
             let cloud = cloud(of_kubelet, of_services).await;
-            let credentials = cloud.credentials.credentials.borrow().clone();
+            let credentials = cloud.credentials.credentials.borrow().good().unwrap();
             let found = ClusterDns::ask(credentials).await.unwrap();
             assert_eq!(found.map(|found| found.to_string()).as_deref(), expected);
         }
         let cloud = cloud((503, no()), (200, no())).await;
-        let credentials = cloud.credentials.credentials.borrow().clone();
+        let credentials = cloud.credentials.credentials.borrow().good().unwrap();
         ClusterDns::ask(credentials).await.unwrap_err();
     }
 }
