@@ -30,7 +30,12 @@ fn joined(global: &Global) -> Option<Joined> {
     let loaded = global.overrides().and_then(|overrides| Ok(Config::load(&overrides)?));
     let read = loaded.and_then(|config| {
         let Some(record) = Record::read(&config.state_dir)? else { return Ok(None) };
-        let dns = ClusterDns::read(&config.state_dir)?;
+        let dns = ClusterDns::read(&config.state_dir).unwrap_or_else(|error| {
+            super::output::note(&format!(
+                "pods find no names of the cluster until the cloud answers: {error}"
+            ));
+            None
+        });
         let settings = dns.map(|dns| dns.settings()).unwrap_or_default();
         Ok(Some(Joined { node_name: record.node_name, settings }))
     });

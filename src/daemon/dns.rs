@@ -66,6 +66,8 @@ impl Kubelet {
 struct Asked {
     /// When the cloud answered last, since this daemon started.
     answered: Option<Instant>,
+    /// Which one that was: where it is, and who is trusted there.
+    cloud: (String, String),
     /// kubelet does not know yet what it said.
     untold: bool,
 }
@@ -90,7 +92,7 @@ pub(super) async fn keep(
                 DAY
             }
             // It is asked when it comes back.
-            Err(_) if !is_online() => DAY,
+            Err(_) if !is_online() && !asked.untold => DAY,
             Err(error) => {
                 part.trouble(format!(
                     "pods may find no names of the cluster, and the cloud is asked for its DNS again: {}",
@@ -127,9 +129,17 @@ async fn look(
         tracing::warn!(%error, "the cloud is asked anew for its DNS");
         None
     });
-    let is_due = asked.answered.is_none_or(|at| known.is_none() || at.elapsed() >= DAY);
-    if is_online && is_due {
-        let credentials = Credentials::read(&record.cloud_kubeconfig.path).map_err(TaskError::failed)?;
+    let credentials = match is_online {
+        true => Some(Credentials::read(&record.cloud_kubeconfig.path).map_err(TaskError::failed)?),
+        false => None,
+    };
+    let cloud_of = |known: &Credentials| (known.server.to_string(), known.authority_pem.clone());
+    let is_known = |cloud: &(String, String)| known.is_some() && asked.cloud == *cloud;
+    let is_due = |cloud| asked.answered.is_none_or(|at| !is_known(cloud) || at.elapsed() >= DAY);
+    if let Some(credentials) = credentials
+        && let cloud = cloud_of(&credentials)
+        && is_due(&cloud)
+    {
         let said = ClusterDns::ask(Arc::new(credentials)).await.map_err(failed)?;
         let _alone = place.membership.lock().await;
         // Who joined or left by hand meanwhile has another cloud, or none.
@@ -141,7 +151,7 @@ async fn look(
             tracing::info!(dns = %said, "kubelet starts anew with the cluster's DNS");
             asked.untold = true;
         }
-        asked.answered = Some(Instant::now());
+        (asked.answered, asked.cloud) = (Some(Instant::now()), cloud);
     }
     if asked.untold {
         kubelet.tell(place).await?;

@@ -148,8 +148,9 @@ pub fn follow_membership(config: &Config) -> Result<bool, TaskError> {
     if places.booted().is_err() {
         return Ok(false);
     }
-    let done = tell(config, &places).and_then(|lacks| {
-        for line in lacks {
+    // The daemon, and whoever joins or leaves by hand: the last one tells what holds then.
+    let done = places.lock("kubelet.lock").map_err(TaskError::failed).and_then(|_alone| {
+        for line in tell(config, &places)? {
             tracing::warn!("{line}");
         }
         system::restart_kubelet().map_err(TaskError::failed)

@@ -4,6 +4,8 @@
 //! volumes when it likes, and waits long after it was refused. So when offline mode is turned on under a running kubelet, or records were lost, a
 //! reboot in an outage would find holes. Only what is not kept is asked for: with all of it there, nothing is sent.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -54,12 +56,15 @@ pub async fn read(shared: &Shared) -> Result<usize, String> {
     for (path, field) in LISTS {
         count += usize::from(read_list(shared, path, field, &node).await?);
     }
+    let mut asked = BTreeSet::new();
     // The volume behind a claim is known once the claim is, and its Secrets and driver once the volume is.
     for _ in 0..3 {
         shared.cache.flush_own().await.map_err(|e| e.to_string())?;
         let node = node.clone();
         let missing = shared.cache.read(move |reader| missing(reader, &node)).await;
-        let missing = missing.map_err(|e| e.to_string())?;
+        let mut missing = missing.map_err(|e| e.to_string())?;
+        // What the cloud does not have is missing still.
+        missing.objects.retain(|key| asked.insert(key.clone()));
         if missing.objects.is_empty() && missing.tokens.is_empty() {
             break;
         }
@@ -147,8 +152,7 @@ fn account(pod: &Value) -> &str {
 
 /// The node's name, as its credentials have it.
 pub fn node_name(shared: &Shared) -> String {
-    let credentials = shared.upstream.credentials();
-    credentials.and_then(|c| c.node_name().map(str::to_owned)).unwrap_or_default()
+    shared.upstream.node_name().unwrap_or_default()
 }
 
 fn wanted(reader: &Reader, node: &str) -> Result<Wanted, CacheError> {

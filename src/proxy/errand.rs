@@ -1,11 +1,13 @@
 //! One request of the outbox's, in the name of whoever made the change: to tell it, or to see first what the cloud has.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use http::response::Parts;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::fate::{self, Fate};
 use super::genuine;
@@ -19,6 +21,8 @@ use crate::link::Patience;
 
 /// Bytes of an answer at the most.
 const ANSWER_LIMIT: usize = 4 << 20;
+/// For so long the cloud is there that was found behind an answer of somebody else's.
+const FOUND: Duration = Duration::from_secs(5);
 
 /// What the cloud has of the object of a change.
 pub(super) enum Now {
@@ -122,21 +126,35 @@ impl Outbox {
             let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?;
             Ok::<_, String>((head, body.to_bytes()))
         };
+        let mut may_be_found = false;
         let why = match tokio::time::timeout(self.patience, exchange).await {
             Ok(answered) => {
                 let (head, bytes) = answered.map_err(Broken::Gone)?;
                 if !genuine::is_strange(head.status, &head.headers, &fate::value(&bytes)) {
                     return Ok(Ok((head, bytes)));
                 }
+                may_be_found = true;
                 format!("{}, and not as an API server answers", head.status.as_u16())
             }
             Err(_) => format!("no answer within {} s", self.patience.as_secs()),
         };
+        // What stands before the cloud may keep a kind of request from it, of many pods: not a connection for each.
+        if may_be_found && self.was_found() {
+            return Ok(Err(Fate::Later(why, ATTEMPTS)));
+        }
         // It may be so of this request alone, as behind a webhook that does not answer: the link is used without it.
         match self.upstream.probe(As::Node, Patience::Short).await {
-            Ok(()) => Ok(Err(Fate::Later(why, ATTEMPTS))),
+            Ok(()) => {
+                *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                Ok(Err(Fate::Later(why, ATTEMPTS)))
+            }
             Err(silence) => Err(Broken::Gone(format!("{why}, and then {silence}"))),
         }
+    }
+
+    fn was_found(&self) -> bool {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.is_some_and(|at| at.elapsed() < FOUND)
     }
 
     /// The newest token of a client on this node, as a header: what it told is told in its name. Where there is none, what

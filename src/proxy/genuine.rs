@@ -15,20 +15,34 @@ pub fn is_open(code: StatusCode, headers: &HeaderMap) -> bool {
         StatusCode::NOT_MODIFIED | StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => false,
         code => code.is_redirection() || code.is_client_error(),
     };
-    let is_marked = |name: &str| name == "audit-id" || name.starts_with("x-kubernetes-pf-");
-    refuses && !headers.keys().any(|name| is_marked(name.as_str()))
+    refuses && !is_marked(headers)
+}
+
+fn is_marked(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name == "audit-id" || name.as_str().starts_with("x-kubernetes-pf-"))
+}
+
+fn kind(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok())
+}
+
+/// Whether it is the page of somebody who says that all is well, as a portal does to a person.
+pub fn is_portal(code: StatusCode, headers: &HeaderMap) -> bool {
+    code.is_success()
+        && !is_marked(headers)
+        && kind(headers).is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 /// The same where the body is not read yet: an API server refuses in JSON, protobuf, or what else it was asked for, and not
 /// with a page.
 pub fn may_be_a_page(code: StatusCode, headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    is_open(code, headers) && kind.is_none_or(|kind| !kind.starts_with("application/"))
+    let is_page = kind(headers).is_none_or(|kind| !kind.starts_with("application/"));
+    is_portal(code, headers) || is_open(code, headers) && is_page
 }
 
 /// The same of an answer that was read: it is no `Status`, by which an API server says what it refuses.
 pub fn is_strange(code: StatusCode, headers: &HeaderMap, body: &Value) -> bool {
-    is_open(code, headers) && meta::kind(body) != Some("Status")
+    is_portal(code, headers) || is_open(code, headers) && meta::kind(body) != Some("Status")
 }
 
 #[cfg(test)]
@@ -61,7 +75,10 @@ mod tests {
             (429, "", "text/plain", &page, false, false),
             (401, "", "text/html", &page, false, false),
             (304, "", "", &page, false, false),
-            (200, "", "text/html", &page, false, false),
+            // A portal's.
+            (200, "", "text/html; charset=utf-8", &page, true, true),
+            (200, "audit-id", "text/html", &page, false, false),
+            (200, "", "text/plain", &page, false, false),
             (503, "", "text/html", &page, false, false),
         ] {
             let mut headers = HeaderMap::new();

@@ -4,11 +4,12 @@
 //! good is dropped and said; what it refuses for now stays for the next round.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::clients::Clients;
 use super::errand::Now;
@@ -44,6 +45,8 @@ pub struct Outbox {
     pub(super) unkept: Arc<Unkept>,
     /// Time for one answer.
     pub(super) patience: Duration,
+    /// When the cloud was last found to be there although something else had answered.
+    pub(super) found: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Which changes a round tells.
@@ -106,7 +109,15 @@ impl From<CacheError> for Broken {
 impl Outbox {
     /// Replays from `cache` through `upstream`; `clients` are told what they may no more.
     pub fn new(cache: Cache, upstream: Arc<Upstream>, clients: Arc<Clients>) -> Self {
-        Self { cache, upstream, clients, turn: Arc::default(), unkept: Arc::default(), patience: PATIENCE }
+        Self {
+            cache,
+            upstream,
+            clients,
+            turn: Arc::default(),
+            unkept: Arc::default(),
+            patience: PATIENCE,
+            found: Arc::default(),
+        }
     }
 
     /// Tells the cloud what waited when the round began, but for what it refuses for now. What is written meanwhile is for

@@ -127,11 +127,6 @@ impl Upstream {
         }
     }
 
-    /// The credentials in use.
-    pub fn credentials(&self) -> Option<Arc<Credentials>> {
-        self.target().ok().map(|t| t.credentials.clone())
-    }
-
     /// The name of this node, also where its credentials are lost.
     pub fn node_name(&self) -> Option<String> {
         match &*self.target.lock().ok()? {
@@ -290,7 +285,7 @@ impl Upstream {
             let (answer, _place) = self.send(who, request).await.map_err(silence)?;
             let (head, body) = answer.into_parts();
             let code = head.status;
-            if genuine::is_open(code, &head.headers) {
+            if genuine::is_open(code, &head.headers) || genuine::is_portal(code, &head.headers) {
                 let body = Limited::new(body, REFUSAL).collect().await.map(Collected::to_bytes);
                 if genuine::is_strange(code, &head.headers, &fate::value(&body.unwrap_or_default())) {
                     return Err(Silence::Told(format!("what stands before the cloud answers {code}")));

@@ -100,6 +100,10 @@ fn look_at_own(places: &Places, looked: &mut Looked) -> Result<(), Error> {
         if matches!(copies::reads(&path, &sum), Ok(true)) && !is_longer() {
             continue;
         }
+        // An older system takes nothing back.
+        if std::fs::read(&path).is_ok_and(|there| version(&there) > version(&bytes)) {
+            continue;
+        }
         let what =
             format!("`{}` on the EFI system partition was otherwise than this system has it", name.display());
         let mended = places.lock("esp.lock").and_then(|_lock| match settled(places)? {
@@ -110,12 +114,27 @@ fn look_at_own(places: &Places, looked: &mut Looked) -> Result<(), Error> {
             Ok(true) => looked.mended.push(format!("{what}, and is mended")),
             Ok(false) => {}
             Err(error) => {
-                let what = format!("{what}, and is not mended: {error} {HINT}");
+                let hint =
+                    if matches!(error, Error::ReadBack(_)) { format!(" {HINT}") } else { String::new() };
+                let what = format!("{what}, and is not mended: {error}{hint}");
                 looked.damaged.push(Damage { slot: None, what });
             }
         }
     }
     Ok(())
+}
+
+/// Which systemd-boot a program says that it is; less than any where it says nothing.
+fn version(program: &[u8]) -> Option<Vec<u32>> {
+    const SAYS: &[u8] = b"#### LoaderInfo: systemd-boot ";
+    let at = program.windows(SAYS.len()).position(|found| found == SAYS)? + SAYS.len();
+    let said: Vec<u8> = program[at..]
+        .iter()
+        .copied()
+        .take_while(|byte| byte.is_ascii_digit() || b".-~".contains(byte))
+        .collect();
+    let numbers = said.split(|byte| !byte.is_ascii_digit()).filter(|number| !number.is_empty());
+    Some(numbers.filter_map(|number| std::str::from_utf8(number).ok()?.parse().ok()).collect())
 }
 
 fn replaced(places: &Places, path: &Path, from: &Path, sum: &Sum) -> Result<(), Error> {
@@ -220,6 +239,14 @@ pub(super) mod tests {
         let sum = crc32(&header[..92]);
         header[16..20].copy_from_slice(&sum.to_le_bytes());
         disk
+    }
+
+    #[test]
+    fn the_boot_loader_says_how_new_it_is() {
+        let says = |text: &str| version(format!("MZ..#### LoaderInfo: systemd-boot {text} ####").as_bytes());
+        assert_eq!(says("257.13-1~deb13u1"), Some(vec![257, 13, 1]));
+        assert!(says("258") > says("257.13-1~deb13u1") && says("257.9") < says("257.13"));
+        assert!(version(b"rotten") < says("1"));
     }
 
     #[test]

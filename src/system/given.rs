@@ -248,9 +248,13 @@ fn check_pod(text: &str) -> Result<(), String> {
 /// worth only kubelet knows.
 fn check_kubelet(text: &str) -> Result<(), String> {
     let config: serde_json::Value = yaml::read(text).map_err(|e| format!("it is no YAML: {e}"))?;
-    let is_ours = config["kind"] == "KubeletConfiguration"
-        && config["apiVersion"].as_str().is_some_and(|version| version.starts_with("kubelet.config.k8s.io/"));
-    if is_ours { Ok(()) } else { Err("it is no KubeletConfiguration of `kubelet.config.k8s.io`".into()) }
+    let is_ours =
+        config["kind"] == "KubeletConfiguration" && config["apiVersion"] == "kubelet.config.k8s.io/v1beta1";
+    if is_ours {
+        Ok(())
+    } else {
+        Err("it is no KubeletConfiguration of `kubelet.config.k8s.io/v1beta1`".into())
+    }
 }
 
 /// The owner's settings for kubelet that it can be given, by name and in order, and one line for each file that it would not

@@ -55,7 +55,9 @@ pub fn mend_boot(places: &Places) -> Result<Option<Looked>, Error> {
     let loader = Loader::of(places)?;
     let Some(booted) = settled(places)? else { return Ok(None) };
     let mut looked = Looked::default();
-    first::look(places, loader, booted, &mut looked)?;
+    if let Err(error) = first::look(places, loader, booted, &mut looked) {
+        looked.unread.push(error.to_string());
+    }
     let (mut kept, mut failed, mut all) = (Vec::new(), None, true);
     // What runs last: whether there is a way back from it is known then.
     for slot in [booted.other(), booted].into_iter().filter(|slot| is_needed(places, *slot, booted)) {
@@ -127,7 +129,16 @@ fn mend(places: &Places, starter: &Starter, booted: Slot) -> Result<Mended, Erro
     let Err(error) = starter.mend(places) else { return Ok(Mended::Now) };
     // What could not be read may be well: it is looked at again.
     read?;
+    // The card took no write just now, and the way back is there.
+    if starter.slot != booted && is_kept(places, starter) {
+        return Err(error);
+    }
     Ok(Mended::Lost(lost(places, starter, booted, &error)))
+}
+
+/// Whether it can be mended once the card takes a write.
+fn is_kept(places: &Places, starter: &Starter) -> bool {
+    matches!(copies::reads(&starter.copy(places), &starter.sum), Ok(true))
 }
 
 /// What is told of what is not mended; nothing turns to it from now on.
@@ -185,7 +196,9 @@ fn turn_back(places: &Places, booted: Slot, looked: &mut Looked) -> Result<(), E
     let Some(damage) = looked.damaged.iter_mut().find(|damage| damage.slot == Some(booted)) else {
         return Ok(());
     };
-    if Status::read(places)?.fallback().is_none() {
+    if Status::read(places)?.fallback().is_none()
+        || Starter::known(places, booted, booted)?.is_some_and(|starter| is_kept(places, &starter))
+    {
         return Ok(());
     }
     let bare = damage.what.split(" hint: ").next().unwrap_or_default().to_owned();
