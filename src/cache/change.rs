@@ -1,6 +1,7 @@
 //! What changed on this node while the cloud was away, waiting to be told to it.
 
 use rusqlite::{OptionalExtension, Row, params};
+use serde_json::Value;
 
 use super::{CacheError, NODE, ObjectKey, Reader, Writer, seconds};
 
@@ -255,6 +256,20 @@ impl Writer {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The patches that wait for any part of the object of this uid, in their order.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub(super) fn edits(&self, key: &ObjectKey, uid: &str) -> Result<Vec<Change>, CacheError> {
+        let sql = Change::select(
+            "WHERE (kind = 'patch' OR kind LIKE 'apply%') AND resource = ? AND namespace = ? AND name = ?
+             AND uid = ? ORDER BY id",
+        );
+        let mut statement = self.db().prepare_cached(&sql)?;
+        let rows = statement.query_map([&key.resource, &key.namespace, &key.name, uid], Change::from_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// Whether a patch of the object waits.
     ///
     /// # Errors
@@ -304,12 +319,26 @@ impl Writer {
         Ok(())
     }
 
-    /// The cloud has part of it: the rest is the difference from `base`, the object with that part.
+    /// Replaces what a waiting patch begins with, and what it will send: nothing is its difference from that.
+    pub(super) fn rewrite_edit(&self, id: i64, base: &Value, body: Option<&Value>) -> Result<(), CacheError> {
+        let bytes = |value: &Value| value.to_string().into_bytes();
+        self.db().prepare_cached("UPDATE change SET base = ?, body = ? WHERE id = ?")?.execute(params![
+            bytes(base),
+            body.map(bytes),
+            id
+        ])?;
+        Ok(())
+    }
+
+    /// The cloud has part of it: the rest is the difference from `base`, the object with that part. One that was fixed
+    /// meanwhile keeps what it says.
     ///
     /// # Errors
     /// The statement's.
     pub fn rebase_change(&self, id: i64, base: &[u8]) -> Result<(), CacheError> {
-        self.db().prepare_cached("UPDATE change SET base = ? WHERE id = ?")?.execute(params![base, id])?;
+        self.db()
+            .prepare_cached("UPDATE change SET base = ? WHERE id = ? AND body IS NULL")?
+            .execute(params![base, id])?;
         Ok(())
     }
 

@@ -16,6 +16,9 @@ mod asked_tests;
 mod bound;
 mod change;
 mod counts;
+mod difference;
+#[cfg(test)]
+mod difference_tests;
 mod forget;
 mod fresh;
 mod gone;
@@ -53,6 +56,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused};
 pub use counts::{Count, Reading};
+pub use difference::{beside_status, difference, told, with_status_of};
 pub use fresh::{Begins, Freshness, Watching};
 pub use object::{Object, ObjectKey};
 pub use open::{Opened, forget_damaged, is_full, is_writable, readable};

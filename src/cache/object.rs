@@ -120,11 +120,18 @@ impl Writer {
             Some(row) if beats(object) && row.is_young() && !row.version.is_empty() => {
                 match self.object(&object.key)? {
                     Some((_, known)) if is_as_before(&known, object) => Ok(row.id),
-                    _ => self.overwrite(object),
+                    _ => self.supersede(object),
                 }
             }
-            _ => self.overwrite(object),
+            Some(_) => self.supersede(object),
+            None => self.overwrite(object),
         }
+    }
+
+    /// Writes what the cloud has over what is kept, from which nothing that waits is told any more.
+    fn supersede(&self, object: &Object) -> Result<i64, CacheError> {
+        self.keep_edits(object)?;
+        self.overwrite(object)
     }
 
     /// Whether all news of `object` against `known`, which the file holds, are heartbeats, and the file's are not an hour

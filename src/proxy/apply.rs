@@ -12,7 +12,9 @@ use super::token;
 use super::waiting::{keep_applied, keep_change, keep_last_status};
 use super::watch::Edit;
 use crate::cache::version;
-use crate::cache::{Author, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
+use crate::cache::{
+    Author, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer, with_status_of,
+};
 use crate::kube::status::Failure;
 use crate::kube::{FieldSelector, GroupVersionResource, LabelSelector};
 
@@ -143,7 +145,7 @@ pub(super) fn edit_by(
         Author::Node => None,
     };
     let edited = match author {
-        Author::Client(_) => statuses::with_status_of(key, &known.body, &wish),
+        Author::Client(_) => with_status_of(key, &known.body, &wish),
         Author::Node => settle(wish, &known.body, subresource),
     };
     if edited == known.body {

@@ -15,9 +15,9 @@ use super::clients::Clients;
 use super::errand::Now;
 use super::fate::Fate;
 use super::judged::Unkept;
-use super::statuses::{self, told};
+use super::statuses;
 use super::upstream::Upstream;
-use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
+use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, told};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;

@@ -9,7 +9,10 @@ use super::apply::{Found, edit_by, failed};
 use super::input::Input;
 use super::token;
 use super::watch::Edit;
-use crate::cache::{Author, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Right, Writer};
+use crate::cache::{
+    Author, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Right, Writer, beside_status,
+    difference,
+};
 use crate::kube::patch::{self, PatchType};
 use crate::kube::status::Failure;
 use crate::kube::{meta, schema};
@@ -95,34 +98,6 @@ impl PodIdentity {
     }
 }
 
-/// `object` with what a client may say of it through its status, taken from `other`. A node's annotations belong to that,
-/// and a pod's, with its labels: network plugins tell there how they are reached. Of all else that is written there the
-/// cloud takes nothing, or not always, and nor is it shown here.
-pub fn with_status_of(key: &ObjectKey, object: &Value, other: &Value) -> Value {
-    let mut object = object.clone();
-    let take = |object: &mut Value, parent: &str, field: &str| {
-        let Some(fields) = object.pointer_mut(parent).and_then(Value::as_object_mut) else { return };
-        match other.pointer(&format!("{parent}/{field}")) {
-            Some(value) => fields.insert(field.to_owned(), value.clone()),
-            None => fields.remove(field),
-        };
-    };
-    take(&mut object, "", "status");
-    for field in beside_status(key) {
-        take(&mut object, "/metadata", field);
-    }
-    object
-}
-
-/// The metadata that an API server takes through `status`, as its strategies for these kinds have it.
-fn beside_status(key: &ObjectKey) -> &'static [&'static str] {
-    match key.resource.as_str() {
-        "v1/nodes" => &["annotations"],
-        "v1/pods" => &["annotations", "labels"],
-        _ => &[],
-    }
-}
-
 /// What of the metadata a client's write would change that is not taken here, if the cloud might take it.
 pub fn not_taken(key: &ObjectKey, known: &Value, input: &Input, wish: &Value) -> Option<&'static str> {
     let of = |object: &Value, field: &str| {
@@ -145,43 +120,6 @@ pub fn not_taken(key: &ObjectKey, known: &Value, input: &Input, wish: &Value) ->
             is_said && !beside_status(key).contains(field) && of(wish, field) != of(known, field)
         }),
     }
-}
-
-/// What a change says of the object: of a client's nothing but the status, for others may have changed the rest.
-///
-/// # Errors
-/// As [`difference`].
-pub fn told(what: &NewChange, base: &Value, now: &Value) -> Result<Option<Value>, CacheError> {
-    match what.author {
-        Author::Node => difference(base, now, &what.uid),
-        Author::Client(_) => difference(base, &with_status_of(&what.key, base, now), &what.uid),
-    }
-}
-
-/// The patch that brings the cloud's object to where it is here, bound to its uid; `None` if there
-/// is no difference. Versions and managed fields are the cloud's alone.
-///
-/// # Errors
-/// When the two are of kinds that have no such patch.
-pub fn difference(base: &Value, now: &Value, uid: &str) -> Result<Option<Value>, CacheError> {
-    let strip = |object: &Value| {
-        let mut object = object.clone();
-        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            for field in ["resourceVersion", "managedFields", "generation"] {
-                meta.remove(field);
-            }
-        }
-        object
-    };
-    let (base, now) = (strip(base), strip(now));
-    let word = |field: &str| base.get(field).and_then(Value::as_str).unwrap_or_default();
-    let made = match schema::kind(word("apiVersion"), word("kind")) {
-        Some(_) => patch::diff(&base, &now).map_err(|e| CacheError::Refused(e.to_string()))?,
-        None => patch::merge_diff(&base, &now),
-    };
-    let Some(mut patch) = made else { return Ok(None) };
-    patch["metadata"]["uid"] = json!(uid);
-    Ok(Some(patch))
 }
 
 /// Whether somebody has told the cloud something else since `what`, which says `patch`, was put off: what it touches

@@ -3,9 +3,8 @@
 
 use serde_json::Value;
 
-use super::statuses;
 use crate::cache::{
-    Author, CacheError, Change, ChangeKind, FieldManager, NewChange, Object, ObjectKey, Writer,
+    Author, CacheError, Change, ChangeKind, FieldManager, NewChange, Object, ObjectKey, Writer, told,
 };
 
 /// Edits of one object by one author add up: the first keeps the cloud's object, later ones find it kept. What another
@@ -98,7 +97,7 @@ pub fn end_change(writer: &Writer, waiting: &Change, now: &Object) -> Result<(),
     let base = waiting.what.base.as_deref().unwrap_or_default();
     let base: Value = serde_json::from_slice(base)
         .map_err(|source| CacheError::Body { key: now.key.to_string(), source })?;
-    match statuses::told(&waiting.what, &base, &now.body)? {
+    match told(&waiting.what, &base, &now.body)? {
         Some(patch) => writer.rewrite_change(waiting.id, patch.to_string().as_bytes()),
         None => writer.drop_change(waiting.id),
     }
