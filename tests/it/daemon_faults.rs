@@ -131,7 +131,7 @@ fn what_was_set_aside_goes_with_offline_mode_and_with_a_leave() -> Result<()> {
 }
 
 /// Patches the node without end, and writes down each patch that was answered 200.
-const PATCHES: &str = r#"
+pub const PATCHES: &str = r#"
 cd /run
 get() { sed -n "s/.*$1: *//p" /etc/kubernetes/kubelet.kubeconfig | tr -d '"' | base64 -d; }
 get client-certificate-data > me.crt; get client-key-data > me.key

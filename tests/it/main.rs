@@ -29,6 +29,7 @@ mod config;
 mod cri;
 mod cri_stub;
 mod daemon_faults;
+mod daemon_killed;
 mod disk_faults;
 mod eviction;
 mod forge;
