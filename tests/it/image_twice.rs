@@ -35,10 +35,11 @@ struct Tree(Place);
 impl Tree {
     fn new() -> Self {
         let place = Place::new();
-        let script =
-            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image")).unwrap();
+        let ours = |path| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+        let [script, epoch] = ["scripts/image", "scripts/snap.d/epoch"].map(ours);
         for (path, text) in [
             ("scripts/image", script.as_str()),
+            ("scripts/snap.d/epoch", epoch.as_str()),
             ("scripts/snap", "#!/bin/sh\n"),
             ("scripts/parts.d/image-tools", "#!/bin/sh\n"),
             ("scripts/parts.d/kubernetes", "#!/bin/sh\necho kubelet\n"),
