@@ -16,9 +16,7 @@ mod asked_tests;
 mod bound;
 mod change;
 mod counts;
-mod difference;
-#[cfg(test)]
-mod difference_tests;
+mod edits;
 mod forget;
 mod fresh;
 mod gone;
@@ -49,14 +47,14 @@ mod writer;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use change::{Author, Change, ChangeKind, FieldManager, NewChange, Refused};
 pub use counts::{Count, Reading};
-pub use difference::{beside_status, difference, told, with_status_of};
+pub use edits::{Rebase, Rebased};
 pub use fresh::{Begins, Freshness, Watching};
 pub use object::{Object, ObjectKey};
 pub use open::{Opened, forget_damaged, is_full, is_writable, readable};
@@ -154,6 +152,7 @@ struct Shared {
     epoch: Arc<AtomicU64>,
     /// Batches with records in them that were not written.
     rollbacks: Arc<AtomicU64>,
+    rebase: Arc<OnceLock<Rebase>>,
     /// Batches written since the start, for the curious and for tests.
     batches: watch::Sender<u64>,
     /// Where a damaged database was set aside since the start, and what was wrong with it.
@@ -188,8 +187,10 @@ impl Cache {
         let (batches, _) = watch::channel(0);
         let (epoch, rollbacks) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let fresh = Arc::new(fresh::Fresh::new(epoch.clone(), rollbacks.clone()));
+        let rebase = Arc::<OnceLock<Rebase>>::default();
         let thread = thread::Thread {
-            writer: Writer::new(connection, fresh.clone(), epoch.clone(), rollbacks.clone(), torn.clone()),
+            writer: Writer::new(connection, fresh.clone(), epoch.clone(), rollbacks.clone(), torn.clone())
+                .rebasing_by(rebase.clone()),
             inbox,
             waiting: waiting.clone(),
             shares: shares.clone(),
@@ -224,6 +225,7 @@ impl Cache {
             is_frozen,
             epoch,
             rollbacks,
+            rebase,
             batches,
             damaged: std::sync::Mutex::new(damaged),
         };

@@ -1,13 +1,14 @@
 //! What jobs write with.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::CacheError;
 use super::bound::Interned;
+use super::edits::Rebase;
 use super::fresh::Fresh;
 use super::gone::Gone;
 use super::scope::pod_of;
@@ -26,6 +27,7 @@ pub struct Writer {
     pub(super) epoch: Arc<AtomicU64>,
     pub(super) rollbacks: Arc<AtomicU64>,
     torn: Arc<AtomicBool>,
+    pub(super) rebase: Arc<OnceLock<Rebase>>,
     /// While a record is run that others have gone before: when it came, in seconds since 1970.
     pub(super) put_off_since: Option<i64>,
     /// While an answer of the cloud's is taken: when it was asked for, in seconds since 1970.
@@ -42,7 +44,24 @@ impl Writer {
     ) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let (interned, gone) = (Interned::default(), Gone::default());
-        Self { connection, interned, gone, fresh, epoch, rollbacks, torn, put_off_since: None, asked: None }
+        let rebase = Arc::default();
+        Self {
+            connection,
+            interned,
+            gone,
+            fresh,
+            epoch,
+            rollbacks,
+            torn,
+            rebase,
+            put_off_since: None,
+            asked: None,
+        }
+    }
+
+    /// With what [`super::Cache::rebase_by`] was given, once it is.
+    pub(super) fn rebasing_by(self, rebase: Arc<OnceLock<Rebase>>) -> Self {
+        Self { rebase, ..self }
     }
 
     /// Closes the connection, and writes with this one from now on.

@@ -4,6 +4,7 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::difference::with_status_of;
 use super::endpoints;
 use super::input::Input;
 use super::replay::Wanted;
@@ -12,9 +13,7 @@ use super::token;
 use super::waiting::{keep_applied, keep_change, keep_last_status};
 use super::watch::Edit;
 use crate::cache::version;
-use crate::cache::{
-    Author, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer, with_status_of,
-};
+use crate::cache::{Author, CacheError, ChangeKind, NewChange, Object, ObjectKey, ScopeId, Writer};
 use crate::kube::status::Failure;
 use crate::kube::{FieldSelector, GroupVersionResource, LabelSelector};
 

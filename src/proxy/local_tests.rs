@@ -82,7 +82,7 @@ async fn a_volume_that_is_to_grow_is_mounted_without_the_cloud() {
     let waiting = node.writes.cache.read(|reader| reader.changes()).await.unwrap();
     let [change] = &waiting[..] else { panic!("{waiting:?}") };
     let base: Value = serde_json::from_slice(change.what.base.as_deref().unwrap()).unwrap();
-    let told = crate::cache::told(&change.what, &base, &now).unwrap().unwrap();
+    let told = crate::proxy::difference::told(&change.what, &base, &now).unwrap().unwrap();
     assert_eq!((&*change.what.subresource, &told["metadata"]), ("status", &json!({"uid": "u"})));
     assert_eq!(told["status"]["capacity"], json!({"storage": "2Gi"}), "{told}");
 }

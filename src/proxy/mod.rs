@@ -16,6 +16,7 @@ pub mod cloud;
 pub mod csr;
 mod decide;
 mod decoder;
+mod difference;
 mod discovery;
 mod endpoints;
 mod errand;
@@ -221,6 +222,7 @@ impl Proxy {
         let since = house::time(since).unwrap_or_else(crate::sys::clock::now);
         let was_offline = was_offline.filter(|why| !why.is_empty()).map(|why| (why, since));
         let (probe, replay) = (house::probe(&upstream), house::first_round(&outbox));
+        cache.rebase_by(difference::move_onto);
         let (link, owner) = Link::new(probe_interval, was_offline, probe, replay);
         let (edits, _) = broadcast::channel(watch::BACKLOG);
         let waiting = Arc::new(Notify::new());

@@ -12,12 +12,13 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::clients::Clients;
+use super::difference::told;
 use super::errand::Now;
 use super::fate::Fate;
 use super::judged::Unkept;
 use super::statuses;
 use super::upstream::Upstream;
-use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey, told};
+use crate::cache::{Author, Cache, CacheError, Change, ChangeKind, Object, ObjectKey};
 
 /// Objects told at once.
 const AT_ONCE: usize = 8;

@@ -6,13 +6,11 @@
 use serde_json::{Map, Value, json};
 
 use super::apply::{Found, edit_by, failed};
+use super::difference::{beside_status, difference};
 use super::input::Input;
 use super::token;
 use super::watch::Edit;
-use crate::cache::{
-    Author, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Right, Writer, beside_status,
-    difference,
-};
+use crate::cache::{Author, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Right, Writer};
 use crate::kube::patch::{self, PatchType};
 use crate::kube::status::Failure;
 use crate::kube::{meta, schema};

@@ -81,7 +81,7 @@ async fn told(cache: &Cache) -> Vec<(Author, Value)> {
             Some(body) => serde_json::from_slice(body).unwrap(),
             None => {
                 let base = serde_json::from_slice(change.what.base.as_deref().unwrap()).unwrap();
-                crate::cache::told(&change.what, &base, &now).unwrap().unwrap()
+                crate::proxy::difference::told(&change.what, &base, &now).unwrap().unwrap()
             }
         };
         (change.what.author, sent["status"].clone())
@@ -197,9 +197,12 @@ fn a_node_is_told_with_its_annotations() {
         json!({"metadata": {"labels": {"a": "2"}, "annotations": {"x": "2"}}, "status": {"phase": "b"}});
     let expected =
         json!({"metadata": {"labels": {"a": "1"}, "annotations": {"x": "2"}}, "status": {"phase": "b"}});
-    assert_eq!(crate::cache::with_status_of(&node, &before, &after), expected);
+    assert_eq!(crate::proxy::difference::with_status_of(&node, &before, &after), expected);
     let other = ObjectKey { resource: "apps/v1/deployments".into(), ..pod() };
-    assert_eq!(crate::cache::with_status_of(&other, &before, &after)["metadata"], before["metadata"]);
+    assert_eq!(
+        crate::proxy::difference::with_status_of(&other, &before, &after)["metadata"],
+        before["metadata"]
+    );
 }
 
 /// Network plugins tell a pod's addresses so.
@@ -214,7 +217,7 @@ async fn a_pod_is_told_with_its_annotations_and_labels() {
     assert_eq!(after["metadata"]["annotations"], metadata["annotations"]);
     let change = changes(&cache).await.remove(0);
     let base = serde_json::from_slice(change.what.base.as_deref().unwrap()).unwrap();
-    let sent = crate::cache::told(&change.what, &base, &after).unwrap().unwrap();
+    let sent = crate::proxy::difference::told(&change.what, &base, &after).unwrap().unwrap();
     let expected =
         json!({"metadata": {"uid": "u", "annotations": metadata["annotations"], "labels": {"a": "b"}}});
     assert_eq!(sent, expected);
@@ -279,7 +282,7 @@ async fn a_client_s_status_is_a_status_and_nothing_else() {
     let before = cache.read(|reader| reader.object(&pod())).await.unwrap().unwrap().body;
     let after = tell(&cache, ONE, Input::Object(more)).await.unwrap();
     assert_eq!(after["status"], json!({"phase": "Running"}));
-    let mut rest = crate::cache::with_status_of(&pod(), &after, &before);
+    let mut rest = crate::proxy::difference::with_status_of(&pod(), &after, &before);
     rest["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"].clone();
     assert_eq!(rest, before);
 }

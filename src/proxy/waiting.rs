@@ -3,8 +3,9 @@
 
 use serde_json::Value;
 
+use super::difference::told;
 use crate::cache::{
-    Author, CacheError, Change, ChangeKind, FieldManager, NewChange, Object, ObjectKey, Writer, told,
+    Author, CacheError, Change, ChangeKind, FieldManager, NewChange, Object, ObjectKey, Writer,
 };
 
 /// Edits of one object by one author add up: the first keeps the cloud's object, later ones find it kept. What another

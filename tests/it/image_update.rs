@@ -161,6 +161,14 @@ sync -f /efi"#;
     machine.run(text).map(drop)
 }
 
+/// The end of what starts slot b is lost: firmware does not load it. Noise would be begun, and hang there until the next power
+/// cut, of which each takes a try.
+fn cut_entry(machine: &mut Vm) -> Result<()> {
+    let text = r#"mount -o remount,rw /efi; entry=$(ls /efi/EFI/Linux/edge-2+*.efi); size=$(stat -c %s "$entry")
+truncate -s $((size / 4)) "$entry"; sync -f /efi"#;
+    machine.run(text).map(drop)
+}
+
 /// The firmware goes to its shell where an entry cannot be started, and that one to the next try.
 #[test]
 #[ignore = "boots machines of its own"]
@@ -189,7 +197,7 @@ fn a_boot_entry_that_rots_is_given_up_by_itself_and_mended() -> Result<()> {
     assert_eq!((machine.run(sum)?, states(&mut machine)?), (before.clone(), ["good".into(), "good".into()]));
 
     // While it is off: slot b does not start, and slot a, which does, mends it.
-    spoil_entry(&mut machine)?;
+    cut_entry(&mut machine)?;
     machine.again()?;
     machine.run("sync; (sleep 1; reboot -ff) >/dev/null 2>&1 &")?;
     machine.wait("edge: slot a is good", FALLBACK)?;
@@ -201,7 +209,7 @@ fn a_boot_entry_that_rots_is_given_up_by_itself_and_mended() -> Result<()> {
 
     // Nobody has a copy: the shell alone leads back, and what is lost is started by nobody.
     machine.run("systemctl stop edge; rm -r /var/lib/edge/boot")?;
-    spoil_entry(&mut machine)?;
+    cut_entry(&mut machine)?;
     machine.again()?;
     machine.run("sync; (sleep 1; reboot -ff) >/dev/null 2>&1 &")?;
     machine.wait("edge: slot a is good", FALLBACK)?;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cache::{Cache, ListRecord, NODE, ScopeKey, Writer};
 
 const CLIENT: &str = "system:serviceaccount:ns:a/u";
 
@@ -49,6 +50,7 @@ fn edit_part(
 async fn cache() -> (tempfile::TempDir, Cache) {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
+    cache.rebase_by(move_onto);
     let known = pod("1", &json!({"phase": "Running", "conditions": conditions(&[("A", "0"), ("B", "0")])}));
     cache.commit(move |w| w.put_single(NODE, &known)).await.unwrap();
     (folder, cache)

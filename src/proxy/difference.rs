@@ -1,9 +1,9 @@
 //! What was changed here of an object, as a difference from what the cloud has of it; and what becomes of that when the
-//! cloud's own news takes the place of the object.
+//! cloud's own news takes the place of the object (`cache/edits.rs`).
 
 use serde_json::{Value, json};
 
-use super::{Author, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Writer};
+use crate::cache::{Author, CacheError, Change, ChangeKind, NewChange, Object, ObjectKey, Rebased};
 use crate::kube::patch::{self, PatchType};
 use crate::kube::schema;
 
@@ -72,50 +72,13 @@ pub fn beside_status(key: &ObjectKey) -> &'static [&'static str] {
     }
 }
 
-impl Writer {
-    /// The cloud's `object` is to take the place of what is kept, from which patches that wait may be told: each is fixed
-    /// before to what it says beside the cloud's news. Where both are of one field the cloud's stay: the link is in use,
-    /// and who told the cloud something through it may have known better.
-    ///
-    /// # Errors
-    /// The statement's.
-    pub(super) fn keep_edits(&self, object: &Object) -> Result<(), CacheError> {
-        let (key, uid) = (&object.key, &object.uid);
-        if !self.is_edited(key, uid)? {
-            return Ok(());
-        }
-        let Some((_, known)) = self.object(key)?.filter(|(_, known)| known.uid == *uid) else {
-            return Ok(());
-        };
-        let edits = self.edits(key, uid)?;
-        for (at, change) in edits.iter().enumerate() {
-            let part = &change.what.subresource;
-            // Each part of the object is told by itself, and what is told of it goes in its order.
-            if edits[..at].iter().any(|before| before.what.subresource == *part) {
-                continue;
-            }
-            let of_part: Vec<_> = edits[at..].iter().filter(|edit| edit.what.subresource == *part).collect();
-            match move_onto(object, &of_part, &known.body) {
-                Ok(moved) => moved
-                    .iter()
-                    .try_for_each(|(id, base, body)| self.rewrite_edit(*id, base, body.as_ref()))?,
-                // What the cloud has is kept all the same.
-                Err(error) => {
-                    tracing::error!(object = %key, %error, "cannot keep a change made here beside what the cloud has");
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Of each patch what it begins with and says once `object` is the cloud's, with its row: as commits are moved from one
-/// branch onto another. No body is the difference from what it begins with.
-fn move_onto(
-    object: &Object,
-    edits: &[&Change],
-    known: &Value,
-) -> Result<Vec<(i64, Value, Option<Value>)>, CacheError> {
+/// branch onto another. Where both are of one field the cloud's stay: the link is in use, and who told the cloud something
+/// through it may have known better.
+///
+/// # Errors
+/// One of them does not fit what it begins with.
+pub fn move_onto(object: &Object, edits: &[&Change], known: &Value) -> Result<Vec<Rebased>, CacheError> {
     let parse = |text: Option<&[u8]>| {
         serde_json::from_slice::<Value>(text.unwrap_or_default())
             .map_err(|source| CacheError::Body { key: object.key.to_string(), source })
@@ -156,3 +119,7 @@ fn is_known(object: &Value) -> bool {
     let word = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
     schema::kind(word("apiVersion"), word("kind")).is_some()
 }
+
+#[cfg(test)]
+#[path = "difference_tests.rs"]
+mod tests;
