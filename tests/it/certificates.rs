@@ -285,7 +285,8 @@ fn a_certificate_that_ends_in_an_outage_costs_no_pod_and_a_join_brings_the_cloud
         Ok(())
     });
     heartbeat(&cluster, &node, "after the join");
-    let after = steady()?;
+    // The cloud may have held it for not ready meanwhile, until kubelet says again what it is.
+    let after = cluster.wait_for("the pod", seconds(60), steady);
     assert_eq!((after.uid, after.containers), (before.uid, before.containers));
     Ok(())
 }
