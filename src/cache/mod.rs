@@ -189,8 +189,14 @@ impl Cache {
         let fresh = Arc::new(fresh::Fresh::new(epoch.clone(), rollbacks.clone()));
         let rebase = Arc::<OnceLock<Rebase>>::default();
         let thread = thread::Thread {
-            writer: Writer::new(connection, fresh.clone(), epoch.clone(), rollbacks.clone(), torn.clone())
-                .rebasing_by(rebase.clone()),
+            writer: Writer::new(
+                connection,
+                fresh.clone(),
+                epoch.clone(),
+                rollbacks.clone(),
+                torn.clone(),
+                rebase.clone(),
+            ),
             inbox,
             waiting: waiting.clone(),
             shares: shares.clone(),

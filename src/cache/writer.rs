@@ -41,10 +41,10 @@ impl Writer {
         epoch: Arc<AtomicU64>,
         rollbacks: Arc<AtomicU64>,
         torn: Arc<AtomicBool>,
+        rebase: Arc<OnceLock<Rebase>>,
     ) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let (interned, gone) = (Interned::default(), Gone::default());
-        let rebase = Arc::default();
         Self {
             connection,
             interned,
@@ -57,11 +57,6 @@ impl Writer {
             put_off_since: None,
             asked: None,
         }
-    }
-
-    /// With what [`super::Cache::rebase_by`] was given, once it is.
-    pub(super) fn rebasing_by(self, rebase: Arc<OnceLock<Rebase>>) -> Self {
-        Self { rebase, ..self }
     }
 
     /// Closes the connection, and writes with this one from now on.

@@ -126,22 +126,21 @@ impl Outbox {
             let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?;
             Ok::<_, String>((head, body.to_bytes()))
         };
-        let mut may_be_found = false;
         let why = match tokio::time::timeout(self.patience, exchange).await {
             Ok(answered) => {
                 let (head, bytes) = answered.map_err(Broken::Gone)?;
                 if !genuine::is_strange(head.status, &head.headers, &fate::value(&bytes)) {
                     return Ok(Ok((head, bytes)));
                 }
-                may_be_found = true;
-                format!("{}, and not as an API server answers", head.status.as_u16())
+                let why = format!("{}, and not as an API server answers", head.status.as_u16());
+                // What stands before the cloud may keep a kind of request from it, of many pods: not a connection for each.
+                if self.was_found() {
+                    return Ok(Err(Fate::Later(why, ATTEMPTS)));
+                }
+                why
             }
             Err(_) => format!("no answer within {} s", self.patience.as_secs()),
         };
-        // What stands before the cloud may keep a kind of request from it, of many pods: not a connection for each.
-        if may_be_found && self.was_found() {
-            return Ok(Err(Fate::Later(why, ATTEMPTS)));
-        }
         // It may be so of this request alone, as behind a webhook that does not answer: the link is used without it.
         match self.upstream.probe(As::Node, Patience::Short).await {
             Ok(()) => {

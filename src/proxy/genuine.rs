@@ -1,5 +1,5 @@
-//! Whether a refusal is an API server's, or of something that stands before it. A load balancer that has lost its servers, or
-//! a portal, does not always say 503: some answer with a page of their own, and 404 or 403 there is no word of the cloud's.
+//! Whether an answer is an API server's, or of something that stands before it. A load balancer that has lost its servers, or
+//! a portal, does not always say 503: some answer with a page of their own, and 404, 403 or 200 there is no word of the cloud's.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
@@ -33,14 +33,14 @@ pub fn is_portal(code: StatusCode, headers: &HeaderMap) -> bool {
         && kind(headers).is_some_and(|kind| kind.starts_with("text/html"))
 }
 
-/// The same where the body is not read yet: an API server refuses in JSON, protobuf, or what else it was asked for, and not
+/// Whether it may be a page of somebody else's, where the body is not read yet: an API server refuses in JSON, protobuf, or what else it was asked for, and not
 /// with a page.
 pub fn may_be_a_page(code: StatusCode, headers: &HeaderMap) -> bool {
     let is_page = kind(headers).is_none_or(|kind| !kind.starts_with("application/"));
     is_portal(code, headers) || is_open(code, headers) && is_page
 }
 
-/// The same of an answer that was read: it is no `Status`, by which an API server says what it refuses.
+/// Whether it is somebody else's, where it was read: a refusal that is no `Status`, by which an API server says what it refuses.
 pub fn is_strange(code: StatusCode, headers: &HeaderMap, body: &Value) -> bool {
     is_portal(code, headers) || is_open(code, headers) && meta::kind(body) != Some("Status")
 }
