@@ -238,6 +238,7 @@ mod tests {
         let yaml: Value = serde_saphyr::from_str(&description(&plan, &node).unwrap()).unwrap();
         assert_eq!(yaml["layout"]["/var/lib/kubelet"]["bind"], "$SNAP_COMMON/kubelet/root");
         assert!(edge.get("layout").is_none());
+        assert_eq!((&edge["base"], &yaml["base"]), (&json!("bare"), &json!("core24")));
         let remove =
             |source: &Map<String, Value>| source["hooks"]["remove"]["plugs"].as_array().unwrap().clone();
         assert!(remove(&edge).iter().all(|plug| remove(&node).contains(plug)));
