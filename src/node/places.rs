@@ -74,8 +74,12 @@ impl Places {
             search.push(":");
         }
         search.push("/usr/sbin:/usr/bin:/sbin:/bin");
-        let environment =
-            vec![("PATH", search), ("XTABLES_LIBDIR", self.snap.join("usr/lib/xtables").into_os_string())];
+        let environment = vec![
+            ("PATH", search),
+            ("XTABLES_LIBDIR", self.snap.join("usr/lib/xtables").into_os_string()),
+            // Where containerd's shim lays what runc is to run in an exec. The one that snapd names is not there.
+            ("XDG_RUNTIME_DIR", self.make("run", 0o700)?.into_os_string()),
+        ];
         Ok(Program { path: program, arguments, environment })
     }
 }

@@ -66,16 +66,31 @@ fn images_of_pods_are_pinned_until_offline_mode_is_off() -> Result<()> {
     let config = gateway.edge.config(&gateway.node)?;
     gateway.edge.configure(&gateway.node, &format!("offline-mode = false\n{config}"))?;
     gateway.edge.reload()?;
-    gateway.cluster.wait_for("the pins to go", seconds(60), || {
-        let images = pinned(&gateway.node)?;
-        let left: Vec<&String> = used.iter().filter(|image| images.get(*image) == Some(&true)).collect();
-        ensure!(left.is_empty(), "{left:?} pinned: {images:?}");
+    gateway.cluster.wait_for("the pins to go", seconds(60), || none_is_pinned(&gateway, &used));
+    assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "off: ");
+    restarts_what_is_not_kept(&gateway)?;
+
+    // Without a daemon nobody but the command gives them free.
+    gateway.edge.configure(&gateway.node, &config)?;
+    gateway.edge.reload()?;
+    gateway.cluster.wait_for("images to be pinned again", seconds(90), || {
+        ensure!(is_pinned("registry.test/edge/app:1")?, "not pinned");
         Ok(())
     });
-    assert_eq!(pins(&gateway.edge.status(&gateway.node)?), "off: ");
-    let left = gateway.node.machine()?.shell("ls /var/lib/edge | grep -cx pinned || true")?;
-    assert_eq!(left.trim(), "0", "none is left");
-    restarts_what_is_not_kept(&gateway)
+    ensure!(gateway.edge.stop(), "the daemon does not end");
+    ensure!(none_is_pinned(&gateway, &used).is_err(), "they outlive the daemon");
+    gateway.edge.run(&gateway.node, &["leave", "--discard-changes"])?;
+    none_is_pinned(&gateway, &used)
+}
+
+/// That no image of a pod is, and that none may be: the mark in the state folder.
+fn none_is_pinned(gateway: &Gateway, used: &BTreeSet<String>) -> Result<()> {
+    let images = pinned(&gateway.node)?;
+    let left: Vec<&String> = used.iter().filter(|image| images.get(*image) == Some(&true)).collect();
+    ensure!(left.is_empty(), "{left:?} pinned: {images:?}");
+    let mark = gateway.node.machine()?.shell("ls /var/lib/edge | grep -cx pinned || true")?;
+    ensure!(mark.trim() == "0", "the mark is left");
+    Ok(())
 }
 
 /// Without offline mode edge has no copy of a pod, and the kubelet has it from the cloud all the same.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::command::Done;
+use crate::snap_real::{Build, binary_for};
 
 /// An installed snap of one revision, with its folders in a temporary place.
 pub struct Snap {
@@ -194,11 +195,18 @@ fn a_change_takes_effect_within_a_second_in_the_same_process() {
 }
 
 #[test]
-#[ignore = "needs an arm64 build, which scripts/test --long makes"]
 fn the_arm64_binary_does_the_same() {
-    let binary = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/snap/edge-arm64");
-    let build = "scripts/snap --arch arm64";
-    assert!(binary.exists(), "no `{}` hint: {build}", binary.display());
+    on_arm64(Build::Quick);
+}
+
+#[test]
+#[ignore = "of a build that takes minutes: scripts/test --long"]
+fn what_ships_for_arm64_does_the_same() {
+    on_arm64(Build::Gateway);
+}
+
+fn on_arm64(build: Build) {
+    let binary = binary_for(build, "arm64");
     let all: [fn(&Snap); 13] = [
         live_change,
         refusals,

@@ -19,14 +19,19 @@ pub enum Build {
     Gateway,
 }
 
-/// The static binary; it must be of these sources.
+/// The static binary for this machine; it must be of these sources.
 pub fn binary(build: Build) -> PathBuf {
+    binary_for(build, "amd64")
+}
+
+/// The same for machines of `arch`.
+pub fn binary_for(build: Build, arch: &str) -> PathBuf {
     let (folder, flag) = match build {
         Build::Quick => ("target/snap-test", "--quick "),
         Build::Gateway => ("target/snap", ""),
     };
-    let path = Path::new(ROOT).join(folder).join("edge-amd64");
-    let build = format!("hint: scripts/snap {flag}--arch amd64 --out {folder}");
+    let path = Path::new(ROOT).join(folder).join(format!("edge-{arch}"));
+    let build = format!("hint: scripts/snap {flag}--arch {arch} --out {folder}");
     let built =
         path.metadata().unwrap_or_else(|_| panic!("no `{}` {build}", path.display())).modified().unwrap();
     let newest = newest(&Path::new(ROOT).join("src"));

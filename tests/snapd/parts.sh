@@ -4,6 +4,8 @@
 . "$(dirname "$0")/said.sh"
 patience=60
 export SNAP_NAME=edge SNAP=/snap/edge/x1 SNAP_COMMON=/var/snap/edge/common
+# As snapd sets it, to a folder that nobody has made.
+export XDG_RUNTIME_DIR=/run/user/0/snap.edge
 common=$SNAP_COMMON
 ctr() { "$CTR" -a $common/run/containerd/containerd.sock -n k8s.io "$@"; }
 pod_runs() { [ "$(ctr tasks ls | grep -c RUNNING)" -ge 2 ]; }
