@@ -105,6 +105,10 @@ answers() { [ "$(/snap/edge/current/usr/bin/busybox wget -T $((2 * slow)) -qO- "
 own_answers() { for file in $common/cni/state/networks/edge/10.*; do answers "${file##*/}:8080" && return; done; return 1; }
 soon $((90 * slow)) "it answers" own_answers
 soon $((10 * slow)) "and at its port of the node" answers 192.0.2.10:8081
+if [ -e /sys/kernel/security/apparmor ]; then
+    confined() { cat "/proc/$(ctr tasks ls | awk '/RUNNING/ { print $2 }' | xargs -I{} grep -la httpd /proc/{}/cmdline | cut -d / -f 3)/attr/current"; }
+    is "AppArmor confines its containers as on any node" "$(confined)" "cri-containerd.apparmor.d (enforce)"
+fi
 
 echo "# keys"
 try snap set edge node.kubelet=false
