@@ -125,14 +125,14 @@ impl Outbox {
                 if kind == ChangeKind::Create {
                     apply::let_go(writer, &key)?;
                 }
-                let Some(answer) = answer else { return writer.drop_untaken(&change) };
                 let now = writer.object(&key)?.map(|(_, object)| object);
-                if let (Sent::Body(Some(then), _), Some(now)) = (&sent, &now)
+                if let (Sent::Body(Some(then), _) | Sent::Same(then), Some(now)) = (&sent, &now)
                     && then.body != now.body
                 {
                     return writer.rebase_change(id, then.body.to_string().as_bytes());
                 }
                 writer.drop_untaken(&change)?;
+                let Some(answer) = answer else { return Ok(()) };
                 if kind == ChangeKind::Create {
                     // Edits of what had only a local uid are no edits of what has a real one.
                     if let Some(local) = &now {

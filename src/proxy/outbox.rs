@@ -283,7 +283,7 @@ impl Outbox {
             }
         }
         let fate = match &sent {
-            Sent::Nothing => Fate::Done(None),
+            Sent::Nothing | Sent::Same(_) => Fate::Done(None),
             Sent::Body(now, request) => match self.unkept.fate(change, request, now.as_ref()) {
                 // Said before, and too often if each round said it.
                 Some(fate) => return Ok((sent, fate)),
@@ -332,7 +332,7 @@ impl Outbox {
                 let Some(now) = now else { return Ok(Sent::Nothing) };
                 match told(&what, &noted, &now.body)? {
                     Some(patch) => Ok(Sent::Body(Some(now), patch)),
-                    None => Ok(Sent::Nothing),
+                    None => Ok(Sent::Same(now)),
                 }
             })
             .await
@@ -362,6 +362,8 @@ impl Told {
 /// What is sent for a change, with the object it was computed from.
 pub(super) enum Sent {
     Nothing,
+    /// The object is again as the cloud has it.
+    Same(Object),
     Body(Option<Object>, Value),
     /// It cannot be told, and why.
     Never(String),

@@ -130,6 +130,26 @@ async fn what_others_told_the_cloud_is_not_taken_back_by_who_has_not_heard_of_it
     assert_eq!(patch, json!({"metadata": {"uid": "u"}, "status": {"message": "two"}}));
 }
 
+/// kubelet has taken back what it said, so nothing is to be told, and says more before that is written down.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_while_nothing_was_to_be_told_waits() {
+    let (cloud, asked) = answering(Arc::new(500.into()), None).await;
+    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
+    let mut before = pod(2);
+    before["status"]["message"] = "".into();
+    read(&cache, before).await;
+    for word in ["one", ""] {
+        say(&cache, word.into()).await;
+    }
+    let change = cache.read(|reader| reader.changes()).await.unwrap().remove(0);
+    let sent = outbox.current(&change).await.unwrap();
+    assert!(matches!(sent, Sent::Same(_)));
+    say(&cache, "two".into()).await;
+    outbox.keep(&change, sent, Fate::Done(None)).await.unwrap();
+    outbox.replay(Round::First).await.unwrap();
+    assert_ne!(asked.load(Ordering::Relaxed), 0, "it is lost");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_is_faster_than_the_link_holds_no_round_up() {
     let told = Arc::new(std::sync::atomic::AtomicU64::new(2));
