@@ -9,7 +9,7 @@
 //! files, and his word, such as a cache of names on the node, counts.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -40,6 +40,7 @@ const TAKES_FOLDER: (u32, u32) = (1, 30);
 pub(super) fn tell(config: &Config, places: &Places) -> Result<Vec<String>, TaskError> {
     durable::folder(&places.at("/run/edge"), 0o700).map_err(TaskError::failed)?;
     let (mut arguments, mut environment, mut lacks) = (Vec::new(), String::new(), Vec::new());
+    let mut configuration = places.at(IMAGE);
     if let Some(record) = Record::read(&config.state_dir).map_err(TaskError::failed)? {
         // Alone, kubelet answers nobody but this machine; joined, the cloud says who may ask it. The node has the name that
         // the cloud signed for, whatever the machine calls itself.
@@ -59,6 +60,7 @@ pub(super) fn tell(config: &Config, places: &Places) -> Result<Vec<String>, Task
                 durable::write(&path, with_dns(&dns, places)?.as_bytes(), 0o600)
                     .map_err(TaskError::failed)?;
                 environment = format!("KUBELET_CONFIG={}\n", path.display());
+                configuration = path;
             }
             // The daemon asks the cloud once it answers.
             Ok(None) => {}
@@ -67,7 +69,7 @@ pub(super) fn tell(config: &Config, places: &Places) -> Result<Vec<String>, Task
             }
         }
     }
-    if let Some(folder) = own_settings(places, &mut lacks)? {
+    if let Some(folder) = own_settings(places, &configuration, &mut lacks)? {
         arguments.push(format!("--config-dir={}", folder.display()));
     }
     let text = format!("{environment}KUBELET_ARGS={}\n", arguments.join(" "));
@@ -89,17 +91,16 @@ fn with_dns(dns: &ClusterDns, places: &Places) -> Result<String, TaskError> {
 }
 
 /// The folder of the owner's settings that kubelet can start with, if there are any: copies, since one that is wrong costs
-/// itself alone, and kubelet takes all of a folder or does not start.
-fn own_settings(places: &Places, lacks: &mut Vec<String>) -> Result<Option<PathBuf>, TaskError> {
+/// itself alone, and kubelet takes all of a folder or does not start. It is asked itself, `configuration` below them.
+fn own_settings(
+    places: &Places,
+    configuration: &Path,
+    lacks: &mut Vec<String>,
+) -> Result<Option<PathBuf>, TaskError> {
     let (good, wrong) = system::own_kubelet(places);
     lacks.extend(wrong);
     let folder = places.at(OWN);
-    match std::fs::remove_dir_all(&folder) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            return Err(TaskError::failed(durable::named(e, "remove", &folder)));
-        }
-        _ => {}
-    }
+    clear(&folder)?;
     if good.is_empty() {
         return Ok(None);
     }
@@ -112,11 +113,61 @@ fn own_settings(places: &Places, lacks: &mut Vec<String>) -> Result<Option<PathB
         lacks.push(format!("the settings of `/etc/edge/kubelet.d` are not in force: {why}"));
         return Ok(None);
     }
-    durable::folder(&folder, 0o700).map_err(TaskError::failed)?;
-    for (name, bytes) in good {
-        durable::write(&folder.join(name), &bytes, 0o600).map_err(TaskError::failed)?;
+    let taken = taken_by_kubelet(places, configuration, good, lacks)?;
+    if taken.is_empty() {
+        clear(&folder)?;
+        return Ok(None);
     }
+    lay_out(&folder, &taken)?;
     Ok(Some(folder))
+}
+
+/// Those of the owner's files, by name and content, that kubelet starts with.
+fn taken_by_kubelet(
+    places: &Places,
+    configuration: &Path,
+    files: Vec<(String, Vec<u8>)>,
+    lacks: &mut Vec<String>,
+) -> Result<Vec<(String, Vec<u8>)>, TaskError> {
+    let folder = places.at(OWN);
+    let refused = |files: &[(String, Vec<u8>)]| {
+        lay_out(&folder, files)?;
+        Ok::<_, TaskError>(system::refused_settings(places, configuration, &folder))
+    };
+    // Which of them it is, is asked only where one is wrong: each question starts a kubelet. And if kubelet does not take its
+    // own configuration either, it is none of them.
+    if refused(&files)?.is_none() || refused(&[])?.is_some() {
+        return Ok(files);
+    }
+    let mut taken = Vec::new();
+    for file in files {
+        taken.push(file);
+        if let Some(why) = refused(&taken)?
+            && let Some((name, _)) = taken.pop()
+        {
+            lacks.push(format!("`/etc/edge/kubelet.d/{name}` is not in force: kubelet cannot {why}"));
+        }
+    }
+    Ok(taken)
+}
+
+fn clear(folder: &Path) -> Result<(), TaskError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(TaskError::failed(durable::named(e, "remove", folder)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes `folder` hold just these files.
+fn lay_out(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<(), TaskError> {
+    clear(folder)?;
+    durable::folder(folder, 0o700).map_err(TaskError::failed)?;
+    for (name, bytes) in files {
+        durable::write(&folder.join(name), bytes, 0o600).map_err(TaskError::failed)?;
+    }
+    Ok(())
 }
 
 /// The file by which kubelet knows the cloud's clients. Nobody is asked: it is the same after a reboot in an outage.

@@ -14,6 +14,7 @@
 //! - `given`, `network`  its files: names, places, and when one is good
 //! - `intake`    which of them were taken, and which were refused and are still asked for
 //! - `keep`      the copy of the trust state that outlives the data
+//! - `kubelet`   what it is asked before it is started: its version, and whether it takes its settings
 //!
 //! Which slot boots is said by file names on the EFI system partition alone: the highest number that has tries left; on a
 //! Raspberry Pi by `autoboot.txt`. What `system.json` on identity says besides is about those; where they differ, they are
@@ -35,6 +36,7 @@ mod given;
 mod identity;
 mod intake;
 mod keep;
+mod kubelet;
 mod loader;
 mod mend;
 mod network;
@@ -60,6 +62,7 @@ pub use keep::{
     Kept, forget_kubeconfig, keep_kubeconfig, keep_own_key, keep_time, kept_kubeconfig, kept_time,
     kubeconfig_place,
 };
+pub use kubelet::{kubelet_version, refused_settings, restart_kubelet};
 pub use loader::{Loader, arm, begin_trial, roll_back, unhealthy};
 pub use mend::{Damage, Looked, mend_boot};
 pub use places::Places;
@@ -134,28 +137,6 @@ pub fn verity_of_boot(path: &std::path::Path) -> std::io::Result<Option<VerityId
 /// Where it cannot be noted.
 pub fn judged(places: &Places) -> Result<(), Error> {
     Ok(crate::sys::durable::write(&places.judged(), b"", 0o600)?)
-}
-
-/// The version of this machine's kubelet: major and minor.
-///
-/// # Errors
-/// Where it cannot be run, or says none.
-pub fn kubelet_version(places: &Places) -> Result<(u32, u32), Error> {
-    let program = places.at("/usr/bin/kubelet").display().to_string();
-    let said = run::run(&program, &["--version"])?;
-    let mut numbers = said.trim().rsplit(" v").next().unwrap_or_default().split('.').map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => Err(Error::Unfit(format!("`{program} --version` says `{}`", said.trim()))),
-    }
-}
-
-/// Has kubelet start anew, with the arguments that it is given now.
-///
-/// # Errors
-/// Where systemd does not do it.
-pub fn restart_kubelet() -> Result<(), Error> {
-    run::run("systemctl", &["restart", "kubelet.service"]).map(drop)
 }
 
 /// Has the machine start anew.

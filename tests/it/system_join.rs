@@ -1,9 +1,11 @@
 //! An appliance joins the cloud, at its first boot and by hand, and leaves it: kubelet is told each time.
 
+use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use crate::bundle_disk::run;
 use crate::command::{Daemon, Done};
+use crate::support::parts;
 use crate::system::Machine;
 use crate::system_provision::{provision, provision_at};
 
@@ -441,6 +443,32 @@ fn kubelet_takes_the_owners_settings_where_it_can() {
     );
     assert_eq!(held(), ["10-pods.conf", "30-more.conf"]);
 
+    // What only kubelet itself knows to be wrong. This one runs where cgroups may be older than it wants.
+    std::fs::remove_file(machine.root("usr/bin/kubelet")).unwrap();
+    symlink(parts::kubernetes("kubelet").unwrap(), machine.root("usr/bin/kubelet")).unwrap();
+    let image = include_str!("../../config/appliance/usr/share/edge/kubelet.yaml");
+    let image = format!("{image}failCgroupV1: false\n");
+    machine.place.write("machine/usr/share/edge/kubelet.yaml", &image);
+    assert!(!provision(&machine).contains("kubelet cannot"), "it takes them all");
+    for (name, pods) in [("50-forty", "forty"), ("60-minus", "-5")] {
+        let file = format!("machine/var/etc/edge/kubelet.d/{name}.conf");
+        machine.place.write(&file, &own.replace("40", pods));
+    }
+    let said = provision(&machine);
+    for (name, why) in
+        [("50-forty", "cannot unmarshal string into"), ("60-minus", "-5 must not be a negative")]
+    {
+        let line = format!("edge: `/etc/edge/kubelet.d/{name}.conf` is not in force: kubelet cannot ");
+        let words = said.lines().find_map(|said| said.strip_prefix(&line));
+        assert!(words.is_some_and(|words| words.contains(why)), "{name}: {said}");
+    }
+    assert_eq!(held(), ["10-pods.conf", "30-more.conf"]);
+    // Where it would not start without them either, it is none of them.
+    machine.place.write("machine/usr/share/edge/kubelet.yaml", &format!("{image}maxPods: forty\n"));
+    assert!(!provision(&machine).contains("kubelet cannot"), "they are blamed");
+    assert_eq!(held().len(), 4);
+
+    std::fs::remove_file(machine.root("usr/bin/kubelet")).unwrap();
     kubelet("1.29.4");
     let said = provision(&machine);
     let line = "edge: the settings of `/etc/edge/kubelet.d` are not in force: kubelet 1.29 takes none, 1.30 and newer ones do\n";
