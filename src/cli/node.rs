@@ -74,6 +74,7 @@ impl Node {
             false => None,
         };
         let program = node::prepare(part, &places, &boot, joined.as_ref())?;
+        program.lacks.iter().for_each(|line| super::output::note(line));
         let failed =
             Command::new(&program.path).args(&program.arguments).envs(program.environment.clone()).exec();
         Err(failed).with_context(|| format!("cannot run `{}`", program.path.display()))

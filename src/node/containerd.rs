@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::{Error, Places, Program};
+use super::{Error, Places, Program, apparmor};
 use crate::sys::durable;
 
 /// What a running containerd keeps, and a boot ends. Elsewhere it lies in `/run`, where a snap may not mount. What CNI plugins
@@ -32,10 +32,17 @@ pub fn prepare(places: &Places, boot: &str) -> Result<Program, Error> {
     }
     link_plugins(places)?;
     lay_out_network(places)?;
+    let unconfined = apparmor::load(places).err();
     // The owner's settings are in it, with what nobody else may read.
     let file = places.own(CONFIG);
-    durable::write(&file, settings(places)?.as_bytes(), 0o600)?;
-    places.program("usr/bin/containerd", vec!["--config".to_owned(), file.display().to_string()])
+    durable::write(&file, settings(places, unconfined.is_none())?.as_bytes(), 0o600)?;
+    let arguments = vec!["--config".to_owned(), file.display().to_string()];
+    let lacks = unconfined.map(|why| {
+        format!(
+            "AppArmor confines pods as it does the snap, and no closer: their profile is not loaded: {why}"
+        )
+    });
+    Ok(Program { lacks, ..places.program("usr/bin/containerd", arguments)? })
 }
 
 /// What was mounted or ran before a boot is gone with it; what tells of it would only mislead.
@@ -100,7 +107,9 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 /// The configuration, with the owner's files laid over it key by key, in the order of their names. Of files that it imports
 /// itself, containerd 1.7 takes the whole section of a plugin in the place of edge's: one setting of the owner's, and pods
 /// would have no network, and images would not come from edge.
-fn settings(places: &Places) -> Result<String, Error> {
+///
+/// Where AppArmor does not know the profile of pods, `is_confined` is false: containerd would fail to load one.
+fn settings(places: &Places, is_confined: bool) -> Result<String, Error> {
     let read = |path: &Path, text: &str| -> Result<toml::Table, Error> {
         text.parse().map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -108,7 +117,7 @@ fn settings(places: &Places) -> Result<String, Error> {
             Error::Settings { path: path.to_owned(), line, why: error.message().to_owned() }
         })
     };
-    let mut all = read(&places.own(CONFIG), &config(places))?;
+    let mut all = read(&places.own(CONFIG), &config(places, is_confined))?;
     let folder = places.own(DROP_INS);
     let entries = std::fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut paths: Vec<_> = entries
@@ -139,7 +148,7 @@ fn lay_over(all: &mut toml::Table, more: toml::Table) {
 }
 
 /// Version 2 is what containerd 1.7 and 2 both read.
-fn config(places: &Places) -> String {
+fn config(places: &Places, is_confined: bool) -> String {
     let own = |path: &str| places.own(path).display().to_string();
     let runc = places.snap.join("usr/sbin/runc");
     let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
@@ -156,6 +165,7 @@ address = \"{state}/containerd.sock\"
 netns_mounts_under_state_dir = true
 # An image counts as pulled when its layers are on disk: a power cut leaves no empty files behind.
 image_pull_with_sync_fs = true
+disable_apparmor = {disable_apparmor}
 
 [{cri}.cni]
 bin_dir = \"{bin}\"
@@ -173,6 +183,7 @@ Root = \"{runc_state}\"
 # The snap does not speak to the host's systemd.
 SystemdCgroup = false
 ",
+        disable_apparmor = !is_confined,
         root = own("containerd/root"),
         state = own("run/containerd"),
         bin = own("cni/bin"),
@@ -251,7 +262,7 @@ mod tests {
     #[test]
     fn the_configuration_names_nothing_outside_the_snap() {
         let places = Places { snap: "/snap/edge/current".into(), common: "/var/snap/edge/common".into() };
-        let config: toml::Table = config(&places).parse().unwrap();
+        let config: toml::Table = config(&places, true).parse().unwrap();
         let mut paths = Vec::new();
         gather(&toml::Value::Table(config), &mut paths);
         assert!(paths.len() >= 8, "{paths:?}");
@@ -264,8 +275,18 @@ mod tests {
     #[test]
     fn an_image_counts_as_pulled_when_it_is_on_disk() {
         let places = Places { snap: "/snap/edge/current".into(), common: "/var/snap/edge/common".into() };
-        let config: toml::Table = config(&places).parse().unwrap();
+        let config: toml::Table = config(&places, true).parse().unwrap();
         assert_eq!(config["plugins"]["io.containerd.grpc.v1.cri"]["image_pull_with_sync_fs"], true.into());
+    }
+
+    #[test]
+    fn without_a_profile_for_pods_containerd_does_not_look_for_one() {
+        let places = Places { snap: "/snap/edge/current".into(), common: "/var/snap/edge/common".into() };
+        for is_confined in [true, false] {
+            let config: toml::Table = config(&places, is_confined).parse().unwrap();
+            let cri = &config["plugins"]["io.containerd.grpc.v1.cri"];
+            assert_eq!(cri["disable_apparmor"], (!is_confined).into());
+        }
     }
 
     #[test]
@@ -281,8 +302,10 @@ mod tests {
         prepare(&places, "one").unwrap();
         let text = std::fs::read_to_string(places.own(CONFIG)).unwrap();
         let all: toml::Table = text.parse().unwrap();
-        let mut expected: toml::Table = config(&places).parse().unwrap();
+        let mut expected: toml::Table = config(&places, true).parse().unwrap();
         let cri = &mut expected["plugins"]["io.containerd.grpc.v1.cri"].as_table_mut().unwrap();
+        // This machine's kernel may have AppArmor, and there is no parser here.
+        cri.insert("disable_apparmor".into(), Path::new("/sys/kernel/security/apparmor").exists().into());
         cri.insert("restrict_oom_score_adj".into(), true.into());
         cri.insert("image_pull_with_sync_fs".into(), false.into());
         assert_eq!(all, expected);

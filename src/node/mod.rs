@@ -5,6 +5,7 @@
 //! for the folders `*.d`, `manifests`, `net.d` and `certs.d`, which are the owner's: only in `net.d` it puts a network where
 //! there is none.
 
+mod apparmor;
 mod clear;
 mod containerd;
 mod kubelet;
@@ -78,6 +79,8 @@ pub struct Program {
     pub arguments: Vec<String>,
     /// Environment over that of the service.
     pub environment: Vec<(&'static str, OsString)>,
+    /// What it has to do without, in one line.
+    pub lacks: Option<String>,
 }
 
 /// Why a part cannot be run.

@@ -80,6 +80,6 @@ impl Places {
             // Where containerd's shim lays what runc is to run in an exec. The one that snapd names is not there.
             ("XDG_RUNTIME_DIR", self.make("run", 0o700)?.into_os_string()),
         ];
-        Ok(Program { path: program, arguments, environment })
+        Ok(Program { path: program, arguments, environment, lacks: None })
     }
 }

@@ -12,11 +12,12 @@ use super::elf::{self, Machine};
 /// The loader of the parts that need one: in the snap, by a path that no refresh changes.
 pub const LOADER: &str = "/snap/edge/current/lib/ld.so";
 /// What a snap of this flavour is for; those with a loader are Debian's.
-const PROGRAMS: [(&str, bool); 8] = [
+const PROGRAMS: [(&str, bool); 9] = [
     ("usr/bin/kubelet", false),
     ("usr/bin/busybox", false),
     ("usr/bin/containerd", true),
     ("usr/bin/containerd-shim-runc-v2", true),
+    ("usr/sbin/apparmor_parser", true),
     ("usr/sbin/runc", true),
     ("usr/sbin/xtables-nft-multi", true),
     ("usr/lib/cni/bridge", true),
