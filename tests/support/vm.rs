@@ -15,6 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::{parts, power};
 
@@ -339,8 +341,23 @@ impl Vm {
     /// medium, or with `scattered` some of it, as that number falls.
     pub fn cut(&mut self, scattered: Option<u64>) -> Result<power::Lost> {
         ensure!(self.kind == Disk::Cached, "this machine's disk has no cache");
-        self.kill()?;
-        power::lose(&self.place, scattered)
+        // Not in a moment in which the record says less than the disk was told: those are QEMU's, and no disk's.
+        for _ in 0..500 {
+            self.signal(Signal::SIGSTOP)?;
+            std::thread::sleep(Duration::from_millis(20));
+            if power::is_whole(&self.place)? {
+                self.kill()?;
+                return power::lose(&self.place, scattered);
+            }
+            self.signal(Signal::SIGCONT)?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("QEMU's record has gaps for ten seconds");
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("it is off")?;
+        Ok(killpg(Pid::from_raw(child.id().try_into()?), signal)?)
     }
 
     /// Bytes that a machine whose disk is [`Disk::Cached`] wrote since it was switched on.
