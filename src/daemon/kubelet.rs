@@ -28,6 +28,8 @@ const IMAGE: &str = "/usr/share/edge/kubelet.yaml";
 const CONFIG: &str = "/run/edge/kubelet.yaml";
 /// The owner's settings that kubelet starts with.
 const OWN: &str = "/run/edge/kubelet.d";
+/// Those that kubelet is asked about.
+const ASKED: &str = "/run/edge/kubelet.d.asked";
 /// The first kubelet that takes a folder of settings: two before it only where an environment variable is set, older ones do
 /// not start with such an argument.
 const TAKES_FOLDER: (u32, u32) = (1, 30);
@@ -100,8 +102,8 @@ fn own_settings(
     let (good, wrong) = system::own_kubelet(places);
     lacks.extend(wrong);
     let folder = places.at(OWN);
-    clear(&folder)?;
     if good.is_empty() {
+        clear(&folder)?;
         return Ok(None);
     }
     let takes = match system::kubelet_version(places) {
@@ -111,6 +113,7 @@ fn own_settings(
     };
     if let Err(why) = takes {
         lacks.push(format!("the settings of `/etc/edge/kubelet.d` are not in force: {why}"));
+        clear(&folder)?;
         return Ok(None);
     }
     let taken = taken_by_kubelet(places, configuration, good, lacks)?;
@@ -129,15 +132,31 @@ fn taken_by_kubelet(
     files: Vec<(String, Vec<u8>)>,
     lacks: &mut Vec<String>,
 ) -> Result<Vec<(String, Vec<u8>)>, TaskError> {
-    let folder = places.at(OWN);
+    // A kubelet that starts meanwhile has its own folder as it was.
+    let folder = places.at(ASKED);
     let refused = |files: &[(String, Vec<u8>)]| {
         lay_out(&folder, files)?;
-        Ok::<_, TaskError>(system::refused_settings(places, configuration, &folder))
+        let why = system::refused_settings(places, configuration, &folder);
+        clear(&folder)?;
+        Ok::<_, TaskError>(why)
+    };
+    let mut blame = |name: &str, why: &str| {
+        lacks.push(format!("`/etc/edge/kubelet.d/{name}` is not in force: kubelet does not take it: {why}"));
     };
     // Which of them it is, is asked only where one is wrong: each question starts a kubelet. And if kubelet does not take its
     // own configuration either, it is none of them.
-    if refused(&files)?.is_none() || refused(&[])?.is_some() {
+    let Some(why) = refused(&files)? else { return Ok(files) };
+    if refused(&[])?.is_some() {
         return Ok(files);
+    }
+    // One alone, if all others go together: one may need what a later one says.
+    for at in 0..files.len() {
+        let mut others = files.clone();
+        let (name, _) = others.remove(at);
+        if refused(&others)?.is_none() {
+            blame(&name, &why);
+            return Ok(others);
+        }
     }
     let mut taken = Vec::new();
     for file in files {
@@ -145,7 +164,7 @@ fn taken_by_kubelet(
         if let Some(why) = refused(&taken)?
             && let Some((name, _)) = taken.pop()
         {
-            lacks.push(format!("`/etc/edge/kubelet.d/{name}` is not in force: kubelet cannot {why}"));
+            blame(&name, &why);
         }
     }
     Ok(taken)

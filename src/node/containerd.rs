@@ -20,7 +20,7 @@ const DROP_INS: &str = "containerd/config.d";
 /// Which boot that is of.
 const BOOT: &str = "run/boot-id";
 
-/// Lays out the folders, the plugins and the configuration.
+/// Lays out the folders, the plugins and the configuration. The thread that calls it becomes the program.
 pub fn prepare(places: &Places, boot: &str) -> Result<Program, Error> {
     places.make("run", 0o700)?;
     forget_other_boot(places, boot)?;
@@ -32,16 +32,13 @@ pub fn prepare(places: &Places, boot: &str) -> Result<Program, Error> {
     }
     link_plugins(places)?;
     lay_out_network(places)?;
-    let unconfined = apparmor::load(places).err();
+    let unconfined = apparmor::prepare(places).err();
     // The owner's settings are in it, with what nobody else may read.
     let file = places.own(CONFIG);
     durable::write(&file, settings(places, unconfined.is_none())?.as_bytes(), 0o600)?;
     let arguments = vec!["--config".to_owned(), file.display().to_string()];
-    let lacks = unconfined.map(|why| {
-        format!(
-            "AppArmor confines pods as it does the snap, and no closer: their profile is not loaded: {why}"
-        )
-    });
+    let lacks = unconfined
+        .map(|why| format!("pods run in the snap's AppArmor profile, and have none of their own: {why}"));
     Ok(Program { lacks, ..places.program("usr/bin/containerd", arguments)? })
 }
 

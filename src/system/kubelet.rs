@@ -1,6 +1,7 @@
 //! This machine's kubelet, as far as it is asked something: it alone knows which settings it takes.
 
 use std::path::Path;
+use std::process::Command;
 
 use super::{Error, Places, run};
 
@@ -9,13 +10,6 @@ const PROGRAM: &str = "/usr/bin/kubelet";
 const PATIENCE: &str = "30";
 /// A folder that nobody can make: a kubelet that has taken its settings ends there, before it does anything.
 const NOWHERE: &str = "/dev/null/none";
-/// How it begins to say that its settings are wrong: those that it cannot read, cannot lay over one another, or that are out
-/// of bounds (cmd/kubelet/app/server.go, the same since 1.30).
-const REFUSALS: [&str; 3] = [
-    "failed to load kubelet config",
-    "failed to merge kubelet configs",
-    "failed to validate kubelet configuration",
-];
 /// The most characters of what it says.
 const WORDS: usize = 300;
 
@@ -42,27 +36,33 @@ pub fn restart_kubelet() -> Result<(), Error> {
 }
 
 /// Why kubelet would not start with its configuration `config` and the settings in `folder` over it, in its own words.
-/// `None` where it would, and where it does not say.
+/// `None` where it takes them, and where it does not end in time. It ends before it looks at reserved resources and thresholds.
 pub fn refused_settings(places: &Places, config: &Path, folder: &Path) -> Option<String> {
-    let program = places.at(PROGRAM).display().to_string();
     let [config, folder] = [("config", config), ("config-dir", folder)]
         .map(|(name, path)| format!("--{name}={}", path.display()));
     let [root, certificates] = ["root-dir", "cert-dir"].map(|name| format!("--{name}={NOWHERE}"));
-    let words = ["-k", "1", PATIENCE, &program, &config, &folder, &root, &certificates];
-    match run::run("timeout", &words) {
-        Err(Error::Run { why, .. }) => refusal(&why),
-        _ => None,
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", PATIENCE]).arg(places.at(PROGRAM));
+    let ended = command.args([config, folder, root, certificates]).output().ok()?;
+    // What `timeout` says of one that it has ended, or that it cannot run.
+    if ended.status.code().is_none_or(|code| code > 123) {
+        return None;
     }
+    refusal(&String::from_utf8_lossy(&ended.stderr))
 }
 
-/// What is wrong with the settings, in what kubelet logged.
+/// What is wrong with the settings, in what kubelet said before it ended.
 fn refusal(said: &str) -> Option<String> {
-    let from = REFUSALS.iter().find_map(|begin| said.find(&format!("err=\"{begin}")))?;
-    let words = said[from..].trim_start_matches("err=\"failed to ");
-    let (words, _) = words.rsplit_once('"')?;
+    let last = said.lines().rfind(|line| !line.trim().is_empty())?;
+    if last.contains("/dev/null") {
+        return None;
+    }
+    // As text, and as JSON where a setting says so.
+    let words =
+        ["err=\"", "\"err\":\""].iter().find_map(|begin| last.split_once(begin)).map_or(last, |(_, err)| err);
     // Behind it stands where, of which kubelet knows a type alone.
     let words = words.split(", path: &TypeMeta").next().unwrap_or(words).replace("\\\"", "`");
-    Some(words.chars().take(WORDS).collect())
+    Some(words.split('"').next().unwrap_or_default().chars().take(WORDS).collect())
 }
 
 #[cfg(test)]
@@ -71,30 +71,23 @@ mod tests {
 
     #[test]
     fn what_kubelet_says_of_its_settings_is_told_apart_from_all_else() {
-        let said = |err: &str| {
-            format!(
-                "Flag --x is deprecated E1123 07:34:42.7 32490 run.go:72] \"command failed\" err=\"{err}\""
-            )
+        let refused = |err: &str| {
+            refusal(&format!(
+                "Flag --x is deprecated\nE1123 07:34:42.7 run.go:72] \"command failed\" err=\"{err}\"\n"
+            ))
         };
-        let refused = |err: &str| refusal(&said(err));
+        assert_eq!(refused("failed to merge: maxPods"), Some("failed to merge: maxPods".into()));
         assert_eq!(
-            refused("failed to merge kubelet configs: failed to unmarshal: json: cannot unmarshal string"),
-            Some("merge kubelet configs: failed to unmarshal: json: cannot unmarshal string".into())
+            refused("failed to validate, error: maxPods -5, path: &TypeMeta{Kind:,APIVersion:,}"),
+            Some("failed to validate, error: maxPods -5".into())
         );
-        assert_eq!(
-            refused(
-                "failed to validate kubelet configuration, error: maxPods -5, path: &TypeMeta{Kind:,APIVersion:,}"
-            ),
-            Some("validate kubelet configuration, error: maxPods -5".into())
-        );
-        assert_eq!(
-            refused("failed to load kubelet config file, unknown field \\\"a\\\""),
-            Some("load kubelet config file, unknown field `a`".into())
-        );
+        assert_eq!(refused("unknown field \\\"a\\\" in b"), Some("unknown field `a` in b".into()));
         assert_eq!(
             refused("failed to construct kubelet dependencies: mkdir /dev/null: not a directory"),
             None
         );
-        assert_eq!(refusal("exit status: 124"), None);
+        let json = "{\"ts\":1.0,\"msg\":\"command failed\",\"err\":\"unrecognized feature gate: None\"}";
+        assert_eq!(refusal(json), Some("unrecognized feature gate: None".into()));
+        assert_eq!(refusal(""), None);
     }
 }

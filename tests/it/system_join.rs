@@ -449,7 +449,7 @@ fn kubelet_takes_the_owners_settings_where_it_can() {
     let image = include_str!("../../config/appliance/usr/share/edge/kubelet.yaml");
     let image = format!("{image}failCgroupV1: false\n");
     machine.place.write("machine/usr/share/edge/kubelet.yaml", &image);
-    assert!(!provision(&machine).contains("kubelet cannot"), "it takes them all");
+    assert!(!provision(&machine).contains("kubelet does not take"), "it takes them all");
     for (name, pods) in [("50-forty", "forty"), ("60-minus", "-5")] {
         let file = format!("machine/var/etc/edge/kubelet.d/{name}.conf");
         machine.place.write(&file, &own.replace("40", pods));
@@ -458,15 +458,26 @@ fn kubelet_takes_the_owners_settings_where_it_can() {
     for (name, why) in
         [("50-forty", "cannot unmarshal string into"), ("60-minus", "-5 must not be a negative")]
     {
-        let line = format!("edge: `/etc/edge/kubelet.d/{name}.conf` is not in force: kubelet cannot ");
+        let line =
+            format!("edge: `/etc/edge/kubelet.d/{name}.conf` is not in force: kubelet does not take it: ");
         let words = said.lines().find_map(|said| said.strip_prefix(&line));
         assert!(words.is_some_and(|words| words.contains(why)), "{name}: {said}");
     }
     assert_eq!(held(), ["10-pods.conf", "30-more.conf"]);
+    // One alone is wrong, and another is good with a later one only.
+    std::fs::remove_file(machine.root("var/etc/edge/kubelet.d/60-minus.conf")).unwrap();
+    let gate = own.replace("maxPods: 40", "featureGates: {None: true}");
+    machine.place.write("machine/var/etc/edge/kubelet.d/50-forty.conf", &gate);
+    machine.place.write("machine/var/etc/edge/kubelet.d/10-pods.conf", &own.replace("40", "-5"));
+    let said = provision(&machine);
+    let line = "`/etc/edge/kubelet.d/50-forty.conf` is not in force: kubelet does not take it: ";
+    assert!(said.contains(line) && said.contains("unrecognized feature gate: None"), "{said}");
+    assert_eq!(held(), ["10-pods.conf", "30-more.conf"]);
     // Where it would not start without them either, it is none of them.
     machine.place.write("machine/usr/share/edge/kubelet.yaml", &format!("{image}maxPods: forty\n"));
-    assert!(!provision(&machine).contains("kubelet cannot"), "they are blamed");
-    assert_eq!(held().len(), 4);
+    assert!(!provision(&machine).contains("kubelet does not take"), "they are blamed");
+    assert_eq!(held().len(), 3);
+    assert!(!machine.root("run/edge/kubelet.d.asked").exists());
 
     std::fs::remove_file(machine.root("usr/bin/kubelet")).unwrap();
     kubelet("1.29.4");

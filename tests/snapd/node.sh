@@ -97,6 +97,8 @@ spec:
   - name: main
     image: registry.test/edge/app:1
     imagePullPolicy: Never
+    # As CoreDNS has it: under AppArmor that keeps a program from changing its profile.
+    securityContext: {allowPrivilegeEscalation: false}
     command: [sh, -c, "echo own >/tmp/index.html; exec busybox httpd -f -p 8080 -h /tmp"]
     ports: [{containerPort: 8080, hostPort: 8081}]
 X
@@ -105,6 +107,8 @@ answers() { [ "$(/snap/edge/current/usr/bin/busybox wget -T $((2 * slow)) -qO- "
 own_answers() { for file in $common/cni/state/networks/edge/10.*; do answers "${file##*/}:8080" && return; done; return 1; }
 soon $((90 * slow)) "it answers" own_answers
 soon $((10 * slow)) "and at its port of the node" answers 192.0.2.10:8081
+try /snap/bin/edge pod exec own-snapd-test -- sh -c 'echo within'
+has "and it is entered" "$out" within
 if [ -e /sys/kernel/security/apparmor ]; then
     confined() { cat "/proc/$(ctr tasks ls | awk '/RUNNING/ { print $2 }' | xargs -I{} grep -la httpd /proc/{}/cmdline | cut -d / -f 3)/attr/current"; }
     is "AppArmor confines its containers as on any node" "$(confined)" "cri-containerd.apparmor.d (enforce)"
