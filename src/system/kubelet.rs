@@ -53,7 +53,9 @@ pub fn refused_settings(places: &Places, config: &Path, folder: &Path) -> Option
 
 /// What is wrong with the settings, in what kubelet said before it ended.
 fn refusal(said: &str) -> Option<String> {
-    let last = said.lines().rfind(|line| !line.trim().is_empty())?;
+    // A gate that is unknown has it panic.
+    let panic = said.lines().find_map(|line| line.strip_prefix("panic: "));
+    let last = panic.or_else(|| said.lines().rfind(|line| !line.trim().is_empty()))?;
     if last.contains("/dev/null") {
         return None;
     }
@@ -88,6 +90,8 @@ mod tests {
         );
         let json = "{\"ts\":1.0,\"msg\":\"command failed\",\"err\":\"unrecognized feature gate: None\"}";
         assert_eq!(refusal(json), Some("unrecognized feature gate: None".into()));
+        let panic = "panic: failed to merge: unrecognized feature gate: None\n\ngoroutine 1 [running]:\n\tmain.go:1\n";
+        assert_eq!(refusal(panic), Some("failed to merge: unrecognized feature gate: None".into()));
         assert_eq!(refusal(""), None);
     }
 }
