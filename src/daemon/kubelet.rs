@@ -102,21 +102,7 @@ fn own_settings(
     let (good, wrong) = system::own_kubelet(places);
     lacks.extend(wrong);
     let folder = places.at(OWN);
-    if good.is_empty() {
-        clear(&folder)?;
-        return Ok(None);
-    }
-    let takes = match system::kubelet_version(places) {
-        Ok(version) if version >= TAKES_FOLDER => Ok(()),
-        Ok((major, minor)) => Err(format!("kubelet {major}.{minor} takes none, 1.30 and newer ones do")),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(why) = takes {
-        lacks.push(format!("the settings of `/etc/edge/kubelet.d` are not in force: {why}"));
-        clear(&folder)?;
-        return Ok(None);
-    }
-    let taken = taken_by_kubelet(places, configuration, good, lacks)?;
+    let taken = if good.is_empty() { good } else { taken_by_kubelet(places, configuration, good, lacks)? };
     if taken.is_empty() {
         clear(&folder)?;
         return Ok(None);
@@ -132,6 +118,15 @@ fn taken_by_kubelet(
     files: Vec<(String, Vec<u8>)>,
     lacks: &mut Vec<String>,
 ) -> Result<Vec<(String, Vec<u8>)>, TaskError> {
+    let takes = match system::kubelet_version(places) {
+        Ok(version) if version >= TAKES_FOLDER => Ok(()),
+        Ok((major, minor)) => Err(format!("kubelet {major}.{minor} takes none, 1.30 and newer ones do")),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(why) = takes {
+        lacks.push(format!("the settings of `/etc/edge/kubelet.d` are not in force: {why}"));
+        return Ok(Vec::new());
+    }
     // A kubelet that starts meanwhile has its own folder as it was.
     let folder = places.at(ASKED);
     let refused = |files: &[(String, Vec<u8>)]| {

@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::Places;
+use super::{Places, one_line};
 
 /// containerd's name for it, `cri-containerd.apparmor.d`, stands in it.
 const PROFILE: &str = include_str!("pods.apparmor");
@@ -60,8 +60,7 @@ fn give(snap: &Path) -> Result<(), String> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let why = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let why = one_line(&String::from_utf8_lossy(&output.stderr));
     Err(if why.is_empty() { output.status.to_string() } else { why })
 }
 

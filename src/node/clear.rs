@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Places;
+use super::{Places, one_line};
 
 /// Where containerd has runc keep the containers of pods.
 const CONTAINERS: &str = "run/runc/k8s.io";
@@ -52,11 +52,7 @@ fn delete(places: &Places, id: &str) -> Result<(), String> {
     match told {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!(
-                "cannot end container {id}: {}",
-                said.split_whitespace().collect::<Vec<_>>().join(" ")
-            ))
+            Err(format!("cannot end container {id}: {}", one_line(&String::from_utf8_lossy(&output.stderr))))
         }
         Err(error) => Err(format!("cannot end container {id}: {error}")),
     }

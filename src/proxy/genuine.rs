@@ -33,8 +33,8 @@ pub fn is_portal(code: StatusCode, headers: &HeaderMap) -> bool {
         && kind(headers).is_some_and(|kind| kind.starts_with("text/html"))
 }
 
-/// Whether it may be a page of somebody else's, where the body is not read yet: an API server refuses in JSON, protobuf, or what else it was asked for, and not
-/// with a page.
+/// Whether it may be a page of somebody else's, where the body is not read yet: an API server refuses in JSON, protobuf, or
+/// what else it was asked for, and not with a page.
 pub fn may_be_a_page(code: StatusCode, headers: &HeaderMap) -> bool {
     let is_page = kind(headers).is_none_or(|kind| !kind.starts_with("application/"));
     is_portal(code, headers) || is_open(code, headers) && is_page
