@@ -57,7 +57,7 @@ pub use counts::{Count, Reading};
 pub use edits::{Rebase, Rebased};
 pub use fresh::{Begins, Freshness, Watching};
 pub use object::{Object, ObjectKey};
-pub use open::{Opened, forget_damaged, is_full, is_writable, readable};
+pub use open::{Opened, forget_damaged, is_full, is_writable, readable, thaw, update};
 pub use reader::Reader;
 pub use right::Right;
 pub use scope::{ListRecord, NODE, Scope, ScopeId, ScopeKey, today};

@@ -57,10 +57,30 @@ pub fn open(folder: &Path, refuge: &Path) -> Result<Opened, CacheError> {
     Ok(Opened { cache: Cache::start(path, connection, None, damaged.clone())?, damaged, frozen: None })
 }
 
-/// Removes the copy that was served before: Secrets are in there.
-fn thaw(refuge: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(refuge.join(FROZEN)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+/// Brings the database in `folder`, if there is one, up to date before a daemon opens it. A damaged one is left to the
+/// daemon, which sets it aside and goes on saying so.
+///
+/// # Errors
+/// [`CacheError::Open`] and [`CacheError::Database`], also where the disk lets nobody write.
+pub fn update(folder: &Path) -> Result<(), CacheError> {
+    let path = folder.join(FILE);
+    if !durable::exists(&path).map_err(|source| CacheError::Open { path: path.clone(), source })? {
+        return Ok(());
+    }
+    match connect(&path) {
+        Err(error) if what_is_damaged(&error).is_some() => Ok(()),
+        connected => connected.map(drop),
+    }
+}
+
+/// Removes the copy in memory, if there is one: Secrets are in there. See [`Opened::frozen`].
+///
+/// # Errors
+/// Where it cannot be removed.
+pub fn thaw(refuge: &Path) -> std::io::Result<()> {
+    let copy = refuge.join(FROZEN);
+    match std::fs::remove_dir_all(&copy) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(durable::named(e, "remove", &copy)),
         _ => Ok(()),
     }
 }

@@ -270,6 +270,18 @@ impl Writer {
             ])?;
         Ok(())
     }
+
+    /// Removes a document of an identity, if there is one.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub fn forget_document(&mut self, identity: &str, path: &str, variant: &str) -> Result<(), CacheError> {
+        let identity = self.identity_row(identity)?;
+        self.db()
+            .prepare_cached("DELETE FROM document WHERE identity = ? AND path = ? AND variant = ?")?
+            .execute(params![identity, path, variant])?;
+        Ok(())
+    }
 }
 
 impl Reader {

@@ -46,12 +46,20 @@ impl Denied {
         {
             return None;
         }
-        let path = message.split('`').skip(1).step_by(2).map(|path| path.trim_start_matches("unix://"));
-        let path =
-            path.filter(|path| path.starts_with('/') && !Path::new(path).starts_with(&self.common)).last()?;
+        let named = message.split('`').skip(1).step_by(2);
+        let named = named.map(|named| (named, named.trim_start_matches("unix://")));
+        let (named, path) = named
+            .filter(|(_, path)| path.starts_with('/') && !Path::new(path).starts_with(&self.common))
+            .last()?;
         let plug = PLUGS.iter().find(|(place, _)| Path::new(path).starts_with(place)).map(|(_, plug)| plug);
         Some(match plug {
             Some(plug) => format!("the snap is strict: `snap connect edge:{plug}`"),
+            // Nobody can copy a socket.
+            None if named.starts_with("unix://")
+                || Path::new(path).extension().is_some_and(|it| it == "sock") =>
+            {
+                "the snap is strict and does not reach it: take the classic snap".to_owned()
+            }
             None => format!("the snap is strict and does not reach it: put a copy below `{}`", self.common),
         })
     }
@@ -91,6 +99,10 @@ mod tests {
             (
                 "no permission to use the container runtime at `unix:///run/containerd/containerd.sock`",
                 "edge:containerd`",
+            ),
+            (
+                "no permission to use the container runtime at `unix:///run/crio/crio.sock`",
+                "take the classic snap",
             ),
             ("cannot open `/media/stick/x`: Permission denied", "edge:removable-media`"),
             ("cannot read `/root/root.json`: Permission denied", "put a copy below `/var/snap/edge/common`"),

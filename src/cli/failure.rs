@@ -7,6 +7,7 @@ use crate::bundle;
 use crate::config;
 use crate::daemon::{DaemonError, PerformError};
 use crate::proxy::{cloud, join};
+use crate::sys::program;
 use crate::trust::Refusal;
 
 /// The command was called wrongly, in a way that the parser of the command line cannot see.
@@ -86,7 +87,7 @@ fn joined(causes: &[String]) -> Told {
     let mut message = String::new();
     let mut hint: Option<String> = None;
     for cause in causes {
-        let flat = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+        let flat = program::one_line(cause);
         let (text, advice) = match flat.split_once(" hint: ") {
             Some((text, advice)) => (text.to_owned(), Some(advice.to_owned())),
             None => (flat, None),

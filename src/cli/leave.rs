@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{Global, held, output, progress};
+use crate::cache;
 use crate::config::{Change, Config};
 use crate::cri::{ImageStore, Runtime};
 use crate::daemon::{self, PerformError, task::Task};
@@ -70,6 +71,9 @@ pub struct LetGo {
 /// containerd gets its own configuration back, and the images that edge pinned are free again.
 pub async fn let_go(config: &Config) -> LetGo {
     let mut let_go = LetGo::default();
+    if let Err(error) = cache::thaw(&config.refuge) {
+        let_go.failed.push(format!("what was cached of the cloud is still in memory: {error}"));
+    }
     match containerd::undo(&containerd_settings(config)) {
         Ok(report) => {
             let_go.stays = stays(&report);

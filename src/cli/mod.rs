@@ -162,13 +162,15 @@ fn own_snap() -> Option<Snap> {
     }
     let snapctl = variable("EDGE_SNAPCTL").map_or_else(|| snapctl::PROGRAM.into(), PathBuf::from);
     let common = PathBuf::from(variable("SNAP_COMMON")?);
+    let instance = variable("SNAP_INSTANCE_NAME").unwrap_or_else(|| "edge".into());
+    let memory = PathBuf::from(format!("/run/snap.{}", instance.display()));
     let snap = variable("SNAP").map(PathBuf::from);
     let is_strict = snap.as_deref().and_then(confinement::of_snap).is_none_or(|it| it != "classic");
     let root = snap.as_deref().map(|snap| snap.join(Snap::ROOT)).filter(|root| root.exists());
     let places = snap.map(|snap| Places::of(&snap, common.clone()));
     let node = places.filter(Places::are_there);
     let node = node.map(|places| SnapNode { endpoint: places.endpoint(), content: places.snap });
-    Some(Snap { common, snapctl, is_strict, node, root })
+    Some(Snap { common, memory, snapctl, is_strict, node, root })
 }
 
 /// Who starts edge, kubelet and containerd here.

@@ -88,6 +88,7 @@ mod tests {
         let common = PathBuf::from("/var/snap/edge/common");
         let snap = Snap {
             common: common.clone(),
+            memory: "/run/snap.edge".into(),
             snapctl: "snapctl".into(),
             is_strict: true,
             node: None,

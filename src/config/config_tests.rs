@@ -41,7 +41,7 @@ fn what_is_wrong_is_one_line_with_file_key_value_and_expectation() {
     let cases = [
         ("offline-mode = 1", "key `offline-mode` is `1`, expected `true` or `false`"),
         ("offline-mode = \"false\"", "key `offline-mode` is `false`, expected `true` or `false`"),
-        ("offline-mode = \"\"\"a\nb\"\"\"", "key `offline-mode` is `a b`, expected `true` or `false`"),
+        ("offline-mode = \"\"\"a\nb\"\"\"", "key `offline-mode` is `a\\nb`, expected `true` or `false`"),
         ("state-dir = \"var/lib\"", "key `state-dir` is `var/lib`, expected an absolute path"),
         ("[cloud]\nkubeconfig = true", "key `cloud.kubeconfig` is `true`, expected an absolute path"),
         (
@@ -298,9 +298,8 @@ fn what_upstreams_are_asked_with_is_said_once_and_the_mirror_may_say_otherwise()
 #[test]
 fn kubelets_certificate_is_where_this_snap_sees_it() {
     let of = |is_strict: bool, node: Option<SnapNode>| {
-        let (common, snapctl) = (PathBuf::from("/common"), PathBuf::from("/snapctl"));
-        let snap = Snap { common, snapctl, is_strict, node, root: None };
-        let config = Config::load_text(&Overrides { snap: Some(snap), ..Overrides::default() }, "").unwrap();
+        let overrides = Overrides { snap: Some(snap(is_strict, node)), ..Overrides::default() };
+        let config = Config::load_text(&overrides, "").unwrap();
         (config.kubelet_pki.display().to_string(), config.is_strict)
     };
     let node = SnapNode { content: "/snap/edge/current".into(), endpoint: "unix:///c.sock".into() };
@@ -308,4 +307,46 @@ fn kubelets_certificate_is_where_this_snap_sees_it() {
     assert_eq!(of(false, None), ("/var/lib/kubelet/pki".into(), false));
     assert_eq!(of(true, None), ("/var/lib/snapd/hostfs/var/lib/kubelet/pki".into(), true));
     assert_eq!(of(true, Some(node)), ("/common/kubelet/pki".into(), true), "kubelet is its own");
+}
+
+fn snap(is_strict: bool, node: Option<SnapNode>) -> Snap {
+    let (common, memory) = (PathBuf::from("/common"), PathBuf::from("/run/snap.edge"));
+    Snap { common, memory, snapctl: PathBuf::from("/snapctl"), is_strict, node, root: None }
+}
+
+/// Of a snap the socket lies on the disk whose loss the copy is for.
+#[test]
+fn the_copy_of_a_cache_is_in_memory_also_in_a_snap() {
+    let of = |snap: Option<Snap>, socket: Option<&str>| {
+        let overrides = Overrides { snap, socket: socket.map(PathBuf::from), ..Overrides::default() };
+        Config::load_text(&overrides, "").unwrap().refuge.display().to_string()
+    };
+    assert_eq!(of(None, None), "/run/edge");
+    assert_eq!(of(Some(snap(true, None)), None), "/run/snap.edge");
+    assert_eq!(of(Some(snap(false, None)), None), "/run/snap.edge");
+    assert_eq!(of(None, Some("/tmp/a/edge.sock")), "/tmp/a");
+}
+
+/// snapd shows a refusal to every user of the machine.
+#[test]
+fn a_refused_value_is_shown_without_its_password_and_with_what_nobody_would_see() {
+    for (value, shown) in [
+        ("http://user:se/cr@et@proxy:3128\r", "http://...@proxy:3128\\r"),
+        ("user:secret@proxy:3128\t", "...@proxy:3128\\t"),
+        ("proxy:3128\r", "proxy:3128\\r"),
+    ] {
+        let refused = parse(&format!("[registry]\nproxy = {}", toml_edit::Value::from(value))).unwrap_err();
+        let expected = format!("key `registry.proxy` is `{shown}`, expected a text on one line");
+        assert!(refused.contains(&expected), "{refused}");
+    }
+    for (text, shown) in [
+        ("[registry]\nown-hosts = [\"http://u:secret@h\", 7]", "is `[\"http://...@h\", 7]`, expected"),
+        (
+            "[[registry.upstreams]]\nhost = \"a.io\"\nurl = \"htps://u:secret@a.io\"",
+            "`a.io` is no address hint:",
+        ),
+    ] {
+        let refused = parse(text).unwrap_err();
+        assert!(refused.contains(shown) && !refused.contains("secret"), "{refused}");
+    }
 }

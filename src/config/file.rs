@@ -50,17 +50,35 @@ fn entry(path: &str, item: &Item, into: &mut Config) -> Result<(), Problem> {
     Err(Problem::Unknown { key: path.to_owned(), nearest: names::nearest(path) })
 }
 
-/// A value as it was written, on one line and not too long for one.
+/// A value as it was written, on one line and not too long for one; without what is before the `@` of an address, since
+/// snapd shows a refusal to every user of the machine.
 pub fn shown(item: &Item) -> String {
-    let text = match item.as_str() {
-        Some(text) => text.to_owned(),
-        None => item.to_string(),
+    let text: String = match item.as_str() {
+        Some(text) => without_secret(text).chars().map(seen).collect(),
+        None => {
+            let parts: Vec<String> = item.to_string().trim().split('"').map(without_secret).collect();
+            parts.join("\"").chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+        }
     };
-    let mut line: String =
-        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(61).collect();
+    let mut line: String = text.chars().take(61).collect();
     if line.chars().count() > 60 {
         line.truncate(line.char_indices().nth(57).map_or(line.len(), |(at, _)| at));
         line.push_str("...");
     }
     line
+}
+
+/// What nobody would see otherwise, such as the end of a line that was made elsewhere, may be what is wrong.
+fn seen(c: char) -> String {
+    if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+}
+
+fn without_secret(text: &str) -> String {
+    let start = text.find("://").map(|at| at + "://".len());
+    match (start, text.rfind('@')) {
+        (Some(start), Some(at)) if start < at => format!("{}...{}", &text[..start], &text[at..]),
+        // `user:password@proxy` is an address, too.
+        (None, Some(at)) if text[..at].contains(':') => format!("...{}", &text[at..]),
+        _ => text.to_owned(),
+    }
 }

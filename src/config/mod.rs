@@ -43,6 +43,8 @@ pub struct Config {
     pub file: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where a copy of the cache is made that its disk lets nobody write: in memory.
+    pub refuge: PathBuf,
     /// Where kubelet has the logs of pods.
     pub pod_logs: PathBuf,
     /// Where kubelet keeps the certificate that it rotates.
@@ -78,6 +80,7 @@ impl Default for Config {
         Self {
             file: PathBuf::from(DEFAULT_FILE),
             socket: PathBuf::from(DEFAULT_SOCKET),
+            refuge: PathBuf::from("/run/edge"),
             pod_logs: PathBuf::from("/var/log/pods"),
             kubelet_pki: PathBuf::from("/var/lib/kubelet/pki"),
             is_strict: false,
@@ -120,6 +123,8 @@ pub struct Overrides {
 pub struct Snap {
     /// The folder that all revisions share, `$SNAP_COMMON`.
     pub common: PathBuf,
+    /// Its folder in memory, `/run/snap.NAME`, which snapd lets it make.
+    pub memory: PathBuf,
     /// snapd's command for programs inside a snap.
     pub snapctl: PathBuf,
     /// Whether it is kept to its own folders: all snaps of edge but the classic one.
@@ -161,6 +166,7 @@ impl Overrides {
         if let Some(snap) = &self.snap {
             config.file = snap.common.join("edge.toml");
             config.socket = snap.common.join("run/edge.sock");
+            config.refuge.clone_from(&snap.memory);
             config.state_dir.clone_from(&snap.common);
             config.is_strict = snap.is_strict;
             if snap.is_strict {
@@ -231,6 +237,7 @@ impl Config {
         }
         if let Some(socket) = &overrides.socket {
             config.socket.clone_from(socket);
+            config.refuge = socket.parent().unwrap_or(Path::new("/run")).to_path_buf();
         }
         if let Some(root) = &overrides.system_root {
             config.system.root.clone_from(root);

@@ -121,7 +121,14 @@ fn fill(config: &mut Config, path: &str, told: &str, value: &Json) -> Result<(),
         (Json::Array(all), Slot::Texts(_)) => item(&Json::from_iter(all.iter().map(as_text))),
         (other, _) => item(other),
     };
-    key.slot.fill(&item, config).map_err(|wrong| wrong.of(told, file::shown(&item)))
+    key.slot.fill(&item, config).map_err(|wrong| match wrong.of(told, file::shown(&item)) {
+        // `snap set KEY=` is how people empty a key of snapd's own.
+        Problem::Value { key, value, expected } if value.is_empty() => {
+            let expected = format!("{expected} hint: `snap unset edge {key}` takes it out");
+            Problem::Value { key, value, expected }
+        }
+        problem => problem,
+    })
 }
 
 /// What snapd takes for a number or a boolean and has as it was written: `snap set edge bundle.gateway=42`. Not fractions,

@@ -45,8 +45,23 @@ fn texts_of_switches_count_and_other_types_do_not() {
     assert_eq!(read(json!("false")), Ok(false));
     assert_eq!(read(json!(false)), Ok(false));
     assert_eq!(read(json!(null)), Ok(true), "snapd's null is not set");
-    for (value, told) in [(json!("False"), "False"), (json!(0), "0"), (json!(""), ""), (json!([]), "[]")] {
+    for (value, told) in [(json!("False"), "False"), (json!(0), "0"), (json!([]), "[]")] {
         assert_eq!(read(value), Err(format!("key `offline-mode` is `{told}`, expected `true` or `false`")));
+    }
+}
+
+/// `snap set system proxy.http=` empties a key of snapd's own.
+#[test]
+fn an_empty_text_is_told_how_to_take_the_key_out() {
+    for (values, key) in [
+        (json!({"mirror": {"schedule": ""}}), "mirror.schedule"),
+        (json!({"mirror": {"images": ""}}), "mirror.images"),
+        (json!({"mirror": {"bandwidth-limit": ""}}), "mirror.bandwidth-limit"),
+        (json!({"offline-mode": ""}), "offline-mode"),
+    ] {
+        let told = taken(values, None).unwrap_err();
+        assert!(told.starts_with(&format!("key `{key}` is ``, expected ")), "{told}");
+        assert!(told.ends_with(&format!(" hint: `snap unset edge {key}` takes it out")), "{told}");
     }
 }
 

@@ -36,13 +36,30 @@ impl Daemon {
     /// Keeps a configuration that snapd may yet refuse; the one that waited before is forgotten.
     pub(super) fn prepare(&mut self, text: &str) -> Result<(), String> {
         let defaults = self.overrides.defaults();
-        Config::parse_over(defaults.clone(), text).map_err(|e| e.to_string())?;
+        let wanted = Config::parse_over(defaults.clone(), text).map_err(|e| e.to_string())?;
         if self.overrides.snap.is_none() {
             return Err("nothing is prepared outside a snap hint: `edge config set` changes edge.toml".into());
+        }
+        if self.has(&wanted, text) {
+            return Ok(());
         }
         prepared::stage(&defaults.file, text).map_err(|e| e.to_string())?;
         self.settle_what_waits();
         Ok(())
+    }
+
+    /// Whether `wanted`, which `text` says, is what the file holds and what was read of it last, and nothing else waits.
+    fn has(&self, wanted: &Config, text: &str) -> bool {
+        let defaults = self.overrides.defaults();
+        let is_written = prepared::in_force(&defaults).is_ok_and(|held| held.as_ref() == Some(wanted));
+        let is_alone = prepared::waiting(&defaults.file).is_ok_and(|waiting| waiting.is_none());
+        let is_read = || {
+            Config::load_text(&self.overrides, text).is_ok_and(|mut new| {
+                let held = hold(&self.config, &mut new);
+                new == self.config && held == *self.waits.borrow()
+            })
+        };
+        is_written && is_alone && is_read()
     }
 
     /// Waits beside for snapd's word on the configuration that waits, if one does.

@@ -114,7 +114,7 @@ async fn converse(stream: UnixStream, doors: Arc<Doors>) -> Result<(), String> {
     serving.await.map_err(|e| e.to_string())
 }
 
-async fn told(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

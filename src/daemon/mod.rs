@@ -19,6 +19,7 @@ mod door;
 mod firewall;
 mod identity;
 mod importing;
+pub mod judged;
 pub mod kubelet;
 mod lent;
 mod membership;
@@ -51,8 +52,9 @@ use crate::cache::{Cache, CacheError};
 use crate::config::{self, Config, Overrides};
 use crate::cri;
 use crate::health::{Board, Part};
-use crate::proxy::{self, cloud};
+use crate::proxy::{self, cloud, join};
 use crate::sys::lock::{LockError, StateLock};
+use crate::sys::snapctl::Snapctl;
 use crate::trust;
 use door::Door;
 use prepared::Verdict;
@@ -202,9 +204,11 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let started = crate::sys::clock::now();
         let mut signals = Signals::new()?;
-        let refuge = config.socket.parent().unwrap_or(Path::new("/run"));
         let first = is_first(&config.state_dir);
-        let opened = Cache::open(&config.state_dir, refuge)?;
+        if let Err(error) = join::lay_beside(&config.state_dir) {
+            tracing::warn!(%error, "what kubelet's kubeconfig was before does not lie beside it");
+        }
+        let opened = Cache::open(&config.state_dir, &config.refuge)?;
         if first && let Err(error) = opened.cache.note_end().await {
             tracing::debug!(%error, "that this is the first start was not noted: clients read anew");
         }
@@ -243,21 +247,29 @@ impl Daemon {
         };
         let link = Some(door.link());
         tokio::spawn(mirror::schedule(place.clone(), board.part("mirror"), link.clone(), stopped.clone()));
-        let socket = bind_socket(&config.socket)?;
+        let socket = match bind_socket(&config.socket) {
+            // In a snap it lies on the disk that the state is on, and kubelet asks nothing of it.
+            Err(error) if signals::is_unwritable(&error) => {
+                tracing::error!(%error, "no command reaches the daemon; it is tried again");
+                None
+            }
+            bound => Some(bound?),
+        };
         let doors = Arc::new(control::Doors { facts, orders: orders.clone(), place: place.clone() });
-        core.spawn(control::serve(socket, doors, stopped.clone()));
+        core.spawn(signals::answer(config.socket.clone(), socket, doors.clone(), stopped.clone()));
         let registry = registry::RegistryTask::start(&config, &place, link, &board);
         let upkeep = upkeep::Upkeep::start(&place, &board);
         let media = bundle::watch_media(place.clone(), board.part("bundle"), stopped.clone());
         tokio::spawn(media);
         tokio::spawn(identity::keep(place.clone(), stopped.clone()));
+        let clock = tokio::spawn(clock::keep(place.clone(), stopped.clone()));
         tokio::spawn(boots::keep(place.clone(), board.clone(), stopped.clone()));
         if let Some(kubelet) = dns::Kubelet::of(&config, overrides.snap.as_ref()) {
             let cloud = (door.follow(), door.link());
             tokio::spawn(dns::keep(place.clone(), kubelet, board.clone(), cloud, stopped.clone()));
         }
         if let Some(snap) = &overrides.snap {
-            tokio::spawn(told::keep(waits.subscribe()));
+            tokio::spawn(told::keep(waits.subscribe(), doors, Snapctl::new(&snap.snapctl)));
             if let Some(root) = snap.root.clone() {
                 tokio::spawn(bundle::pin_shipped(place.clone(), root));
             }
@@ -315,7 +327,8 @@ impl Daemon {
         daemon.upkeep.stop();
         let drained = async { while core.join_next().await.is_some() {} };
         let lived = tokio::time::timeout(DRAIN, upkeep::note_lived(&daemon.place));
-        let _ = tokio::join!(tokio::time::timeout(DRAIN, drained), daemon.registry.stop(), lived);
+        let clock = tokio::time::timeout(DRAIN, clock);
+        let _ = tokio::join!(tokio::time::timeout(DRAIN, drained), daemon.registry.stop(), lived, clock);
         let own = opened.cache.flush_own().await;
         if let Err(error) = &own {
             tracing::warn!(%error, "the cache was not written at the end");

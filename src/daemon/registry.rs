@@ -94,10 +94,27 @@ struct Shop {
 
 async fn keep(shop: Shop, mut wanted: watch::Receiver<Wanted>, part: Part) {
     let (mut bound, mut running, mut pause) = (None, None, FIRST);
+    let mut last: Option<Settings> = None;
     loop {
-        let settings = wanted.borrow_and_update().settings.clone();
+        let asked = wanted.borrow_and_update().settings.clone();
+        // What is wrong with a file is told now and not to the first client.
+        let refused = Registry::check(&asked).err().map(|error| error.to_string());
+        let older = match &refused {
+            Some(_) => last.as_ref().and_then(|last| before(last, &asked)),
+            None => None,
+        };
+        if refused.is_none() {
+            last = Some(asked.clone());
+        }
+        let goes_on = older.is_some();
+        let settings = older.unwrap_or_else(|| asked.clone());
         let served = tokio::select! {
-            served = serve(&shop, &settings, &mut bound, &mut running, &part) => served,
+            served = serve(&shop, &settings, refused.as_deref(), &mut bound, &mut running, &part) => served,
+            () = put_right(&asked), if goes_on => {
+                running = None;
+                pause = FIRST;
+                continue;
+            }
             changed = wanted.changed() => {
                 let old: Option<Running> = running.take();
                 if changed.is_err() {
@@ -125,10 +142,37 @@ async fn keep(shop: Shop, mut wanted: watch::Receiver<Wanted>, part: Part) {
     }
 }
 
-/// Waits for the first connection, then serves until nobody was connected for a while.
+/// What goes on being served while a file that `asked` names cannot be used: `last`, where that still can. Nobody may write
+/// meanwhile by rules that are to change, and nobody connects where nobody is to.
+fn before(last: &Settings, asked: &Settings) -> Option<Settings> {
+    // To the network it may go with what is asked for alone, such as TLS.
+    if asked.listen != last.listen && !asked.listen.ip().is_loopback() {
+        return None;
+    }
+    let writers = |settings: &Settings| {
+        let Settings { push, insecure_loopback_push, htpasswd, tokens, .. } = settings.clone();
+        (push, insecure_loopback_push, htpasswd, tokens)
+    };
+    let older =
+        Settings { listen: asked.listen, push: last.push && writers(last) == writers(asked), ..last.clone() };
+    Registry::check(&older).is_ok().then_some(older)
+}
+
+/// Waits until the files that settings name can be used.
+async fn put_right(settings: &Settings) {
+    let mut pause = FIRST;
+    while Registry::check(settings).is_err() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST);
+    }
+}
+
+/// Waits for the first connection, then serves until nobody was connected for a while. `refused` is what is wrong with the
+/// settings that were asked for, where these are others.
 async fn serve(
     shop: &Shop,
     settings: &Settings,
+    refused: Option<&str>,
     bound: &mut Option<(SocketAddr, TcpListener)>,
     running: &mut Option<Running>,
     part: &Part,
@@ -139,7 +183,6 @@ async fn serve(
     }
     let Some((_, listener)) = bound else { return Ok(()) };
     let clone = || listener.try_clone().map_err(|e| format!("cannot share the port: {e}"));
-    // What is wrong with a file is told now and not to the first client.
     Registry::check(settings).map_err(|e| e.to_string())?;
     let identity = shop.identity(settings)?;
     if shop.door.is_used() {
@@ -149,7 +192,10 @@ async fn serve(
             .map_err(|e| e.to_string())?;
     }
     let address = listener.local_addr().map_or(settings.listen, |bound| bound);
-    part.good_with(format!("on {address}"));
+    match refused {
+        Some(why) => part.trouble(format!("as it was set before, on {address}: {why}")),
+        None => part.good_with(format!("on {address}")),
+    }
     let failed = |e: std::io::Error| format!("cannot accept connections: {e}");
     let waiting = tokio::net::TcpListener::from_std(clone()?).map_err(failed)?;
     let (first, _) = waiting.accept().await.map_err(failed)?;
@@ -268,5 +314,24 @@ async fn follow(mut link: watch::Receiver<LinkState>, sources: Sources) {
         if link.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_to_this_machine_alone_goes_to_the_network_with_what_is_asked_for_it_only() {
+        let last = Settings { listen: ([127, 0, 0, 1], 5000).into(), ..Settings::default() };
+        let asked = |listen: &str| Settings {
+            listen: listen.parse().unwrap(),
+            tls_certificate: Some("/nowhere/tls.crt".into()),
+            tls_key: Some("/nowhere/tls.key".into()),
+            ..last.clone()
+        };
+        assert!(before(&last, &asked("127.0.0.1:5000")).is_some());
+        assert!(before(&last, &asked("127.0.0.1:5001")).is_some());
+        assert!(before(&last, &asked("0.0.0.0:5000")).is_none());
     }
 }

@@ -232,7 +232,7 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
             lines.push(error.to_string());
             // After a reset the copy alone says what was superseded: a person must say that it begins anew.
             if !gateway.store.trust_value("root-version").is_ok_and(|version| version.is_some()) {
-                lines.extend(clock::set(gateway));
+                lines.extend(clock::set(gateway, places));
                 return lines;
             }
         }
@@ -242,7 +242,7 @@ fn settle_here(asked: &Settle, gateway: &Gateway, places: &Places, progress: &Pr
     {
         lines.push(error.message);
     }
-    lines.extend(clock::set(gateway));
+    lines.extend(clock::set(gateway, places));
     if let Some(folder) = &asked.preload {
         lines.extend(preload(folder, gateway, progress));
     }

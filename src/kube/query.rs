@@ -76,6 +76,11 @@ impl Query {
         self.watch && self.send_initial_events == Some(true)
     }
 
+    /// Whether only a part of the list is wanted, by a hash of its objects.
+    pub fn is_of_a_shard(&self) -> bool {
+        self.other("shardSelector").is_some_and(|selector| !selector.is_empty())
+    }
+
     fn set(&mut self, key: String, value: String) {
         match key.as_str() {
             "watch" => self.watch = flag(&value),

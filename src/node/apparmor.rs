@@ -10,9 +10,10 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::{Places, one_line};
+use super::Places;
+use crate::sys::program;
 
 /// containerd's name for it, `cri-containerd.apparmor.d`, stands in it.
 const PROFILE: &str = include_str!("pods.apparmor");
@@ -42,26 +43,14 @@ pub fn prepare(places: &Places) -> Result<(), String> {
 
 fn give(snap: &Path) -> Result<(), String> {
     let parser = snap.join(PARSER);
-    let failed = |error: std::io::Error| format!("cannot run `{}`: {error}", parser.display());
-    let mut child = Command::new(&parser)
+    let mut command = Command::new(&parser);
+    command
         // The host's settings are not for this parser, which takes the word only with `=`.
         .args(["--replace", "--skip-cache", "--quiet", "--config-file=/dev/null", "--policy-features"])
-        .arg(snap.join(FEATURES))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // Who did not read it says better why.
-        let _ = stdin.write_all(PROFILE.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(failed)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let why = one_line(&String::from_utf8_lossy(&output.stderr));
-    Err(if why.is_empty() { output.status.to_string() } else { why })
+        .arg(snap.join(FEATURES));
+    program::run(&mut command, PROFILE.as_bytes())
+        .map(drop)
+        .map_err(|why| format!("`{}`: {why}", parser.display()))
 }
 
 #[cfg(test)]
@@ -75,7 +64,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let parser = folder.path().join(PARSER);
         std::fs::create_dir_all(parser.parent().unwrap()).unwrap();
-        assert!(give(folder.path()).unwrap_err().starts_with("cannot run `"), "there is none");
+        assert!(give(folder.path()).unwrap_err().contains("`: cannot be run: "), "there is none");
         let below = |name: &str| folder.path().join(name);
         let script = format!(
             "#!/bin/sh\ncat >{}\necho 'no\nroom' >&2\nexit $(cat {})\n",
@@ -90,6 +79,6 @@ mod tests {
         assert_eq!(give(folder.path()), Ok(()));
         assert_eq!(std::fs::read_to_string(below("given")).unwrap(), PROFILE);
         std::fs::write(below("code"), "1").unwrap();
-        assert_eq!(give(folder.path()), Err("no room".into()));
+        assert!(give(folder.path()).unwrap_err().ends_with("`: no room"));
     }
 }

@@ -2,13 +2,14 @@
 //! something is mounted in it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Places, one_line};
+use super::Places;
+use crate::sys::program;
 
 /// Where containerd has runc keep the containers of pods.
 const CONTAINERS: &str = "run/runc/k8s.io";
@@ -43,19 +44,9 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 fn delete(places: &Places, id: &str) -> Result<(), String> {
-    let told = Command::new(places.snap.join("usr/sbin/runc"))
-        .arg("--root")
-        .arg(places.own(CONTAINERS))
-        .args(["delete", "--force", id])
-        .stdin(Stdio::null())
-        .output();
-    match told {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            Err(format!("cannot end container {id}: {}", one_line(&String::from_utf8_lossy(&output.stderr))))
-        }
-        Err(error) => Err(format!("cannot end container {id}: {error}")),
-    }
+    let mut runc = Command::new(places.snap.join("usr/sbin/runc"));
+    runc.arg("--root").arg(places.own(CONTAINERS)).args(["delete", "--force", id]);
+    program::run(&mut runc, b"").map(drop).map_err(|why| format!("cannot end container {id}: {why}"))
 }
 
 /// The shims of this containerd, by the address that they were started with.

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::sys::program::one_line;
+
 pub use clear::clear;
 pub use kubelet::has_joined;
 pub use places::Places;
@@ -105,10 +107,6 @@ pub enum Error {
     /// A file or folder cannot be made; the text names it.
     #[error(transparent)]
     File(#[from] std::io::Error),
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The cloud that this machine has joined, as kubelet is told of it.

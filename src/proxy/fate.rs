@@ -115,9 +115,10 @@ pub fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
     let why = format!("{} {said}", code.as_u16());
     match (change.what.kind, code) {
         // Gone already, or there already: what was wanted is so.
-        (ChangeKind::Delete, StatusCode::NOT_FOUND) | (ChangeKind::Create, StatusCode::CONFLICT) => {
-            Fate::Done(None)
-        }
+        (ChangeKind::Delete, StatusCode::NOT_FOUND) => Fate::Done(None),
+        (ChangeKind::Create, StatusCode::CONFLICT) if is_there(&value) => Fate::Done(None),
+        // As of a quota that many want to count up at once.
+        (ChangeKind::Create, StatusCode::CONFLICT) => Fate::Later(why, 1),
         (ChangeKind::Patch | ChangeKind::Apply, StatusCode::NOT_FOUND) => Fate::Gone(why),
         (_, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY) if is_another(&value) => Fate::Gone(why),
         (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED) => Fate::Later(why, 1),
@@ -125,6 +126,11 @@ pub fn fate(change: &Change, code: StatusCode, bytes: &[u8]) -> Fate {
         (_, code) if code.is_server_error() => Fate::Later(why, 1),
         _ => Fate::Never(why),
     }
+}
+
+/// Whether a refusal says that there is an object by that name; one that gives no reason is taken for it.
+fn is_there(status: &Value) -> bool {
+    status.get("reason").and_then(Value::as_str).is_none_or(|reason| reason == "AlreadyExists")
 }
 
 /// Whether a refusal says that the object has another uid: it was deleted and made again under its name.

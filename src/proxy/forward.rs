@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts as Head;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 
@@ -16,13 +16,14 @@ use super::answer::{self, Body};
 use super::caller::Caller;
 use super::forwarded::{Forwarded, Until, until_late, until_outage, until_recorded, until_watch_ends};
 use super::headers::{
-    IMPERSONATE, KeepUpgrade, encoding_of, prefer_json, remove_hop_headers, stream_encoding, upward_headers,
+    IMPERSONATE, KeepUpgrade, accept_of, accept_without, encoding_of, remove_hop_headers, stream_encoding,
+    upward_headers,
 };
 use super::pool::Place;
 use super::record::Recording;
 use super::takers::Parts;
 use super::upstream::{As, UpBody, UpstreamError};
-use super::{Shared, genuine, issuer};
+use super::{Shared, discovery, genuine, issuer};
 use crate::cache::{seconds, version};
 use crate::kube::status::Failure;
 use crate::kube::stream::{WatchKind, watch_event};
@@ -186,7 +187,10 @@ impl Shared {
         record: bool,
         sent: &AtomicBool,
     ) -> Result<(Response<Incoming>, Place), UpstreamError> {
-        let request = self.upward(call, payload, record);
+        let mut request = self.upward(call, payload, record);
+        if record && self.wants_whole(call).await {
+            request.headers_mut().remove(header::IF_NONE_MATCH);
+        }
         let sending = self.upstream.send_noting(call.who(), request, sent);
         tokio::pin!(sending);
         let mut link = self.link.follow();
@@ -205,6 +209,15 @@ impl Shared {
         }
     }
 
+    /// Whether the answer is to be whole although its client has one like it: this is of what edge keeps, and it has none.
+    async fn wants_whole(&self, call: &Call) -> bool {
+        let KubeRequest::NonResource { path, .. } = &call.request else { return false };
+        let headers = &call.head.headers;
+        headers.contains_key(header::IF_NONE_MATCH)
+            && discovery::is_discovery(path)
+            && !discovery::is_kept(&self.cache, &call.caller, path, &accept_of(headers)).await
+    }
+
     /// The request as it goes up: the same, but for what belongs to one connection.
     fn upward(&self, call: &Call, payload: &mut Payload, record: bool) -> Request<UpBody> {
         let body = match payload {
@@ -220,12 +233,17 @@ impl Shared {
         *request.uri_mut() =
             call.head.uri.path_and_query().cloned().map_or_else(Default::default, Into::into);
         *request.headers_mut() = upward_headers(&call.head.headers, &call.caller, KeepUpgrade::No);
+        let resource = call.request.resource();
+        if record && resource.is_none_or(|resource| resource.is_read()) {
+            // Nobody here reads it, and nothing would be kept.
+            accept_without(request.headers_mut(), &["cbor", "yaml"]);
+        }
         if record
-            && let Some(resource) = call.request.resource()
+            && let Some(resource) = resource
             && resource.is_read()
             && (self.unknown.contains(&resource.gvr.to_string()) || !has_table(&resource.gvr))
         {
-            prefer_json(request.headers_mut());
+            accept_without(request.headers_mut(), &["protobuf"]);
         }
         request
     }

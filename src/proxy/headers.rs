@@ -95,11 +95,15 @@ pub fn stream_encoding(headers: &HeaderMap) -> Option<Encoding> {
     Encoding::of(kind)
 }
 
-/// Leaves only the JSON types of an Accept header, if it has any.
-pub fn prefer_json(headers: &mut HeaderMap) {
+/// Leaves of an Accept header what contains none of these words, if anything is left then.
+pub fn accept_without(headers: &mut HeaderMap, words: &[&str]) {
     let accept = accept_of(headers);
-    let json: Vec<&str> = accept.split(',').filter(|kind| !kind.contains("protobuf")).collect();
-    if let (false, Ok(value)) = (json.is_empty(), HeaderValue::from_str(json.join(",").trim())) {
+    let has_none = |kind: &&str| !words.iter().any(|word| kind.contains(word));
+    if has_none(&&*accept) {
+        return;
+    }
+    let left: Vec<&str> = accept.split(',').filter(has_none).collect();
+    if let (false, Ok(value)) = (left.is_empty(), HeaderValue::from_str(left.join(",").trim())) {
         headers.insert(header::ACCEPT, value);
     }
 }

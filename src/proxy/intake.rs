@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::decoder::Decoder;
+use super::discovery;
 use super::own_issuers::OwnIssuers;
 use super::record::Intake;
 use super::replay::bare;
@@ -146,8 +147,6 @@ pub struct DocumentIntake {
     pub identity: String,
     /// Its path, with the query.
     pub path: String,
-    /// The Accept header it answers.
-    pub variant: String,
     /// Its Content-Type and ETag; the body comes when it is whole.
     pub document: Document,
 }
@@ -155,7 +154,7 @@ pub struct DocumentIntake {
 impl TakeWhole for DocumentIntake {
     fn take(&mut self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), CacheError> {
         self.document.body = bytes;
-        writer.put_document(&self.identity, &self.path, &self.variant, &self.document)
+        discovery::put(writer, &self.identity, &self.path, &self.document)
     }
 }
 

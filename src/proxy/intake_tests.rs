@@ -9,6 +9,7 @@ use crate::proxy::caller::NODE;
 use crate::proxy::decoder::{Extent, Unknown};
 use crate::proxy::listed::{ListIntake, Pages, WatchIntake};
 use crate::proxy::record::Recording;
+use crate::proxy::torn::Torn;
 
 fn scope(labels: &str, fields: &str) -> ScopeKey {
     ScopeKey {
@@ -84,6 +85,62 @@ async fn only_this_nodes_own_list_and_a_deletion_say_that_tokens_are_over() {
     cache.commit(|writer| writer.put_token(&token(), b"{}")).await.unwrap();
     list(&cache, "", "spec.nodeName=own", vec![]).await;
     assert!(!has_token(&cache).await);
+}
+
+/// Has a page of this node's pods as `identity` reads it on its way into the cache: `asked` and `next` are continue tokens.
+fn page(
+    cache: &Cache,
+    pages: &Pages,
+    (identity, asked, next): (&str, Option<&str>, Option<&str>),
+    name: &str,
+) -> Recording {
+    let scope = ScopeKey { identity: identity.into(), ..scope("", "spec.nodeName=own") };
+    let intake = ListIntake::new(decoder(cache), scope, pages.clone(), asked.map(str::to_owned));
+    let mut recording = Recording::new(cache.clone(), Box::new(intake), None, false);
+    let meta = json!({"resourceVersion": "9", "continue": next});
+    let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": meta, "items": [pod(name, name)]});
+    recording.feed(list.to_string().into());
+    recording
+}
+
+#[tokio::test]
+async fn a_list_in_pages_is_whole_however_fast_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    let pages = Pages::default();
+    page(&cache, &pages, (NODE, None, Some("2")), "first").end(true);
+    page(&cache, &pages, (NODE, Some("2"), Some("3")), "second").end(false);
+    page(&cache, &pages, (NODE, Some("2"), Some("3")), "second").end(true);
+    page(&cache, &pages, (NODE, Some("3"), None), "third").end(true);
+    cache.commit(|_| Ok(())).await.unwrap();
+    let own = cache.read(|reader| reader.own_pods()).await.unwrap().unwrap();
+    let names: Vec<_> = own.iter().map(|pod| pod["metadata"]["name"].clone()).collect();
+    assert_eq!(names, ["first", "second", "third"], "and the pod that was there before is in no page");
+}
+
+#[tokio::test]
+async fn whoever_begins_many_lists_gives_up_his_own_and_of_one_without_a_beginning_nothing_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(&folder).await;
+    let torn = Torn::default();
+    let pages = Pages::new(torn.clone());
+    let is_told = |identity: &str| {
+        let list = ScopeKey { identity: identity.into(), ..scope("", "spec.nodeName=own") };
+        futures_util::FutureExt::now_or_never(torn.tell(&list)).is_some()
+    };
+    page(&cache, &pages, ("operator", None, Some("next")), "first").end(true);
+    for n in 0..100 {
+        page(&cache, &pages, ("hostile", None, Some(&n.to_string())), "first").end(true);
+    }
+    page(&cache, &pages, ("operator", Some("next"), None), "second").end(true);
+    page(&cache, &pages, ("hostile", Some("0"), None), "never").end(true);
+    cache.commit(|_| Ok(())).await.unwrap();
+    let has_read = async |identity: &'static str, name: &str| {
+        let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: name.into() };
+        cache.read(move |reader| reader.get(identity, &key)).await.unwrap().is_some()
+    };
+    assert!(has_read("operator", "second").await && !is_told("operator"));
+    assert!(!has_read("hostile", "never").await && is_told("hostile"), "it is to read anew");
 }
 
 #[tokio::test]

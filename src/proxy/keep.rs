@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::caller::Caller;
 use super::decoder::{Decoder, Extent};
 use super::forward::Call;
-use super::headers::{accept_of, encoding_of};
+use super::headers::encoding_of;
 use super::intake::{DocumentIntake, EventIntake, Gathered, Single, SingleIntake, TokenIntake};
 use super::listed::{LeftAlone, ListIntake, WatchIntake};
 use super::record::{Client, Intake, Recording};
@@ -169,9 +169,9 @@ fn extent_of(call: &Call) -> Extent {
     }
 }
 
-/// The list that is read or watched.
+/// The list that is read or watched; `None` of one of its shards, which says nothing of the others.
 pub fn list_of(call: &Call, request: &ResourceRequest) -> Option<ScopeKey> {
-    if !matches!(request.verb, Verb::List | Verb::Watch) {
+    if !matches!(request.verb, Verb::List | Verb::Watch) || request.query.is_of_a_shard() {
         return None;
     }
     let wanted = Wanted::of(&call.caller.identity(), request).ok()?;
@@ -239,8 +239,7 @@ fn is_foreign(headers: &HeaderMap) -> bool {
 }
 
 fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> Option<Box<dyn Intake>> {
-    let kept = path == "/version"
-        || ["/api", "/apis"].iter().any(|top| path == *top || path.starts_with(&format!("{top}/")));
+    let kept = discovery::is_discovery(path) && !is_foreign(headers);
     if !kept || code != StatusCode::OK || call.head.method != http::Method::GET {
         return None;
     }
@@ -249,7 +248,6 @@ fn document(call: &Call, path: &str, code: StatusCode, headers: &HeaderMap) -> O
     Some(Box::new(Gathered::new(DocumentIntake {
         identity: call.caller.identity(),
         path: path.to_owned(),
-        variant: discovery::variant(&accept_of(&call.head.headers)).to_owned(),
         document: Document { kind: text(header::CONTENT_TYPE), etag: text(header::ETAG), body: Vec::new() },
     })))
 }

@@ -1,53 +1,88 @@
 //! What lists and watches become in the cache.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::caller::NODE;
 use super::decoder::Decoder;
 use super::intake::{OBJECT_LIMIT, unreadable};
 use super::record::Intake;
+use super::torn::Torn;
 use crate::cache::{Begins, Cache, CacheError, ListRecord, Object, ScopeId, ScopeKey, Watching, Writer};
 use crate::kube::meta;
 use crate::kube::stream::{Finished, ListSplitter, WatchKind, WatchSplitter};
 
 /// A list, or one page of it.
 pub struct ListIntake {
-    /// How to decode its objects.
-    pub decoder: Decoder,
-    /// Which list.
-    pub scope: ScopeKey,
-    /// The pages that came before, by the token that asks for the next.
-    pub pages: Pages,
-    /// Cuts it into objects.
-    pub splitter: Option<ListSplitter>,
-    /// What this page and those before it held.
-    pub list: Option<ListRecord>,
+    decoder: Decoder,
+    scope: ScopeKey,
+    pages: Pages,
+    /// Which page this is: the continue token of the request; `None` for the first.
+    asked: Option<String>,
+    begun: Instant,
+    state: Page,
+}
+
+/// How far a page is taken apart.
+enum Page {
+    /// Nothing of it has come.
+    Ahead,
+    /// Some of it has, and what it and those before it held.
+    Open(Box<ListSplitter>, ListRecord),
+    /// There is no more of it to keep.
+    Over,
 }
 
 /// Lists whose next page is yet to be asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Pages {
-    open: Arc<Mutex<Vec<(ScopeKey, String, ListRecord)>>>,
+    open: Arc<Mutex<VecDeque<OpenList>>>,
+    torn: Torn,
 }
 
-/// Paginated lists that may be under way at once; an older one is given up, and prunes nothing.
-const OPEN_PAGES: usize = 16;
+#[derive(Debug)]
+struct OpenList {
+    scope: ScopeKey,
+    /// By which its next page is asked for.
+    token: String,
+    list: ListRecord,
+}
+
+/// Lists in pages that may be under way at once; of more, the oldest of whoever has the most is given up.
+const OPEN_LISTS: usize = 32;
 
 impl Pages {
+    /// The clients whose list is given up are told by `torn` to read it anew.
+    pub fn new(torn: Torn) -> Self {
+        Self { open: Arc::default(), torn }
+    }
+
     fn take(&self, scope: &ScopeKey, token: &str) -> Option<ListRecord> {
         let mut open = self.open.lock().ok()?;
-        let at = open.iter().position(|(s, t, _)| s == scope && t == token)?;
-        Some(open.remove(at).2)
+        let at = open.iter().position(|one| one.scope == *scope && one.token == token)?;
+        open.remove(at).map(|one| one.list)
     }
 
     fn put(&self, scope: ScopeKey, token: String, list: ListRecord) {
-        if let Ok(mut open) = self.open.lock() {
-            if open.len() >= OPEN_PAGES {
-                open.remove(0);
-            }
-            open.push((scope, token, list));
+        let Ok(mut open) = self.open.lock() else { return };
+        if scope.identity == NODE {
+            open.retain(|one| one.scope != scope);
+        }
+        open.push_back(OpenList { scope, token, list });
+        if open.len() <= OPEN_LISTS {
+            return;
+        }
+        // kubelet's own is given up for nobody.
+        let of = |identity: &str| match identity {
+            NODE => 0,
+            _ => open.iter().filter(|one| one.scope.identity == identity).count(),
+        };
+        let most = open.iter().map(|one| of(&one.scope.identity)).max();
+        if let Some(at) = open.iter().position(|one| Some(of(&one.scope.identity)) == most) {
+            open.remove(at);
         }
     }
 }
@@ -55,38 +90,58 @@ impl Pages {
 impl ListIntake {
     /// Records a list of `scope`; `asked` is the continue token of the request, if any.
     pub fn new(decoder: Decoder, scope: ScopeKey, pages: Pages, asked: Option<String>) -> Self {
-        let splitter = Some(ListSplitter::with_limit(decoder.encoding, OBJECT_LIMIT));
-        let list = match &asked {
+        Self { decoder, scope, pages, asked, begun: Instant::now(), state: Page::Ahead }
+    }
+
+    /// Goes on from the pages before. Only here, where all is written in its order: a client has its next page before the
+    /// one before it is written down.
+    fn open(&mut self) -> Page {
+        let splitter = ListSplitter::with_limit(self.decoder.encoding, OBJECT_LIMIT);
+        let list = match &self.asked {
             None => Some(ListRecord::default()),
-            Some(token) => pages.take(&scope, token),
+            Some(token) => self.pages.take(&self.scope, token),
         };
-        Self { decoder, scope, pages, splitter, list }
+        match list {
+            Some(list) => Page::Open(Box::new(splitter), list),
+            // Which of its objects have changed since the first page was asked for, nobody knows.
+            None => {
+                if self.scope.identity != NODE {
+                    self.pages.torn.note(&self.scope, self.begun);
+                }
+                Page::Over
+            }
+        }
     }
 }
 
 impl Intake for ListIntake {
     fn feed(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<(), CacheError> {
-        let Some(splitter) = &mut self.splitter else { return Ok(()) };
+        if matches!(self.state, Page::Ahead) {
+            self.state = self.open();
+        }
+        let Page::Open(splitter, list) = &mut self.state else { return Ok(()) };
         splitter.push(bytes).map_err(unreadable)?;
         let id = writer.scope(&self.scope)?;
         while let Some(item) = splitter.next_item() {
             let object = self.decoder.keep(self.decoder.whole(splitter.decode_item(&item))?)?;
-            match &mut self.list {
-                Some(list) => writer.put_listed(id, list, &object)?,
-                None => writer.put(id, &object)?,
-            }
+            writer.put_listed(id, list, &object)?;
         }
         Ok(())
     }
 
     fn end(&mut self, writer: &mut Writer, whole: bool) -> Result<(), CacheError> {
+        // Objects can only be dropped on the word of a list that is known to be all of it.
+        let Page::Open(splitter, list) = std::mem::replace(&mut self.state, Page::Over) else {
+            return Ok(());
+        };
         if !whole {
+            // Clients ask once more for a page that breaks off.
+            if let Some(token) = self.asked.take() {
+                self.pages.put(self.scope.clone(), token, list);
+            }
             return Ok(());
         }
-        let Some(splitter) = self.splitter.take() else { return Ok(()) };
         let Finished::List(end) = splitter.finish().map_err(unreadable)? else { return Ok(()) };
-        // Objects can only be dropped on the word of a list that is known to be all of it.
-        let Some(list) = self.list.take() else { return Ok(()) };
         if let Some(token) = end.continue_token {
             self.pages.put(self.scope.clone(), token, list);
             return Ok(());

@@ -226,12 +226,13 @@ impl Proxy {
         let (link, owner) = Link::new(probe_interval, was_offline, probe, replay);
         let (edits, _) = broadcast::channel(watch::BACKLOG);
         let waiting = Arc::new(Notify::new());
+        let torn = torn::Torn::of(&cache).await?;
         let shared = Shared {
             writes: local::LocalWrites::new(cache.clone(), edits.clone(), waiting.clone()),
             takers: Arc::default(),
             unknown: decoder::Unknown::new(cache.clone()),
-            pages: listed::Pages::default(),
-            torn: torn::Torn::of(&cache).await?,
+            pages: listed::Pages::new(torn.clone()),
+            torn,
             refusals: refusals::Refusals::default(),
             unsure: unsure::Unsure::after(cache.ended_whole().await?),
             signed: sign::Signed::default(),

@@ -372,5 +372,8 @@ pub(super) enum Sent {
 }
 
 #[cfg(test)]
+#[path = "outbox_kept_tests.rs"]
+mod kept_tests;
+#[cfg(test)]
 #[path = "outbox_tests.rs"]
 mod tests;

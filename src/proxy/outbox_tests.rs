@@ -1,13 +1,12 @@
 //! Which changes go first, and what the cloud's answers mean for them.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 use serde_json::json;
 
 use super::*;
-use crate::cache::{NewChange, Purpose, Writer};
+use crate::cache::{NewChange, Writer};
 use crate::kube::patch::PatchType;
 use crate::proxy::fate::fate;
 use crate::proxy::input::Input;
@@ -51,10 +50,12 @@ fn nothing_of_kubelet_s_is_put_off_by_a_client() {
 
 #[test]
 fn what_is_about_another_object_of_the_name_goes_without_alarm() {
-    let change = change(1, "v1/pods", "a", 0);
-    let fate = |code: u16, status: Value| {
-        fate(&change, StatusCode::from_u16(code).unwrap(), status.to_string().as_bytes())
+    let (change, mut made) = (change(1, "v1/pods", "a", 0), change(2, "v1/events", "a", 0));
+    made.what.kind = ChangeKind::Create;
+    let of = |change: &Change, code: u16, status: Value| {
+        fate(change, StatusCode::from_u16(code).unwrap(), status.to_string().as_bytes())
     };
+    let fate = |code: u16, status: Value| of(&change, code, status);
     let invalid = |field: &str| {
         json!({"kind": "Status", "message": "Pod \"a\" is invalid", "reason": "Invalid",
             "details": {"causes": [{"reason": "FieldValueInvalid", "field": field}]}})
@@ -65,17 +66,21 @@ fn what_is_about_another_object_of_the_name_goes_without_alarm() {
     let other = "Precondition failed: UID in precondition: x, UID in object meta: y";
     assert!(matches!(fate(409, json!({"message": other})), Fate::Gone(_)));
     assert!(matches!(fate(409, json!({"message": "the object has been modified"})), Fate::Never(_)));
+    let quota = "Operation cannot be fulfilled on resourcequotas \"events\": the object has been modified";
+    assert!(matches!(of(&made, 409, json!({"reason": "Conflict", "message": quota})), Fate::Later(..)));
+    assert!(matches!(of(&made, 409, json!({"reason": "AlreadyExists"})), Fate::Done(None)));
+    assert!(matches!(of(&made, 409, json!(null)), Fate::Done(None)));
     assert!(matches!(fate(403, json!({})), Fate::Forbidden(_)));
     assert!(matches!(fate(500, json!({})), Fate::Later(_, 1)));
 }
 
-fn pod(version: u64) -> Value {
+pub(super) fn pod(version: u64) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "n"}, "status": {"phase": "Running"},
         "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": version.to_string()}})
 }
 
 /// Says something new of the pod, as kubelet does.
-async fn say(cache: &Cache, word: String) {
+pub(super) async fn say(cache: &Cache, word: String) {
     let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() };
     let input = Input::Patch(PatchType::Merge, json!({"status": {"message": word}}));
     let job = move |writer: &mut Writer| match apply::edit(writer, &mut Vec::new(), &key, "status", &input)? {
@@ -86,7 +91,7 @@ async fn say(cache: &Cache, word: String) {
 }
 
 /// A cache with a pod that kubelet has read, and the way of its changes to `cloud`.
-async fn of_one_pod(cloud: &stand_in::Cloud) -> (tempfile::TempDir, Cache, Outbox) {
+pub(super) async fn of_one_pod(cloud: &stand_in::Cloud) -> (tempfile::TempDir, Cache, Outbox) {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path(), folder.path()).unwrap().cache;
     let known = Object::new("v1/pods", pod(1)).unwrap();
@@ -155,7 +160,7 @@ async fn a_writer_that_is_faster_than_the_link_holds_no_round_up() {
     let told = Arc::new(std::sync::atomic::AtomicU64::new(2));
     let count = told.clone();
     let cloud = stand_in::Cloud::new(Arc::new(move |_| {
-        let version = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let version = count.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(300)).await;
             stand_in::json(200, &pod(version))
@@ -172,10 +177,10 @@ async fn a_writer_that_is_faster_than_the_link_holds_no_round_up() {
         }
     });
     for round in [Round::First, Round::All] {
-        let before = told.load(std::sync::atomic::Ordering::Relaxed);
+        let before = told.load(Ordering::Relaxed);
         let ended = tokio::time::timeout(Duration::from_secs(5), outbox.replay(round)).await;
         assert_eq!(ended.expect("the round goes on for ever"), Ok(()));
-        assert!(told.load(std::sync::atomic::Ordering::Relaxed) > before, "nothing was told");
+        assert!(told.load(Ordering::Relaxed) > before, "nothing was told");
     }
     assert!(!writer.is_finished(), "it has written all the time");
     writer.abort();
@@ -190,7 +195,7 @@ async fn a_change_that_gets_no_answer_keeps_no_link_down_that_is_up() {
     let is_there = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let there = is_there.clone();
     let cloud = stand_in::Cloud::new(Arc::new(move |head| {
-        let answers = head.method != Method::PATCH && there.load(std::sync::atomic::Ordering::Relaxed);
+        let answers = head.method != Method::PATCH && there.load(Ordering::Relaxed);
         Box::pin(async move {
             if !answers {
                 std::future::pending::<()>().await;
@@ -202,10 +207,10 @@ async fn a_change_that_gets_no_answer_keeps_no_link_down_that_is_up() {
     let (_folder, cache, mut outbox) = of_one_pod(&cloud).await;
     outbox.patience = Duration::from_millis(300);
     say(&cache, "first".to_owned()).await;
-    is_there.store(false, std::sync::atomic::Ordering::Relaxed);
+    is_there.store(false, Ordering::Relaxed);
     outbox.replay(Round::First).await.expect_err("nobody answers at all");
     assert_eq!(cache.read(|reader| reader.changes()).await.unwrap()[0].attempts, 0, "it was not its fault");
-    is_there.store(true, std::sync::atomic::Ordering::Relaxed);
+    is_there.store(true, Ordering::Relaxed);
     assert_eq!(outbox.replay(Round::First).await, Ok(()));
     let waiting = cache.read(|reader| reader.changes()).await.unwrap();
     assert!(
@@ -220,7 +225,7 @@ async fn a_page_of_what_stands_before_the_cloud_is_no_judgement() {
     let is_there = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let there = is_there.clone();
     let cloud = stand_in::Cloud::new(Arc::new(move |head| {
-        let answers = head.method != Method::PATCH && there.load(std::sync::atomic::Ordering::Relaxed);
+        let answers = head.method != Method::PATCH && there.load(Ordering::Relaxed);
         let (code, body) = if answers { (200, json!({})) } else { (404, json!("nobody is here")) };
         Box::pin(std::future::ready(stand_in::json(code, &body)))
     }))
@@ -230,24 +235,24 @@ async fn a_page_of_what_stands_before_the_cloud_is_no_judgement() {
     outbox.replay(Round::First).await.expect_err("no API server answers");
     let waiting = cache.read(|reader| reader.changes()).await.unwrap();
     assert_eq!(waiting.iter().map(|change| change.attempts).collect::<Vec<_>>(), [0]);
-    is_there.store(true, std::sync::atomic::Ordering::Relaxed);
+    is_there.store(true, Ordering::Relaxed);
     assert_eq!(outbox.replay(Round::First).await, Ok(()));
     let waiting = cache.read(|reader| reader.changes()).await.unwrap();
     assert!(is_late(&waiting[0]) && waiting[0].error.contains("404, and not as"), "it waits: {waiting:?}");
 }
 
 /// A cloud that answers each PATCH as it is told to, and counts them; what is read there is as it was.
-async fn answering(
-    code: Arc<std::sync::atomic::AtomicU16>,
+pub(super) async fn answering(
+    code: Arc<AtomicU16>,
     after: Option<&'static str>,
-) -> (stand_in::Cloud, Arc<std::sync::atomic::AtomicU32>) {
-    let asked = Arc::<std::sync::atomic::AtomicU32>::default();
+) -> (stand_in::Cloud, Arc<AtomicU32>) {
+    let asked = Arc::<AtomicU32>::default();
     let count = asked.clone();
     let cloud = stand_in::Cloud::new(Arc::new(move |head| {
         let mut answered = stand_in::json(200, &pod(9));
         if head.method == Method::PATCH {
-            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let code = code.load(std::sync::atomic::Ordering::Relaxed);
+            count.fetch_add(1, Ordering::Relaxed);
+            let code = code.load(Ordering::Relaxed);
             answered = stand_in::json(code, &if code == 200 { pod(9) } else { json!({"kind": "Status"}) });
             after.map(|after| answered.headers_mut().insert(header::RETRY_AFTER, after.parse().unwrap()));
         }
@@ -258,11 +263,11 @@ async fn answering(
 }
 
 /// What a client reads once the link is up.
-async fn read_anew(cache: &Cache, version: u64) -> Value {
+pub(super) async fn read_anew(cache: &Cache, version: u64) -> Value {
     read(cache, pod(version)).await
 }
 
-async fn read(cache: &Cache, object: Value) -> Value {
+pub(super) async fn read(cache: &Cache, object: Value) -> Value {
     let read = Object::new("v1/pods", object).unwrap();
     cache.commit(move |writer| writer.put_single("node", &read)).await.unwrap();
     cache.read(|reader| reader.all("v1/pods")).await.unwrap().remove(0)
@@ -287,10 +292,10 @@ async fn a_change_that_is_put_off_is_told_although_its_object_was_read_anew_unle
         let mut anew = pod(8);
         anew["status"] = status.clone();
         assert_eq!(read(&cache, anew).await["status"], status);
-        let before = asked.load(std::sync::atomic::Ordering::Relaxed);
-        code.store(200, std::sync::atomic::Ordering::Relaxed);
+        let before = asked.load(Ordering::Relaxed);
+        code.store(200, Ordering::Relaxed);
         outbox.replay(Round::All).await.unwrap();
-        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed) - before, expected, "{status}");
+        assert_eq!(asked.load(Ordering::Relaxed) - before, expected, "{status}");
         assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
     }
 }
@@ -304,13 +309,13 @@ async fn the_cloud_says_when_it_is_asked_again() {
     let began = tokio::time::Instant::now();
     let heard = asked.clone();
     let round = tokio::spawn(async move { outbox.replay(Round::First).await });
-    while heard.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+    while heard.load(Ordering::Relaxed) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    code.store(200, std::sync::atomic::Ordering::Relaxed);
+    code.store(200, Ordering::Relaxed);
     round.await.unwrap().unwrap();
     assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
-    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2);
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,11 +325,7 @@ async fn a_cloud_that_asks_for_time_again_and_again_keeps_no_link_from_use() {
     say(&cache, "first".to_owned()).await;
     let round = tokio::time::timeout(Duration::from_secs(15), outbox.replay(Round::First));
     assert_eq!(round.await.expect("the link is kept from use"), Ok(()));
-    assert_eq!(
-        asked.load(std::sync::atomic::Ordering::Relaxed),
-        2,
-        "once before the pause and once after it"
-    );
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "once before the pause and once after it");
     assert!(is_late(&cache.read(|reader| reader.changes()).await.unwrap()[0]), "it waits for later");
 }
 
@@ -346,7 +347,7 @@ async fn once_the_cloud_was_told_its_own_version_is_kept() {
         let here = shown(&cache, before.clone()).await;
         assert!(crate::cache::version::given(&here).is_some(), "what waits stays: {here}");
         outbox.replay(Round::First).await.unwrap();
-        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), asks, "{words:?}");
+        assert_eq!(asked.load(Ordering::Relaxed), asks, "{words:?}");
         let expected = if asks == 0 { before } else { pod(9) };
         let version = expected["metadata"]["resourceVersion"].clone();
         assert_eq!(shown(&cache, expected).await, version);
@@ -363,212 +364,5 @@ async fn what_the_cloud_refuses_is_not_kept_as_if_it_were_the_clouds() {
         outbox.replay(Round::First).await.unwrap();
         assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
         assert_eq!(read_anew(&cache, 1).await["status"].get("message"), None, "{code}");
-    }
-}
-
-/// The database of a cache, beside the cache.
-fn beside(cache: &Cache) -> rusqlite::Connection {
-    rusqlite::Connection::open(cache.path()).unwrap()
-}
-
-/// As on a card that is full or read-only, or damaged where the changes are.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_takes_nothing_keeps_no_link_down_and_nothing_is_told_twice() {
-    let (cloud, asked) = answering(Arc::new(200.into()), None).await;
-    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
-    let count = || asked.load(std::sync::atomic::Ordering::Relaxed);
-    say(&cache, "first".to_owned()).await;
-    let stuck = "CREATE TRIGGER stuck BEFORE DELETE ON change BEGIN SELECT RAISE(ABORT, 'stuck'); END";
-    beside(&cache).execute_batch(stuck).unwrap();
-    assert_eq!(outbox.replay(Round::First).await, Ok(()), "the cloud answers");
-    for round in [Round::All, Round::First] {
-        assert_eq!(outbox.replay(round).await, Ok(()));
-        assert_eq!(count(), 1, "kubelet may have told the cloud something newer");
-    }
-    say(&cache, "second".to_owned()).await;
-    outbox.replay(Round::First).await.unwrap();
-    assert_eq!(count(), 2, "that is news");
-    beside(&cache).execute_batch("DROP TRIGGER stuck").unwrap();
-    outbox.replay(Round::All).await.unwrap();
-    assert_eq!((count(), cache.read(|reader| reader.changes()).await.unwrap().len()), (2, 0));
-    assert_eq!(read_anew(&cache, 1).await["status"].get("message"), None, "the cloud's takes its place");
-
-    beside(&cache).execute_batch("ALTER TABLE change RENAME TO elsewhere").unwrap();
-    assert_eq!(outbox.replay(Round::First).await, Ok(()), "what waits cannot be read");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_told_and_is_read_anew_is_not_told_once_more() {
-    let (cloud, asked) = answering(Arc::new(200.into()), None).await;
-    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
-    say(&cache, "first".to_owned()).await;
-    let stuck = "CREATE TRIGGER stuck BEFORE DELETE ON change BEGIN SELECT RAISE(ABORT, 'stuck'); END";
-    beside(&cache).execute_batch(stuck).unwrap();
-    outbox.replay(Round::First).await.unwrap();
-    let mut newer = pod(12);
-    newer["status"]["message"] = "newer".into();
-    read(&cache, newer.clone()).await;
-    beside(&cache).execute_batch("DROP TRIGGER stuck").unwrap();
-    outbox.replay(Round::All).await.unwrap();
-    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1);
-    assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
-    assert_eq!(read(&cache, newer).await["status"]["message"], "newer");
-}
-
-/// A card that is full when the cloud does not take a change for now: the link is used, kubelet tells newer things through
-/// it, and nothing of that is kept.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_put_off_is_not_told_over_what_the_cloud_has_heard_since() {
-    let applied = |word: &str| json!({"apiVersion": "v1", "kind": "Pod", "status": {"message": word}});
-    // Of what is applied, and of the difference, with and without a disk that takes down that it was put off.
-    for (by_apply, stuck) in [(false, true), (false, false), (true, false)] {
-        let (is_there, told) = (Arc::new(Mutex::new(pod(1))), Arc::<AtomicU32>::default());
-        let (there, count) = (is_there.clone(), told.clone());
-        let cloud = stand_in::Cloud::new(Arc::new(move |head| {
-            let mut answered = stand_in::json(200, &there.lock().unwrap());
-            if head.method == Method::PATCH && count.fetch_add(1, Ordering::Relaxed) < ATTEMPTS {
-                answered = stand_in::json(500, &json!({"kind": "Status"}));
-            }
-            Box::pin(std::future::ready(answered)) as _
-        }))
-        .await;
-        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
-        if by_apply {
-            let manager = crate::cache::FieldManager { name: "one".into(), force: true };
-            let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() };
-            let input = Input::Apply(manager, applied("first"));
-            let job = move |w: &mut Writer| apply::edit(w, &mut Vec::new(), &key, "status", &input).map(drop);
-            cache.commit(job).await.unwrap();
-        } else {
-            say(&cache, "first".to_owned()).await;
-        }
-        if stuck {
-            let stuck =
-                "CREATE TRIGGER stuck BEFORE UPDATE ON change BEGIN SELECT RAISE(ABORT, 'stuck'); END";
-            beside(&cache).execute_batch(stuck).unwrap();
-            told.store(ATTEMPTS - 1, Ordering::Relaxed);
-        }
-        assert_eq!(outbox.replay(Round::First).await, Ok(()), "the link is used without it");
-        is_there.lock().unwrap()["status"]["message"] = "newer".into();
-        assert_eq!(outbox.replay(Round::All).await, Ok(()));
-        assert_eq!(told.load(Ordering::Relaxed), ATTEMPTS, "by apply: {by_apply}, stuck: {stuck}");
-        assert_eq!(cache.read(|reader| reader.changes()).await.unwrap().len(), 0);
-    }
-}
-
-/// The backup is older than the wish to have the pod deleted, which kubelet has done in the outage.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_a_restored_cloud_does_not_delete_lives_on() {
-    for (is_wanted, is_mirror, expected) in [
-        (false, false, vec![]),
-        (true, false, vec![Method::PATCH, Method::DELETE]),
-        (false, true, vec![Method::PATCH, Method::DELETE]),
-    ] {
-        let asked = Arc::<Mutex<Vec<Method>>>::default();
-        let noted = asked.clone();
-        let mut there = pod(1);
-        if is_wanted {
-            there["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-        }
-        let cloud = stand_in::Cloud::new(Arc::new(move |head: http::request::Parts| {
-            if head.method != Method::GET {
-                noted.lock().unwrap().push(head.method);
-            }
-            Box::pin(std::future::ready(stand_in::json(200, &there))) as _
-        }))
-        .await;
-        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
-        let mut known = pod(5);
-        if !is_mirror {
-            known["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-        }
-        read(&cache, known).await;
-        say(&cache, "ended".to_owned()).await;
-        let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "p".into() };
-        let input = Input::Object(json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}));
-        cache.commit(move |w| apply::delete(w, &mut Vec::new(), &key, &input).map(drop)).await.unwrap();
-        assert_eq!(outbox.replay(Round::First).await, Ok(()));
-        assert_eq!(*asked.lock().unwrap(), expected, "wanted: {is_wanted}, mirror: {is_mirror}");
-        let (left, refused) = cache.read(|r| Ok((r.changes()?.len(), r.refused()?.len()))).await.unwrap();
-        assert_eq!((left, refused), (0, 0));
-    }
-}
-
-/// As after a cache that was damaged in an outage: the mirror of a static pod is made here, and the cloud has one.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_made_here_and_is_there_already_is_kept_as_the_cloud_has_it_and_goes_with_that() {
-    let cloud = stand_in::Cloud::new(Arc::new(move |head: http::request::Parts| {
-        let code = if head.method == Method::POST { 409 } else { 200 };
-        Box::pin(std::future::ready(stand_in::json(code, &json!({"kind": "Status"})))) as _
-    }))
-    .await;
-    let (_folder, cache, outbox) = of_one_pod(&cloud).await;
-    let key = ObjectKey { resource: "v1/pods".into(), namespace: "ns".into(), name: "mirror".into() };
-    let mirror = |uid: &str| {
-        let meta = json!({"name": "mirror", "namespace": "ns", "uid": uid, "resourceVersion": "7"});
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}})
-    };
-    let (of, body) = (key.clone(), mirror("of kubelet"));
-    let job =
-        move |w: &mut Writer| apply::create(w, &mut Vec::new(), &of, body, StatusCode::CREATED).map(drop);
-    cache.commit(job).await.unwrap();
-    assert_eq!(outbox.replay(Round::First).await, Ok(()));
-    let real = Object::new("v1/pods", mirror("real")).unwrap();
-    let gone = real.clone();
-    cache.commit(move |w| w.put_single("node", &real)).await.unwrap();
-    let there = key.clone();
-    let now = cache.read(move |reader| reader.object(&there)).await.unwrap().expect("it was read");
-    assert_eq!(now.uid, "real");
-    cache.commit(move |w| w.take_gone("node", &gone)).await.unwrap();
-    assert!(
-        cache.read(move |reader| reader.object(&key)).await.unwrap().is_none(),
-        "nobody reads it any more"
-    );
-}
-
-/// Tokens of a pod that asks for one with an audience, which the cloud takes nevertheless.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_told_is_told_with_the_token_that_the_cloud_has_taken_from_it() {
-    const OWN: &str = "system:serviceaccount:ns:one/u1";
-    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let noted = seen.clone();
-    let cloud = stand_in::Cloud::new(Arc::new(move |head: http::request::Parts| {
-        if head.method == Method::POST {
-            noted.lock().unwrap().push(head.headers[header::AUTHORIZATION].clone());
-        }
-        Box::pin(std::future::ready(stand_in::json(201, &json!({})))) as _
-    }))
-    .await;
-    for (audience, told) in [("", true), ("the-api", true), ("somebody-else", false)] {
-        let (_folder, cache, outbox) = of_one_pod(&cloud).await;
-        let (key, body) = stand_in::pod_token(OWN, audience);
-        let answer: Value = serde_json::from_slice(&body).unwrap();
-        let event = NewChange {
-            kind: ChangeKind::Create,
-            key: ObjectKey { resource: "v1/events".into(), namespace: "ns".into(), name: "e".into() },
-            subresource: String::new(),
-            uid: String::new(),
-            base: None,
-            body: Some(json!({"kind": "Event", "metadata": {"name": "e"}}).to_string().into_bytes()),
-            author: Author::Client(OWN.into()),
-            manager: None,
-        };
-        let job = move |writer: &mut Writer| {
-            let purpose = Purpose { issuer: "cluster".into(), audiences: vec!["the-api".into()] };
-            writer.accept_caller("digest", OWN, &purpose)?;
-            writer.put_token(&key, &body)?;
-            writer.push_change(&event).map(drop)
-        };
-        cache.commit(job).await.unwrap();
-        outbox.replay(Round::All).await.unwrap();
-        let bearer = format!("Bearer {}", answer["status"]["token"].as_str().unwrap());
-        let expected = told.then(|| bearer.parse::<HeaderValue>().unwrap());
-        assert_eq!(seen.lock().unwrap().drain(..).collect::<Vec<HeaderValue>>(), Vec::from_iter(expected));
-        let (left, refused) = cache.read(|r| Ok((r.changes()?.len(), r.refused()?.len()))).await.unwrap();
-        assert_eq!(
-            (left, refused),
-            (0, usize::from(!told)),
-            "for {audience}: it is told that it was not taken"
-        );
     }
 }

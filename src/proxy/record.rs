@@ -228,8 +228,8 @@ mod tests {
 
     fn document() -> Box<dyn Intake> {
         let document = Document { kind: "application/json".into(), etag: String::new(), body: Vec::new() };
-        let (identity, path, variant) = ("one".to_owned(), "/apis".to_owned(), "json".to_owned());
-        Box::new(Gathered::new(DocumentIntake { identity, path, variant, document }))
+        let (identity, path) = ("one".to_owned(), "/apis".to_owned());
+        Box::new(Gathered::new(DocumentIntake { identity, path, document }))
     }
 
     #[tokio::test]
@@ -274,9 +274,8 @@ mod tests {
         for (path, len) in
             [("/apis", packed.len()), ("/api", packed.len() - 4), ("/version", packed.len() / 2)]
         {
-            let (identity, variant) = ("one".to_owned(), "json".to_owned());
-            let (asked, document) = (path.to_owned(), document());
-            let intake = Gathered::new(DocumentIntake { identity, path: asked, variant, document });
+            let (identity, document) = ("one".to_owned(), document());
+            let intake = Gathered::new(DocumentIntake { identity, path: path.to_owned(), document });
             let mut session = Session {
                 intake: Box::new(intake),
                 unpack: Some(GzDecoder::new(Vec::new())),

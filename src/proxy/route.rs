@@ -119,6 +119,9 @@ async fn replay(shared: &Arc<Shared>, call: &Call) -> Response<Body> {
             discovery::document(cache, &call.caller, path, &accept_of(&call.head.headers)).await
         }
         KubeRequest::NonResource { .. } => answer::unavailable("the cloud is away", call.accept.encoding),
+        KubeRequest::Resource(request) if request.query.is_of_a_shard() => {
+            answer::unavailable("the cloud is away and no list is kept in shards", call.accept.encoding)
+        }
         KubeRequest::Resource(request) => match request.verb {
             Verb::Get => replay::get(cache, &call.caller, request, call.accept).await,
             Verb::List => replay::list(cache, &call.caller, request, call.accept).await,

@@ -76,7 +76,8 @@ impl Place {
     }
 
     async fn begin_as(&self, identity: &str, path: &str, query: &str) -> Response<Body> {
-        let query = format!("watch=true&timeoutSeconds=1&{query}");
+        // Who says how long is heard first.
+        let query = format!("watch=true&{query}&timeoutSeconds=1");
         let parsed = crate::kube::Request::parse("GET", path, &query);
         let local = LocalWatch {
             cache: self.cache.clone(),
@@ -194,7 +195,8 @@ async fn a_watch_that_is_behind_what_is_kept_is_told_what_it_missed_or_to_read_a
 #[tokio::test]
 async fn what_comes_to_be_wanted_is_new_and_what_is_wanted_no_more_is_gone() {
     let place = Place::new().await;
-    let watch = place.begin(RUNNING).await;
+    // A disk may be slow to take three changes.
+    let watch = place.begin(&format!("{RUNNING}&timeoutSeconds=4")).await;
     let change = async {
         for phase in ["Running", "Failed"] {
             place.phase("p", phase).await;

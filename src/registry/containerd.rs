@@ -9,6 +9,7 @@ mod record;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::oci::Upstream;
@@ -155,7 +156,7 @@ pub fn configure(settings: &ContainerdSettings) -> Result<ContainerdReport, Cont
         if let Some(folder) = wanted.path.parent() {
             durable::folder(folder, 0o755)?;
         }
-        durable::write(&wanted.path, wanted.text.as_bytes(), 0o644)?;
+        write(&wanted.path, &wanted.text)?;
         report.restart |= wanted.is_config;
         report.changed.push(wanted.path);
     }
@@ -181,7 +182,7 @@ pub fn undo(settings: &ContainerdSettings) -> Result<ContainerdReport, Container
             continue;
         }
         match before {
-            Some(text) => durable::write(&path, text.as_bytes(), 0o644)?,
+            Some(text) => write(&path, &text)?,
             None => {
                 durable::remove(&path)?;
                 // The registry's folder goes with its only file; one that holds more stays.
@@ -326,4 +327,25 @@ fn read(path: &Path) -> Result<Option<String>, ContainerdError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(durable::named(e, "read", path).into()),
     }
+}
+
+/// Replaces a file. Whoever could not read what was there, which may hold a password, cannot read the new one either: it is
+/// mostly the same, and so is what comes back later.
+fn write(path: &Path, text: &str) -> Result<(), ContainerdError> {
+    let before = match std::fs::metadata(path) {
+        Ok(before) => before,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(durable::write(path, text.as_bytes(), 0o644)?);
+        }
+        Err(e) => return Err(durable::named(e, "look at", path).into()),
+    };
+    durable::write(path, text.as_bytes(), before.mode() & 0o777)?;
+    let owner = |meta: &std::fs::Metadata| (meta.uid(), meta.gid());
+    if std::fs::metadata(path).is_ok_and(|now| owner(&now) != owner(&before))
+        && let Err(error) = std::os::unix::fs::chown(path, Some(before.uid()), Some(before.gid()))
+    {
+        // Root reads it all the same, as containerd does.
+        tracing::warn!(path = %path.display(), %error, "its owner is not the one that it had");
+    }
+    Ok(())
 }

@@ -102,8 +102,10 @@ impl UpstreamRow {
             return Some(format!("`{}` is no host hint: write what images call it, `docker.io`", self.host));
         }
         if address.is_none_or(|address| !address.has_host()) {
+            // What is before the `@` may be a password.
+            let shown = url.rsplit('@').next().unwrap_or_default();
             return Some(format!(
-                "`{url}` is no address hint: write one such as `https://registry.example.com`"
+                "`{shown}` is no address hint: write one such as `https://registry.example.com`"
             ));
         }
         match &self.ca {

@@ -16,6 +16,7 @@ pub mod lock;
 pub mod mounts;
 pub mod pass;
 pub mod priority;
+pub mod program;
 pub mod progress;
 pub mod service;
 pub mod snapctl;

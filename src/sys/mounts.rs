@@ -13,6 +13,9 @@ use super::durable;
 /// What never happens on a stick.
 const NEVER: MsFlags = MsFlags::MS_NODEV.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NOEXEC);
 
+/// The kind whose own settings may ask much of the kernel.
+const EXT4: &str = "ext4";
+
 /// A line of `/proc/self/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mount {
@@ -106,7 +109,22 @@ impl Mounted {
     /// # Errors
     /// Where it cannot be read or mounted.
     pub fn new(device: &Path, at: &Path) -> io::Result<Option<Self>> {
-        let Some((kind, options)) = file_system(device)? else { return Ok(None) };
+        let found = file_system(device)?;
+        Self::of(device, at, found)
+    }
+
+    /// The same of FAT and exFAT alone. What an ext4 says goes deeper into the kernel, so that of whoever passes by is left
+    /// alone where nothing is to be taken of it.
+    ///
+    /// # Errors
+    /// Where it cannot be read or mounted.
+    pub fn plain(device: &Path, at: &Path) -> io::Result<Option<Self>> {
+        let found = file_system(device)?.filter(|(kind, _)| *kind != EXT4);
+        Self::of(device, at, found)
+    }
+
+    fn of(device: &Path, at: &Path, found: Option<(&str, &str)>) -> io::Result<Option<Self>> {
+        let Some((kind, options)) = found else { return Ok(None) };
         durable::folder(at, 0o700)?;
         mount(Some(device), at, Some(kind), MsFlags::MS_RDONLY | NEVER, Some(options))
             .map_err(|e| durable::named(e.into(), "mount", device))?;
@@ -136,8 +154,9 @@ fn file_system(device: &Path) -> io::Result<Option<(&'static str, &'static str)>
     } else if at(0x52, b"FAT32   ") || at(0x36, b"FAT1") {
         Some(("vfat", "utf8"))
     } else if at(0x438, &[0x53, 0xef]) {
-        // A journal is not replayed: that would write.
-        Some(("ext4", "noload"))
+        // A journal is not replayed: that would write. And a stick has no say in what its faults do to this machine: by
+        // `errors=panic` of its own, each would restart it.
+        Some((EXT4, "noload,errors=continue"))
     } else {
         None
     })

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::program;
+
 /// Where snapd has it, inside a snap too.
 pub const PROGRAM: &str = "/usr/lib/snapd/snapctl";
 /// How long snapd may take over one answer.
@@ -193,9 +195,7 @@ fn said(output: Output) -> Result<String, String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(line.trim_start_matches("error: ").to_owned())
+    Err(program::failure(&output).trim_start_matches("error: ").to_owned())
 }
 
 fn object(words: &[&str], text: &str) -> Result<Map<String, Value>, SnapctlError> {

@@ -3,10 +3,10 @@
 //!
 //! `data-ready` on identity is written when all of it is made, and removed first when it is to go. Without it
 //! everything is begun anew from the start, so a power cut at any moment costs nothing; with it nothing is ever
-//! formatted.
+//! formatted. A worn card may lose it, so data that its key opens and that was mounted before has it again.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ const SEALED: &str = "data.key.tpm";
 /// What it is sealed as.
 const SEALED_AS: &str = "--name=edge-data";
 const READY: &str = "data-ready";
+const IS_READY: &[u8] = b"luks2 ext4\n";
 /// The TPM, where there is one, and how long it may take to appear where the key is sealed to it.
 const TPM: &str = "/dev/tpmrm0";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,6 +75,19 @@ pub fn open(places: &Places) -> Result<(Opened, Option<String>), Error> {
         wipe(places, &identity, &device)?;
         reset = true;
     }
+    // A chip that does not answer says nothing of the data.
+    if here(SEALED)
+        && !is_open(places)
+        && let Err(error) = known_key(places)
+        && !provision::stick_asks_reset(places, RESET)
+    {
+        return Err(Error::Data(error.to_string()));
+    }
+    if !reset && was_used(places, &device) {
+        identity.write(READY, IS_READY, 0o600)?;
+        let line = format!("identity had lost `{READY}`: the data is there, and is opened as it was");
+        return Ok((Opened::Known, Some(line)));
+    }
     let line = make(places, &identity, &device)?;
     Ok((if reset { Opened::Reset } else { Opened::Made }, line))
 }
@@ -90,15 +104,18 @@ pub fn ask_reset(places: &Places) -> Result<(), Error> {
 /// Makes the data unreadable for good. Each step can be done again; the marker goes last.
 fn wipe(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<(), Error> {
     close(places)?;
-    // First the key: with it gone, what the header keeps of it is of no use.
-    identity.remove(KEY_FILE)?;
-    identity.remove(SEALED)?;
+    // First the key: with it gone, what the header keeps of it is of no use. The header goes too where the key's bytes cannot
+    // be overwritten.
+    let keys = [identity.remove(KEY_FILE), identity.remove(SEALED)];
     let path = device.display().to_string();
     if let Err(error) = run("cryptsetup", &["erase", "--batch-mode", &path]) {
         // A disk that was never made has no header; it is overwritten all the same.
         tracing::info!(%error, "no key slots were erased");
     }
     overwrite(device)?;
+    for removed in keys {
+        removed?;
+    }
     identity.remove(READY)?;
     identity.remove(RESET)
 }
@@ -145,7 +162,7 @@ fn make(places: &Places, identity: &Identity<'_>, device: &Path) -> Result<Optio
         .open(&mapped)
         .and_then(|file| file.sync_all())
         .map_err(|e| durable::named(e, "sync", Path::new(&mapped)))?;
-    identity.write(READY, b"luks2 ext4\n", 0o600)?;
+    identity.write(READY, IS_READY, 0o600)?;
     Ok(line)
 }
 
@@ -174,6 +191,31 @@ fn bare_key(places: &Places) -> Option<String> {
     is_bare.then(|| {
         "the key of the data lies open on identity, and this machine has a TPM hint: `edge system reset` makes the data anew, with a key that is sealed to it".to_owned()
     })
+}
+
+/// Whether the key that is kept opens data which was mounted once: only after it was ready. It is open then.
+fn was_used(places: &Places, device: &Path) -> bool {
+    let opened = is_open(places) || {
+        let done = known_key(places).and_then(|key| unlock(&key, device));
+        done.inspect_err(|error| tracing::info!(%error, "no data is there")).is_ok()
+    };
+    opened
+        && was_mounted(Path::new(&mapped(places))).unwrap_or_else(|error| {
+            // What cannot be read is nothing to format either.
+            tracing::warn!(%error, "whether data is there cannot be read");
+            true
+        })
+}
+
+/// Whether a device holds the file system that is made here, and it was mounted: a new one has neither time nor count.
+fn was_mounted(mapped: &Path) -> std::io::Result<bool> {
+    // As ext4's superblock has them: s_mtime, s_mnt_count, s_magic, s_volume_name.
+    let mut block = [0; 1024];
+    let mut file = File::open(mapped)?;
+    file.seek(SeekFrom::Start(1024))?;
+    file.read_exact(&mut block)?;
+    let is_ours = block[0x38..0x3a] == [0x53, 0xef] && block[0x78..].starts_with(b"data\0");
+    Ok(is_ours && (block[0x2c..0x30] != [0; 4] || block[0x34..0x36] != [0; 2]))
 }
 
 /// The key as this machine's TPM gives it back, which it was seen to do.

@@ -87,15 +87,15 @@ fn lay_out_network(places: &Places) -> Result<(), Error> {
 fn configure(places: &Places, checks: &dyn Checks) -> Result<Provisioned, Error> {
     let before = Intake::read(places);
     let known = places.at(FIRST.to).exists();
-    let patience = if known { Duration::ZERO } else { PATIENCE };
-    let stick = Stick::find(places, patience, &has_something);
     if known {
+        let stick = Stick::look(places, Mounted::plain, &has_something);
         return mend(places, before, stick.map(|stick| stick.shown), checks);
     }
+    let stick = Stick::find(places, &has_something);
     let mut done = Provisioned::default();
     let strange = |folder: &Path| strangers(folder, "it").is_some();
     // One with nothing but wrong names is looked for only where no better one is.
-    let wrong = if stick.is_none() { Stick::look(places, &strange) } else { None };
+    let wrong = if stick.is_none() { Stick::look(places, Mounted::new, &strange) } else { None };
     let sticks = [&stick, &wrong].into_iter().flatten();
     let given = sticks.map(|stick| (stick.shown.as_str(), stick.folder.clone()));
     let given = given.chain([(ESP, places.esp().join(FOLDER))]);
@@ -307,8 +307,11 @@ fn clear_remains(places: &Places) -> Result<(), Error> {
 /// Whether a stick has the file `name` in its folder.
 pub(super) fn stick_asks_reset(places: &Places, name: &str) -> bool {
     let asks = |folder: &Path| folder.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
-    Stick::find(places, PATIENCE, &asks).is_some()
+    Stick::find(places, &asks).is_some()
 }
+
+/// How a stick is mounted.
+type Mount = fn(&Path, &Path) -> io::Result<Option<Mounted>>;
 
 /// A stick that has what is looked for on it, mounted until this is dropped.
 struct Stick {
@@ -318,20 +321,20 @@ struct Stick {
 }
 
 impl Stick {
-    fn find(places: &Places, patience: Duration, is_it: &dyn Fn(&Path) -> bool) -> Option<Self> {
+    fn find(places: &Places, is_it: &dyn Fn(&Path) -> bool) -> Option<Self> {
         let begun = Instant::now();
         loop {
-            if let Some(found) = Self::look(places, is_it) {
+            if let Some(found) = Self::look(places, Mounted::new, is_it) {
                 return Some(found);
             }
-            if begun.elapsed() >= patience {
+            if begun.elapsed() >= PATIENCE {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(500));
         }
     }
 
-    fn look(places: &Places, is_it: &dyn Fn(&Path) -> bool) -> Option<Self> {
+    fn look(places: &Places, mount: Mount, is_it: &dyn Fn(&Path) -> bool) -> Option<Self> {
         let at = places.at("/run/edge/config-stick");
         let own = own_disk(&places.at("/"));
         for entry in std::fs::read_dir(places.at("/sys/class/block")).ok()?.flatten() {
@@ -339,7 +342,7 @@ impl Stick {
                 continue;
             }
             let device = places.at("/dev").join(entry.file_name());
-            let mounted = match Mounted::new(&device, &at) {
+            let mounted = match mount(&device, &at) {
                 Ok(Some(mounted)) => mounted,
                 Ok(None) => continue,
                 Err(error) => {

@@ -1,10 +1,10 @@
 //! Whether the root that runs can be read, before it is found good.
 //!
-//! A root that does not agree with its hash tree restarts the machine when the rotten block is read. Where that is after the
-//! boot was found good, each boot would give the tries back that the last one used up, and the good slot be started never. So
-//! after a boot that did not end by itself all of the root is read first, where there is another slot to turn to: the
-//! restart then comes while the tries count. So it is where the booted slot has its tries for the second time: what used
-//! them up may have been rot, and the boots of the other slot since then ended as they should.
+//! A root that does not agree with its hash tree, or has a sector that cannot be read, restarts the machine when that is
+//! read. Where that is after the boot was found good, each boot would give the tries back that the last one used up, and the
+//! good slot be started never. So after a boot that did not end by itself all of the root is read first, where there is
+//! another slot to turn to: the restart then comes while the tries count. So it is where the booted slot has its tries for
+//! the second time: what used them up may have been rot, and the boots of the other slot since then ended as they should.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};

@@ -131,6 +131,8 @@ fn each_caller_reads_what_it_read_itself() -> Result<()> {
     for (path, online) in &apis {
         assert_eq!(offline.get(path), Some(online), "`{path}` as clients of before 1.26 ask for it");
     }
+    let absent = format!("{IDENTITY} /apis/none.example/v1 -o /dev/null -w '%{{http_code}}'");
+    assert_eq!(scene.node.machine()?.shell(&absent)?, "404", "a group that the cloud does not have");
     judged_without_the_cloud(&scene, &client, &successor, &unused, &online)?;
     assert_eq!(for_other.status(&scene, CONFIGMAPS)?, "401", "a token that is not for the API");
     no_events_of_who_may_make_none(&scene, &client)?;

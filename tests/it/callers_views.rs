@@ -48,6 +48,7 @@ spec:
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 const TABLE: &str = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
 const METADATA: &str =
     "Accept: application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
@@ -82,7 +83,7 @@ fn views_and_pages_of_objects_do_not_take_their_place() -> Result<()> {
     let (accounts, pod) = MANIFEST.split_at(MANIFEST.rfind("---").context("no parts")?);
     cluster.apply(accounts)?;
     let token = cluster.kubectl(&["create", "token", "client"])?;
-    let page = {
+    let (accounts_read, page) = {
         let client = Client(Caller(token.clone()), &scene);
         // The metadata of the Secret is here before kubelet reads the whole of it, at the same version.
         let bare = client.read(METADATA_LIST, SECRETS)?;
@@ -90,8 +91,17 @@ fn views_and_pages_of_objects_do_not_take_their_place() -> Result<()> {
         assert_eq!(client.read(WHOLE, CONFIGMAPS)?["kind"], "ConfigMapList");
         assert_eq!(client.read(TABLE, CONFIGMAPS)?["kind"], "Table");
         assert_eq!(client.read(TABLE, PODS)?["kind"], "Table");
-        client.read(WHOLE, &format!("{CONFIGMAPS}?limit=1"))?["metadata"]["continue"].clone()
+        let first = client.read(WHOLE, &format!("{CONFIGMAPS}?limit=1"))?;
+        // Page by page alone, as many clients list: no page is written down when the next one is asked for.
+        let name = |page: &Value| page["items"][0]["metadata"]["name"].clone();
+        let mut pages = vec![client.read(WHOLE, &format!("{ACCOUNTS}?limit=1"))?];
+        while let Some(next) = pages.last().and_then(|page| page["metadata"]["continue"].as_str()) {
+            pages.push(client.read(WHOLE, &format!("{ACCOUNTS}?limit=1&continue={next}"))?);
+        }
+        let names: Vec<Value> = pages.iter().map(name).collect();
+        (names, first["metadata"]["continue"].clone())
     };
+    ensure!(accounts_read.len() > 1, "one page: {accounts_read:?}");
     cluster.apply(pod)?;
     let before = cluster.wait_for("the pod", seconds(60), || running(&scene));
     let listed = scene.kubectl(&["get", "--raw", PODS])?;
@@ -115,6 +125,10 @@ fn views_and_pages_of_objects_do_not_take_their_place() -> Result<()> {
         // It has never read the Secret itself, though kubelet has.
         assert_eq!(client.code(WHOLE, SECRETS)?, "503");
         assert_eq!(client.code(WHOLE, &format!("{SECRETS}/late"))?, "503");
+        let listed = client.read(WHOLE, ACCOUNTS)?;
+        let names =
+            listed["items"].as_array().into_iter().flatten().map(|item| item["metadata"]["name"].clone());
+        assert_eq!(names.collect::<Vec<_>>(), accounts_read, "what was read in pages is known as a whole");
         let maps = client.read(WHOLE, CONFIGMAPS)?;
         let data = |name: &str| {
             let mut items = maps["items"].as_array().into_iter().flatten();

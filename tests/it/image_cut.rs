@@ -85,16 +85,22 @@ fn described(system: &Path) -> Result<Value> {
     Ok(serde_json::from_str(&fs::read_to_string(system.join("system.json"))?)?)
 }
 
-/// Waits until the machine has written so many bytes more, or writes nothing any more.
-fn wait_written(machine: &Vm, from: u64, more: u64) -> Result<()> {
+/// Waits until the machine has written so many bytes more, or the import has ended. What is written is read back in between:
+/// nothing is written then, and on a machine beside others for minutes.
+fn wait_written(machine: &mut Vm, from: u64, more: u64) -> Result<()> {
     let (mut last, mut since) = (0, Instant::now());
     loop {
         let written = machine.written()?.saturating_sub(from);
-        if written >= more || since.elapsed() > Duration::from_secs(30) {
+        if written >= more {
             return Ok(());
         }
         if written != last {
             (last, since) = (written, Instant::now());
+        } else if since.elapsed() > Duration::from_secs(20) {
+            if machine.run("cat /run/imported 2>/dev/null || :")? == "over\n" {
+                return Ok(());
+            }
+            since = Instant::now();
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -128,10 +134,12 @@ fn a_power_cut_at_any_moment_of_an_update_leaves_a_system_that_boots() -> Result
         let copied = Command::new("cp").arg("--sparse=always").arg(stick).arg(&plugged).status()?;
         ensure!(copied.success(), "cannot change the stick");
         let from = machine.written()?;
-        machine.run(&format!("blockdev --flushbufs /dev/vdb; ({IMPORT}) >/run/import 2>&1 &"))?;
+        machine.run(&format!(
+            "blockdev --flushbufs /dev/vdb; ({IMPORT}; echo over >/run/imported) >/run/import 2>&1 &"
+        ))?;
         // Half of the cuts fall into all of the update, the others into its end, where the boot entry is written.
         let part = if round % 4 < 2 { luck.next() } else { 0.78 + 0.25 * luck.next() };
-        wait_written(&machine, from, (size as f64 * part) as u64)?;
+        wait_written(&mut machine, from, (size as f64 * part) as u64)?;
         std::thread::sleep(Duration::from_secs_f64(3.0 * luck.next() * f64::from(round % 2)));
         let cut = machine.cut(luck.scattered(round))?;
         lost += cut.lost;

@@ -59,5 +59,10 @@ dd if=/dev/urandom of=initrd/identity.img bs=$size seek=$1 count=1 conv=notrunc 
     let look = ["debugfs", "-R", "cat machine-id", "/work/initrd/identity.img"];
     let (_, said) = run(&mut vm::tool(&place, &look)?)?;
     assert!(said.contains("0123456789abcdef0123456789abcdef"), "{said}");
+    // What tells the kernel that a sector which cannot be read is rot has its libraries there too.
+    let mut version = Command::new("chroot");
+    version.arg(&initrd).args(["/bin/dmsetup", "version"]).env("PATH", "/usr/sbin:/usr/bin");
+    let (_, said) = run(&mut version)?;
+    assert!(said.contains("Library version:"), "{said}");
     Ok(())
 }

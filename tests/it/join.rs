@@ -402,6 +402,23 @@ fn leave_refuses_before_it_touches_anything_when_a_copy_is_missing() {
     assert_eq!(gateway.place.read("etc/kubelet.kubeconfig"), "what kubelet had");
 }
 
+/// For where the state folder goes and no leave came before, as with a snap that is removed while it is disabled.
+#[test]
+fn what_kubelet_had_lies_beside_while_joined() {
+    let gateway = Gateway::new();
+    gateway.place.write("etc/kubelet.kubeconfig", "what kubelet had");
+    let before = gateway.outside();
+    let from = gateway.conf_inline(&gateway.cloud.node(2090));
+    let beside = gateway.place.path("etc/kubelet.kubeconfig.before-edge");
+    gateway.join(&from, &[]).good();
+    assert_eq!(
+        (std::fs::read_to_string(&beside).unwrap().as_str(), mode(&beside)),
+        ("what kubelet had", 0o600)
+    );
+    gateway.leave().good();
+    assert!(!beside.exists() && before.iter().all(|line| gateway.outside().contains(line)));
+}
+
 /// The proxy moves with the daemon's next start, and so does kubelet: joined before that, it must not be told the old port.
 #[test]
 fn a_daemon_that_runs_writes_kubelet_the_port_of_its_next_start() {

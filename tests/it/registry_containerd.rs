@@ -29,6 +29,29 @@ fn with_config_path(folder: &Path) -> String {
     text
 }
 
+/// A registry's password may be in there, and in what edge makes of it.
+#[test]
+fn who_may_read_a_file_stays_as_it_was() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    with_config_path(folder.path());
+    let quay = folder.path().join("certs.d/quay.io/hosts.toml");
+    let docker = folder.path().join("certs.d/docker.io/hosts.toml");
+    std::fs::create_dir_all(quay.parent().unwrap()).unwrap();
+    let mine =
+        "server = \"https://quay.io\"\n[host.\"https://m.example\"]\nheader.authorization = \"Basic x\"\n";
+    std::fs::write(&quay, mine).unwrap();
+    std::fs::set_permissions(&quay, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let settings = settings(folder.path());
+
+    configure(&settings).unwrap();
+    assert!(std::fs::read_to_string(&quay).unwrap().contains("Basic x"));
+    assert_eq!((mode(&quay), mode(&docker)), (0o600, 0o644));
+    undo(&settings).unwrap();
+    assert_eq!((std::fs::read_to_string(&quay).unwrap().as_str(), mode(&quay)), (mine, 0o600));
+}
+
 #[test]
 fn what_was_there_goes_behind_edge_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();

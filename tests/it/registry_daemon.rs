@@ -157,6 +157,29 @@ fn a_taken_port_is_told_and_tried_again_and_settings_change_at_once() {
     assert_eq!(curl(&["-u", "ann:secret", "-X", "POST", &begin]), "202");
 }
 
+/// A slip in the name of a file is no outage of all pulls; and nobody may write meanwhile who is to be asked for a password.
+#[test]
+fn a_file_that_is_not_there_closes_no_registry_that_serves() {
+    let daemon = Daemon::start(OPEN);
+    let url = daemon.url();
+    let (all, begin) = (format!("{url}/v2/"), format!("{url}/v2/a/blobs/uploads/"));
+    assert_eq!((curl(&[&all]), curl(&["-X", "POST", &begin])), ("200".into(), "202".into()));
+    let docker = daemon.place.path("etc/docker.json");
+    daemon.configure(&format!("{OPEN}docker-config = \"{}\"\n", docker.display()));
+    daemon.reload();
+    let why = daemon.wait_part("registry", "trouble");
+    assert!(why.contains("as it was set before, on ") && why.contains("docker.json"), "{why}");
+    assert_eq!((curl(&[&all]), curl(&["-X", "POST", &begin])), ("200".into(), "202".into()));
+    daemon.place.write("etc/docker.json", "{\"auths\": {}}");
+    std::fs::set_permissions(&docker, PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(daemon.url(), url, "it is put right");
+    daemon.configure("push = true\nhtpasswd = \"/no/such/htpasswd\"\n");
+    daemon.reload();
+    let why = daemon.wait_part("registry", "trouble");
+    assert!(why.contains("/no/such/htpasswd"), "{why}");
+    assert_eq!((curl(&[&all]), curl(&["-X", "POST", &begin])), ("200".into(), "403".into()));
+}
+
 #[test]
 fn a_store_that_cannot_be_opened_takes_nothing_else_down() {
     let mut daemon = Daemon { place: Place::new(), child: None };

@@ -1,188 +1,17 @@
-//! The hooks of the snap and the daemon beside them, against a stand-in of `snapctl` that keeps snapd's rules: a hook
-//! sees the staged values, and they are committed only when it ends well.
+//! The hooks of the snap and the daemon beside them, against a stand-in of `snapctl`: see `snap_scene.rs`.
 //!
 //! The real snapd is in `snap_real.rs`; here are the moments that it cannot be brought to.
 
 use std::fs::Permissions;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::command::Done;
 use crate::snap_real::{Build, binary_for};
-
-/// An installed snap of one revision, with its folders in a temporary place.
-pub struct Snap {
-    folder: tempfile::TempDir,
-    binary: PathBuf,
-    emulator: Option<&'static str>,
-}
-
-/// A daemon of the snap; it ends with the value.
-pub struct Daemon(pub Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Snap {
-    pub fn new() -> Self {
-        Self::of(env!("CARGO_BIN_EXE_edge").into(), None)
-    }
-
-    fn of(binary: PathBuf, emulator: Option<&'static str>) -> Self {
-        let snap = Self { folder: tempfile::tempdir().unwrap(), binary, emulator };
-        std::fs::create_dir_all(snap.path("snap/meta/hooks")).unwrap();
-        std::fs::create_dir_all(snap.path("snap/bin")).unwrap();
-        std::fs::create_dir_all(snap.path("common")).unwrap();
-        symlink(&snap.binary, snap.path("snap/bin/edge")).unwrap();
-        snap.write("committed.json", &json!({}));
-        // The ports of a test are whichever are free.
-        snap.write(
-            "committed.json",
-            &json!({"proxy": {"listen": "127.0.0.1:0"}, "registry": {"listen": "127.0.0.1:0"}}),
-        );
-        snap
-    }
-
-    pub fn path(&self, below: &str) -> PathBuf {
-        self.folder.path().join(below)
-    }
-
-    pub fn write(&self, below: &str, value: &Value) {
-        std::fs::write(self.path(below), value.to_string()).unwrap();
-    }
-
-    pub fn committed(&self) -> Value {
-        serde_json::from_slice(&std::fs::read(self.path("committed.json")).unwrap()).unwrap()
-    }
-
-    /// edge called as `program`, as snapd calls what is in a snap.
-    pub fn command(&self, program: &str, cookie: &str, arguments: &[&str]) -> Command {
-        let called = self.path("snap").join(program);
-        let mut command = match self.emulator {
-            Some(emulator) => {
-                let mut command = Command::new(emulator);
-                command.arg("-0").arg(called).arg(&self.binary);
-                command
-            }
-            None => Command::new(called),
-        };
-        command.args(arguments).env_clear().stdin(Stdio::null()).current_dir("/");
-        command.env("PATH", "/usr/bin:/bin").env("SNAP", self.path("snap")).env("SNAP_NAME", "edge");
-        command.env("SNAP_COMMON", self.path("common")).env("SNAP_COOKIE", cookie);
-        command.env("STAND_IN", self.folder.path());
-        command.env("EDGE_SNAPCTL", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/snapctl.py"));
-        command
-    }
-
-    pub fn edge(&self, arguments: &[&str]) -> Done {
-        Done::of(self.command("bin/edge", "app", arguments).output().unwrap())
-    }
-
-    /// Runs a hook in a transaction that begins with `staged`. It is left as it is, not committed.
-    fn hook_over(&self, name: &str, staged: &Value) -> Done {
-        Done::of(self.hook_command(name, staged).output().unwrap())
-    }
-
-    /// The same, not run yet.
-    pub fn hook_command(&self, name: &str, staged: &Value) -> Command {
-        self.write("staged.json", staged);
-        let link = self.path("snap/meta/hooks").join(name);
-        if !link.exists() {
-            symlink("../../bin/edge", &link).unwrap();
-        }
-        self.command(&format!("meta/hooks/{name}"), "hook", &[])
-    }
-
-    /// What snapd does when a hook has ended well.
-    fn commit(&self) {
-        std::fs::rename(self.path("staged.json"), self.path("committed.json")).unwrap();
-    }
-
-    /// Runs a hook as snapd does: what it set is committed if it ends well.
-    pub fn hook(&self, name: &str) -> Done {
-        let done = self.hook_over(name, &self.committed());
-        if done.code == 0 {
-            self.commit();
-        }
-        done
-    }
-
-    /// `snap set edge KEY=VALUE...`
-    pub fn set(&self, values: &[(&str, Value)]) -> Done {
-        let done = self.hook_over("configure", &self.staged(values));
-        if done.code == 0 {
-            self.commit();
-        }
-        done
-    }
-
-    fn staged(&self, values: &[(&str, Value)]) -> Value {
-        let mut staged = self.committed();
-        for (key, value) in values {
-            let mut place = &mut staged;
-            for word in key.split('.') {
-                place = &mut place[word];
-            }
-            *place = value.clone();
-        }
-        staged
-    }
-
-    pub fn install(&self) {
-        for hook in ["install", "default-configure", "configure"] {
-            self.hook(hook).good();
-        }
-    }
-
-    pub fn daemon(&self) -> Daemon {
-        let log = std::fs::File::create(self.path("daemon.log")).unwrap();
-        let mut command = self.command("bin/edge", "service", &["daemon"]);
-        let daemon = Daemon(command.stderr(log).spawn().unwrap());
-        self.until("the daemon answers", || self.edge(&["status"]).code == 0);
-        daemon
-    }
-
-    /// What the file says.
-    fn in_force(&self, key: &str) -> String {
-        self.edge(&["config", "get", key]).good().out.trim_end().to_owned()
-    }
-
-    /// What the running daemon says of itself.
-    pub fn status(&self) -> Value {
-        serde_json::from_str(&self.edge(&["status", "-o", "json"]).good().out).unwrap()
-    }
-
-    pub fn until(&self, what: &str, mut is: impl FnMut() -> bool) -> Duration {
-        let began = Instant::now();
-        let limit = self.emulator.map_or(20, |_| 90);
-        while !is() {
-            let log = std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default();
-            assert!(began.elapsed() < Duration::from_secs(limit), "not so in time: {what}\n{log}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        began.elapsed()
-    }
-
-    /// Every file below the snap's folder, with the time of its last change.
-    fn files(&self) -> Vec<(PathBuf, std::time::SystemTime)> {
-        let mut found: Vec<_> = std::fs::read_dir(self.path("common"))
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap()))
-            .collect();
-        found.sort();
-        found
-    }
-}
+use crate::snap_scene::Snap;
 
 /// Exactly one line, and exit code 1.
 #[track_caller]
@@ -480,6 +309,19 @@ fn migrates(snap: &Snap) {
     for file in ["cache.db", "cache.db-wal", "cache.db-shm"] {
         let _ = std::fs::remove_file(snap.path("common").join(file));
     }
+    // What is damaged is the daemon's, which tells of it for as long as it runs.
+    snap.write("common/cache.db", &json!("no database ".repeat(1000)));
+    snap.hook("post-refresh").good();
+    let names = || snap.files().into_iter().map(|(path, _)| path.display().to_string()).collect::<Vec<_>>();
+    assert!(!names().iter().any(|name| name.contains("damaged") || name.contains("frozen")), "{:?}", names());
+    let daemon = snap.daemon();
+    assert!(snap.status()["errors"].to_string().contains("damaged"), "{}", snap.status());
+    drop(daemon);
+    for (file, _) in snap.files() {
+        if file.file_name().unwrap().to_string_lossy().starts_with("cache.db") {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
     // One that is no file refuses the refresh.
     std::fs::create_dir(snap.path("common/cache.db")).unwrap();
     refused(snap.hook("post-refresh"), "cache.db");
@@ -516,13 +358,6 @@ fn health_is_what_status_knows() {
     health(&Snap::new());
 }
 
-impl Snap {
-    /// What the hook told snapd last.
-    fn told_health(&self) -> Value {
-        serde_json::from_slice(&std::fs::read(self.path("health.json")).unwrap()).unwrap()
-    }
-}
-
 /// snapd ends the hook after 30 seconds, and undoes the refresh.
 #[test]
 fn the_health_of_a_daemon_that_hangs_is_told_in_time() {
@@ -550,6 +385,22 @@ fn health(snap: &Snap) {
     let report = snap.status();
     let expected = if report["errors"].as_array().unwrap().is_empty() { "okay" } else { "error" };
     assert_eq!(health()[0], expected, "{report}");
+}
+
+/// Somebody changed the file, or a command was cut off before it told the daemon.
+#[test]
+fn what_the_file_has_already_reaches_a_daemon_that_has_something_else() {
+    let snap = Snap::new();
+    snap.install();
+    let _daemon = snap.daemon();
+    let file = snap.path("common/edge.toml");
+    snap.until("the installed configuration is in force", || file.exists());
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("offline-mode = true\n", "offline-mode = false\n")).unwrap();
+    assert_eq!(snap.status()["offlineMode"], true);
+    snap.set(&[("offline-mode", json!(false))]).good();
+    snap.until("the daemon has it", || snap.status()["offlineMode"] == false);
+    assert_eq!(snap.in_force("offline-mode"), "false");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::command::Done;
 use crate::join_scene::Cloud;
-use crate::snap_hooks::{Daemon, Snap};
+use crate::snap_scene::{Daemon, Snap};
 
 const KUBELETS: &str = "what kubelet had";
 

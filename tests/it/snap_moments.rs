@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::bundle::{Scene, put_image};
-use crate::snap_hooks::Snap;
+use crate::snap_scene::Snap;
 
 fn shown(path: &Path) -> String {
     path.display().to_string()

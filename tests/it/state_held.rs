@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::command::{Daemon, Done, Place};
 use crate::join_scene::Cloud;
-use crate::snap_hooks::Snap;
+use crate::snap_scene::Snap;
 
 /// `state-dir` waits for the next start. Until then nobody works in the new folder beside the daemon.
 #[test]

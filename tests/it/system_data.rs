@@ -121,7 +121,8 @@ fn data_is_made_once_and_opened_ever_after_until_a_reset() {
 #[test]
 fn a_cut_while_data_is_made_or_given_up_costs_nothing() {
     let disk = Disk::new();
-    for cut in 1..=2 {
+    // The key of the one before is tried first.
+    for cut in 1..=3 {
         std::fs::write(disk.machine.root("cut"), cut.to_string()).unwrap();
         let done = disk.machine.run(&["system", "open-data"]);
         assert_eq!(done.code, -1, "{cut}: {done:?}");
@@ -144,6 +145,29 @@ fn a_cut_while_data_is_made_or_given_up_costs_nothing() {
         last = disk.uuid();
         assert!(!disk.has("factory-reset"), "{cut}");
     }
+}
+
+/// What e2fsck takes from a worn identity may be the note alone that the data is made.
+#[test]
+fn data_that_was_used_is_not_made_anew_where_the_note_of_it_is_lost() {
+    let disk = Disk::new();
+    disk.open();
+    let (first, note) = (disk.uuid(), disk.machine.root("identity/data-ready"));
+    // Made, and cut off before that was noted.
+    disk.power_off();
+    std::fs::remove_file(&note).unwrap();
+    assert_eq!(disk.open(), "edge: the data partition is made\n");
+    let second = disk.uuid();
+    assert_ne!(second, first);
+
+    run("debugfs", &["-w", "-R", "set_super_value mnt_count 1", &disk.mapped().display().to_string()]);
+    disk.power_off();
+    std::fs::remove_file(&note).unwrap();
+    let done = disk.machine.run(&["system", "open-data"]).good();
+    assert!(done.err.contains("identity had lost `data-ready`") && done.out.is_empty(), "{done:?}");
+    assert_eq!(disk.uuid(), second);
+    disk.power_off();
+    assert_eq!((disk.open(), disk.uuid()), (String::new(), second));
 }
 
 /// The real systemd-creds and a software TPM: the key is nowhere on the disk, and of no use beside another TPM.

@@ -1,6 +1,9 @@
 //! A first boot's configuration: what is taken of it, what is refused, and what a reset brings back.
 
-use crate::bundle_disk::run;
+use edge::sys::mounts::Mounted;
+
+use crate::bundle_disk::{Loop, ONE, ext4, run};
+use crate::command::Daemon;
 use crate::system::Machine;
 
 const POD: &str =
@@ -57,6 +60,28 @@ fn a_clock_that_boots_long_ago_is_set_to_what_the_cloud_confirmed() {
     assert!(said.contains(&expected), "{said}");
     // A clock that is right is left alone.
     assert!(!provision(&machine).contains("clock"), "the clock is right");
+}
+
+/// Off each night in a long outage: each day would be the same one.
+#[test]
+fn a_clock_without_a_battery_goes_on_from_what_it_said_last() {
+    let machine = Machine::new();
+    machine
+        .place
+        .write("etc/edge.toml", "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n");
+    let mut daemon = Daemon::start_by(&machine.place, machine.edge(&["daemon"]));
+    run("kill", &[&daemon.0.id().to_string()]);
+    daemon.0.wait().unwrap();
+    let noted: i64 = machine.place.read("state/clock").trim().parse().unwrap();
+    assert!((jiff::Timestamp::now().as_second() - noted).abs() < 60, "{noted}");
+    let time = jiff::Timestamp::from_second(noted).unwrap();
+    let said = provision_at(&machine, "@2024-01-01 00:00:00");
+    let expected = format!("the clock is behind {time}, which it said last, and cannot be set: ");
+    assert!(said.contains(&expected), "{said}");
+    // What a battery says is right, whatever the clock was before.
+    machine.place.write("machine/sys/class/rtc/rtc0/hctosys", "1\n");
+    let said = provision_at(&machine, "@2024-01-01 00:00:00");
+    assert!(!said.contains("clock"), "{said}");
 }
 
 #[test]
@@ -222,6 +247,38 @@ fn what_a_new_configuration_does_not_have_goes_once_all_of_it_is_good() {
     reset(&machine);
     let said = provision(&machine);
     assert!(said.contains("taken from identity: edge.toml, static-pods/other.yaml\n"), "{said}");
+}
+
+/// Whoever passes by may plug one in, and tune2fs says in a moment that each of its faults ends the kernel.
+#[test]
+fn a_stick_has_no_say_in_what_its_faults_do() {
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let machine = Machine::new();
+    machine.place.write("stick/edge-config/edge.toml", "[bundle]\ngateway = \"ship-7\"\n");
+    let image = ext4(machine.place.folder.path(), 16, Some(&machine.place.path("stick")));
+    run("tune2fs", &["-e", "panic", &image.display().to_string()]);
+    let device = Loop::over(&image, &["--read-only"]);
+    let at = machine.place.path("mounted");
+    {
+        let _mounted = Mounted::new(&device.0, &at).unwrap().unwrap();
+        let all = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let line = all.lines().find(|line| line.contains(&at.display().to_string())).unwrap();
+        assert!(line.contains("errors=continue") && !line.contains("errors=panic"), "{line}");
+    }
+    assert!(Mounted::plain(&device.0, &at).unwrap().is_none());
+
+    // A first boot takes what is on it. No later one looks at it any more.
+    for (name, text) in [("removable", "1\n"), ("size", "32768\n"), ("diskseq", "9\n")] {
+        machine.place.write(&format!("machine/sys/class/block/sda/{name}"), text);
+    }
+    std::os::unix::fs::symlink(&device.0, machine.root("dev/sda")).unwrap();
+    let said = provision(&machine);
+    assert!(
+        said.contains("configuration taken from stick `") && said.contains("/dev/sda`: edge.toml"),
+        "{said}"
+    );
+    let said = provision(&machine);
+    assert!(!said.contains("stick"), "{said}");
 }
 
 #[test]

@@ -68,6 +68,28 @@ fn a_boot_that_hangs_is_ended_by_a_timer() {
     assert!(preset.lines().any(|line| line == "enable edge-fallback.timer"));
 }
 
+/// systemd's own way is to stop for ever, which only a watchdog device would end.
+#[test]
+fn a_systemd_that_crashes_restarts_the_machine() {
+    let text = unit("appliance/usr/lib/systemd/system.conf.d/10-edge.conf");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines, ["[Manager]", "CrashAction=reboot"]);
+}
+
+/// A BREAK on the serial console is what a peer that is switched off sends, and the next byte would be a command.
+#[test]
+fn a_break_on_the_console_is_no_command_from_the_initrd_on() {
+    let settings = unit("appliance/usr/lib/sysctl.d/90-edge.conf");
+    let lines: Vec<&str> = settings.lines().collect();
+    for line in ["kernel.sysrq = 0", "net.ipv4.conf.default.rp_filter = 2", "-net.ipv4.conf.all.rp_filter"] {
+        assert!(lines.contains(&line), "{line}");
+    }
+    let init = unit("appliance.init");
+    let [proc, none, slot] = ["mount -t proc", "echo 0 >/proc/sys/kernel/sysrq", "until look"]
+        .map(|part| init.find(part).unwrap());
+    assert!(proc < none && none < slot);
+}
+
 /// Units of mounts have no check of their own, as lines of fstab do; ext4 goes on with what is damaged.
 #[test]
 fn file_systems_are_checked_before_they_are_mounted() {
@@ -200,38 +222,127 @@ fn a_wrong_file_of_the_owners_firewall_costs_itself_alone() {
     }
     assert!(words(&added, "StandardOutput") == ["journal+console"], "{added}");
 
-    let place = Place::new();
-    let calls = place.path("calls");
-    // As the real one: the file, the place in it and what is wrong, then that place, drawn.
-    let script = format!(
-        "#!/bin/sh\necho \"$2\" >> {}\ngrep -q slip \"$2\" || exit 0\nprintf '%s:1:1-4: Error: syntax error, unexpected \\\\n\\nslip\\n^^^^\\n' \"$2\" >&2\nexit 1\n",
-        calls.display()
-    );
-    let nft = place.write("bin/nft", &script);
-    assert!(Command::new("chmod").arg("755").arg(&nft).status().unwrap().success());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/appliance/usr/share/edge/firewall");
-    std::fs::create_dir_all(place.path("root/run")).unwrap();
-    let told = || std::fs::read_to_string(place.path("root/run/edge-firewall")).unwrap();
-    let run = || {
-        let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
-        let done =
-            Command::new("sh").arg(&script).arg(place.path("root")).env("PATH", path).output().unwrap();
-        assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
-        String::from_utf8(done.stdout).unwrap()
-    };
-    assert_eq!((run(), told()), (String::new(), String::new()), "there are none");
+    let place = with_nft();
+    let told = || place.read("root/run/edge-firewall");
+    assert_eq!((firewall(&place, &[]), told()), (String::new(), String::new()), "there are none");
     let folder = "root/var/etc/edge/nftables.d";
-    for (name, text) in
-        [("1.nft", "add table inet one"), ("2.nft", "slip"), ("3.nft", "add table inet three")]
+    for (name, text) in [("1.nft", "table inet one\n"), ("2.nft", "slip\n"), ("3.nft", "table inet three\n")]
     {
         place.write(&format!("{folder}/{name}"), text);
     }
     let line = "`/etc/edge/nftables.d/2.nft` is not in force: 1:1-4: Error: syntax error, unexpected \\n\n";
-    assert_eq!((run(), told()), (format!("edge: firewall: {line}"), line.to_owned()));
-    let loaded = std::fs::read_to_string(&calls).unwrap();
-    assert!(loaded.lines().map(|path| &path[path.len() - 5..]).eq(["1.nft", "2.nft", "3.nft"]), "{loaded}");
-    place.write(&format!("{folder}/2.nft"), "add table inet two");
-    assert_eq!((run(), told()), (String::new(), String::new()), "it was mended");
+    assert_eq!((firewall(&place, &[]), told()), (format!("edge: firewall: {line}"), line.to_owned()));
+    assert_eq!(place.read("rules"), "table inet one\ntable inet three\n");
+    place.write(&format!("{folder}/2.nft"), "table inet two\n");
+    assert_eq!((firewall(&place, &[]), told()), (String::new(), String::new()), "it was mended");
+    assert!(place.read("rules").contains("table inet two\n"));
+    // One that becomes wrong leaves in force what it brought.
+    place.write(&format!("{folder}/2.nft"), "slip\n");
+    assert_eq!((firewall(&place, &[]), told()), (format!("edge: firewall: {line}"), line.to_owned()));
+    assert!(place.read("rules").contains("table inet two\n"));
+}
+
+/// A limit of all together would let anybody on the cable keep the owner out.
+#[test]
+fn who_opens_many_connections_to_ssh_uses_up_a_limit_of_their_own() {
+    let rules = unit("appliance/etc/nftables.conf");
+    let limits: Vec<&str> =
+        rules.lines().map(str::trim).filter(|line| line.contains(" limit rate ")).collect();
+    assert_eq!(limits.len(), 2, "{limits:?}");
+    for (line, set) in limits.iter().zip(["@ssh { ip saddr ", "@ssh6 { ip6 saddr & ffff:ffff:ffff:ffff:: "]) {
+        assert!(line.contains(&format!("update {set}limit rate over ")), "{line}");
+    }
+}
+
+/// What `nft` says goes by the file `rules`: all of a file or nothing, added to what is there.
+fn with_nft() -> Place {
+    let place = Place::new();
+    let script = r#"#!/bin/sh
+rules=@RULES@
+[ -e $rules ] || : >$rules
+[ "$1" = list ] && { grep ^table $rules; exit 0; }
+take() {
+    while read -r line; do
+        case $line in
+        'include "'*) line=${line#include \"} && take "${line%\"}" || return 1 ;;
+        'delete table '*) grep -vF "${line#delete table }" $rules.new >$rules.old; mv $rules.old $rules.new ;;
+        'table '*) grep -qxF "$line" $rules.new || echo "$line" >>$rules.new ;;
+        'add rule '*) echo "$line" >>$rules.new ;;
+        *) printf '%s:1:1-4: Error: syntax error, unexpected \\n\n%s\n^^^^\n' "$1" "$line" >&2; return 1 ;;
+        esac
+    done <"$1"
+}
+file=$2
+[ "$file" != - ] || { cat >$rules.in; file=$rules.in; }
+cp $rules $rules.new
+said=$(take "$file" 2>&1) && mv $rules.new $rules && exit
+[ "$2" != - ] || echo 'In file included from /dev/stdin:3:1-45:' >&2
+printf '%s\n' "$said" >&2
+exit 1
+"#;
+    let script = script.replace("@RULES@", &place.path("rules").display().to_string());
+    let nft = place.write("bin/nft", &script);
+    assert!(Command::new("chmod").arg("755").arg(&nft).status().unwrap().success());
+    std::fs::create_dir_all(place.path("root/run")).unwrap();
+    place
+}
+
+/// What the script of the firewall says on the console.
+fn firewall(place: &Place, more: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/appliance/usr/share/edge/firewall");
+    let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("sh");
+    command.arg(&script).arg(place.path("root")).args(more).env("PATH", path);
+    let done = command.output().unwrap();
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// `nft` adds to what is there, and what is there is not the owner's alone: pods' ports are in the same kernel.
+#[test]
+fn a_reload_of_the_firewall_replaces_the_owners_rules_and_a_stop_takes_no_others() {
+    let added = unit("appliance/usr/lib/systemd/system/nftables.service.d/10-appliance.conf");
+    let stop: Vec<&str> = added.lines().filter(|line| line.starts_with("ExecStop=")).collect();
+    assert_eq!(stop, ["ExecStop=", "ExecStop=-/bin/sh /usr/share/edge/firewall \"\" stop"]);
+
+    let place = with_nft();
+    place.write("rules", "table inet edge\nadd rule inet edge mine\n");
+    let folder = "root/var/etc/edge/nftables.d";
+    place.write(&format!("{folder}/1.nft"), "table inet own\nadd rule inet own accept\n");
+    // Before there are pods: what they and the owner share is not the owner's.
+    place.write(&format!("{folder}/2.nft"), "table ip nat\nadd rule ip nat owners\n");
+    assert_eq!(firewall(&place, &[]), "");
+    let pods = "add rule ip nat CNI-HOSTPORT-DNAT\n";
+    place.write("rules", &(place.read("rules") + pods));
+    for _ in 0..2 {
+        assert_eq!(firewall(&place, &[]), "");
+        assert_eq!(place.read("rules").matches("own accept").count(), 1);
+    }
+    place.write(&format!("{folder}/1.nft"), "table inet own\nadd rule inet own drop\n");
+    assert_eq!(firewall(&place, &[]), "");
+    let now = place.read("rules");
+    assert!(now.contains("own drop") && !now.contains("own accept"), "{now}");
+    std::fs::remove_file(place.path(&format!("{folder}/1.nft"))).unwrap();
+    place.write(&format!("{folder}/3.nft"), "table inet more\n");
+    assert_eq!(firewall(&place, &[]), "");
+    let now = place.read("rules");
+    assert!(!now.contains("inet own") && now.contains("inet edge mine") && now.contains(pods), "{now}");
+    // Two files add to one table: a slip in the second one takes nothing of it.
+    place.write(&format!("{folder}/4.nft"), "table inet both\nadd rule inet both four\n");
+    place.write(&format!("{folder}/5.nft"), "table inet both\nadd rule inet both five\n");
+    assert_eq!(firewall(&place, &[]), "");
+    place.write(&format!("{folder}/5.nft"), "table inet both\nslip\n");
+    assert!(firewall(&place, &[]).contains("5.nft` is not in force"));
+    let now = place.read("rules");
+    assert!(now.contains("both four") && now.contains("both five"), "{now}");
+    for file in ["4.nft", "5.nft"] {
+        std::fs::remove_file(place.path(&format!("{folder}/{file}"))).unwrap();
+    }
+    assert_eq!(firewall(&place, &[]), "");
+    assert!(!place.read("rules").contains("both"), "both are gone");
+    assert_eq!(firewall(&place, &["stop"]), "");
+    let now = place.read("rules");
+    assert!(now.contains(pods) && !now.contains("inet edge") && !now.contains("inet more"), "{now}");
 }
 
 /// `ProtectClock=` allows a device, which closes all that are not allowed: sticks and slots are block devices.

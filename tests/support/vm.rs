@@ -53,6 +53,8 @@ pub enum Disk {
     Usb,
     /// Built in, with a cache that a power cut empties: see [`Vm::cut`].
     Cached,
+    /// Built in, with a sector that cannot be read, by its number.
+    Worn(u64),
 }
 
 /// Two at a time would each be half as quick, and run into what the other's tests allow it.
@@ -143,6 +145,14 @@ impl Vm {
 
     /// The disk as QEMU is told of it.
     fn backend(&self) -> Result<String> {
+        if let Disk::Worn(sector) = self.kind {
+            return Ok(format!(
+                "node-name=disk,driver=raw,discard=unmap,file.driver=blkdebug,\
+                 file.image.driver=file,file.image.filename=/work/disk.img,\
+                 file.inject-error.0.event=read_aio,file.inject-error.0.iotype=read,\
+                 file.inject-error.0.errno=5,file.inject-error.0.sector={sector}"
+            ));
+        }
         if self.kind != Disk::Cached {
             return Ok(
                 "node-name=disk,driver=raw,discard=unmap,file.driver=file,file.filename=/work/disk.img"

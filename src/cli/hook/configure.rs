@@ -33,6 +33,10 @@ pub async fn configure(scene: &Scene) -> Result<()> {
     follow_membership(&mut taken, in_force.as_ref());
     tell_snapd(scene, &taken).await?;
     if before == Some(&taken.config) {
+        // What the file has, the daemon may not have: somebody changed it by hand, or a command was cut off.
+        if waits.is_none() {
+            ask(&taken.config, &prepared::text_of(&taken.config)).await?;
+        }
         return Ok(());
     }
     hand_over(&taken.config).await

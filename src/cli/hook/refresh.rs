@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{Scene, configure};
-use crate::cache::Cache;
+use crate::cache;
 use crate::cli::output;
 use crate::config::Config;
 use crate::daemon::{ClientError, SCHEDULED_RUN, ask_busy, ask_checkpoint};
@@ -112,10 +112,7 @@ pub async fn after(scene: &Scene) -> Result<()> {
     // A file that somebody spoiled gives way to snapd's values with the next hook.
     let config = Config::load(&scene.overrides).unwrap_or(committed.config);
     let _lock = StateLock::take(&config.state_dir, "edge hook post-refresh")?;
-    if config.state_dir.join("cache.db").exists() {
-        let opened = Cache::open(&config.state_dir, &config.state_dir)?;
-        opened.cache.flush().await?;
-    }
+    cache::update(&config.state_dir)?;
     let settings = StoreSettings::below(&config.state_dir);
     if settings.folder.exists() {
         drop(Store::open(settings)?);

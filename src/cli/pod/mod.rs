@@ -164,8 +164,7 @@ fn said(line: &str) -> anyhow::Error {
 
 /// The daemon's cache, or the copy that it serves because the disk cannot be written.
 fn cache_file(config: &Config) -> PathBuf {
-    let refuge = config.socket.parent().unwrap_or(Path::new("/run"));
-    crate::cache::readable(&config.state_dir, refuge)
+    crate::cache::readable(&config.state_dir, &config.refuge)
 }
 
 /// What the cache has of this node's pods. Others may be in it: whoever lists all pods through the proxy brings

@@ -14,7 +14,7 @@ macro_rules! files {
 }
 
 /// Each by its path in the root.
-pub const FILES: [(&str, &str); 45] = files![
+pub const FILES: [(&str, &str); 47] = files![
     "etc/chrony/conf.d/edge.conf",
     "etc/containerd/config.toml",
     "etc/fstab",
@@ -28,6 +28,8 @@ pub const FILES: [(&str, &str); 45] = files![
     "usr/lib/systemd/network/80-edge.network",
     "usr/lib/systemd/resolved.conf.d/10-edge.conf",
     "usr/lib/systemd/system-preset/00-appliance.preset",
+    "usr/lib/systemd/system.conf.d/10-edge.conf",
+    "usr/lib/systemd/system/chrony.service.d/10-appliance.conf",
     "usr/lib/systemd/system/containerd.service.d/10-appliance.conf",
     "usr/lib/systemd/system/cri-containerd-.scope.d/10-appliance.conf",
     "usr/lib/systemd/system/dev-mapper-data.device.d/10-appliance.conf",

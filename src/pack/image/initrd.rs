@@ -1,4 +1,4 @@
-//! The initrd: busybox, veritysetup and e2fsck with their libraries, the modules of the board, config/appliance.init and
+//! The initrd: busybox, veritysetup, dmsetup and e2fsck with their libraries, the modules of the board, config/appliance.init and
 //! config/appliance.tries.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +45,7 @@ pub fn make(tools: &Tools, board: &Board, kernel: &Kernel, release: &str) -> Res
     file("tries", TRIES.as_bytes().to_vec(), 0o644);
     file("bin/busybox", read(&root.join("usr/bin/busybox"))?, 0o755);
     let mut loader = String::new();
-    for name in ["veritysetup", "e2fsck"] {
+    for name in ["veritysetup", "dmsetup", "e2fsck"] {
         let program = format!("usr/sbin/{name}");
         file(&format!("bin/{name}"), read(&root.join(&program))?, 0o755);
         let (its_loader, libraries) = libraries::of(tools, &program)?;

@@ -37,6 +37,7 @@ pub fn give_back(state_dir: &Path) -> Result<Option<Left>, Error> {
     let newest = newest(&files)?;
     let certificate = give_certificate(&record, &ca, newest.as_ref())?;
     let restored = record.kubelet_kubeconfig.restore()?;
+    record.kubelet_kubeconfig.clear_beside()?;
     Ok(Some(Left {
         node_name: record.node_name,
         cloud_kubeconfig: record.cloud_kubeconfig.path,

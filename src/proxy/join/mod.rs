@@ -106,6 +106,17 @@ pub async fn prepare(plan: Plan, tell: &mut (dyn FnMut(&Progress) + Send)) -> Re
     Ok(Ready { record, ca, certificate: taken.certificate, plan })
 }
 
+/// Lays what kubelet's kubeconfig was before a join beside it, where no join has done so yet: an edge before this one did not.
+///
+/// # Errors
+/// Where the record cannot be read, or nothing can be written there.
+pub fn lay_beside(state_dir: &std::path::Path) -> Result<(), Error> {
+    match Record::read(state_dir)? {
+        Some(record) => record.kubelet_kubeconfig.lay_beside(),
+        None => Ok(()),
+    }
+}
+
 impl Ready {
     /// The node's name.
     pub fn node_name(&self) -> &str {
@@ -119,6 +130,7 @@ impl Ready {
     /// As for [`prepare`].
     pub fn hand_over(mut self, listen: SocketAddr) -> Result<Record, Error> {
         let (plan, node) = (&self.plan, self.record.node_name.clone());
+        self.record.kubelet_kubeconfig.lay_beside()?;
         kubelet::write_kubeconfig(&plan.kubelet_kubeconfig, &node, listen, &self.ca)?;
         let rotated = Rotated::in_folder(&plan.kubelet_cert_dir);
         if rotated.is_armed(&self.ca) {

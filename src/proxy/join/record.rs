@@ -97,6 +97,41 @@ impl Replaced {
         }
         durable::write(&self.path, &bytes, backup.mode).map(|()| true).map_err(Error::File)
     }
+
+    /// Lays what was there beside it, too: the state folder may go without a leave, as that of a snap which is removed while
+    /// it is disabled. What lies there already may be the only one left of such.
+    pub(super) fn lay_beside(&self) -> Result<(), Error> {
+        let Some(backup) = &self.backup else { return Ok(()) };
+        let beside = self.beside();
+        if durable::exists(&beside).map_err(Error::File)? {
+            return Ok(());
+        }
+        match std::fs::read(&backup.path) {
+            Ok(bytes) if bytes.is_empty() => Ok(()),
+            Ok(bytes) => durable::write(&beside, &bytes, 0o600).map_err(Error::File),
+            // That it is lost is said by a leave.
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::File(durable::named(e, "read", &backup.path))),
+        }
+    }
+
+    /// Removes what was laid beside, if it is what was put back, and what a write of it that was cut off has left.
+    pub(super) fn clear_beside(&self) -> Result<(), Error> {
+        let Some(backup) = &self.backup else { return Ok(()) };
+        let beside = self.beside();
+        let is_same = match (std::fs::read(&beside), std::fs::read(&backup.path)) {
+            (Ok(laid), Ok(kept)) => laid == kept,
+            (Err(e), _) => e.kind() == ErrorKind::NotFound,
+            (Ok(_), Err(_)) => false,
+        };
+        if is_same { durable::remove(&beside).map_err(Error::File) } else { Ok(()) }
+    }
+
+    fn beside(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".before-edge");
+        name.into()
+    }
 }
 
 impl Record {
@@ -167,5 +202,33 @@ impl Record {
 
     fn path(state_dir: &Path) -> PathBuf {
         state_dir.join("join.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kubelet_had_outlives_a_lost_state_folder_and_a_later_join() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubelet.conf");
+        let beside = folder.path().join("kubelet.conf.before-edge");
+        let put = |text: &str| durable::write(&path, text.as_bytes(), 0o600).unwrap();
+        let keep = |state: &str| Replaced::keep(&folder.path().join(state), &path, "kubelet").unwrap();
+        put("kubelet's own");
+        let first = keep("first");
+        first.lay_beside().unwrap();
+        put("edge's");
+        // The first state folder is lost here; leaving puts back what the second join found.
+        let second = keep("second");
+        second.lay_beside().unwrap();
+        put("edge's second");
+        second.restore().unwrap();
+        second.clear_beside().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "edge's");
+        assert_eq!(std::fs::read_to_string(&beside).unwrap(), "kubelet's own");
+        first.clear_beside().unwrap();
+        assert!(!beside.exists());
     }
 }
