@@ -295,6 +295,13 @@ impl Config {
         Ok(known.slot.show(&mut self.clone()))
     }
 
+    /// The files that it names to be read, each with its key; not those of a list.
+    pub fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut shown = self.clone();
+        let named = KEYS.iter().map(|key| (key.path, key.slot.file(&mut shown)));
+        named.filter_map(|(key, file)| Some((key, file?))).collect()
+    }
+
     /// Where turns to restart a pod are taken: beside the control socket, so that a boot forgets them.
     pub fn turns(&self) -> PathBuf {
         self.socket.with_file_name("restart")

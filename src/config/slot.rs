@@ -58,6 +58,14 @@ pub enum Slot<C: 'static> {
 }
 
 impl<C> Slot<C> {
+    /// The one file that it names, if it is of that kind and given.
+    pub fn file(&self, config: &mut C) -> Option<PathBuf> {
+        match self {
+            Self::OptionalPath(field, _) => field(config).clone(),
+            _ => None,
+        }
+    }
+
     /// What a value must be, in words for an error and for the documentation.
     pub fn expected(&self) -> String {
         match self {

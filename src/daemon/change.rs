@@ -1,6 +1,13 @@
 //! How the configuration changes while edge runs: by a join or a leave, by a reload, and by what a snap's hook has
 //! prepared and snapd has committed.
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use nix::libc::O_NONBLOCK;
+
 use super::prepared::{self, Verdict};
 use super::{Daemon, DaemonError, Order, accepted};
 use crate::config::{Config, KEYS, Key, is_at_start};
@@ -43,6 +50,8 @@ impl Daemon {
         if self.has(&wanted, text) {
             return Ok(());
         }
+        let written = prepared::in_force(&defaults).ok().flatten();
+        allowed(&wanted, [Some(&self.config), written.as_ref()])?;
         prepared::stage(&defaults.file, text).map_err(|e| e.to_string())?;
         self.settle_what_waits();
         Ok(())
@@ -148,6 +157,20 @@ impl Daemon {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses what names a file anew that this process may not read, as a strict snap most of the host's. The hook cannot
+/// know: it has none of the daemon's plugs. One that is not there may come later.
+fn allowed(wanted: &Config, held: [Option<&Config>; 2]) -> Result<(), String> {
+    let held: Vec<_> = held.into_iter().flatten().flat_map(Config::files).collect();
+    let denied = |(key, path): (&str, PathBuf)| {
+        // A pipe would let an opening without it wait for ever.
+        let opened = File::options().read(true).custom_flags(O_NONBLOCK).open(&path);
+        let error = opened.err().filter(|error| error.kind() == ErrorKind::PermissionDenied)?;
+        Some(format!("`{key}`: cannot read `{}`: {error}", path.display()))
+    };
+    let mut denied = wanted.files().into_iter().filter(|named| !held.contains(named)).filter_map(denied);
+    denied.next().map_or(Ok(()), Err)
 }
 
 /// Says of what is written in the configuration that it is of no use.

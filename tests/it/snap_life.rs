@@ -1,6 +1,7 @@
 //! The snap where something is in the way: a file that somebody spoiled, a command that holds the state.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -389,4 +390,29 @@ fn the_state_moves_only_where_a_daemon_finds_it() {
         std::fs::write(snap.path("snap/meta/snap.yaml"), described).unwrap();
         asked(&moved).good();
     }
+}
+
+/// As AppArmor denies it to a strict snap's daemon, which the hook cannot know: here root lacks the right to read what is
+/// closed to its owner.
+#[test]
+fn a_file_that_the_daemon_may_not_read_is_refused_before_snapd_has_it() {
+    let snap = Snap::new();
+    snap.install();
+    let closed = snap.path("closed.kubeconfig");
+    std::fs::write(&closed, "").unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    let daemon = snap.daemon_by(&["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]);
+    let (before, held) = (snap.committed(), std::fs::read(snap.path("common/edge.toml")).unwrap());
+    let set = |value: &str| snap.set(&[("cloud.kubeconfig", json!(value))]);
+    let at = closed.display().to_string();
+    let told = set(&at);
+    assert_eq!(told.err.lines().count(), 1, "{told:?}");
+    told.bad(1, &format!("`cloud.kubeconfig`: cannot read `{at}`: Permission denied"));
+    assert_eq!(snap.committed(), before);
+    assert_eq!(std::fs::read(snap.path("common/edge.toml")).unwrap(), held);
+    drop(daemon);
+    let _daemon = snap.daemon();
+    set(&at).good();
+    // What is not there may come later.
+    set(&snap.path("later.kubeconfig").display().to_string()).good();
 }

@@ -139,8 +139,20 @@ impl Snap {
     }
 
     pub fn daemon(&self) -> Daemon {
+        self.daemon_by(&[])
+    }
+
+    /// The daemon, called by another program, which gives it other rights.
+    pub fn daemon_by(&self, by: &[&str]) -> Daemon {
         let log = std::fs::File::create(self.path("daemon.log")).unwrap();
         let mut command = self.command("bin/edge", "service", &["daemon"]);
+        if let Some((program, arguments)) = by.split_first() {
+            let mut around = Command::new(program);
+            around.args(arguments).arg(command.get_program()).args(command.get_args());
+            around.env_clear().envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            around.stdin(Stdio::null()).current_dir("/");
+            command = around;
+        }
         let daemon = Daemon(command.stderr(log).spawn().unwrap());
         self.until("the daemon answers", || self.edge(&["status"]).code == 0);
         daemon

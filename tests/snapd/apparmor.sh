@@ -106,6 +106,10 @@ try edge pod logs hello-snapd-test
 is "logs" "$code" 1
 has "names the line that is missing" "$out" "snap connect edge:log-observe"
 has "which AppArmor denied" "$(denied)" 'name="/var/log/pods'
+try snap set edge cloud.kubeconfig=/etc/kubernetes/kubelet.conf
+is "a setting that names a file of the host's" "$code" 1
+has "is refused with the line that is missing" "$out" "snap connect edge:kubelet"
+has "which AppArmor denied" "$(denied)" 'name="/etc/kubernetes/kubelet.conf"'
 mkdir -p /media/stick && mount --bind stick /media/stick
 try edge bundle inspect /media/stick
 has "a stick" "$out" "snap connect edge:removable-media"
