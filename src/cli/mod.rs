@@ -170,7 +170,8 @@ fn own_snap() -> Option<Snap> {
     let places = snap.map(|snap| Places::of(&snap, common.clone()));
     let node = places.filter(Places::are_there);
     let node = node.map(|places| SnapNode { endpoint: places.endpoint(), content: places.snap });
-    Some(Snap { common, memory, snapctl, is_strict, node, root })
+    let revision = variable("SNAP_REVISION").and_then(|text| text.into_string().ok());
+    Some(Snap { common, memory, revision, snapctl, is_strict, node, root })
 }
 
 /// Who starts edge, kubelet and containerd here.

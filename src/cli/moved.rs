@@ -89,6 +89,7 @@ mod tests {
         let snap = Snap {
             common: common.clone(),
             memory: "/run/snap.edge".into(),
+            revision: None,
             snapctl: "snapctl".into(),
             is_strict: true,
             node: None,

@@ -17,6 +17,10 @@ use crate::config::{Overrides, quantity};
 use crate::daemon::{self, Loaded, PerformError};
 use crate::system::{self, Fallback, Loader, Opened, Places, SlotReport, State, Status};
 
+/// How long all parts of a system that is on trial must have been up at a stretch: longer than one that ends over and over
+/// lives, and than systemd waits before it starts it again.
+const STEADY: Duration = Duration::from_secs(20);
+
 /// `edge system`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -141,12 +145,12 @@ fn reset(places: &Places, yes: bool) -> Result<()> {
 }
 
 fn healthy(overrides: &Overrides, places: &Places, timeout: Duration) -> Result<()> {
-    places.booted()?;
+    let steady = if system::status(places)?.is_on_trial() { STEADY } else { Duration::ZERO };
     // A configuration that this system refuses, and never took one before, keeps its daemon down, and the other system may
     // take it.
     let waited = match daemon::load(overrides) {
         Ok(Loaded { config, .. }) => progress::run(|_| async {
-            let waited = daemon::system::healthy(&config, timeout).await;
+            let waited = daemon::system::healthy(&config, timeout, steady).await;
             Ok::<_, anyhow::Error>(waited.unwrap_or_else(|e| Err(e.to_string())))
         })?,
         Err(error) => Err(error.to_string()),

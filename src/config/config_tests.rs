@@ -311,7 +311,8 @@ fn kubelets_certificate_is_where_this_snap_sees_it() {
 
 fn snap(is_strict: bool, node: Option<SnapNode>) -> Snap {
     let (common, memory) = (PathBuf::from("/common"), PathBuf::from("/run/snap.edge"));
-    Snap { common, memory, snapctl: PathBuf::from("/snapctl"), is_strict, node, root: None }
+    let (revision, snapctl) = (None, PathBuf::from("/snapctl"));
+    Snap { common, memory, revision, snapctl, is_strict, node, root: None }
 }
 
 /// Of a snap the socket lies on the disk whose loss the copy is for.

@@ -125,6 +125,8 @@ pub struct Snap {
     pub common: PathBuf,
     /// Its folder in memory, `/run/snap.NAME`, which snapd lets it make.
     pub memory: PathBuf,
+    /// Which revision runs, `$SNAP_REVISION`, where that is told.
+    pub revision: Option<String>,
     /// snapd's command for programs inside a snap.
     pub snapctl: PathBuf,
     /// Whether it is kept to its own folders: all snaps of edge but the classic one.

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use nix::libc::O_NONBLOCK;
 
-use super::prepared::{self, Verdict};
-use super::{Daemon, DaemonError, Order, accepted};
+use super::prepared::{self, Settling, Verdict};
+use super::{Daemon, DaemonError, Order, accepted, membership};
 use crate::config::{Config, KEYS, Key, is_at_start};
 
 impl Daemon {
@@ -85,9 +85,15 @@ impl Daemon {
             Err(error) => return tracing::error!(%error, "a prepared configuration is damaged"),
         };
         let orders = self.orders.clone();
+        let mut settling = Settling::new(snap, defaults, wanted);
         let task = tokio::spawn(async move {
-            let verdict = prepared::verdict(&snap, &defaults, &wanted).await;
-            let _ = orders.send(Order::Settled(text, verdict)).await;
+            loop {
+                let verdict = settling.next().await;
+                let goes_on = matches!(verdict, Verdict::Meanwhile(_));
+                if orders.send(Order::Settled(text.clone(), verdict)).await.is_err() || !goes_on {
+                    return;
+                }
+            }
         });
         if let Some(before) = self.settling.replace(task.abort_handle()) {
             before.abort();
@@ -100,17 +106,19 @@ impl Daemon {
         if !prepared::waiting(&file).is_ok_and(|waiting| waiting.as_deref() == Some(text)) {
             return;
         }
-        let text = match verdict {
-            Verdict::Committed => text.to_owned(),
+        let promoted = match verdict {
+            Verdict::Committed => prepared::promote(&file, text),
+            Verdict::Meanwhile(found) => match self.follow(*found) {
+                Some(found) => prepared::put(&file, &found),
+                None => return,
+            },
             Verdict::Other(found) => {
                 tracing::warn!("a prepared configuration is dropped: snapd did not commit it");
-                let in_force = prepared::in_force(&self.overrides.defaults()).ok().flatten();
-                match *found {
-                    Ok(found) if in_force.as_ref() != Some(&found) => prepared::text_of(&found),
-                    found => {
-                        if let Err(why) = found {
-                            tracing::warn!(why, "what snapd did commit cannot be taken");
-                        }
+                let found =
+                    found.inspect_err(|why| tracing::warn!(why, "what snapd did commit cannot be taken"));
+                match found.ok().and_then(|found| self.follow(found)) {
+                    Some(found) => prepared::promote(&file, &found),
+                    None => {
                         if let Err(error) = prepared::drop_waiting(&file) {
                             tracing::error!(%error, "a dropped configuration cannot be removed");
                         }
@@ -119,7 +127,7 @@ impl Daemon {
                 }
             }
         };
-        let promoted = prepared::promote(&file, &text).map_err(|e| e.to_string());
+        let promoted = promoted.map_err(|e| e.to_string());
         let applied = match promoted {
             Ok(()) => self.reload().await.map_err(|e| e.to_string()),
             Err(error) => Err(error),
@@ -128,6 +136,15 @@ impl Daemon {
             Ok(()) => tracing::info!("the configuration that snapd committed is in force"),
             Err(error) => tracing::error!(%error, "not all of what snapd committed is in force"),
         }
+    }
+
+    /// The text of what snapd has committed, if that is not in the file. Of the cloud, what was joined or left counts.
+    fn follow(&self, mut found: Config) -> Option<String> {
+        let in_force = prepared::in_force(&self.overrides.defaults()).ok().flatten();
+        if let Some(why) = membership::follow(&mut found, in_force.as_ref()) {
+            tracing::warn!("{why}");
+        }
+        (in_force.as_ref() != Some(&found)).then(|| prepared::text_of(&found))
     }
 
     /// Reads the configuration anew and applies what can be applied while running.

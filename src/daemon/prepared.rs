@@ -20,6 +20,8 @@ use crate::sys::snapctl::Snapctl;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the file and of what waits for it: `mirror.proxy` may hold a password. snapd shows its values to root alone, too.
 const MODE: u32 = 0o600;
+/// Holds the revision whose daemon ran last, in the folder that all revisions share.
+const RAN: &str = "revision";
 /// Between two looks, at first and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// What a start waits for snapd at most; later looks go on while it runs.
@@ -30,6 +32,8 @@ const START: Duration = Duration::from_secs(2);
 pub enum Verdict {
     /// snapd has the same values.
     Committed,
+    /// snapd has others, and this one may come yet: a command told it something meanwhile.
+    Meanwhile(Box<Config>),
     /// snapd has others, and had time: what those come to, or what is wrong with them. A command may have changed the
     /// file, and told snapd, while this one waited; then part of it was committed all the same.
     Other(Box<Result<Config, String>>),
@@ -61,13 +65,21 @@ pub fn stage(file: &Path, text: &str) -> io::Result<()> {
     durable::write(&path(file), text.as_bytes(), MODE)
 }
 
-/// Puts `text` into force as `file`.
+/// Puts `text` into force as `file`; nothing waits any more.
 ///
 /// # Errors
 /// With the path.
 pub fn promote(file: &Path, text: &str) -> io::Result<()> {
-    durable::write(file, text.as_bytes(), MODE)?;
+    put(file, text)?;
     drop_waiting(file)
+}
+
+/// Puts `text` into force as `file`, and leaves what waits.
+///
+/// # Errors
+/// With the path.
+pub fn put(file: &Path, text: &str) -> io::Result<()> {
+    durable::write(file, text.as_bytes(), MODE)
 }
 
 /// Forgets the one that waits.
@@ -78,24 +90,49 @@ pub fn drop_waiting(file: &Path) -> io::Result<()> {
     durable::remove(&path(file))
 }
 
-/// Waits until snapd has committed `wanted`, or certainly will not.
-pub async fn verdict(snap: &Snap, defaults: &Config, wanted: &Config) -> Verdict {
-    let (began, mut pause) = (Instant::now(), LOOK.0);
-    loop {
-        match committed(snap, defaults).await {
-            Some(Ok(found)) if found == *wanted => return Verdict::Committed,
-            Some(found) if began.elapsed() > PATIENCE => return Verdict::Other(Box::new(found)),
-            // A snapd that is away says nothing of what it has.
-            _ => tokio::time::sleep(pause).await,
+/// Follows what becomes of a prepared configuration.
+pub struct Settling {
+    snap: Snap,
+    defaults: Config,
+    wanted: Config,
+    began: Instant,
+    pause: Duration,
+    /// What snapd had at the last look.
+    before: Option<Config>,
+}
+
+impl Settling {
+    /// Begins to follow `wanted`, which is over `defaults`.
+    pub fn new(snap: Snap, defaults: Config, wanted: Config) -> Self {
+        Self { snap, defaults, wanted, began: Instant::now(), pause: LOOK.0, before: None }
+    }
+
+    /// Waits until snapd has committed it, or certainly will not, or has committed something else meanwhile.
+    pub async fn next(&mut self) -> Verdict {
+        loop {
+            match committed(&self.snap, &self.defaults).await {
+                Some(Ok(found)) if found == self.wanted => return Verdict::Committed,
+                Some(found) if self.began.elapsed() > PATIENCE => return Verdict::Other(Box::new(found)),
+                Some(Ok(found)) => {
+                    let before = self.before.replace(found.clone());
+                    if before.is_some_and(|before| before != found) {
+                        return Verdict::Meanwhile(Box::new(found));
+                    }
+                }
+                // A snapd that is away says nothing of what it has.
+                _ => {}
+            }
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(LOOK.1);
         }
-        pause = (pause * 2).min(LOOK.1);
     }
 }
 
 /// Before the daemon reads its configuration: a prepared one that snapd has committed while nobody ran is put into
 /// force. Where snapd has other values than both that and the file, these are: a command changed the file, and told snapd,
-/// after the hook. So they are where the file has a key that this edge does not know: a newer one wrote it, and a refresh
-/// that is undone gives the values back and runs no hook. What cannot be judged now stays for later; a start waits for nobody.
+/// after the hook. So they are where another revision ran before: a revert gives back the values that this one had, and
+/// starts the daemon before the hook. And where the file has a key that this edge does not know: a newer one wrote it, and a
+/// refresh that is undone runs no hook at all. What cannot be judged now stays for later; a start waits for nobody.
 ///
 /// # Errors
 /// A file cannot be read or written.
@@ -113,12 +150,20 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
         }
     }
     let unknown = unknown_key(&defaults)?;
-    if waits.is_none() && unknown.is_none() {
+    let ran = snap.common.join(RAN);
+    let is_another = snap.revision.is_some() && written(&ran)? != snap.revision;
+    if waits.is_none() && unknown.is_none() && !is_another {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let look = async { tokio::time::timeout(START, committed(snap, &defaults)).await };
     let Ok(Some(Ok(mut found))) = runtime.block_on(look) else { return Ok(()) };
+    if is_another
+        && let Some(revision) = &snap.revision
+        && let Err(error) = durable::write(&ran, revision.as_bytes(), MODE)
+    {
+        tracing::warn!(%error, "which revision runs is not noted, and the next start asks snapd again");
+    }
     if let Some((text, _)) = waits.filter(|(_, wanted)| *wanted == found) {
         return promote(&defaults.file, &text);
     }
@@ -136,7 +181,7 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
     if let Some(why) = membership::follow(&mut found, Some(before.as_ref().unwrap_or(&defaults))) {
         tracing::warn!("{why}");
     }
-    durable::write(&defaults.file, text_of(&found).as_bytes(), MODE)
+    put(&defaults.file, &text_of(&found))
 }
 
 /// A key in the file that this edge does not know.

@@ -289,14 +289,22 @@ fn preload(folder: &Path, gateway: &Gateway, progress: &Progress) -> Vec<String>
     lines
 }
 
-/// Waits until edge, the container runtime and kubelet are up; the cloud is not asked. `Ok(Err)` says what was not when
-/// time was up.
+/// Waits until edge, the container runtime and kubelet are up, and were for as long as `steady`; the cloud is not asked.
+/// `Ok(Err)` says what was not when time was up.
+///
+/// kubelet says that it is well as soon as it listens, and may end seconds later over what the system lacks, again and
+/// again: one look does not see it.
 ///
 /// # Errors
 /// The runtime's endpoint is none.
-pub async fn healthy(config: &Config, timeout: Duration) -> Result<Result<(), String>, TaskError> {
+pub async fn healthy(
+    config: &Config,
+    timeout: Duration,
+    steady: Duration,
+) -> Result<Result<(), String>, TaskError> {
     let runtime = cri::Runtime::new(&config.runtime).map_err(TaskError::usage)?;
     let end = Instant::now() + timeout;
+    let mut since = None;
     loop {
         let looked = async {
             edge_is_up(config).await?;
@@ -315,11 +323,18 @@ pub async fn healthy(config: &Config, timeout: Duration) -> Result<Result<(), St
                 .map_err(|why| format!("kubelet is not well: {why}"))
         };
         match looked.await {
-            Ok(()) => return Ok(Ok(())),
+            Ok(()) if since.get_or_insert_with(Instant::now).elapsed() >= steady => return Ok(Ok(())),
+            Ok(()) => {}
             Err(why) if Instant::now() >= end => return Ok(Err(why)),
-            Err(why) => tracing::debug!(why, "not healthy yet"),
+            Err(why) => {
+                if since.take().is_some() {
+                    tracing::warn!(why, "all parts were up, and one is not any more");
+                }
+            }
         }
-        tokio::time::sleep(PACE.min(end.saturating_duration_since(Instant::now()))).await;
+        // Past the end it is only whether what is up stays so.
+        let left = end.saturating_duration_since(Instant::now());
+        tokio::time::sleep(if since.is_some() { PACE } else { PACE.min(left) }).await;
     }
 }
 

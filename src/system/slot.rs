@@ -150,6 +150,11 @@ impl Status {
         }
     }
 
+    /// Whether what runs was never found good, and there is another one to turn to.
+    pub fn is_on_trial(&self) -> bool {
+        self.of(self.booted).state != State::Good && self.fallback().is_some()
+    }
+
     /// The slot that can be gone back to: the other one, when it was good. Power cuts may have used its tries up.
     pub fn fallback(&self) -> Option<Slot> {
         let other = self.of(self.booted.other());

@@ -34,6 +34,8 @@ pub struct Fake {
     made: HashMap<String, String>,
     /// It never tells what it has.
     mute: bool,
+    /// The condition that does not hold.
+    lacks: Option<&'static str>,
     /// Calls that have come, answered or not.
     heard: Vec<String>,
     done: Vec<String>,
@@ -154,12 +156,17 @@ impl Fake {
         Self { sandboxes, containers, ..Self::default() }
     }
 
+    /// One of whose conditions does not hold: `RuntimeReady` or `NetworkReady`.
+    pub fn without(condition: &'static str) -> Self {
+        Self { lacks: Some(condition), ..Self::default() }
+    }
+
     fn say(&mut self, call: &str, message: &[u8]) -> Result<Vec<u8>, Failed> {
         Ok(match call {
             "Status" => {
                 let condition = |name: &str| v1::RuntimeCondition {
                     r#type: name.to_owned(),
-                    status: true,
+                    status: self.lacks != Some(name),
                     ..Default::default()
                 };
                 let conditions = vec![condition("RuntimeReady"), condition("NetworkReady")];

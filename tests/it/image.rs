@@ -382,7 +382,7 @@ fn what_was_changed_on_the_disk_is_not_read() -> Result<()> {
         .status()?;
     ensure!(spoil.success(), "cannot spoil the disk");
     machine.start()?;
-    machine.wait("restart", BOOT)?;
+    machine.wait("dm-verity device corrupted", BOOT)?;
     assert!(!machine.console()?.contains(HEALTHY));
     Ok(())
 }

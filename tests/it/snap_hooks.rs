@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
+use edge::sys::lock::StateLock;
 use serde_json::json;
 
 use crate::command::Done;
@@ -157,9 +158,14 @@ fn nothing_changed_is_no_write_and_quick() {
 
 fn nothing_changed(snap: &Snap) {
     snap.install();
-    let _daemon = snap.daemon();
+    let daemon = snap.daemon();
     snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
     let (before, files) = (snap.committed(), snap.files());
+    let gets = || {
+        let calls = std::fs::read_to_string(snap.path("calls.log")).unwrap();
+        calls.lines().filter(|call| call.starts_with("hook [\"get\"")).count()
+    };
+    let asked = gets();
     let quickest = (0..5).map(|_| {
         let began = Instant::now();
         snap.set(&[]).good();
@@ -172,10 +178,14 @@ fn nothing_changed(snap: &Snap) {
     assert_eq!((snap.committed(), snap.files()), (before, files));
     let calls = std::fs::read_to_string(snap.path("calls.log")).unwrap();
     let last: Vec<&str> = calls.lines().rev().take(5).collect();
-    assert!(
-        last.iter().all(|call| call.starts_with("hook [\"get\"")),
-        "asked once each, told nothing: {last:?}"
-    );
+    assert!(last.iter().all(|call| call.starts_with("hook [\"get\"")), "told nothing: {last:?}");
+    assert_eq!(gets(), asked + 5, "asked once each");
+    // Whoever holds the state is not waited for.
+    drop(daemon);
+    let _held = StateLock::take(&snap.path("common"), "edge bundle import").unwrap();
+    let began = Instant::now();
+    snap.set(&[("cloud.probe-interval", json!("6s"))]).good();
+    assert!(began.elapsed() < Duration::from_millis(10 * limit), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -195,6 +205,7 @@ fn uncommitted(snap: &Snap) {
     let before = looks();
     snap.until("the daemon has looked", || looks() >= before + 3);
     assert_eq!(snap.in_force("offline-mode"), "true");
+    assert_eq!(snap.status()["offlineMode"], true);
     // The next change replaces it.
     snap.set(&[("cloud.probe-interval", json!("8s"))]).good();
     snap.until("the next is in force", || snap.in_force("cloud.probe-interval") == "8s");

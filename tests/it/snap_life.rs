@@ -400,7 +400,7 @@ fn a_file_that_the_daemon_may_not_read_is_refused_before_snapd_has_it() {
     snap.install();
     let closed = snap.path("closed.kubeconfig");
     std::fs::write(&closed, "").unwrap();
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
     let daemon = snap.daemon_by(&["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]);
     let (before, held) = (snap.committed(), std::fs::read(snap.path("common/edge.toml")).unwrap());
     let set = |value: &str| snap.set(&[("cloud.kubeconfig", json!(value))]);

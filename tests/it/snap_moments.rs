@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bundle::{Scene, put_image};
 use crate::snap_scene::Snap;
@@ -41,6 +41,51 @@ fn a_refresh_waits_for_an_import_of_the_daemon() {
     assert!(import.wait().unwrap().success());
     // The daemon lets go of it a moment after it has answered.
     snap.until("a refresh may come", || snap.hook("pre-refresh").code == 0);
+}
+
+/// A revert gives back the values that the older revision had, and starts its daemon before any hook of it.
+#[test]
+fn a_revert_starts_with_what_the_older_revision_had() {
+    let snap = Snap::new();
+    snap.install();
+    drop(snap.daemon());
+    let older = snap.committed();
+    std::fs::write(snap.path("revision"), "x2").unwrap();
+    let daemon = snap.daemon();
+    snap.set(&[("cloud.probe-interval", json!("17s"))]).good();
+    snap.until("it is in force", || snap.in_force("cloud.probe-interval") == "17s");
+    drop(daemon);
+    // Of the same revision a start asks nobody: snapd may be away for long.
+    let asked = || std::fs::read_to_string(snap.path("calls.log")).unwrap().lines().count();
+    let before = asked();
+    drop(snap.daemon());
+    assert_eq!(asked(), before);
+    snap.write("committed.json", &older);
+    std::fs::write(snap.path("revision"), "x1").unwrap();
+    let _daemon = snap.daemon();
+    assert_eq!(snap.in_force("cloud.probe-interval"), "5s");
+}
+
+/// What snapd has then is neither what it had nor what the hook left with the daemon.
+#[test]
+fn what_is_committed_beside_a_commands_change_is_in_force_at_once() {
+    let snap = Snap::new();
+    snap.install();
+    let _daemon = snap.daemon();
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    let mut staged = snap.staged(&[("offline-mode", json!(false))]);
+    snap.hook_over("configure", &staged).good();
+    let looks = || std::fs::read_to_string(snap.path("calls.log")).unwrap().matches("app [").count();
+    let before = looks();
+    snap.until("the daemon has looked", || looks() > before + 1);
+    // A command has told snapd of its own meanwhile.
+    staged["registry"]["pull-through"] = json!(false);
+    snap.write("staged.json", &staged);
+    snap.commit();
+    let took = snap.until("both are in force", || {
+        snap.status()["offlineMode"] == false && snap.in_force("registry.pull-through") == "false"
+    });
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 /// The daemon looks every half a minute by itself.

@@ -73,6 +73,7 @@ impl Snap {
         command.args(arguments).env_clear().stdin(Stdio::null()).current_dir("/");
         command.env("PATH", "/usr/bin:/bin").env("SNAP", self.path("snap")).env("SNAP_NAME", "edge");
         command.env("SNAP_COMMON", self.path("common")).env("SNAP_COOKIE", cookie);
+        command.env("SNAP_REVISION", std::fs::read_to_string(self.path("revision")).unwrap_or("x1".into()));
         command.env("STAND_IN", self.folder.path());
         command.env("EDGE_SNAPCTL", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/snapctl.py"));
         command

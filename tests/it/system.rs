@@ -1,8 +1,10 @@
 //! `edge system` on a stand-in for an appliance: its partitions are files, its EFI system partition a folder, and all
 //! of it lies below one root. The kernels are the least that carries a command line; hash trees are veritysetup's own.
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -101,6 +103,23 @@ impl Machine {
         let slot = slot.expect("the initrd finds no slot");
         std::fs::write(self.root("run/edge-slot"), slot).unwrap();
         slot.to_owned()
+    }
+
+    /// Boots slot b on its last try; slot a is good.
+    fn on_trial(&self) {
+        self.arm();
+        let id = system(&self.place.path("new"), 2, 1);
+        std::fs::copy(self.place.path("new/root.verity"), self.partition("verity_b")).unwrap();
+        self.put_entry("edge-2+1.efi", &id);
+        assert_eq!(self.boot(), "b");
+    }
+
+    /// Has what systemctl is asked written down; where.
+    fn records_reboots(&self) -> PathBuf {
+        let told = self.root("rebooted");
+        self.place.write("machine/bin/systemctl", &format!("#!/bin/sh\necho \"$@\" >> {}\n", told.display()));
+        Command::new("chmod").arg("755").arg(self.root("bin/systemctl")).status().unwrap();
+        told
     }
 
     /// What edge-fallback.service says.
@@ -313,19 +332,13 @@ fn rolled_back_by_hand_it_boots_the_other_one() {
 #[test]
 fn an_unhealthy_system_starts_anew_only_when_there_is_a_better_one() {
     let machine = Machine::new();
-    let told = machine.root("rebooted");
-    machine.place.write("machine/bin/systemctl", &format!("#!/bin/sh\necho \"$@\" >> {}\n", told.display()));
-    Command::new("chmod").arg("755").arg(machine.root("bin/systemctl")).status().unwrap();
+    let told = machine.records_reboots();
     let healthy = ["system", "healthy", "--timeout", "1s"];
     machine
         .run(&healthy)
         .bad(1, "this system is not healthy, and there is none to fall back to (slot b is empty)");
     assert!(!told.exists());
-    machine.arm();
-    let id = system(&machine.place.path("new"), 2, 1);
-    std::fs::copy(machine.place.path("new/root.verity"), machine.partition("verity_b")).unwrap();
-    machine.put_entry("edge-2+1.efi", &id);
-    machine.boot();
+    machine.on_trial();
     machine.run(&healthy).bad(1, "cannot reach the daemon");
     assert_eq!(std::fs::read_to_string(&told).unwrap(), "reboot\n");
     assert_eq!(machine.boot(), "a");
@@ -344,17 +357,86 @@ fn a_configuration_that_this_system_refuses_is_no_healthy_system() {
 }
 
 /// A kubelet that says that it is well; where.
-pub fn kubelet() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+pub fn kubelet() -> SocketAddr {
+    kubelet_that_says("200 OK")
+}
+
+fn kubelet_that_says(status: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(|stream| say(stream.unwrap(), status)));
+    address
+}
+
+fn say(mut stream: TcpStream, status: &str) {
+    let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+    let _ = std::io::Write::write_all(&mut stream, format!("HTTP/1.0 {status}\r\n\r\n").as_bytes());
+}
+
+/// A kubelet that says that it is well and ends, over and over.
+fn kubelet_that_ends() -> SocketAddr {
+    const LIFE: Duration = Duration::from_millis(1500);
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
-            let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.0 200 OK\r\n\r\nok");
+        loop {
+            let (listener, born) = (TcpListener::bind(address).unwrap(), Instant::now());
+            listener.set_nonblocking(true).unwrap();
+            while born.elapsed() < LIFE {
+                match listener.accept() {
+                    Ok((stream, _)) => say(stream, "200 OK"),
+                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                }
+            }
+            drop(listener);
+            std::thread::sleep(LIFE);
         }
     });
     address
+}
+
+/// What a daemon is told that has such a runtime and such a kubelet.
+fn parts(stub: &Stub, kubelet: SocketAddr) -> String {
+    format!(
+        "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n[runtime]\nendpoint = \"{}\"\n[pods]\nkubelet-healthz = \"{kubelet}\"\n",
+        stub.endpoint()
+    )
+}
+
+/// edge is up; each of the others alone keeps the system from being found good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_whose_runtime_or_kubelet_is_not_up_is_not_healthy() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (fake, kubelet, why) in [
+        (Fake::without("RuntimeReady"), kubelet(), "the container runtime is not ready: "),
+        (Fake::without("NetworkReady"), kubelet(), "the container runtime is not ready: "),
+        (Fake::default(), nobody, "kubelet is not well: "),
+        (Fake::default(), kubelet_that_says("500 no"), "kubelet is not well: `127.0.0.1:"),
+    ] {
+        let (machine, stub) = (Machine::new(), Stub::new(fake));
+        machine.place.write("etc/edge.toml", &parts(&stub, kubelet));
+        let _daemon = Daemon::start_by(&machine.place, machine.edge(&["daemon"]));
+        let done = machine.run(&["system", "healthy", "--timeout", "2s"]);
+        assert!(done.err.contains(why), "{why}: {}", done.err);
+        done.bad(1, "this system is not healthy");
+    }
+}
+
+/// As over what its kernel lacks: kubelet says that it is well as soon as it listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubelet_that_ends_over_and_over_fails_a_trial() {
+    let machine = Machine::new();
+    machine.records_reboots();
+    machine.on_trial();
+    let stub = Stub::new(Fake::default());
+    machine.place.write("etc/edge.toml", &parts(&stub, kubelet_that_ends()));
+    let _daemon = Daemon::start_by(&machine.place, machine.edge(&["daemon"]));
+    let done = machine.run(&["system", "healthy", "--timeout", "4s"]);
+    assert!(
+        done.code == 1 && done.err.contains("this system is not healthy: kubelet is not well: "),
+        "{done:?}"
+    );
+    assert_eq!(machine.boot(), "a");
+    assert_eq!(machine.states(), "good failed a");
 }
 
 /// What pods wrote can fill it, and the other system would find it as full.
@@ -362,12 +444,7 @@ pub fn kubelet() -> std::net::SocketAddr {
 async fn a_full_disk_is_no_fault_of_the_system() {
     let machine = Machine::new();
     let stub = Stub::new(Fake::default());
-    let config = format!(
-        "[proxy]\nlisten = \"127.0.0.1:0\"\n[registry]\nlisten = \"127.0.0.1:0\"\n[runtime]\nendpoint = \"{}\"\n[pods]\nkubelet-healthz = \"{}\"\n",
-        stub.endpoint(),
-        kubelet()
-    );
-    machine.place.write("etc/edge.toml", &config);
+    machine.place.write("etc/edge.toml", &parts(&stub, kubelet()));
     std::fs::create_dir_all(machine.root("var/lib")).unwrap();
     let state = Mounted::new(machine.place.path("state"));
     let start = || Daemon::start_by(&machine.place, machine.edge(&["daemon"]));

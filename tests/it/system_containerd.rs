@@ -24,18 +24,25 @@ struct Containerd {
 }
 
 impl Containerd {
-    /// With its content on `disk`; `syncs` is the setting.
+    /// With its content on `disk`, as the appliance has it; or, not `syncs`, without its setting.
     async fn start(folder: &Path, disk: &Path, syncs: bool) -> Self {
         let (state, socket) = (folder.join("state"), folder.join("containerd.sock"));
         let config = folder.join("config.toml");
-        let text = format!(
-            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\naddress = \"{}\"\n[plugins.\"io.containerd.grpc.v1.cri\"]\nimage_pull_with_sync_fs = {syncs}\nrestrict_oom_score_adj = true\nenable_cdi = false\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\nconf_dir = \"{}\"\n",
-            disk.join("containerd").display(),
-            state.display(),
-            socket.display(),
-            folder.join("net.d").display(),
-        );
-        std::fs::write(&config, text).unwrap();
+        let mut own: toml::Table =
+            include_str!("../../config/appliance/etc/containerd/config.toml").parse().unwrap();
+        own.insert("root".into(), disk.join("containerd").display().to_string().into());
+        own.insert("state".into(), state.display().to_string().into());
+        own.insert("grpc".into(), toml::toml! { address = "" }.into());
+        own["grpc"]["address"] = socket.display().to_string().into();
+        let cri = own["plugins"]["io.containerd.grpc.v1.cri"].as_table_mut().unwrap();
+        // As a container of its own lets it.
+        cri.insert("restrict_oom_score_adj".into(), true.into());
+        cri.insert("enable_cdi".into(), false.into());
+        cri["cni"]["conf_dir"] = folder.join("net.d").display().to_string().into();
+        if !syncs {
+            cri.insert("image_pull_with_sync_fs".into(), false.into());
+        }
+        std::fs::write(&config, own.to_string()).unwrap();
         let program = parts::containerd("containerd").unwrap();
         let log = std::fs::File::create(folder.join("containerd.log")).unwrap();
         let child = Command::new(&program)

@@ -33,10 +33,8 @@ pub async fn configure(scene: &Scene) -> Result<()> {
     follow_membership(&mut taken, in_force.as_ref());
     tell_snapd(scene, &taken).await?;
     if before == Some(&taken.config) {
-        // What the file has, the daemon may not have: somebody changed it by hand, or a command was cut off.
-        if waits.is_none() {
-            ask(&taken.config, &prepared::text_of(&taken.config)).await?;
-        }
+        // What the file has, or what waits, the daemon may not have: somebody changed it by hand, or a command was cut off.
+        ask(&taken.config, &prepared::text_of(&taken.config)).await?;
         return Ok(());
     }
     hand_over(&taken.config).await
@@ -93,7 +91,12 @@ async fn hand_over(config: &Config) -> Result<()> {
         return Ok(());
     }
     prepared::stage(&config.file, &text)?;
-    ask(config, &text).await.map(drop)
+    let asked = ask(config, &text).await.map(drop);
+    if asked.is_err() {
+        // The next start would find that snapd has none of it; the same values set again are to be refused again.
+        prepared::drop_waiting(&config.file)?;
+    }
+    asked
 }
 
 /// Whether the daemon took it; false if none answers.
