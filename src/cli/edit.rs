@@ -19,16 +19,19 @@ pub fn edit(overrides: &Overrides, changes: &[Change]) -> Result<Config> {
         };
         moved::check(overrides, Config::load(overrides).ok().as_ref(), &asked)?;
     }
-    let config = config::edit(&overrides.file(), changes)?;
-    let Some(snap) = &overrides.snap else { return Ok(config) };
-    // Over the snap's own defaults, which the file alone does not know.
-    let config = Config::load(overrides)?;
+    let edited = config::edit(&overrides.file(), changes)?;
+    let Some(snap) = &overrides.snap else { return Ok(edited) };
+    // What is unset goes back to the snap's own defaults, which the file alone does not know.
+    let defaults = Config::load(overrides)?;
     let snapctl = Snapctl::new(&snap.snapctl);
     let mut set = Vec::new();
     let mut unset = Vec::new();
     for change in changes {
-        let (Change::Set(key, _) | Change::Unset(key)) = change;
-        match config.get(key)?.as_ref().map(config::json::of_value) {
+        let (key, from) = match change {
+            Change::Set(key, _) => (key, &edited),
+            Change::Unset(key) => (key, &defaults),
+        };
+        match from.get(key)?.as_ref().map(config::json::of_value) {
             Some(value) => set.push((key.as_str(), value)),
             None => unset.push(key),
         }
@@ -39,6 +42,9 @@ pub fn edit(overrides: &Overrides, changes: &[Change]) -> Result<Config> {
         for key in unset {
             snapctl.unset(key).await?;
         }
-        Ok(config)
-    })
+        Ok::<_, anyhow::Error>(())
+    })?;
+    // The daemon may have put what snapd had before over the file: a `snap set` of a moment ago.
+    config::edit(&overrides.file(), changes)?;
+    Ok(Config::load(overrides)?)
 }

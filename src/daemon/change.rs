@@ -106,31 +106,26 @@ impl Daemon {
         if !prepared::waiting(&file).is_ok_and(|waiting| waiting.as_deref() == Some(text)) {
             return;
         }
-        let promoted = match verdict {
-            Verdict::Committed => prepared::promote(&file, text),
-            Verdict::Meanwhile(found) => match self.follow(*found) {
-                Some(found) => prepared::put(&file, &found),
-                None => return,
-            },
+        let is_last = !matches!(verdict, Verdict::Meanwhile(_));
+        let found = match verdict {
+            Verdict::Committed(found) | Verdict::Meanwhile(found) => Some(*found),
             Verdict::Other(found) => {
                 tracing::warn!("a prepared configuration is dropped: snapd did not commit it");
-                let found =
-                    found.inspect_err(|why| tracing::warn!(why, "what snapd did commit cannot be taken"));
-                match found.ok().and_then(|found| self.follow(found)) {
-                    Some(found) => prepared::promote(&file, &found),
-                    None => {
-                        if let Err(error) = prepared::drop_waiting(&file) {
-                            tracing::error!(%error, "a dropped configuration cannot be removed");
-                        }
-                        return;
-                    }
-                }
+                found.inspect_err(|why| tracing::warn!(why, "what snapd did commit cannot be taken")).ok()
             }
         };
-        let promoted = promoted.map_err(|e| e.to_string());
-        let applied = match promoted {
+        let text = found.and_then(|found| self.follow(found));
+        if text.is_none() && !is_last {
+            return;
+        }
+        let settled = match text {
+            Some(text) => prepared::put(&file, &text),
+            None => Ok(()),
+        };
+        let settled = settled.and_then(|()| if is_last { prepared::drop_waiting(&file) } else { Ok(()) });
+        let applied = match settled {
             Ok(()) => self.reload().await.map_err(|e| e.to_string()),
-            Err(error) => Err(error),
+            Err(error) => Err(error.to_string()),
         };
         match applied {
             Ok(()) => tracing::info!("the configuration that snapd committed is in force"),

@@ -1,5 +1,5 @@
 //! A configuration that snapd may yet refuse. It is kept beside the one in force, and takes its place once snapd has
-//! committed the same values; otherwise it is dropped. Nothing is applied or deleted before.
+//! committed the same values; otherwise it is dropped, and what snapd did commit is put into force. Nothing is applied or deleted before.
 //!
 //! snapd runs the hook that checks the values before it commits them, and tells nobody afterwards. So whoever holds
 //! a prepared one asks for the committed values until they are the same, for a while.
@@ -30,8 +30,8 @@ const START: Duration = Duration::from_secs(2);
 /// What came of a prepared configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// snapd has the same values.
-    Committed,
+    /// snapd has the same values: these.
+    Committed(Box<Config>),
     /// snapd has others, and this one may come yet: a command told it something meanwhile.
     Meanwhile(Box<Config>),
     /// snapd has others, and had time: what those come to, or what is wrong with them. A command may have changed the
@@ -63,15 +63,6 @@ pub fn stage(file: &Path, text: &str) -> io::Result<()> {
         durable::folder(folder, 0o755)?;
     }
     durable::write(&path(file), text.as_bytes(), MODE)
-}
-
-/// Puts `text` into force as `file`; nothing waits any more.
-///
-/// # Errors
-/// With the path.
-pub fn promote(file: &Path, text: &str) -> io::Result<()> {
-    put(file, text)?;
-    drop_waiting(file)
 }
 
 /// Puts `text` into force as `file`, and leaves what waits.
@@ -111,7 +102,7 @@ impl Settling {
     pub async fn next(&mut self) -> Verdict {
         loop {
             match committed(&self.snap, &self.defaults).await {
-                Some(Ok(found)) if found == self.wanted => return Verdict::Committed,
+                Some(Ok(found)) if found == self.wanted => return Verdict::Committed(Box::new(found)),
                 Some(found) if self.began.elapsed() > PATIENCE => return Verdict::Other(Box::new(found)),
                 Some(Ok(found)) => {
                     let before = self.before.replace(found.clone());
@@ -142,46 +133,62 @@ pub fn settle_before_start(overrides: &Overrides) -> io::Result<()> {
     close(&defaults.file);
     let mut waits = None;
     if let Some(text) = waiting(&defaults.file)? {
-        if let Ok(wanted) = Config::parse_over(defaults.clone(), &text) {
-            waits = Some((text, wanted));
-        } else {
+        waits = Config::parse_over(defaults.clone(), &text).ok();
+        if waits.is_none() {
             tracing::error!(file = %path(&defaults.file).display(), "a prepared configuration is damaged, and dropped");
             drop_waiting(&defaults.file)?;
         }
     }
     let unknown = unknown_key(&defaults)?;
     let ran = snap.common.join(RAN);
-    let is_another = snap.revision.is_some() && written(&ran)? != snap.revision;
-    if waits.is_none() && unknown.is_none() && !is_another {
+    let another = match &snap.revision {
+        Some(revision) if written(&ran)?.as_ref() != Some(revision) => Some(revision),
+        _ => None,
+    };
+    if waits.is_none() && unknown.is_none() && another.is_none() {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let look = async { tokio::time::timeout(START, committed(snap, &defaults)).await };
-    let Ok(Some(Ok(mut found))) = runtime.block_on(look) else { return Ok(()) };
-    if is_another
-        && let Some(revision) = &snap.revision
+    let Ok(Some(Ok(found))) = runtime.block_on(look) else { return Ok(()) };
+    settle(&defaults, found, waits.as_ref(), unknown.as_deref())?;
+    // Last: where a power cut comes before, the next start asks again.
+    if let Some(revision) = another
         && let Err(error) = durable::write(&ran, revision.as_bytes(), MODE)
     {
         tracing::warn!(%error, "which revision runs is not noted, and the next start asks snapd again");
     }
-    if let Some((text, _)) = waits.filter(|(_, wanted)| *wanted == found) {
-        return promote(&defaults.file, &text);
-    }
-    let before = in_force(&defaults)?;
-    if let Some(key) = unknown {
-        tracing::warn!(key, "the file is of a newer edge: what snapd has committed is put into force");
-    } else if before.as_ref().is_some_and(|before| *before != found) {
-        tracing::warn!("the file is not what snapd has committed, which is put into force");
-    } else {
+    Ok(())
+}
+
+/// Puts into force what snapd has committed, as far as that is to be.
+fn settle(
+    defaults: &Config,
+    mut found: Config,
+    waits: Option<&Config>,
+    unknown: Option<&str>,
+) -> io::Result<()> {
+    let before = in_force(defaults)?;
+    let is_committed = waits == Some(&found);
+    match unknown {
+        _ if is_committed => {}
+        Some(key) => {
+            tracing::warn!(key, "the file is of a newer edge: what snapd has committed is put into force");
+        }
+        None if before.as_ref().is_some_and(|before| *before != found) => {
+            tracing::warn!("the file is not what snapd has committed, which is put into force");
+        }
         // Without a file nothing was ever in force: snapd is about to commit for the first time. What waits goes on
         // waiting, since it may be committed yet.
-        return Ok(());
+        None => return Ok(()),
     }
     // The configure hook tells snapd at the next change. Of a newer edge's file nothing is known.
-    if let Some(why) = membership::follow(&mut found, Some(before.as_ref().unwrap_or(&defaults))) {
+    let known = before.as_ref().or_else(|| unknown.is_some().then_some(defaults));
+    if let Some(why) = membership::follow(&mut found, known) {
         tracing::warn!("{why}");
     }
-    put(&defaults.file, &text_of(&found))
+    put(&defaults.file, &text_of(&found))?;
+    if is_committed { drop_waiting(&defaults.file) } else { Ok(()) }
 }
 
 /// A key in the file that this edge does not know.

@@ -28,7 +28,7 @@ use crate::sys::progress::Progress;
 use crate::system::{self, Kept, Places};
 
 /// Where networks for pods are configured, and the file of the appliance's own.
-const NETWORKS: &str = "/etc/cni/net.d";
+const NETWORKS: &str = "etc/cni/net.d";
 const OWN_NETWORK: &str = "99-edge.conflist";
 /// How often all parts are looked at.
 const PACE: Duration = Duration::from_secs(1);
@@ -311,7 +311,7 @@ pub async fn healthy(
             let answer = runtime.readiness().await.map_err(|e| e.to_string())?;
             let ready = match answer.network {
                 // A plugin that runs as a pod writes its own, and no other system would do better with that.
-                Err(why) if has_other_network(Path::new(NETWORKS)) => {
+                Err(why) if has_other_network(&config.system.root.join(NETWORKS)) => {
                     tracing::warn!(why, "pods have no network yet");
                     answer.runtime
                 }

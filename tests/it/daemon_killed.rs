@@ -160,7 +160,7 @@ fn killed_amidst(scene: &mut Scene) -> Result<()> {
         let events = events.iter().filter(|event| event["reason"] == "Told").count();
         let pods = scene.cluster.pods("default")?;
         let now = events + pods.iter().filter(|pod| pod.name.starts_with("mirror-")).count();
-        lives = if told.last() == Some(&now) { lives * 5 / 4 } else { lives * 9 / 10 };
+        lives = if told.last() == Some(&now) { lives * 9 / 8 } else { lives * 9 / 10 };
         told.push(now);
     }
     let mut amidst = told.clone();

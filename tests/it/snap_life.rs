@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use edge::pods::pins::Mark;
 use edge::sys::lock::StateLock;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::command::Done;
@@ -415,4 +417,28 @@ fn a_file_that_the_daemon_may_not_read_is_refused_before_snapd_has_it() {
     set(&at).good();
     // What is not there may come later.
     set(&snap.path("later.kubeconfig").display().to_string()).good();
+}
+
+/// It took no answer in time, and refuses what the hook has then left on disk.
+#[test]
+fn what_a_daemon_refuses_late_is_refused_again() {
+    let snap = Snap::new();
+    snap.install();
+    let closed = snap.path("closed.kubeconfig");
+    std::fs::write(&closed, "").unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let daemon = snap.daemon_by(&["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]);
+    let id = Pid::from_raw(daemon.0.id().cast_signed());
+    kill(id, Signal::SIGSTOP).unwrap();
+    let waits = snap.path("common/edge.toml.prepared");
+    let value = [("cloud.kubeconfig", json!(closed.display().to_string()))];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            snap.until("the hook has given up asking", || waits.exists());
+            kill(id, Signal::SIGCONT).unwrap();
+        });
+        snap.set(&value).bad(1, "`cloud.kubeconfig`: cannot read");
+    });
+    assert!(!waits.exists());
+    snap.set(&value).bad(1, "`cloud.kubeconfig`: cannot read");
 }

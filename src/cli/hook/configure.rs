@@ -37,7 +37,7 @@ pub async fn configure(scene: &Scene) -> Result<()> {
         ask(&taken.config, &prepared::text_of(&taken.config)).await?;
         return Ok(());
     }
-    hand_over(&taken.config).await
+    hand_over(&taken.config, waiting).await
 }
 
 /// What was joined or left stays so, whatever snapd has, and snapd is told.
@@ -84,8 +84,9 @@ async fn tell_snapd(scene: &Scene, taken: &Taken) -> Result<()> {
 }
 
 /// Leaves a configuration with the daemon. Where none listens, on disk, and then it is looked for once more: one that
-/// starts meanwhile looks on disk after it listens, so that one of the two finds the other.
-async fn hand_over(config: &Config) -> Result<()> {
+/// starts meanwhile looks on disk after it listens, so that one of the two finds the other. What waited there comes back
+/// where this one is refused.
+async fn hand_over(config: &Config, waited: Option<String>) -> Result<()> {
     let text = prepared::text_of(config);
     if ask(config, &text).await? {
         return Ok(());
@@ -93,8 +94,10 @@ async fn hand_over(config: &Config) -> Result<()> {
     prepared::stage(&config.file, &text)?;
     let asked = ask(config, &text).await.map(drop);
     if asked.is_err() {
-        // The next start would find that snapd has none of it; the same values set again are to be refused again.
-        prepared::drop_waiting(&config.file)?;
+        match waited {
+            Some(waited) => prepared::stage(&config.file, &waited)?,
+            None => prepared::drop_waiting(&config.file)?,
+        }
     }
     asked
 }
