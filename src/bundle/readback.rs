@@ -21,11 +21,7 @@ use crate::sys::progress::{Item, Progress, Unit};
 /// # Errors
 /// [`Error::Stick`] where a write failed behind our back.
 pub fn sync(folder: &Path) -> Result<(), Error> {
-    let failed = |e: std::io::Error| Error::Stick(durable::named(e, "sync", folder));
-    let handle = File::open(folder).map_err(failed)?;
-    nix::unistd::syncfs(&handle).map_err(|e| failed(e.into()))?;
-    // That alone leaves what FAT has written in the cache of the drive.
-    handle.sync_all().map_err(failed)
+    durable::sync_file_system(folder).map_err(Error::Stick)
 }
 
 /// Reads back what was just written, from the medium; of `small` the bytes are here still, under the steps to each file.
@@ -178,6 +174,7 @@ impl PartHash {
 #[allow(clippy::disallowed_methods, reason = "a file of a test need not survive a power cut")]
 mod tests {
     use super::*;
+    use crate::sys::drive::Drive;
 
     #[test]
     fn what_a_gateway_looks_at_first_is_read_back_too() {
@@ -211,57 +208,10 @@ mod tests {
         }
     }
 
-    /// A folder on a drive that notes whether it was told to flush: of FAT, `syncfs` does not, and what syncs a folder does.
-    #[derive(Clone, Default)]
-    struct Drive(std::sync::Arc<std::sync::atomic::AtomicU32>);
-
-    impl fuser::Filesystem for Drive {
-        fn getattr(
-            &self,
-            _: &fuser::Request,
-            ino: fuser::INodeNo,
-            _: Option<fuser::FileHandle>,
-            reply: fuser::ReplyAttr,
-        ) {
-            let then = std::time::UNIX_EPOCH;
-            let attributes = fuser::FileAttr {
-                ino,
-                size: 0,
-                blocks: 0,
-                atime: then,
-                mtime: then,
-                ctime: then,
-                crtime: then,
-                kind: fuser::FileType::Directory,
-                perm: 0o755,
-                nlink: 2,
-                uid: 0,
-                gid: 0,
-                rdev: 0,
-                blksize: 4096,
-                flags: 0,
-            };
-            reply.attr(&std::time::Duration::from_secs(3600), &attributes);
-        }
-
-        fn fsyncdir(
-            &self,
-            _: &fuser::Request,
-            _: fuser::INodeNo,
-            _: fuser::FileHandle,
-            _: bool,
-            reply: fuser::ReplyEmpty,
-        ) {
-            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            reply.ok();
-        }
-    }
-
     #[test]
     fn the_drive_itself_is_told_to_flush() {
-        let (folder, drive) = (tempfile::tempdir().unwrap(), Drive::default());
-        let _server = fuser::spawn_mount(drive.clone(), folder.path(), &fuser::Config::default()).unwrap();
-        sync(folder.path()).unwrap();
-        assert_eq!(drive.0.load(std::sync::atomic::Ordering::SeqCst), 1);
+        let drive = Drive::mounted();
+        sync(drive.folder()).unwrap();
+        assert_eq!(drive.flushes(), 1);
     }
 }

@@ -116,6 +116,19 @@ pub fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| named(e, "sync", folder))
 }
 
+/// Brings the whole file system of the folder `path` to its medium, and has the drive flush what it holds in its cache: for
+/// FAT `syncfs` alone does not, and FAT's own table lies in no file.
+///
+/// # Errors
+/// With the path; also where a write failed behind our back.
+pub fn sync_file_system(path: &Path) -> io::Result<()> {
+    let synced = File::open(path).and_then(|folder| {
+        nix::unistd::syncfs(&folder)?;
+        folder.sync_all()
+    });
+    synced.map_err(|e| named(e, "sync", path))
+}
+
 /// The same error with what was tried and where, since `io::Error` tells neither.
 pub fn named(error: io::Error, operation: &str, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {operation} `{}`: {error}", path.display()))

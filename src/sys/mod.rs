@@ -8,6 +8,8 @@ pub mod clock;
 pub mod descriptors;
 pub mod digest;
 pub mod direct;
+#[cfg(test)]
+pub mod drive;
 pub mod durable;
 pub mod facts;
 #[doc(hidden)]

@@ -195,8 +195,7 @@ impl Drop for Writable {
     fn drop(&mut self) {
         let Some(mount) = &self.mount else { return };
         // Mounting read only syncs too; this one is for a medium that goes just then.
-        let synced = File::open(&mount.at).and_then(|handle| Ok(nix::unistd::syncfs(&handle)?));
-        if let Err(error) = synced {
+        if let Err(error) = durable::sync_file_system(&mount.at) {
             tracing::warn!(at = %mount.at.display(), %error, "what was written there may not be on the medium");
         }
         if let Err(error) = remount(mount, MsFlags::MS_RDONLY) {

@@ -191,15 +191,12 @@ impl Esp {
     }
 }
 
-/// Brings the whole file system of `path` to its medium: FAT's own table lies in no file.
+/// Brings the whole file system of the folder `path` to its medium.
 ///
 /// # Errors
 /// Where it does not take it.
 pub fn sync(path: &Path) -> Result<(), Error> {
-    let failed = |e: io::Error| durable::named(e, "sync", path);
-    let handle = File::open(path).map_err(failed)?;
-    nix::unistd::syncfs(&handle).map_err(|e| failed(e.into()))?;
-    Ok(())
+    Ok(durable::sync_file_system(path)?)
 }
 
 #[cfg(test)]
@@ -207,6 +204,15 @@ mod tests {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
     use super::*;
+    use crate::sys::drive::Drive;
+
+    /// An update is told as staged then, and a power cut must not lose it.
+    #[test]
+    fn the_drive_itself_is_told_to_flush() {
+        let drive = Drive::mounted();
+        sync(drive.folder()).unwrap();
+        assert_eq!(drive.flushes(), 1);
+    }
 
     /// Of two that overlap, the first to end must not take the partition from the other one.
     #[test]
