@@ -394,19 +394,24 @@ fn the_state_moves_only_where_a_daemon_finds_it() {
     }
 }
 
-/// As AppArmor denies it to a strict snap's daemon, which the hook cannot know: here root lacks the right to read what is
-/// closed to its owner.
-#[test]
-fn a_file_that_the_daemon_may_not_read_is_refused_before_snapd_has_it() {
+/// A snap, its daemon, and a file that the daemon may not read. AppArmor denies it to a strict snap's, which the hook cannot
+/// know; here root lacks the right to read what is closed to its owner.
+fn denied() -> (Snap, Daemon, String) {
     let snap = Snap::new();
     snap.install();
     let closed = snap.path("closed.kubeconfig");
     std::fs::write(&closed, "").unwrap();
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
     let daemon = snap.daemon_by(&["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]);
+    snap.until("the installed configuration is in force", || snap.path("common/edge.toml").exists());
+    (snap, daemon, closed.display().to_string())
+}
+
+#[test]
+fn a_file_that_the_daemon_may_not_read_is_refused_before_snapd_has_it() {
+    let (snap, daemon, at) = denied();
     let (before, held) = (snap.committed(), std::fs::read(snap.path("common/edge.toml")).unwrap());
     let set = |value: &str| snap.set(&[("cloud.kubeconfig", json!(value))]);
-    let at = closed.display().to_string();
     let told = set(&at);
     assert_eq!(told.err.lines().count(), 1, "{told:?}");
     told.bad(1, &format!("`cloud.kubeconfig`: cannot read `{at}`: Permission denied"));
@@ -422,16 +427,11 @@ fn a_file_that_the_daemon_may_not_read_is_refused_before_snapd_has_it() {
 /// It took no answer in time, and refuses what the hook has then left on disk.
 #[test]
 fn what_a_daemon_refuses_late_is_refused_again() {
-    let snap = Snap::new();
-    snap.install();
-    let closed = snap.path("closed.kubeconfig");
-    std::fs::write(&closed, "").unwrap();
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
-    let daemon = snap.daemon_by(&["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]);
+    let (snap, daemon, at) = denied();
     let id = Pid::from_raw(daemon.0.id().cast_signed());
     kill(id, Signal::SIGSTOP).unwrap();
     let waits = snap.path("common/edge.toml.prepared");
-    let value = [("cloud.kubeconfig", json!(closed.display().to_string()))];
+    let value = [("cloud.kubeconfig", json!(at))];
     std::thread::scope(|scope| {
         scope.spawn(|| {
             snap.until("the hook has given up asking", || waits.exists());
